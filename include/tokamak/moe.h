@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0
+// Mixture-of-experts operators. Each has a Problem, Args and Plan, and supports / make_plan / run.
+#pragma once
+
+#include "tokamak/moe/align.h"        // IWYU pragma: export
+#include "tokamak/moe/fused_moe.h"    // IWYU pragma: export
+#include "tokamak/moe/route.h"        // IWYU pragma: export
+#include "tokamak/moe/routed_gemm.h"  // IWYU pragma: export
+#include "tokamak/moe/sum_reduce.h"   // IWYU pragma: export

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "tokamak/plan.h"
+#include "tokamak/tensor.h"
+#include "tokamak/weight_format.h"
+
+namespace tokamak::moe {
+
+enum class ActivationKind : std::uint8_t {
+    swiglu,          ///< silu(g) * u
+    swiglu_clamped,  ///< g = min(g, limit), u = clamp(u, -limit, limit), silu(g) * u (DeepSeek-V4)
+    gpt_oss,         ///< the same clamps, then (u + 1) * g * sigmoid(alpha * g)
+};
+
+struct Activation {
+    ActivationKind kind = ActivationKind::swiglu;
+    float alpha = 1.702F;  ///< gpt_oss
+    float limit = 0.0F;    ///< swiglu_clamped, gpt_oss: 0 or less means no clamp
+
+    static Activation swiglu() noexcept { return {}; }
+    static Activation swiglu_clamped(float limit) noexcept { return {ActivationKind::swiglu_clamped, 1.702F, limit}; }
+    static Activation gpt_oss(float alpha = 1.702F, float limit = 7.0F) noexcept {
+        return {ActivationKind::gpt_oss, alpha, limit};
+    }
+};
+
+/// Where the routing weight is multiplied in.
+enum class RoutingWeight : std::uint8_t {
+    output,  ///< on each expert's result (after its bias), in f32
+    input,   ///< on the token row before the first GEMM, rounded to the activation dtype (Llama-4 style)
+    none,
+};
+
+/// The whole routed-expert layer: for token m and each of its top_k experts e,
+///   gu = x[m] W13[e]^T + b13[e];  a = act(gate, up), rounded to act_dtype;  d = a W2[e]^T + b2[e];  out[m] += w[m,j] d
+/// (+ shared_output[m]). Sums are f32. A token none of whose experts is local gets shared_output or zero.
+struct FusedMoeProblem {
+    std::int64_t max_tokens = 0;
+    std::int64_t hidden = 0;
+    std::int64_t intermediate = 0;
+    int num_experts = 0;        ///< global: ids lie in [0, num_experts); others are masked
+    int num_local_experts = 0;  ///< experts in the packed weights; 0: all of num_experts
+    int top_k = 0;              ///< duplicated experts in a token count twice
+    WeightSpec weights;
+    Activation activation;
+    RoutingWeight routing_weight = RoutingWeight::output;
+    bool quantize_activations = false;  ///< fp8_block: token rows and intermediate go through e4m3 with 1x128 scales
+    DType act_dtype = DType::bf16;      ///< x: bf16, f16 or f32 (f32: CPU only)
+    DType out_dtype = DType::bf16;      ///< bf16, f16, f32; f64 in the oracle variant
+};
+
+struct FusedMoeArgs {
+    std::int64_t tokens = 0;
+    Tensor num_tokens;       ///< optional i32 [1] on the device: lowers `tokens`; rows past it are not touched
+    Tensor x;                ///< [tokens, hidden] act_dtype, rows may be strided
+    Tensor ids;              ///< [tokens, top_k] i32 or i64, global expert ids; negative or too large: masked
+    Tensor weights;          ///< [tokens, top_k] f32 or bf16 routing weights; absent only for RoutingWeight::none
+    Tensor gate_up;          ///< packed u8 [local experts, gate_up layout bytes], 128-byte aligned
+    Tensor down;             ///< packed u8 [local experts, down layout bytes]
+    Tensor gate_up_bias;     ///< optional bf16 or f32 [local experts, 2 * intermediate]: gate then up
+    Tensor down_bias;        ///< optional bf16 or f32 [local experts, hidden]
+    Tensor expert_map;       ///< optional i32 [num_experts]: local row, or negative if elsewhere; may be scattered
+    int first_expert = 0;    ///< without a map: local expert r is global expert first_expert + r
+    Tensor shared_output;    ///< optional [tokens, hidden] out_dtype or act_dtype, added
+    bool accumulate_into_out = false;  ///< add to what `out` holds instead of overwriting it
+    Tensor out;              ///< [>= tokens, hidden] out_dtype
+};
+
+using FusedMoePlan = PlanOf<FusedMoeProblem>;
+
+/// Layouts of the packed weights that a problem takes.
+PackedLayout gate_up_layout(const FusedMoeProblem& problem);
+PackedLayout down_layout(const FusedMoeProblem& problem);
+
+Support supports(const FusedMoeProblem& problem, Device device);
+/// Allocates host memory only. CPU variants: "cpu_f32" (default), "cpu_f64" (the oracle: f64 sums, the intermediate not
+/// rounded to act_dtype).
+FusedMoePlan make_plan(const FusedMoeProblem& problem, Device device, const PlanOptions& options = {});
+/// Allocates nothing, synchronises nothing, legal in capture. Checks everything before the first write.
+void run(const FusedMoePlan& plan, const FusedMoeArgs& args, const Workspace& workspace, Stream stream = {});
+
+/// Allocates `out` if absent and the workspace if none is given, then runs. Not for capture.
+OwnedTensor fused_moe(const FusedMoeProblem& problem, FusedMoeArgs args, Device device = {},
+                      const Workspace& workspace = {}, Stream stream = {});
+OwnedTensor fused_moe(const FusedMoePlan& plan, FusedMoeArgs args, const Workspace& workspace = {}, Stream stream = {});
+
+}  // namespace tokamak::moe

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which variant runs for which token count: option > override > tuned store > shipped table > heuristic. A pure function
+// of its arguments, the same for every operator and backend.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/config_store.h"
+#include "core/plan_state.h"
+
+namespace tokamak {
+
+struct ChooseRequest {
+    const char* op = "";
+    std::string problem_key;          ///< every field that fixes the problem but max_tokens
+    std::int64_t max_tokens = 0;
+    std::string device_name;
+    std::vector<std::string> legal;   ///< variants that can run the problem on this device
+    std::function<std::string(std::int64_t tokens)> heuristic;  ///< one of `legal` for each token count
+    std::string pinned;               ///< PlanOptions::variant
+    const char* override_name = "";   ///< environment variable that the override text came from
+    std::optional<std::string> override_text;  ///< JSON object; key "variant"
+    const ConfigStore* tuned = nullptr;
+    const ConfigStore* shipped = nullptr;
+};
+
+/// One row for each token bucket up to max_tokens (a single row 0 for max_tokens 0). Store entries that name a variant
+/// outside `legal` are passed over with a warning. Throws `invalid_argument` for a pinned variant that is not legal and
+/// `parse` for an override that is no JSON object or has an unknown key or illegal value.
+std::vector<PlanRow> choose_table(const ChooseRequest& request);
+
+/// Fills op, device, max_tokens, options, table and variant indices of a plan, with the real environment and stores.
+/// `override_name` may be null: the operator has no override.
+void choose_into(detail::PlanState& state, const char* op, Device device, std::int64_t max_tokens,
+                 const PlanOptions& options, std::string problem_key, std::vector<std::string> legal,
+                 std::function<std::string(std::int64_t)> heuristic, const char* override_name = nullptr);
+
+/// The two variants of every CPU operator; the second is the oracle.
+inline constexpr const char* kCpuF32 = "cpu_f32";
+inline constexpr const char* kCpuF64 = "cpu_f64";
+
+/// choose_into for a CPU operator: cpu_f32 unless pinned otherwise.
+void choose_cpu(detail::PlanState& state, const char* op, std::int64_t max_tokens, const PlanOptions& options);
+/// Whether a call of `tokens` tokens runs the oracle variant of a plan made by choose_cpu.
+bool is_oracle(const detail::PlanState& state, std::int64_t tokens) noexcept;
+
+}  // namespace tokamak
