@@ -6,6 +6,7 @@
 
 #include "core/backend.h"
 #include "cuda/ceilings/parts.h"
+#include "cuda/ceilings/read.h"
 #include "cuda/ceilings/stream.cuh"
 #include "cuda/check.h"
 
@@ -84,6 +85,12 @@ void make_moderate(const Context& context, void* data, std::size_t bytes, bool f
 void fill(const Context& context, void* data, std::size_t bytes, std::uint32_t seed) {
     fill_random<<<context.sms * 8, 256, 0, context.stream.handle()>>>(static_cast<std::uint32_t*>(data), bytes / 4, seed);
     check(cudaGetLastError(), "fill_random");
+}
+
+float time_read(const std::uint8_t* data, std::size_t bytes, const cuda::OwnedStream& stream) {
+    int sms = 0;
+    check(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, 0), "cudaDeviceGetAttribute");
+    return cuda::time_once(stream, [&] { kReaders[0].launch(data, bytes, sms, nullptr, stream.handle()); });
 }
 
 void measure_memory(const Context& context, Ceilings& result) {
