@@ -79,7 +79,8 @@ struct Case {
 nlohmann::json measure_shape(const Shape& shape, WeightFormat format, const DeviceInfo& info, const cuda::OwnedStream& stream) {
     std::vector<Case> cases;
     for (const ProbeVariant& variant : cuda::probe::variants())
-        if (variant.format == format && static_cast<std::size_t>(variant.shared_bytes(shape.tiles * 64)) <= info.shared_memory_bytes)
+        if (variant.format == format && shape.tiles % variant.slot_tiles == 0 &&
+            static_cast<std::size_t>(variant.shared_bytes(shape.tiles * 64)) <= info.shared_memory_bytes)
             cases.push_back({&variant, {}});
     const auto tile_bytes = static_cast<std::size_t>(cases.front().variant->tile_bytes);
     const int strips = static_cast<int>(kBytes / tile_bytes / static_cast<std::size_t>(shape.tiles));

@@ -74,41 +74,38 @@ struct Args {
     const __nv_bfloat16* x;       // [8, cols]
     float* out;                   // [strips * 64, 8]
     int strips;
-    int tiles;                    // k tiles of a strip
+    int tiles;                    // k tiles of a strip, a multiple of kSlotTiles
 };
 
-/// One warp's ring of bulk copies over its share of a CTA's contiguous run of tiles.
+/// One warp's ring of bulk copies. The tiles of a CTA are one run of bytes; copy i of that run holds tiles
+/// i * kSlotTiles onwards and belongs to warp i % kWarps.
 template <class V>
 struct WarpRing {
     std::uint8_t* slots;
     std::uint64_t* barriers;
-    const std::uint8_t* source;  // first byte of the CTA's strips
-    int tiles;                   // per strip
-    int chunks;                  // copies per strip
-    int total;                   // copies of the CTA
-    int consumed = 0;            // by this warp
+    const std::uint8_t* source;  // first byte of the CTA's run
+    int copies;                  // in the run
+    int slot = 0;
+    std::uint32_t phase = 0;
 
-    __device__ void issue(int chunk, int slot) {
-        const int strip = chunk / chunks;
-        const int first = (chunk - strip * chunks) * V::kSlotTiles;
-        const int count = min(V::kSlotTiles, tiles - first);
-        const std::uint32_t bytes = count * V::kTileBytes;
-        ptx::barrier_arrive_expect(&barriers[slot], bytes);
-        ptx::bulk_copy(slots + slot * V::kSlotBytes,
-                       source + (static_cast<std::size_t>(strip) * tiles + first) * V::kTileBytes, bytes,
-                       &barriers[slot]);
+    __device__ void issue(int copy, int into) {
+        ptx::barrier_arrive_expect(&barriers[into], V::kSlotBytes);
+        ptx::bulk_copy(slots + into * V::kSlotBytes, source + static_cast<std::size_t>(copy) * V::kSlotBytes,
+                       V::kSlotBytes, &barriers[into]);
     }
     __device__ const std::uint8_t* wait() {
-        const int slot = consumed % V::kSlots;
-        ptx::barrier_wait(&barriers[slot], (consumed / V::kSlots) & 1);
+        ptx::barrier_wait(&barriers[slot], phase);
         return slots + slot * V::kSlotBytes;
     }
     /// Call by all lanes when the slot has been read; refills it with the copy kSlots turns ahead.
-    __device__ void release(int chunk, int lane) {
+    __device__ void release(int copy, int lane) {
         __syncwarp();
-        const int next = chunk + V::kSlots * V::kWarps;
-        if (lane == 0 && next < total) issue(next, consumed % V::kSlots);
-        ++consumed;
+        const int next = copy + V::kSlots * V::kWarps;
+        if (lane == 0 && next < copies) issue(next, slot);
+        if (++slot == V::kSlots) {
+            slot = 0;
+            phase ^= 1;
+        }
     }
 };
 
@@ -169,18 +166,15 @@ __global__ void __launch_bounds__(V::kThreads, 1) stream_gemm(const Args args) {
     const int first_strip = static_cast<int>(static_cast<std::int64_t>(args.strips) * blockIdx.x / gridDim.x);
     const int last_strip = static_cast<int>(static_cast<std::int64_t>(args.strips) * (blockIdx.x + 1) / gridDim.x);
 
-    const int chunks = (args.tiles + V::kSlotTiles - 1) / V::kSlotTiles;
-    WarpRing<V> ring{shared + warp * V::kSlots * V::kSlotBytes,
-                     barriers + warp * V::kSlots,
+    const int strip_copies = args.tiles / V::kSlotTiles;
+    WarpRing<V> ring{shared + warp * V::kSlots * V::kSlotBytes, barriers + warp * V::kSlots,
                      args.packed + static_cast<std::size_t>(first_strip) * args.tiles * V::kTileBytes,
-                     args.tiles,
-                     chunks,
-                     (last_strip - first_strip) * chunks};
+                     (last_strip - first_strip) * strip_copies};
     if (lane == 0) {
         for (int slot = 0; slot < V::kSlots; ++slot) ptx::barrier_init(&ring.barriers[slot], 1);
         ptx::fence_barrier_init();
         for (int slot = 0; slot < V::kSlots; ++slot)
-            if (warp + slot * V::kWarps < ring.total) ring.issue(warp + slot * V::kWarps, slot);
+            if (warp + slot * V::kWarps < ring.copies) ring.issue(warp + slot * V::kWarps, slot);
     }
     __syncwarp();
 
@@ -200,20 +194,18 @@ __global__ void __launch_bounds__(V::kThreads, 1) stream_gemm(const Args args) {
     __syncthreads();
 
     const std::uint32_t x_address = ptx::shared_address(x) + (lane % 8 * stride + lane / 8 * 8) * 2;
-    int chunk = warp;
+    int copy = warp;
     for (int strip = first_strip; strip < last_strip; ++strip) {
         float sums[kSlabs][4] = {};
-        const int strip_begin = (strip - first_strip) * chunks;
-        for (; chunk < strip_begin + chunks; chunk += V::kWarps) {
+        const int strip_begin = (strip - first_strip) * strip_copies;
+        for (; copy < strip_begin + strip_copies; copy += V::kWarps) {
             const std::uint8_t* tile = ring.wait();
-            const int first = (chunk - strip_begin) * V::kSlotTiles;
+            const int first = (copy - strip_begin) * V::kSlotTiles;
 #pragma unroll
-            for (int i = 0; i < V::kSlotTiles; ++i) {
-                if (first + i < args.tiles)
-                    multiply_tile<V>(tile + i * V::kTileBytes, x_address + (first + i) * kTileCols * 2,
-                                     zero_points + (first + i) * 8, lane, sums);
-            }
-            ring.release(chunk, lane);
+            for (int i = 0; i < V::kSlotTiles; ++i)
+                multiply_tile<V>(tile + i * V::kTileBytes, x_address + (first + i) * kTileCols * 2,
+                                 zero_points + (first + i) * 8, lane, sums);
+            ring.release(copy, lane);
         }
         // Partial sums of the warps meet in shared memory; two buffers need one barrier a strip, one buffer two.
         float* buffer = partials + (strip % V::kBuffers) * V::kPartialFloats;

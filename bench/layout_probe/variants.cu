@@ -19,7 +19,7 @@ void launch_variant(const Launch& launch) {
 
 template <class V>
 constexpr ProbeVariant entry(const char* name, WeightFormat format) {
-    return {name, format, V::kTileBytes, [](int cols) { return V::shared_bytes(cols); }, launch_variant<V>};
+    return {name, format, V::kTileBytes, V::kSlotTiles, [](int cols) { return V::shared_bytes(cols); }, launch_variant<V>};
 }
 
 }  // namespace

@@ -24,6 +24,7 @@ struct ProbeVariant {
     const char* name;  ///< e.g. "int4_w8_s4_t1": 8 warps, 4 ring slots each, 1 tile in a copy
     WeightFormat format;
     int tile_bytes;
+    int slot_tiles;   ///< tiles of one copy; must divide the tiles of a strip
     int (*shared_bytes)(int cols);
     void (*launch)(const Launch& launch);
 };
