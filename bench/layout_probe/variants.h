@@ -13,8 +13,9 @@ namespace tokamak::cuda::probe {
 struct Launch {
     const std::uint8_t* packed = nullptr;  ///< strips of `tiles` packed tiles, one after another
     const void* x = nullptr;               ///< bf16 [8, tiles * 64]
-    float* out = nullptr;                  ///< [strips * 64, 8]
+    float* out = nullptr;                  ///< [out_strips * 64, 8]: strip s writes row block s % out_strips
     int strips = 0;
+    int out_strips = 0;
     int tiles = 0;
     int ctas = 0;
     Stream stream;

@@ -24,9 +24,13 @@ struct Mxfp4Decode {
         a[3] = ((word << 1) & 0x80008000U) | ((word >> 3) & 0x01800180U) | ((word >> 7) & 0x00400040U);
     }
 
-    /// 2^(code - 127); code 0 as 0 (its products are below every f32 sum's rounding) and 0xFF as 0, as the format has it.
-    __device__ __forceinline__ static float scale(std::uint32_t code) {
-        return code == 0xFFU ? 0.0F : __uint_as_float(code << 23);
+    /// The four scales 2^(code - 127) of a word; code 0 counts as 0: 2^-127 times anything is below every sum's rounding.
+    /// Code 0xFF does not occur: packing turns such a group, which is worth 0, into zero codes with scale code 0.
+    __device__ __forceinline__ static void scales(std::uint32_t codes, float (&s)[4]) {
+        s[0] = __uint_as_float((codes & 0xFFU) << 23);
+        s[1] = __uint_as_float((codes & 0xFF00U) << 15);
+        s[2] = __uint_as_float((codes << 7) & 0x7F800000U);
+        s[3] = __uint_as_float((codes >> 1) & 0x7F800000U);
     }
 };
 
