@@ -86,11 +86,11 @@ void check_outputs(const AlignState& state, const AlignArgs& args, const Workspa
     output("expert_ids", args.expert_ids, sizes.max_blocks);
     output("num_tokens_post_padded", args.num_tokens_post_padded, 1);
     state.layout.check(workspace, state.device, kOp);
-    const NamedTensor ids{"ids", args.ids};
-    const NamedTensor map{"expert_map", args.expert_map};
-    const NamedTensor count{"num_tokens", args.num_tokens};
-    const NamedTensor experts{"expert_ids", args.expert_ids};
-    const NamedTensor post{"num_tokens_post_padded", args.num_tokens_post_padded};
+    const NamedArg ids{"ids", args.ids};
+    const NamedArg map{"expert_map", args.expert_map};
+    const NamedArg count{"num_tokens", args.num_tokens};
+    const NamedArg experts{"expert_ids", args.expert_ids};
+    const NamedArg post{"num_tokens_post_padded", args.num_tokens_post_padded};
     const WorkspaceSize used = state.layout.size();
     check_disjoint(kOp, {"sorted_token_ids", args.sorted_token_ids}, {ids, map, count, experts, post}, workspace, used);
     check_disjoint(kOp, experts, {ids, map, count, post}, workspace, used);

@@ -78,9 +78,9 @@ void check_args(const RouteState& state, const RouteArgs& args, const Workspace&
     output("weights", args.weights, p.weights_dtype);
     output("ids", args.ids, p.ids_dtype);
     state.layout.check(workspace, state.device, kOp);
-    const NamedTensor logits{"logits", args.logits};
-    const NamedTensor bias{"correction_bias", args.correction_bias};
-    const NamedTensor count{"num_tokens", args.num_tokens};
+    const NamedArg logits{"logits", args.logits};
+    const NamedArg bias{"correction_bias", args.correction_bias};
+    const NamedArg count{"num_tokens", args.num_tokens};
     check_disjoint(kOp, {"weights", args.weights}, {logits, bias, count, {"ids", args.ids}}, workspace, {});
     check_disjoint(kOp, {"ids", args.ids}, {logits, bias, count}, workspace, {});
 }

@@ -29,7 +29,7 @@ void check_routing_args(const RoutingShape& shape, const RoutingArgs& args) {
     if (shape.weighted)
         check::tensor(args.weights, weights);
     else
-        check::absent(args.weights, op, "weights", "where the problem applies no routing weight");
+        check::optional_tensor(args.weights, weights);
     const bool mapped = check::optional_tensor(args.expert_map, {.op = op,
                                                                  .name = "expert_map",
                                                                  .dtypes = {DType::i32},
@@ -50,13 +50,13 @@ void check_ids(const char* op, const Tensor& ids, std::int64_t tokens, int num_e
         }
 }
 
-void check_disjoint(const char* op, const NamedTensor& output, std::initializer_list<NamedTensor> inputs,
+void check_disjoint(const char* op, const NamedArg& output, std::initializer_list<NamedArg> inputs,
                     const Workspace& workspace, WorkspaceSize used) {
     Tensor scratch;
     if (used.bytes > 0)
         scratch = Tensor(workspace.data, DType::u8, {static_cast<std::int64_t>(used.bytes)}, workspace.device);
     check::no_overlap(output.tensor, output.name, scratch, "workspace", op);
-    for (const NamedTensor& input : inputs) {
+    for (const NamedArg& input : inputs) {
         check::no_overlap(output.tensor, output.name, input.tensor, input.name, op);
         check::no_overlap(scratch, "workspace", input.tensor, input.name, op);
     }

@@ -18,7 +18,7 @@ struct RoutingShape {
     int num_experts = 0;
     int local_experts = 0;
     int top_k = 0;
-    bool weighted = true;  ///< routing weights are needed
+    bool weighted = true;  ///< routing weights are needed; where not, they are allowed and ignored
 };
 
 /// Views into the arguments of one call.
@@ -45,12 +45,12 @@ void check_routing_args(const RoutingShape& shape, const RoutingArgs& args);
 void check_ids(const char* op, const Tensor& ids, std::int64_t tokens, int num_experts);
 
 /// A tensor with its name, for check_disjoint.
-struct NamedTensor {
+struct NamedArg {
     const char* name;
     const Tensor& tensor;
 };
 /// `output` may share no byte with the inputs, and neither may the part of the workspace that the plan uses.
-void check_disjoint(const char* op, const NamedTensor& output, std::initializer_list<NamedTensor> inputs,
+void check_disjoint(const char* op, const NamedArg& output, std::initializer_list<NamedArg> inputs,
                     const Workspace& workspace, WorkspaceSize used);
 
 }  // namespace tokamak::moe
