@@ -56,7 +56,7 @@ template <class Acc>
 void make_intermediate(const FusedMoeState& state, const FusedMoeArgs& args, const Chunk& chunk, const Rows<Acc>& x,
                        const Rows<Acc>& intermediate) {
     const Scratch& scratch = chunk.scratch;
-    const ExpertMatrices matrices{state.gate_up, args.gate_up};
+    const ExpertMatrices matrices{state.gate_up, args.gate_up, state.problem.act_dtype};
     const std::int64_t blocks = (state.problem.intermediate + kGateRows - 1) / kGateRows;
     parallel_for(blocks, scratch.threads, block_cost(chunk, state.gate_up), [&](std::int64_t block, int thread) {
         auto* const weights = scratch.of_thread<Acc>(scratch.weights, chunk.workspace, thread);
@@ -96,7 +96,7 @@ void fused_moe(const FusedMoeState& state, const FusedMoeArgs& args, std::int64_
         const Chunk chunk{scratch, workspace, groups, first, count, problem.top_k};
         const Rows<Acc> x = load_input_rows<Acc>(chunk, input);
         make_intermediate(state, args, chunk, x, intermediate);
-        project_and_combine(chunk, intermediate, {state.down, args.down}, combine);
+        project_and_combine(chunk, intermediate, {state.down, args.down, problem.act_dtype}, combine);
     }
 }
 
