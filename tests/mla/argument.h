@@ -21,6 +21,8 @@ namespace tokamak::test {
 class Argument {
   public:
     Argument() = default;
+    Argument(Argument&&) = default;  // the view stays right: moving a vector keeps its memory
+    Argument& operator=(Argument&&) = default;
 
     Argument(DType dtype, std::vector<std::int64_t> shape, std::vector<std::int64_t> strides = {},
              std::byte fill = kPoison) {
@@ -31,9 +33,8 @@ class Argument {
             last += std::max<std::int64_t>(0, shape[d] - 1) * strides[d];
         const std::size_t extent = (static_cast<std::size_t>(last) + 1) * size_of(dtype);
         bytes_.assign(2 * kGuard + (extent + 255) / 256 * 256, kPoison);
-        // The vector's memory is only aligned to 16 bytes; the operators ask for element alignment.
         host_ = Tensor::strided(bytes_.data() + kGuard, dtype, shape, strides);
-        for_each_element([&](std::byte* element) { std::memset(element, std::to_integer<int>(fill), size_of(dtype)); });
+        visit(host_, [&](std::byte* run, std::size_t count) { std::memset(run, std::to_integer<int>(fill), count); });
         before_ = bytes_;
     }
 
@@ -66,12 +67,11 @@ class Argument {
         std::vector<std::byte> now = bytes_;
         std::vector<std::byte> then = before_;
         Tensor live = host_.first_rows(rows);
-        const auto blank = [&](std::byte* element) {
-            const auto offset = static_cast<std::size_t>(element - bytes_.data());
-            std::memset(now.data() + offset, 0, size_of(host_.dtype));
-            std::memset(then.data() + offset, 0, size_of(host_.dtype));
-        };
-        visit(live, blank);
+        visit(live, [&](std::byte* run, std::size_t count) {
+            const auto offset = static_cast<std::size_t>(run - bytes_.data());
+            std::memset(now.data() + offset, 0, count);
+            std::memset(then.data() + offset, 0, count);
+        });
         EXPECT_TRUE(now == then) << to_string(host_) << ": bytes outside the first " << rows << " rows changed";
     }
 
@@ -82,15 +82,18 @@ class Argument {
   private:
     static constexpr std::size_t kGuard = 512;
 
+    /// Calls visit_run(first byte, byte count) for runs of adjacent elements.
     template <class Visit>
-    void for_each_element(const Visit& visit_element) {
-        visit(host_, visit_element);
-    }
-
-    template <class Visit>
-    static void visit(const Tensor& tensor, const Visit& visit_element) {
-        if (tensor.rank == 0) return visit_element(tensor.as<std::byte>());
-        for (std::int64_t i = 0; i < tensor.shape[0]; ++i) visit(tensor.at(i), visit_element);
+    static void visit(const Tensor& tensor, const Visit& visit_run) {
+        const std::size_t width = size_of(tensor.dtype);
+        if (tensor.elements() == 0) return;
+        if (tensor.contiguous()) return visit_run(tensor.as<std::byte>(), tensor.bytes());
+        for (std::int64_t i = 0; i < tensor.shape[0]; ++i) {
+            if (tensor.rank > 1)
+                visit(tensor.at(i), visit_run);
+            else
+                visit_run(tensor.as<std::byte>() + static_cast<std::size_t>(i * tensor.strides[0]) * width, width);
+        }
     }
 
     std::vector<std::byte> bytes_;

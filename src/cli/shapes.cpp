@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/shapes.h"
+
+#include <cmath>
+
+#include "core/throw.h"
+
+namespace tokamak::cli {
+namespace {
+
+moe::RouteProblem softmax_routing() { return {.method = moe::RouteMethod::softmax, .renormalize = true}; }
+
+moe::RouteProblem grouped_routing(int groups, int top_groups, float scaling) {
+    return {.method = moe::RouteMethod::sigmoid_grouped,
+            .renormalize = true,
+            .routed_scaling_factor = scaling,
+            .num_groups = groups,
+            .top_groups = top_groups};
+}
+
+std::vector<MoeShape> make_moe_shapes() {
+    const auto swiglu = moe::Activation::swiglu();
+    const auto gpt_oss = moe::Activation::gpt_oss();
+    const auto clamped = moe::Activation::swiglu_clamped(10.0F);
+    const auto softmax = softmax_routing();
+    return {
+        {"kimi-k2-e48", 48, 7168, 2048, 8, {WeightSpec::int4(32)}, swiglu, false, grouped_routing(1, 1, 2.827F)},
+        {"gpt-oss-120b", 128, 2880, 2880, 4, {WeightSpec::mxfp4()}, gpt_oss, true, softmax},
+        {"v4-flash-tp4", 256, 4096, 512, 6, {WeightSpec::mxfp4()}, clamped, false, grouped_routing(1, 1, 1.5F)},
+        {"qwen3-30b-a3b", 128, 2048, 768, 8, {WeightSpec::int4(128), WeightSpec::bf16()}, swiglu, false, softmax},
+        {"dsv3-tp8", 256, 7168, 256, 8, {WeightSpec::int4(32)}, swiglu, false, grouped_routing(8, 4, 2.5F)},
+        {"qwen3.5-35b", 256, 2048, 512, 8, {WeightSpec::fp8_block()}, swiglu, false, softmax},
+        {"dsv3-e32", 32, 7168, 2048, 8, {WeightSpec::fp8_block()}, swiglu, false, grouped_routing(8, 4, 2.5F)},
+    };
+}
+
+std::vector<MlaShape> make_mla_shapes() {
+    const std::vector<KvFormat> v32 = {KvFormat::fp8_656, KvFormat::bf16};
+    const std::vector<KvFormat> v4 = {KvFormat::fp8_584, KvFormat::fp8_split};
+    const std::vector<MlaPoolShape> selected = {{2048, 64, 65536}};
+    return {
+        {"v32-h128", 128, 576, 512, selected, v32, false},
+        {"v32-h64", 64, 576, 512, selected, v32, false},
+        {"v32-h16", 16, 576, 512, selected, v32, false},
+        {"v4-h128", 128, 512, 512, {{128, 256, 8192}, {1024, 64, 32768}}, v4, true},
+        {"v4-h64", 64, 512, 512, {{128, 256, 8192}, {512, 64, 32768}}, v4, true},
+    };
+}
+
+template <class Shape>
+const Shape& find(std::span<const Shape> shapes, std::string_view kind, std::string_view name) {
+    std::string known;
+    for (const Shape& shape : shapes) {
+        if (shape.name == name) return shape;
+        known += (known.empty() ? "" : ", ") + shape.name;
+    }
+    invalid("unknown {} shape '{}', known: {}", kind, name, known);
+}
+
+}  // namespace
+
+std::span<const MoeShape> moe_shapes() {
+    static const std::vector<MoeShape> shapes = make_moe_shapes();
+    return shapes;
+}
+
+std::span<const MlaShape> mla_shapes() {
+    static const std::vector<MlaShape> shapes = make_mla_shapes();
+    return shapes;
+}
+
+const MoeShape& moe_shape(std::string_view name) { return find(moe_shapes(), "MoE", name); }
+const MlaShape& mla_shape(std::string_view name) { return find(mla_shapes(), "MLA", name); }
+
+moe::FusedMoeProblem fused_moe_problem(const MoeShape& shape, const WeightSpec& weights, std::int64_t max_tokens) {
+    moe::FusedMoeProblem problem;
+    problem.max_tokens = max_tokens;
+    problem.hidden = shape.hidden;
+    problem.intermediate = shape.intermediate;
+    problem.num_experts = shape.experts;
+    problem.top_k = shape.top_k;
+    problem.weights = weights;
+    problem.activation = shape.activation;
+    return problem;
+}
+
+moe::RouteProblem route_problem(const MoeShape& shape, std::int64_t max_tokens) {
+    moe::RouteProblem problem = shape.routing;
+    problem.max_tokens = max_tokens;
+    problem.num_experts = shape.experts;
+    problem.top_k = shape.top_k;
+    return problem;
+}
+
+mla::SparseAttentionProblem sparse_attention_problem(const MlaShape& shape, KvFormat format, std::int64_t max_tokens) {
+    mla::SparseAttentionProblem problem;
+    problem.max_tokens = max_tokens;
+    problem.heads = shape.heads;
+    problem.dim = shape.dim;
+    problem.value_dim = shape.value_dim;
+    for (const MlaPoolShape& pool : shape.pools)
+        problem.pools.push_back({format, pool.rows, pool.page_size, pool.top_k, false, true});
+    return problem;
+}
+
+float softmax_scale(const MlaShape& shape) {
+    // V3.2 (576 = 512 latent + 64 rope) has 128 + 64 wide query heads before absorption; V4 attends in 512 directly.
+    const double width = shape.dim == 576 ? 192.0 : static_cast<double>(shape.dim);
+    return static_cast<float>(1.0 / std::sqrt(width));
+}
+
+}  // namespace tokamak::cli
