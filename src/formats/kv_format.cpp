@@ -118,8 +118,7 @@ void validate(const KvCache& cache, const char* argument) {
     const std::string scales = std::string(argument) + ".scales";
     const kv::CacheNames names = {"kv_cache", values.c_str(), scales.c_str()};
     kv::check_dim(cache.format, cache.dim, "kv_cache", (std::string(argument) + ".dim").c_str());
-    check::range("kv_cache", (std::string(argument) + ".page_size").c_str(), cache.page_size, 1,
-                 std::int64_t{1} << 31);
+    check::range("kv_cache", (std::string(argument) + ".page_size").c_str(), cache.page_size, 1, std::int64_t{1} << 31);
     kv::check_cache(cache, {cache.format, cache.dim, cache.page_size, cache.values.device}, names);
 }
 

@@ -36,7 +36,8 @@ SparseAttentionResult sparse_attention(const SparseAttentionPlan& plan, SparseAt
     check::tokens(kSparseAttention, args.tokens, plan.max_tokens());
     const SparseAttentionProblem& problem = plan.problem();
     SparseAttentionResult result;
-    result.out = caller_or_new(args.out, problem.out_dtype, {args.tokens, problem.heads, problem.value_dim}, plan.device());
+    result.out =
+        caller_or_new(args.out, problem.out_dtype, {args.tokens, problem.heads, problem.value_dim}, plan.device());
     result.lse = caller_or_new(args.lse, DType::f32, {args.tokens, problem.heads}, plan.device());
     result.max_logits = caller_or_new(args.max_logits, DType::f32, {args.tokens, problem.heads}, plan.device());
     run_with_workspace(plan, args, workspace, stream);

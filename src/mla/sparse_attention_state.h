@@ -17,11 +17,11 @@ void validate(const SparseAttentionPlan& plan, const SparseAttentionArgs& args);
 
 /// Scratch of the CPU backend, one part per thread. Bytes, because the variant decides between float and double.
 struct SparseAttentionScratch {
-    Slice<std::byte> queries;  ///< [dim][heads], transposed
-    Slice<std::byte> rows;     ///< [row block][dim], decoded
-    Slice<std::byte> decoded;  ///< [dim] floats, one row on its way to double
-    Slice<std::byte> scores;   ///< [row block][heads], then the probabilities
-    Slice<std::byte> sums;     ///< [heads][value_dim], the output before the division
+    Slice<std::byte> queries;     ///< [dim][heads], transposed
+    Slice<std::byte> rows;        ///< [row block][dim], decoded
+    Slice<std::byte> decoded;     ///< [dim] floats, one row on its way to double
+    Slice<std::byte> scores;      ///< [row block][heads], then the probabilities
+    Slice<std::byte> sums;        ///< [heads][value_dim], the output before the division
     Slice<std::byte> statistics;  ///< running maximum and sum of each head
 };
 

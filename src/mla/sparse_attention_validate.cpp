@@ -61,21 +61,18 @@ void validate_pool_args(const KvPool& pool, const KvPoolArgs& args, const Sparse
     if (args.cache.rows() != pool.rows)
         invalid("{}: `{}` holds {} rows ({} pages of {}), the plan was made for {}", kOp, names.cache.values,
                 args.cache.rows(), args.cache.pages(), pool.page_size, pool.rows);
-    const auto per_token = [&](const char* name, std::int64_t columns) {
-        return check::Expect{
-            .op = kOp, .name = name, .dtypes = {DType::i32}, .shape = {tokens, columns}, .device = device};
+    const auto check_per_token = [&](const Tensor& tensor, const char* name, std::int64_t columns) {
+        check::tensor(tensor,
+                      {.op = kOp, .name = name, .dtypes = {DType::i32}, .shape = {tokens, columns}, .device = device});
     };
-    if (pool.top_k > 0 || args.indices.present) check::tensor(args.indices, per_token(names.indices, pool.top_k));
+    if (pool.top_k > 0 || args.indices.present) check_per_token(args.indices, names.indices, pool.top_k);
     if (pool.has_length)
-        check::tensor(args.lengths, {.op = kOp,
-                                     .name = names.lengths,
-                                     .dtypes = {DType::i32},
-                                     .shape = {tokens},
-                                     .device = device});
+        check::tensor(args.lengths,
+                      {.op = kOp, .name = names.lengths, .dtypes = {DType::i32}, .shape = {tokens}, .device = device});
     else
         check::absent(args.lengths, kOp, names.lengths, "because the plan was made without has_length");
     if (pool.has_table)
-        check::tensor(args.block_table, per_token(names.block_table, check::any));
+        check_per_token(args.block_table, names.block_table, check::any);
     else
         check::absent(args.block_table, kOp, names.block_table, "because the plan was made without has_table");
 }
@@ -155,8 +152,7 @@ void validate(const SparseAttentionPlan& plan, const SparseAttentionArgs& args) 
     for (std::size_t p = 0; p < problem.pools.size(); ++p)
         validate_pool_args(problem.pools[p], args.pools[p], plan, args.tokens, kPools[p]);
     check::optional_tensor(
-        args.sink,
-        {.op = kOp, .name = "sink", .dtypes = {DType::f32}, .shape = {problem.heads}, .device = device});
+        args.sink, {.op = kOp, .name = "sink", .dtypes = {DType::f32}, .shape = {problem.heads}, .device = device});
     validate_outputs(problem, args, device);
     refuse_overlap(args);
 }

@@ -29,8 +29,7 @@ class Argument {
         const Tensor dense(nullptr, dtype, shape);
         if (strides.empty()) strides.assign(dense.strides.begin(), dense.strides.begin() + dense.rank);
         std::int64_t last = 0;
-        for (std::size_t d = 0; d < shape.size(); ++d)
-            last += std::max<std::int64_t>(0, shape[d] - 1) * strides[d];
+        for (std::size_t d = 0; d < shape.size(); ++d) last += std::max<std::int64_t>(0, shape[d] - 1) * strides[d];
         const std::size_t extent = (static_cast<std::size_t>(last) + 1) * size_of(dtype);
         bytes_.assign(2 * kGuard + (extent + 255) / 256 * 256, kPoison);
         host_ = Tensor::strided(bytes_.data() + kGuard, dtype, shape, strides);
@@ -59,7 +58,8 @@ class Argument {
 
     /// Brings the device's bytes back to the host.
     void fetch() {
-        if (device_.owns()) copy_bytes(bytes_.data(), Device::cpu(), device_.view().data, device_.view().device, bytes_.size());
+        if (device_.owns())
+            copy_bytes(bytes_.data(), Device::cpu(), device_.view().data, device_.view().device, bytes_.size());
     }
 
     /// What an operator did outside the first `rows` rows of the tensor, byte by byte.

@@ -40,7 +40,8 @@ inline double e4m3(std::uint8_t code) {
 }
 
 inline double e2m1(std::uint8_t code) {
-    static constexpr double values[16] = {0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0};
+    static constexpr double values[16] = {0.0,  0.5,  1.0,  1.5,  2.0,  3.0,  4.0,  6.0,
+                                          -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0};
     return values[code & 15];
 }
 
@@ -87,8 +88,8 @@ inline std::vector<double> kv_row(const KvCache& cache, std::int64_t page, std::
             case KvFormat::fp8_656:
                 value = d >= 512 ? half(row * 656 + 528 + (d - 512) * 2)
                                  : e4m3(byte(row * 656 + d)) *
-                                       static_cast<double>(read<float>(cache.values.data,
-                                                                       page_byte + row * 656 + 512 + d / 128 * 4));
+                                       static_cast<double>(
+                                           read<float>(cache.values.data, page_byte + row * 656 + 512 + d / 128 * 4));
                 break;
             case KvFormat::fp8_584:
             case KvFormat::fp8_split:
@@ -99,7 +100,8 @@ inline std::vector<double> kv_row(const KvCache& cache, std::int64_t page, std::
             case KvFormat::mxfp4: {
                 const int scale = scale_byte(row * (cache.dim / 32) + d / 32);
                 const std::uint8_t pair = byte(row * (cache.dim / 2) + d / 2);
-                value = scale == 255 ? 0.0 : as_f32(e2m1(d % 2 == 0 ? pair & 15 : pair >> 4) * std::ldexp(1.0, scale - 127));
+                value = scale == 255 ? 0.0
+                                     : as_f32(e2m1(d % 2 == 0 ? pair & 15 : pair >> 4) * std::ldexp(1.0, scale - 127));
                 break;
             }
         }

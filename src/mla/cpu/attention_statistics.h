@@ -17,8 +17,8 @@ inline double log_add(double a, double b) noexcept {
     return larger + std::log1p(std::exp(std::min(a, b) - larger));
 }
 
-/// What is known about one head of one token after its last row: the largest scaled score, the sum of e^(score - largest)
-/// and the sink.
+/// What is known about one head of one token after its last row: the largest scaled score, the sum of e^(score -
+/// largest) and the sink.
 class HeadStatistics {
   public:
     HeadStatistics(double maximum, double total, const Tensor& sink, std::int64_t head) noexcept

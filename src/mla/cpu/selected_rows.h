@@ -46,8 +46,8 @@ class PoolColumns {
     BlockTable table_;
 };
 
-/// Walks through the valid columns of a token, first pool first. Masked columns leave no trace: which rows share a block,
-/// and so every bit of the result, depends on the valid ones only.
+/// Walks through the valid columns of a token, first pool first. Masked columns leave no trace: which rows share a
+/// block, and so every bit of the result, depends on the valid ones only.
 class SelectedRows {
   public:
     SelectedRows(const SparseAttentionProblem& problem, const SparseAttentionArgs& args, std::int64_t token) noexcept

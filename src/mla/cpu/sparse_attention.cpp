@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Online softmax over blocks of selected rows. A thread takes one token and a block of heads at a time, decodes each row
-// once for all of these heads, and keeps everything in its part of the workspace.
+// Online softmax over blocks of selected rows. A thread takes one token and a block of heads at a time, decodes each
+// row once for all of these heads, and keeps everything in its part of the workspace.
 #include "mla/cpu/sparse_attention.h"
 
 #include <omp.h>
@@ -20,8 +20,8 @@ namespace tokamak::mla::cpu {
 namespace {
 
 constexpr std::int64_t kRowBlock = 64;
-constexpr std::int64_t kHeadBlock = 64;     ///< decoding a row is cheap against its use by so many heads
-constexpr std::int64_t kMinHeadBlock = 16;  ///< splitting heads further would decode more than it computes
+constexpr std::int64_t kHeadBlock = 64;  ///< decoding a row is cheap against its use by so many heads
+constexpr std::int64_t kMinHeadBlock = kColumnTile;
 
 /// Sizes of one thread's buffers, in elements; padded to whole tiles.
 struct Geometry {
@@ -47,7 +47,8 @@ struct Buffers {
     Buffers(const Geometry& g, const SparseAttentionScratch& scratch, const Workspace& workspace, int threads,
             int thread) {
         const auto part = [&](const Slice<std::byte>& slice) {
-            return slice.in(workspace) + slice.count / static_cast<std::size_t>(threads) * static_cast<std::size_t>(thread);
+            return slice.in(workspace) +
+                   slice.count / static_cast<std::size_t>(threads) * static_cast<std::size_t>(thread);
         };
         queries = reinterpret_cast<Real*>(part(scratch.queries));
         rows = reinterpret_cast<Real*>(part(scratch.rows));

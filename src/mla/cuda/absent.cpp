@@ -7,8 +7,9 @@ namespace tokamak::mla::cuda {
 namespace {
 
 Support absent(const char* op) {
-    return Support::no(std::string(op) + (built_with_cuda() ? ": no CUDA kernels for this operator yet, only the CPU runs it"
-                                                            : ": Tokamak was built without CUDA"));
+    return Support::no(std::string(op) + (built_with_cuda()
+                                              ? ": no CUDA kernels for this operator yet, only the CPU runs it"
+                                              : ": Tokamak was built without CUDA"));
 }
 
 template <class Problem>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The seam to the CUDA kernels: each operator's .cpp file checks problem and arguments, then hands a CUDA device over to
-// these functions and a CPU to src/mla/cpu. Operators without kernels yet are in absent.cpp; one that gets kernels moves
-// its three functions from there to a file of its own name in this folder.
+// The seam to the CUDA kernels: each operator's .cpp file checks problem and arguments, then hands a CUDA device over
+// to these functions and a CPU to src/mla/cpu. Operators without kernels yet are in absent.cpp; one that gets kernels
+// moves its three functions from there to a file of its own name in this folder.
 #pragma once
 
 #include "tokamak/mla.h"
