@@ -20,13 +20,15 @@ namespace tokamak {
 /// valid as long as the object lives. Immutable after opening; safe to read from several threads.
 class SafetensorsFile {
   public:
-    /// Maps the file read-only. Data of a tensor need not be aligned in the file; `tensor` says whether it is.
+    /// Maps the file read-only. A file that another process truncates while it is mapped ends this process (SIGBUS).
     static SafetensorsFile open(const std::string& path);
 
+    [[nodiscard]] const std::string& path() const noexcept;             ///< as given to `open`
     [[nodiscard]] std::span<const std::string> names() const noexcept;  ///< ascending
     [[nodiscard]] bool contains(const std::string& name) const noexcept;
-    /// A view into the mapping on the CPU. Throws `invalid_argument` for an unknown name, `parse` for a dtype that
-    /// Tensor has no name for (bool, f8_e5m2, u16, ...).
+    /// A view into the mapping on the CPU. The format does not align data, so the view may not be aligned to its
+    /// elements: copy before reading them, or give it to a function that says it copies (`pack`). Throws
+    /// `invalid_argument` for an unknown name, `parse` for a dtype that Tensor has no name for (bool, f8_e5m2, u16, ...).
     [[nodiscard]] Tensor tensor(const std::string& name) const;
     /// Free-text metadata of the header.
     [[nodiscard]] const std::map<std::string, std::string>& metadata() const noexcept;
@@ -37,7 +39,9 @@ class SafetensorsFile {
 };
 
 /// Writes safetensors. Tensors keep the order given; data is written through, so a file larger than memory can be made
-/// by giving views of mapped memory. The file appears under its name only when complete (atomic rename).
+/// by giving views of mapped memory. The file appears under its name only when complete (atomic rename). Its data
+/// section starts at a multiple of 64 bytes; each tensor follows the one before it without a gap, as the format demands,
+/// so give those with the largest elements first if views into the file shall be aligned. u4x2 is written as U8.
 struct NamedTensor {
     std::string name;
     Tensor tensor;  ///< contiguous, on the CPU

@@ -50,7 +50,8 @@ enum class RowOrder : std::uint8_t {
     gate_up_interleaved,   ///< gate 0, up 0, gate 1, up 1, ... (gpt-oss)
 };
 
-/// One matrix [rows, cols] as checkpoints store it; `values` and `scales` are 2-d views whose rows may be strided.
+/// One matrix [rows, cols] as checkpoints store it; `values` and `scales` are 2-d views whose rows may be strided and
+/// whose data may be unaligned, as in a mapped file.
 ///   bf16       values bf16 [rows, cols]
 ///   fp8_block  values e4m3 (or u8) [rows, cols]; scales f32 [ceil(rows/128), ceil(cols/128)]
 ///   int4       values i32 [rows, cols/8], element j of a word in bits 4j..4j+3; scales bf16|f16 [rows, cols/group]
