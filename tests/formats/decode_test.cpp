@@ -5,10 +5,10 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <functional>
 #include <limits>
 #include <vector>
 
+#include "formats/expect_error.h"
 #include "formats/matrix.h"
 #include "formats/scalar.h"
 #include "tokamak/error.h"
@@ -17,6 +17,7 @@
 namespace tokamak {
 namespace {
 
+using test::expect_error;
 using test::HostMatrix;
 using test::load;
 
@@ -145,17 +146,6 @@ TEST(Decode, PartsOfARowEqualTheWhole) {
         float untouched = 5.0F;
         decode_packed_row(layout, bytes, 0, std::numeric_limits<std::int64_t>::max(), 0, &untouched);
         EXPECT_EQ(untouched, 5.0F);
-    }
-}
-
-void expect_error(const std::function<void()>& call, const std::string& text,
-                  ErrorCode code = ErrorCode::invalid_argument) {
-    try {
-        call();
-        ADD_FAILURE() << "no error; expected one with \"" << text << "\"";
-    } catch (const Error& error) {
-        EXPECT_EQ(error.code(), code) << error.what();
-        EXPECT_NE(std::string(error.what()).find(text), std::string::npos) << error.what();
     }
 }
 
