@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Probe of the packed layout: streams 4-bit weights through per-warp rings of bulk copies, decodes them and multiplies
-// them with 8 tokens. It answers one question: does decoding slow the stream? out[row, token] = sum_k w[row, k] x[token, k].
+// them with 8 tokens. It answers one question: does decoding slow the stream? out[row, token] = sum_k w[row, k]
+// x[token, k].
 #pragma once
 
 #include <cuda_bf16.h>
@@ -18,8 +19,8 @@ namespace tokamak::cuda::probe {
 inline constexpr int kTokens = 8;
 inline constexpr int kTileRows = 64;
 inline constexpr int kTileCols = 64;
-inline constexpr int kSlabs = 4;          ///< of 16 rows
-inline constexpr int kCodeBytes = 2048;   ///< of a tile
+inline constexpr int kSlabs = 4;         ///< of 16 rows
+inline constexpr int kCodeBytes = 2048;  ///< of a tile
 inline constexpr int kGroup = 32;
 
 template <class Decode>
@@ -50,9 +51,9 @@ struct TileOf<Mxfp4Decode> {
     }
 };
 
-/// Shape of a variant: groups of warps in a CTA (a group shares a strip, its warps split k), warps of a group, ring slots
-/// of each warp, tiles in one copy, buffers for partial sums.
-template <class DecodeT, int Groups, int GroupWarps, int Slots, int SlotTiles, int Buffers>
+/// Shape of a variant: groups of warps in a CTA (a group shares a strip, its warps split k), warps of a group, ring
+/// slots of each warp, tiles in one copy, buffers for partial sums. Without Multiply the weights are only streamed.
+template <class DecodeT, int Groups, int GroupWarps, int Slots, int SlotTiles, int Buffers, bool Multiply = true>
 struct Variant {
     using Decode = DecodeT;
     static constexpr int kGroups = Groups;
@@ -61,13 +62,16 @@ struct Variant {
     static constexpr int kSlots = Slots;
     static constexpr int kSlotTiles = SlotTiles;
     static constexpr int kBuffers = Buffers;
+    static constexpr bool kMultiply = Multiply;
     static constexpr int kThreads = kWarps * 32;
     static constexpr int kTileBytes = TileOf<Decode>::kBytes;
     static constexpr int kSlotBytes = SlotTiles * kTileBytes;
     static constexpr int kRingBytes = kWarps * Slots * kSlotBytes;
     static constexpr int kPartialFloats = GroupWarps * kTileRows * kTokens;
 
-    __host__ __device__ static constexpr int token_stride(int cols) { return cols + 8; }  // 16 bytes of padding: ldmatrix without conflicts
+    __host__ __device__ static constexpr int token_stride(int cols) {
+        return cols + 8;
+    }  // 16 bytes of padding: ldmatrix without conflicts
     static constexpr int shared_bytes(int cols) {
         return kRingBytes + Buffers * Groups * kPartialFloats * 4 + kTokens * token_stride(cols) * 2 +
                (cols / kGroup) * 4 * 8 + kWarps * Slots * 8;
@@ -75,12 +79,12 @@ struct Variant {
 };
 
 struct Args {
-    const std::uint8_t* packed;   // [strips, tiles, kTileBytes]
-    const __nv_bfloat16* x;       // [8, cols]
-    float* out;                   // [out_strips * 64, 8]: strip s writes row block s % out_strips
+    const std::uint8_t* packed;  // [strips, tiles, kTileBytes]
+    const __nv_bfloat16* x;      // [8, cols]
+    float* out;                  // [out_strips * 64, 8]: strip s writes row block s % out_strips
     int strips;
     int out_strips;
-    int tiles;                    // k tiles of a strip, a multiple of kSlotTiles
+    int tiles;  // k tiles of a strip, a multiple of kSlotTiles
 };
 
 /// One warp's ring of bulk copies. The tiles of a group are one run of bytes; copy i of that run holds tiles
@@ -115,10 +119,11 @@ struct WarpRing {
     }
 };
 
-/// Puts the activations into shared memory, scaled so that subnormal weights give normal products, and for formats with a
-/// zero point the sum of each group. Sixteen bytes a lane: a group of 32 is four neighbouring lanes.
+/// Puts the activations into shared memory, scaled so that subnormal weights give normal products, and for formats with
+/// a zero point the sum of each group. Sixteen bytes a lane: a group of 32 is four neighbouring lanes.
 template <class V>
-__device__ __forceinline__ void load_tokens(const __nv_bfloat16* source, int cols, __nv_bfloat16* x, float2* zero_points) {
+__device__ __forceinline__ void load_tokens(const __nv_bfloat16* source, int cols, __nv_bfloat16* x,
+                                            float2* zero_points) {
     const __nv_bfloat162 factor = __float2bfloat162_rn(V::Decode::kActivationScale);
     for (int token = 0; token < kTokens; ++token) {
         const auto* vectors = reinterpret_cast<const uint4*>(source + static_cast<std::size_t>(token) * cols);
@@ -146,8 +151,8 @@ __device__ __forceinline__ void load_tokens(const __nv_bfloat16* source, int col
 
 /// Multiplies one tile with the 8 tokens: sums[slab] += w x, in units that the row scales of Decode undo.
 template <class V>
-__device__ __forceinline__ void multiply_tile(const std::uint8_t* tile, std::uint32_t x_address, const float2* zero_points,
-                                              int lane, float (&sums)[kSlabs][4]) {
+__device__ __forceinline__ void multiply_tile(const std::uint8_t* tile, std::uint32_t x_address,
+                                              const float2* zero_points, int lane, float (&sums)[kSlabs][4]) {
     using Decode = typename V::Decode;
     std::uint32_t b[2][4];
     ptx::load_matrix_x4(b[0], x_address);
@@ -185,8 +190,8 @@ __device__ __forceinline__ void multiply_tile(const std::uint8_t* tile, std::uin
     }
 }
 
-/// Sums the partial results of a group's warps in shared memory, in the order of the warps, and writes the strip's rows.
-/// Only the group waits; the other groups of the CTA keep the arithmetic units busy meanwhile.
+/// Sums the partial results of a group's warps in shared memory, in the order of the warps, and writes the strip's
+/// rows. Only the group waits; the other groups of the CTA keep the arithmetic units busy meanwhile.
 template <class V>
 __device__ __forceinline__ void reduce_strip(float* partials, const float (&sums)[kSlabs][4], int group, int warp,
                                              int lane, float* out) {
@@ -257,13 +262,15 @@ __global__ void __launch_bounds__(V::kThreads, 1) stream_gemm(const Args args) {
             const std::uint8_t* tile = ring.wait();
             const int first = (copy - strip_begin) * V::kSlotTiles;
 #pragma unroll
-            for (int i = 0; i < V::kSlotTiles; ++i)
-                multiply_tile<V>(tile + i * V::kTileBytes, x_address + (first + i) * kTileCols * 2,
-                                 zero_points + (first + i) * 8, lane, sums);
+            for (int i = 0; i < V::kSlotTiles; ++i) {
+                if constexpr (V::kMultiply)
+                    multiply_tile<V>(tile + i * V::kTileBytes, x_address + (first + i) * kTileCols * 2,
+                                     zero_points + (first + i) * 8, lane, sums);
+            }
             ring.release(copy, lane);
         }
-        reduce_strip<V>(partials + ((strip & 1) % V::kBuffers * V::kGroups + group) * V::kPartialFloats, sums, group, warp,
-                        lane, args.out + static_cast<std::size_t>(strip % args.out_strips) * kTileRows * kTokens);
+        reduce_strip<V>(partials + ((strip & 1) % V::kBuffers * V::kGroups + group) * V::kPartialFloats, sums, group,
+                        warp, lane, args.out + static_cast<std::size_t>(strip % args.out_strips) * kTileRows * kTokens);
     }
 }
 

@@ -22,10 +22,11 @@ struct Launch {
 };
 
 struct ProbeVariant {
-    const char* name;  ///< e.g. "int4_w8_s4_t1": 8 warps, 4 ring slots each, 1 tile in a copy
+    const char* name;  ///< e.g. "int4_g2x4_t2": 2 groups of 4 warps, 2 tiles in a copy
     WeightFormat format;
     int tile_bytes;
     int slot_tiles;   ///< tiles of one copy; must divide the tiles of a strip
+    bool multiplies;  ///< false: only streams, for comparison; the result is not the product
     int (*shared_bytes)(int cols);
     void (*launch)(const Launch& launch);
 };
