@@ -223,8 +223,21 @@ void book_scratch(SparseAttentionState& state) {
                          .statistics = add("statistics", 2 * g.heads)};
     };
     const std::int64_t head_blocks = (state.problem.heads + kMinHeadBlock - 1) / kMinHeadBlock;
-    const bool overflows = state.max_tokens > std::numeric_limits<std::int64_t>::max() / head_blocks;
-    state.threads = book_threads(state, overflows ? state.max_tokens : state.max_tokens * head_blocks, book);
+    state.threads = book_threads(state, work_items(state.max_tokens, head_blocks), book);
+}
+
+void refuse_bad_indices(const SparseAttentionState& state, const SparseAttentionArgs& args) {
+    const std::int64_t tokens = check::effective_tokens(args.tokens, args.num_tokens);
+    for (std::int64_t token = 0; token < tokens; ++token) {
+        for (std::size_t p = 0; p < args.pools.size(); ++p) {
+            const PoolColumns columns(state.problem.pools[p], args.pools[p], token);
+            for (std::int64_t j = 0; j < columns.length(); ++j)
+                if (columns.index(j) != kPadding && columns.slot(j) == kMasked)
+                    invalid(
+                        "{}: `pools[{}].indices`[{}, {}] is {}, which names no row of the pool's {} (-1 is padding)",
+                        kSparseAttention, p, token, j, columns.index(j), state.problem.pools[p].rows);
+        }
+    }
 }
 
 void sparse_attention(const SparseAttentionState& state, const SparseAttentionArgs& args, const Workspace& workspace) {
