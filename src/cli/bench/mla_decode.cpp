@@ -94,9 +94,13 @@ class Decode {
     [[nodiscard]] mla::SparseAttentionArgs args_for(std::int64_t tokens) const {
         mla::SparseAttentionArgs args;
         args.tokens = tokens;
-        args.q = q_;
+        args.q = q_.view().first_rows(tokens);
         args.softmax_scale = softmax_scale(shape_);
-        args.pools = pools_;
+        for (mla::KvPoolArgs pool : pools_) {
+            pool.indices = pool.indices.first_rows(tokens);
+            pool.lengths = pool.lengths.first_rows(tokens);
+            args.pools.push_back(pool);
+        }
         args.sink = sink_.view();
         return args;
     }

@@ -101,9 +101,9 @@ class LayerRun {
     [[nodiscard]] moe::FusedMoeArgs args_for(std::int64_t tokens) const {
         moe::FusedMoeArgs args;
         args.tokens = tokens;
-        args.x = x_;
-        args.ids = routed_.ids;
-        args.weights = routed_.weights;
+        args.x = x_.view().first_rows(tokens);
+        args.ids = routed_.ids.view().first_rows(tokens);
+        args.weights = routed_.weights.view().first_rows(tokens);
         args.gate_up = layer_.experts.gate_up;
         args.down = layer_.experts.down;
         args.gate_up_bias = layer_.experts.gate_up_bias;
