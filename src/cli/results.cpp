@@ -27,7 +27,8 @@ nlohmann::json row_json(const ResultRow& row) {
             {"flops", row.flops},
             {"ceiling_share", row.ceiling_share ? nlohmann::json(*row.ceiling_share) : nlohmann::json()},
             {"max_error", number(row.max_error)},
-            {"error_norm", number(row.error_norm)}};
+            {"error_norm", number(row.error_norm)},
+            {"checked_tokens", row.checked_tokens}};
 }
 
 }  // namespace

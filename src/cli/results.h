@@ -28,6 +28,7 @@ struct ResultRow {
     std::optional<double> ceiling_share;  ///< ideal time over measured time; nothing where no ceiling was measured
     double max_error = 0;                 ///< largest error over the largest value of the reference
     double error_norm = 0;                ///< norm of the error over the norm of the reference
+    std::int64_t checked_tokens = 0;      ///< leading tokens that were compared with the reference
 };
 
 struct Results {

@@ -11,14 +11,14 @@ namespace tokamak::cli::bench {
 
 /// What a checkpoint's experts do not say. Anything not given follows from the checkpoint's layout.
 struct LayerOptions {
-    std::optional<std::string> activation;  ///< swiglu, swiglu_clamped, gpt_oss
-    std::optional<double> limit;
-    std::optional<std::string> routing;  ///< softmax, sigmoid_grouped
-    std::optional<int> top_k;
-    std::optional<bool> renormalize;
-    std::optional<int> groups;
-    std::optional<int> top_groups;
-    std::optional<double> scaling;
+    std::optional<std::string> activation = std::nullopt;  ///< swiglu, swiglu_clamped, gpt_oss
+    std::optional<double> limit = std::nullopt;
+    std::optional<std::string> routing = std::nullopt;  ///< softmax, sigmoid_grouped
+    std::optional<int> top_k = std::nullopt;
+    std::optional<bool> renormalize = std::nullopt;
+    std::optional<int> groups = std::nullopt;
+    std::optional<int> top_groups = std::nullopt;
+    std::optional<double> scaling = std::nullopt;
     std::int64_t experts = -1;  ///< only the first ones; -1: all
 };
 

@@ -16,9 +16,9 @@ namespace {
 constexpr std::uint8_t kPoison = 0xFF;  ///< NaN in every floating-point type
 
 std::vector<Column> columns() {
-    return {{"shape", 14, true}, {"format", 9, true}, {"tokens", 6},       {"mode", 9, true}, {"variant", 10, true},
-            {"median us", 11},   {"p10 us", 11},      {"p90 us", 11},      {"GB/s", 7},       {"GFLOP/s", 8},
-            {"error", 8},        {"largest", 8},      {"verdict", 7, true}};
+    return {{"shape", 18, true}, {"format", 9, true}, {"tokens", 6},  {"mode", 9, true},   {"variant", 10, true},
+            {"median us", 11},   {"p10 us", 11},      {"p90 us", 11}, {"GB/s", 7},         {"GFLOP/s", 8},
+            {"error", 8},        {"largest", 8},      {"checked", 8}, {"verdict", 7, true}};
 }
 
 std::string microseconds(double value) { return fmt::format("{:.1f}", value); }
@@ -60,7 +60,8 @@ void Report::add_row(ResultRow row, const std::string& verdict) {
     table_.row({row.shape, row.format, std::to_string(row.tokens), row.mode, row.variant,
                 microseconds(row.timing.median), microseconds(row.timing.p10), microseconds(row.timing.p90),
                 fmt::format("{:.2f}", row.bytes / seconds * 1e-9), fmt::format("{:.1f}", row.flops / seconds * 1e-9),
-                fmt::format("{:.1e}", row.error_norm), fmt::format("{:.1e}", row.max_error), verdict});
+                fmt::format("{:.1e}", row.error_norm), fmt::format("{:.1e}", row.max_error),
+                fmt::format("{}/{}", row.checked_tokens, row.tokens), verdict});
     results_.rows.push_back(std::move(row));
 }
 
@@ -80,6 +81,7 @@ void Report::measure(const Measured& measured) {
     ResultRow row = measured.row;
     row.error_norm = error.norm;
     row.max_error = error.largest;
+    row.checked_tokens = measured.reference.size(0);
     row.mode = "owning";
     row.timing = measure_calls([&] { static_cast<void>(measured.owning()); }, settings_.limits);
     add_row(row, verdict);
