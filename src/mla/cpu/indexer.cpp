@@ -14,6 +14,7 @@
 #include "mla/call.h"
 #include "mla/cpu/convert.h"
 #include "mla/cpu/multiply.h"
+#include "mla/cpu/team.h"
 
 namespace tokamak::mla::cpu {
 namespace {
@@ -123,7 +124,8 @@ void index_all(const IndexerState& state, const IndexerArgs& args, std::int64_t 
     const std::int64_t keys = state.problem.keys;
     const std::int64_t blocks = (keys + kKeyBlock - 1) / kKeyBlock;
     std::uint64_t* const orders = state.scratch.order.in(workspace);
-#pragma omp parallel num_threads(state.threads)
+    const int team = team_size(state.threads, tokens * blocks, tokens * keys * state.problem.dim);
+#pragma omp parallel num_threads(team)
     {
         Scorer<Real> scorer(state, args, workspace, omp_get_thread_num());
         for (std::int64_t first = 0; first < tokens; first += state.order_slots) {

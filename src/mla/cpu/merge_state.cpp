@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "mla/cpu/merge_state.h"
 
+#include <omp.h>
+
 #include <array>
 #include <cmath>
 #include <limits>
 
 #include "core/check.h"
 #include "mla/cpu/convert.h"
+#include "mla/cpu/team.h"
 
 namespace tokamak::mla::cpu {
 namespace {
@@ -68,7 +71,8 @@ void merge_head(const MergeStateArgs& args, std::int64_t dim, std::int64_t token
 template <class Real>
 void merge_all(const MergeStateProblem& problem, const MergeStateArgs& args, std::int64_t tokens) {
     const std::int64_t heads = problem.heads;
-#pragma omp parallel for schedule(static)
+    const int team = team_size(omp_get_max_threads(), tokens * heads, tokens * heads * problem.dim);
+#pragma omp parallel for schedule(static) num_threads(team)
     for (std::int64_t item = 0; item < tokens * heads; ++item)
         merge_head<Real>(args, problem.dim, item / heads, item % heads);
 }
@@ -77,6 +81,7 @@ void merge_all(const MergeStateProblem& problem, const MergeStateArgs& args, std
 
 void merge_state(const MergeStateProblem& problem, const MergeStateArgs& args, bool oracle) {
     const std::int64_t tokens = check::effective_tokens(args.tokens, args.num_tokens);
+    if (tokens == 0) return;
     if (oracle)
         merge_all<double>(problem, args, tokens);
     else

@@ -15,6 +15,7 @@
 #include "mla/cpu/convert.h"
 #include "mla/cpu/multiply.h"
 #include "mla/cpu/selected_rows.h"
+#include "mla/cpu/team.h"
 
 namespace tokamak::mla::cpu {
 namespace {
@@ -189,7 +190,10 @@ void attend_all(const SparseAttentionState& state, const SparseAttentionArgs& ar
     const std::int64_t heads = state.problem.heads;
     const std::int64_t block = head_block(geometry, tokens, heads, state.threads);
     const std::int64_t blocks = (heads + block - 1) / block;
-#pragma omp parallel num_threads(state.threads)
+    std::int64_t columns = 0;
+    for (const KvPool& pool : state.problem.pools) columns += pool.top_k;
+    const int team = team_size(state.threads, tokens * blocks, tokens * heads * columns * geometry.dim);
+#pragma omp parallel num_threads(team)
     {
         const Buffers<Real> buffers(geometry, state.scratch, workspace, state.threads, omp_get_thread_num());
         Attention<Real> attention(state, args, buffers);

@@ -5,6 +5,7 @@
 
 #include "core/check.h"
 #include "mla/cpu/convert.h"
+#include "mla/cpu/team.h"
 #include "mla/paging.h"
 
 namespace tokamak::mla::cpu {
@@ -38,7 +39,8 @@ void write_kv(const WriteKvState& state, const WriteKvArgs& args, const Workspac
     const std::int64_t tokens = check::effective_tokens(args.tokens, args.num_tokens);
     const std::int64_t rows = args.cache.rows();
     if (tokens == 0) return;
-#pragma omp parallel num_threads(state.threads)
+    const int team = team_size(state.threads, tokens, tokens * state.problem.dim);
+#pragma omp parallel num_threads(team)
     {
         const int thread = omp_get_thread_num();
         const int threads = omp_get_num_threads();
