@@ -34,6 +34,13 @@ TEST(Info, json_gives_variants_or_a_reason_for_every_operator_and_device) {
     }
 }
 
+TEST(Info, json_goes_to_a_file_if_one_is_named) {
+    const TemporaryFolder folder;
+    EXPECT_EQ(run_tool({"info", "--json", folder / "info.json"}).status, 0);
+    EXPECT_TRUE(nlohmann::json::parse(read_file(folder / "info.json")).contains("operators"));
+    EXPECT_EQ(run_tool({"info", "--json", folder / "no/such/folder.json"}).status, 2);
+}
+
 TEST(Explain, prints_the_table_and_the_row_of_a_count) {
     const ToolResult result =
         run_tool({"explain", "moe", "--shape", "kimi-k2-e48", "--max-tokens", "8192", "--tokens", "100"});
