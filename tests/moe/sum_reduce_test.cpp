@@ -79,6 +79,23 @@ TEST(SumReduce, EveryTypeWeightAndVariantGivesTheDefinition) {
                                       tokens, weights > 0, weights == 2 ? DType::bf16 : DType::f32, variant, purpose++);
 }
 
+/// The oracle's sum in double is rounded once to the output type, not to f32 in between.
+TEST(SumReduce, OracleRoundsOnce) {
+    PlanOptions options;
+    options.variant = "cpu_f64";
+    const SumReduceProblem p{.max_tokens = 4, .top_k = 3, .hidden = 1};
+    // Sums just beside the middle of 1 and 1 + 2^-7, on either side and of either sign.
+    const double tie = 0x1p-8;
+    const double tiny = 0x1p-40;
+    const OwnedTensor y =
+        tensor_of(DType::bf16, {4, 3, 1}, {1, tie, tiny, -1, -tie, -tiny, 1 + 2 * tie, tie, -tiny, 1, tie, -tiny});
+    SumReduceArgs args;
+    args.tokens = 4;
+    args.y = y;
+    const OwnedTensor out = sum_reduce(make_plan(p, Device::cpu(), options), args);
+    EXPECT_EQ(values_of(out), (std::vector<double>{1 + 2 * tie, -1 - 2 * tie, 1 + 2 * tie, 1}));
+}
+
 TEST(SumReduce, NoTermsGiveZeros) {
     const SumReduceProblem p{.max_tokens = 3, .top_k = 0, .hidden = 40};
     SumReduceArgs args;
