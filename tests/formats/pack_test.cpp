@@ -38,9 +38,9 @@ std::int64_t source_row(const PackedLayout& layout, std::int64_t r, RowOrder ord
 std::uint32_t mxfp4_pair(std::uint32_t x, int pair) {
     switch (pair) {
         case 0: return x & 0x81C081C0U;
-        case 1: return (x << 3) & 0x81C081C0U;
-        case 2: return (x << 6) & 0x81C081C0U;
-        default: return ((x << 1) & 0x80008000U) | ((x >> 3) & 0x01800180U) | ((x >> 7) & 0x00400040U);
+        case 1: return (x << 6) & 0x81C081C0U;
+        case 2: return (x << 10 | x >> 22) & 0x81C081C0U;
+        default: return ((x << 4) & 0x81808180U) | ((x >> 4) & 0x00400040U);
     }
 }
 

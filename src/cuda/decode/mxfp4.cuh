@@ -2,7 +2,7 @@
 // mxfp4 weights as A fragments of mma.m16n8k16, without a multiply per weight.
 //
 // The packed word holds the bits of eight e2m1 codes permuted (docs/formats.md) so that masks and shifts give bf16 bit
-// patterns worth value * 2^-126: eleven instructions for eight weights. The tensor core takes bf16 subnormals exactly;
+// patterns worth value * 2^-126: nine instructions for eight weights. The tensor core takes bf16 subnormals exactly;
 // the power of two goes into the activations (times 2^100) and into the group scale.
 #pragma once
 
@@ -19,9 +19,9 @@ struct Mxfp4Decode {
     __device__ __forceinline__ static void fragment(std::uint32_t (&a)[4], std::uint32_t word) {
         constexpr std::uint32_t mask = 0x81C081C0U;
         a[0] = word & mask;
-        a[1] = (word << 3) & mask;
-        a[2] = (word << 6) & mask;
-        a[3] = ((word << 1) & 0x80008000U) | ((word >> 3) & 0x01800180U) | ((word >> 7) & 0x00400040U);
+        a[1] = (word << 6) & mask;
+        a[2] = __funnelshift_l(word, word, 10) & mask;
+        a[3] = ((word << 4) & 0x81808180U) | ((word >> 4) & 0x00400040U);
     }
 
     /// The four scales 2^(code - 127) of a word; code 0 counts as 0: 2^-127 times anything is below every sum's
