@@ -1,0 +1,11 @@
+# The README shows the part of examples/moe_layer.cpp between its two marks, letter by letter.
+file(READ ${SOURCE}/examples/moe_layer.cpp example)
+if(NOT example MATCHES "    // \\[readme\\]\n(.*)    // \\[/readme\\]\n")
+  message(FATAL_ERROR "examples/moe_layer.cpp has no part between [readme] and [/readme]")
+endif()
+string(REGEX REPLACE "(^|\n)    " "\\1" part "${CMAKE_MATCH_1}")
+file(READ ${SOURCE}/README.md readme)
+string(FIND "${readme}" "```cpp\n${part}```\n" position)
+if(position EQUAL -1)
+  message(FATAL_ERROR "README.md does not show this part of examples/moe_layer.cpp:\n${part}")
+endif()

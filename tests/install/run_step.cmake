@@ -1,0 +1,10 @@
+# run_step(command...): runs a command, and ends the test with all it printed if it fails. Sets `output`.
+function(run_step)
+  execute_process(COMMAND ${ARGN} RESULT_VARIABLE status OUTPUT_VARIABLE output ERROR_VARIABLE output)
+  list(JOIN ARGN " " command)
+  message(STATUS "${command}")
+  if(NOT status EQUAL 0)
+    message(FATAL_ERROR "failed with ${status}:\n${output}")
+  endif()
+  set(output "${output}" PARENT_SCOPE)
+endfunction()
