@@ -128,6 +128,21 @@ TEST(Align, RandomProblemsGiveTheDefinition) {
     }
 }
 
+TEST(Align, AsManyExpertsAsAllowed) {
+    Rng rng = rng_for(4100);
+    for (const NonLocal form : {NonLocal::drop, NonLocal::ghost}) {
+        const AlignProblem p{.max_tokens = 900,
+                             .top_k = 3,
+                             .num_experts = 4000,
+                             .num_global_experts = 4096,
+                             .block_size = 128,
+                             .non_local = form};
+        std::vector<double> ids;
+        for (int slot = 0; slot < 2700; ++slot) ids.push_back(static_cast<double>(uniform_int(rng, 0, 4095)));
+        expect_definition(p, 900, ids, random_map(rng, 4096, 4000), 900);
+    }
+}
+
 TEST(Align, EmptyBatchStillFillsTheFixedShapes) {
     expect_definition({.max_tokens = 4, .top_k = 2, .num_experts = 3, .block_size = 16}, 0, {}, {}, 0);
     expect_definition({.max_tokens = 0, .top_k = 2, .num_experts = 3, .block_size = 1}, 0, {}, {}, 0);
