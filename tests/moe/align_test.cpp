@@ -58,7 +58,7 @@ Expected expected(const AlignProblem& p, const std::vector<double>& ids, const s
 Ints ints_of(const GuardedBuffer& buffer) {
     const std::vector<std::byte> bytes = buffer.contents();
     Ints values(bytes.size() / 4);
-    std::memcpy(values.data(), bytes.data(), values.size() * 4);
+    if (!values.empty()) std::memcpy(values.data(), bytes.data(), values.size() * 4);
     return values;
 }
 
