@@ -156,8 +156,9 @@ void measure(const Shape& shape, const moe::FusedMoeProblem& problem, const Inpu
     const auto expert_bytes = moe::gate_up_layout(problem).matrix_bytes + moe::down_layout(problem).matrix_bytes;
     const double bytes = static_cast<double>(active * expert_bytes) / kLayers;
     const double floor_us = bytes / read_gbps * 1e-3;
-    const std::string chosen = make_plan(problem, kGpu).row_for(tokens).variant;
-    for (const std::string& variant : make_plan(problem, kGpu).state().variants) {
+    const moe::FusedMoePlan automatic = make_plan(problem, kGpu);
+    const std::string& chosen = automatic.row_for(tokens).variant;
+    for (const std::string& variant : automatic.state().variants) {
         PlanOptions options;
         options.variant = variant;
         const moe::FusedMoePlan plan = make_plan(problem, kGpu, options);
