@@ -6,7 +6,7 @@
 import json
 import sys
 
-BAR, GAP, LEFT, TOP, WIDTH = 22, 10, 250, 46, 420
+BAR, GAP, LEFT, TOP, WIDTH = 22, 10, 285, 46, 420
 COLORS = {"load": "#9aa7b5", "int4_g32": "#2563a8", "mxfp4": "#c2571a"}
 
 
