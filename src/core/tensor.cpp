@@ -85,6 +85,7 @@ std::int64_t Tensor::elements() const noexcept {
 }
 
 bool Tensor::contiguous() const noexcept {
+    if (elements() == 0) return true;
     std::int64_t dense = 1;
     for (int d = rank - 1; d >= 0; --d) {
         if (size(d) > 1 && stride(d) != dense) return false;
