@@ -7,7 +7,7 @@ namespace tokamak::moe::cuda {
 namespace {
 
 [[noreturn]] void refuse(Device device) {
-    fail(ErrorCode::unsupported, "fused_moe on {}: Tokamak was built without CUDA", to_string(device));
+    fail(ErrorCode::unsupported, "moe::fused_moe on {}: Tokamak was built without CUDA", to_string(device));
 }
 
 }  // namespace

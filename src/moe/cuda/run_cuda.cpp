@@ -26,8 +26,16 @@ constexpr std::int64_t kMaxSize = std::int64_t{1} << 24;  ///< hidden and interm
 
 template <class... Values>
 [[noreturn]] void unsupported(Device device, fmt::format_string<Values...> text, Values&&... values) {
-    fail(ErrorCode::unsupported, "{} on {}: {}", kOp, to_string(device),
+    fail(ErrorCode::unsupported, "moe::{} on {}: {}", kOp, to_string(device),
          fmt::format(text, std::forward<Values>(values)...));
+}
+
+const DeviceInfo& existing_device(Device device) {
+    try {
+        return device_info(device);
+    } catch (const Error& error) {
+        unsupported(device, "{}", error.what());
+    }
 }
 
 void require_options(const FusedMoeProblem& p, Device device) {
@@ -123,7 +131,7 @@ void lay_out_workspace(FusedMoeState& state) {
 }  // namespace
 
 void require(const FusedMoeProblem& problem, Device device) {
-    const DeviceInfo& info = device_info(device);
+    const DeviceInfo& info = existing_device(device);
     if (info.compute_capability != 90)
         unsupported(device, "compute capability {}, the kernels are for 90 (Hopper)", info.compute_capability);
     require_options(problem, device);
