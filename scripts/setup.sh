@@ -34,8 +34,8 @@ apt() { "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock
 install() { apt install -y --no-install-recommends "${missing[@]}"; }
 
 say "installing ${missing[*]}"
-# The package lists of a fresh machine are empty or old: they are fetched only when the installation shows it.
-if ! install; then
+# The package lists of a fresh machine are empty, those of a neglected one old: then they are fetched.
+if ! apt-cache show "${missing[@]}" >/dev/null 2>&1 || ! install; then
     say "fetching the package lists"
     if ! apt update || ! install; then
         say "could not install: ${missing[*]}"
