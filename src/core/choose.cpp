@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <utility>
 
 #include "core/environment.h"
@@ -23,6 +24,11 @@ std::string list(const std::vector<std::string>& names) {
     return text;
 }
 
+/// A value as a message shows it. Arrays and objects only by their kind: their depth is the user's.
+std::string shown(const nlohmann::json& value) {
+    return value.is_structured() ? std::string("an ") + value.type_name() : value.dump();
+}
+
 /// The variant that the override names, if it names one.
 std::optional<std::string> parse_override(const ChooseRequest& request) {
     if (!request.override_text) return std::nullopt;
@@ -30,45 +36,51 @@ std::optional<std::string> parse_override(const ChooseRequest& request) {
     if (document.is_discarded())
         fail(ErrorCode::parse, "{} is not valid JSON: '{}'", request.override_name, *request.override_text);
     if (!document.is_object())
-        fail(ErrorCode::parse, "{} must be a JSON object, got {}", request.override_name, document.dump());
+        fail(ErrorCode::parse, "{} is {}, expected a JSON object", request.override_name, shown(document));
     std::optional<std::string> variant;
     for (const auto& [key, value] : document.items()) {
         if (key != "variant")
             fail(ErrorCode::parse, "{}: unknown key \"{}\" with value {}; known: \"variant\"", request.override_name,
-                 key, value.dump());
+                 key, shown(value));
         if (!value.is_string() || !is_legal(request, value.get<std::string>()))
-            fail(ErrorCode::parse, "{}: \"variant\" is {}, expected one of {}", request.override_name, value.dump(),
+            fail(ErrorCode::parse, "{}: \"variant\" is {}, expected one of {}", request.override_name, shown(value),
                  list(request.legal));
         variant = value.get<std::string>();
     }
     return variant;
 }
 
-/// The entry of a store for one token count: its own bucket, or the largest one, flagged as extrapolated.
-std::optional<PlanRow> from_store(const ChooseRequest& request, const ConfigStore* store, const char* source,
-                                  std::int64_t tokens) {
-    const TunedTable* table = store == nullptr ? nullptr : store->find(request.device_name, request.problem_key);
-    if (table == nullptr || table->empty()) return std::nullopt;
-    auto entry = std::lower_bound(table->begin(), table->end(), tokens,
-                                  [](const auto& row, std::int64_t count) { return row.first < count; });
-    const bool extrapolated = entry == table->end();
-    if (extrapolated) --entry;
-    if (!is_legal(request, entry->second)) {
-        warn(fmt::format(
-            "{}: the {} configuration names the variant {} for {} tokens, which cannot run here; passed over",
-            request.op, source, entry->second, entry->first));
+/// The rows that one store has for a problem.
+class StoredTable {
+  public:
+    StoredTable(const ChooseRequest& request, const ConfigStore* store, const char* source)
+        : request_(request),
+          table_(store == nullptr ? nullptr : store->find(request.device_name, request.problem_key)),
+          source_(source) {}
+
+    /// The smallest bucket not below `tokens`, or the largest one, flagged as extrapolated. None if the table is empty
+    /// or its variant is not legal: the first row that names such a variant gives a warning.
+    std::optional<PlanRow> row(std::int64_t tokens) {
+        if (table_ == nullptr || table_->empty()) return std::nullopt;
+        auto entry = std::lower_bound(table_->begin(), table_->end(), tokens,
+                                      [](const auto& row, std::int64_t count) { return row.first < count; });
+        const bool extrapolated = entry == table_->end();
+        if (extrapolated) --entry;
+        if (is_legal(request_, entry->second)) return PlanRow{tokens, entry->second, source_, extrapolated};
+        if (warned_.insert(entry->second).second)
+            warn(
+                fmt::format("{}: the {} configuration of \"{}\" names the variant {} for {} tokens, which cannot run "
+                            "here; passed over",
+                            request_.op, source_, request_.problem_key, entry->second, entry->first));
         return std::nullopt;
     }
-    return PlanRow{tokens, entry->second, source, extrapolated};
-}
 
-PlanRow choose_row(const ChooseRequest& request, const std::optional<std::string>& overridden, std::int64_t tokens) {
-    if (!request.pinned.empty()) return {tokens, request.pinned, "option", false};
-    if (overridden) return {tokens, *overridden, "override", false};
-    if (auto row = from_store(request, request.tuned, "tuned", tokens)) return *row;
-    if (auto row = from_store(request, request.shipped, "shipped", tokens)) return *row;
-    return {tokens, request.heuristic(tokens), "heuristic", false};
-}
+  private:
+    const ChooseRequest& request_;
+    const TunedTable* table_;
+    const char* source_;
+    std::set<std::string> warned_;
+};
 
 }  // namespace
 
@@ -79,9 +91,18 @@ std::vector<PlanRow> choose_table(const ChooseRequest& request) {
     const std::optional<std::string> overridden = parse_override(request);
     std::vector<std::int64_t> buckets = tune::token_buckets(request.max_tokens);
     if (buckets.empty()) buckets.push_back(0);
+    StoredTable tuned(request, request.tuned, "tuned");
+    StoredTable shipped(request, request.shipped, "shipped");
+    const auto choose_row = [&](std::int64_t tokens) -> PlanRow {
+        if (!request.pinned.empty()) return {tokens, request.pinned, "option", false};
+        if (overridden) return {tokens, *overridden, "override", false};
+        if (auto row = tuned.row(tokens)) return *row;
+        if (auto row = shipped.row(tokens)) return *row;
+        return {tokens, request.heuristic(tokens), "heuristic", false};
+    };
     std::vector<PlanRow> rows;
     rows.reserve(buckets.size());
-    for (const std::int64_t tokens : buckets) rows.push_back(choose_row(request, overridden, tokens));
+    for (const std::int64_t tokens : buckets) rows.push_back(choose_row(tokens));
     return rows;
 }
 
