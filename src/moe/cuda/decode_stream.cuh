@@ -15,13 +15,15 @@ namespace ptx = tokamak::cuda::ptx;
 
 /// Place of a thread in its team.
 struct Team {
-    int index;  ///< of the CTA's teams
+    int count;  ///< teams in the CTA
+    int index;  ///< of this one
     int warps;  ///< of a team
     int warp;   ///< in the team
     int lane;
 
     __device__ explicit Team(int cta_warps, int teams)
-        : index(static_cast<int>(threadIdx.x) / 32 / (cta_warps / teams)),
+        : count(teams),
+          index(static_cast<int>(threadIdx.x) / 32 / (cta_warps / teams)),
           warps(cta_warps / teams),
           warp(static_cast<int>(threadIdx.x) / 32 % warps),
           lane(static_cast<int>(threadIdx.x) % 32) {}
@@ -36,9 +38,9 @@ struct StripRange {
     int first;
     int last;
 
-    __device__ StripRange(const DecodeArgs& args, int strips, const Team& team) {
-        const std::int64_t part = static_cast<std::int64_t>(blockIdx.x) * args.teams + team.index;
-        const std::int64_t parts = static_cast<std::int64_t>(gridDim.x) * args.teams;
+    __device__ StripRange(int strips, const Team& team) {
+        const std::int64_t part = static_cast<std::int64_t>(blockIdx.x) * team.count + team.index;
+        const std::int64_t parts = static_cast<std::int64_t>(gridDim.x) * team.count;
         first = static_cast<int>(strips * part / parts);
         last = static_cast<int>(strips * (part + 1) / parts);
     }
@@ -49,8 +51,9 @@ struct StripRange {
 template <int TileBytes>
 class TileCursor {
   public:
-    __device__ TileCursor(const DecodeArgs& args, const Team& team, const int* active, int active_count)
-        : args_(args), team_(team), active_(active), active_count_(active_count) {
+    __device__ TileCursor(const DecodeArgs& args, const Team& gate_up, const Team& down, const int* active,
+                          int active_count)
+        : args_(args), gate_up_(gate_up), down_team_(down), active_(active), active_count_(active_count) {
         start(false);
     }
 
@@ -59,19 +62,22 @@ class TileCursor {
         if (tiles_left_ == 0 && !next_expert()) return false;
         --tiles_left_;
         tile = source_;
-        source_ += team_.warps * TileBytes;
+        source_ += step_;
         return true;
     }
 
   private:
     __device__ void start(bool down) {
         const int strips = down ? args_.down.strips : args_.gate_up.strips;
-        const StripRange range(args_, active_count_ * strips, team_);
+        const Team& team = down ? down_team_ : gate_up_;
+        const StripRange range(active_count_ * strips, team);
         down_ = down;
+        warps_ = team.warps;
+        step_ = team.warps * TileBytes;
         strips_left_ = range.last - range.first;
         rank_ = range.first / strips;
         strip_ = range.first % strips;
-        ahead_ = team_.warp;
+        ahead_ = team.warp;
         tiles_left_ = 0;
     }
 
@@ -86,10 +92,10 @@ class TileCursor {
             const DecodeMatrix& matrix = down_ ? args_.down : args_.gate_up;
             const int strips = min(strips_left_, matrix.strips - strip_);
             const int run = strips * matrix.tiles;
-            if (ahead_ < run) tiles_left_ = (run - ahead_ + team_.warps - 1) / team_.warps;
+            if (ahead_ < run) tiles_left_ = (run - ahead_ + warps_ - 1) / warps_;
             const std::int64_t first = static_cast<std::int64_t>(strip_) * matrix.tiles + ahead_;
             source_ = matrix.packed + active_[rank_] * matrix.expert_bytes + first * TileBytes;
-            ahead_ += tiles_left_ * team_.warps - run;
+            ahead_ += tiles_left_ * warps_ - run;
             strips_left_ -= strips;
             strip_ = 0;
             ++rank_;
@@ -98,10 +104,13 @@ class TileCursor {
     }
 
     const DecodeArgs& args_;
-    const Team& team_;
+    const Team& gate_up_;
+    const Team& down_team_;
     const int* active_;
     int active_count_;
     bool down_ = false;
+    int warps_ = 1;  ///< of the phase's team
+    int step_ = 0;   ///< bytes from one of this warp's tiles to the next
     const std::uint8_t* source_ = nullptr;
     int tiles_left_ = 0;   ///< of this warp in the expert
     int strips_left_ = 0;  ///< of the team in the phase, after those of the expert
