@@ -3,16 +3,14 @@
 
 #include <cuda_runtime_api.h>
 
-#include "core/throw.h"
-
 namespace tokamak::cuda {
+
+[[noreturn]] void fail_call(cudaError_t status, const char* what);
 
 /// Throws `device` (or `out_of_memory`) unless the call succeeded; `what` names the call.
 inline void check(cudaError_t status, const char* what) {
-    if (status == cudaSuccess) return;
-    (void)cudaGetLastError();  // a failed call must not surface again in the next check
-    fail(status == cudaErrorMemoryAllocation ? ErrorCode::out_of_memory : ErrorCode::device, "{}: {} ({})", what,
-         cudaGetErrorString(status), cudaGetErrorName(status));
+    if (status != cudaSuccess) [[unlikely]]
+        fail_call(status, what);
 }
 
 /// Makes a device current for a scope.

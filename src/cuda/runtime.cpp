@@ -5,11 +5,18 @@
 #include <algorithm>
 
 #include "core/backend.h"
+#include "core/throw.h"
 #include "cuda/check.h"
 
 namespace tokamak {
 
 bool built_with_cuda() noexcept { return true; }
+
+void cuda::fail_call(cudaError_t status, const char* what) {
+    (void)cudaGetLastError();  // a failed call must not surface again in the next check
+    fail(status == cudaErrorMemoryAllocation ? ErrorCode::out_of_memory : ErrorCode::device, "{}: {} ({})", what,
+         cudaGetErrorString(status), cudaGetErrorName(status));
+}
 
 namespace backend::cuda {
 

@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Runs on a GPU machine, inside the folder that gpu_archive.sh made: gpu tests, conformance, compute-sanitizer on small
+# shapes, benchmarks. Writes logs and results/*.json into OUT; exit status 1 if a test failed.
+#   ./gpu_run.sh OUT [tests|sanitize|bench ...]     default: all three
+set -uo pipefail
+cd "$(dirname "$0")"
+out=${1:?usage: gpu_run.sh OUT [tests|sanitize|bench ...]}
+shift
+parts=${*:-tests sanitize bench}
+mkdir -p "$out"
+export LD_LIBRARY_PATH="$PWD/lib:${LD_LIBRARY_PATH:-}"
+# cuBLASLt for the matrix ceiling, wherever this machine keeps it.
+blas=$(ldconfig -p 2>/dev/null | awk '/libcublasLt\.so\.13/ {print $NF; exit}')
+[ -n "$blas" ] || blas=$(find / -xdev -name 'libcublasLt.so.13' -not -path '/proc/*' 2>/dev/null | head -n 1)
+[ -n "$blas" ] && export LD_LIBRARY_PATH="$LD_LIBRARY_PATH:$(dirname "$blas")"
+failed=0
+
+run_tests() {
+  while read -r test; do
+    echo "== $test"
+    bin/"$test" --gtest_brief=1 >"$out/$test.log" 2>&1 || { failed=1; echo "FAILED: $test"; tail -n 30 "$out/$test.log"; }
+    tail -n 2 "$out/$test.log"
+  done < gpu_tests.txt
+  if [ -d conformance ]; then
+    bin/tokamak check conformance --device cuda --strict >"$out/conformance.log" 2>&1 || failed=1
+    tail -n 1 "$out/conformance.log"
+  fi
+}
+
+# Small shapes only: the checkers slow kernels down a hundredfold.
+run_sanitizer() {
+  for tool in memcheck racecheck initcheck synccheck; do
+    while read -r test; do
+      case $test in *ceilings*) continue ;; esac
+      echo "== $tool $test"
+      timeout 120 compute-sanitizer --tool $tool --error-exitcode 9 --kernel-regex-exclude kns=fill bin/"$test" \
+        --gtest_brief=1 --gtest_filter="${TOKAMAK_SANITIZE_FILTER:-*}" >"$out/$tool-$test.log" 2>&1 ||
+        { failed=1; echo "FAILED: $tool $test"; }
+      tail -n 1 "$out/$tool-$test.log"
+    done < gpu_tests.txt
+  done
+}
+
+run_benchmarks() {
+  bin/tokamak info --ceilings --json "$out/ceilings.json" || failed=1
+  bin/layout_probe "$out/layout_probe.json" || failed=1
+}
+
+for part in $parts; do
+  case $part in
+    tests) run_tests ;;
+    sanitize) run_sanitizer ;;
+    bench) run_benchmarks ;;
+    *) echo "unknown part: $part"; exit 2 ;;
+  esac
+done
+exit $failed
