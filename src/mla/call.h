@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the five operators share around a call: capability answers, buffers that the caller left out, thread slots.
+#pragma once
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cstdint>
+
+#include "core/choose.h"
+#include "core/throw.h"
+#include "mla/cuda/backend.h"
+#include "tokamak/plan.h"
+#include "tokamak/tensor.h"
+
+namespace tokamak::mla {
+
+/// Answer of `supports`: a malformed problem is refused with the text that make_plan would throw.
+template <class Problem>
+Support support_of(const Problem& problem, Device device, void (*validate)(const Problem&)) {
+    try {
+        validate(problem);
+    } catch (const Error& error) {
+        return Support::no(error.what());
+    }
+    return device.is_cuda() ? cuda::supports(problem, device) : Support::yes();
+}
+
+/// Gives `argument` a new tensor if the caller left it out, and says who owns it.
+inline OwnedTensor caller_or_new(Tensor& argument, DType dtype, std::initializer_list<std::int64_t> shape,
+                                 Device device) {
+    if (argument.present) return OwnedTensor::borrow(argument);
+    OwnedTensor owned = OwnedTensor::allocate(dtype, shape, device);
+    argument = owned.view();
+    return owned;
+}
+
+/// Runs with the caller's workspace, or with one for this call if none is given.
+template <class AnyPlan, class Args>
+void run_with_workspace(const AnyPlan& plan, const Args& args, const Workspace& workspace, Stream stream) {
+    if (workspace.data != nullptr) return run(plan, args, workspace, stream);
+    const OwnedWorkspace own(plan.workspace(), plan.device(), stream);
+    run(plan, args, own, stream);
+}
+
+/// Books scratch for as many threads as OpenMP would start now, but not more than there is work for, and fewer where
+/// `max_workspace_bytes` asks for it. `book(layout, threads)` adds the slices. Returns the number of threads.
+template <class Book>
+int book_threads(detail::PlanState& state, std::int64_t work_items, const Book& book) {
+    const std::size_t limit = state.options.max_workspace_bytes;
+    int threads = static_cast<int>(std::min<std::int64_t>(omp_get_max_threads(), work_items));
+    for (; threads > 0; --threads) {
+        WorkspaceLayout layout;
+        book(layout, static_cast<std::size_t>(threads));
+        const std::size_t bytes = layout.size().bytes;
+        if (limit != 0 && bytes > limit && threads == 1)
+            invalid("{}: `max_workspace_bytes` is {}, the smallest workable one is {}", state.op, limit, bytes);
+        state.layout = std::move(layout);
+        if (limit == 0 || bytes <= limit) break;
+    }
+    return threads;
+}
+
+/// Whether a row of the plan's table runs the float64 variant: scratch is sized for the widest.
+inline bool any_oracle(const detail::PlanState& state) noexcept {
+    return std::any_of(state.row_variants.begin(), state.row_variants.end(), [](std::size_t v) { return v == 1; });
+}
+inline bool all_oracle(const detail::PlanState& state) noexcept {
+    return std::all_of(state.row_variants.begin(), state.row_variants.end(), [](std::size_t v) { return v == 1; });
+}
+
+}  // namespace tokamak::mla
