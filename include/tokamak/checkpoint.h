@@ -16,8 +16,8 @@
 namespace tokamak {
 
 /// A memory-mapped safetensors file. Nothing in the file is trusted: header length, JSON, names, dtypes, shapes and
-/// offsets are checked on opening, and an `Error` (io or parse) names the file, the tensor and what is wrong. Views stay
-/// valid as long as the object lives. Immutable after opening; safe to read from several threads.
+/// offsets are checked on opening, and an `Error` (io or parse) names the file, the tensor and what is wrong. Views
+/// stay valid as long as the object lives. Immutable after opening; safe to read from several threads.
 class SafetensorsFile {
   public:
     /// Maps the file read-only. A file that another process truncates while it is mapped ends this process (SIGBUS).
@@ -28,7 +28,8 @@ class SafetensorsFile {
     [[nodiscard]] bool contains(const std::string& name) const noexcept;
     /// A view into the mapping on the CPU. The format does not align data, so the view may not be aligned to its
     /// elements: copy before reading them, or give it to a function that says it copies (`pack`). Throws
-    /// `invalid_argument` for an unknown name, `parse` for a dtype that Tensor has no name for (bool, f8_e5m2, u16, ...).
+    /// `invalid_argument` for an unknown name, `parse` for a dtype that Tensor has no name for (bool, f8_e5m2, u16,
+    /// ...).
     [[nodiscard]] Tensor tensor(const std::string& name) const;
     /// Free-text metadata of the header.
     [[nodiscard]] const std::map<std::string, std::string>& metadata() const noexcept;
@@ -40,8 +41,9 @@ class SafetensorsFile {
 
 /// Writes safetensors. Tensors keep the order given; data is written through, so a file larger than memory can be made
 /// by giving views of mapped memory. The file appears under its name only when complete (atomic rename). Its data
-/// section starts at a multiple of 64 bytes; each tensor follows the one before it without a gap, as the format demands,
-/// so give those with the largest elements first if views into the file shall be aligned. u4x2 is written as U8.
+/// section starts at a multiple of 64 bytes; each tensor follows the one before it without a gap, as the format
+/// demands, so give those with the largest elements first if views into the file shall be aligned. u4x2 is written as
+/// U8.
 struct NamedTensor {
     std::string name;
     Tensor tensor;  ///< contiguous, on the CPU
@@ -51,14 +53,15 @@ void write_safetensors(const std::string& path, std::span<const NamedTensor> ten
 
 /// Layouts of published checkpoints that the adapter understands (docs/formats.md lists names, dtypes, shapes).
 enum class CheckpointLayout : std::uint8_t {
-    gpt_oss,              ///< stacked MXFP4: mlp.experts.gate_up_proj_blocks ..., interleaved rows, biases
-    compressed_tensors,   ///< per expert INT4 weight_packed / weight_scale / weight_shape (Kimi-K2)
-    deepseek_fp8,         ///< per expert FP8 weight / weight_scale_inv
-    bf16,                 ///< per expert bf16 weight
+    gpt_oss,             ///< stacked MXFP4: mlp.experts.gate_up_proj_blocks ..., interleaved rows, biases
+    compressed_tensors,  ///< per expert INT4 weight_packed / weight_scale / weight_shape (Kimi-K2)
+    deepseek_fp8,        ///< per expert FP8 weight / weight_scale_inv
+    bf16,                ///< per expert bf16 weight
 };
 const char* to_string(CheckpointLayout layout) noexcept;
 
-/// The experts of one layer, packed for the kernels, in host memory.
+/// Experts of one layer, packed for the kernels, in host memory: all of them or those that were asked for. The router is
+/// that of the whole layer either way.
 struct PackedExperts {
     CheckpointLayout source = CheckpointLayout::bf16;
     WeightSpec spec;
@@ -67,12 +70,12 @@ struct PackedExperts {
     std::int64_t intermediate = 0;
     PackedLayout gate_up_layout;
     PackedLayout down_layout;
-    OwnedTensor gate_up;       ///< u8 [experts, gate_up_layout.matrix_bytes]
-    OwnedTensor down;          ///< u8 [experts, down_layout.matrix_bytes]
-    OwnedTensor gate_up_bias;  ///< bf16 [experts, 2 * intermediate], gate then up; absent if none
-    OwnedTensor down_bias;     ///< bf16 [experts, hidden]; absent if none
-    OwnedTensor router_weight; ///< as stored, [experts, hidden]; absent if the file has none
-    OwnedTensor router_bias;   ///< router bias or correction bias as stored [experts]; absent if none
+    OwnedTensor gate_up;        ///< u8 [experts, gate_up_layout.matrix_bytes]
+    OwnedTensor down;           ///< u8 [experts, down_layout.matrix_bytes]
+    OwnedTensor gate_up_bias;   ///< bf16 [experts, 2 * intermediate], gate then up; absent if none
+    OwnedTensor down_bias;      ///< bf16 [experts, hidden]; absent if none
+    OwnedTensor router_weight;  ///< as stored, [experts, hidden]; absent if the file has none
+    OwnedTensor router_bias;    ///< router bias or correction bias as stored [experts]; absent if none
 };
 
 /// Which layout layer `layer` of the file has, if any is recognised.

@@ -34,9 +34,9 @@ struct Stream {
 /// Facts about a device that the configuration depends on. Tests fill in one by hand.
 struct DeviceInfo {
     Device device;
-    std::string name = "cpu";          ///< e.g. "NVIDIA H200"
-    int compute_capability = 0;        ///< 90 for Hopper; 0 for the CPU
-    int multiprocessors = 0;           ///< SMs; hardware threads for the CPU
+    std::string name = "cpu";             ///< e.g. "NVIDIA H200"
+    int compute_capability = 0;           ///< 90 for Hopper; 0 for the CPU
+    int multiprocessors = 0;              ///< SMs; hardware threads for the CPU
     std::size_t shared_memory_bytes = 0;  ///< largest dynamic shared memory of one block
     std::size_t l2_bytes = 0;
     std::size_t memory_bytes = 0;

@@ -13,10 +13,10 @@ namespace tokamak {
 
 /// Storage of one latent KV row of a paged cache. Source: docs/formats.md. Values and scales are little-endian.
 enum class KvFormat : std::uint8_t {
-    bf16,       ///< dim bf16 values; cache bf16 [pages, page, dim]
-    fp8_656,    ///< DeepSeek-V3.2: 512 e4m3, 4 f32 scales (128 each), 64 bf16 rope; dim 576; cache u8 [pages, page, 656]
-    fp8_584,    ///< V4 page footer: page*(448 e4m3 + 64 bf16) bytes, then page*(7 e8m0 + 1 pad); dim 512;
-                ///< cache u8 [pages, page_bytes], page_bytes >= page*584 (FlashMLA pads pages to 576)
+    bf16,     ///< dim bf16 values; cache bf16 [pages, page, dim]
+    fp8_656,  ///< DeepSeek-V3.2: 512 e4m3, 4 f32 scales (128 each), 64 bf16 rope; dim 576; cache u8 [pages, page, 656]
+    fp8_584,  ///< V4 page footer: page*(448 e4m3 + 64 bf16) bytes, then page*(7 e8m0 + 1 pad); dim 512;
+              ///< cache u8 [pages, page_bytes], page_bytes >= page*584 (FlashMLA pads pages to 576)
     fp8_split,  ///< the same rows as fp8_584 in two tensors: values u8 [pages, page, 576], scales u8 [pages, page, 8]
     mxfp4,      ///< e2m1 pairs [pages, page, dim/2] and e8m0 per 32 [pages, page, dim/32], two tensors; scale byte 0xFF
                 ///< means that the 32 values are 0
@@ -66,9 +66,9 @@ KvCacheShape kv_cache_shape(KvFormat format, std::int64_t dim);
 /// Throws `invalid_argument` naming what is wrong with the cache: dtype, shape, stride, alignment, null data.
 void validate(const KvCache& cache, const char* argument);
 
-/// Decodes row `slot` (page * page_size + offset) of a cache in host memory into `dim` floats. Exact (or the infinity or
-/// NaN that the format says), but for an fp8_656 scale that is no power of two: then each product is rounded to f32 once.
-/// No bounds check beyond an assertion.
+/// Decodes row `slot` (page * page_size + offset) of a cache in host memory into `dim` floats. Exact (or the infinity
+/// or NaN that the format says), but for an fp8_656 scale that is no power of two: then each product is rounded to f32
+/// once. No bounds check beyond an assertion.
 void decode_kv_row(const KvCache& cache, std::int64_t slot, float* out);
 
 /// Quantises `dim` floats into row `slot` of a cache in host memory. A group's scale comes from its largest finite

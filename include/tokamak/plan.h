@@ -24,11 +24,12 @@ enum class Combine : std::uint8_t {
 
 /// Choices of the user that fix a plan. Defaults let the library choose.
 struct PlanOptions {
-    std::string variant;                 ///< pins one variant by name; must be legal for the problem
+    std::string variant;  ///< pins one variant by name; must be legal for the problem
     Combine combine = Combine::automatic;
-    std::size_t max_workspace_bytes = 0; ///< 0: no limit. A limit too small is refused naming the smallest workable one
-    int max_sms = 0;                     ///< 0: all. Leaves the other SMs to communication
-    bool check_ids = false;              ///< CPU: out-of-range ids are refused instead of masked
+    std::size_t max_workspace_bytes =
+        0;                   ///< 0: no limit. A limit too small is refused naming the smallest workable one
+    int max_sms = 0;         ///< 0: all. Leaves the other SMs to communication
+    bool check_ids = false;  ///< CPU: out-of-range ids are refused instead of masked
 };
 
 /// One row of a plan's table: calls of at most `tokens` tokens (and more than the row before) run `variant`.
@@ -86,8 +87,8 @@ class PlanOf : public Plan {
 
 /// Size of one workspace for plans that follow one another in one stream.
 template <class... Plans>
-    requires(sizeof...(Plans) > 0 && (std::is_base_of_v<Plan, Plans> && ...))
-WorkspaceSize max_of(const Plans&... plans) noexcept {
+requires(sizeof...(Plans) > 0 && (std::is_base_of_v<Plan, Plans> && ...)) WorkspaceSize max_of(const Plans&... plans)
+noexcept {
     const WorkspaceSize sizes[] = {plans.workspace()...};
     return max_of(std::span<const WorkspaceSize>(sizes));
 }

@@ -65,7 +65,9 @@ struct Tensor {
     [[nodiscard]] explicit operator bool() const noexcept { return present; }
     [[nodiscard]] std::int64_t elements() const noexcept;
     [[nodiscard]] std::int64_t size(int dimension) const noexcept { return shape[static_cast<std::size_t>(dimension)]; }
-    [[nodiscard]] std::int64_t stride(int dimension) const noexcept { return strides[static_cast<std::size_t>(dimension)]; }
+    [[nodiscard]] std::int64_t stride(int dimension) const noexcept {
+        return strides[static_cast<std::size_t>(dimension)];
+    }
     /// Bytes of the elements themselves, without gaps that strides leave.
     [[nodiscard]] std::size_t bytes() const noexcept { return static_cast<std::size_t>(elements()) * size_of(dtype); }
     [[nodiscard]] bool contiguous() const noexcept;

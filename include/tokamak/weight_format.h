@@ -73,13 +73,13 @@ struct PackedLayout {
 
     int version = current_version;
     WeightSpec spec;
-    std::int64_t rows = 0;      ///< true rows: 2 * intermediate for gate/up
-    std::int64_t cols = 0;      ///< true columns (k)
-    bool gate_up = false;       ///< rows interleaved by 8: in each 16, gate rows then the matching up rows
-    std::int64_t tile_cols = 0; ///< k per tile: 64 (4-bit, bf16), 128 (fp8_block, int4_g128)
-    std::int64_t strips = 0;    ///< ceil(rows / 64)
-    std::int64_t tiles = 0;     ///< k tiles per strip: ceil(cols / tile_cols)
-    std::size_t tile_bytes = 0; ///< multiple of 128
+    std::int64_t rows = 0;       ///< true rows: 2 * intermediate for gate/up
+    std::int64_t cols = 0;       ///< true columns (k)
+    bool gate_up = false;        ///< rows interleaved by 8: in each 16, gate rows then the matching up rows
+    std::int64_t tile_cols = 0;  ///< k per tile: 64 (4-bit, bf16), 128 (fp8_block, int4_g128)
+    std::int64_t strips = 0;     ///< ceil(rows / 64)
+    std::int64_t tiles = 0;      ///< k tiles per strip: ceil(cols / tile_cols)
+    std::size_t tile_bytes = 0;  ///< multiple of 128
     std::size_t strip_bytes = 0;
     std::size_t matrix_bytes = 0;  ///< strips * strip_bytes, a multiple of 128
 
@@ -97,12 +97,13 @@ void pack(const PackedLayout& layout, const WeightMatrix& source, RowOrder order
 void pack_gate_up(const PackedLayout& layout, const WeightMatrix& gate, const WeightMatrix& up,
                   std::span<std::byte> destination);
 /// Inverse of pack: bit for bit what `pack` read (fp8_block scales of blocks, int4 words, mxfp4 bytes).
-void unpack(const PackedLayout& layout, std::span<const std::byte> packed, RowOrder order, const WeightMatrix& destination);
+void unpack(const PackedLayout& layout, std::span<const std::byte> packed, RowOrder order,
+            const WeightMatrix& destination);
 
 /// Decodes `count` weights of packed row `row` (index in *packed* order, 0 .. strips*64-1) from column `col` on.
 /// float: code times scale in f32. The exact value for every format whose product fits in f32.
-void decode_packed_row(const PackedLayout& layout, std::span<const std::byte> packed, std::int64_t row, std::int64_t col,
-                       std::int64_t count, float* out);
+void decode_packed_row(const PackedLayout& layout, std::span<const std::byte> packed, std::int64_t row,
+                       std::int64_t col, std::int64_t count, float* out);
 
 /// Position of checkpoint row `row` (gate rows 0..I-1, then up rows I..2I-1 if gate_up) in packed order.
 std::int64_t packed_row(const PackedLayout& layout, std::int64_t row) noexcept;

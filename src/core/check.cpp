@@ -49,8 +49,7 @@ void check_strides(const Tensor& given, const Expect& expect) {
                 invalid("{}: `{}` is {}, expected contiguous dimensions from {} on", expect.op, expect.name,
                         to_string(given), expect.contiguous_from);
             if (expect.written && given.stride(d) < dense)
-                invalid("{}: `{}` is {}: rows of an output must not overlap", expect.op, expect.name,
-                        to_string(given));
+                invalid("{}: `{}` is {}: rows of an output must not overlap", expect.op, expect.name, to_string(given));
         }
         dense = std::max(dense, given.size(d) > 1 ? given.stride(d) * given.size(d) : dense);
     }
@@ -92,8 +91,7 @@ void tensor(const Tensor& given, const Expect& expect) {
         invalid("{}: `{}` is on {}, expected {}", expect.op, expect.name, to_string(given.device),
                 to_string(expect.device));
     if (given.elements() == 0) return;
-    if (given.data == nullptr)
-        invalid("{}: `{}` is {} with null data", expect.op, expect.name, to_string(given));
+    if (given.data == nullptr) invalid("{}: `{}` is {} with null data", expect.op, expect.name, to_string(given));
     check_strides(given, expect);
     check_alignment(given, expect);
 }
@@ -109,8 +107,7 @@ void absent(const Tensor& given, const char* op, const char* name, const char* w
 
 void tokens(const char* op, std::int64_t tokens, std::int64_t max_tokens) {
     if (tokens < 0) invalid("{}: `tokens` is {}, expected at least 0", op, tokens);
-    if (tokens > max_tokens)
-        invalid("{}: `tokens` is {}, the plan was made for at most {}", op, tokens, max_tokens);
+    if (tokens > max_tokens) invalid("{}: `tokens` is {}, the plan was made for at most {}", op, tokens, max_tokens);
 }
 
 void num_tokens(const Tensor& given, const char* op, Device device) {

@@ -21,11 +21,11 @@ struct Expect {
     std::initializer_list<DType> dtypes;
     std::initializer_list<std::int64_t> shape;  ///< dimension 0 may be larger than expected if `leading_rows`
     Device device;
-    bool leading_rows = false;     ///< out-like: at least shape[0] rows
-    int contiguous_from = 1;       ///< dimensions from this one on are contiguous; 0: the whole tensor
-    std::size_t alignment = 0;     ///< bytes that data and (where rows may be strided) row strides are multiples of; 0:
-                                   ///< the element's own size
-    bool written = false;          ///< an output: rows must not overlap (stride 0 is refused)
+    bool leading_rows = false;  ///< out-like: at least shape[0] rows
+    int contiguous_from = 1;    ///< dimensions from this one on are contiguous; 0: the whole tensor
+    std::size_t alignment = 0;  ///< bytes that data and (where rows may be strided) row strides are multiples of; 0:
+                                ///< the element's own size
+    bool written = false;       ///< an output: rows must not overlap (stride 0 is refused)
 };
 
 /// Throws `invalid_argument` unless the tensor is present and as expected.

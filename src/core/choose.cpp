@@ -54,8 +54,9 @@ std::optional<PlanRow> from_store(const ChooseRequest& request, const ConfigStor
     const bool extrapolated = entry == table->end();
     if (extrapolated) --entry;
     if (!is_legal(request, entry->second)) {
-        warn(fmt::format("{}: the {} configuration names the variant {} for {} tokens, which cannot run here; passed over",
-                         request.op, source, entry->second, entry->first));
+        warn(fmt::format(
+            "{}: the {} configuration names the variant {} for {} tokens, which cannot run here; passed over",
+            request.op, source, entry->second, entry->first));
         return std::nullopt;
     }
     return PlanRow{tokens, entry->second, source, extrapolated};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which variant runs for which token count: option > override > tuned store > shipped table > heuristic. A pure function
-// of its arguments, the same for every operator and backend.
+// Which variant runs for which token count: option > override > tuned store > shipped table > heuristic. A pure
+// function of its arguments, the same for every operator and backend.
 #pragma once
 
 #include <cstdint>
@@ -16,13 +16,13 @@ namespace tokamak {
 
 struct ChooseRequest {
     const char* op = "";
-    std::string problem_key;          ///< every field that fixes the problem but max_tokens
+    std::string problem_key;  ///< every field that fixes the problem but max_tokens
     std::int64_t max_tokens = 0;
     std::string device_name;
-    std::vector<std::string> legal;   ///< variants that can run the problem on this device
+    std::vector<std::string> legal;                             ///< variants that can run the problem on this device
     std::function<std::string(std::int64_t tokens)> heuristic;  ///< one of `legal` for each token count
-    std::string pinned;               ///< PlanOptions::variant
-    const char* override_name = "";   ///< environment variable that the override text came from
+    std::string pinned;                                         ///< PlanOptions::variant
+    const char* override_name = "";            ///< environment variable that the override text came from
     std::optional<std::string> override_text;  ///< JSON object; key "variant"
     const ConfigStore* tuned = nullptr;
     const ConfigStore* shipped = nullptr;

@@ -25,7 +25,8 @@ TunedTable parse_table(const json& entry) {
     for (const auto& [bucket, variant] : entry.at("table").items()) {
         std::int64_t tokens = 0;
         const auto [end, error] = std::from_chars(bucket.data(), bucket.data() + bucket.size(), tokens);
-        if (error != std::errc() || end != bucket.data() + bucket.size() || tokens < 1 || !variant.is_string()) return {};
+        if (error != std::errc() || end != bucket.data() + bucket.size() || tokens < 1 || !variant.is_string())
+            return {};
         table.emplace_back(tokens, variant.get<std::string>());
     }
     std::sort(table.begin(), table.end());
@@ -37,8 +38,8 @@ TunedTable parse_table(const json& entry) {
 ConfigStore ConfigStore::parse(std::string_view text, const std::string& origin) {
     ConfigStore store;
     const json document = json::parse(text, nullptr, /*allow_exceptions=*/false);
-    if (!document.is_object() || document.value("tokamak_store", json()) != json(1) ||
-        !document.contains("entries") || !document.at("entries").is_array()) {
+    if (!document.is_object() || document.value("tokamak_store", json()) != json(1) || !document.contains("entries") ||
+        !document.at("entries").is_array()) {
         warn(origin + ": not a Tokamak configuration store of version 1; ignored");
         return store;
     }

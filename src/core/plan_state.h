@@ -17,8 +17,8 @@ struct PlanState {
     std::int64_t max_tokens = 0;
     PlanOptions options;
     std::vector<PlanRow> table;
-    std::vector<std::string> variants;       ///< legal ones
-    std::vector<std::size_t> row_variants;   ///< index into `variants` for each table row
+    std::vector<std::string> variants;      ///< legal ones
+    std::vector<std::size_t> row_variants;  ///< index into `variants` for each table row
     WorkspaceLayout layout;
 
     PlanState() = default;

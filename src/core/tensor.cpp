@@ -62,15 +62,15 @@ Tensor::Tensor(const void* data, DType dtype, std::initializer_list<std::int64_t
 
 Tensor Tensor::strided(const void* data, DType dtype, std::span<const std::int64_t> shape,
                        std::span<const std::int64_t> strides, Device device) {
-    if (strides.size() != shape.size())
-        invalid("tensor: {} strides for {} dimensions", strides.size(), shape.size());
+    if (strides.size() != shape.size()) invalid("tensor: {} strides for {} dimensions", strides.size(), shape.size());
     Tensor tensor(data, dtype, shape, device);
     auto extent = static_cast<std::int64_t>(size_of(dtype));
     for (std::size_t d = 0; d < shape.size(); ++d) {
         if (strides[d] < 0) invalid("tensor: a stride is {}, expected at least 0", strides[d]);
         if (shape[d] > 1 && strides[d] > 0) {
             const std::int64_t room = (kMaxBytes - extent) / static_cast<std::int64_t>(size_of(dtype));
-            if (strides[d] > room / (shape[d] - 1)) invalid("tensor: the extent of the strided shape passes 2^63 bytes");
+            if (strides[d] > room / (shape[d] - 1))
+                invalid("tensor: the extent of the strided shape passes 2^63 bytes");
             extent += (shape[d] - 1) * strides[d] * static_cast<std::int64_t>(size_of(dtype));
         }
         tensor.strides[d] = strides[d];
@@ -94,8 +94,7 @@ bool Tensor::contiguous() const noexcept {
 }
 
 Tensor Tensor::first_rows(std::int64_t rows) const {
-    if (rank == 0 || rows < 0 || rows > size(0))
-        invalid("tensor: first {} rows of {}", rows, to_string(*this));
+    if (rank == 0 || rows < 0 || rows > size(0)) invalid("tensor: first {} rows of {}", rows, to_string(*this));
     Tensor view = *this;
     view.shape[0] = rows;
     return view;

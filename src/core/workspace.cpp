@@ -19,7 +19,8 @@ std::size_t WorkspaceLayout::add_bytes(std::string name, std::size_t count, std:
     constexpr std::size_t limit = std::numeric_limits<std::int64_t>::max();
     if (name.empty()) invalid("workspace: a slice needs a name");
     const auto same_name = [&](const Entry& entry) { return entry.name == name; };
-    if (std::any_of(entries_.begin(), entries_.end(), same_name)) invalid("workspace: slice `{}` is booked twice", name);
+    if (std::any_of(entries_.begin(), entries_.end(), same_name))
+        invalid("workspace: slice `{}` is booked twice", name);
 
     const std::size_t offset = (bytes_ + alignment - 1) / alignment * alignment;
     if (count > (limit - offset) / element_bytes)

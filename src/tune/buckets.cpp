@@ -13,7 +13,8 @@ std::int64_t next_bucket(std::int64_t tokens) {
     if (tokens < 256) return tokens * 2;
     if (tokens < 2048) return tokens + 256;
     if (tokens < 4096) return tokens + 512;
-    return tokens > std::numeric_limits<std::int64_t>::max() / 2 ? std::numeric_limits<std::int64_t>::max() : tokens * 2;
+    return tokens > std::numeric_limits<std::int64_t>::max() / 2 ? std::numeric_limits<std::int64_t>::max()
+                                                                 : tokens * 2;
 }
 
 }  // namespace

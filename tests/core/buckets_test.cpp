@@ -10,7 +10,7 @@ namespace tokamak::tune {
 namespace {
 
 TEST(TokenBuckets, ListForCommonMaximum) {
-    const std::vector<std::int64_t> expected = {1,    2,    4,    8,    16,   32,   64,   128,  256,  512,  768,
+    const std::vector<std::int64_t> expected = {1,    2,    4,    8,    16,   32,   64,   128,  256,  512, 768,
                                                 1024, 1280, 1536, 1792, 2048, 2560, 3072, 3584, 4096, 8192};
     EXPECT_EQ(token_buckets(8192), expected);
 }

@@ -19,14 +19,14 @@ struct KvPool {
     bool has_length = false;     ///< per-token lengths limit the columns
 };
 
-/// Token-level sparse attention over a latent cache shared by all heads (MQA): one softmax over the selected rows of one
-/// or two pools. value = first value_dim elements of the same row. Scores and sums f32, one rounding of the result.
+/// Token-level sparse attention over a latent cache shared by all heads (MQA): one softmax over the selected rows of
+/// one or two pools. value = first value_dim elements of the same row. Scores and sums f32, one rounding of the result.
 struct SparseAttentionProblem {
     std::int64_t max_tokens = 0;
-    int heads = 0;            ///< 1 to 128
-    std::int64_t dim = 0;     ///< 512, 576 or any multiple of 64 (CUDA: 512 and 576)
-    std::int64_t value_dim = 0;  ///< 1 to dim (CUDA: 448 and 512)
-    std::vector<KvPool> pools;   ///< one or two
+    int heads = 0;                  ///< 1 to 128
+    std::int64_t dim = 0;           ///< 512, 576 or any multiple of 64 (CUDA: 512 and 576)
+    std::int64_t value_dim = 0;     ///< 1 to dim (CUDA: 448 and 512)
+    std::vector<KvPool> pools;      ///< one or two
     DType q_dtype = DType::bf16;    ///< bf16, f16 or f32 (f32: CPU only)
     DType out_dtype = DType::bf16;  ///< bf16, f16, f32; f64 in the oracle variant
 };
@@ -44,7 +44,8 @@ struct KvPoolArgs {
     KvCache cache;
     Tensor indices;      ///< i32 [tokens, top_k], rows may be strided; < 0 or past the pool: masked, never loaded
     Tensor lengths;      ///< optional i32 [tokens]: columns j >= length are masked; clamped to [0, top_k]
-    Tensor block_table;  ///< optional i32 [tokens, pages per sequence]; row stride 0 shares one; entry out of range: masked
+    Tensor block_table;  ///< optional i32 [tokens, pages per sequence]; row stride 0 shares one; entry out of range:
+                         ///< masked
 };
 
 struct SparseAttentionArgs {
@@ -53,7 +54,7 @@ struct SparseAttentionArgs {
     Tensor q;           ///< [tokens, heads, dim], last dimension contiguous
     float softmax_scale = 1.0F;
     std::vector<KvPoolArgs> pools;
-    Tensor sink;        ///< optional f32 [heads]: natural-log logit that only enters the denominator; -inf: as absent
+    Tensor sink;  ///< optional f32 [heads]: natural-log logit that only enters the denominator; -inf: as absent
     LseConvention lse_convention;
     Tensor out;         ///< [>= tokens, heads, value_dim] out_dtype; a row without valid columns gives 0
     Tensor lse;         ///< optional f32 [>= tokens, heads]; empty row: -inf (or the sink, if included)

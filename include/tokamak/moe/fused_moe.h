@@ -52,19 +52,19 @@ struct FusedMoeProblem {
 
 struct FusedMoeArgs {
     std::int64_t tokens = 0;
-    Tensor num_tokens;       ///< optional i32 [1] on the device: lowers `tokens`; rows past it are not touched
-    Tensor x;                ///< [tokens, hidden] act_dtype, rows may be strided
-    Tensor ids;              ///< [tokens, top_k] i32 or i64, global expert ids; negative or too large: masked
-    Tensor weights;          ///< [tokens, top_k] f32 or bf16 routing weights; absent only for RoutingWeight::none
-    Tensor gate_up;          ///< packed u8 [local experts, gate_up layout bytes], 128-byte aligned
-    Tensor down;             ///< packed u8 [local experts, down layout bytes]
-    Tensor gate_up_bias;     ///< optional bf16 or f32 [local experts, 2 * intermediate]: gate then up
-    Tensor down_bias;        ///< optional bf16 or f32 [local experts, hidden]
-    Tensor expert_map;       ///< optional i32 [num_experts]: local row, or negative if elsewhere; may be scattered
-    int first_expert = 0;    ///< without a map: local expert r is global expert first_expert + r
-    Tensor shared_output;    ///< optional [tokens, hidden] out_dtype or act_dtype, added
+    Tensor num_tokens;     ///< optional i32 [1] on the device: lowers `tokens`; rows past it are not touched
+    Tensor x;              ///< [tokens, hidden] act_dtype, rows may be strided
+    Tensor ids;            ///< [tokens, top_k] i32 or i64, global expert ids; negative or too large: masked
+    Tensor weights;        ///< [tokens, top_k] f32 or bf16 routing weights; absent only for RoutingWeight::none
+    Tensor gate_up;        ///< packed u8 [local experts, gate_up layout bytes], 128-byte aligned
+    Tensor down;           ///< packed u8 [local experts, down layout bytes]
+    Tensor gate_up_bias;   ///< optional bf16 or f32 [local experts, 2 * intermediate]: gate then up
+    Tensor down_bias;      ///< optional bf16 or f32 [local experts, hidden]
+    Tensor expert_map;     ///< optional i32 [num_experts]: local row, or negative if elsewhere; may be scattered
+    int first_expert = 0;  ///< without a map: local expert r is global expert first_expert + r
+    Tensor shared_output;  ///< optional [tokens, hidden] out_dtype or act_dtype, added
     bool accumulate_into_out = false;  ///< add to what `out` holds instead of overwriting it
-    Tensor out;              ///< [>= tokens, hidden] out_dtype
+    Tensor out;                        ///< [>= tokens, hidden] out_dtype
 };
 
 using FusedMoePlan = PlanOf<FusedMoeProblem>;

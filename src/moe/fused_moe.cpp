@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tokamak/moe/fused_moe.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "core/check.h"
+#include "core/choose.h"
+#include "moe/cpu/fused_moe.h"
+#include "moe/cpu/plan_cpu.h"
+#include "moe/fused_moe_state.h"
+#include "moe/owning.h"
+#include "moe/problem_checks.h"
+#include "moe/routing_args.h"
+
+namespace tokamak::moe {
+namespace {
+
+constexpr const char* kOp = "fused_moe";
+constexpr std::size_t kWeightAlignment = 128;  ///< of a bulk copy
+
+void check_activation(const FusedMoeProblem& p) {
+    check_finite(kOp, "activation.alpha", p.activation.alpha);
+    check_finite(kOp, "activation.limit", p.activation.limit);
+    if (p.quantize_activations && p.weights.format != WeightFormat::fp8_block)
+        invalid("{}: `quantize_activations` is set for {} weights, expected fp8_block", kOp, to_string(p.weights));
+}
+
+void check_sizes(const FusedMoeProblem& p) {
+    constexpr std::int64_t half = std::numeric_limits<std::int64_t>::max() / 2;
+    check_max_tokens(kOp, p.max_tokens);
+    check::range(kOp, "hidden", p.hidden, 1, half);
+    check::range(kOp, "intermediate", p.intermediate, 1, half);
+    check_routing_problem(kOp, p.num_experts, p.num_local_experts, p.top_k);
+    if (const Support spec = valid(p.weights); !spec) invalid("{}: `weights`: {}", kOp, spec.reason);
+    const int local = resolve_local_experts(p.num_experts, p.num_local_experts);
+    const auto bytes = [](const PackedLayout& layout) { return static_cast<std::int64_t>(layout.matrix_bytes); };
+    check_product(kOp, "experts * bytes of a gate_up matrix", {local, bytes(gate_up_layout(p))});
+    check_product(kOp, "experts * bytes of a down matrix", {local, bytes(down_layout(p))});
+    check_product(kOp, "max_tokens * top_k * (hidden or intermediate) * 8 bytes",
+                  {p.max_tokens, p.top_k, std::max(p.hidden, p.intermediate), 8});
+}
+
+void check_problem(const FusedMoeProblem& p, Device device) {
+    check_sizes(p);
+    check_activation(p);
+    check::dtype(kOp, "act_dtype", p.act_dtype, {DType::bf16, DType::f16, DType::f32});
+    check::dtype(kOp, "out_dtype", p.out_dtype, {DType::bf16, DType::f16, DType::f32, DType::f64});
+    require_cpu(kOp, device);
+}
+
+void check_weights(const FusedMoeState& state, const FusedMoeArgs& args) {
+    const auto packed = [&](const char* name, const Tensor& tensor, const PackedLayout& layout) {
+        check::tensor(tensor, {.op = kOp,
+                               .name = name,
+                               .dtypes = {DType::u8},
+                               .shape = {state.local_experts, static_cast<std::int64_t>(layout.matrix_bytes)},
+                               .device = state.device,
+                               .alignment = kWeightAlignment});
+    };
+    const auto bias = [&](const char* name, const Tensor& tensor, std::int64_t cols) {
+        check::optional_tensor(tensor, {.op = kOp,
+                                        .name = name,
+                                        .dtypes = {DType::bf16, DType::f32},
+                                        .shape = {state.local_experts, cols},
+                                        .device = state.device});
+    };
+    packed("gate_up", args.gate_up, state.gate_up);
+    packed("down", args.down, state.down);
+    bias("gate_up_bias", args.gate_up_bias, 2 * state.problem.intermediate);
+    bias("down_bias", args.down_bias, state.problem.hidden);
+}
+
+void check_rows(const FusedMoeState& state, const FusedMoeArgs& args) {
+    const FusedMoeProblem& p = state.problem;
+    check::tensor(
+        args.x,
+        {.op = kOp, .name = "x", .dtypes = {p.act_dtype}, .shape = {args.tokens, p.hidden}, .device = state.device});
+    check::optional_tensor(args.shared_output, {.op = kOp,
+                                                .name = "shared_output",
+                                                .dtypes = {p.out_dtype, p.act_dtype},
+                                                .shape = {args.tokens, p.hidden},
+                                                .device = state.device});
+    check::tensor(args.out, {.op = kOp,
+                             .name = "out",
+                             .dtypes = {p.out_dtype},
+                             .shape = {args.tokens, p.hidden},
+                             .device = state.device,
+                             .leading_rows = true,
+                             .written = true});
+}
+
+void check_args(const FusedMoeState& state, const FusedMoeArgs& args, const Workspace& workspace) {
+    const FusedMoeProblem& p = state.problem;
+    check::tokens(kOp, args.tokens, state.max_tokens);
+    check_routing_args(
+        {kOp, state.device, p.num_experts, state.local_experts, p.top_k, p.routing_weight != RoutingWeight::none},
+        {args.tokens, args.num_tokens, args.ids, args.weights, args.expert_map, args.first_expert});
+    check_weights(state, args);
+    check_rows(state, args);
+    state.layout.check(workspace, state.device, kOp);
+    check_disjoint(kOp, {"out", args.out},
+                   {{"num_tokens", args.num_tokens},
+                    {"x", args.x},
+                    {"ids", args.ids},
+                    {"weights", args.weights},
+                    {"gate_up", args.gate_up},
+                    {"down", args.down},
+                    {"gate_up_bias", args.gate_up_bias},
+                    {"down_bias", args.down_bias},
+                    {"expert_map", args.expert_map},
+                    {"shared_output", args.shared_output}},
+                   workspace, state.layout.size());
+}
+
+}  // namespace
+
+PackedLayout gate_up_layout(const FusedMoeProblem& problem) {
+    return PackedLayout::make(problem.weights, 2 * problem.intermediate, problem.hidden, true);
+}
+
+PackedLayout down_layout(const FusedMoeProblem& problem) {
+    return PackedLayout::make(problem.weights, problem.hidden, problem.intermediate, false);
+}
+
+Support supports(const FusedMoeProblem& problem, Device device) {
+    return support_of([&] { check_problem(problem, device); });
+}
+
+FusedMoePlan make_plan(const FusedMoeProblem& problem, Device device, const PlanOptions& options) {
+    check_problem(problem, device);
+    check_options(kOp, options);
+    auto state = std::make_shared<FusedMoeState>();
+    state->problem = problem;
+    state->local_experts = resolve_local_experts(problem.num_experts, problem.num_local_experts);
+    state->gate_up = gate_up_layout(problem);
+    state->down = down_layout(problem);
+    cpu::choose(*state, kOp, problem.max_tokens, options, problem.out_dtype);
+    state->scratch = cpu::lay_out(*state, {.top_k = problem.top_k,
+                                           .local_experts = state->local_experts,
+                                           .x_cols = problem.hidden,
+                                           .x_per_route = problem.routing_weight == RoutingWeight::input,
+                                           .intermediate = problem.intermediate});
+    return detail::to_plan<FusedMoeProblem>(std::shared_ptr<const FusedMoeState>(std::move(state)));
+}
+
+void run(const FusedMoePlan& plan, const FusedMoeArgs& args, const Workspace& workspace, Stream) {
+    const auto& state = detail::state_of<FusedMoeState>(plan);
+    check_args(state, args, workspace);
+    const std::int64_t tokens = check::effective_tokens(args.tokens, args.num_tokens);
+    if (state.options.check_ids) check_ids(kOp, args.ids, tokens, state.problem.num_experts);
+    // The only backend so far is the CPU's; a CUDA one is dispatched from here on state.device.
+    if (is_oracle(state, args.tokens))
+        cpu::fused_moe<double>(state, args, tokens, workspace);
+    else
+        cpu::fused_moe<float>(state, args, tokens, workspace);
+}
+
+OwnedTensor fused_moe(const FusedMoeProblem& problem, FusedMoeArgs args, Device device, const Workspace& workspace,
+                      Stream stream) {
+    return fused_moe(make_plan(problem, device), std::move(args), workspace, stream);
+}
+
+OwnedTensor fused_moe(const FusedMoePlan& plan, FusedMoeArgs args, const Workspace& workspace, Stream stream) {
+    check::tokens(kOp, args.tokens, plan.max_tokens());
+    if (args.accumulate_into_out && !args.out.present)
+        invalid("{}: `out` is absent, expected a tensor where `accumulate_into_out` is set", kOp);
+    const FusedMoeProblem& p = plan.problem();
+    OwnedTensor out = output_for(args.out, p.out_dtype, {args.tokens, p.hidden}, plan.device());
+    run(plan, args, CallWorkspace(plan, workspace, stream).view(), stream);
+    return out;
+}
+
+}  // namespace tokamak::moe

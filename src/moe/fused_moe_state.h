@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "core/plan_state.h"
+#include "moe/cpu/scratch.h"
+#include "tokamak/moe/fused_moe.h"
+
+namespace tokamak::moe {
+
+/// What a fused_moe plan holds besides its table.
+struct FusedMoeState : detail::TypedState<FusedMoeProblem> {
+    int local_experts = 0;
+    PackedLayout gate_up;
+    PackedLayout down;
+    cpu::Scratch scratch;
+};
+
+}  // namespace tokamak::moe

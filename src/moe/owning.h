@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the convenience calls allocate when the caller leaves it out.
+#pragma once
+
+#include <initializer_list>
+
+#include "tokamak/plan.h"
+#include "tokamak/tensor.h"
+
+namespace tokamak::moe {
+
+/// The caller's workspace, or one that lives as long as the call.
+class CallWorkspace {
+  public:
+    CallWorkspace(const Plan& plan, const Workspace& given, Stream stream) : view_(given) {
+        if (given.data != nullptr || given.bytes != 0) return;
+        owned_ = OwnedWorkspace(plan.workspace(), plan.device(), stream);
+        view_ = owned_.view();
+    }
+    [[nodiscard]] const Workspace& view() const noexcept { return view_; }
+
+  private:
+    OwnedWorkspace owned_;
+    Workspace view_;
+};
+
+/// The caller's output, or a new one that also takes the argument's place.
+inline OwnedTensor output_for(Tensor& argument, DType dtype, std::initializer_list<std::int64_t> shape, Device device) {
+    if (argument.present) return OwnedTensor::borrow(argument);
+    OwnedTensor owned = OwnedTensor::allocate(dtype, shape, device);
+    argument = owned.view();
+    return owned;
+}
+
+}  // namespace tokamak::moe

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tokamak/moe/route.h"
+
+#include "core/check.h"
+#include "core/choose.h"
+#include "moe/cpu/parallel.h"
+#include "moe/cpu/route.h"
+#include "moe/owning.h"
+#include "moe/problem_checks.h"
+#include "moe/routing_args.h"
+
+namespace tokamak::moe {
+namespace {
+
+constexpr const char* kOp = "route";
+
+struct RouteState : detail::TypedState<RouteProblem> {
+    int threads = 1;
+};
+
+void check_groups(const RouteProblem& p) {
+    check::range(kOp, "num_groups", p.num_groups, 1, p.num_experts);
+    check::range(kOp, "top_groups", p.top_groups, 1, p.num_groups);
+    if (p.method == RouteMethod::softmax) {
+        if (p.num_groups != 1) invalid("{}: `num_groups` is {}, expected 1 for the softmax method", kOp, p.num_groups);
+        return;
+    }
+    if (p.num_experts % p.num_groups != 0)
+        invalid("{}: `num_groups` is {}, expected a divisor of num_experts = {}", kOp, p.num_groups, p.num_experts);
+    const int size = p.num_experts / p.num_groups;
+    if (p.num_groups > 1 && size < 2)
+        invalid("{}: `num_groups` is {}, expected groups of at least two of the {} experts", kOp, p.num_groups,
+                p.num_experts);
+    if (p.top_groups * size < p.top_k)
+        invalid("{}: `top_k` is {}, expected at most the {} experts of `top_groups` = {} groups", kOp, p.top_k,
+                p.top_groups * size, p.top_groups);
+}
+
+void check_problem(const RouteProblem& p, Device device) {
+    check_max_tokens(kOp, p.max_tokens);
+    check::range(kOp, "num_experts", p.num_experts, 1, kMaxExperts);
+    check::range(kOp, "top_k", p.top_k, 1, p.num_experts);
+    check_groups(p);
+    check_finite(kOp, "routed_scaling_factor", p.routed_scaling_factor);
+    check::dtype(kOp, "logits_dtype", p.logits_dtype, {DType::f32, DType::bf16, DType::f16});
+    check::dtype(kOp, "weights_dtype", p.weights_dtype, {DType::f32, DType::bf16});
+    check::dtype(kOp, "ids_dtype", p.ids_dtype, {DType::i32, DType::i64});
+    check_product(kOp, "max_tokens * num_experts * 8 bytes", {p.max_tokens, p.num_experts, 8});
+    require_cpu(kOp, device);
+}
+
+void check_args(const RouteState& state, const RouteArgs& args, const Workspace& workspace) {
+    const RouteProblem& p = state.problem;
+    check::tokens(kOp, args.tokens, state.max_tokens);
+    check::num_tokens(args.num_tokens, kOp, state.device);
+    check::tensor(args.logits, {.op = kOp,
+                                .name = "logits",
+                                .dtypes = {p.logits_dtype},
+                                .shape = {args.tokens, p.num_experts},
+                                .device = state.device});
+    if (p.method == RouteMethod::softmax)
+        check::absent(args.correction_bias, kOp, "correction_bias", "for the softmax method");
+    check::optional_tensor(args.correction_bias, {.op = kOp,
+                                                  .name = "correction_bias",
+                                                  .dtypes = {DType::f32},
+                                                  .shape = {p.num_experts},
+                                                  .device = state.device,
+                                                  .contiguous_from = 0});
+    const auto output = [&](const char* name, const Tensor& tensor, DType dtype) {
+        check::tensor(tensor, {.op = kOp,
+                               .name = name,
+                               .dtypes = {dtype},
+                               .shape = {args.tokens, p.top_k},
+                               .device = state.device,
+                               .leading_rows = true,
+                               .written = true});
+    };
+    output("weights", args.weights, p.weights_dtype);
+    output("ids", args.ids, p.ids_dtype);
+    state.layout.check(workspace, state.device, kOp);
+    const NamedArg logits{"logits", args.logits};
+    const NamedArg bias{"correction_bias", args.correction_bias};
+    const NamedArg count{"num_tokens", args.num_tokens};
+    check_disjoint(kOp, {"weights", args.weights}, {logits, bias, count, {"ids", args.ids}}, workspace, {});
+    check_disjoint(kOp, {"ids", args.ids}, {logits, bias, count}, workspace, {});
+}
+
+}  // namespace
+
+Support supports(const RouteProblem& problem, Device device) {
+    return support_of([&] { check_problem(problem, device); });
+}
+
+RoutePlan make_plan(const RouteProblem& problem, Device device, const PlanOptions& options) {
+    check_problem(problem, device);
+    check_options(kOp, options);
+    auto state = std::make_shared<RouteState>();
+    state->problem = problem;
+    state->threads = cpu::thread_limit();
+    choose_cpu(*state, kOp, problem.max_tokens, options);
+    return detail::to_plan<RouteProblem>(std::shared_ptr<const RouteState>(std::move(state)));
+}
+
+void run(const RoutePlan& plan, const RouteArgs& args, const Workspace& workspace, Stream) {
+    const auto& state = detail::state_of<RouteState>(plan);
+    check_args(state, args, workspace);
+    const std::int64_t tokens = check::effective_tokens(args.tokens, args.num_tokens);
+    // The only backend so far is the CPU's; a CUDA one is dispatched from here on state.device.
+    if (is_oracle(state, args.tokens))
+        cpu::route<double>(state.problem, args, tokens, state.threads);
+    else
+        cpu::route<float>(state.problem, args, tokens, state.threads);
+}
+
+RouteResult route(const RouteProblem& problem, RouteArgs args, Device device, const Workspace& workspace,
+                  Stream stream) {
+    return route(make_plan(problem, device), std::move(args), workspace, stream);
+}
+
+RouteResult route(const RoutePlan& plan, RouteArgs args, const Workspace& workspace, Stream stream) {
+    check::tokens(kOp, args.tokens, plan.max_tokens());
+    const RouteProblem& p = plan.problem();
+    RouteResult result;
+    result.weights = output_for(args.weights, p.weights_dtype, {args.tokens, p.top_k}, plan.device());
+    result.ids = output_for(args.ids, p.ids_dtype, {args.tokens, p.top_k}, plan.device());
+    run(plan, args, CallWorkspace(plan, workspace, stream).view(), stream);
+    return result;
+}
+
+}  // namespace tokamak::moe

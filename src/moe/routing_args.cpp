@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "moe/routing_args.h"
+
+#include "core/check.h"
+#include "moe/cpu/elements.h"
+#include "moe/problem_checks.h"
+
+namespace tokamak::moe {
+
+void check_routing_problem(const char* op, int num_experts, int num_local_experts, int top_k) {
+    check::range(op, "num_experts", num_experts, 1, kMaxExperts);
+    check::range(op, "num_local_experts", num_local_experts, 0, num_experts);
+    check::range(op, "top_k", top_k, 1, kMaxTopK);
+}
+
+void check_routing_args(const RoutingShape& shape, const RoutingArgs& args) {
+    const char* op = shape.op;
+    check::num_tokens(args.num_tokens, op, shape.device);
+    check::tensor(args.ids, {.op = op,
+                             .name = "ids",
+                             .dtypes = {DType::i32, DType::i64},
+                             .shape = {args.tokens, shape.top_k},
+                             .device = shape.device});
+    const check::Expect weights = {.op = op,
+                                   .name = "weights",
+                                   .dtypes = {DType::f32, DType::bf16},
+                                   .shape = {args.tokens, shape.top_k},
+                                   .device = shape.device};
+    if (shape.weighted)
+        check::tensor(args.weights, weights);
+    else
+        check::optional_tensor(args.weights, weights);
+    const bool mapped = check::optional_tensor(args.expert_map, {.op = op,
+                                                                 .name = "expert_map",
+                                                                 .dtypes = {DType::i32},
+                                                                 .shape = {shape.num_experts},
+                                                                 .device = shape.device,
+                                                                 .contiguous_from = 0});
+    if (mapped && args.first_expert != 0)
+        invalid("{}: `first_expert` is {}, expected 0 where `expert_map` is given", op, args.first_expert);
+    if (!mapped) check::range(op, "first_expert", args.first_expert, 0, shape.num_experts - shape.local_experts);
+}
+
+void check_ids(const char* op, const Tensor& ids, std::int64_t tokens, int num_experts) {
+    for (std::int64_t token = 0; token < tokens; ++token)
+        for (std::int64_t slot = 0; slot < ids.size(1); ++slot) {
+            const std::int64_t id = cpu::load_id(ids, token, slot);
+            if (id < 0 || id >= num_experts)
+                invalid("{}: `ids` of token {}, slot {} is {}, expected 0 to {}", op, token, slot, id, num_experts - 1);
+        }
+}
+
+void check_disjoint(const char* op, const NamedArg& output, std::initializer_list<NamedArg> inputs,
+                    const Workspace& workspace, WorkspaceSize used) {
+    Tensor scratch;
+    if (used.bytes > 0)
+        scratch = Tensor(workspace.data, DType::u8, {static_cast<std::int64_t>(used.bytes)}, workspace.device);
+    check::no_overlap(output.tensor, output.name, scratch, "workspace", op);
+    for (const NamedArg& input : inputs) {
+        check::no_overlap(output.tensor, output.name, input.tensor, input.name, op);
+        check::no_overlap(scratch, "workspace", input.tensor, input.name, op);
+    }
+}
+
+}  // namespace tokamak::moe

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+// The routing arguments that the multiplying operators share: which experts a token goes to, with which weights, and
+// where those experts live.
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+
+#include "tokamak/plan.h"
+#include "tokamak/tensor.h"
+
+namespace tokamak::moe {
+
+/// Sizes that a problem fixes, `local_experts` resolved.
+struct RoutingShape {
+    const char* op = "";
+    Device device;
+    int num_experts = 0;
+    int local_experts = 0;
+    int top_k = 0;
+    bool weighted = true;  ///< routing weights are needed; where not, they are allowed and ignored
+};
+
+/// Views into the arguments of one call.
+struct RoutingArgs {
+    std::int64_t tokens = 0;
+    const Tensor& num_tokens;
+    const Tensor& ids;
+    const Tensor& weights;
+    const Tensor& expert_map;
+    int first_expert = 0;
+};
+
+/// Experts, top_k and the local count of a problem.
+void check_routing_problem(const char* op, int num_experts, int num_local_experts, int top_k);
+/// 0 stands for all.
+inline int resolve_local_experts(int num_experts, int num_local_experts) noexcept {
+    return num_local_experts == 0 ? num_experts : num_local_experts;
+}
+
+/// Shapes, dtypes, devices and the expert range. Reads no device data.
+void check_routing_args(const RoutingShape& shape, const RoutingArgs& args);
+
+/// PlanOptions::check_ids on the CPU: throws for the first id outside [0, num_experts), naming token, slot and id.
+void check_ids(const char* op, const Tensor& ids, std::int64_t tokens, int num_experts);
+
+/// A tensor with its name, for check_disjoint.
+struct NamedArg {
+    const char* name;
+    const Tensor& tensor;
+};
+/// `output` may share no byte with the inputs, and neither may the part of the workspace that the plan uses.
+void check_disjoint(const char* op, const NamedArg& output, std::initializer_list<NamedArg> inputs,
+                    const Workspace& workspace, WorkspaceSize used);
+
+}  // namespace tokamak::moe
