@@ -2,33 +2,17 @@
 #include "mla/cuda/sparse_attention_args.h"
 
 #include <algorithm>
-#include <bit>
 #include <limits>
 #include <numbers>
 
 #include "formats/kv_layout.h"
+#include "mla/cuda/alignment.h"
 
 namespace tokamak::mla::cuda {
 namespace {
 
 using sparse_decode::Params;
 using sparse_decode::PoolParams;
-
-/// Largest power of two up to 16 that divides all of the added numbers.
-class Alignment {
-  public:
-    Alignment& add(const void* pointer) {
-        return add(static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(pointer)));
-    }
-    Alignment& add(std::int64_t bytes) {
-        bits_ |= static_cast<std::uint64_t>(bytes);
-        return *this;
-    }
-    [[nodiscard]] int bytes() const { return 1 << std::countr_zero(bits_ | 16U); }
-
-  private:
-    std::uint64_t bits_ = 0;
-};
 
 void set_rows(PoolParams& to, const KvCache& cache) {
     to.values = cache.values.as<std::uint8_t>();
