@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Times every configuration of sparse_attention on the decode shapes in replayed graphs; a line per shape and token
-// count, all figures as JSON.  mla_decode_probe OUT.json [shape prefix] [format] [comma-separated token counts]
+// count, all figures as JSON.  mla_decode_probe OUT.json [shape prefix] [format] [comma-separated token counts] [variant]
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -38,7 +38,7 @@ Timing time_variant(const cuda::OwnedStream& stream, const DecodeData& data, int
 
 std::string short_name(const std::string& variant) { return variant.substr(std::string("sparse_decode_").size()); }
 
-void time_shape(const DecodeShape& shape, std::int64_t tokens, nlohmann::json& rows) {
+void time_shape(const DecodeShape& shape, std::int64_t tokens, const std::string& only, nlohmann::json& rows) {
     const cuda::OwnedStream stream;
     const int calls = calls_per_replay(DecodeData(shape, tokens, 0).bytes());
     const DecodeData data(shape, tokens, calls);
@@ -46,7 +46,7 @@ void time_shape(const DecodeShape& shape, std::int64_t tokens, nlohmann::json& r
     const std::string chosen = plan.row_for(tokens).variant;
     std::vector<Timing> timings;
     for (const std::string& variant : plan.state().variants)
-        timings.push_back(time_variant(stream, data, calls, {.variant = variant}));
+        if (only.empty() || variant == only) timings.push_back(time_variant(stream, data, calls, {.variant = variant}));
     std::sort(timings.begin(), timings.end(), [](const auto& a, const auto& b) { return a.us.median < b.us.median; });
     std::string line = fmt::format("{:8} {:9} T={:<3}", shape.name, to_string(shape.format), tokens);
     for (std::size_t i = 0; i < timings.size(); ++i) {
@@ -84,7 +84,7 @@ int run(int argc, char** argv) {
     nlohmann::json rows = nlohmann::json::array();
     for (const DecodeShape& shape : decode_shapes()) {
         if (!shape.name.starts_with(prefix) || (!format.empty() && format != to_string(shape.format))) continue;
-        for (const std::int64_t tokens : counts) time_shape(shape, tokens, rows);
+        for (const std::int64_t tokens : counts) time_shape(shape, tokens, argc > 5 ? argv[5] : "", rows);
     }
     std::ofstream(argv[1]) << rows.dump(1);
     return 0;

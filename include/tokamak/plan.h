@@ -24,7 +24,7 @@ enum class Combine : std::uint8_t {
 
 /// Choices of the user that fix a plan. Defaults let the library choose.
 struct PlanOptions {
-    std::string variant;  ///< pins one variant by name; must be legal for the problem
+    std::string variant{};  ///< pins one variant by name; must be legal for the problem
     Combine combine = Combine::automatic;
     std::size_t max_workspace_bytes =
         0;                   ///< 0: no limit. A limit too small is refused naming the smallest workable one

@@ -39,7 +39,8 @@ float time_between(const EventPair& events, cudaStream_t stream, const std::func
 OwnedStream::OwnedStream() { check(cudaStreamCreateWithFlags(&handle_, cudaStreamNonBlocking), "cudaStreamCreate"); }
 OwnedStream::~OwnedStream() { (void)cudaStreamDestroy(handle_); }
 
-CapturedGraph::CapturedGraph(const OwnedStream& stream, const std::function<void()>& record) : stream_(stream.handle()) {
+CapturedGraph::CapturedGraph(const OwnedStream& stream, const std::function<void()>& record)
+    : stream_(stream.handle()) {
     check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
     cudaGraph_t graph = nullptr;
     try {
@@ -70,7 +71,8 @@ Quantiles quantiles(std::vector<float> samples) {
     if (samples.empty()) return {};
     std::sort(samples.begin(), samples.end());
     const auto at = [&](double share) {
-        return static_cast<double>(samples[static_cast<std::size_t>(share * static_cast<double>(samples.size() - 1) + 0.5)]);
+        return static_cast<double>(
+            samples[static_cast<std::size_t>(share * static_cast<double>(samples.size() - 1) + 0.5)]);
     };
     return {at(0.5), at(0.1), at(0.9)};
 }
@@ -79,8 +81,7 @@ Quantiles time_graph(const OwnedStream& stream, const CapturedGraph& graph, int 
     const EventPair events;
     for (int i = 0; i < warmups; ++i) graph.replay();
     std::vector<float> times;
-    for (int i = 0; i < samples; ++i)
-        times.push_back(time_between(events, stream.handle(), [&] { graph.replay(); }));
+    for (int i = 0; i < samples; ++i) times.push_back(time_between(events, stream.handle(), [&] { graph.replay(); }));
     return quantiles(std::move(times));
 }
 

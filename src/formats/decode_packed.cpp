@@ -43,14 +43,12 @@ struct RowReader {
             std::array<std::uint32_t, 4> words{};
             std::memcpy(words.data(), lane, sizeof words);
             for (int w = 0; w < 4; ++w) {
-                const std::uint32_t word = words[static_cast<std::size_t>(w)];
-                const std::uint32_t low = formats::half_codes(pairs, word & 0xFFFFU) >> half;
-                const std::uint32_t high = formats::half_codes(pairs, word >> 16) >> half;
+                const std::uint32_t all = formats::word_codes(pairs, words[static_cast<std::size_t>(w)]) >> half;
                 float* at = out + 16 * w + 2 * t;
-                at[0] = codes[low & 15U];
-                at[1] = codes[high & 15U];
-                at[8] = codes[low >> 8 & 15U];
-                at[9] = codes[high >> 8 & 15U];
+                at[0] = codes[all & 15U];
+                at[1] = codes[all >> 16 & 15U];
+                at[8] = codes[all >> 8 & 15U];
+                at[9] = codes[all >> 24 & 15U];
             }
         }
     }

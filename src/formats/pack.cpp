@@ -78,20 +78,41 @@ void for_each_fragment(const PackedLayout& layout, const TileShape& tile, std::i
     }
 }
 
+/// An mxfp4 group with scale code 0xFF is worth zero whatever its codes are. Kernels decode scales without a test for it
+/// (two of eight instructions), so packing stores zero codes under scale code 0 instead.
+constexpr std::byte kDeadScale{0xFF};
+
+void clear_dead_groups(const StripRows& rows, int slab, std::int64_t first_group, std::int64_t groups, SlabCodes& codes) {
+    for (int r = 0; r < kSlabRows; ++r) {
+        const std::byte* scales = rows.scales[static_cast<std::size_t>(slab * kSlabRows + r)];
+        if (scales == nullptr) continue;
+        auto& row = codes[static_cast<std::size_t>(r)];
+        const std::size_t group_bytes = 16;  // 32 codes
+        for (std::int64_t group = 0; group < groups; ++group)
+            if (scales[first_group + group] == kDeadScale)
+                std::fill_n(row.begin() + group * static_cast<std::int64_t>(group_bytes), group_bytes, std::uint8_t{0});
+    }
+}
+
 void pack_strip_4bit(const PackedLayout& layout, const StripRows& rows, std::byte* out) {
     const TileShape tile = formats::tile_shape(layout.spec);
     const formats::WordTable& table = formats::word_table(layout.spec.format);
-    const std::uint8_t pad = layout.spec.format == WeightFormat::int4 ? 0x88 : 0x00;  // code of the value 0, twice
+    const bool mxfp4 = layout.spec.format == WeightFormat::mxfp4;
+    const std::uint8_t pad = mxfp4 ? 0x00 : 0x88;  // code of the value 0, twice
     SlabCodes codes;
     for (std::int64_t index = 0; index < layout.tiles; ++index, out += tile.bytes) {
         for_each_fragment(layout, tile, index,
                           [&](std::size_t packed, int slab, std::size_t offset, std::size_t valid) {
                               load_slab(rows, slab, offset, valid, pad, codes);
+                              if (mxfp4)
+                                  clear_dead_groups(rows, slab, static_cast<std::int64_t>(offset / 16),
+                                                    static_cast<std::int64_t>(valid / 16), codes);
                               formats::encode_fragment(table, codes, out + packed);
                           });
         std::memset(out + tile.code_bytes, 0, tile.bytes - tile.code_bytes);
         for_each_scale(layout, tile, rows, index, [&](std::size_t packed, const std::byte* source) {
             std::memcpy(out + packed, source, tile.scale_size);
+            if (mxfp4 && out[packed] == kDeadScale) out[packed] = std::byte{0};
         });
     }
 }

@@ -61,6 +61,12 @@ int book_threads(detail::PlanState& state, std::int64_t work_items, const Book& 
     return threads;
 }
 
+/// How many pieces of work a call can have at most, without overflow: more than any machine has threads is enough.
+inline std::int64_t work_items(std::int64_t tokens, std::int64_t per_token) noexcept {
+    constexpr std::int64_t plenty = 1 << 20;
+    return std::min(tokens, plenty) * std::min(per_token, plenty);
+}
+
 /// Whether a row of the plan's table runs the float64 variant: scratch is sized for the widest.
 inline bool any_oracle(const detail::PlanState& state) noexcept {
     return std::any_of(state.row_variants.begin(), state.row_variants.end(), [](std::size_t v) { return v == 1; });

@@ -12,6 +12,8 @@ struct BlockTable {
 };
 
 inline constexpr std::int64_t kMasked = -1;
+/// The index that callers fill unused columns with. All others out of range are masked too, but check_ids refuses them.
+inline constexpr std::int64_t kPadding = -1;
 
 /// Physical slot of a position in a pool of `rows` rows; kMasked if the position is negative, past the table or the
 /// pool, or in a page that the table places out of the pool.

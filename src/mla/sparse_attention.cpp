@@ -28,7 +28,9 @@ void run(const SparseAttentionPlan& plan, const SparseAttentionArgs& args, const
     validate(plan, args);
     plan.layout().check(workspace, plan.device(), kSparseAttention);
     if (plan.device().is_cuda()) return cuda::run(plan, args, workspace, stream);
-    cpu::sparse_attention(detail::state_of<SparseAttentionState>(plan), args, workspace);
+    const auto& state = detail::state_of<SparseAttentionState>(plan);
+    if (state.options.check_ids) cpu::refuse_bad_indices(state, args);
+    cpu::sparse_attention(state, args, workspace);
 }
 
 SparseAttentionResult sparse_attention(const SparseAttentionPlan& plan, SparseAttentionArgs args,

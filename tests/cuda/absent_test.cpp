@@ -31,7 +31,10 @@ TEST(BuiltWithoutCuda, ListsOnlyTheCpu) {
 TEST(BuiltWithoutCuda, RefusesDeviceMemoryWithTheReason) {
     EXPECT_NE(refusal([] { (void)OwnedTensor::allocate(DType::f32, {4}, Device::cuda()); }).find("without CUDA"),
               std::string::npos);
-    EXPECT_NE(refusal([] { (void)OwnedWorkspace({256, 256}, Device::cuda()); }).find("without CUDA"), std::string::npos);
+    EXPECT_NE(refusal([] {
+                  (void)OwnedWorkspace({256, 256}, Device::cuda());
+              }).find("without CUDA"),
+              std::string::npos);
     EXPECT_NE(refusal([] { (void)device_info(Device::cuda(3)); }).find("cuda:3"), std::string::npos);
     EXPECT_NE(refusal([] { (void)ceilings::measure({}); }).find("without CUDA"), std::string::npos);
 }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // A short measurement gives plausible, ordered figures; no figure is asserted closer than a factor.
+#include "cuda/ceilings/ceilings.h"
+
 #include <gtest/gtest.h>
 
-#include "cuda/ceilings/ceilings.h"
 #include "cuda/gpu.h"
 
 namespace tokamak {

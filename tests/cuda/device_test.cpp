@@ -46,7 +46,8 @@ TEST(CudaDevice, StreamOrderedWorkspaceMayBeLetGoWhileWorkIsPending) {
     const OwnedTensor target = OwnedTensor::allocate(DType::u8, {1 << 20}, Device::cuda());
     for (int round = 0; round < 20; ++round) {
         const OwnedWorkspace workspace({1 << 20, 256}, Device::cuda(), stream.stream());
-        fill_bytes(workspace.view().data, Device::cuda(), static_cast<std::uint8_t>(round + 1), 1 << 20, stream.stream());
+        fill_bytes(workspace.view().data, Device::cuda(), static_cast<std::uint8_t>(round + 1), 1 << 20,
+                   stream.stream());
         copy_bytes(target.view().data, Device::cuda(), workspace.view().data, Device::cuda(), 1 << 20, stream.stream());
     }
     synchronize(Device::cuda(), stream.stream());

@@ -52,6 +52,12 @@ float oracle(const HostMatrix& m, std::int64_t row, std::int64_t col) {
     return 0.0F;
 }
 
+/// What the packed form is worth: packing loses the signs of the zeros in an mxfp4 group of scale code 0xFF.
+float packed_oracle(const HostMatrix& m, std::int64_t row, std::int64_t col) {
+    const bool dead = m.view().spec.format == WeightFormat::mxfp4 && m.scale_row(row)[col / 32] == 0xFF;
+    return dead ? 0.0F : oracle(m, row, col);
+}
+
 /// Bit-equal, or both NaN (their payload is free).
 void expect_same(float got, float expected, std::int64_t row, std::int64_t col) {
     if (std::isnan(expected)) {
@@ -78,7 +84,7 @@ void check_matrix(const HostMatrix& source) {
                 ASSERT_EQ(all[index], 0.0F) << "padding: row " << row << " column " << col;
                 continue;
             }
-            expect_same(all[index], oracle(source, row, col), row, col);
+            expect_same(all[index], packed_oracle(source, row, col), row, col);
             expect_same(plain[index], oracle(source, row, col), row, col);
             if (testing::Test::HasFatalFailure()) return;
         }

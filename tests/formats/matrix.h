@@ -58,6 +58,17 @@ class HostMatrix {
         return value_row(row)[col / 2] >> (col % 2 * 4) & 15;
     }
 
+    /// Writes mxfp4 groups of scale code 0xFF as packing does: zero codes under scale code 0.
+    void settle_dead_groups() const {
+        if (matrix_.spec.format != WeightFormat::mxfp4) return;
+        for (std::int64_t row = 0; row < matrix_.rows; ++row)
+            for (std::int64_t group = 0; group < matrix_.cols / 32; ++group) {
+                if (scale_row(row)[group] != 0xFF) continue;
+                scale_row(row)[group] = 0;
+                std::memset(value_row(row) + group * 16, 0, 16);
+            }
+    }
+
     /// Whether all elements (not the gaps) are bit-equal.
     [[nodiscard]] bool same_bits(const HostMatrix& other) const {
         return same(matrix_.values, other.matrix_.values) &&

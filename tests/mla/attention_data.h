@@ -59,6 +59,8 @@ class PoolData {
     [[nodiscard]] mla::KvPoolArgs on(Device device);
     /// (page, row) of every valid column of a token, in column order.
     [[nodiscard]] std::vector<std::pair<std::int64_t, std::int64_t>> selection(std::int64_t token) const;
+    /// Whether an index names a row for a token, and which.
+    [[nodiscard]] bool resolve(std::int64_t token, std::int64_t index, std::int64_t& page, std::int64_t& row) const;
     [[nodiscard]] mla::KvPool problem() const;
     [[nodiscard]] KvCache host_cache() const;
 
@@ -70,7 +72,6 @@ class PoolData {
     void fill_indices(bool empty, std::mt19937& random);
     void fill_rows(std::mt19937& random);
     void fill_row(std::int64_t page, std::int64_t row, std::mt19937& random);
-    [[nodiscard]] bool resolve(std::int64_t token, std::int64_t index, std::int64_t& page, std::int64_t& row) const;
 };
 
 /// Inputs and poisoned outputs of a case.

@@ -100,8 +100,8 @@ inline std::vector<double> kv_row(const KvCache& cache, std::int64_t page, std::
             case KvFormat::mxfp4: {
                 const int scale = scale_byte(row * (cache.dim / 32) + d / 32);
                 const std::uint8_t pair = byte(row * (cache.dim / 2) + d / 2);
-                value = scale == 255 ? 0.0
-                                     : as_f32(e2m1(d % 2 == 0 ? pair & 15 : pair >> 4) * std::ldexp(1.0, scale - 127));
+                const double multiplier = scale == 255 ? 0.0 : std::ldexp(1.0, scale - 127);
+                value = as_f32(e2m1(d % 2 == 0 ? pair & 15 : pair >> 4) * multiplier);
                 break;
             }
         }

@@ -38,8 +38,9 @@ inline Tolerance rounding(DType dtype) {
 
 /// Attention outputs are of the order of one, made of up to thousands of terms of that order.
 inline Tolerance out_tolerance(KvFormat format, Accumulation accumulation, DType out) {
-    // FlashMLA's own tolerance: bf16 probabilities and bf16 values.
-    if (accumulation == Accumulation::tensor) return {1e-3, 2.01 / 128};
+    // bf16 probabilities err by up to 2^-9 of the largest value, which is of the order of one here. FlashMLA allows 1e-3
+    // for values of a tenth.
+    if (accumulation == Accumulation::tensor) return {4e-3, 2.01 / 128};
     // An fp8_656 scale that is no power of two rounds each value to f32 once.
     const Tolerance decoding = format == KvFormat::fp8_656 ? Tolerance{1e-7, 1e-7} : Tolerance{};
     if (accumulation == Accumulation::f64) return Tolerance{1e-12, 1e-12} + decoding + rounding(out);

@@ -85,15 +85,16 @@ double rounded(double value, DType dtype) {
     const int lowest_exponent = bf16 ? -126 : -14;
     const int mantissa_bits = bf16 ? 7 : 10;
     const int exponent = std::max(std::ilogb(value), lowest_exponent);
-    const double result = std::ldexp(std::nearbyint(std::ldexp(value, mantissa_bits - exponent)), exponent - mantissa_bits);
+    const double result =
+        std::ldexp(std::nearbyint(std::ldexp(value, mantissa_bits - exponent)), exponent - mantissa_bits);
     const double largest = bf16 ? std::ldexp(255.0, 120) : 65504.0;
     return std::fabs(result) > largest ? std::copysign(std::numeric_limits<double>::infinity(), value) : result;
 }
 
 double unit_roundoff(DType dtype) {
     switch (dtype) {
-        case DType::bf16: return 0x1p-9;
-        case DType::f16: return 0x1p-12;
+        case DType::bf16: return 0x1p-8;
+        case DType::f16: return 0x1p-11;
         case DType::f32: return 0x1p-24;
         default: return 0x1p-53;
     }
@@ -131,7 +132,8 @@ OwnedTensor random_tensor(Rng& rng, DType dtype, std::initializer_list<std::int6
 
 OwnedTensor tensor_of(DType dtype, std::initializer_list<std::int64_t> shape, const std::vector<double>& values) {
     OwnedTensor tensor = OwnedTensor::allocate(dtype, shape);
-    if (tensor.view().elements() != static_cast<std::int64_t>(values.size())) throw std::logic_error("tensor_of: count");
+    if (tensor.view().elements() != static_cast<std::int64_t>(values.size()))
+        throw std::logic_error("tensor_of: count");
     for (std::int64_t i = 0; i < tensor.view().elements(); ++i)
         put(tensor.view().data, dtype, i, values[static_cast<std::size_t>(i)]);
     return tensor;

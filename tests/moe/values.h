@@ -29,7 +29,7 @@ double value_of(const void* data, DType dtype, std::int64_t index);
 void put(void* data, DType dtype, std::int64_t index, double value);
 /// As the type would hold it, rounded to nearest, ties to even.
 double rounded(double value, DType dtype);
-/// Half the distance between neighbours, relative.
+/// The largest relative error of a rounding.
 double unit_roundoff(DType dtype);
 
 /// All elements of a tensor whose rows may be strided.

@@ -42,8 +42,8 @@ struct FusedMoeProblem {
     int num_experts = 0;        ///< global: ids lie in [0, num_experts); others are masked
     int num_local_experts = 0;  ///< experts in the packed weights; 0: all of num_experts
     int top_k = 0;              ///< duplicated experts in a token count twice
-    WeightSpec weights;
-    Activation activation;
+    WeightSpec weights{};
+    Activation activation{};
     RoutingWeight routing_weight = RoutingWeight::output;
     bool quantize_activations = false;  ///< fp8_block: token rows and intermediate go through e4m3 with 1x128 scales
     DType act_dtype = DType::bf16;      ///< x: bf16, f16 or f32 (f32: CPU only)

@@ -15,7 +15,7 @@ struct RoutedGemmProblem {
     int num_experts = 0;        ///< global
     int num_local_experts = 0;  ///< 0: all
     int top_k = 0;
-    WeightSpec weights;
+    WeightSpec weights{};
     bool apply_routing_weight = true;
     DType act_dtype = DType::bf16;  ///< bf16, f16 or f32 (f32: CPU only)
     DType out_dtype = DType::bf16;  ///< bf16, f16, f32; f64 in the oracle variant

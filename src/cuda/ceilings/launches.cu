@@ -48,7 +48,8 @@ struct Kind {
 /// Microseconds of one node in a chain of empty kernels, one CTA for each SM.
 double time_chain(const Context& context, const Kind& kind) {
     const auto kernel = kind.dependent ? empty_dependent_kernel : empty_kernel;
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, 200 * 1024), "cudaFuncSetAttribute");
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, 200 * 1024),
+          "cudaFuncSetAttribute");
     cudaLaunchAttribute attribute{};
     cudaLaunchConfig_t config{};
     config.gridDim = dim3(static_cast<unsigned>(context.sms));

@@ -23,7 +23,8 @@ constexpr std::size_t kWorkspaceBytes = 64ULL << 20;
 constexpr double kFlops = 2.0 * kSize * kSize * kSize;
 
 void check_blas(cublasStatus_t status, const char* what) {
-    if (status != CUBLAS_STATUS_SUCCESS) fail(ErrorCode::device, "{}: cuBLASLt status {}", what, static_cast<int>(status));
+    if (status != CUBLAS_STATUS_SUCCESS)
+        fail(ErrorCode::device, "{}: cuBLASLt status {}", what, static_cast<int>(status));
 }
 
 /// The few functions needed, found in the library at run time.
@@ -131,7 +132,8 @@ MatrixRates blas_rates(const BlasLt& blas, const Context& context, bool fp8) {
     std::this_thread::sleep_for(std::chrono::seconds(1));
     MatrixRates rates;
     rates.burst = product.rate(10);
-    const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(context.options.sustained_seconds);
+    const auto end =
+        std::chrono::steady_clock::now() + std::chrono::duration<double>(context.options.sustained_seconds);
     while (std::chrono::steady_clock::now() < end) rates.sustained = product.rate(200);
     return rates;
 }
@@ -141,7 +143,9 @@ MatrixRates blas_rates(const BlasLt& blas, const Context& context, bool fp8) {
 void measure_matrix(const Context& context, Ceilings& result) {
     BlasLt blas;
     const bool found = blas.open();
-    const auto rates = [&](bool fp8) { return found ? blas_rates(blas, context, fp8) : own_matrix_rates(context, fp8); };
+    const auto rates = [&](bool fp8) {
+        return found ? blas_rates(blas, context, fp8) : own_matrix_rates(context, fp8);
+    };
     const MatrixRates bf16 = rates(false);
     const MatrixRates fp8 = rates(true);
     result.matrix_source = found ? std::string(blas.name) + ", 8192^3" : std::string("own wgmma loop, m64n256");

@@ -48,7 +48,8 @@ constexpr std::array<Reader, 5> kReaders = {{
 }};
 
 /// One graph that reads `windows` different windows of `bytes`, one node each; microseconds of a node.
-double time_windows(const Context& context, const Reader& reader, const std::uint8_t* data, std::size_t bytes, int windows) {
+double time_windows(const Context& context, const Reader& reader, const std::uint8_t* data, std::size_t bytes,
+                    int windows) {
     const cuda::CapturedGraph graph(context.stream, [&] {
         for (int w = 0; w < windows; ++w)
             reader.launch(data + static_cast<std::size_t>(w) * bytes, bytes, context.sms, context.sink,
@@ -83,7 +84,8 @@ void make_moderate(const Context& context, void* data, std::size_t bytes, bool f
 }
 
 void fill(const Context& context, void* data, std::size_t bytes, std::uint32_t seed) {
-    fill_random<<<context.sms * 8, 256, 0, context.stream.handle()>>>(static_cast<std::uint32_t*>(data), bytes / 4, seed);
+    fill_random<<<context.sms * 8, 256, 0, context.stream.handle()>>>(static_cast<std::uint32_t*>(data), bytes / 4,
+                                                                      seed);
     check(cudaGetLastError(), "fill_random");
 }
 

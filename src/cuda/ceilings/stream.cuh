@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Kernels that only read: the memory ceiling. Nobody looks at the bytes, so nothing but the memory system can limit them.
+// Kernels that only read: the memory ceiling. Nobody looks at the bytes, so nothing but the memory system can limit
+// them.
 #pragma once
 
 #include <cstddef>

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // int4 weights as A fragments of mma.m16n8k16, without a multiply or a subtraction per weight.
 //
-// A 32-bit word holds the eight codes of a lane for one k16 step (docs/formats.md). A code masked in place is a bf16 bit
-// pattern with exponent field 0 or 1, where bf16 is linear: bits * 2^-133. So rows g read as code * 2^-133 and rows g + 8,
-// whose codes sit four bits higher, as code * 2^-129: five instructions for eight weights. The tensor core takes these
-// values exactly. The powers of two go into the activations (times 2^100) and into the group scale, the zero point 8 into
-// the initial accumulator: -8 * sum over the group's activations.
+// A 32-bit word holds the eight codes of a lane for one k16 step (docs/formats.md). A code masked in place is a bf16
+// bit pattern with exponent field 0 or 1, where bf16 is linear: bits * 2^-133. So rows g read as code * 2^-133 and rows
+// g + 8, whose codes sit four bits higher, as code * 2^-129: five instructions for eight weights. The tensor core takes
+// these values exactly. The powers of two go into the activations (times 2^100) and into the group scale, the zero
+// point 8 into the initial accumulator: -8 * sum over the group's activations.
 #pragma once
 
 #include <cstdint>

@@ -8,8 +8,10 @@
 
 namespace tokamak::cuda::ptx {
 
-/// Copies `bytes` (a multiple of 16, both addresses aligned to 16) from global to shared memory; completes on `barrier`.
-__device__ __forceinline__ void bulk_copy(void* shared, const void* global, std::uint32_t bytes, std::uint64_t* barrier) {
+/// Copies `bytes` (a multiple of 16, both addresses aligned to 16) from global to shared memory; completes on
+/// `barrier`.
+__device__ __forceinline__ void bulk_copy(void* shared, const void* global, std::uint32_t bytes,
+                                          std::uint64_t* barrier) {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
                      shared_address(shared)),
                  "l"(global), "r"(bytes), "r"(shared_address(barrier))

@@ -30,6 +30,11 @@ __device__ __forceinline__ void copy_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
 }
 
+/// Arrives on a barrier, which counts every thread, when this thread's copies so far are complete.
+__device__ __forceinline__ void copy_arrive(std::uint64_t* barrier) {
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(shared_address(barrier)) : "memory");
+}
+
 /// Makes shared memory written by this thread visible to the tensor cores and the copy engine; a barrier must follow.
 __device__ __forceinline__ void fence_shared_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 

@@ -11,8 +11,8 @@ namespace tokamak::cuda::ptx {
 /// Descriptor of a K-major operand tile with the 128-byte swizzle: rows of 128 bytes in groups of 8 (1024 bytes).
 __device__ __forceinline__ std::uint64_t wgmma_descriptor(const void* shared) {
     const std::uint64_t address = shared_address(shared);
-    constexpr std::uint64_t leading = 1;           // not used with this swizzle
-    constexpr std::uint64_t stride = 1024 / 16;    // between groups of 8 rows
+    constexpr std::uint64_t leading = 1;         // not used with this swizzle
+    constexpr std::uint64_t stride = 1024 / 16;  // between groups of 8 rows
     constexpr std::uint64_t swizzle_128 = 1;
     return ((address & 0x3FFFFU) >> 4) | (leading << 16) | (stride << 32) | (swizzle_128 << 62);
 }

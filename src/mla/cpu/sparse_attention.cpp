@@ -15,6 +15,7 @@
 #include "mla/cpu/convert.h"
 #include "mla/cpu/multiply.h"
 #include "mla/cpu/selected_rows.h"
+#include "mla/cpu/team.h"
 
 namespace tokamak::mla::cpu {
 namespace {
@@ -189,7 +190,10 @@ void attend_all(const SparseAttentionState& state, const SparseAttentionArgs& ar
     const std::int64_t heads = state.problem.heads;
     const std::int64_t block = head_block(geometry, tokens, heads, state.threads);
     const std::int64_t blocks = (heads + block - 1) / block;
-#pragma omp parallel num_threads(state.threads)
+    std::int64_t columns = 0;
+    for (const KvPool& pool : state.problem.pools) columns += pool.top_k;
+    const int team = team_size(state.threads, tokens * blocks, tokens * heads * columns * geometry.dim);
+#pragma omp parallel num_threads(team)
     {
         const Buffers<Real> buffers(geometry, state.scratch, workspace, state.threads, omp_get_thread_num());
         Attention<Real> attention(state, args, buffers);
@@ -223,8 +227,21 @@ void book_scratch(SparseAttentionState& state) {
                          .statistics = add("statistics", 2 * g.heads)};
     };
     const std::int64_t head_blocks = (state.problem.heads + kMinHeadBlock - 1) / kMinHeadBlock;
-    const bool overflows = state.max_tokens > std::numeric_limits<std::int64_t>::max() / head_blocks;
-    state.threads = book_threads(state, overflows ? state.max_tokens : state.max_tokens * head_blocks, book);
+    state.threads = book_threads(state, work_items(state.max_tokens, head_blocks), book);
+}
+
+void refuse_bad_indices(const SparseAttentionState& state, const SparseAttentionArgs& args) {
+    const std::int64_t tokens = check::effective_tokens(args.tokens, args.num_tokens);
+    for (std::int64_t token = 0; token < tokens; ++token) {
+        for (std::size_t p = 0; p < args.pools.size(); ++p) {
+            const PoolColumns columns(state.problem.pools[p], args.pools[p], token);
+            for (std::int64_t j = 0; j < columns.length(); ++j)
+                if (columns.index(j) != kPadding && columns.slot(j) == kMasked)
+                    invalid(
+                        "{}: `pools[{}].indices`[{}, {}] is {}, which names no row of the pool's {} (-1 is padding)",
+                        kSparseAttention, p, token, j, columns.index(j), state.problem.pools[p].rows);
+        }
+    }
 }
 
 void sparse_attention(const SparseAttentionState& state, const SparseAttentionArgs& args, const Workspace& workspace) {

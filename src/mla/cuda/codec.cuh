@@ -25,8 +25,7 @@ __device__ __forceinline__ std::uint32_t float_to_bf16(float value) {
 }
 __device__ __forceinline__ std::uint32_t float_to_f16(float value) {
     const std::uint32_t bits = __float_as_uint(value);
-    if ((bits & 0x7FFFFFFFU) > 0x7F800000U)
-        return ((bits >> 16) & 0x8000U) | 0x7E00U | ((bits >> 13) & 0x3FFU);
+    if ((bits & 0x7FFFFFFFU) > 0x7F800000U) return ((bits >> 16) & 0x8000U) | 0x7E00U | ((bits >> 13) & 0x3FFU);
     return __half_as_ushort(__float2half_rn(value));
 }
 
@@ -147,7 +146,8 @@ __device__ __forceinline__ void store_chunk(std::uint8_t* to, DType type, int co
             store_bytes(to + i * 4, v[i], false);
         else
             store_bytes(to + i * 2,
-                        static_cast<std::uint16_t>(type == DType::bf16 ? float_to_bf16(v[i]) : float_to_f16(v[i])), false);
+                        static_cast<std::uint16_t>(type == DType::bf16 ? float_to_bf16(v[i]) : float_to_f16(v[i])),
+                        false);
     }
 }
 

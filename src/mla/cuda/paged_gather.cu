@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Selected rows of a paged cache, decoded. A block resolves a tile of rows, then its threads take chunks of eight values
-// wherever they lie, so that row widths need not fit a warp.
+// Selected rows of a paged cache, decoded. A block resolves a tile of rows, then its threads take chunks of eight
+// values wherever they lie, so that row widths need not fit a warp.
 #include "mla/cuda/cache_row.cuh"
 
 namespace tokamak::mla::cuda {
@@ -23,7 +23,7 @@ __global__ void __launch_bounds__(kThreads) paged_gather(const __grid_constant__
     __shared__ CacheRow rows[kRows];
     __shared__ std::int64_t outs[kRows];  ///< element offset; -1: nothing to write
     const std::int64_t tokens =
-        p.num_tokens == nullptr ? p.tokens : max(0L, min<std::int64_t>(p.tokens, *p.num_tokens));
+        p.num_tokens == nullptr ? p.tokens : min(p.tokens, static_cast<std::int64_t>(max(0, *p.num_tokens)));
     const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * kRows;
     if (first >= tokens * p.top_k) return;
     if (threadIdx.x < kRows) {
@@ -46,7 +46,8 @@ __global__ void __launch_bounds__(kThreads) paged_gather(const __grid_constant__
         if (outs[r] < 0) break;
         float v[codec::kChunk] = {};
         if (rows[r].values != nullptr) read_chunk(p.cache, rows[r], d, count, v);
-        codec::store_chunk(static_cast<std::uint8_t*>(p.out) + (outs[r] + d) * width, p.out_dtype, count, p.vector_out, v);
+        codec::store_chunk(static_cast<std::uint8_t*>(p.out) + (outs[r] + d) * width, p.out_dtype, count, p.vector_out,
+                           v);
     }
 }
 

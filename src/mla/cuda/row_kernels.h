@@ -14,9 +14,9 @@ namespace tokamak::mla::cuda {
 struct CacheParams {
     KvFormat format = KvFormat::bf16;
     std::uint8_t* values = nullptr;
-    std::uint8_t* scales = nullptr;       ///< of row 0; null where the format keeps none apart from the row
-    std::int64_t page_stride = 0;         ///< bytes
-    std::int64_t scale_page_stride = 0;   ///< bytes
+    std::uint8_t* scales = nullptr;      ///< of row 0; null where the format keeps none apart from the row
+    std::int64_t page_stride = 0;        ///< bytes
+    std::int64_t scale_page_stride = 0;  ///< bytes
     std::int64_t pages = 0;
     std::int64_t page_size = 1;
     std::int64_t dim = 0;
@@ -62,7 +62,7 @@ struct MergeParams {
     const float* lse_b;
     float* lse;
     const std::int32_t* num_tokens;
-    std::int64_t a_strides[2], b_strides[2], out_strides[2];              ///< token, head
+    std::int64_t a_strides[2], b_strides[2], out_strides[2];  ///< token, head
     std::int64_t lse_a_strides[2], lse_b_strides[2], lse_strides[2];
     std::int64_t tokens;
     std::int32_t heads, dim;

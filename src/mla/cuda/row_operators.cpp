@@ -12,7 +12,7 @@ namespace tokamak::mla::cuda {
 namespace {
 
 constexpr const char* kVariant = "cuda";
-constexpr std::int64_t kMostBlocks = 1LL << 31;  ///< of a launch, exclusive
+constexpr std::int64_t kMostBlocks = (1LL << 31) - 1;  ///< of a launch
 
 Support device_support(const char* op, Device device) {
     const DeviceInfo& info = device_info(device);
@@ -21,9 +21,10 @@ Support device_support(const char* op, Device device) {
                                    info.compute_capability));
 }
 
-Support size_support(const char* op, std::int64_t items, std::int64_t dim) {
-    if (items < kMostBlocks && dim < 1 << 20) return Support::yes();
-    return Support::no(fmt::format("{}: {} rows of {} elements in one call are more than a launch takes", op, items, dim));
+Support size_support(const char* op, std::int64_t tokens, std::int64_t rows, std::int64_t dim) {
+    if (tokens <= kMostBlocks / std::max<std::int64_t>(1, rows) && dim < 1 << 24) return Support::yes();
+    return Support::no(
+        fmt::format("{}: {} tokens of {} rows of {} elements are more than one launch takes", op, tokens, rows, dim));
 }
 
 template <class Problem>
@@ -89,7 +90,7 @@ CacheParams cache_params(const KvCache& cache) {
 
 Support supports(const MergeStateProblem& p, Device device) {
     if (const Support support = device_support("merge_state", device); !support) return support;
-    return size_support("merge_state", p.max_tokens * p.heads, p.dim);
+    return size_support("merge_state", p.max_tokens, p.heads, p.dim);
 }
 MergeStatePlan make_plan(const MergeStateProblem& p, Device device, const PlanOptions& options) {
     return plan_of("merge_state", p, device, options);
@@ -123,7 +124,7 @@ void run(const MergeStatePlan& plan, const MergeStateArgs& args, const Workspace
 
 Support supports(const PagedGatherProblem& p, Device device) {
     if (const Support support = device_support("paged_gather", device); !support) return support;
-    return size_support("paged_gather", p.max_tokens * p.top_k, p.dim);
+    return size_support("paged_gather", p.max_tokens, p.top_k, p.dim);
 }
 PagedGatherPlan make_plan(const PagedGatherProblem& p, Device device, const PlanOptions& options) {
     return plan_of("paged_gather", p, device, options);
@@ -153,7 +154,7 @@ void run(const PagedGatherPlan& plan, const PagedGatherArgs& args, const Workspa
 
 Support supports(const WriteKvProblem& p, Device device) {
     if (const Support support = device_support("write_kv", device); !support) return support;
-    return size_support("write_kv", p.max_tokens, p.dim);
+    return size_support("write_kv", p.max_tokens, 1, p.dim);
 }
 WriteKvPlan make_plan(const WriteKvProblem& p, Device device, const PlanOptions& options) {
     return plan_of("write_kv", p, device, options);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// New rows into a paged cache, a warp per row: lane l holds chunks l, l + 32, ... of eight values, so that the lanes of a
-// scale group are neighbours.
+// New rows into a paged cache, a warp per row: lane l holds chunks l, l + 32, ... of eight values, so that the lanes of
+// a scale group are neighbours.
 #include "mla/cuda/cache_row.cuh"
 
 namespace tokamak::mla::cuda {
@@ -20,7 +20,9 @@ __device__ float group_maximum(const float (&v)[codec::kChunk], int lanes) {
     return largest;
 }
 
-__device__ std::uint32_t e8m0_code(int exponent) { return static_cast<std::uint32_t>(max(0, min(254, exponent + 127))); }
+__device__ std::uint32_t e8m0_code(int exponent) {
+    return static_cast<std::uint32_t>(max(0, min(254, exponent + 127)));
+}
 
 /// Exponent of the smallest power of two that is not below a normal number.
 __device__ int ceil_log2(float value) {
@@ -38,8 +40,7 @@ __device__ void write_fp8(const WriteParams& p, const CacheRow& row, int dim, bo
     const float scale = p.exact_scale ? exact : codec::kv_scale_to_float(code);
     std::uint32_t words[2] = {0, 0};
 #pragma unroll
-    for (int i = 0; i < codec::kChunk; ++i)
-        words[i / 4] |= codec::float_to_e4m3(__fdiv_rn(v[i], scale)) << (i % 4 * 8);
+    for (int i = 0; i < codec::kChunk; ++i) words[i / 4] |= codec::float_to_e4m3(__fdiv_rn(v[i], scale)) << (i % 4 * 8);
     codec::store_bytes(row.values + dim, uint2{words[0], words[1]}, p.cache.vector_values);
     if (!lead) return;
     if (format == KvFormat::fp8_656)

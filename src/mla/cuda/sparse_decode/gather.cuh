@@ -56,15 +56,7 @@ __device__ __forceinline__ void note_rows(Control& control, const Row& row, int 
     }
 }
 
-/// Hands slab `slot` with this warp's rows to the scoring warpgroup.
-template <class Control>
-__device__ __forceinline__ void publish(Control& control, int slot, int lane) {
-    ptx::fence_shared_async();
-    __syncwarp();
-    if (lane == 0) ptx::barrier_arrive(&control.full[slot]);
-}
-
-/// bf16 rows: copied straight into the slabs, kBf16Lag slabs in flight.
+/// bf16 rows: copied straight into the slabs, as far ahead as the ring allows; the copies themselves announce a slab.
 template <int Dim, int Warps, class Control>
 __device__ void gather_bf16(const Params& params, Control& control, std::uint32_t ring, const Columns& columns,
                             int token, int blocks, int warp, int lane) {
@@ -72,15 +64,7 @@ __device__ void gather_bf16(const Params& params, Control& control, std::uint32_
     constexpr int kGroups = 8 / Warps;
     RowStream first(params, columns, token, warp * kGroups, lane);
     RowStream second(params, columns, token, warp * kGroups + kGroups - 1, lane);
-    Slot fill;
-    Slot ready;
-    int in_flight = 0;
-    const auto copy = [&](std::uint32_t slab, int group, const std::uint8_t* source) {
-        const int row = (warp * kGroups + group) * 8 + lane / 4;
-        copy_piece<16>(slab + swizzled(row, lane & 3), source, params.copy_bytes);
-        copy_piece<16>(slab + swizzled(row, (lane & 3) + 4), source == nullptr ? nullptr : source + 64,
-                       params.copy_bytes);
-    };
+    Slot slot;
     for (int block = 0; block < blocks; ++block) {
         const std::uint8_t* source[kGroups];
 #pragma unroll
@@ -89,27 +73,26 @@ __device__ void gather_bf16(const Params& params, Control& control, std::uint32_
             note_rows(control, row, block, warp * kGroups + g, lane);
             source[g] = row.values == nullptr ? nullptr : row.values + (lane & 3) * 16;
         }
+        __syncwarp();
         for (int j = 0; j < kSlabs; ++j) {
-            ptx::barrier_wait(&control.empty[fill.index], fill.phase ^ 1U);
+            ptx::barrier_wait(&control.empty[slot.index], slot.phase ^ 1U);
+            const std::uint32_t slab = ring + slot.index * kSlabBytes;
 #pragma unroll
             for (int g = 0; g < kGroups; ++g) {
-                copy(ring + fill.index * kSlabBytes, g, source[g]);
+                const int row = (warp * kGroups + g) * 8 + lane / 4;
+                const std::uint8_t* const half = source[g] == nullptr ? nullptr : source[g] + 64;
+                copy_piece<16>(slab + swizzled(row, lane & 3), source[g], params.copy_bytes);
+                copy_piece<16>(slab + swizzled(row, (lane & 3) + 4), half, params.copy_bytes);
                 if (source[g] != nullptr) source[g] += 128;
             }
-            ptx::copy_commit();
-            fill.advance(params.shared.slots);
-            if (++in_flight <= kBf16Lag) continue;
-            ptx::copy_wait<kBf16Lag>();
-            publish(control, ready.index, lane);
-            ready.advance(params.shared.slots);
-            --in_flight;
+            if (params.copy_bytes >= 4)
+                ptx::copy_arrive(&control.full[slot.index]);
+            else
+                ptx::barrier_arrive(&control.full[slot.index]);
+            slot.advance(params.shared.slots);
         }
     }
     ptx::copy_wait<0>();
-    for (; in_flight > 0; --in_flight) {
-        publish(control, ready.index, lane);
-        ready.advance(params.shared.slots);
-    }
 }
 
 /// Eight e4m3 codes times a scale as bf16: exact for scales that are powers of two, rounded once otherwise.
@@ -164,18 +147,27 @@ class Fp8Rows {
             copy_piece<16>(at + 64, source == nullptr ? nullptr : source + 64, params_.copy_bytes);
     }
 
-    /// 16-byte chunk `lane % 8` of slab j of row `row` of the eight.
-    __device__ uint4 chunk(int block, int j, int row) const {
+    /// Eight codes of row `row` of the eight and their scale: chunk lane % 8 of slab j.
+    struct Codes {
+        uint2 bytes;
+        float scale;
+    };
+    __device__ Codes read_codes(int block, int j, int row) const {
+        const std::uint32_t raw = raw_of(block) + row * Fp8::kRawStride + j * 64;
+        return {load_shared_8(raw + (lane_ & 7) * 8), scale_of(scales_of(block) + row * 16, j)};
+    }
+
+    /// The same chunk as bf16, of any slab and any row.
+    __device__ uint4 read_any(int block, int j, int row) const {
         const int c = lane_ & 7;
-        const std::uint32_t scales = scales_of(block) + row * 16;
         if (params_.mixed && (control_.plain[block % kMaskDepth][group_] >> row & 1U) != 0) {
             const std::uint8_t* values;
-            asm volatile("ld.shared.u64 %0, [%1];" : "=l"(values) : "r"(scales) : "memory");
+            asm volatile("ld.shared.u64 %0, [%1];" : "=l"(values) : "r"(scales_of(block) + row * 16) : "memory");
             return plain_chunk(values + j * 128 + c * 16);
         }
-        const std::uint32_t raw = raw_of(block) + row * Fp8::kRawStride + j * 64;
-        if (j == Fp8::kCodeSlabs) return load_shared_16(raw + c * 16);
-        return decode_codes(load_shared_8(raw + c * 8), scale_of(scales, j));
+        if (j == Fp8::kCodeSlabs) return load_shared_16(raw_of(block) + row * Fp8::kRawStride + j * 64 + c * 16);
+        const Codes codes = read_codes(block, j, row);
+        return decode_codes(codes.bytes, codes.scale);
     }
 
   private:
@@ -227,21 +219,43 @@ class Fp8Gather {
           first_row_(warp * kGroups * 8),
           lane_(lane),
           first_(params, control, base, columns, token, warp * kGroups, lane),
-          second_(params, control, base, columns, token, warp * kGroups + kGroups - 1, lane) {}
+          second_(params, control, base, columns, token, warp * kGroups + kGroups - 1, lane),
+          mixed_(params.mixed) {}
 
-    /// Every piece is one group of copies, so that counting groups finds the oldest piece.
+    /// Every piece is one group of copies, so that counting groups finds the oldest piece. A piece is read from the raw
+    /// buffer while the one before it is converted. The consumer orders these ordinary stores before its own reads by
+    /// the tensor cores: here the fence would wait for the copies in flight.
     __device__ void run(int blocks) {
         for (int block = 0; block < Ahead; ++block) {
             start_block(block, block < blocks);
             for (int j = 0; j < kSlabs; ++j) start_piece(block, j);
         }
+        if (blocks > 0) read_ahead(0, 0);
         for (int block = 0; block < blocks; ++block) {
             for (int j = 0; j < kSlabs; ++j) {
-                ptx::copy_wait<Ahead * kSlabs - 1>();
-                __syncwarp();
-                convert(block, j);
+                const bool ahead = reads_ahead(j);
+                uint4 values[2 * kGroups];
+                typename Rows::Codes codes[2 * kGroups];
+#pragma unroll
+                for (int i = 0; i < 2 * kGroups; ++i) codes[i] = next_[i];
+                if (!ahead) {
+                    await_piece();
+#pragma unroll
+                    for (int i = 0; i < 2 * kGroups; ++i)
+                        values[i] = group(i).read_any(block, j, lane_ / 8 + i % 2 * 4);
+                }
+                __syncwarp();  // every lane has read the piece whose place the next copies take
                 if (j == 0) start_block(block + Ahead, block + Ahead < blocks);
                 start_piece(block + Ahead, j);
+                if (j + 1 < kSlabs)
+                    read_ahead(block, j + 1);
+                else if (block + 1 < blocks)
+                    read_ahead(block + 1, 0);
+                if (ahead) {
+#pragma unroll
+                    for (int i = 0; i < 2 * kGroups; ++i) values[i] = decode_codes(codes[i].bytes, codes[i].scale);
+                }
+                store(values);
             }
         }
         ptx::copy_wait<0>();
@@ -251,6 +265,7 @@ class Fp8Gather {
     static constexpr int kSlabs = Dim / kSlabDims;
     static constexpr int kGroups = 8 / Warps;
     static_assert(kGroups == 1 || kGroups == 2);
+    using Rows = Fp8Rows<Dim, Ahead, Control>;
 
     __device__ void start_block(int block, bool live) {
         first_.start_block(block, live);
@@ -262,24 +277,39 @@ class Fp8Gather {
         ptx::copy_commit();
     }
 
-    __device__ void convert(int block, int j) {
-        uint4 chunks[2 * kGroups];
+    /// Whether slab j is codes only; the others are read when their turn comes.
+    [[nodiscard]] __device__ bool reads_ahead(int j) const { return j < Fp8Row<Dim>::kCodeSlabs && !mixed_; }
+    __device__ const Rows& group(int i) const { return i < 2 ? first_ : second_; }
+
+    /// Waits for the copies of the oldest piece.
+    __device__ void await_piece() {
+        ptx::copy_wait<Ahead * kSlabs - 1>();
+        __syncwarp();
+    }
+    __device__ void read_ahead(int block, int j) {
+        if (!reads_ahead(j)) return;
+        await_piece();
 #pragma unroll
-        for (int i = 0; i < 2 * kGroups; ++i)
-            chunks[i] = (i < 2 ? first_ : second_).chunk(block, j, lane_ / 8 + i % 2 * 4);
+        for (int i = 0; i < 2 * kGroups; ++i) next_[i] = group(i).read_codes(block, j, lane_ / 8 + i % 2 * 4);
+    }
+
+    __device__ void store(const uint4 (&values)[2 * kGroups]) {
         ptx::barrier_wait(&control_.empty[slot_.index], slot_.phase ^ 1U);
         const std::uint32_t slab = ring_ + slot_.index * kSlabBytes;
 #pragma unroll
         for (int i = 0; i < 2 * kGroups; ++i)
-            store_shared(slab + swizzled(first_row_ + lane_ / 8 + 4 * i, lane_ & 7), chunks[i]);
-        publish(control_, slot_.index, lane_);
+            store_shared(slab + swizzled(first_row_ + lane_ / 8 + 4 * i, lane_ & 7), values[i]);
+        __syncwarp();
+        if (lane_ == 0) ptx::barrier_arrive(&control_.full[slot_.index]);
         slot_.advance(slots_);
     }
 
     Control& control_;
     std::uint32_t ring_;
     int slots_, first_row_, lane_;
-    Fp8Rows<Dim, Ahead, Control> first_, second_;
+    Rows first_, second_;
+    typename Rows::Codes next_[2 * kGroups] = {};
+    bool mixed_;
     Slot slot_;
 };
 

@@ -18,8 +18,8 @@ inline constexpr int kRawBlocks = N <= 16 ? 2 : 1;
 template <int N>
 inline constexpr bool kMovesRegisters = N == 64;
 inline constexpr int kScoreRegisters = 96;
-inline constexpr int kAccumulateRegisters = 168;
-inline constexpr int kProducerRegisters = 80;
+inline constexpr int kAccumulateRegisters = 160;
+inline constexpr int kProducerRegisters = 96;
 
 /// bf16 queries of N heads as K-major slabs; heads past the last are zero.
 template <int Dim, int N>
@@ -49,9 +49,9 @@ __device__ __forceinline__ void load_queries(const Params& params, std::uint32_t
 }
 
 template <int N>
-__device__ __forceinline__ void init_control(Control<N>& control, int slots) {
+__device__ __forceinline__ void init_control(Control<N>& control, int slots, bool any_fp8) {
     for (int i = 0; i < slots; ++i) {
-        ptx::barrier_init(&control.full[i], kProducerWarps<N>);
+        ptx::barrier_init(&control.full[i], kProducerWarps<N> * (any_fp8 ? 1 : 32));
         ptx::barrier_init(&control.empty[i], 4);
     }
     for (int i = 0; i < 2; ++i) {
@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(kThreads<N>, 1) sparse_decode(const __grid_con
 
     const int warp = __shfl_sync(~0U, static_cast<int>(threadIdx.x) / 32, 0);  // uniform, and known to be
     const int lane = static_cast<int>(threadIdx.x) % 32;
-    if (threadIdx.x == 0) init_control(control, params.shared.slots);
+    if (threadIdx.x == 0) init_control(control, params.shared.slots, params.any_fp8);
     const Columns columns = columns_of(params, token, rank);
     const int blocks = (columns.last - columns.first + kRowBlock - 1) / kRowBlock;
     __syncthreads();

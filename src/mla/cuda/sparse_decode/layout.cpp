@@ -26,9 +26,8 @@ SharedLayout divide_shared(const Kernel& kernel, int dim, int splits, bool any_f
 
     SharedLayout layout;
     layout.slots = std::min(room / kSlabBytes, kMaxSlots);
-    // A block is let go only after all of its slabs were scored; bf16 slabs are announced kBf16Lag slabs late.
-    const std::int32_t least = dim / kSlabDims + (any_fp8 ? 0 : kBf16Lag);
-    if (layout.slots < least || exchange + small > static_cast<std::int32_t>(available)) return {};
+    // A block is let go only after all of its slabs were scored.
+    if (layout.slots < dim / kSlabDims || exchange + small > static_cast<std::int32_t>(available)) return {};
     layout.ring = queries;
     layout.weights = layout.ring + layout.slots * kSlabBytes;
     layout.raw = layout.weights + weights;

@@ -14,7 +14,6 @@ inline constexpr int kSlabBytes = kRowBlock * kSlabDims * 2;
 inline constexpr int kValueTiles = 8;     ///< output tiles of 64 dimensions
 inline constexpr int kMaxSlots = 24;      ///< of the slab ring
 inline constexpr int kMaxSplits = 8;      ///< largest portable cluster
-inline constexpr int kBf16Lag = 7;        ///< slabs of bf16 rows in flight
 inline constexpr int kMathThreads = 384;  ///< one warpgroup scores, two accumulate
 
 /// Warps that gather: 64 heads leave registers for only one warpgroup of them.

@@ -43,6 +43,7 @@ class Scorer {
 #pragma unroll
         for (int j = 0; j < kSlabs; ++j) {
             ptx::barrier_wait(&control_.full[slot_.index], slot_.phase);
+            ptx::fence_shared_async();  // rows were written by ordinary stores
             ptx::wgmma_fence();
             const std::uint64_t rows = ptx::wgmma_descriptor(shared_ + params_.shared.ring + slot_.index * kSlabBytes);
             const std::uint64_t queries = ptx::wgmma_descriptor(shared_ + j * N * 128);

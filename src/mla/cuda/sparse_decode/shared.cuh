@@ -21,7 +21,7 @@ inline constexpr int kMaskDepth = 8;
 
 template <int N>
 struct Control {
-    std::uint64_t full[kMaxSlots];      ///< slab converted: one arrival per producer warp
+    std::uint64_t full[kMaxSlots];      ///< slab written: one arrival per producer warp, or thread if the rows are bf16
     std::uint64_t empty[kMaxSlots];     ///< slab no longer read: one arrival per warp of a warpgroup
     std::uint64_t weights_full[2];      ///< one arrival per scoring warp
     std::uint64_t weights_empty[2];     ///< one arrival per accumulating warp
