@@ -23,24 +23,54 @@ std::string list(const std::vector<std::string>& names) {
     return text;
 }
 
-/// The variant that the override names, if it names one.
-std::optional<std::string> parse_override(const ChooseRequest& request) {
-    if (!request.override_text) return std::nullopt;
+/// What the override text says.
+struct Override {
+    std::optional<std::string> variant;
+    std::vector<std::pair<std::string, std::int64_t>> fields;
+};
+
+void add_field(Override& to, const ChooseRequest& request, const std::string& key, const nlohmann::json& value) {
+    const std::vector<std::string>& keys = request.fields.keys;
+    if (std::find(keys.begin(), keys.end(), key) == keys.end())
+        fail(ErrorCode::parse, "{}: unknown key \"{}\" with value {}; known: \"variant\"{}{}", request.override_name,
+             key, value.dump(), keys.empty() ? "" : ", ", list(keys));
+    if (!value.is_number_integer())
+        fail(ErrorCode::parse, "{}: \"{}\" is {}, expected an integer", request.override_name, key, value.dump());
+    to.fields.emplace_back(key, value.get<std::int64_t>());
+}
+
+Override parse_override(const ChooseRequest& request) {
+    Override result;
+    if (!request.override_text) return result;
     const auto document = nlohmann::json::parse(*request.override_text, nullptr, /*allow_exceptions=*/false);
     if (document.is_discarded())
         fail(ErrorCode::parse, "{} is not valid JSON: '{}'", request.override_name, *request.override_text);
     if (!document.is_object())
         fail(ErrorCode::parse, "{} must be a JSON object, got {}", request.override_name, document.dump());
-    std::optional<std::string> variant;
     for (const auto& [key, value] : document.items()) {
-        if (key != "variant")
-            fail(ErrorCode::parse, "{}: unknown key \"{}\" with value {}; known: \"variant\"", request.override_name,
-                 key, value.dump());
+        if (key != "variant") {
+            add_field(result, request, key, value);
+            continue;
+        }
         if (!value.is_string() || !is_legal(request, value.get<std::string>()))
             fail(ErrorCode::parse, "{}: \"variant\" is {}, expected one of {}", request.override_name, value.dump(),
                  list(request.legal));
-        variant = value.get<std::string>();
+        result.variant = value.get<std::string>();
     }
+    return result;
+}
+
+/// The overridden variant, given what would be taken without the override.
+std::string apply(const ChooseRequest& request, const Override& override, const std::string& selected) {
+    std::string variant = override.variant.value_or(selected);
+    std::string set;
+    for (const auto& [key, value] : override.fields) {
+        variant = request.fields.set(variant, key, value);
+        set += fmt::format("{}\"{}\" = {}", set.empty() ? "" : ", ", key, value);
+    }
+    if (!is_legal(request, variant))
+        fail(ErrorCode::parse, "{}: {} gives the variant {}, expected one of {}", request.override_name, set, variant,
+             list(request.legal));
     return variant;
 }
 
@@ -62,12 +92,17 @@ std::optional<PlanRow> from_store(const ChooseRequest& request, const ConfigStor
     return PlanRow{tokens, entry->second, source, extrapolated};
 }
 
-PlanRow choose_row(const ChooseRequest& request, const std::optional<std::string>& overridden, std::int64_t tokens) {
+PlanRow choose_row(const ChooseRequest& request, const Override& override, std::int64_t tokens) {
     if (!request.pinned.empty()) return {tokens, request.pinned, "option", false};
-    if (overridden) return {tokens, *overridden, "override", false};
-    if (auto row = from_store(request, request.tuned, "tuned", tokens)) return *row;
-    if (auto row = from_store(request, request.shipped, "shipped", tokens)) return *row;
-    return {tokens, request.heuristic(tokens), "heuristic", false};
+    PlanRow row = {tokens, "", "heuristic", false};
+    if (auto tuned = from_store(request, request.tuned, "tuned", tokens))
+        row = *tuned;
+    else if (auto shipped = from_store(request, request.shipped, "shipped", tokens))
+        row = *shipped;
+    else
+        row.variant = request.heuristic(tokens);
+    if (!override.variant && override.fields.empty()) return row;
+    return {tokens, apply(request, override, row.variant), "override", false};
 }
 
 }  // namespace
@@ -76,7 +111,7 @@ std::vector<PlanRow> choose_table(const ChooseRequest& request) {
     if (!request.pinned.empty() && !is_legal(request, request.pinned))
         invalid("{}: variant \"{}\" cannot run this problem here, expected one of {}", request.op, request.pinned,
                 list(request.legal));
-    const std::optional<std::string> overridden = parse_override(request);
+    const Override overridden = parse_override(request);
     std::vector<std::int64_t> buckets = tune::token_buckets(request.max_tokens);
     if (buckets.empty()) buckets.push_back(0);
     std::vector<PlanRow> rows;
@@ -87,7 +122,7 @@ std::vector<PlanRow> choose_table(const ChooseRequest& request) {
 
 void choose_into(detail::PlanState& state, const char* op, Device device, std::int64_t max_tokens,
                  const PlanOptions& options, std::string problem_key, std::vector<std::string> legal,
-                 std::function<std::string(std::int64_t)> heuristic, const char* override_name) {
+                 std::function<std::string(std::int64_t)> heuristic, const char* override_name, OverrideFields fields) {
     const auto tuned = ConfigStore::user();
     ChooseRequest request{.op = op,
                           .problem_key = std::move(problem_key),
@@ -98,6 +133,7 @@ void choose_into(detail::PlanState& state, const char* op, Device device, std::i
                           .pinned = options.variant,
                           .override_name = override_name != nullptr ? override_name : "",
                           .override_text = override_name != nullptr ? environment::get(override_name) : std::nullopt,
+                          .fields = std::move(fields),
                           .tuned = tuned.get(),
                           .shipped = &ConfigStore::shipped()};
     state.op = op;

@@ -111,7 +111,7 @@ SparseAttentionPlan make_plan(const SparseAttentionProblem& problem, Device devi
     choose_into(
         *state, kSparseAttention, device, problem.max_tokens, options, problem_key(problem), std::move(names),
         [&](std::int64_t tokens) { return to_string(choose_config(configs, problem, tokens, multiprocessors)); },
-        environment::kSparseMlaConfig);
+        environment::kSparseMlaConfig, config_fields());
     return detail::to_plan<SparseAttentionProblem>(std::shared_ptr<const DecodeState>(std::move(state)));
 }
 

@@ -33,6 +33,14 @@ std::string to_string(const SparseConfig& config) {
     return fmt::format("sparse_decode_h{}_s{}", config.heads, config.splits);
 }
 
+OverrideFields config_fields() {
+    return {{"heads", "splits"}, [](const std::string& variant, const std::string& key, std::int64_t value) {
+                const std::size_t split = variant.rfind("_s");
+                return key == "heads" ? fmt::format("sparse_decode_h{}{}", value, variant.substr(split))
+                                      : fmt::format("{}_s{}", variant.substr(0, split), value);
+            }};
+}
+
 std::vector<SparseConfig> legal_configs(int heads, bool (*fits)(const SparseConfig&, const SparseAttentionProblem&),
                                         const SparseAttentionProblem& problem) {
     std::vector<SparseConfig> configs;

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "tokamak/device.h"
+#include "core/choose.h"
 #include "tokamak/mla/sparse_attention.h"
 
 namespace tokamak::mla::cuda {
@@ -23,6 +23,9 @@ inline constexpr int kSplitCounts[] = {1, 2, 4, 8};
 
 /// "sparse_decode_h16_s8".
 std::string to_string(const SparseConfig& config);
+
+/// For the override TOKAMAK_SPARSE_MLA_CONFIG: "heads" and "splits" of a configuration, one by one.
+OverrideFields config_fields();
 
 /// Every configuration that makes sense for so many heads, by heads, then splits; `fits` is asked about the memory.
 std::vector<SparseConfig> legal_configs(int heads, bool (*fits)(const SparseConfig&, const SparseAttentionProblem&),
