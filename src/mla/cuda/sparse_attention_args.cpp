@@ -60,20 +60,19 @@ void set_pool(PoolParams& to, const KvPool& pool, const KvPoolArgs& args) {
     }
 }
 
-/// Addresses that the kernel copies rows and scales from are multiples of this.
-int copy_bytes(const Params& params, std::size_t pools) {
-    Alignment alignment;
+/// Whether rows and scales can be copied 16 (eight exponents: 8) bytes at a time.
+bool rows_aligned(const Params& params, std::size_t pools) {
     for (std::size_t p = 0; p < pools; ++p) {
         const PoolParams& pool = params.pools[p];
-        alignment.add(pool.values).add(pool.page_stride).add(std::int64_t{pool.row_bytes});
-        // Scales are read 8 bytes at a time where rows have 8.
-        const int shift = pool.scale_row_bytes == sizeof(kv::Scales8) ? 1 : 0;
-        Alignment scales;
-        scales.add(pool.scales).add(pool.scale_page_stride).add(std::int64_t{pool.scale_row_bytes});
-        alignment.add(std::int64_t{scales.bytes()} << shift);
+        if (Alignment().add(pool.values).add(pool.page_stride).add(std::int64_t{pool.row_bytes}).bytes() < 16)
+            return false;
+        const int scale_bytes = pool.scale_row_bytes == sizeof(kv::Scales8) ? 8 : 16;
+        if (pool.scales != nullptr &&
+            Alignment().add(pool.scales).add(pool.scale_page_stride).add(std::int64_t{pool.scale_row_bytes}).bytes() <
+                scale_bytes)
+            return false;
     }
-    const int bytes = alignment.bytes();
-    return bytes == 2 ? 1 : bytes;
+    return true;
 }
 
 void set_outputs(Params& params, const SparseAttentionProblem& problem, const SparseAttentionArgs& args) {
@@ -111,8 +110,7 @@ Params decode_params(const SparseAttentionProblem& problem, const SparseAttentio
         set_pool(params.pools[p], problem.pools[p], args.pools[p]);
         (problem.pools[p].format == KvFormat::bf16 ? any_bf16 : params.any_fp8) = true;
     }
-    params.mixed = any_bf16 && params.any_fp8;
-    params.copy_bytes = copy_bytes(params, problem.pools.size());
+    params.anywhere = (any_bf16 && params.any_fp8) || !rows_aligned(params, problem.pools.size());
     params.q = args.q.data;
     params.q_token_stride = args.q.stride(0);
     params.q_head_stride = args.q.stride(1);

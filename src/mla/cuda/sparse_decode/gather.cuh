@@ -1,316 +1,200 @@
 // SPDX-License-Identifier: Apache-2.0
-// Producer warps: selected rows from memory into slabs of bf16 under the 128-byte swizzle. Each warp owns the same
-// groups of eight rows in every block, so that the warps need no barrier among each other.
+// Producer warps: selected rows from memory into slabs of bf16 under the 128-byte swizzle. Warp w owns rows 8 w to 8 w
+// + 7 of every block, so that the warps need no barrier among each other. The loops over slabs are unrolled: one warp
+// per scheduler or two convert all rows, and what counts is how few instructions they issue.
 #pragma once
 
-#include <cuda_fp16.h>
-
+#include "mla/cuda/sparse_decode/decode.cuh"
 #include "mla/cuda/sparse_decode/rows.cuh"
 
 namespace tokamak::mla::cuda::sparse_decode {
 
-/// The rows of one block after another, as the lane that copies them sees them: row lane / 4 of group `group`. The
-/// index is read two blocks ahead of its use, the page one.
-class RowStream {
-  public:
-    __device__ RowStream(const Params& params, const Columns& columns, int token, int group, int lane)
-        : params_(params), columns_(columns), token_(token), column_(columns.first + group * 8 + lane / 4) {
-        ahead_ = load_index(params_, columns_, token_, column_);
-        load_page(params_, token_, ahead_);
-        far_ = load_index(params_, columns_, token_, column_ + kRowBlock);
-    }
-
-    __device__ Row next() {
-        const Row row = locate(params_, ahead_);
-        ahead_ = far_;
-        load_page(params_, token_, ahead_);
-        column_ += kRowBlock;
-        far_ = load_index(params_, columns_, token_, column_ + kRowBlock);
-        return row;
-    }
-
-  private:
-    const Params& params_;
-    const Columns& columns_;
-    int token_;
-    int column_;
-    Selected ahead_, far_;
-};
-
-/// Notes which rows of a group take part in block `block`.
-template <class Control>
-__device__ __forceinline__ void note_rows(Control& control, const Row& row, int block, int group, int lane) {
-    const unsigned valid = __ballot_sync(~0U, row.values != nullptr);
-    const unsigned plain = __ballot_sync(~0U, row.values != nullptr && row.scales == nullptr);
-    // Lane 4 r speaks for row r.
-    unsigned valid_bits = 0;
-    unsigned plain_bits = 0;
-#pragma unroll
-    for (int r = 0; r < 8; ++r) {
-        valid_bits |= ((valid >> (4 * r)) & 1U) << r;
-        plain_bits |= ((plain >> (4 * r)) & 1U) << r;
-    }
-    if (lane == 0) {
-        control.valid[block % kMaskDepth][group] = static_cast<std::uint8_t>(valid_bits);
-        control.plain[block % kMaskDepth][group] = static_cast<std::uint8_t>(plain_bits);
-    }
-}
-
 /// bf16 rows: copied straight into the slabs, as far ahead as the ring allows; the copies themselves announce a slab.
-template <int Dim, int Warps, class Control>
-__device__ void gather_bf16(const Params& params, Control& control, std::uint32_t ring, const Columns& columns,
-                            int token, int blocks, int warp, int lane) {
-    constexpr int kSlabs = Dim / kSlabDims;
-    constexpr int kGroups = 8 / Warps;
-    RowStream first(params, columns, token, warp * kGroups, lane);
-    RowStream second(params, columns, token, warp * kGroups + kGroups - 1, lane);
+template <int Dim, class Control>
+__device__ __forceinline__ void gather_bf16(const Params& params, Control& control, std::uint32_t ring,
+                                            const Columns& columns, int token, int blocks, int warp, int lane) {
+    RowStream rows(params, columns, token, warp, lane);
     Slot slot;
+    const std::uint32_t at = ring + swizzled(warp * 8 + lane / 4, lane & 3);
+    const std::uint32_t at_second = ring + swizzled(warp * 8 + lane / 4, (lane & 3) + 4);
     for (int block = 0; block < blocks; ++block) {
-        const std::uint8_t* source[kGroups];
-#pragma unroll
-        for (int g = 0; g < kGroups; ++g) {
-            const Row row = g == 0 ? first.next() : second.next();
-            note_rows(control, row, block, warp * kGroups + g, lane);
-            source[g] = row.values == nullptr ? nullptr : row.values + (lane & 3) * 16;
-        }
+        const Row row = rows.next();
+        note_rows(control, row, block, warp, lane);
         __syncwarp();
-        for (int j = 0; j < kSlabs; ++j) {
-            ptx::barrier_wait(&control.empty[slot.index], slot.phase ^ 1U);
-            const std::uint32_t slab = ring + slot.index * kSlabBytes;
+        const std::uint8_t* const source = row.values + (lane & 3) * 16;
 #pragma unroll
-            for (int g = 0; g < kGroups; ++g) {
-                const int row = (warp * kGroups + g) * 8 + lane / 4;
-                const std::uint8_t* const half = source[g] == nullptr ? nullptr : source[g] + 64;
-                copy_piece<16>(slab + swizzled(row, lane & 3), source[g], params.copy_bytes);
-                copy_piece<16>(slab + swizzled(row, (lane & 3) + 4), half, params.copy_bytes);
-                if (source[g] != nullptr) source[g] += 128;
-            }
-            if (params.copy_bytes >= 4)
-                ptx::copy_arrive(&control.full[slot.index]);
-            else
-                ptx::barrier_arrive(&control.full[slot.index]);
+        for (int j = 0; j < Dim / kSlabDims; ++j) {
+            ptx::barrier_wait(&control.empty[slot.index], slot.phase ^ 1U);
+            const std::uint32_t offset = slot.index * kSlabBytes;
+            ptx::copy_16(at + offset, source + j * 128, row.valid);
+            ptx::copy_16(at_second + offset, source + j * 128 + 64, row.valid);
+            ptx::copy_arrive(&control.full[slot.index]);
             slot.advance(params.shared.slots);
         }
     }
     ptx::copy_wait<0>();
 }
 
-/// Eight e4m3 codes times a scale as bf16: exact for scales that are powers of two, rounded once otherwise.
-__device__ __forceinline__ uint4 decode_codes(uint2 codes, float scale) {
-    const auto pair = [scale](std::uint32_t two) {
-        std::uint32_t halves;
-        asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(static_cast<std::uint16_t>(two)));
-        const float2 v = __half22float2(*reinterpret_cast<__half2*>(&halves));
-        return pack_bf16(v.x * scale, v.y * scale);
-    };
-    return {pair(codes.x & 0xFFFFU), pair(codes.x >> 16), pair(codes.y & 0xFFFFU), pair(codes.y >> 16)};
-}
-
-/// A group of eight fp8 rows per block: raw bytes of the next `Ahead` blocks are in flight into a buffer of their own,
-/// piece by piece where a piece has just been converted.
+/// fp8 rows: raw bytes of the next `Ahead` blocks are in flight into a buffer of their own, piece by piece where a
+/// piece has just been converted. Every piece is one group of copies, so that counting groups finds the oldest.
 template <int Dim, int Ahead, class Control>
-class Fp8Rows {
-  public:
-    __device__ Fp8Rows(const Params& params, Control& control, std::uint32_t base, const Columns& columns, int token,
-                       int group, int lane)
-        : params_(params),
-          control_(control),
-          raw_(base + params.shared.raw + group * 8 * Fp8::kRawStride),
-          scales_(base + params.shared.raw_scales + group * 8 * 16),
-          rows_(params, columns, token, group, lane),
-          group_(group),
-          lane_(lane) {}
-
-    /// Turns to the rows of another block; its scales come with its first piece.
-    __device__ void start_block(int block, bool live) {
-        live_ = live;
-        if (!live) return;
-        row_ = rows_.next();
-        note_rows(control_, row_, block, group_, lane_);
-        if ((lane_ & 3) != 0) return;
-        const std::uint32_t at = scales_of(block) + lane_ / 4 * 16;
-        if (plain())  // bf16 among fp8: its address takes the scales' place
-            asm volatile("st.shared.u64 [%0], %1;" ::"r"(at), "l"(row_.values) : "memory");
-        else
-            copy_piece<Fp8::kScaleBytes>(at, row_.scales, params_.copy_bytes);
-    }
-
-    /// 64 codes of each row, or its 64 bf16 values at the end.
-    __device__ void start_piece(int block, int j) {
-        if (!live_ || plain()) return;
-        const std::uint32_t at = raw_of(block) + lane_ / 4 * Fp8::kRawStride + j * 64 + (lane_ & 3) * 16;
-        // The values follow the codes, in fp8_656 behind the scales.
-        const int gap = j == Fp8::kCodeSlabs && Dim == 576 ? Fp8::kScaleBytes : 0;
-        const std::uint8_t* source = row_.values == nullptr ? nullptr : row_.values + gap + j * 64 + (lane_ & 3) * 16;
-        copy_piece<16>(at, source, params_.copy_bytes);
-        if (j == Fp8::kCodeSlabs)
-            copy_piece<16>(at + 64, source == nullptr ? nullptr : source + 64, params_.copy_bytes);
-    }
-
-    /// Eight codes of row `row` of the eight and their scale: chunk lane % 8 of slab j.
-    struct Codes {
-        uint2 bytes;
-        float scale;
-    };
-    __device__ Codes read_codes(int block, int j, int row) const {
-        const std::uint32_t raw = raw_of(block) + row * Fp8::kRawStride + j * 64;
-        return {load_shared_8(raw + (lane_ & 7) * 8), scale_of(scales_of(block) + row * 16, j)};
-    }
-
-    /// The same chunk as bf16, of any slab and any row.
-    __device__ uint4 read_any(int block, int j, int row) const {
-        const int c = lane_ & 7;
-        if (params_.mixed && (control_.plain[block % kMaskDepth][group_] >> row & 1U) != 0) {
-            const std::uint8_t* values;
-            asm volatile("ld.shared.u64 %0, [%1];" : "=l"(values) : "r"(scales_of(block) + row * 16) : "memory");
-            return plain_chunk(values + j * 128 + c * 16);
-        }
-        if (j == Fp8::kCodeSlabs) return load_shared_16(raw_of(block) + row * Fp8::kRawStride + j * 64 + c * 16);
-        const Codes codes = read_codes(block, j, row);
-        return decode_codes(codes.bytes, codes.scale);
-    }
-
-  private:
-    using Fp8 = Fp8Row<Dim>;
-
-    [[nodiscard]] __device__ bool plain() const { return row_.values != nullptr && row_.scales == nullptr; }
-    __device__ std::uint32_t raw_of(int block) const {
-        return raw_ + (Ahead == 1 ? 0 : block % Ahead) * kRowBlock * Fp8::kRawStride;
-    }
-    __device__ std::uint32_t scales_of(int block) const { return scales_ + block % (Ahead + 1) * kRowBlock * 16; }
-
-    __device__ float scale_of(std::uint32_t scales, int j) const {
-        std::uint32_t bits;
-        if constexpr (Dim == 576) {
-            asm volatile("ld.shared.u32 %0, [%1];" : "=r"(bits) : "r"(scales + j / 2 * 4) : "memory");
-        } else {
-            asm volatile("ld.shared.u8 %0, [%1];" : "=r"(bits) : "r"(scales + j) : "memory");
-            bits = bits == 0 ? 0x00400000U : bits << 23;  // 2^-127 is denormal; 255 becomes infinity
-        }
-        return __uint_as_float(bits);
-    }
-
-    __device__ uint4 plain_chunk(const std::uint8_t* source) const {
-        if (params_.copy_bytes == 16) return *reinterpret_cast<const uint4*>(source);
-        const auto* halves = reinterpret_cast<const std::uint16_t*>(source);
-        const auto pair = [halves](int i) {
-            return halves[2 * i] | static_cast<std::uint32_t>(halves[2 * i + 1]) << 16;
-        };
-        return {pair(0), pair(1), pair(2), pair(3)};
-    }
-
-    const Params& params_;
-    Control& control_;
-    std::uint32_t raw_, scales_;
-    RowStream rows_;
-    int group_, lane_;
-    Row row_;
-    bool live_ = false;
-};
-
-template <int Dim, int Ahead, int Warps, class Control>
 class Fp8Gather {
   public:
-    __device__ Fp8Gather(const Params& params, Control& control, std::uint32_t base, const Columns& columns, int token,
-                         int warp, int lane)
-        : control_(control),
-          ring_(base + params.shared.ring),
-          slots_(params.shared.slots),
-          first_row_(warp * kGroups * 8),
-          lane_(lane),
-          first_(params, control, base, columns, token, warp * kGroups, lane),
-          second_(params, control, base, columns, token, warp * kGroups + kGroups - 1, lane),
-          mixed_(params.mixed) {}
+    __device__ __forceinline__ Fp8Gather(const Params& params, Control& control, std::uint32_t base,
+                                         const Columns& columns, int token, int warp, int lane)
+        : params_(params),
+          control_(control),
+          rows_(params, columns, token, warp, lane),
+          raw_write_(base + params.shared.raw + (warp * 8 + lane / 4) * Fp8::kRawStride + (lane & 3) * 16),
+          raw_read_(base + params.shared.raw + (warp * 8 + lane / 8) * Fp8::kRawStride + (lane & 7) * 8),
+          scale_write_(base + params.shared.raw_scales + (warp * 8 + lane / 4) * 16),
+          scale_read_(base + params.shared.raw_scales + (warp * 8 + lane / 8) * 16),
+          slab_(base + params.shared.ring + swizzled(warp * 8 + lane / 8, lane & 7)),
+          slab_second_(base + params.shared.ring + swizzled(warp * 8 + lane / 8 + 4, lane & 7)),
+          warp_(warp),
+          lane_(lane) {}
 
-    /// Every piece is one group of copies, so that counting groups finds the oldest piece. A piece is read from the raw
-    /// buffer while the one before it is converted. The consumer orders these ordinary stores before its own reads by
-    /// the tensor cores: here the fence would wait for the copies in flight.
-    __device__ void run(int blocks) {
+    __device__ __forceinline__ void run(int blocks) {
+        if (blocks == 0) return;
         for (int block = 0; block < Ahead; ++block) {
-            start_block(block, block < blocks);
+            start_block(block);
+#pragma unroll
             for (int j = 0; j < kSlabs; ++j) start_piece(block, j);
         }
-        if (blocks > 0) read_ahead(0, 0);
+        ptx::copy_wait<Ahead * kSlabs - 1>();
+        __syncwarp();
+        Chunk chunk[2];
+        read(0, 0, chunk);
         for (int block = 0; block < blocks; ++block) {
+#pragma unroll
             for (int j = 0; j < kSlabs; ++j) {
-                const bool ahead = reads_ahead(j);
-                uint4 values[2 * kGroups];
-                typename Rows::Codes codes[2 * kGroups];
-#pragma unroll
-                for (int i = 0; i < 2 * kGroups; ++i) codes[i] = next_[i];
-                if (!ahead) {
-                    await_piece();
-#pragma unroll
-                    for (int i = 0; i < 2 * kGroups; ++i)
-                        values[i] = group(i).read_any(block, j, lane_ / 8 + i % 2 * 4);
-                }
-                __syncwarp();  // every lane has read the piece whose place the next copies take
-                if (j == 0) start_block(block + Ahead, block + Ahead < blocks);
+                // The next piece is read while this one is converted; behind the last block, that reads old bytes.
+                Chunk next[2];
+                ptx::copy_wait<Ahead * kSlabs - 2>();
+                __syncwarp();  // also: every lane has read the piece whose place the next copies take
+                read(j + 1 < kSlabs ? block : block + 1, (j + 1) % kSlabs, next);
+                if (j == 0) start_block(block + Ahead);
                 start_piece(block + Ahead, j);
-                if (j + 1 < kSlabs)
-                    read_ahead(block, j + 1);
-                else if (block + 1 < blocks)
-                    read_ahead(block + 1, 0);
-                if (ahead) {
-#pragma unroll
-                    for (int i = 0; i < 2 * kGroups; ++i) values[i] = decode_codes(codes[i].bytes, codes[i].scale);
-                }
-                store(values);
+                store(j, chunk);
+                chunk[0] = next[0];
+                chunk[1] = next[1];
             }
         }
         ptx::copy_wait<0>();
     }
 
   private:
+    using Fp8 = Fp8Row<Dim>;
     static constexpr int kSlabs = Dim / kSlabDims;
-    static constexpr int kGroups = 8 / Warps;
-    static_assert(kGroups == 1 || kGroups == 2);
-    using Rows = Fp8Rows<Dim, Ahead, Control>;
 
-    __device__ void start_block(int block, bool live) {
-        first_.start_block(block, live);
-        if constexpr (kGroups == 2) second_.start_block(block, live);
+    /// Eight codes and their scale, or eight bf16 values in `bytes`.
+    struct Chunk {
+        uint4 bytes;
+        float scale;
+    };
+
+    __device__ __forceinline__ static std::uint32_t raw_of(int block) {
+        return Ahead == 1 ? 0 : block % Ahead * (kRowBlock * Fp8::kRawStride);
     }
-    __device__ void start_piece(int block, int j) {
-        first_.start_piece(block, j);
-        if constexpr (kGroups == 2) second_.start_piece(block, j);
+    __device__ __forceinline__ static std::uint32_t scales_of(int block) {
+        return block % (Ahead + 1) * (kRowBlock * 16);
+    }
+
+    /// Turns to the rows of another block; its scales come with its first piece.
+    __device__ __forceinline__ void start_block(int block) {
+        const Row row = rows_.next();
+        note_rows(control_, row, block, warp_, lane_);
+        source_ = row.values + (lane_ & 3) * 16;
+        valid_ = row.valid;
+        if ((lane_ & 3) == 0) {
+            if constexpr (Fp8::kScaleBytes == 16)
+                ptx::copy_16(scale_write_ + scales_of(block), row.scales, row.valid);
+            else
+                ptx::copy_small<8>(scale_write_ + scales_of(block), row.scales, row.valid);
+        }
+    }
+
+    /// 64 codes of each row, or its 64 bf16 values at the end, which in fp8_656 lie behind the scales.
+    __device__ __forceinline__ void start_piece(int block, int j) {
+        const std::uint32_t at = raw_write_ + raw_of(block) + j * 64;
+        if (j < Fp8::kCodeSlabs) {
+            ptx::copy_16(at, source_ + j * 64, valid_);
+        } else {
+            constexpr int gap = Dim == 576 ? Fp8::kScaleBytes : 0;
+            ptx::copy_16(at, source_ + gap + j * 64, valid_);
+            ptx::copy_16(at + 64, source_ + gap + j * 64 + 64, valid_);
+        }
         ptx::copy_commit();
     }
 
-    /// Whether slab j is codes only; the others are read when their turn comes.
-    [[nodiscard]] __device__ bool reads_ahead(int j) const { return j < Fp8Row<Dim>::kCodeSlabs && !mixed_; }
-    __device__ const Rows& group(int i) const { return i < 2 ? first_ : second_; }
-
-    /// Waits for the copies of the oldest piece.
-    __device__ void await_piece() {
-        ptx::copy_wait<Ahead * kSlabs - 1>();
-        __syncwarp();
-    }
-    __device__ void read_ahead(int block, int j) {
-        if (!reads_ahead(j)) return;
-        await_piece();
+    /// Chunk lane % 8 of slab j, of rows lane / 8 and lane / 8 + 4.
+    __device__ __forceinline__ void read(int block, int j, Chunk (&chunk)[2]) const {
+        const std::uint32_t raw = raw_read_ + raw_of(block) + j * 64;
+        const std::uint32_t scales = scale_read_ + scales_of(block);
 #pragma unroll
-        for (int i = 0; i < 2 * kGroups; ++i) next_[i] = group(i).read_codes(block, j, lane_ / 8 + i % 2 * 4);
+        for (int i = 0; i < 2; ++i) {
+            if (j == Fp8::kCodeSlabs) {
+                chunk[i].bytes = load_shared_16(raw + i * 4 * Fp8::kRawStride + (lane_ & 7) * 8);
+            } else {
+                const uint2 codes = load_shared_8(raw + i * 4 * Fp8::kRawStride);
+                chunk[i].bytes.x = codes.x;
+                chunk[i].bytes.y = codes.y;
+                chunk[i].scale = load_scale<Dim>(scales + i * 4 * 16, j);
+            }
+        }
     }
 
-    __device__ void store(const uint4 (&values)[2 * kGroups]) {
+    /// Ordinary stores; the scoring warps order them before the tensor cores' reads. (A fence here would wait for the
+    /// copies in flight.)
+    __device__ __forceinline__ void store(int j, const Chunk (&chunk)[2]) {
+        const bool codes = j < Fp8::kCodeSlabs;
+        const uint4 first = codes ? decode_codes({chunk[0].bytes.x, chunk[0].bytes.y}, chunk[0].scale) : chunk[0].bytes;
+        const uint4 second =
+            codes ? decode_codes({chunk[1].bytes.x, chunk[1].bytes.y}, chunk[1].scale) : chunk[1].bytes;
         ptx::barrier_wait(&control_.empty[slot_.index], slot_.phase ^ 1U);
-        const std::uint32_t slab = ring_ + slot_.index * kSlabBytes;
-#pragma unroll
-        for (int i = 0; i < 2 * kGroups; ++i)
-            store_shared(slab + swizzled(first_row_ + lane_ / 8 + 4 * i, lane_ & 7), values[i]);
+        const std::uint32_t offset = slot_.index * kSlabBytes;
+        store_shared(slab_ + offset, first);
+        store_shared(slab_second_ + offset, second);
         __syncwarp();
         if (lane_ == 0) ptx::barrier_arrive(&control_.full[slot_.index]);
-        slot_.advance(slots_);
+        slot_.advance(params_.shared.slots);
     }
 
+    const Params& params_;
     Control& control_;
-    std::uint32_t ring_;
-    int slots_, first_row_, lane_;
-    Rows first_, second_;
-    typename Rows::Codes next_[2 * kGroups] = {};
-    bool mixed_;
+    RowStream rows_;
+    std::uint32_t raw_write_, raw_read_, scale_write_, scale_read_, slab_, slab_second_;
+    int warp_, lane_;
+    const std::uint8_t* source_ = nullptr;
+    bool valid_ = false;
     Slot slot_;
 };
+
+/// Rows of either kind at any address: two formats in one call, or caches that are not aligned to 16 bytes. Nothing is
+/// in flight while a slab is converted.
+template <int Dim, class Control>
+__device__ __noinline__ void gather_any(const Params& params, Control& control, std::uint32_t ring, Columns columns,
+                                        int token, int blocks, int warp, int lane) {
+    RowStream rows(params, columns, token, warp, lane);
+    Slot slot;
+    for (int block = 0; block < blocks; ++block) {
+        const Row own = rows.next();
+        note_rows(control, own, block, warp, lane);
+#pragma unroll 1
+        for (int j = 0; j < Dim / kSlabDims; ++j) {
+            ptx::barrier_wait(&control.empty[slot.index], slot.phase ^ 1U);
+#pragma unroll 1
+            for (int i = 0; i < 2; ++i) {
+                const int r = lane / 8 + 4 * i;
+                const Row row = row_of_lane(own, 4 * r);
+                const uint4 values = row.valid ? read_anywhere<Dim>(row, j, lane & 7) : uint4{0, 0, 0, 0};
+                store_shared(ring + slot.index * kSlabBytes + swizzled(warp * 8 + r, lane & 7), values);
+            }
+            __syncwarp();
+            if (lane == 0) ptx::barrier_arrive(&control.full[slot.index]);
+            slot.advance(params.shared.slots);
+        }
+    }
+}
 
 }  // namespace tokamak::mla::cuda::sparse_decode

@@ -10,7 +10,7 @@ template <int Dim, int N>
 Kernel describe() {
     return {reinterpret_cast<const void*>(&sparse_decode<Dim, N>),
             N,
-            kThreads<N>,
+            kThreads,
             kRawBlocks<N>,
             sizeof(Control<N>),
             sizeof(SplitSums<N>)};

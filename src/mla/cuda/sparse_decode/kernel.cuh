@@ -17,9 +17,9 @@ inline constexpr int kRawBlocks = N <= 16 ? 2 : 1;
 /// 64 heads leave too few registers for an equal share.
 template <int N>
 inline constexpr bool kMovesRegisters = N == 64;
-inline constexpr int kScoreRegisters = 96;
+inline constexpr int kScoreRegisters = 80;
 inline constexpr int kAccumulateRegisters = 160;
-inline constexpr int kProducerRegisters = 96;
+inline constexpr int kProducerRegisters = 40;
 
 /// bf16 queries of N heads as K-major slabs; heads past the last are zero.
 template <int Dim, int N>
@@ -49,9 +49,9 @@ __device__ __forceinline__ void load_queries(const Params& params, std::uint32_t
 }
 
 template <int N>
-__device__ __forceinline__ void init_control(Control<N>& control, int slots, bool any_fp8) {
+__device__ __forceinline__ void init_control(Control<N>& control, int slots, bool per_warp) {
     for (int i = 0; i < slots; ++i) {
-        ptx::barrier_init(&control.full[i], kProducerWarps<N> * (any_fp8 ? 1 : 32));
+        ptx::barrier_init(&control.full[i], kProducerWarps * (per_warp ? 1 : 32));
         ptx::barrier_init(&control.empty[i], 4);
     }
     for (int i = 0; i < 2; ++i) {
@@ -66,12 +66,12 @@ __device__ __forceinline__ void init_control(Control<N>& control, int slots, boo
 template <int Dim, int N>
 __device__ __forceinline__ void produce(const Params& params, Control<N>& control, std::uint32_t base,
                                         const Columns& columns, int token, int blocks, int warp, int lane) {
-    if (params.any_fp8)
-        Fp8Gather<Dim, kRawBlocks<N>, kProducerWarps<N>, Control<N>>(params, control, base, columns, token, warp, lane)
-            .run(blocks);
+    if (params.anywhere)
+        gather_any<Dim>(params, control, base + params.shared.ring, columns, token, blocks, warp, lane);
+    else if (params.any_fp8)
+        Fp8Gather<Dim, kRawBlocks<N>, Control<N>>(params, control, base, columns, token, warp, lane).run(blocks);
     else
-        gather_bf16<Dim, kProducerWarps<N>>(params, control, base + params.shared.ring, columns, token, blocks, warp,
-                                            lane);
+        gather_bf16<Dim>(params, control, base + params.shared.ring, columns, token, blocks, warp, lane);
 }
 
 /// What head threads do after the last block: divisor and statistics, across the splits if there are several.
@@ -87,7 +87,7 @@ __device__ __forceinline__ void settle_heads(const Params& params, Control<N>& c
 }
 
 template <int Dim, int N>
-__global__ void __launch_bounds__(kThreads<N>, 1) sparse_decode(const __grid_constant__ Params params) {
+__global__ void __launch_bounds__(kThreads, 1) sparse_decode(const __grid_constant__ Params params) {
     extern __shared__ __align__(1024) unsigned char shared[];
     auto& control = *reinterpret_cast<Control<N>*>(shared + params.shared.control);
     auto* const splits = reinterpret_cast<SplitSums<N>*>(shared + params.shared.statistics);
@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(kThreads<N>, 1) sparse_decode(const __grid_con
 
     const int warp = __shfl_sync(~0U, static_cast<int>(threadIdx.x) / 32, 0);  // uniform, and known to be
     const int lane = static_cast<int>(threadIdx.x) % 32;
-    if (threadIdx.x == 0) init_control(control, params.shared.slots, params.any_fp8);
+    if (threadIdx.x == 0) init_control(control, params.shared.slots, params.any_fp8 || params.anywhere);
     const Columns columns = columns_of(params, token, rank);
     const int blocks = (columns.last - columns.first + kRowBlock - 1) / kRowBlock;
     __syncthreads();

@@ -16,11 +16,8 @@ inline constexpr int kMaxSlots = 24;      ///< of the slab ring
 inline constexpr int kMaxSplits = 8;      ///< largest portable cluster
 inline constexpr int kMathThreads = 384;  ///< one warpgroup scores, two accumulate
 
-/// Warps that gather: 64 heads leave registers for only one warpgroup of them.
-template <int Heads>
-inline constexpr int kProducerWarps = Heads == 64 ? 4 : 8;
-template <int Heads>
-inline constexpr int kThreads = kMathThreads + 32 * kProducerWarps<Heads>;
+inline constexpr int kProducerWarps = 8;
+inline constexpr int kThreads = kMathThreads + 32 * kProducerWarps;
 
 /// Row format in fp8 of a given row width: 576 is fp8_656, 512 is fp8_584 or fp8_split.
 template <int Dim>
@@ -80,8 +77,9 @@ struct Params {
     std::int32_t tokens, heads, head_groups, value_dim, splits;
     float scale_log2;  ///< softmax scale times log2 e
     OutKind out_kind;
-    std::int32_t copy_bytes;  ///< what addresses of rows and scales are multiples of: 16, 8, 4 or 1
-    bool any_fp8, mixed, q_vectors, out_vectors;
+    bool any_fp8;   ///< the raw ring is in use, or slabs are announced by warps
+    bool anywhere;  ///< two kinds of rows, or addresses that are no multiples of 16
+    bool q_vectors, out_vectors;
     bool lse_base_two, lse_with_sink, max_with_sink;
     SharedLayout shared;
 };

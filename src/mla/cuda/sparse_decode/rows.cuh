@@ -34,8 +34,9 @@ struct Selected {
 };
 
 struct Row {
-    const std::uint8_t* values = nullptr;  ///< null: masked
-    const std::uint8_t* scales = nullptr;  ///< null: bf16
+    const std::uint8_t* values;  ///< an address to compute with, also if the row is masked
+    const std::uint8_t* scales;  ///< null: bf16
+    bool valid;
 };
 
 __device__ __forceinline__ Selected load_index(const Params& params, const Columns& columns, int token, int column) {
@@ -60,32 +61,55 @@ __device__ __forceinline__ void load_page(const Params& params, int token, Selec
 
 __device__ __forceinline__ Row locate(const Params& params, const Selected& s) {
     const PoolParams& pool = params.pools[s.pool];
-    if (s.index < 0 || s.page < 0 || s.page >= pool.pages) return {};
-    const int row = s.index % pool.page_size;
-    const std::int64_t page = s.page;
-    return {pool.values + page * pool.page_stride + static_cast<std::int64_t>(row) * pool.row_bytes,
-            pool.scales == nullptr
-                ? nullptr
-                : pool.scales + page * pool.scale_page_stride + static_cast<std::int64_t>(row) * pool.scale_row_bytes};
+    const bool valid = s.index >= 0 && s.page >= 0 && s.page < pool.pages;
+    const std::int64_t page = valid ? s.page : 0;
+    const std::int64_t row = valid ? s.index % pool.page_size : 0;
+    return {pool.values + page * pool.page_stride + row * pool.row_bytes,
+            pool.scales == nullptr ? nullptr : pool.scales + page * pool.scale_page_stride + row * pool.scale_row_bytes,
+            valid};
 }
 
-/// Starts the copy of `Bytes` bytes, or of zeros. Sources with an alignment below 4 are copied at once.
-template <int Bytes>
-__device__ __forceinline__ void copy_piece(std::uint32_t shared, const std::uint8_t* source, int copy_bytes) {
-    const bool valid = source != nullptr;
-    if (Bytes == 16 && copy_bytes == 16) return ptx::copy_16(shared, source, valid);
-    if (copy_bytes >= 8) {
-#pragma unroll
-        for (int i = 0; i < Bytes; i += 8) ptx::copy_small<8>(shared + i, source + i, valid);
-    } else if (copy_bytes == 4) {
-#pragma unroll
-        for (int i = 0; i < Bytes; i += 4) ptx::copy_small<4>(shared + i, source + i, valid);
-    } else {
-        for (int i = 0; i < Bytes; ++i) {
-            const unsigned value = valid ? source[i] : 0;
-            asm volatile("st.shared.u8 [%0], %1;" ::"r"(shared + i), "r"(value) : "memory");
-        }
+/// The rows of one block after another, as the lane that copies them sees them: row lane / 4 of its warp's eight. The
+/// index is read two blocks ahead of its use, the page one. Rows past the last column are masked.
+class RowStream {
+  public:
+    __device__ __forceinline__ RowStream(const Params& params, const Columns& columns, int token, int warp, int lane)
+        : params_(params), columns_(columns), token_(token), column_(columns.first + warp * 8 + lane / 4) {
+        ahead_ = load_index(params_, columns_, token_, column_);
+        load_page(params_, token_, ahead_);
+        far_ = load_index(params_, columns_, token_, column_ + kRowBlock);
     }
+
+    __device__ __forceinline__ Row next() {
+        const Row row = locate(params_, ahead_);
+        ahead_ = far_;
+        load_page(params_, token_, ahead_);
+        column_ += kRowBlock;
+        far_ = load_index(params_, columns_, token_, column_ + kRowBlock);
+        return row;
+    }
+
+  private:
+    const Params& params_;
+    const Columns& columns_;
+    int token_;
+    int column_;
+    Selected ahead_, far_;
+};
+
+/// Notes which of a warp's rows take part in block `block`; lane 4 r speaks for row r.
+template <class Control>
+__device__ __forceinline__ void note_rows(Control& control, const Row& row, int block, int warp, int lane) {
+    const unsigned valid = __ballot_sync(~0U, row.valid);
+    const unsigned bits = __ballot_sync(~0U, lane < 8 && (valid >> (4 * lane & 31) & 1U) != 0);
+    if (lane == 0) control.valid[block % kMaskDepth][warp] = static_cast<std::uint8_t>(bits);
+}
+
+__device__ __forceinline__ Row row_of_lane(const Row& own, int lane) {
+    const auto pointer = [lane](const std::uint8_t* p) {
+        return reinterpret_cast<const std::uint8_t*>(__shfl_sync(~0U, reinterpret_cast<unsigned long long>(p), lane));
+    };
+    return {pointer(own.values), pointer(own.scales), __shfl_sync(~0U, static_cast<int>(own.valid), lane) != 0};
 }
 
 }  // namespace tokamak::mla::cuda::sparse_decode

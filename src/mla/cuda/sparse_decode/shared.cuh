@@ -27,7 +27,6 @@ struct Control {
     std::uint64_t weights_empty[2];     ///< one arrival per accumulating warp
     std::uint64_t landed;               ///< partial outputs of the other splits
     std::uint8_t valid[kMaskDepth][8];  ///< bit r of byte b: row 8 b + r takes part
-    std::uint8_t plain[kMaskDepth][8];  ///< row is bf16 among fp8 rows
     float correction[2][N];             ///< factor of older sums, per weights buffer
     int corrected[2];                   ///< whether any of them is not 1
     float partial[4][N];                ///< per warp, for reductions over the rows of a block
