@@ -99,6 +99,7 @@ __global__ void __launch_bounds__(kThreads, 1) sparse_decode(const __grid_consta
 
     const int warp = __shfl_sync(~0U, static_cast<int>(threadIdx.x) / 32, 0);  // uniform, and known to be
     const int lane = static_cast<int>(threadIdx.x) % 32;
+    if (threadIdx.x < N) control.limit[threadIdx.x] = kNothing;
     if (threadIdx.x == 0) init_control(control, params.shared.slots, params.any_fp8 || params.anywhere);
     const Columns columns = columns_of(params, token, rank);
     const int blocks = (columns.last - columns.first + kRowBlock - 1) / kRowBlock;

@@ -38,20 +38,33 @@ class Scorer {
 
     [[nodiscard]] __device__ int thread() const { return warp_ * 32 + lane_; }
 
+    /// Slabs are awaited a few at a time: each wait costs a fence, which orders the producers' ordinary stores before
+    /// the tensor cores' reads.
     __device__ void multiply() {
+        constexpr int kTogether = kSlabs % 3 == 0 ? 3 : 4;
+        static_assert(kSlabs % kTogether == 0);
         int last = 0;
 #pragma unroll
-        for (int j = 0; j < kSlabs; ++j) {
-            ptx::barrier_wait(&control_.full[slot_.index], slot_.phase);
-            ptx::fence_shared_async();  // rows were written by ordinary stores
-            ptx::wgmma_fence();
-            const std::uint64_t rows = ptx::wgmma_descriptor(shared_ + params_.shared.ring + slot_.index * kSlabBytes);
-            const std::uint64_t queries = ptx::wgmma_descriptor(shared_ + j * N * 128);
+        for (int first = 0; first < kSlabs; first += kTogether) {
+            int slots[kTogether];
 #pragma unroll
-            for (int k = 0; k < 4; ++k) ptx::wgmma_bf16<false>(score_, rows + 2 * k, queries + 2 * k, j + k > 0);
+            for (int i = 0; i < kTogether; ++i) {
+                slots[i] = slot_.index;
+                ptx::barrier_wait(&control_.full[slot_.index], slot_.phase);
+                slot_.advance(params_.shared.slots);
+            }
+            ptx::fence_shared_async();
+            ptx::wgmma_fence();
+#pragma unroll
+            for (int i = 0; i < kTogether; ++i) {
+                const int j = first + i;
+                const std::uint64_t rows = ptx::wgmma_descriptor(shared_ + params_.shared.ring + slots[i] * kSlabBytes);
+                const std::uint64_t queries = ptx::wgmma_descriptor(shared_ + j * N * 128);
+#pragma unroll
+                for (int k = 0; k < 4; ++k) ptx::wgmma_bf16<false>(score_, rows + 2 * k, queries + 2 * k, j + k > 0);
+            }
             ptx::wgmma_commit();
-            last = slot_.index;
-            slot_.advance(params_.shared.slots);
+            last = slots[kTogether - 1];
         }
         ptx::wgmma_wait<0>();
         // Dimensions past the values are not read again; the other slabs are let go by the accumulating warpgroups.
@@ -100,16 +113,35 @@ class Scorer {
             head_.reference = top;
         }
         control_.correction[buffer][h] = correction;
+        control_.limit[h] = head_.reference + kPatience;
         control_.reference[h] = head_.reference == kNothing ? 0.0F : head_.reference;
         return correction != 1.0F;
     }
 
+    /// Whether a score of this thread is beyond what its head's reference allows; true for NaN.
+    [[nodiscard]] __device__ bool exceeds() const {
+        bool any = false;
+#pragma unroll
+        for (int g = 0; g < kPairs; ++g) {
+            const float2 limit = *reinterpret_cast<const float2*>(&control_.limit[8 * g + 2 * (lane_ & 3)]);
+            any |= !(max_or_nan(score_[4 * g], score_[4 * g + 2]) <= limit.x);
+            any |= !(max_or_nan(score_[4 * g + 1], score_[4 * g + 3]) <= limit.y);
+        }
+        return any;
+    }
+
+    /// Maxima over rows cost more than all else here, so they are only taken when a reference must move, which is
+    /// seldom after the first block, or when the caller wants them.
     __device__ void weigh(int block) {
         const int buffer = block & 1;
-        column_maxima();
+        const bool moves = exceeds() || params_.max_logits != nullptr;
         ptx::barrier_wait(&control_.weights_empty[buffer], ((block >> 1) & 1U) ^ 1U);
-        ptx::named_barrier(kScoreBarrier, 128);
-        const bool corrected = ptx::named_barrier_any(kScoreBarrier, 128, move_reference(buffer));
+        bool corrected = false;
+        if (ptx::named_barrier_any(kScoreBarrier, 128, moves)) {
+            column_maxima();
+            ptx::named_barrier(kScoreBarrier, 128);
+            corrected = ptx::named_barrier_any(kScoreBarrier, 128, move_reference(buffer));
+        }
         std::uint32_t pairs[N / 4];
 #pragma unroll
         for (int g = 0; g < kPairs; ++g) {

@@ -30,6 +30,7 @@ struct Control {
     float correction[2][N];             ///< factor of older sums, per weights buffer
     int corrected[2];                   ///< whether any of them is not 1
     float partial[4][N];                ///< per warp, for reductions over the rows of a block
+    float limit[N];                     ///< largest exponent that the reference allows
     float reference[N];                 ///< exponent that weights are relative to
     float factor[N];                    ///< of this split's sums; 0: head is empty
 };
