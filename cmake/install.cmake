@@ -1,14 +1,18 @@
-# Package: find_package(tokamak) gives tokamak::tokamak.
-include(GNUInstallDirs)
+# Package: find_package(tokamak) gives tokamak::tokamak. It can be moved, and needs nothing but a C++20 compiler: what the
+# library is built with is inside it or found by the loader.
 include(CMakePackageConfigHelpers)
+set(package_folder ${CMAKE_INSTALL_LIBDIR}/cmake/tokamak)
+
 install(TARGETS tokamak EXPORT tokamak-targets LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/tokamak DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
-install(EXPORT tokamak-targets NAMESPACE tokamak:: DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/tokamak)
-configure_package_config_file(${PROJECT_SOURCE_DIR}/cmake/tokamak-config.cmake.in
-  ${PROJECT_BINARY_DIR}/tokamak-config.cmake INSTALL_DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/tokamak)
-write_basic_package_version_file(${PROJECT_BINARY_DIR}/tokamak-config-version.cmake COMPATIBILITY SameMinorVersion)
-install(FILES ${PROJECT_BINARY_DIR}/tokamak-config.cmake ${PROJECT_BINARY_DIR}/tokamak-config-version.cmake
-  DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/tokamak)
+install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
 if(TOKAMAK_TOOLS)
   install(TARGETS tokamak_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 endif()
+
+install(EXPORT tokamak-targets NAMESPACE tokamak:: DESTINATION ${package_folder})
+configure_package_config_file(${PROJECT_SOURCE_DIR}/cmake/tokamak-config.cmake.in
+  ${PROJECT_BINARY_DIR}/tokamak-config.cmake INSTALL_DESTINATION ${package_folder})
+write_basic_package_version_file(${PROJECT_BINARY_DIR}/tokamak-config-version.cmake COMPATIBILITY SameMinorVersion)
+install(FILES ${PROJECT_BINARY_DIR}/tokamak-config.cmake ${PROJECT_BINARY_DIR}/tokamak-config-version.cmake
+  DESTINATION ${package_folder})

@@ -60,8 +60,8 @@ enum class CheckpointLayout : std::uint8_t {
 };
 const char* to_string(CheckpointLayout layout) noexcept;
 
-/// Experts of one layer, packed for the kernels, in host memory: all of them or those that were asked for. The router is
-/// that of the whole layer either way.
+/// Experts of one layer, packed for the kernels, in host memory: all of them or those that were asked for. The router
+/// is that of the whole layer either way.
 struct PackedExperts {
     CheckpointLayout source = CheckpointLayout::bf16;
     WeightSpec spec;

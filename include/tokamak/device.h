@@ -26,7 +26,7 @@ struct Device {
 /// "cpu" or "cuda:0".
 std::string to_string(Device device);
 
-/// A CUDA stream of the caller, or the default stream. The CPU backend ignores it. Never owned.
+/// A CUDA stream of the caller, or the default stream. The CPU backend ignores it. Never owned; a plain value.
 struct Stream {
     CUstream_st* handle = nullptr;
 };
@@ -53,7 +53,8 @@ const DeviceInfo& device_info(Device device);
 bool built_with_cuda() noexcept;
 
 /// Copies `bytes` between any two devices in stream order. Host-to-host copies happen at once; copies that involve
-/// pageable host memory may synchronise. Throws `device` on a CUDA error.
+/// pageable host memory may synchronise. Throws `invalid_argument` on null memory, `device` on a CUDA error. As the two
+/// below, thread-safe on memory that no other thread uses.
 void copy_bytes(void* destination, Device destination_device, const void* source, Device source_device,
                 std::size_t bytes, Stream stream = {});
 

@@ -3,6 +3,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 namespace tokamak {
 
@@ -30,7 +31,7 @@ class Error : public std::runtime_error {
     ErrorCode code_;
 };
 
-/// Answer to a capability question. `reason` is empty when `ok`.
+/// Answer to a capability question. `reason` is empty when `ok`. A plain value.
 struct Support {
     bool ok = true;
     std::string reason;

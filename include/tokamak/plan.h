@@ -58,7 +58,7 @@ class Plan {
     [[nodiscard]] const WorkspaceLayout& layout() const noexcept;
     /// Ascending in tokens; the last row is `max_tokens`.
     [[nodiscard]] std::span<const PlanRow> table() const noexcept;
-    /// The row that a call of `tokens` tokens takes. Throws `invalid_argument` above `max_tokens`.
+    /// The row that a call of `tokens` tokens takes. Throws `invalid_argument` below 0 and above `max_tokens`.
     [[nodiscard]] const PlanRow& row_for(std::int64_t tokens) const;
     /// Table and workspace as text, one line each.
     [[nodiscard]] std::string explain() const;

@@ -8,6 +8,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 
 #include "tokamak/device.h"
 
@@ -39,7 +40,8 @@ const char* to_string(DType dtype) noexcept;
 
 /// A non-owning view: pointer, element type, shape, strides in elements, device. A value, at most `max_rank`
 /// dimensions. Copying it copies nothing it points to; const-ness of the data is the operator's contract (inputs are
-/// only read). A default-constructed tensor is *absent*: optional arguments are left so.
+/// only read). A default-constructed tensor is *absent*: optional arguments are left so. Thread-safe to read; each
+/// thread changes its own copy.
 struct Tensor {
     static constexpr int max_rank = 6;
 
@@ -63,6 +65,7 @@ struct Tensor {
                           std::span<const std::int64_t> strides, Device device = {});
 
     [[nodiscard]] explicit operator bool() const noexcept { return present; }
+    /// Product of the sizes: 1 for rank 0, 0 for an absent tensor.
     [[nodiscard]] std::int64_t elements() const noexcept;
     [[nodiscard]] std::int64_t size(int dimension) const noexcept { return shape[static_cast<std::size_t>(dimension)]; }
     [[nodiscard]] std::int64_t stride(int dimension) const noexcept {
@@ -70,12 +73,13 @@ struct Tensor {
     }
     /// Bytes of the elements themselves, without gaps that strides leave.
     [[nodiscard]] std::size_t bytes() const noexcept { return static_cast<std::size_t>(elements()) * size_of(dtype); }
+    /// Row-major without gaps; so is every tensor without elements.
     [[nodiscard]] bool contiguous() const noexcept;
     /// First `rows` entries of dimension 0. Throws if there are fewer.
     [[nodiscard]] Tensor first_rows(std::int64_t rows) const;
     /// The sub-tensor at `index` of dimension 0. Throws if out of range.
     [[nodiscard]] Tensor at(std::int64_t index) const;
-    /// Same elements, another shape; contiguous tensors only.
+    /// Same elements, another shape; present, contiguous tensors only.
     [[nodiscard]] Tensor reshape(std::initializer_list<std::int64_t> shape) const;
 
     template <class T>
@@ -88,17 +92,25 @@ struct Tensor {
 std::string to_string(const Tensor& tensor);
 
 /// A tensor with its memory, or a borrowed view returned where a caller's buffer was used instead. Movable, not
-/// copyable. Destruction of CUDA memory synchronises the device, so keep it off the hot path.
+/// copyable; absent after it was moved from. Destruction of CUDA memory synchronises the device, so keep it off the hot
+/// path. Thread-safe to read; moved and destroyed by one thread.
 class OwnedTensor {
   public:
     OwnedTensor() = default;
+    OwnedTensor(OwnedTensor&& other) noexcept
+        : memory_(std::move(other.memory_)), view_(std::exchange(other.view_, {})) {}
+    OwnedTensor& operator=(OwnedTensor&& other) noexcept {
+        memory_ = std::move(other.memory_);
+        view_ = std::exchange(other.view_, {});
+        return *this;
+    }
 
     /// Contiguous, uninitialised, aligned to 256 bytes. Allocates; not legal in capture. Throws `out_of_memory`.
     static OwnedTensor allocate(DType dtype, std::span<const std::int64_t> shape, Device device = {});
     static OwnedTensor allocate(DType dtype, std::initializer_list<std::int64_t> shape, Device device = {});
     /// Wraps a caller's view; owns nothing.
     static OwnedTensor borrow(const Tensor& view);
-    /// A copy on `device` of a contiguous tensor; synchronises.
+    /// A copy on `device` of a contiguous tensor; absent if `source` is. Synchronises.
     static OwnedTensor copy_of(const Tensor& source, Device device = {});
 
     [[nodiscard]] const Tensor& view() const noexcept { return view_; }

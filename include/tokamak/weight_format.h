@@ -96,8 +96,8 @@ void pack(const PackedLayout& layout, const WeightMatrix& source, RowOrder order
 /// Gate and up given as two matrices of `rows / 2` rows each.
 void pack_gate_up(const PackedLayout& layout, const WeightMatrix& gate, const WeightMatrix& up,
                   std::span<std::byte> destination);
-/// Inverse of pack: bit for bit what `pack` read (fp8_block scales of blocks, int4 words, mxfp4 bytes). Only an mxfp4 group
-/// whose scale code is 0xFF, which is worth zero, comes back as zero codes with scale code 0.
+/// Inverse of pack: bit for bit what `pack` read (fp8_block scales of blocks, int4 words, mxfp4 bytes). Only an mxfp4
+/// group whose scale code is 0xFF, which is worth zero, comes back as zero codes with scale code 0.
 void unpack(const PackedLayout& layout, std::span<const std::byte> packed, RowOrder order,
             const WeightMatrix& destination);
 

@@ -6,6 +6,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tokamak/device.h"
@@ -23,14 +24,16 @@ struct WorkspaceSize {
 WorkspaceSize max_of(std::span<const WorkspaceSize> sizes) noexcept;
 
 /// Scratch memory of the caller: any content, overwritten by a run, of no meaning after it. One workspace serves all
-/// plans that follow one another in one stream; concurrent streams need their own. A non-owning value.
+/// plans that follow one another in one stream; concurrent streams need their own. A non-owning value; two threads may
+/// not run on the same memory at once.
 struct Workspace {
     void* data = nullptr;
     std::size_t bytes = 0;
     Device device;
 };
 
-/// A workspace with its memory. Movable. Allocation is not legal in capture.
+/// A workspace with its memory. Movable, not copyable; empty after it was moved from. Allocation is not legal in
+/// capture. Thread-safe to read; moved and destroyed by one thread.
 class OwnedWorkspace {
   public:
     OwnedWorkspace() = default;
@@ -38,6 +41,13 @@ class OwnedWorkspace {
     OwnedWorkspace(WorkspaceSize size, Device device);
     /// As above, in stream order on CUDA: freed in stream order too, so that a call may let go of it at once.
     OwnedWorkspace(WorkspaceSize size, Device device, Stream stream);
+    OwnedWorkspace(OwnedWorkspace&& other) noexcept
+        : memory_(std::move(other.memory_)), view_(std::exchange(other.view_, {})) {}
+    OwnedWorkspace& operator=(OwnedWorkspace&& other) noexcept {
+        memory_ = std::move(other.memory_);
+        view_ = std::exchange(other.view_, {});
+        return *this;
+    }
 
     [[nodiscard]] Workspace view() const noexcept { return view_; }
     operator Workspace() const noexcept { return view_; }  // NOLINT: an owned workspace is a workspace

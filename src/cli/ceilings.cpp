@@ -46,7 +46,8 @@ json to_json(const ceilings::Ceilings& c) {
 
 void print(const ceilings::Ceilings& c) {
     fmt::print("{}\n", c.device);
-    fmt::print("  read                  {:8.0f} GB/s\n  copy (read + write)   {:8.0f} GB/s\n", c.read_gbps, c.copy_gbps);
+    fmt::print("  read                  {:8.0f} GB/s\n  copy (read + write)   {:8.0f} GB/s\n", c.read_gbps,
+               c.copy_gbps);
     fmt::print("  bf16 matrix units     {:8.0f} TFLOP/s burst, {:.0f} sustained ({})\n", c.bf16_tflops_burst,
                c.bf16_tflops_sustained, c.matrix_source);
     fmt::print("  fp8 matrix units      {:8.0f} TFLOP/s burst, {:.0f} sustained\n", c.fp8_tflops_burst,

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cli/catalogue.h"
+#include "cli/ceilings.h"
 #include "cli/commands.h"
 #include "cli/common.h"
 #include "core/build_info.h"
@@ -95,19 +96,37 @@ void print_info() {
     for (const Device device : devices_to_show()) print_operators(device);
 }
 
+struct Options {
+    bool ceilings = false;
+    bool json = false;      ///< given, with or without a file
+    std::string json_path;  ///< empty: stdout
+};
+
+int info_command(const Options& options) {
+    if (options.ceilings) return run_ceilings(options.json_path);
+    if (!options.json)
+        print_info();
+    else if (options.json_path.empty())
+        fmt::print("{}\n", info_json().dump(1));
+    else
+        write_json(options.json_path, info_json());
+    return 0;
+}
+
 }  // namespace
 
 void add_info(CLI::App& app, int& status) {
-    auto as_json = std::make_shared<bool>(false);
+    auto options = std::make_shared<Options>();
     CLI::App* info = app.add_subcommand(
         "info", "Version, devices, backends, and the variants of every operator and format, or why there are none");
-    info->add_flag("--json", *as_json, "Print JSON");
-    info->callback([as_json, &status] {
-        if (*as_json)
-            fmt::print("{}\n", info_json().dump(1));
-        else
-            print_info();
-        status = 0;
+    const CLI::Option* json = info->add_option("--json", options->json_path, "JSON, to this file or to stdout")
+                                  ->expected(0, 1)
+                                  ->type_name("[FILE]");
+    info->add_flag("--ceilings", options->ceilings,
+                   "Measure what the GPU can do at most: bandwidths, matrix rates, launches; --json FILE keeps it");
+    info->callback([options, json, &status] {
+        options->json = json->count() > 0;
+        status = info_command(*options);
     });
 }
 

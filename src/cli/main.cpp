@@ -19,7 +19,11 @@ int run_command_line(int argc, char** argv) {
                          fmt::format("tokamak {} ({})", tokamak::build_info::version(), tokamak::build_info::commit()));
     app.require_subcommand(1);
     int status = 0;
+    tokamak::cli::add_info(app, status);
+    tokamak::cli::add_check(app, status);
+    tokamak::cli::add_explain(app, status);
     tokamak::cli::add_tune(app, status);
+    tokamak::cli::add_bench(app, status);
     try {
         app.parse(argc, argv);
     } catch (const CLI::ParseError& error) {

@@ -14,7 +14,7 @@ namespace tokamak::check {
 /// `any` in an expected shape accepts every size.
 inline constexpr std::int64_t any = -1;
 
-/// What a tensor argument must be like.
+/// What a tensor argument must be like. The lists live as long as the expression or the variable that spells them out.
 struct Expect {
     const char* op;    ///< operator, for the message
     const char* name;  ///< argument, for the message

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <utility>
 
 #include "core/environment.h"
@@ -23,6 +24,11 @@ std::string list(const std::vector<std::string>& names) {
     return text;
 }
 
+/// A value as a message shows it. Arrays and objects only by their kind: their depth is the user's.
+std::string shown(const nlohmann::json& value) {
+    return value.is_structured() ? std::string("an ") + value.type_name() : value.dump();
+}
+
 /// What the override text says.
 struct Override {
     std::optional<std::string> variant;
@@ -33,9 +39,9 @@ void add_field(Override& to, const ChooseRequest& request, const std::string& ke
     const std::vector<std::string>& keys = request.fields.keys;
     if (std::find(keys.begin(), keys.end(), key) == keys.end())
         fail(ErrorCode::parse, "{}: unknown key \"{}\" with value {}; known: \"variant\"{}{}", request.override_name,
-             key, value.dump(), keys.empty() ? "" : ", ", list(keys));
+             key, shown(value), keys.empty() ? "" : ", ", list(keys));
     if (!value.is_number_integer())
-        fail(ErrorCode::parse, "{}: \"{}\" is {}, expected an integer", request.override_name, key, value.dump());
+        fail(ErrorCode::parse, "{}: \"{}\" is {}, expected an integer", request.override_name, key, shown(value));
     to.fields.emplace_back(key, value.get<std::int64_t>());
 }
 
@@ -46,23 +52,22 @@ Override parse_override(const ChooseRequest& request) {
     if (document.is_discarded())
         fail(ErrorCode::parse, "{} is not valid JSON: '{}'", request.override_name, *request.override_text);
     if (!document.is_object())
-        fail(ErrorCode::parse, "{} must be a JSON object, got {}", request.override_name, document.dump());
+        fail(ErrorCode::parse, "{} is {}, expected a JSON object", request.override_name, shown(document));
     for (const auto& [key, value] : document.items()) {
         if (key != "variant") {
             add_field(result, request, key, value);
             continue;
         }
         if (!value.is_string() || !is_legal(request, value.get<std::string>()))
-            fail(ErrorCode::parse, "{}: \"variant\" is {}, expected one of {}", request.override_name, value.dump(),
+            fail(ErrorCode::parse, "{}: \"variant\" is {}, expected one of {}", request.override_name, shown(value),
                  list(request.legal));
         result.variant = value.get<std::string>();
     }
     return result;
 }
 
-/// The overridden variant, given what would be taken without the override.
-std::string apply(const ChooseRequest& request, const Override& override, const std::string& selected) {
-    std::string variant = override.variant.value_or(selected);
+/// The variant with the fields that the override sets.
+std::string apply(const ChooseRequest& request, const Override& override, std::string variant) {
     std::string set;
     for (const auto& [key, value] : override.fields) {
         variant = request.fields.set(variant, key, value);
@@ -74,36 +79,37 @@ std::string apply(const ChooseRequest& request, const Override& override, const 
     return variant;
 }
 
-/// The entry of a store for one token count: its own bucket, or the largest one, flagged as extrapolated.
-std::optional<PlanRow> from_store(const ChooseRequest& request, const ConfigStore* store, const char* source,
-                                  std::int64_t tokens) {
-    const TunedTable* table = store == nullptr ? nullptr : store->find(request.device_name, request.problem_key);
-    if (table == nullptr || table->empty()) return std::nullopt;
-    auto entry = std::lower_bound(table->begin(), table->end(), tokens,
-                                  [](const auto& row, std::int64_t count) { return row.first < count; });
-    const bool extrapolated = entry == table->end();
-    if (extrapolated) --entry;
-    if (!is_legal(request, entry->second)) {
-        warn(fmt::format(
-            "{}: the {} configuration names the variant {} for {} tokens, which cannot run here; passed over",
-            request.op, source, entry->second, entry->first));
+/// The rows that one store has for a problem.
+class StoredTable {
+  public:
+    StoredTable(const ChooseRequest& request, const ConfigStore* store, const char* source)
+        : request_(request),
+          table_(store == nullptr ? nullptr : store->find(request.device_name, request.problem_key)),
+          source_(source) {}
+
+    /// The smallest bucket not below `tokens`, or the largest one, flagged as extrapolated. None if the table is empty
+    /// or its variant is not legal: the first row that names such a variant gives a warning.
+    std::optional<PlanRow> row(std::int64_t tokens) {
+        if (table_ == nullptr || table_->empty()) return std::nullopt;
+        auto entry = std::lower_bound(table_->begin(), table_->end(), tokens,
+                                      [](const auto& row, std::int64_t count) { return row.first < count; });
+        const bool extrapolated = entry == table_->end();
+        if (extrapolated) --entry;
+        if (is_legal(request_, entry->second)) return PlanRow{tokens, entry->second, source_, extrapolated};
+        if (warned_.insert(entry->second).second)
+            warn(
+                fmt::format("{}: the {} configuration of \"{}\" names the variant {} for {} tokens, which cannot run "
+                            "here; passed over",
+                            request_.op, source_, request_.problem_key, entry->second, entry->first));
         return std::nullopt;
     }
-    return PlanRow{tokens, entry->second, source, extrapolated};
-}
 
-PlanRow choose_row(const ChooseRequest& request, const Override& override, std::int64_t tokens) {
-    if (!request.pinned.empty()) return {tokens, request.pinned, "option", false};
-    PlanRow row = {tokens, "", "heuristic", false};
-    if (auto tuned = from_store(request, request.tuned, "tuned", tokens))
-        row = *tuned;
-    else if (auto shipped = from_store(request, request.shipped, "shipped", tokens))
-        row = *shipped;
-    else
-        row.variant = request.heuristic(tokens);
-    if (!override.variant && override.fields.empty()) return row;
-    return {tokens, apply(request, override, row.variant), "override", false};
-}
+  private:
+    const ChooseRequest& request_;
+    const TunedTable* table_;
+    const char* source_;
+    std::set<std::string> warned_;
+};
 
 }  // namespace
 
@@ -114,9 +120,22 @@ std::vector<PlanRow> choose_table(const ChooseRequest& request) {
     const Override overridden = parse_override(request);
     std::vector<std::int64_t> buckets = tune::token_buckets(request.max_tokens);
     if (buckets.empty()) buckets.push_back(0);
+    StoredTable tuned(request, request.tuned, "tuned");
+    StoredTable shipped(request, request.shipped, "shipped");
+    const auto select = [&](std::int64_t tokens) -> PlanRow {
+        if (auto row = tuned.row(tokens)) return *row;
+        if (auto row = shipped.row(tokens)) return *row;
+        return {tokens, request.heuristic(tokens), "heuristic", false};
+    };
+    const auto choose_row = [&](std::int64_t tokens) -> PlanRow {
+        if (!request.pinned.empty()) return {tokens, request.pinned, "option", false};
+        if (!overridden.variant && overridden.fields.empty()) return select(tokens);
+        const std::string selected = overridden.variant ? *overridden.variant : select(tokens).variant;
+        return {tokens, apply(request, overridden, selected), "override", false};
+    };
     std::vector<PlanRow> rows;
     rows.reserve(buckets.size());
-    for (const std::int64_t tokens : buckets) rows.push_back(choose_row(request, overridden, tokens));
+    for (const std::int64_t tokens : buckets) rows.push_back(choose_row(tokens));
     return rows;
 }
 

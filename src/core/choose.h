@@ -38,8 +38,8 @@ struct ChooseRequest {
 };
 
 /// One row for each token bucket up to max_tokens (a single row 0 for max_tokens 0). Store entries that name a variant
-/// outside `legal` are passed over with a warning. Throws `invalid_argument` for a pinned variant that is not legal and
-/// `parse` for an override that is no JSON object or has an unknown key or illegal value.
+/// outside `legal` are passed over with one warning a variant. Throws `invalid_argument` for a pinned variant that is
+/// not legal and `parse` for an override that is no JSON object or has an unknown key or illegal value.
 std::vector<PlanRow> choose_table(const ChooseRequest& request);
 
 /// Fills op, device, max_tokens, options, table and variant indices of a plan, with the real environment and stores.

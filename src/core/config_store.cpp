@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/config_store.h"
 
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <charconv>
 #include <filesystem>
@@ -19,7 +22,24 @@ namespace {
 
 using nlohmann::json;
 
-/// The table of one entry, or an empty one if any bucket or variant is malformed.
+/// What tells the versions of a file apart: a replaced file has another inode, an edited one another size or time.
+struct FileVersion {
+    bool exists = false;
+    dev_t device = 0;
+    ino_t inode = 0;
+    off_t size = 0;
+    std::int64_t seconds = 0;
+    std::int64_t nanoseconds = 0;
+    friend bool operator==(const FileVersion&, const FileVersion&) = default;
+};
+
+FileVersion version_of(const std::string& path) {
+    struct stat status {};
+    if (path.empty() || stat(path.c_str(), &status) != 0) return {};
+    return {true, status.st_dev, status.st_ino, status.st_size, status.st_mtim.tv_sec, status.st_mtim.tv_nsec};
+}
+
+/// The table of one entry, or an empty one if any bucket or variant is malformed or a bucket stands twice.
 TunedTable parse_table(const json& entry) {
     TunedTable table;
     for (const auto& [bucket, variant] : entry.at("table").items()) {
@@ -30,6 +50,8 @@ TunedTable parse_table(const json& entry) {
         table.emplace_back(tokens, variant.get<std::string>());
     }
     std::sort(table.begin(), table.end());
+    const auto same_bucket = [](const auto& a, const auto& b) { return a.first == b.first; };
+    if (std::adjacent_find(table.begin(), table.end(), same_bucket) != table.end()) return {};
     return table;
 }
 
@@ -59,10 +81,15 @@ ConfigStore ConfigStore::parse(std::string_view text, const std::string& origin)
 }
 
 ConfigStore ConfigStore::load(const std::string& path) {
+    if (!version_of(path).exists) return {};
     std::ifstream file(path, std::ios::binary);
-    if (!file) return {};
     std::ostringstream text;
-    text << file.rdbuf();
+    // An empty file reads as no characters, which is a failure of `<<` but no error of the file.
+    if (file && file.peek() != std::ifstream::traits_type::eof()) text << file.rdbuf();
+    if (!file.is_open() || file.bad() || text.bad()) {
+        warn(path + ": the configuration store could not be read; ignored");
+        return {};
+    }
     return parse(text.str(), path);
 }
 
@@ -81,17 +108,17 @@ const ConfigStore& ConfigStore::shipped() {
 std::shared_ptr<const ConfigStore> ConfigStore::user() {
     static std::mutex mutex;
     static std::string cached_path;
-    static std::filesystem::file_time_type cached_time;
+    static FileVersion cached_version;
     static std::shared_ptr<const ConfigStore> cached = std::make_shared<ConfigStore>();
 
     const std::string path = environment::get(environment::kConfigStore).value_or("");
-    std::error_code error;
-    const auto time = path.empty() ? std::filesystem::file_time_type() : std::filesystem::last_write_time(path, error);
     const std::lock_guard lock(mutex);
-    if (path != cached_path || time != cached_time) {
-        cached = std::make_shared<ConfigStore>(path.empty() ? ConfigStore() : load(path));
+    // Looked at before it is read: a file that is replaced in between is read again the next time.
+    const FileVersion version = version_of(path);
+    if (path != cached_path || version != cached_version) {
+        cached = std::make_shared<ConfigStore>(version.exists ? load(path) : ConfigStore());
         cached_path = path;
-        cached_time = time;
+        cached_version = version;
     }
     return cached;
 }
@@ -112,18 +139,23 @@ std::string ConfigStore::to_json() const {
         for (const auto& [tokens, variant] : table) buckets[std::to_string(tokens)] = variant;
         entries.push_back({{"device", key.first}, {"problem", key.second}, {"table", std::move(buckets)}});
     }
-    return json{{"tokamak_store", 1}, {"entries", std::move(entries)}}.dump(1) + "\n";
+    return json{{"tokamak_store", 1}, {"entries", std::move(entries)}}.dump(1, ' ', false,
+                                                                            json::error_handler_t::replace) +
+           "\n";
 }
 
 void ConfigStore::save(const std::string& path) const {
-    const std::string temporary = path + ".partial";
+    // One name for each thread that may be saving to the same path.
+    const std::string temporary = fmt::format("{}.{}.{}.partial", path, getpid(), gettid());
     std::ofstream file(temporary, std::ios::binary | std::ios::trunc);
     file << to_json();
     file.close();
-    if (!file) fail(ErrorCode::io, "config store: could not write `{}`", temporary);
     std::error_code error;
-    std::filesystem::rename(temporary, path, error);
-    if (error) fail(ErrorCode::io, "config store: could not replace `{}`: {}", path, error.message());
+    if (file) std::filesystem::rename(temporary, path, error);
+    if (file && !error) return;
+    const std::string why = file ? error.message() : "could not write `" + temporary + "`";
+    std::filesystem::remove(temporary, error);
+    fail(ErrorCode::io, "config store: could not save `{}`: {}", path, why);
 }
 
 }  // namespace tokamak

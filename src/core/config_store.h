@@ -24,11 +24,12 @@ class ConfigStore {
     /// Parses a store. An entry that is malformed is left out with one warning that names `origin` and the entry; text
     /// that is no store at all gives an empty store and one warning. Never throws on content.
     static ConfigStore parse(std::string_view text, const std::string& origin);
-    /// As parse; a missing file is an empty store without a warning.
+    /// As parse; a missing file is an empty store without a warning, one that cannot be read gives a warning.
     static ConfigStore load(const std::string& path);
     /// The table compiled into the library from configs/*.json.
     static const ConfigStore& shipped();
-    /// The store that TOKAMAK_CONFIG_STORE names; read again when the file's time stamp changed. Thread-safe.
+    /// The store that TOKAMAK_CONFIG_STORE names; read again when the file was replaced or changed. Thread-safe, also
+    /// beside a process that saves the file.
     static std::shared_ptr<const ConfigStore> user();
 
     void set(const std::string& device, const std::string& problem, TunedTable table);
@@ -36,7 +37,7 @@ class ConfigStore {
     [[nodiscard]] const TunedTable* find(const std::string& device, const std::string& problem) const noexcept;
     [[nodiscard]] std::size_t size() const noexcept { return entries_.size(); }
     [[nodiscard]] std::string to_json() const;
-    /// Replaces the file at once (write beside it, then rename). Throws `io`.
+    /// Replaces the file at once (write beside it, then rename); the last of several savers wins. Throws `io`.
     void save(const std::string& path) const;
 
   private:

@@ -3,9 +3,9 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
-#include <mutex>
 #include <thread>
 
 #include "core/backend.h"
@@ -53,6 +53,9 @@ const DeviceInfo& device_info(Device device) {
 void copy_bytes(void* destination, Device destination_device, const void* source, Device source_device,
                 std::size_t bytes, Stream stream) {
     if (bytes == 0) return;
+    if (destination == nullptr || source == nullptr)
+        invalid("copy_bytes: `{}` is null, expected {} bytes", destination == nullptr ? "destination" : "source",
+                bytes);
     if (destination_device.is_cuda() || source_device.is_cuda())
         return backend::cuda::copy_bytes(destination, destination_device, source, source_device, bytes, stream);
     std::memcpy(destination, source, bytes);
@@ -60,6 +63,7 @@ void copy_bytes(void* destination, Device destination_device, const void* source
 
 void fill_bytes(void* destination, Device device, std::uint8_t value, std::size_t bytes, Stream stream) {
     if (bytes == 0) return;
+    if (destination == nullptr) invalid("fill_bytes: `destination` is null, expected {} bytes", bytes);
     if (device.is_cuda()) return backend::cuda::fill_bytes(destination, device.index, value, bytes, stream);
     std::memset(destination, value, bytes);
 }

@@ -9,7 +9,7 @@ namespace tokamak {
 namespace {
 
 struct Log {
-    std::mutex mutex;
+    std::recursive_mutex mutex;  // a sink may warn or replace itself
     LogSink sink = [](const std::string& message) { std::fprintf(stderr, "tokamak: %s\n", message.c_str()); };
 };
 
@@ -20,14 +20,15 @@ Log& log() {
 
 }  // namespace
 
-void set_log_sink(LogSink sink) {
+LogSink set_log_sink(LogSink sink) {
     const std::lock_guard lock(log().mutex);
-    log().sink = std::move(sink);
+    return std::exchange(log().sink, std::move(sink));
 }
 
 void warn(const std::string& message) {
     const std::lock_guard lock(log().mutex);
-    if (log().sink) log().sink(message);
+    const LogSink sink = log().sink;  // lives on if it replaces itself
+    if (sink) sink(message);
 }
 
 }  // namespace tokamak

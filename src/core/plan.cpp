@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "core/check.h"
 #include "core/plan_state.h"
 
 namespace tokamak {
@@ -24,9 +25,7 @@ const WorkspaceLayout& Plan::layout() const noexcept { return state_->layout; }
 std::span<const PlanRow> Plan::table() const noexcept { return state_->table; }
 
 const PlanRow& Plan::row_for(std::int64_t tokens) const {
-    if (tokens > state_->max_tokens)
-        throw Error(ErrorCode::invalid_argument, fmt::format("{}: `tokens` is {}, the plan was made for at most {}",
-                                                             state_->op, tokens, state_->max_tokens));
+    check::tokens(state_->op.c_str(), tokens, state_->max_tokens);
     return state_->table[state_->row_index(tokens)];
 }
 

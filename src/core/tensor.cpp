@@ -79,12 +79,13 @@ Tensor Tensor::strided(const void* data, DType dtype, std::span<const std::int64
 }
 
 std::int64_t Tensor::elements() const noexcept {
-    std::int64_t count = 1;
+    std::int64_t count = present ? 1 : 0;
     for (int d = 0; d < rank; ++d) count *= size(d);
     return count;
 }
 
 bool Tensor::contiguous() const noexcept {
+    if (elements() == 0) return true;
     std::int64_t dense = 1;
     for (int d = rank - 1; d >= 0; --d) {
         if (size(d) > 1 && stride(d) != dense) return false;
@@ -114,7 +115,7 @@ Tensor Tensor::at(std::int64_t index) const {
 
 Tensor Tensor::reshape(std::initializer_list<std::int64_t> new_shape) const {
     Tensor view(data, dtype, new_shape, device);
-    if (!contiguous() || view.elements() != elements())
+    if (!present || !contiguous() || view.elements() != elements())
         invalid("tensor: {} cannot be seen as {}", to_string(*this), to_string(view));
     return view;
 }
@@ -145,7 +146,10 @@ OwnedTensor OwnedTensor::borrow(const Tensor& view) {
 }
 
 OwnedTensor OwnedTensor::copy_of(const Tensor& source, Device device) {
+    if (!source.present) return {};
     if (!source.contiguous()) invalid("tensor: copy of {}, expected a contiguous tensor", to_string(source));
+    if (source.elements() > 0 && source.data == nullptr)
+        invalid("tensor: copy of {} with null data", to_string(source));
     OwnedTensor owned =
         allocate(source.dtype, std::span(source.shape.data(), static_cast<std::size_t>(source.rank)), device);
     copy_bytes(owned.view_.data, device, source.data, source.device, source.bytes());

@@ -23,7 +23,7 @@ std::size_t WorkspaceLayout::add_bytes(std::string name, std::size_t count, std:
         invalid("workspace: slice `{}` is booked twice", name);
 
     const std::size_t offset = (bytes_ + alignment - 1) / alignment * alignment;
-    if (count > (limit - offset) / element_bytes)
+    if (offset > limit || count > (limit - offset) / element_bytes)
         invalid("workspace: slice `{}` of {} elements of {} bytes passes 2^63 bytes", name, count, element_bytes);
     entries_.push_back({std::move(name), offset, count * element_bytes});
     bytes_ = offset + count * element_bytes;

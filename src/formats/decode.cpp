@@ -59,12 +59,6 @@ const std::array<float, 256>& e4m3_values() noexcept {
     return table;
 }
 
-float load_bf16(const std::byte* bytes) noexcept {
-    std::uint16_t bits = 0;
-    std::memcpy(&bits, bytes, sizeof bits);
-    return scalar::bf16_to_float(bits);
-}
-
 float load_scale(const WeightSpec& spec, const std::byte* bytes) noexcept {
     switch (spec.scale_dtype) {
         case DType::e8m0: return scalar::mxfp4_scale_to_float(std::to_integer<std::uint8_t>(*bytes));

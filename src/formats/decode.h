@@ -5,7 +5,9 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
+#include "formats/scalar.h"
 #include "tokamak/weight_format.h"
 
 namespace tokamak::formats {
@@ -20,7 +22,11 @@ const std::array<float, 16>& code_values(WeightFormat format) noexcept;
 const std::array<float, 256>& e4m3_values() noexcept;
 /// The scale at `bytes` (possibly unaligned) of a format's scale type.
 float load_scale(const WeightSpec& spec, const std::byte* bytes) noexcept;
-/// The bf16 at `bytes` (possibly unaligned).
-float load_bf16(const std::byte* bytes) noexcept;
+/// The bf16 at `bytes` (possibly unaligned). Inline, or loops over it would not be vectorised.
+inline float load_bf16(const std::byte* bytes) noexcept {
+    std::uint16_t bits = 0;
+    std::memcpy(&bits, bytes, sizeof bits);
+    return scalar::bf16_to_float(bits);
+}
 
 }  // namespace tokamak::formats

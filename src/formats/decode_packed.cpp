@@ -33,9 +33,9 @@ struct RowReader {
     TileShape tile = formats::tile_shape(layout.spec);
     const std::array<float, 16>& codes = formats::code_values(layout.spec.format);
     const std::array<float, 256>& e4m3 = formats::e4m3_values();
-    const formats::CodeTable& pairs = formats::code_table(layout.spec.format);
 
     /// Code values of one block of 64 columns. The row owns pairs 0 and 2 of its lanes' words, or 1 and 3.
+    template <WeightFormat format>
     void block_4bit(const std::byte* fragment, float* out) const noexcept {
         const int half = row / 8 % 2 * 4;
         const std::byte* lane = fragment + row % 8 * 64;
@@ -43,7 +43,9 @@ struct RowReader {
             std::array<std::uint32_t, 4> words{};
             std::memcpy(words.data(), lane, sizeof words);
             for (int w = 0; w < 4; ++w) {
-                const std::uint32_t all = formats::word_codes(pairs, words[static_cast<std::size_t>(w)]) >> half;
+                std::uint32_t all = words[static_cast<std::size_t>(w)];
+                if constexpr (format == WeightFormat::mxfp4) all = formats::word_codes(formats::kMxfp4Codes, all);
+                all >>= half;  // an int4 word has its codes in order as it is
                 float* at = out + 16 * w + 2 * t;
                 at[0] = codes[all & 15U];
                 at[1] = codes[all >> 16 & 15U];
@@ -54,8 +56,12 @@ struct RowReader {
     }
 
     void tile_4bit(const std::byte* bytes, float* out) const noexcept {
-        for (std::int64_t k = 0; k < tile.k_blocks; ++k)
-            block_4bit(bytes + (k * kSlabs + row / kSlabRows) * kFragmentBytes, out + k * kBlockCols);
+        for (std::int64_t k = 0; k < tile.k_blocks; ++k) {
+            const std::byte* fragment = bytes + (k * kSlabs + row / kSlabRows) * kFragmentBytes;
+            float* const block = out + k * kBlockCols;
+            layout.spec.format == WeightFormat::int4 ? block_4bit<WeightFormat::int4>(fragment, block)
+                                                     : block_4bit<WeightFormat::mxfp4>(fragment, block);
+        }
         const int group_size = layout.spec.group_size;
         for (std::int64_t group = 0; group < tile.groups; ++group, out += group_size) {
             const float scale = formats::load_scale(layout.spec, bytes + formats::scale_offset(tile, row, group));

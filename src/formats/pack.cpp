@@ -78,11 +78,12 @@ void for_each_fragment(const PackedLayout& layout, const TileShape& tile, std::i
     }
 }
 
-/// An mxfp4 group with scale code 0xFF is worth zero whatever its codes are. Kernels decode scales without a test for it
-/// (two of eight instructions), so packing stores zero codes under scale code 0 instead.
+/// An mxfp4 group with scale code 0xFF is worth zero whatever its codes are. Kernels decode scales without a test for
+/// it (two of eight instructions), so packing stores zero codes under scale code 0 instead.
 constexpr std::byte kDeadScale{0xFF};
 
-void clear_dead_groups(const StripRows& rows, int slab, std::int64_t first_group, std::int64_t groups, SlabCodes& codes) {
+void clear_dead_groups(const StripRows& rows, int slab, std::int64_t first_group, std::int64_t groups,
+                       SlabCodes& codes) {
     for (int r = 0; r < kSlabRows; ++r) {
         const std::byte* scales = rows.scales[static_cast<std::size_t>(slab * kSlabRows + r)];
         if (scales == nullptr) continue;

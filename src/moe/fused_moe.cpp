@@ -46,7 +46,10 @@ void check_problem(const FusedMoeProblem& p, Device device) {
     check_activation(p);
     check::dtype(kOp, "act_dtype", p.act_dtype, {DType::bf16, DType::f16, DType::f32});
     check::dtype(kOp, "out_dtype", p.out_dtype, {DType::bf16, DType::f16, DType::f32, DType::f64});
-    require_cpu(kOp, device);
+    if (device.is_cuda())
+        cuda::require(p, device);
+    else
+        require_cpu(kOp, device);
 }
 
 void check_weights(const FusedMoeState& state, const FusedMoeArgs& args) {
@@ -135,6 +138,11 @@ FusedMoePlan make_plan(const FusedMoeProblem& problem, Device device, const Plan
     state->local_experts = resolve_local_experts(problem.num_experts, problem.num_local_experts);
     state->gate_up = gate_up_layout(problem);
     state->down = down_layout(problem);
+    if (device.is_cuda()) {
+        state->device = device;
+        cuda::plan_fused_moe(*state, options);
+        return detail::to_plan<FusedMoeProblem>(std::shared_ptr<const FusedMoeState>(std::move(state)));
+    }
     cpu::choose(*state, kOp, problem.max_tokens, options, problem.out_dtype);
     state->scratch = cpu::lay_out(*state, {.top_k = problem.top_k,
                                            .local_experts = state->local_experts,
@@ -144,12 +152,12 @@ FusedMoePlan make_plan(const FusedMoeProblem& problem, Device device, const Plan
     return detail::to_plan<FusedMoeProblem>(std::shared_ptr<const FusedMoeState>(std::move(state)));
 }
 
-void run(const FusedMoePlan& plan, const FusedMoeArgs& args, const Workspace& workspace, Stream) {
+void run(const FusedMoePlan& plan, const FusedMoeArgs& args, const Workspace& workspace, Stream stream) {
     const auto& state = detail::state_of<FusedMoeState>(plan);
     check_args(state, args, workspace);
+    if (state.device.is_cuda()) return cuda::run_fused_moe(state, args, workspace, stream);
     const std::int64_t tokens = check::effective_tokens(args.tokens, args.num_tokens);
     if (state.options.check_ids) check_ids(kOp, args.ids, tokens, state.problem.num_experts);
-    // The only backend so far is the CPU's; a CUDA one is dispatched from here on state.device.
     if (is_oracle(state, args.tokens))
         cpu::fused_moe<double>(state, args, tokens, workspace);
     else

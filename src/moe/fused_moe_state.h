@@ -3,6 +3,7 @@
 
 #include "core/plan_state.h"
 #include "moe/cpu/scratch.h"
+#include "moe/cuda/fused_moe.h"
 #include "tokamak/moe/fused_moe.h"
 
 namespace tokamak::moe {
@@ -12,7 +13,8 @@ struct FusedMoeState : detail::TypedState<FusedMoeProblem> {
     int local_experts = 0;
     PackedLayout gate_up;
     PackedLayout down;
-    cpu::Scratch scratch;
+    cpu::Scratch scratch;     ///< plans for the CPU
+    cuda::FusedMoeCuda cuda;  ///< plans for a CUDA device
 };
 
 }  // namespace tokamak::moe

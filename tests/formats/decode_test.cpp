@@ -89,6 +89,10 @@ void check_matrix(const HostMatrix& source) {
             if (testing::Test::HasFatalFailure()) return;
         }
     }
+    const HostMatrix copy(source.view().spec, rows, cols);
+    unpack(layout, bytes, RowOrder::plain, copy);
+    source.settle_dead_groups();
+    ASSERT_TRUE(source.same_bits(copy));
 }
 
 TEST(Decode, RandomBitsOfEveryFormat) {

@@ -187,7 +187,7 @@ TEST_F(HostileFile, RandomDamage) {
                                R"("b":{"dtype":"BF16","shape":[3],"data_offsets":[16,22]}})";
     const std::string good = safetensors_bytes(header, std::string(22, 'd'));
     std::mt19937 random(std::random_device{}());
-    for (int round = 0; round < 3000; ++round) {
+    for (int round = 0; round < 1000; ++round) {
         std::string bytes = good;
         for (unsigned changes = 1 + random() % 3; changes > 0; --changes) {
             const std::size_t at = random() % bytes.size();

@@ -123,7 +123,9 @@ TEST(SafetensorsWriter, WhatIsWrittenIsRead) {
         const Tensor read = file.tensor(named.name);
         EXPECT_EQ(read.dtype, named.tensor.dtype == DType::u4x2 ? DType::u8 : named.tensor.dtype);
         EXPECT_EQ(read.shape, named.tensor.shape);
-        EXPECT_EQ(std::memcmp(read.data, named.tensor.data, read.bytes()), 0);
+        if (read.bytes() > 0) {
+            EXPECT_EQ(std::memcmp(read.data, named.tensor.data, read.bytes()), 0);
+        }
         EXPECT_EQ(reinterpret_cast<std::uintptr_t>(read.data) % size_of(read.dtype), 0U) << named.name;
     }
     EXPECT_EQ(file.metadata().at("\u00e9"), "\t");

@@ -105,7 +105,7 @@ TEST(SparseAttentionChoice, FullOverrideAndVariant) {
 
 TEST(SparseAttentionChoice, BadOverridesAreRefusedNamingKeyAndValue) {
     expect_refused("{", {"TOKAMAK_SPARSE_MLA_CONFIG", "not valid JSON"});
-    expect_refused("[1]", {"must be a JSON object", "[1]"});
+    expect_refused("[1]", {"expected a JSON object"});
     expect_refused(R"({"block": 3})", {"\"block\"", "3"});
     expect_refused(R"({"heads": "many"})", {"\"heads\"", "many"});
     expect_refused(R"({"heads": 48})", {"\"heads\"", "48"});

@@ -58,7 +58,7 @@ Expected expected(const AlignProblem& p, const std::vector<double>& ids, const s
 Ints ints_of(const GuardedBuffer& buffer) {
     const std::vector<std::byte> bytes = buffer.contents();
     Ints values(bytes.size() / 4);
-    std::memcpy(values.data(), bytes.data(), values.size() * 4);
+    if (!values.empty()) std::memcpy(values.data(), bytes.data(), values.size() * 4);
     return values;
 }
 
@@ -125,6 +125,21 @@ TEST(Align, RandomProblemsGiveTheDefinition) {
         SCOPED_TRACE("round " + std::to_string(round) + " seed " + std::to_string(base_seed()));
         expect_definition(p, tokens, ids, mapped ? random_map(rng, global, p.num_experts) : std::vector<double>(),
                           round % 6 == 0 ? uniform_int(rng, -1, tokens + 2) : tokens);
+    }
+}
+
+TEST(Align, AsManyExpertsAsAllowed) {
+    Rng rng = rng_for(4100);
+    for (const NonLocal form : {NonLocal::drop, NonLocal::ghost}) {
+        const AlignProblem p{.max_tokens = 900,
+                             .top_k = 3,
+                             .num_experts = 4000,
+                             .num_global_experts = 4096,
+                             .block_size = 128,
+                             .non_local = form};
+        std::vector<double> ids;
+        for (int slot = 0; slot < 2700; ++slot) ids.push_back(static_cast<double>(uniform_int(rng, 0, 4095)));
+        expect_definition(p, 900, ids, random_map(rng, 4096, 4000), 900);
     }
 }
 

@@ -72,7 +72,7 @@ TEST(FusedMoeMisuse, ProblemsAreRefused) {
 
 TEST(FusedMoeMisuse, DevicesAndOptionsAreRefused) {
     const FusedMoeProblem problem = good_case().problem;
-    expect_unsupported(problem, {"moe::fused_moe", "CUDA"}, ErrorCode::unsupported, Device::cuda(0));
+    expect_unsupported(problem, {"moe::fused_moe", "cuda:4096"}, ErrorCode::unsupported, Device::cuda(4096));
     expect_unsupported(problem, {"does not exist"}, ErrorCode::unsupported, Device{DeviceType::cpu, 1});
     const auto plan_with = [&](const PlanOptions& options) { (void)make_plan(problem, Device::cpu(), options); };
     PlanOptions options;

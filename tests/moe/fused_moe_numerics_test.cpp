@@ -133,6 +133,28 @@ TEST(FusedMoeNumerics, SumsOverMoreThanOnePieceOfColumns) {
     expect_both_variants(c, 401);
 }
 
+TEST(FusedMoeNumerics, QuantisingZerosGivesZeros) {
+    FusedMoeCase c = small_case(WeightSpec::fp8_block());
+    c.problem.quantize_activations = true;
+    c.x_scale = 0;
+    Rng rng = rng_for(450);
+    const FusedMoeData data = random_data(rng, c);
+    for (const double value : values_of(run_guarded(make_plan(c.problem, Device::cpu()), data.args())))
+        ASSERT_EQ(value, 0.0);
+}
+
+TEST(FusedMoeNumerics, AsManyExpertsAsAllowed) {
+    FusedMoeCase c = small_case(WeightSpec::bf16());
+    c.tokens = c.problem.max_tokens = 300;
+    c.problem.hidden = 9;
+    c.problem.intermediate = 3;
+    c.problem.num_experts = 4096;
+    c.problem.num_local_experts = 1023;
+    c.problem.top_k = 64;
+    c.placement = Placement::scattered;
+    expect_both_variants(c, 460);
+}
+
 /// Most quantised results must not merely stay in the wide bound for codes that fell to the other side.
 TEST(FusedMoeNumerics, QuantisationFollowsTheDefinition) {
     FusedMoeCase c = small_case(WeightSpec::fp8_block());

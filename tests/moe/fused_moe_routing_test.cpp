@@ -47,7 +47,7 @@ TEST_P(PartialSums, OfAllRanksAreTheWhole) {
     for (int rank = 0; rank < 3; ++rank) {
         const std::vector<int> mine = {dealt[static_cast<std::size_t>(2 * rank)],
                                        dealt[static_cast<std::size_t>(2 * rank + 1)]};
-        FusedMoeData part = whole;
+        FusedMoeData part = whole.on(Device::cpu());
         part.c.problem.num_local_experts = 2;
         part.gate_up = whole.gate_up.select(mine);
         part.down = whole.down.select(mine);

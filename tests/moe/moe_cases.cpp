@@ -110,30 +110,26 @@ FusedMoeArgs FusedMoeData::args(std::int64_t tokens) const {
 
 namespace {
 
-OwnedTensor copy_to(const OwnedTensor& tensor, Device device) {
-    return tensor.view() ? OwnedTensor::copy_of(tensor, device) : OwnedTensor();
+Experts copy_to(const Experts& experts, Device device) {
+    return {experts.layout, OwnedTensor::copy_of(experts.packed, device), experts.dense};
 }
 
 Routing copy_to(const Routing& routing, Device device) {
-    Routing copy = routing;
-    copy.ids = copy_to(routing.ids, device);
-    copy.weights = copy_to(routing.weights, device);
-    copy.expert_map = copy_to(routing.expert_map, device);
-    return copy;
+    return {OwnedTensor::copy_of(routing.ids, device), OwnedTensor::copy_of(routing.weights, device),
+            OwnedTensor::copy_of(routing.expert_map, device), routing.first_expert, routing.local_rows};
 }
 
 }  // namespace
 
 FusedMoeData FusedMoeData::on(Device device) const {
-    FusedMoeData copy = *this;
-    copy.gate_up.packed = copy_to(gate_up.packed, device);
-    copy.down.packed = copy_to(down.packed, device);
-    copy.routing = copy_to(routing, device);
-    copy.x = copy_to(x, device);
-    copy.gate_up_bias = copy_to(gate_up_bias, device);
-    copy.down_bias = copy_to(down_bias, device);
-    copy.shared_output = copy_to(shared_output, device);
-    return copy;
+    return {c,
+            copy_to(gate_up, device),
+            copy_to(down, device),
+            copy_to(routing, device),
+            OwnedTensor::copy_of(x, device),
+            OwnedTensor::copy_of(gate_up_bias, device),
+            OwnedTensor::copy_of(down_bias, device),
+            OwnedTensor::copy_of(shared_output, device)};
 }
 
 FusedMoeData random_data(Rng& rng, const FusedMoeCase& c) {
@@ -165,11 +161,7 @@ RoutedGemmArgs RoutedGemmData::args(std::int64_t tokens) const {
 }
 
 RoutedGemmData RoutedGemmData::on(Device device) const {
-    RoutedGemmData copy = *this;
-    copy.matrix.packed = copy_to(matrix.packed, device);
-    copy.routing = copy_to(routing, device);
-    copy.x = copy_to(x, device);
-    return copy;
+    return {c, copy_to(matrix, device), copy_to(routing, device), OwnedTensor::copy_of(x, device)};
 }
 
 RoutedGemmData random_data(Rng& rng, const RoutedGemmCase& c) {

@@ -8,7 +8,8 @@ namespace tokamak::mla {
 
 /// DeepSeek sparse-attention indexer: logits[t, j] = sum_h w[t, h] * relu(q[t, h] . k[j]) in f32, -inf outside the
 /// window [start, start + length), and the top_k ids by descending logit, ties to the lower id. A window narrower than
-/// top_k fills the rest with ids outside the window, lowest first (what the -inf ties give).
+/// top_k fills the rest with ids outside the window, lowest first (what the -inf ties give). NaN logits
+/// rank below -inf; zeros of both signs are equal.
 struct IndexerProblem {
     std::int64_t max_tokens = 0;
     int heads = 0;

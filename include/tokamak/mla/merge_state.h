@@ -8,7 +8,7 @@ namespace tokamak::mla {
 
 /// Merges two partial attentions of the same queries: m = max(la, lb), out = (a e^(la-m) + b e^(lb-m)) / (e^(la-m) +
 /// e^(lb-m)), lse = m + ln(sum). Natural log. An empty side (lse -inf) contributes nothing, whatever its out holds; two
-/// empty sides give out 0 and lse -inf.
+/// empty sides give out 0 and lse -inf. A side of lse +inf outweighs every finite one; two such sides share equally.
 struct MergeStateProblem {
     std::int64_t max_tokens = 0;
     int heads = 0;

@@ -21,10 +21,12 @@ struct KvPool {
 
 /// Token-level sparse attention over a latent cache shared by all heads (MQA): one softmax over the selected rows of
 /// one or two pools. value = first value_dim elements of the same row. Scores and sums f32, one rounding of the result.
+/// A NaN score makes everything of its token and head NaN; a score of +inf all but max_logits. A row with only scores
+/// of -inf counts as empty.
 struct SparseAttentionProblem {
     std::int64_t max_tokens = 0;
     int heads = 0;                  ///< 1 to 128
-    std::int64_t dim = 0;           ///< 512, 576 or any multiple of 64 (CUDA: 512 and 576)
+    std::int64_t dim = 0;           ///< any that the pools' formats hold (CUDA: 512 and 576)
     std::int64_t value_dim = 0;     ///< 1 to dim (CUDA: 448 and 512)
     std::vector<KvPool> pools;      ///< one or two
     DType q_dtype = DType::bf16;    ///< bf16, f16 or f32 (f32: CPU only)
@@ -58,7 +60,7 @@ struct SparseAttentionArgs {
     LseConvention lse_convention;
     Tensor out;         ///< [>= tokens, heads, value_dim] out_dtype; a row without valid columns gives 0
     Tensor lse;         ///< optional f32 [>= tokens, heads]; empty row: -inf (or the sink, if included)
-    Tensor max_logits;  ///< optional f32 [>= tokens, heads], of scaled scores, natural units; empty row: -inf
+    Tensor max_logits;  ///< optional f32 [>= tokens, heads], of scaled scores, natural units; empty row: as lse
 };
 
 using SparseAttentionPlan = PlanOf<SparseAttentionProblem>;

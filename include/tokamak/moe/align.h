@@ -6,17 +6,17 @@
 
 namespace tokamak::moe {
 
-/// What becomes of routes whose expert lives elsewhere (expert_map < 0).
+/// What becomes of routes whose expert lives elsewhere (expert_map names no local row).
 enum class NonLocal : std::uint8_t {
     drop,   ///< absent from the output
     ghost,  ///< kept as one last expert whose blocks are marked -1
 };
 
 /// Sorts the routes (slot t = token * top_k + j) by expert and pads each expert to a multiple of `block_size`.
-/// Source: vLLM moe_align_block_size, and reference/xkernels_semantics section 1 for the sizes.
+/// Source: vLLM moe_align_block_size; docs/operators/moe.md has the shapes.
 struct AlignProblem {
     std::int64_t max_tokens = 0;
-    int top_k = 0;
+    int top_k = 0;               ///< 1 to 64
     int num_experts = 0;         ///< local experts: those that expert_map numbers, or all
     int num_global_experts = 0;  ///< ids lie in [0, num_global_experts); 0: the same as num_experts
     int block_size = 0;          ///< any positive number
@@ -34,11 +34,12 @@ AlignSizes align_sizes(const AlignProblem& problem, std::int64_t tokens);
 
 struct AlignArgs {
     std::int64_t tokens = 0;
-    Tensor num_tokens;              ///< optional i32 [1] on the device: lowers `tokens`; pad_id stays that of `tokens`
-    Tensor ids;                     ///< [tokens, top_k] global expert ids; out-of-range ids are dropped
-    Tensor expert_map;              ///< optional i32 [num_global_experts]: local row, or negative
-    Tensor sorted_token_ids;        ///< out i32 [>= max_padded]
-    Tensor expert_ids;              ///< out i32 [>= max_blocks]: expert of each block; unused tail 0
+    Tensor num_tokens;        ///< optional i32 [1] on the device: lowers `tokens`; pad_id stays that of `tokens`
+    Tensor ids;               ///< [tokens, top_k] global expert ids; out-of-range ids are dropped
+    Tensor expert_map;        ///< optional i32 [num_global_experts]: local row; any other number: elsewhere. Needed if
+                              ///< num_global_experts is not num_experts
+    Tensor sorted_token_ids;  ///< out i32 [>= max_padded]
+    Tensor expert_ids;        ///< out i32 [>= max_blocks]: expert of each block; unused tail 0
     Tensor num_tokens_post_padded;  ///< out i32 [1]
 };
 

@@ -41,13 +41,14 @@ struct FusedMoeProblem {
     std::int64_t intermediate = 0;
     int num_experts = 0;        ///< global: ids lie in [0, num_experts); others are masked
     int num_local_experts = 0;  ///< experts in the packed weights; 0: all of num_experts
-    int top_k = 0;              ///< duplicated experts in a token count twice
+    int top_k = 0;              ///< 1 to 64; duplicated experts in a token count twice
     WeightSpec weights{};
     Activation activation{};
     RoutingWeight routing_weight = RoutingWeight::output;
-    bool quantize_activations = false;  ///< fp8_block: token rows and intermediate go through e4m3 with 1x128 scales
-    DType act_dtype = DType::bf16;      ///< x: bf16, f16 or f32 (f32: CPU only)
-    DType out_dtype = DType::bf16;      ///< bf16, f16, f32; f64 in the oracle variant
+    /// fp8_block: token rows and intermediate go through e4m3 with 1x128 scales, instead of being rounded to act_dtype
+    bool quantize_activations = false;
+    DType act_dtype = DType::bf16;  ///< x: bf16, f16 or f32 (f32: CPU only)
+    DType out_dtype = DType::bf16;  ///< bf16, f16, f32; f64: the oracle variant
 };
 
 struct FusedMoeArgs {
@@ -55,13 +56,13 @@ struct FusedMoeArgs {
     Tensor num_tokens;     ///< optional i32 [1] on the device: lowers `tokens`; rows past it are not touched
     Tensor x;              ///< [tokens, hidden] act_dtype, rows may be strided
     Tensor ids;            ///< [tokens, top_k] i32 or i64, global expert ids; negative or too large: masked
-    Tensor weights;        ///< [tokens, top_k] f32 or bf16 routing weights; absent only for RoutingWeight::none
+    Tensor weights;        ///< [tokens, top_k] f32 or bf16 routing weights; RoutingWeight::none ignores them
     Tensor gate_up;        ///< packed u8 [local experts, gate_up layout bytes], 128-byte aligned
     Tensor down;           ///< packed u8 [local experts, down layout bytes]
     Tensor gate_up_bias;   ///< optional bf16 or f32 [local experts, 2 * intermediate]: gate then up
     Tensor down_bias;      ///< optional bf16 or f32 [local experts, hidden]
-    Tensor expert_map;     ///< optional i32 [num_experts]: local row, or negative if elsewhere; may be scattered
-    int first_expert = 0;  ///< without a map: local expert r is global expert first_expert + r
+    Tensor expert_map;     ///< optional i32 [num_experts]: local row; any other number: elsewhere. May be scattered
+    int first_expert = 0;  ///< without a map: local expert r is global expert first_expert + r; 0 with a map
     Tensor shared_output;  ///< optional [tokens, hidden] out_dtype or act_dtype, added
     bool accumulate_into_out = false;  ///< add to what `out` holds instead of overwriting it
     Tensor out;                        ///< [>= tokens, hidden] out_dtype
@@ -74,8 +75,9 @@ PackedLayout gate_up_layout(const FusedMoeProblem& problem);
 PackedLayout down_layout(const FusedMoeProblem& problem);
 
 Support supports(const FusedMoeProblem& problem, Device device);
-/// Allocates host memory only. CPU variants: "cpu_f32" (default), "cpu_f64" (the oracle: f64 sums, the intermediate not
-/// rounded to act_dtype).
+/// Allocates host memory only. CPU variants: "cpu_f32" (default; int4 weights are rounded to a 16-bit act_dtype, as the
+/// matrix units' operands are), "cpu_f64" (the oracle: f64 sums, neither those weights nor the intermediate rounded).
+/// `max_workspace_bytes` makes a call work in chunks of tokens; the results are the same bits.
 FusedMoePlan make_plan(const FusedMoeProblem& problem, Device device, const PlanOptions& options = {});
 /// Allocates nothing, synchronises nothing, legal in capture. Checks everything before the first write.
 void run(const FusedMoePlan& plan, const FusedMoeArgs& args, const Workspace& workspace, Stream stream = {});

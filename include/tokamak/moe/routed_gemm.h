@@ -14,11 +14,11 @@ struct RoutedGemmProblem {
     std::int64_t cols = 0;      ///< input width K
     int num_experts = 0;        ///< global
     int num_local_experts = 0;  ///< 0: all
-    int top_k = 0;
+    int top_k = 0;              ///< 1 to 64
     WeightSpec weights{};
     bool apply_routing_weight = true;
     DType act_dtype = DType::bf16;  ///< bf16, f16 or f32 (f32: CPU only)
-    DType out_dtype = DType::bf16;  ///< bf16, f16, f32; f64 in the oracle variant
+    DType out_dtype = DType::bf16;  ///< bf16, f16, f32; f64: the oracle variant
 };
 
 struct RoutedGemmArgs {
@@ -26,10 +26,10 @@ struct RoutedGemmArgs {
     Tensor num_tokens;     ///< optional i32 [1] on the device
     Tensor x;              ///< [tokens, cols]
     Tensor ids;            ///< [tokens, top_k] i32 or i64; out of range: masked
-    Tensor weights;        ///< [tokens, top_k] f32 or bf16; absent only if the weight is not applied
+    Tensor weights;        ///< [tokens, top_k] f32 or bf16; ignored if the weight is not applied
     Tensor matrix;         ///< packed u8 [local experts, layout bytes]
-    Tensor expert_map;     ///< optional i32 [num_experts]
-    int first_expert = 0;  ///< without a map: local expert r is global expert first_expert + r
+    Tensor expert_map;     ///< optional i32 [num_experts]: local row; any other number: elsewhere
+    int first_expert = 0;  ///< without a map: local expert r is global expert first_expert + r; 0 with a map
     Tensor out;            ///< [>= tokens, rows]
 };
 
@@ -37,6 +37,7 @@ using RoutedGemmPlan = PlanOf<RoutedGemmProblem>;
 
 PackedLayout matrix_layout(const RoutedGemmProblem& problem);
 Support supports(const RoutedGemmProblem& problem, Device device);
+/// Variants, rounding of int4 weights and `max_workspace_bytes` as for fused_moe.
 RoutedGemmPlan make_plan(const RoutedGemmProblem& problem, Device device, const PlanOptions& options = {});
 /// Allocates nothing, synchronises nothing, legal in capture.
 void run(const RoutedGemmPlan& plan, const RoutedGemmArgs& args, const Workspace& workspace, Stream stream = {});

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <exception>
+#include <iterator>
+#include <set>
 
 #include "cli/conformance/runners.h"
 
@@ -75,11 +77,11 @@ void compare_output(const CaseContext& context, const Produced& produced, bool s
 
 Verdict compare_all(const CaseContext& context, bool strict) {
     Verdict verdict;
-    for (const auto& [name, tensor] : context.description().outputs) {
-        const auto& all = context.produced();
-        const bool found = std::any_of(all.begin(), all.end(), [&](const Produced& one) { return one.name == name; });
-        if (!found) return {Outcome::fail, fmt::format("the operator has no output \"{}\"", name), {}, ""};
-    }
+    std::set<std::string> offered;
+    for (const Produced& produced : context.produced()) offered.insert(produced.name);
+    for (const auto& [name, tensor] : context.description().outputs)
+        if (offered.count(name) == 0)
+            return {Outcome::fail, fmt::format("the operator has no output \"{}\"", name), {}, ""};
     for (const Produced& produced : context.produced()) {
         compare_output(context, produced, strict, verdict);
         if (!verdict.reason.empty()) break;

@@ -124,7 +124,7 @@ void index_all(const IndexerState& state, const IndexerArgs& args, std::int64_t 
     const std::int64_t keys = state.problem.keys;
     const std::int64_t blocks = (keys + kKeyBlock - 1) / kKeyBlock;
     std::uint64_t* const orders = state.scratch.order.in(workspace);
-    const int team = team_size(state.threads, tokens * blocks, tokens * keys * state.problem.dim);
+    [[maybe_unused]] const int team = team_size(state.threads, tokens * blocks, tokens * keys * state.problem.dim);
 #pragma omp parallel num_threads(team)
     {
         Scorer<Real> scorer(state, args, workspace, omp_get_thread_num());

@@ -71,7 +71,7 @@ void merge_head(const MergeStateArgs& args, std::int64_t dim, std::int64_t token
 template <class Real>
 void merge_all(const MergeStateProblem& problem, const MergeStateArgs& args, std::int64_t tokens) {
     const std::int64_t heads = problem.heads;
-    const int team = team_size(omp_get_max_threads(), tokens * heads, tokens * heads * problem.dim);
+    [[maybe_unused]] const int team = team_size(omp_get_max_threads(), tokens * heads, tokens * heads * problem.dim);
 #pragma omp parallel for schedule(static) num_threads(team)
     for (std::int64_t item = 0; item < tokens * heads; ++item)
         merge_head<Real>(args, problem.dim, item / heads, item % heads);

@@ -47,7 +47,7 @@ void paged_gather(const PagedGatherState& state, const PagedGatherArgs& args, co
     const std::int64_t tokens = check::effective_tokens(args.tokens, args.num_tokens);
     const std::int64_t top_k = problem.top_k;
     if (tokens * top_k == 0) return;
-    const int team = team_size(state.threads, tokens * top_k, tokens * top_k * problem.dim);
+    [[maybe_unused]] const int team = team_size(state.threads, tokens * top_k, tokens * top_k * problem.dim);
 #pragma omp parallel num_threads(team)
     {
         float* const row = state.row(workspace, omp_get_thread_num());

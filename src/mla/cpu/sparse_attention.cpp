@@ -192,7 +192,8 @@ void attend_all(const SparseAttentionState& state, const SparseAttentionArgs& ar
     const std::int64_t blocks = (heads + block - 1) / block;
     std::int64_t columns = 0;
     for (const KvPool& pool : state.problem.pools) columns += pool.top_k;
-    const int team = team_size(state.threads, tokens * blocks, tokens * heads * columns * geometry.dim);
+    [[maybe_unused]] const int team =
+        team_size(state.threads, tokens * blocks, tokens * heads * columns * geometry.dim);
 #pragma omp parallel num_threads(team)
     {
         const Buffers<Real> buffers(geometry, state.scratch, workspace, state.threads, omp_get_thread_num());

@@ -39,7 +39,7 @@ void write_kv(const WriteKvState& state, const WriteKvArgs& args, const Workspac
     const std::int64_t tokens = check::effective_tokens(args.tokens, args.num_tokens);
     const std::int64_t rows = args.cache.rows();
     if (tokens == 0) return;
-    const int team = team_size(state.threads, tokens, tokens * state.problem.dim);
+    [[maybe_unused]] const int team = team_size(state.threads, tokens, tokens * state.problem.dim);
 #pragma omp parallel num_threads(team)
     {
         const int thread = omp_get_thread_num();

@@ -3,6 +3,13 @@
 
 #include "core/simd.h"
 
+// Without the pragma g++ unrolls the lanes and then finds no vectors in them; clang does, and warns where it cannot.
+#if defined(_OPENMP) && !defined(__clang__)
+#define TOKAMAK_MOE_SIMD _Pragma("omp simd")
+#else
+#define TOKAMAK_MOE_SIMD
+#endif
+
 namespace tokamak::moe::cpu {
 namespace {
 
@@ -25,7 +32,7 @@ TOKAMAK_INLINE void add_dots(const Acc* weights, std::int64_t cols, const Acc* c
             for (int r = 0; r < kRows; ++r)
                 for (int t = 0; t < kTokens; ++t) {
                     const Acc* const w = weights + (row + r) * kPieceCols + col;
-#pragma omp simd
+                    TOKAMAK_MOE_SIMD
                     for (int l = 0; l < kLanes; ++l) lanes[r][t][l] += w[l] * x[t][col + l];
                 }
         for (int r = 0; r < kRows; ++r)

@@ -27,16 +27,17 @@ template <class Body>
 void parallel_for(std::int64_t count, int threads, std::int64_t cost, const Body& body) {
     constexpr std::int64_t kWorthAThread = 20000;
     const std::int64_t useful = count * std::max<std::int64_t>(cost, 1) / kWorthAThread;
-    const int team = static_cast<int>(std::clamp<std::int64_t>(std::min(useful, count), 1, std::max(threads, 1)));
-    if (team == 1) {
-        for (std::int64_t index = 0; index < count; ++index) body(index, 0);
+    [[maybe_unused]] const int team =
+        static_cast<int>(std::clamp<std::int64_t>(std::min(useful, count), 1, std::max(threads, 1)));
+#ifdef _OPENMP
+    if (team > 1) {
+        const std::int64_t grain = std::max<std::int64_t>(1, count / (std::int64_t{8} * team));
+#pragma omp parallel for num_threads(team) schedule(dynamic, grain)
+        for (std::int64_t index = 0; index < count; ++index) body(index, omp_get_thread_num());
         return;
     }
-#ifdef _OPENMP
-    const std::int64_t grain = std::max<std::int64_t>(1, count / (std::int64_t{8} * team));
-#pragma omp parallel for num_threads(team) schedule(dynamic, grain)
-    for (std::int64_t index = 0; index < count; ++index) body(index, omp_get_thread_num());
 #endif
+    for (std::int64_t index = 0; index < count; ++index) body(index, 0);
 }
 
 }  // namespace tokamak::moe::cpu

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+// Host side of the decode kernel that needs no device: which instance, how its shared memory is laid out, which way of
+// forming teams fits a token count. Pure functions.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "moe/cuda/decode_args.h"
+
+namespace tokamak::moe::cuda {
+
+/// The instance for a weight format, if there is one.
+std::optional<DecodeInstance> decode_instance(const WeightSpec& spec);
+
+/// A way to run an instance: its warps as so many teams.
+struct DecodeVariant {
+    std::string name;  ///< e.g. "decode_n8_g2x4": 2 teams of 4 warps
+    int teams = 0;
+    int slots = 0;  ///< of each warp's ring
+    DecodeShared shared;
+};
+
+/// The variants whose shared memory fits into `shared_limit` bytes.
+std::vector<DecodeVariant> decode_variants(const DecodeInstance& instance, const FusedMoeProblem& problem,
+                                           std::size_t shared_limit);
+/// Bytes of the smallest variant, for the reason of a refusal.
+std::size_t least_shared_bytes(const DecodeInstance& instance, const FusedMoeProblem& problem);
+
+/// Index of the variant that keeps `sms` SMs busiest, for uniform routing.
+std::size_t choose_variant(const std::vector<DecodeVariant>& variants, const FusedMoeProblem& problem, int sms,
+                           std::int64_t tokens);
+
+}  // namespace tokamak::moe::cuda

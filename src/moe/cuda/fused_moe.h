@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+// The seam between fused_moe and its CUDA kernels. Problems and arguments are checked already.
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+#include "moe/cuda/decode_args.h"
+#include "tokamak/moe/fused_moe.h"
+#include "tokamak/workspace.h"
+
+namespace tokamak::moe {
+
+struct FusedMoeState;
+
+namespace cuda {
+
+/// A variant of the decode kernel, frozen for one problem.
+struct DecodeLaunch {
+    const void* kernel = nullptr;
+    int threads = 0;
+    int teams = 0;
+    int slots = 0;
+    DecodeShared shared;
+};
+
+/// What a fused_moe plan for a CUDA device holds.
+struct FusedMoeCuda {
+    int grid = 0;
+    std::vector<DecodeLaunch> launches;  ///< of each legal variant
+    Slice<std::byte> intermediate;       ///< bf16 [routes of a pass, intermediate]
+    Slice<float> partials;               ///< [routes of a pass, hidden]
+};
+
+/// Throws `unsupported` with the reason unless the kernels run the problem.
+void require(const FusedMoeProblem& problem, Device device);
+/// Fills table, workspace layout and `cuda` of a state whose problem and weight layouts are set.
+void plan_fused_moe(FusedMoeState& state, const PlanOptions& options);
+void run_fused_moe(const FusedMoeState& state, const FusedMoeArgs& args, const Workspace& workspace, Stream stream);
+
+}  // namespace cuda
+}  // namespace tokamak::moe

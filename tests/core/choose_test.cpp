@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/choose.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "core/capture.h"
+#include "formats/expect_error.h"
+#include "formats/temporary_file.h"
+#include "tokamak/tune.h"
+
+namespace tokamak {
+namespace {
+
+using test::CapturedLog;
+using test::expect_error;
+
+/// A request in which every source of a configuration names a variant of its own.
+struct Sources {
+    ConfigStore tuned;
+    ConfigStore shipped;
+    ChooseRequest request;
+
+    Sources() {
+        tuned.set("gpu", "toy wide", {{8, "from_tuned"}, {64, "from_tuned_64"}});
+        shipped.set("gpu", "toy wide", {{16, "from_shipped"}});
+        request.op = "toy";
+        request.problem_key = "toy wide";
+        request.max_tokens = 64;
+        request.device_name = "gpu";
+        request.legal = {"from_option",   "from_override", "from_tuned",
+                         "from_tuned_64", "from_shipped",  "from_heuristic"};
+        request.heuristic = [](std::int64_t) { return std::string("from_heuristic"); };
+        request.override_name = "TOKAMAK_TOY_CONFIG";
+        request.tuned = &tuned;
+        request.shipped = &shipped;
+    }
+
+    [[nodiscard]] PlanRow row(std::int64_t tokens) const {
+        for (const PlanRow& row : choose_table(request))
+            if (row.tokens >= tokens) return row;
+        return {};
+    }
+};
+
+TEST(Choose, PrecedenceFromOptionDownToHeuristic) {
+    Sources s;
+    s.request.pinned = "from_option";
+    s.request.override_text = R"({"variant": "from_override"})";
+    const auto expect = [&](const char* variant, const char* source) {
+        const PlanRow row = s.row(8);
+        EXPECT_EQ(row.variant, variant);
+        EXPECT_EQ(row.source, source);
+    };
+    expect("from_option", "option");
+    s.request.pinned.clear();
+    expect("from_override", "override");
+    s.request.override_text.reset();
+    expect("from_tuned", "tuned");
+    s.request.tuned = nullptr;
+    expect("from_shipped", "shipped");
+    s.request.shipped = nullptr;
+    expect("from_heuristic", "heuristic");
+}
+
+TEST(Choose, StoresOfOtherProblemsAndDevicesDoNotCount) {
+    Sources s;
+    s.request.problem_key = "toy narrow";
+    EXPECT_EQ(s.row(8).source, "heuristic");
+    s.request.problem_key = "toy wide";
+    s.request.device_name = "other gpu";
+    EXPECT_EQ(s.row(8).source, "heuristic");
+    s.tuned.set("other gpu", "toy wide", {});
+    EXPECT_EQ(s.row(8).source, "heuristic");
+}
+
+TEST(Choose, RoundsUpToATunedBucketAndFlagsWhatLiesBeyond) {
+    Sources s;
+    s.request.max_tokens = 300;
+    for (const PlanRow& row : choose_table(s.request)) {
+        EXPECT_EQ(row.source, "tuned");
+        EXPECT_EQ(row.variant, row.tokens <= 8 ? "from_tuned" : "from_tuned_64") << row.tokens;
+        EXPECT_EQ(row.extrapolated, row.tokens > 64) << row.tokens;
+    }
+}
+
+TEST(Choose, HeuristicIsAskedForEachBucket) {
+    Sources s;
+    s.request.tuned = s.request.shipped = nullptr;
+    s.request.heuristic = [](std::int64_t tokens) { return std::string(tokens > 4 ? "from_tuned" : "from_shipped"); };
+    for (const PlanRow& row : choose_table(s.request)) {
+        EXPECT_EQ(row.variant, row.tokens > 4 ? "from_tuned" : "from_shipped");
+        EXPECT_FALSE(row.extrapolated);
+    }
+}
+
+TEST(Choose, MaximumOfZeroStillHasARow) {
+    Sources s;
+    s.request.max_tokens = 0;
+    const auto table = choose_table(s.request);
+    ASSERT_EQ(table.size(), 1U);
+    EXPECT_EQ(table[0].tokens, 0);
+    EXPECT_EQ(table[0].variant, "from_tuned");
+}
+
+TEST(Choose, IllegalPinIsRefusedWithTheLegalNames) {
+    Sources s;
+    s.request.pinned = "sm100_only";
+    expect_error([&] { (void)choose_table(s.request); }, ErrorCode::invalid_argument,
+                 {"toy: variant \"sm100_only\"", "expected one of from_option, from_override"});
+}
+
+TEST(Choose, BadOverridesNameVariableKeyAndValue) {
+    Sources s;
+    const auto refuses = [&](const std::string& text, std::initializer_list<std::string> parts) {
+        s.request.override_text = text;
+        SCOPED_TRACE(text.substr(0, 60));
+        expect_error([&] { (void)choose_table(s.request); }, ErrorCode::parse, parts);
+    };
+    refuses("{", {"TOKAMAK_TOY_CONFIG", "not valid JSON", "'{'"});
+    refuses("", {"TOKAMAK_TOY_CONFIG", "not valid JSON"});
+    refuses("{\"variant\": \"\xFF\"}", {"not valid JSON"});
+    refuses("[1, 2]", {"TOKAMAK_TOY_CONFIG is an array, expected a JSON object"});
+    refuses("7", {"is 7, expected a JSON object"});
+    refuses(R"({"tile": 64})", {"unknown key \"tile\"", "value 64", "known: \"variant\""});
+    refuses(R"({"variant": 3})", {"\"variant\" is 3", "expected one of from_option"});
+    refuses(R"({"variant": null})", {"\"variant\" is null"});
+    refuses(R"({"variant": "nope"})", {"\"variant\" is \"nope\"", "expected one of from_option"});
+    refuses(R"({"variant": {"a": 1}})", {"\"variant\" is an object"});
+    const std::string deep = std::string(200000, '[') + std::string(200000, ']');
+    refuses(deep, {"is an array, expected a JSON object"});
+    refuses(R"({"variant": )" + deep + "}", {"\"variant\" is an array"});
+}
+
+TEST(Choose, ABadOverrideIsAnErrorEvenWhereAPinOutranksIt) {
+    Sources s;
+    s.request.pinned = "from_option";
+    s.request.override_text = "{";
+    EXPECT_THROW((void)choose_table(s.request), Error);
+}
+
+TEST(Choose, AnEmptyOverrideObjectOverridesNothing) {
+    Sources s;
+    s.request.override_text = "{}";
+    EXPECT_EQ(s.row(8).source, "tuned");
+}
+
+TEST(Choose, AnIllegalStoredVariantIsPassedOverWithOneWarning) {
+    Sources s;
+    s.tuned.set("gpu", "toy wide", {{4, "gone"}, {8, "from_tuned"}, {64, "gone"}});
+    const CapturedLog log;
+    EXPECT_EQ(s.row(1).variant, "from_shipped");
+    const std::string warning = log.only();
+    for (const char* part : {"toy", "tuned", "gone", "\"toy wide\"", "passed over"})
+        EXPECT_NE(warning.find(part), std::string::npos) << part << " is not in: " << warning;
+    const auto table = choose_table(s.request);
+    for (const PlanRow& row : table) EXPECT_EQ(row.source, row.tokens == 8 ? "tuned" : "shipped") << row.tokens;
+}
+
+TEST(Choose, IntoAPlanReadsEnvironmentAndStore) {
+    const test::TemporaryFolder folder;
+    ConfigStore store;
+    store.set("cpu", "toy key", {{2, "b"}});
+    store.save(folder.file("store.json"));
+    const test::ScopedVariable path(environment::kConfigStore, folder.file("store.json"));
+    const auto made = [](const char* override_name) {
+        detail::PlanState state;
+        choose_into(
+            state, "toy", Device::cpu(), 4, {}, "toy key", {"a", "b"}, [](auto) { return std::string("a"); },
+            override_name);
+        return state.table[0].source + " " + state.table[0].variant + " " + std::to_string(state.row_variants[0]);
+    };
+    EXPECT_EQ(made(nullptr), "tuned b 1");
+    const test::ScopedVariable text("TOKAMAK_TOY_CONFIG", R"({"variant": "a"})");
+    EXPECT_EQ(made("TOKAMAK_TOY_CONFIG"), "override a 0");
+    EXPECT_EQ(made(nullptr), "tuned b 1");
+}
+
+}  // namespace
+}  // namespace tokamak
