@@ -6,6 +6,7 @@
 #include "formats/kv_layout.h"
 #include "mla/cuda/alignment.h"
 #include "mla/cuda/backend.h"
+#include "mla/cuda/device_support.h"
 #include "mla/cuda/row_kernels.h"
 
 namespace tokamak::mla::cuda {
@@ -13,13 +14,6 @@ namespace {
 
 constexpr const char* kVariant = "cuda";
 constexpr std::int64_t kMostBlocks = (1LL << 31) - 1;  ///< of a launch
-
-Support device_support(const char* op, Device device) {
-    const DeviceInfo& info = device_info(device);
-    if (info.compute_capability >= 90) return Support::yes();
-    return Support::no(fmt::format("{}: {} has compute capability {}, the CUDA kernels need 90 or later", op, info.name,
-                                   info.compute_capability));
-}
 
 Support size_support(const char* op, std::int64_t tokens, std::int64_t rows, std::int64_t dim) {
     if (tokens <= kMostBlocks / std::max<std::int64_t>(1, rows) && dim < 1 << 24) return Support::yes();

@@ -7,6 +7,7 @@
 #include "core/throw.h"
 #include "cuda/check.h"
 #include "mla/cuda/backend.h"
+#include "mla/cuda/device_support.h"
 #include "mla/cuda/sparse_attention_args.h"
 #include "mla/cuda/sparse_attention_choose.h"
 #include "mla/cuda/sparse_decode/layout.h"
@@ -71,10 +72,7 @@ void allow_shared_memory(const Launch& launch) {
 
 Support supports(const SparseAttentionProblem& p, Device device) {
     constexpr const char* op = kSparseAttention;
-    const DeviceInfo& info = device_info(device);
-    if (info.compute_capability != 90)
-        return Support::no(fmt::format("{}: {} has compute capability {}, the CUDA kernels need 90 (Hopper)", op,
-                                       info.name, info.compute_capability));
+    if (Support support = device_support(op, device); !support) return support;
     if (p.dim != 512 && p.dim != 576) return Support::no(fmt::format("{}: `dim` is {}, on CUDA 512 or 576", op, p.dim));
     if (p.value_dim != 448 && p.value_dim != 512)
         return Support::no(fmt::format("{}: `value_dim` is {}, on CUDA 448 or 512", op, p.value_dim));
