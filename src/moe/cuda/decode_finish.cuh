@@ -26,8 +26,11 @@ __device__ __forceinline__ void store_sums(float* partials, int lane,
 /// Sum over the team's warps in the order of their columns, which no routing changes.
 template <class Decode>
 __device__ __forceinline__ float row_sum(const float* partials, int warps, int row, int token) {
+    constexpr int most = 12;
     float sum = 0.0F;
-    for (int i = 0; i < warps; ++i) sum += partials[i * kStripSums + row * kPassTokens + token];
+#pragma unroll
+    for (int i = 0; i < most; ++i)
+        if (i < warps) sum += partials[i * kStripSums + row * kPassTokens + token];
     return sum * (row % 16 < 8 ? Decode::kRowScaleLow : Decode::kRowScaleHigh);
 }
 
@@ -47,8 +50,8 @@ class GateUpFinish {
             const bool mine = at < kStripSums / 2 && col_[n] < args.down.cols;
             slot_[n] = mine ? tables.slot(rank, at % kPassTokens) : kNoSlot;
             if (slot_[n] == kNoSlot || args.gate_up.bias.data == nullptr) continue;
-            gate_[n] = load_element(args.gate_up.bias, expert, col_[n]);
-            up_[n] = load_element(args.gate_up.bias, expert, args.down.cols + col_[n]);
+            gate_[n].load(args.gate_up.bias, expert, col_[n]);
+            up_[n].load(args.gate_up.bias, expert, args.down.cols + col_[n]);
         }
     }
 
@@ -59,8 +62,8 @@ class GateUpFinish {
             if (slot_[n] == kNoSlot) continue;
             const int at = team_.thread() + n * team_.threads();
             const int row = at / kPassTokens / 8 * 16 + at / kPassTokens % 8;
-            const float gate = row_sum<Decode>(partials, team_.warps, row, at % kPassTokens) + gate_[n];
-            const float up = row_sum<Decode>(partials, team_.warps, row + 8, at % kPassTokens) + up_[n];
+            const float gate = row_sum<Decode>(partials, team_.warps, row, at % kPassTokens) + gate_[n].value();
+            const float up = row_sum<Decode>(partials, team_.warps, row + 8, at % kPassTokens) + up_[n].value();
             static_cast<__nv_bfloat16*>(
                 args_.intermediate)[static_cast<std::int64_t>(slot_[n]) * args_.down.cols + col_[n]] =
                 __float2bfloat16_rn(activate(args_.activation, gate, up));
@@ -72,8 +75,8 @@ class GateUpFinish {
     const Team& team_;
     int col_[kOutputs];
     int slot_[kOutputs];
-    float gate_[kOutputs] = {};
-    float up_[kOutputs] = {};
+    PendingElement gate_[kOutputs];
+    PendingElement up_[kOutputs];
 };
 
 /// A strip of down rows: 64 columns of the routes' results, not yet weighted.
@@ -91,8 +94,7 @@ class DownFinish {
             col_[n] = strip * tokamak::cuda::kTileRows + at / kPassTokens;
             const bool mine = at < kStripSums && col_[n] < args.gate_up.cols;
             slot_[n] = mine ? tables.slot(rank, at % kPassTokens) : kNoSlot;
-            if (slot_[n] != kNoSlot && args.down.bias.data != nullptr)
-                bias_[n] = load_element(args.down.bias, expert, col_[n]);
+            if (slot_[n] != kNoSlot && args.down.bias.data != nullptr) bias_[n].load(args.down.bias, expert, col_[n]);
         }
     }
 
@@ -103,7 +105,7 @@ class DownFinish {
             if (slot_[n] == kNoSlot) continue;
             const int at = team_.thread() + n * team_.threads();
             const float sum = row_sum<Decode>(partials, team_.warps, at / kPassTokens, at % kPassTokens);
-            args_.partials[static_cast<std::int64_t>(slot_[n]) * args_.gate_up.cols + col_[n]] = sum + bias_[n];
+            args_.partials[static_cast<std::int64_t>(slot_[n]) * args_.gate_up.cols + col_[n]] = sum + bias_[n].value();
         }
     }
 
@@ -112,7 +114,7 @@ class DownFinish {
     const Team& team_;
     int col_[kOutputs];
     int slot_[kOutputs];
-    float bias_[kOutputs] = {};
+    PendingElement bias_[kOutputs];
 };
 
 /// out = what it held (if asked) + shared output + weighted results in the order of the slots; one rounding.

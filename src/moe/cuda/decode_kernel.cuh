@@ -66,7 +66,7 @@ __device__ __forceinline__ void load_tokens(const Cta& cta, std::int64_t first, 
 /// crosses strips; which of a strip's columns it gets then depends on the strip, but its sums are filed by columns.
 template <class Tile, bool Down>
 __device__ __forceinline__ void run_phase(const Cta& cta, const Team& team, WarpRing<Tile::kBytes>& ring,
-                                          TileCursor& cursor) {
+                                          TileCursor<Tile::kBytes>& cursor) {
     using Finish = std::conditional_t<Down, DownFinish<Tile>, GateUpFinish<Tile>>;
     const DecodeArgs& args = cta.args;
     const DecodeMatrix& matrix = Down ? args.down : args.gate_up;
@@ -129,7 +129,7 @@ __global__ void __launch_bounds__(Warps * 32, 1) moe_decode(const __grid_constan
         __syncthreads();  // the tables of the last pass have been read
         build_tables(args, cta.tables, first, count);
         __syncthreads();
-        TileCursor cursor(args, team, cta.tables.active, cta.tables.active_count(args));
+        TileCursor<Tile::kBytes> cursor(args, team, cta.tables.active, cta.tables.active_count(args));
         ring.prime(cursor);
         load_tokens<Tile>(cta, first, count);
         __syncthreads();
