@@ -12,7 +12,9 @@ cmake --build "$build"
 
 rm -rf "$archive"
 mkdir -p "$archive/bin" "$archive/lib"
-cp "$build/bin/tokamak" "$build/bin/layout_probe" "$archive/bin/"
+for program in tokamak layout_probe moe_decode_bench mla_decode_probe; do
+  [ ! -x "$build/bin/$program" ] || cp "$build/bin/$program" "$archive/bin/"
+done
 # Every test program that carries the label gpu.
 ctest --test-dir "$build" -L gpu --show-only=json-v1 |
   python3 -c 'import json, sys

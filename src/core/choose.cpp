@@ -29,24 +29,53 @@ std::string shown(const nlohmann::json& value) {
     return value.is_structured() ? std::string("an ") + value.type_name() : value.dump();
 }
 
-/// The variant that the override names, if it names one.
-std::optional<std::string> parse_override(const ChooseRequest& request) {
-    if (!request.override_text) return std::nullopt;
+/// What the override text says.
+struct Override {
+    std::optional<std::string> variant;
+    std::vector<std::pair<std::string, std::int64_t>> fields;
+};
+
+void add_field(Override& to, const ChooseRequest& request, const std::string& key, const nlohmann::json& value) {
+    const std::vector<std::string>& keys = request.fields.keys;
+    if (std::find(keys.begin(), keys.end(), key) == keys.end())
+        fail(ErrorCode::parse, "{}: unknown key \"{}\" with value {}; known: \"variant\"{}{}", request.override_name,
+             key, shown(value), keys.empty() ? "" : ", ", list(keys));
+    if (!value.is_number_integer())
+        fail(ErrorCode::parse, "{}: \"{}\" is {}, expected an integer", request.override_name, key, shown(value));
+    to.fields.emplace_back(key, value.get<std::int64_t>());
+}
+
+Override parse_override(const ChooseRequest& request) {
+    Override result;
+    if (!request.override_text) return result;
     const auto document = nlohmann::json::parse(*request.override_text, nullptr, /*allow_exceptions=*/false);
     if (document.is_discarded())
         fail(ErrorCode::parse, "{} is not valid JSON: '{}'", request.override_name, *request.override_text);
     if (!document.is_object())
         fail(ErrorCode::parse, "{} is {}, expected a JSON object", request.override_name, shown(document));
-    std::optional<std::string> variant;
     for (const auto& [key, value] : document.items()) {
-        if (key != "variant")
-            fail(ErrorCode::parse, "{}: unknown key \"{}\" with value {}; known: \"variant\"", request.override_name,
-                 key, shown(value));
+        if (key != "variant") {
+            add_field(result, request, key, value);
+            continue;
+        }
         if (!value.is_string() || !is_legal(request, value.get<std::string>()))
             fail(ErrorCode::parse, "{}: \"variant\" is {}, expected one of {}", request.override_name, shown(value),
                  list(request.legal));
-        variant = value.get<std::string>();
+        result.variant = value.get<std::string>();
     }
+    return result;
+}
+
+/// The variant with the fields that the override sets.
+std::string apply(const ChooseRequest& request, const Override& override, std::string variant) {
+    std::string set;
+    for (const auto& [key, value] : override.fields) {
+        variant = request.fields.set(variant, key, value);
+        set += fmt::format("{}\"{}\" = {}", set.empty() ? "" : ", ", key, value);
+    }
+    if (!is_legal(request, variant))
+        fail(ErrorCode::parse, "{}: {} gives the variant {}, expected one of {}", request.override_name, set, variant,
+             list(request.legal));
     return variant;
 }
 
@@ -88,17 +117,21 @@ std::vector<PlanRow> choose_table(const ChooseRequest& request) {
     if (!request.pinned.empty() && !is_legal(request, request.pinned))
         invalid("{}: variant \"{}\" cannot run this problem here, expected one of {}", request.op, request.pinned,
                 list(request.legal));
-    const std::optional<std::string> overridden = parse_override(request);
+    const Override overridden = parse_override(request);
     std::vector<std::int64_t> buckets = tune::token_buckets(request.max_tokens);
     if (buckets.empty()) buckets.push_back(0);
     StoredTable tuned(request, request.tuned, "tuned");
     StoredTable shipped(request, request.shipped, "shipped");
-    const auto choose_row = [&](std::int64_t tokens) -> PlanRow {
-        if (!request.pinned.empty()) return {tokens, request.pinned, "option", false};
-        if (overridden) return {tokens, *overridden, "override", false};
+    const auto select = [&](std::int64_t tokens) -> PlanRow {
         if (auto row = tuned.row(tokens)) return *row;
         if (auto row = shipped.row(tokens)) return *row;
         return {tokens, request.heuristic(tokens), "heuristic", false};
+    };
+    const auto choose_row = [&](std::int64_t tokens) -> PlanRow {
+        if (!request.pinned.empty()) return {tokens, request.pinned, "option", false};
+        if (!overridden.variant && overridden.fields.empty()) return select(tokens);
+        const std::string selected = overridden.variant ? *overridden.variant : select(tokens).variant;
+        return {tokens, apply(request, overridden, selected), "override", false};
     };
     std::vector<PlanRow> rows;
     rows.reserve(buckets.size());
@@ -108,7 +141,7 @@ std::vector<PlanRow> choose_table(const ChooseRequest& request) {
 
 void choose_into(detail::PlanState& state, const char* op, Device device, std::int64_t max_tokens,
                  const PlanOptions& options, std::string problem_key, std::vector<std::string> legal,
-                 std::function<std::string(std::int64_t)> heuristic, const char* override_name) {
+                 std::function<std::string(std::int64_t)> heuristic, const char* override_name, OverrideFields fields) {
     const auto tuned = ConfigStore::user();
     ChooseRequest request{.op = op,
                           .problem_key = std::move(problem_key),
@@ -119,6 +152,7 @@ void choose_into(detail::PlanState& state, const char* op, Device device, std::i
                           .pinned = options.variant,
                           .override_name = override_name != nullptr ? override_name : "",
                           .override_text = override_name != nullptr ? environment::get(override_name) : std::nullopt,
+                          .fields = std::move(fields),
                           .tuned = tuned.get(),
                           .shipped = &ConfigStore::shipped()};
     state.op = op;

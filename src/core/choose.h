@@ -14,6 +14,14 @@
 
 namespace tokamak {
 
+/// Fields of a variant that the override may set one by one, beside "variant" itself: a partial override keeps the
+/// other fields of what the token count selected.
+struct OverrideFields {
+    std::vector<std::string> keys;
+    /// The variant with the field `key` set to `value`; it need not exist.
+    std::function<std::string(const std::string& variant, const std::string& key, std::int64_t value)> set;
+};
+
 struct ChooseRequest {
     const char* op = "";
     std::string problem_key;  ///< every field that fixes the problem but max_tokens
@@ -23,7 +31,8 @@ struct ChooseRequest {
     std::function<std::string(std::int64_t tokens)> heuristic;  ///< one of `legal` for each token count
     std::string pinned;                                         ///< PlanOptions::variant
     const char* override_name = "";            ///< environment variable that the override text came from
-    std::optional<std::string> override_text;  ///< JSON object; key "variant"
+    std::optional<std::string> override_text;  ///< JSON object; "variant" and the keys of `fields`
+    OverrideFields fields;
     const ConfigStore* tuned = nullptr;
     const ConfigStore* shipped = nullptr;
 };
@@ -37,7 +46,8 @@ std::vector<PlanRow> choose_table(const ChooseRequest& request);
 /// `override_name` may be null: the operator has no override.
 void choose_into(detail::PlanState& state, const char* op, Device device, std::int64_t max_tokens,
                  const PlanOptions& options, std::string problem_key, std::vector<std::string> legal,
-                 std::function<std::string(std::int64_t)> heuristic, const char* override_name = nullptr);
+                 std::function<std::string(std::int64_t)> heuristic, const char* override_name = nullptr,
+                 OverrideFields fields = {});
 
 /// The two variants of every CPU operator; the second is the oracle.
 inline constexpr const char* kCpuF32 = "cpu_f32";

@@ -49,7 +49,8 @@ TEST(Safetensors, OtherTypesAreListedButNotGiven) {
     EXPECT_EQ(std::vector<std::string>(file.names().begin(), file.names().end()),
               (std::vector<std::string>{"b", "f", "n", "x"}));
     for (const auto& [name, type] : std::map<std::string, std::string>{{"b", "BOOL"}, {"f", "F8_E5M2"}, {"x", "Q77"}})
-        expect_error([&] { (void)file.tensor(name); }, ErrorCode::parse, {file.path(), "\"" + name + "\"", type});
+        expect_error([&file, &tensor = name] { (void)file.tensor(tensor); }, ErrorCode::parse,
+                     {file.path(), "\"" + name + "\"", type});
 }
 
 TEST(Safetensors, DetailsOfTheFormat) {

@@ -38,14 +38,18 @@ inline Tolerance rounding(DType dtype) {
 
 /// Attention outputs are of the order of one, made of up to thousands of terms of that order.
 inline Tolerance out_tolerance(KvFormat format, Accumulation accumulation, DType out) {
-    // FlashMLA's own tolerance: bf16 probabilities and bf16 values.
-    if (accumulation == Accumulation::tensor) return {1e-3, 2.01 / 128};
+    // bf16 probabilities err by up to 2^-9 of the largest value, which is of the order of one here. FlashMLA allows
+    // 1e-3 for values of a tenth.
+    if (accumulation == Accumulation::tensor) return {4e-3, 2.01 / 128};
     // An fp8_656 scale that is no power of two rounds each value to f32 once.
     const Tolerance decoding = format == KvFormat::fp8_656 ? Tolerance{1e-7, 1e-7} : Tolerance{};
     if (accumulation == Accumulation::f64) return Tolerance{1e-12, 1e-12} + decoding + rounding(out);
     // 576-term dot products and exponentials in f32: about 1e-6 relative to the order of one.
     return Tolerance{1e-5, 1e-5} + decoding + rounding(out);
 }
+
+/// Of a pool whose f32 scales are no powers of two: the CUDA kernels round each scaled value to bf16.
+inline Tolerance odd_scales_tolerance() { return {2e-3, 2e-3}; }
 
 /// Scores are of the order of ten; their f32 sums over 576 terms are good to about 1e-6 of that.
 inline Tolerance lse_tolerance(Accumulation accumulation) {

@@ -36,11 +36,14 @@ struct DecodeMatrix {
 struct DecodeShared {
     int partials = 0;      ///< [2, warps, 64 rows, 8 tokens] f32
     int rows = 0;          ///< token rows: those of x, later the intermediate rows of each team
+    int gate_up_bias = 0;  ///< [teams, 2, 64 rows] f32, behind the rows of x
+    int down_bias = 0;     ///< the same behind the intermediate rows
     int sums = 0;          ///< their group sums, for formats with a zero point
     int barriers = 0;      ///< [warps, slots]
     int active = 0;        ///< [active experts]: local expert
-    int slot_of = 0;       ///< [active experts, 8 tokens]: first route to it, or kNoSlot
-    int route_rank = 0;    ///< [routes]: index into `active`, or -1
+    int slot_of = 0;       ///< [active experts, 8 tokens] u16: first route to it, or kNoSlot
+    int route_expert = 0;  ///< [routes] i16: local expert, or -1
+    int route_rank = 0;    ///< [routes] i16: index into `active`, or -1
     int route_weight = 0;  ///< [routes]
     int bitmap = 0;        ///< one bit for each local expert; then the ranks before each word
     int team_rows = 0;     ///< elements from one team's intermediate rows to the next
@@ -72,8 +75,9 @@ struct DecodeArgs {
     void* intermediate = nullptr;  ///< workspace: bf16 [routes of a pass, intermediate]
     float* partials = nullptr;     ///< workspace: [routes of a pass, hidden]
     DecodeShared shared;
-    int teams = 1;  ///< the warps of a CTA form this many teams; a team shares a strip, its warps split k
-    int slots = 0;  ///< of each warp's ring
+    int gate_up_teams = 1;  ///< the warps of a CTA form this many teams; a team shares a strip, its warps split k
+    int down_teams = 1;     ///< the same in the second phase
+    int slots = 0;          ///< of each warp's ring
 };
 
 /// A compiled kernel with what the host must know about it.

@@ -21,6 +21,25 @@ __device__ __forceinline__ float load_element(const DecodeRows& rows, std::int64
     return load_element(rows.data, rows.dtype, row * rows.stride + col);
 }
 
+/// A bias (bf16 or f32) on its way: loaded early, turned into a number when it is needed, so that nothing waits.
+class PendingElement {
+  public:
+    __device__ __forceinline__ void load(const DecodeRows& rows, std::int64_t row, std::int64_t col) {
+        const std::int64_t at = row * rows.stride + col;
+        if (rows.dtype == DType::bf16)
+            half_ = static_cast<const unsigned short*>(rows.data)[at];
+        else
+            whole_ = static_cast<const float*>(rows.data)[at];
+    }
+    [[nodiscard]] __device__ __forceinline__ float value() const {
+        return whole_ + __uint_as_float(static_cast<std::uint32_t>(half_) << 16);
+    }
+
+  private:
+    unsigned short half_ = 0;
+    float whole_ = 0.0F;
+};
+
 __device__ __forceinline__ void store_element(void* data, DType dtype, std::int64_t index, float value) {
     if (dtype == DType::bf16)
         static_cast<__nv_bfloat16*>(data)[index] = __float2bfloat16_rn(value);

@@ -26,94 +26,90 @@ __device__ __forceinline__ void store_sums(float* partials, int lane,
 /// Sum over the team's warps in the order of their columns, which no routing changes.
 template <class Decode>
 __device__ __forceinline__ float row_sum(const float* partials, int warps, int row, int token) {
+    constexpr int most = 12;
     float sum = 0.0F;
-    for (int i = 0; i < warps; ++i) sum += partials[i * kStripSums + row * kPassTokens + token];
+#pragma unroll
+    for (int i = 0; i < most; ++i)
+        if (i < warps) sum += partials[i * kStripSums + row * kPassTokens + token];
     return sum * (row % 16 < 8 ? Decode::kRowScaleLow : Decode::kRowScaleHigh);
 }
 
-/// A strip of gate/up rows: 32 columns of the intermediate. Biases are loaded before the strip is multiplied.
-template <class Tile>
-class GateUpFinish {
-    static constexpr int kOutputs = 2;  ///< of a thread, for teams of 4 warps and more
+/// Biases of a strip's 64 packed rows: loaded before the strip is multiplied, needed after it.
+template <bool Down>
+class StripBias {
+    static constexpr int kRows = tokamak::cuda::kTileRows;
+    static constexpr int kMost = 2;  ///< rows of a thread, for teams of one warp
 
   public:
-    __device__ GateUpFinish(const DecodeArgs& args, const RoutingTables& tables, const Team& team, int rank, int strip)
-        : args_(args), team_(team) {
-        const std::int64_t expert = tables.active[rank];
+    __device__ void load(const DecodeArgs& args, const Team& team, int expert, int strip) {
+        const DecodeRows& bias = Down ? args.down.bias : args.gate_up.bias;
+        if (bias.data == nullptr) return;
 #pragma unroll
-        for (int n = 0; n < kOutputs; ++n) {
-            const int at = team.thread() + n * team.threads();
-            col_[n] = strip * 32 + at / kPassTokens;
-            const bool mine = at < kStripSums / 2 && col_[n] < args.down.cols;
-            slot_[n] = mine ? tables.slot(rank, at % kPassTokens) : kNoSlot;
-            if (slot_[n] == kNoSlot || args.gate_up.bias.data == nullptr) continue;
-            gate_[n] = load_element(args.gate_up.bias, expert, col_[n]);
-            up_[n] = load_element(args.gate_up.bias, expert, args.down.cols + col_[n]);
+        for (int n = 0; n < kMost; ++n) {
+            const int row = team.thread() + n * team.threads();
+            if (row >= kRows) continue;
+            if constexpr (Down) {
+                const int col = strip * kRows + row;
+                if (col < args.gate_up.cols) value_[n].load(bias, expert, col);
+            } else {
+                const int col = strip * 32 + row / 16 * 8 + row % 8;
+                if (col < args.down.cols) value_[n].load(bias, expert, row % 16 < 8 ? col : args.down.cols + col);
+            }
         }
     }
-
-    __device__ void finish(const float* partials) const {
-        using Decode = typename Tile::Decode;
+    /// To the strip's place in shared memory, [64].
+    __device__ void store(const Team& team, float* to) const {
 #pragma unroll
-        for (int n = 0; n < kOutputs; ++n) {
-            if (slot_[n] == kNoSlot) continue;
-            const int at = team_.thread() + n * team_.threads();
-            const int row = at / kPassTokens / 8 * 16 + at / kPassTokens % 8;
-            const float gate = row_sum<Decode>(partials, team_.warps, row, at % kPassTokens) + gate_[n];
-            const float up = row_sum<Decode>(partials, team_.warps, row + 8, at % kPassTokens) + up_[n];
-            static_cast<__nv_bfloat16*>(
-                args_.intermediate)[static_cast<std::int64_t>(slot_[n]) * args_.down.cols + col_[n]] =
-                __float2bfloat16_rn(activate(args_.activation, gate, up));
+        for (int n = 0; n < kMost; ++n) {
+            const int row = team.thread() + n * team.threads();
+            if (row < kRows) to[row] = value_[n].value();
         }
     }
 
   private:
-    const DecodeArgs& args_;
-    const Team& team_;
-    int col_[kOutputs];
-    int slot_[kOutputs];
-    float gate_[kOutputs] = {};
-    float up_[kOutputs] = {};
+    PendingElement value_[kMost];
 };
+
+/// What a team has of a finished strip.
+struct StripSums {
+    const float* partials;
+    const float* bias;
+    int rank;
+    int strip;
+};
+
+/// A strip of gate/up rows: 32 columns of the intermediate.
+template <class Decode>
+__device__ __forceinline__ void finish_gate_up(const DecodeArgs& args, const RoutingTables& tables, const Team& team,
+                                               const StripSums& sums) {
+    auto* const to = static_cast<__nv_bfloat16*>(args.intermediate);
+    for (int at = team.thread(); at < kStripSums / 2; at += team.threads()) {
+        const int token = at % kPassTokens;
+        const int col = sums.strip * 32 + at / kPassTokens;
+        const int slot = tables.slot(sums.rank, token);
+        if (slot == kNoSlot || col >= args.down.cols) continue;
+        const int row = at / kPassTokens / 8 * 16 + at / kPassTokens % 8;
+        const float gate = row_sum<Decode>(sums.partials, team.warps, row, token) + sums.bias[row];
+        const float up = row_sum<Decode>(sums.partials, team.warps, row + 8, token) + sums.bias[row + 8];
+        to[static_cast<std::int64_t>(slot) * args.down.cols + col] =
+            __float2bfloat16_rn(activate(args.activation, gate, up));
+    }
+}
 
 /// A strip of down rows: 64 columns of the routes' results, not yet weighted.
-template <class Tile>
-class DownFinish {
-    static constexpr int kOutputs = 4;
-
-  public:
-    __device__ DownFinish(const DecodeArgs& args, const RoutingTables& tables, const Team& team, int rank, int strip)
-        : args_(args), team_(team) {
-        const std::int64_t expert = tables.active[rank];
-#pragma unroll
-        for (int n = 0; n < kOutputs; ++n) {
-            const int at = team.thread() + n * team.threads();
-            col_[n] = strip * tokamak::cuda::kTileRows + at / kPassTokens;
-            const bool mine = at < kStripSums && col_[n] < args.gate_up.cols;
-            slot_[n] = mine ? tables.slot(rank, at % kPassTokens) : kNoSlot;
-            if (slot_[n] != kNoSlot && args.down.bias.data != nullptr)
-                bias_[n] = load_element(args.down.bias, expert, col_[n]);
-        }
+template <class Decode>
+__device__ __forceinline__ void finish_down(const DecodeArgs& args, const RoutingTables& tables, const Team& team,
+                                            const StripSums& sums) {
+    for (int at = team.thread(); at < kStripSums; at += team.threads()) {
+        const int token = at % kPassTokens;
+        const int row = at / kPassTokens;
+        const int col = sums.strip * tokamak::cuda::kTileRows + row;
+        const int slot = tables.slot(sums.rank, token);
+        if (slot == kNoSlot || col >= args.gate_up.cols) continue;
+        args.partials[static_cast<std::int64_t>(slot) * args.gate_up.cols + col] =
+            row_sum<Decode>(sums.partials, team.warps, row, token) + sums.bias[row];
     }
-
-    __device__ void finish(const float* partials) const {
-        using Decode = typename Tile::Decode;
-#pragma unroll
-        for (int n = 0; n < kOutputs; ++n) {
-            if (slot_[n] == kNoSlot) continue;
-            const int at = team_.thread() + n * team_.threads();
-            const float sum = row_sum<Decode>(partials, team_.warps, at / kPassTokens, at % kPassTokens);
-            args_.partials[static_cast<std::int64_t>(slot_[n]) * args_.gate_up.cols + col_[n]] = sum + bias_[n];
-        }
-    }
-
-  private:
-    const DecodeArgs& args_;
-    const Team& team_;
-    int col_[kOutputs];
-    int slot_[kOutputs];
-    float bias_[kOutputs] = {};
-};
+}
 
 /// out = what it held (if asked) + shared output + weighted results in the order of the slots; one rounding.
 __device__ inline void combine(const DecodeArgs& args, const RoutingTables& tables, std::int64_t first, int count) {

@@ -14,14 +14,18 @@ namespace tokamak::moe::cuda {
 struct Cta {
     const DecodeArgs& args;
     RoutingTables tables;
-    float* partials;  ///< [2, this team's warps, kStripSums]
+    float* partials;      ///< [2, warps, kStripSums]: each team has a run of its own
+    float* gate_up_bias;  ///< [teams, 2, 64]
+    float* down_bias;     ///< overlaps the rows of x
     __nv_bfloat16* rows;
     float* sums;
 
-    __device__ Cta(const DecodeArgs& a, std::uint8_t* shared, const Team& team)
+    __device__ Cta(const DecodeArgs& a, std::uint8_t* shared)
         : args(a),
           tables(shared, a),
-          partials(reinterpret_cast<float*>(shared + a.shared.partials) + team.index * 2 * team.warps * kStripSums),
+          partials(reinterpret_cast<float*>(shared + a.shared.partials)),
+          gate_up_bias(reinterpret_cast<float*>(shared + a.shared.gate_up_bias)),
+          down_bias(reinterpret_cast<float*>(shared + a.shared.down_bias)),
           rows(reinterpret_cast<__nv_bfloat16*>(shared + a.shared.rows)),
           sums(reinterpret_cast<float*>(shared + a.shared.sums)) {}
 };
@@ -66,11 +70,11 @@ __device__ __forceinline__ void load_tokens(const Cta& cta, std::int64_t first, 
 /// crosses strips; which of a strip's columns it gets then depends on the strip, but its sums are filed by columns.
 template <class Tile, bool Down>
 __device__ __forceinline__ void run_phase(const Cta& cta, const Team& team, WarpRing<Tile::kBytes>& ring,
-                                          TileCursor& cursor) {
-    using Finish = std::conditional_t<Down, DownFinish<Tile>, GateUpFinish<Tile>>;
+                                          TileCursor<Tile::kBytes>& cursor) {
+    using Decode = typename Tile::Decode;
     const DecodeArgs& args = cta.args;
     const DecodeMatrix& matrix = Down ? args.down : args.gate_up;
-    const StripRange range(args, cta.tables.active_count(args) * matrix.strips, team);
+    const StripRange range(cta.tables.active_count(args) * matrix.strips, team);
     const __nv_bfloat16* const rows = cta.rows + (Down ? team.index * args.shared.team_rows : 0);
     const float* const sums = cta.sums + (Down ? team.index * args.shared.team_sums : 0);
     const int stride = tokamak::cuda::token_stride(matrix.padded_cols);
@@ -85,7 +89,8 @@ __device__ __forceinline__ void run_phase(const Cta& cta, const Team& team, Warp
             load_intermediate<Tile>(cta, team, rank);
             loaded = rank;
         }
-        const Finish finish(args, cta.tables, team, rank, strip);
+        StripBias<Down> bias;
+        bias.load(args, team, cta.tables.active[rank], strip);
         float accumulators[tokamak::cuda::kTileSlabs][4] = {};
         const int first = team.warp >= turn ? team.warp - turn : team.warp - turn + team.warps;
         for (int tile = first; tile < matrix.tiles; tile += team.warps) {
@@ -94,10 +99,17 @@ __device__ __forceinline__ void run_phase(const Cta& cta, const Team& team, Warp
                                                sums + tile * Tile::kGroups * kPassTokens, team.lane, accumulators);
             ring.release(cursor);
         }
-        float* const partials = cta.partials + buffer * team.warps * kStripSums;
+        float* const partials = cta.partials + (team.index * 2 + buffer) * team.warps * kStripSums;
+        float* const strip_bias =
+            (Down ? cta.down_bias : cta.gate_up_bias) + (team.index * 2 + buffer) * tokamak::cuda::kTileRows;
         store_sums(partials + first * kStripSums, team.lane, accumulators);
+        bias.store(team, strip_bias);
         team.barrier();
-        finish.finish(partials);
+        const StripSums strip_sums{partials, strip_bias, rank, strip};
+        if constexpr (Down)
+            finish_down<Decode>(args, cta.tables, team, strip_sums);
+        else
+            finish_gate_up<Decode>(args, cta.tables, team, strip_sums);
         buffer ^= 1;
         turn = (turn + matrix.tiles) % team.warps;
         if (++strip == matrix.strips) {
@@ -117,25 +129,26 @@ template <class Tile, int Warps>
 __global__ void __launch_bounds__(Warps * 32, 1) moe_decode(const __grid_constant__ DecodeArgs args) {
     extern __shared__ __align__(128) std::uint8_t shared[];
     const auto grid = cooperative_groups::this_grid();
-    const Team team(Warps, args.teams);
-    const Cta cta(args, shared, team);
+    const Team gate_up(Warps, args.gate_up_teams);
+    const Team down(Warps, args.down_teams);
+    const Cta cta(args, shared);
     const int warp = static_cast<int>(threadIdx.x) / 32;
     WarpRing<Tile::kBytes> ring(shared + warp * args.slots * Tile::kBytes,
                                 reinterpret_cast<std::uint64_t*>(shared + args.shared.barriers) + warp * args.slots,
-                                args.slots, team.lane);
+                                args.slots, gate_up.lane);
     const std::int64_t tokens = live_tokens(args);
     for (std::int64_t first = 0; first < tokens; first += kPassTokens) {
         const int count = static_cast<int>(min(static_cast<std::int64_t>(kPassTokens), tokens - first));
         __syncthreads();  // the tables of the last pass have been read
         build_tables(args, cta.tables, first, count);
         __syncthreads();
-        TileCursor cursor(args, team, cta.tables.active, cta.tables.active_count(args));
+        TileCursor<Tile::kBytes> cursor(args, gate_up, down, cta.tables.active, cta.tables.active_count(args));
         ring.prime(cursor);
         load_tokens<Tile>(cta, first, count);
         __syncthreads();
-        run_phase<Tile, false>(cta, team, ring, cursor);
+        run_phase<Tile, false>(cta, gate_up, ring, cursor);
         grid.sync();  // the down weights arrive meanwhile
-        run_phase<Tile, true>(cta, team, ring, cursor);
+        run_phase<Tile, true>(cta, down, ring, cursor);
         grid.sync();
         combine(args, cta.tables, first, count);
     }

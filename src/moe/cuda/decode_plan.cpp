@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <initializer_list>
+#include <limits>
 
 #include "moe/routing_args.h"
 
@@ -40,22 +41,31 @@ struct Booking {
     }
 };
 
+std::int64_t bias_bytes(int teams) { return std::int64_t{teams} * kBuffers * 64 * 4; }
+
 /// The layout and its true size, which may pass every limit.
-std::int64_t lay_out(const DecodeInstance& instance, const FusedMoeProblem& p, int teams, int slots,
-                     DecodeShared& shared) {
+std::int64_t lay_out(const DecodeInstance& instance, const FusedMoeProblem& p, DecodeVariant& variant) {
     const int local = resolve_local_experts(p.num_experts, p.num_local_experts);
     const std::int64_t routes = pass_routes(p.top_k);
     const std::int64_t active = std::min<std::int64_t>(routes, local);
     const std::int64_t words = (local + 31) / 32;
+    const std::int64_t x_rows = row_bytes(instance, p.hidden);
+    const std::int64_t intermediate_rows = variant.down_teams * row_bytes(instance, p.intermediate);
+    DecodeShared& shared = variant.shared;
     Booking booking;
-    booking.take(std::int64_t{instance.warps} * slots * instance.tile_bytes);
+    booking.take(std::int64_t{instance.warps} * variant.slots * instance.tile_bytes);
     shared.partials = booking.take(std::int64_t{kBuffers} * instance.warps * kStripSumBytes);
-    shared.rows = booking.take(std::max(row_bytes(instance, p.hidden), teams * row_bytes(instance, p.intermediate)));
-    shared.sums = booking.take(std::max(sum_bytes(instance, p.hidden), teams * sum_bytes(instance, p.intermediate)));
-    shared.barriers = booking.take(std::int64_t{instance.warps} * slots * 8);
+    shared.rows = booking.take(
+        std::max(x_rows + bias_bytes(variant.gate_up_teams), intermediate_rows + bias_bytes(variant.down_teams)));
+    shared.gate_up_bias = shared.rows + static_cast<int>(x_rows);
+    shared.down_bias = shared.rows + static_cast<int>(intermediate_rows);
+    shared.sums =
+        booking.take(std::max(sum_bytes(instance, p.hidden), variant.down_teams * sum_bytes(instance, p.intermediate)));
+    shared.barriers = booking.take(std::int64_t{instance.warps} * variant.slots * 8);
     shared.active = booking.take(active * 4);
-    shared.slot_of = booking.take(active * kPassTokens * 4);
-    shared.route_rank = booking.take(routes * 4);
+    shared.slot_of = booking.take(active * kPassTokens * 2);
+    shared.route_expert = booking.take(routes * 2);
+    shared.route_rank = booking.take(routes * 2);
     shared.route_weight = booking.take(routes * 4);
     shared.bitmap = booking.take(words * 4 + (words + 1) * 4);
     shared.team_rows = static_cast<int>(row_bytes(instance, p.intermediate) / 2);
@@ -64,17 +74,32 @@ std::int64_t lay_out(const DecodeInstance& instance, const FusedMoeProblem& p, i
     return booking.bytes;
 }
 
-std::vector<int> team_counts(const DecodeInstance& instance) {
-    std::vector<int> counts;
-    for (const int teams : {1, 2, 3})
-        if (instance.warps % teams == 0 && instance.warps / teams >= 4) counts.push_back(teams);
-    return counts;
+/// Teams of 4 warps and more for gate/up, with the same, two-warp and one-warp teams for down.
+std::vector<DecodeVariant> all_teams(int warps) {
+    std::vector<DecodeVariant> variants;
+    for (const int gate_up : {1, 2, 3}) {
+        if (warps % gate_up != 0 || warps / gate_up < 4) continue;
+        for (const int down : {gate_up, warps / 2, warps}) {
+            const auto text = [warps](int teams) {
+                return std::to_string(teams) + "x" + std::to_string(warps / teams);
+            };
+            variants.push_back({"decode_n8_g" + text(gate_up) + "_d" + text(down), gate_up, down, 0, {}});
+        }
+    }
+    return variants;
 }
 
-/// Mean share of the teams that are busy while `experts` experts' strips are worked off.
-double busy_share(double experts, std::int64_t strips, double teams) {
-    const double items = experts * static_cast<double>(strips);
-    return items / (teams * std::ceil(items / teams));
+/// Cycles of a phase: what the SM's busiest team has to stream at the memory's rate, and part of what it computes and
+/// waits for meanwhile (constants from the layout probe: an SM gets 20 bytes a cycle; a warp takes 500 cycles for a
+/// tile of 64 columns; the end of a strip costs 700).
+double phase_cycles(const DecodeInstance& instance, double strips, double tiles, double sms, int teams) {
+    constexpr double kBytesPerCycle = 20.0;
+    constexpr double kExposed = 0.3;
+    const double rounds = std::ceil(strips / (sms * teams));
+    const double stream = rounds * teams * tiles * instance.tile_bytes / kBytesPerCycle;
+    const double own_tiles = std::ceil(tiles * teams / instance.warps);
+    const double compute = rounds * (own_tiles * 500.0 * instance.tile_cols / 64.0 + 700.0);
+    return std::max(stream, compute) + kExposed * std::min(stream, compute);
 }
 
 }  // namespace
@@ -93,43 +118,40 @@ std::optional<DecodeInstance> decode_instance(const WeightSpec& spec) {
 std::vector<DecodeVariant> decode_variants(const DecodeInstance& instance, const FusedMoeProblem& problem,
                                            std::size_t shared_limit) {
     std::vector<DecodeVariant> variants;
-    for (const int teams : team_counts(instance))
-        for (int slots = kMostSlots; slots >= kLeastSlots; --slots) {
-            DecodeVariant variant{
-                "decode_n8_g" + std::to_string(teams) + "x" + std::to_string(instance.warps / teams), teams, slots, {}};
-            const std::int64_t bytes = lay_out(instance, problem, teams, slots, variant.shared);
-            if (bytes > static_cast<std::int64_t>(shared_limit)) continue;
-            variants.push_back(std::move(variant));
+    for (DecodeVariant& variant : all_teams(instance.warps))
+        for (variant.slots = kMostSlots; variant.slots >= kLeastSlots; --variant.slots) {
+            if (lay_out(instance, problem, variant) > static_cast<std::int64_t>(shared_limit)) continue;
+            variants.push_back(variant);
             break;
         }
     return variants;
 }
 
 std::size_t least_shared_bytes(const DecodeInstance& instance, const FusedMoeProblem& problem) {
-    DecodeShared shared;
-    return static_cast<std::size_t>(lay_out(instance, problem, 1, kLeastSlots, shared));
+    DecodeVariant variant{.gate_up_teams = 1, .down_teams = 1, .slots = kLeastSlots};
+    return static_cast<std::size_t>(lay_out(instance, problem, variant));
 }
 
-std::size_t choose_variant(const std::vector<DecodeVariant>& variants, const FusedMoeProblem& p, int sms,
-                           std::int64_t tokens) {
-    // A team of all warps has the finest grain; several teams hide each other's barriers, worth a few per cent. A ring
-    // of two slots cannot keep the memory busy.
-    constexpr double kBarrierCost = 0.04;
+std::size_t choose_variant(const DecodeInstance& instance, const std::vector<DecodeVariant>& variants,
+                           const FusedMoeProblem& p, int sms, std::int64_t tokens) {
     const int local = resolve_local_experts(p.num_experts, p.num_local_experts);
     const auto pass = static_cast<double>(std::clamp<std::int64_t>(tokens, 1, kPassTokens));
     const double hit = std::min(1.0, static_cast<double>(p.top_k) / p.num_experts);
     const double experts = std::max(1.0, std::round(local * (1.0 - std::pow(1.0 - hit, pass))));
+    const auto tiles = [&](std::int64_t cols) {
+        return static_cast<double>(padded_cols(instance, cols) / instance.tile_cols);
+    };
     std::size_t best = 0;
-    double best_share = 0.0;
+    double least = std::numeric_limits<double>::infinity();
     for (std::size_t i = 0; i < variants.size(); ++i) {
-        const double teams = static_cast<double>(sms) * variants[i].teams;
-        const double gate_up = busy_share(experts, (2 * p.intermediate + 63) / 64, teams);
-        const double down = busy_share(experts, (p.hidden + 63) / 64, teams);
-        double share = 3.0 / (2.0 / gate_up + 1.0 / down);  // gate/up weights are twice the down weights
-        if (variants[i].teams == 1) share *= 1.0 - kBarrierCost;
-        if (variants[i].slots < 3) share *= 0.9;
-        if (share <= best_share) continue;
-        best_share = share;
+        const DecodeVariant& v = variants[i];
+        double cycles =
+            phase_cycles(instance, experts * std::ceil(2.0 * p.intermediate / 64.0), tiles(p.hidden), sms,
+                         v.gate_up_teams) +
+            phase_cycles(instance, experts * std::ceil(p.hidden / 64.0), tiles(p.intermediate), sms, v.down_teams);
+        if (v.slots < 3) cycles *= 1.2;  // too little in flight
+        if (cycles >= least) continue;
+        least = cycles;
         best = i;
     }
     return best;

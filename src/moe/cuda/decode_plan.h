@@ -17,8 +17,9 @@ std::optional<DecodeInstance> decode_instance(const WeightSpec& spec);
 
 /// A way to run an instance: its warps as so many teams.
 struct DecodeVariant {
-    std::string name;  ///< e.g. "decode_n8_g2x4": 2 teams of 4 warps
-    int teams = 0;
+    std::string name;  ///< e.g. "decode_n8_g2x4_d8x1": 2 teams of 4 warps for gate/up, 8 of one for down
+    int gate_up_teams = 0;
+    int down_teams = 0;
     int slots = 0;  ///< of each warp's ring
     DecodeShared shared;
 };
@@ -29,8 +30,8 @@ std::vector<DecodeVariant> decode_variants(const DecodeInstance& instance, const
 /// Bytes of the smallest variant, for the reason of a refusal.
 std::size_t least_shared_bytes(const DecodeInstance& instance, const FusedMoeProblem& problem);
 
-/// Index of the variant that keeps `sms` SMs busiest, for uniform routing.
-std::size_t choose_variant(const std::vector<DecodeVariant>& variants, const FusedMoeProblem& problem, int sms,
-                           std::int64_t tokens);
+/// Index of the variant that a model of the two phases finds fastest on `sms` SMs, for uniform routing.
+std::size_t choose_variant(const DecodeInstance& instance, const std::vector<DecodeVariant>& variants,
+                           const FusedMoeProblem& problem, int sms, std::int64_t tokens);
 
 }  // namespace tokamak::moe::cuda

@@ -8,21 +8,23 @@
 
 namespace tokamak::moe::cuda {
 
-inline constexpr int kNoSlot = 0x7FFFFFFF;
+inline constexpr int kNoSlot = 0xFFFF;
 
 /// Views of the tables (DecodeShared says what they hold).
 struct RoutingTables {
     int* active;
-    int* slot_of;
-    int* route_rank;
+    std::uint16_t* slot_of;
+    std::int16_t* route_expert;
+    std::int16_t* route_rank;
     float* route_weight;
     std::uint32_t* bitmap;
     int* ranks_before;  ///< [words + 1]; the last is the number of active experts
 
     __device__ RoutingTables(std::uint8_t* shared, const DecodeArgs& args)
         : active(reinterpret_cast<int*>(shared + args.shared.active)),
-          slot_of(reinterpret_cast<int*>(shared + args.shared.slot_of)),
-          route_rank(reinterpret_cast<int*>(shared + args.shared.route_rank)),
+          slot_of(reinterpret_cast<std::uint16_t*>(shared + args.shared.slot_of)),
+          route_expert(reinterpret_cast<std::int16_t*>(shared + args.shared.route_expert)),
+          route_rank(reinterpret_cast<std::int16_t*>(shared + args.shared.route_rank)),
           route_weight(reinterpret_cast<float*>(shared + args.shared.route_weight)),
           bitmap(reinterpret_cast<std::uint32_t*>(shared + args.shared.bitmap)),
           ranks_before(reinterpret_cast<int*>(bitmap + words(args))) {}
@@ -58,6 +60,14 @@ __device__ __forceinline__ void count_ranks(const RoutingTables& tables, int wor
     if (lane == 0) tables.ranks_before[words] = before;
 }
 
+/// Whether no earlier slot of the token names the same expert.
+__device__ __forceinline__ bool first_of_its_kind(const RoutingTables& tables, int route, int top_k) {
+    const int expert = tables.route_expert[route];
+    for (int other = route / top_k * top_k; other < route; ++other)
+        if (tables.route_expert[other] == expert) return false;
+    return true;
+}
+
 /// Fills the tables for `count` tokens from `first` on. Call by all threads; the tables are complete after the next
 /// barrier of the CTA, which the caller makes.
 __device__ inline void build_tables(const DecodeArgs& args, const RoutingTables& tables, std::int64_t first,
@@ -68,7 +78,7 @@ __device__ inline void build_tables(const DecodeArgs& args, const RoutingTables&
     const int thread = static_cast<int>(threadIdx.x);
     for (int i = thread; i < words; i += threads) tables.bitmap[i] = 0;
     for (int i = thread; i < min(kPassTokens * args.top_k, args.local_experts) * kPassTokens; i += threads)
-        tables.slot_of[i] = kNoSlot;
+        tables.slot_of[i] = static_cast<std::uint16_t>(kNoSlot);
     __syncthreads();
     for (int route = thread; route < routes; route += threads) {
         const std::int64_t token = first + route / args.top_k;
@@ -78,20 +88,22 @@ __device__ inline void build_tables(const DecodeArgs& args, const RoutingTables&
                                                              : static_cast<const std::int32_t*>(args.ids.data)[at];
         tables.route_weight[route] = args.weights.data != nullptr ? load_element(args.weights, token, slot) : 1.0F;
         const int expert = local_expert(args, id);
-        tables.route_rank[route] = expert;
+        tables.route_expert[route] = static_cast<std::int16_t>(expert);
         if (expert >= 0) atomicOr(&tables.bitmap[expert / 32], 1U << (expert % 32));
     }
     __syncthreads();
     if (thread < 32) count_ranks(tables, words, thread);
     __syncthreads();
     for (int route = thread; route < routes; route += threads) {
-        const int expert = tables.route_rank[route];
+        const int expert = tables.route_expert[route];
+        tables.route_rank[route] = -1;
         if (expert < 0) continue;
         const std::uint32_t below = tables.bitmap[expert / 32] & ((1U << (expert % 32)) - 1U);
         const int rank = tables.ranks_before[expert / 32] + __popc(below);
         tables.active[rank] = expert;
-        tables.route_rank[route] = rank;
-        atomicMin(&tables.slot_of[rank * kPassTokens + route / args.top_k], route);
+        tables.route_rank[route] = static_cast<std::int16_t>(rank);
+        if (first_of_its_kind(tables, route, args.top_k))
+            tables.slot_of[rank * kPassTokens + route / args.top_k] = static_cast<std::uint16_t>(route);
     }
 }
 

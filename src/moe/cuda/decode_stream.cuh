@@ -15,13 +15,15 @@ namespace ptx = tokamak::cuda::ptx;
 
 /// Place of a thread in its team.
 struct Team {
-    int index;  ///< of the CTA's teams
+    int count;  ///< teams in the CTA
+    int index;  ///< of this one
     int warps;  ///< of a team
     int warp;   ///< in the team
     int lane;
 
     __device__ explicit Team(int cta_warps, int teams)
-        : index(static_cast<int>(threadIdx.x) / 32 / (cta_warps / teams)),
+        : count(teams),
+          index(static_cast<int>(threadIdx.x) / 32 / (cta_warps / teams)),
           warps(cta_warps / teams),
           warp(static_cast<int>(threadIdx.x) / 32 % warps),
           lane(static_cast<int>(threadIdx.x) % 32) {}
@@ -36,74 +38,93 @@ struct StripRange {
     int first;
     int last;
 
-    __device__ StripRange(const DecodeArgs& args, int strips, const Team& team) {
-        const std::int64_t part = static_cast<std::int64_t>(blockIdx.x) * args.teams + team.index;
-        const std::int64_t parts = static_cast<std::int64_t>(gridDim.x) * args.teams;
+    __device__ StripRange(int strips, const Team& team) {
+        const std::int64_t part = static_cast<std::int64_t>(blockIdx.x) * team.count + team.index;
+        const std::int64_t parts = static_cast<std::int64_t>(gridDim.x) * team.count;
         first = static_cast<int>(strips * part / parts);
         last = static_cast<int>(strips * (part + 1) / parts);
     }
 };
 
-/// Walks over the tiles that one warp multiplies, in both phases.
+/// Walks over the tiles that one warp multiplies, in both phases. The strips of an expert are contiguous, so that
+/// within one expert the next tile is an addition away. All lanes walk alike.
+template <int TileBytes>
 class TileCursor {
   public:
-    __device__ TileCursor(const DecodeArgs& args, const Team& team, const int* active, int active_count)
-        : args_(args), team_(team), active_(active), active_count_(active_count) {
+    __device__ TileCursor(const DecodeArgs& args, const Team& gate_up, const Team& down, const int* active,
+                          int active_count)
+        : args_(args), gate_up_(gate_up), down_team_(down), active_(active), active_count_(active_count) {
         start(false);
     }
 
-    /// The warp's next tile, or null after the last.
-    template <int TileBytes>
-    __device__ const std::uint8_t* next() {
-        while (true) {
-            const int tiles = down_ ? args_.down.tiles : args_.gate_up.tiles;
-            const int strips = down_ ? args_.down.strips : args_.gate_up.strips;
-            while (tile_ >= tiles) {
-                tile_ -= tiles;
-                --left_;
-                if (++strip_ == strips) {
-                    strip_ = 0;
-                    ++rank_;
-                }
-            }
-            if (left_ > 0) {
-                const std::uint8_t* const packed = down_ ? args_.down.packed : args_.gate_up.packed;
-                const std::int64_t bytes = down_ ? args_.down.expert_bytes : args_.gate_up.expert_bytes;
-                const std::int64_t tile = static_cast<std::int64_t>(strip_) * tiles + tile_;
-                tile_ += team_.warps;
-                return packed + active_[rank_] * bytes + tile * TileBytes;
-            }
-            if (down_) return nullptr;
-            start(true);
-        }
+    /// Whether there is another tile; `tile` becomes its address.
+    __device__ bool next(const std::uint8_t*& tile) {
+        if (tiles_left_ == 0 && !next_expert()) return false;
+        --tiles_left_;
+        tile = source_;
+        source_ += step_;
+        return true;
     }
 
   private:
     __device__ void start(bool down) {
         const int strips = down ? args_.down.strips : args_.gate_up.strips;
-        const StripRange range(args_, active_count_ * strips, team_);
+        const Team& team = down ? down_team_ : gate_up_;
+        const StripRange range(active_count_ * strips, team);
         down_ = down;
-        left_ = range.last - range.first;
+        warps_ = team.warps;
+        step_ = team.warps * TileBytes;
+        strips_left_ = range.last - range.first;
         rank_ = range.first / strips;
         strip_ = range.first % strips;
-        tile_ = team_.warp;
+        ahead_ = team.warp;
+        tiles_left_ = 0;
+    }
+
+    /// Goes on to an expert with tiles for this warp; false after the last.
+    __device__ __forceinline__ bool next_expert() {
+        while (tiles_left_ == 0) {
+            if (strips_left_ == 0) {
+                if (down_) return false;
+                start(true);
+                continue;
+            }
+            const DecodeMatrix& matrix = down_ ? args_.down : args_.gate_up;
+            const int strips = min(strips_left_, matrix.strips - strip_);
+            const int run = strips * matrix.tiles;
+            if (ahead_ < run) tiles_left_ = (run - ahead_ + warps_ - 1) / warps_;
+            const std::int64_t first = static_cast<std::int64_t>(strip_) * matrix.tiles + ahead_;
+            source_ = matrix.packed + active_[rank_] * matrix.expert_bytes + first * TileBytes;
+            ahead_ += tiles_left_ * warps_ - run;
+            strips_left_ -= strips;
+            strip_ = 0;
+            ++rank_;
+        }
+        return true;
     }
 
     const DecodeArgs& args_;
-    const Team& team_;
+    const Team& gate_up_;
+    const Team& down_team_;
     const int* active_;
     int active_count_;
     bool down_ = false;
-    int left_ = 0;  ///< strips of the phase, the current one included
-    int rank_ = 0;
-    int strip_ = 0;
-    int tile_ = 0;
+    int warps_ = 1;  ///< of the phase's team
+    int step_ = 0;   ///< bytes from one of this warp's tiles to the next
+    const std::uint8_t* source_ = nullptr;
+    int tiles_left_ = 0;   ///< of this warp in the expert
+    int strips_left_ = 0;  ///< of the team in the phase, after those of the expert
+    int rank_ = 0;         ///< of the next expert
+    int strip_ = 0;        ///< of the next expert
+    int ahead_ = 0;        ///< this warp's first tile, counted from that expert's first strip
 };
 
 /// One warp's ring. Copies are issued and consumed in the same order, so slot and parity follow from a count.
 template <int TileBytes>
 class WarpRing {
   public:
+    using Cursor = TileCursor<TileBytes>;
+
     __device__ WarpRing(std::uint8_t* slots, std::uint64_t* barriers, int count, int lane)
         : slots_(slots), barriers_(barriers), count_(count), lane_(lane) {
         if (lane == 0) {
@@ -114,11 +135,11 @@ class WarpRing {
     }
 
     /// Fills the empty ring.
-    __device__ void prime(TileCursor& cursor) {
-        if (lane_ != 0) return;
+    __device__ void prime(Cursor& cursor) {
         int slot = slot_;
-        for (int i = 0; i < count_; ++i) {
-            if (!issue(cursor, slot)) return;
+        const std::uint8_t* tile = nullptr;
+        for (int i = 0; i < count_ && cursor.next(tile); ++i) {
+            issue(tile, slot);
             if (++slot == count_) slot = 0;
         }
     }
@@ -127,9 +148,10 @@ class WarpRing {
         return slots_ + slot_ * TileBytes;
     }
     /// Call by all lanes when the slot has been read.
-    __device__ void release(TileCursor& cursor) {
+    __device__ void release(Cursor& cursor) {
         __syncwarp();
-        if (lane_ == 0) issue(cursor, slot_);
+        const std::uint8_t* tile = nullptr;
+        if (cursor.next(tile)) issue(tile, slot_);
         if (++slot_ == count_) {
             slot_ = 0;
             parity_ ^= 1;
@@ -137,12 +159,10 @@ class WarpRing {
     }
 
   private:
-    __device__ bool issue(TileCursor& cursor, int slot) {
-        const std::uint8_t* const tile = cursor.next<TileBytes>();
-        if (tile == nullptr) return false;
+    __device__ void issue(const std::uint8_t* tile, int slot) {
+        if (lane_ != 0) return;
         ptx::barrier_arrive_expect(&barriers_[slot], TileBytes);
         ptx::bulk_copy(slots_ + slot * TileBytes, tile, TileBytes, &barriers_[slot]);
-        return true;
     }
 
     std::uint8_t* slots_;

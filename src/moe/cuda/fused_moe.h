@@ -19,7 +19,8 @@ namespace cuda {
 struct DecodeLaunch {
     const void* kernel = nullptr;
     int threads = 0;
-    int teams = 0;
+    int gate_up_teams = 0;
+    int down_teams = 0;
     int slots = 0;
     DecodeShared shared;
 };

@@ -107,7 +107,8 @@ std::string problem_key(const FusedMoeProblem& p, int local_experts) {
 
 /// Loads the kernel, allows it all shared memory and makes sure that a CTA fits on an SM, as the grid barrier needs.
 DecodeLaunch freeze(const DecodeInstance& instance, const DecodeVariant& variant, const DeviceInfo& info) {
-    const DecodeLaunch launch{instance.kernel, instance.warps * 32, variant.teams, variant.slots, variant.shared};
+    const DecodeLaunch launch{instance.kernel,    instance.warps * 32, variant.gate_up_teams,
+                              variant.down_teams, variant.slots,       variant.shared};
     check(cudaFuncSetAttribute(instance.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                static_cast<int>(info.shared_memory_bytes)),
           "cudaFuncSetAttribute");
@@ -154,7 +155,7 @@ void plan_fused_moe(FusedMoeState& state, const PlanOptions& options) {
     std::vector<std::string> names;
     for (const DecodeVariant& variant : variants) names.push_back(variant.name);
     const auto heuristic = [&](std::int64_t tokens) {
-        return names[choose_variant(variants, p, state.cuda.grid, tokens)];
+        return names[choose_variant(instance, variants, p, state.cuda.grid, tokens)];
     };
     choose_into(state, kOp, device, p.max_tokens, options, problem_key(p, state.local_experts), names, heuristic,
                 environment::kMoeConfig);
@@ -169,7 +170,8 @@ void run_fused_moe(const FusedMoeState& state, const FusedMoeArgs& args, const W
     const DecodeLaunch& launch = state.cuda.launches[state.row_variants[state.row_index(args.tokens)]];
     DecodeArgs kernel = kernel_args(state, args, workspace);
     kernel.shared = launch.shared;
-    kernel.teams = launch.teams;
+    kernel.gate_up_teams = launch.gate_up_teams;
+    kernel.down_teams = launch.down_teams;
     kernel.slots = launch.slots;
     void* parameters[] = {&kernel};
     const DeviceGuard guard(state.device.index);

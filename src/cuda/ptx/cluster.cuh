@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+// Thread-block clusters: barriers and the shared memory of the other blocks. PTX ISA 9.7.13.4 and 9.7.9.25.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/ptx/barrier.cuh"
+
+namespace tokamak::cuda::ptx {
+
+__device__ __forceinline__ std::uint32_t cluster_rank() {
+    std::uint32_t rank;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+}
+
+/// Arrival of all threads of the cluster; writes before it are visible behind cluster_wait.
+__device__ __forceinline__ void cluster_arrive() {
+    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+
+/// The address in the cluster window of the same object in the shared memory of block `rank`.
+__device__ __forceinline__ std::uint32_t address_in(std::uint32_t rank, const void* shared) {
+    std::uint32_t address;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared_address(shared)), "r"(rank));
+    return address;
+}
+
+__device__ __forceinline__ void store_in_cluster(std::uint32_t address, float value) {
+    asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
+}
+
+/// Copies own shared memory into another block's; completes on a barrier there. Addresses in the cluster window.
+__device__ __forceinline__ void bulk_push(std::uint32_t destination, const void* source, std::uint32_t bytes,
+                                          std::uint32_t barrier) {
+    asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                     destination),
+                 "r"(shared_address(source)), "r"(bytes), "r"(barrier)
+                 : "memory");
+}
+
+}  // namespace tokamak::cuda::ptx

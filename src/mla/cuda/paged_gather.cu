@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+// Selected rows of a paged cache, decoded. A block resolves a tile of rows, then its threads take chunks of eight
+// values wherever they lie, so that row widths need not fit a warp.
+#include "mla/cuda/cache_row.cuh"
+
+namespace tokamak::mla::cuda {
+namespace {
+
+constexpr int kRows = 32;
+constexpr int kThreads = 256;
+
+__device__ CacheRow selected_row(const GatherParams& p, std::int64_t token, int column) {
+    const std::int64_t position = p.positions[token * p.position_stride + column];
+    if (position < 0 || p.block_table == nullptr) return cache_row(p.cache, position);
+    const std::int64_t logical = position / p.cache.page_size;
+    if (logical >= p.table_columns) return {};
+    const std::int64_t page = p.block_table[token * p.table_stride + logical];
+    if (page < 0) return {};
+    return cache_row(p.cache, page * p.cache.page_size + position % p.cache.page_size);
+}
+
+__global__ void __launch_bounds__(kThreads) paged_gather(const __grid_constant__ GatherParams p) {
+    __shared__ CacheRow rows[kRows];
+    __shared__ std::int64_t outs[kRows];  ///< element offset; -1: nothing to write
+    const std::int64_t tokens =
+        p.num_tokens == nullptr ? p.tokens : min(p.tokens, static_cast<std::int64_t>(max(0, *p.num_tokens)));
+    const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * kRows;
+    if (first >= tokens * p.top_k) return;
+    if (threadIdx.x < kRows) {
+        const std::int64_t item = first + threadIdx.x;
+        const std::int64_t token = item / p.top_k;
+        const int column = static_cast<int>(item % p.top_k);
+        const bool live = token < tokens;
+        rows[threadIdx.x] = live ? selected_row(p, token, column) : CacheRow{};
+        outs[threadIdx.x] = live ? token * p.out_token_stride + column * p.out_row_stride : -1;
+    }
+    __syncthreads();
+    const int dim = static_cast<int>(p.cache.dim);
+    const int chunks = (dim + codec::kChunk - 1) / codec::kChunk;
+    const int width = p.out_dtype == DType::f32 ? 4 : 2;
+#pragma unroll 4
+    for (int i = threadIdx.x; i < kRows * chunks; i += kThreads) {
+        const int r = i / chunks;
+        const int d = (i - r * chunks) * codec::kChunk;
+        const int count = min(codec::kChunk, dim - d);
+        if (outs[r] < 0) break;
+        float v[codec::kChunk] = {};
+        if (rows[r].values != nullptr) read_chunk(p.cache, rows[r], d, count, v);
+        codec::store_chunk(static_cast<std::uint8_t*>(p.out) + (outs[r] + d) * width, p.out_dtype, count, p.vector_out,
+                           v);
+    }
+}
+
+}  // namespace
+
+cudaError_t launch_gather(const GatherParams& params, cudaStream_t stream) {
+    const std::int64_t blocks = (params.tokens * params.top_k + kRows - 1) / kRows;
+    paged_gather<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(params);
+    return cudaGetLastError();
+}
+
+}  // namespace tokamak::mla::cuda

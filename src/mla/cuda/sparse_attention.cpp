@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+// sparse_attention on CUDA: which problems, which configuration for which token count, one launch.
+#include <cuda_runtime_api.h>
+
+#include "core/choose.h"
+#include "core/environment.h"
+#include "core/throw.h"
+#include "cuda/check.h"
+#include "mla/cuda/backend.h"
+#include "mla/cuda/device_support.h"
+#include "mla/cuda/sparse_attention_args.h"
+#include "mla/cuda/sparse_attention_choose.h"
+#include "mla/cuda/sparse_decode/layout.h"
+#include "mla/sparse_attention_state.h"
+
+namespace tokamak::mla::cuda {
+namespace {
+
+namespace decode = sparse_decode;
+using tokamak::cuda::check;
+
+constexpr std::size_t kSharedBytes = 232448;  ///< of a Hopper multiprocessor, for one block
+
+/// A configuration made ready to launch.
+struct Launch {
+    decode::Kernel kernel;
+    decode::SharedLayout shared;
+    int head_groups = 0;
+    int splits = 0;
+};
+
+struct DecodeState : detail::TypedState<SparseAttentionProblem> {
+    std::vector<Launch> launches;  ///< one for each of `variants`
+};
+
+bool any_fp8(const SparseAttentionProblem& problem) {
+    for (const KvPool& pool : problem.pools)
+        if (pool.format != KvFormat::bf16) return true;
+    return false;
+}
+
+Launch prepare(const SparseConfig& config, const SparseAttentionProblem& problem) {
+    Launch launch;
+    launch.kernel = problem.dim == 576 ? decode::kernel_576(config.heads) : decode::kernel_512(config.heads);
+    launch.shared = decode::divide_shared(launch.kernel, static_cast<int>(problem.dim), config.splits, any_fp8(problem),
+                                          kSharedBytes);
+    launch.head_groups = (problem.heads + config.heads - 1) / config.heads;
+    launch.splits = config.splits;
+    return launch;
+}
+
+bool fits(const SparseConfig& config, const SparseAttentionProblem& problem) {
+    return prepare(config, problem).shared.bytes > 0;
+}
+
+std::string problem_key(const SparseAttentionProblem& p) {
+    std::string key = fmt::format("sparse_attention/h{}/d{}/v{}/q_{}/out_{}", p.heads, p.dim, p.value_dim,
+                                  to_string(p.q_dtype), to_string(p.out_dtype));
+    for (const KvPool& pool : p.pools)
+        key += fmt::format("/{}_page{}_k{}{}{}", to_string(pool.format), pool.page_size, pool.top_k,
+                           pool.has_table ? "_table" : "", pool.has_length ? "_length" : "");
+    return key;
+}
+
+/// Lets a kernel take all the shared memory that any configuration uses; setting it twice is harmless.
+void allow_shared_memory(const Launch& launch) {
+    check(cudaFuncSetAttribute(launch.kernel.function, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes),
+          "cudaFuncSetAttribute");
+}
+
+}  // namespace
+
+Support supports(const SparseAttentionProblem& p, Device device) {
+    constexpr const char* op = kSparseAttention;
+    if (Support support = device_support(op, device); !support) return support;
+    if (p.dim != 512 && p.dim != 576) return Support::no(fmt::format("{}: `dim` is {}, on CUDA 512 or 576", op, p.dim));
+    if (p.value_dim != 448 && p.value_dim != 512)
+        return Support::no(fmt::format("{}: `value_dim` is {}, on CUDA 448 or 512", op, p.value_dim));
+    if (p.q_dtype != DType::bf16)
+        return Support::no(fmt::format("{}: `q_dtype` is {}, on CUDA bf16", op, to_string(p.q_dtype)));
+    if (p.out_dtype == DType::f64)
+        return Support::no(fmt::format("{}: `out_dtype` is f64, on CUDA bf16, f16 or f32", op));
+    for (const KvPool& pool : p.pools) {
+        if (pool.format == KvFormat::mxfp4 || pool.format == KvFormat::f32)
+            return Support::no(fmt::format("{}: the KV format {} has no CUDA kernel", op, to_string(pool.format)));
+        if (pool.top_k > 1 << 28)
+            return Support::no(fmt::format("{}: `top_k` is {}, on CUDA at most {}", op, pool.top_k, 1 << 28));
+    }
+    if (p.max_tokens > 1 << 22)
+        return Support::no(fmt::format("{}: `max_tokens` is {}, on CUDA at most {}", op, p.max_tokens, 1 << 22));
+    return Support::yes();
+}
+
+SparseAttentionPlan make_plan(const SparseAttentionProblem& problem, Device device, const PlanOptions& options) {
+    if (const Support support = cuda::supports(problem, device); !support)
+        throw Error(ErrorCode::unsupported, support.reason);
+    const tokamak::cuda::DeviceGuard guard(device.index);
+    auto state = std::make_shared<DecodeState>();
+    state->problem = problem;
+    const std::vector<SparseConfig> configs = legal_configs(problem.heads, &fits, problem);
+    std::vector<std::string> names;
+    for (const SparseConfig& config : configs) {
+        names.push_back(to_string(config));
+        state->launches.push_back(prepare(config, problem));
+        allow_shared_memory(state->launches.back());
+    }
+    const int all = device_info(device).multiprocessors;
+    const int multiprocessors = options.max_sms > 0 ? std::min(options.max_sms, all) : all;
+    choose_into(
+        *state, kSparseAttention, device, problem.max_tokens, options, problem_key(problem), std::move(names),
+        [&](std::int64_t tokens) { return to_string(choose_config(configs, problem, tokens, multiprocessors)); },
+        environment::kSparseMlaConfig, config_fields());
+    return detail::to_plan<SparseAttentionProblem>(std::shared_ptr<const DecodeState>(std::move(state)));
+}
+
+void run(const SparseAttentionPlan& plan, const SparseAttentionArgs& args, const Workspace&, Stream stream) {
+    if (args.tokens == 0) return;
+    const auto& state = detail::state_of<DecodeState>(plan);
+    const tokamak::cuda::DeviceGuard guard(plan.device().index);
+    const Launch& launch = state.launches[state.row_variants[state.row_index(args.tokens)]];
+    decode::Params params = decode_params(state.problem, args);
+    params.head_groups = launch.head_groups;
+    params.splits = launch.splits;
+    params.shared = launch.shared;
+
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(static_cast<unsigned>(args.tokens * launch.head_groups * launch.splits));
+    config.blockDim = dim3(static_cast<unsigned>(launch.kernel.threads));
+    config.dynamicSmemBytes = static_cast<std::size_t>(launch.shared.bytes);
+    config.stream = stream.handle;
+    cudaLaunchAttribute cluster{};
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim.x = static_cast<unsigned>(launch.splits);
+    cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+    config.attrs = &cluster;
+    config.numAttrs = launch.splits > 1 ? 1 : 0;
+    void* arguments[] = {&params};
+    check(cudaLaunchKernelExC(&config, launch.kernel.function, arguments), "sparse_attention launch");
+}
+
+}  // namespace tokamak::mla::cuda

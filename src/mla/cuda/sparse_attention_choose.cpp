@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "mla/cuda/sparse_attention_choose.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace tokamak::mla::cuda {
+namespace {
+
+constexpr double kLaunchUs = 4.0;
+constexpr double kWaveUs = 1.5;
+
+/// Of a block of 64 rows, by heads of the thread block.
+double block_us(int heads) {
+    switch (heads) {
+        case 8: return 0.95;
+        case 16: return 1.05;
+        case 32: return 1.45;
+        default: return 2.05;
+    }
+}
+
+/// Thread blocks that run at once: clusters of 4 and 8 leave a tenth of the multiprocessors empty.
+std::int64_t resident_clusters(int splits, int multiprocessors) {
+    if (splits <= 2) return multiprocessors / splits;
+    return multiprocessors * 10 / 11 / splits;
+}
+
+}  // namespace
+
+std::string to_string(const SparseConfig& config) {
+    return fmt::format("sparse_decode_h{}_s{}", config.heads, config.splits);
+}
+
+OverrideFields config_fields() {
+    return {{"heads", "splits"}, [](const std::string& variant, const std::string& key, std::int64_t value) {
+                const std::size_t split = variant.rfind("_s");
+                return key == "heads" ? fmt::format("sparse_decode_h{}{}", value, variant.substr(split))
+                                      : fmt::format("{}_s{}", variant.substr(0, split), value);
+            }};
+}
+
+std::vector<SparseConfig> legal_configs(int heads, bool (*fits)(const SparseConfig&, const SparseAttentionProblem&),
+                                        const SparseAttentionProblem& problem) {
+    std::vector<SparseConfig> configs;
+    for (const int block_heads : kHeadCounts) {
+        if (block_heads > 8 && block_heads / 2 >= heads) continue;  // more than half of it would be padding
+        for (const int splits : kSplitCounts) {
+            const SparseConfig config = {block_heads, splits};
+            if (fits(config, problem)) configs.push_back(config);
+        }
+    }
+    return configs;
+}
+
+double predicted_us(const SparseConfig& config, const SparseAttentionProblem& problem, std::int64_t tokens,
+                    int multiprocessors) {
+    std::int64_t columns = 0;
+    for (const KvPool& pool : problem.pools) columns += pool.top_k;
+    const std::int64_t groups = (problem.heads + config.heads - 1) / config.heads;
+    const std::int64_t resident = std::max<std::int64_t>(1, resident_clusters(config.splits, multiprocessors));
+    const std::int64_t waves = (tokens * groups + resident - 1) / resident;
+    const std::int64_t blocks = ((columns + config.splits - 1) / config.splits + 63) / 64;
+    const double exchange = config.splits == 1 ? 0.0 : 0.6 + 0.05 * config.heads;
+    const double wave = kWaveUs + static_cast<double>(blocks) * block_us(config.heads) + exchange;
+    return kLaunchUs + static_cast<double>(waves) * wave;
+}
+
+SparseConfig choose_config(const std::vector<SparseConfig>& legal, const SparseAttentionProblem& problem,
+                           std::int64_t tokens, int multiprocessors) {
+    return *std::min_element(legal.begin(), legal.end(), [&](const SparseConfig& a, const SparseConfig& b) {
+        return predicted_us(a, problem, tokens, multiprocessors) < predicted_us(b, problem, tokens, multiprocessors);
+    });
+}
+
+}  // namespace tokamak::mla::cuda

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+// Configurations of the sparse decode kernel and the choice among them by token count. Pure host code.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/choose.h"
+#include "tokamak/mla/sparse_attention.h"
+
+namespace tokamak::mla::cuda {
+
+/// One launch shape: heads of a thread block, and thread blocks that share the selected rows of a token.
+struct SparseConfig {
+    int heads = 0;
+    int splits = 0;
+    friend bool operator==(const SparseConfig&, const SparseConfig&) = default;
+};
+
+inline constexpr int kHeadCounts[] = {8, 16, 32, 64};
+inline constexpr int kSplitCounts[] = {1, 2, 4, 8};
+
+/// "sparse_decode_h16_s8".
+std::string to_string(const SparseConfig& config);
+
+/// For the override TOKAMAK_SPARSE_MLA_CONFIG: "heads" and "splits" of a configuration, one by one.
+OverrideFields config_fields();
+
+/// Every configuration that makes sense for so many heads, by heads, then splits; `fits` is asked about the memory.
+std::vector<SparseConfig> legal_configs(int heads, bool (*fits)(const SparseConfig&, const SparseAttentionProblem&),
+                                        const SparseAttentionProblem& problem);
+
+/// Predicted microseconds of a call: waves of thread blocks times what the rows of a block cost, plus the exchange. The
+/// constants were fitted to measurements on an H200, docs/kernels/sparse_mla.md.
+double predicted_us(const SparseConfig& config, const SparseAttentionProblem& problem, std::int64_t tokens,
+                    int multiprocessors);
+
+/// The configuration with the least predicted time.
+SparseConfig choose_config(const std::vector<SparseConfig>& legal, const SparseAttentionProblem& problem,
+                           std::int64_t tokens, int multiprocessors);
+
+}  // namespace tokamak::mla::cuda

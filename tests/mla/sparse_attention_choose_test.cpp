@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which configuration of the sparse decode kernel a token count selects, and what an override does to it.
+#include "mla/cuda/sparse_attention_choose.h"
+
+#include <gtest/gtest.h>
+
+#include "tokamak/error.h"
+
+namespace tokamak::mla::cuda {
+namespace {
+
+constexpr int kMultiprocessors = 132;
+
+bool anything_fits(const SparseConfig&, const SparseAttentionProblem&) { return true; }
+
+SparseAttentionProblem problem_of(int heads, std::vector<int> top_k) {
+    SparseAttentionProblem problem = {.max_tokens = 128, .heads = heads, .dim = 576, .value_dim = 512};
+    for (const int k : top_k) problem.pools.push_back({KvFormat::fp8_656, 1 << 20, 64, k});
+    return problem;
+}
+
+/// The plan's table for an override text; no stores.
+std::vector<PlanRow> table(const SparseAttentionProblem& problem, std::optional<std::string> text = {},
+                           std::int64_t max_tokens = 64) {
+    const auto configs = legal_configs(problem.heads, &anything_fits, problem);
+    ChooseRequest request;
+    request.op = "sparse_attention";
+    request.max_tokens = max_tokens;
+    for (const SparseConfig& config : configs) request.legal.push_back(to_string(config));
+    request.heuristic = [&](std::int64_t tokens) {
+        return to_string(choose_config(configs, problem, tokens, kMultiprocessors));
+    };
+    request.override_name = "TOKAMAK_SPARSE_MLA_CONFIG";
+    request.override_text = std::move(text);
+    request.fields = config_fields();
+    return choose_table(request);
+}
+
+std::string variant_at(const std::vector<PlanRow>& rows, std::int64_t tokens) {
+    for (const PlanRow& row : rows)
+        if (tokens <= row.tokens) return row.variant;
+    return "none";
+}
+
+void expect_refused(const std::string& text, std::initializer_list<std::string> parts) {
+    try {
+        table(problem_of(128, {2048}), text);
+        ADD_FAILURE() << text << " was not refused";
+    } catch (const Error& error) {
+        EXPECT_EQ(error.code(), ErrorCode::parse);
+        for (const std::string& part : parts)
+            EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what() << " lacks " << part;
+    }
+}
+
+TEST(SparseAttentionChoice, OneTokenSplitsOverTheChipAndManyDoNot) {
+    for (const int heads : {16, 64, 128}) {
+        const auto rows = table(problem_of(heads, {2048}), {}, 256);
+        EXPECT_EQ(variant_at(rows, 1).substr(variant_at(rows, 1).size() - 2), "s8") << heads;
+        EXPECT_EQ(variant_at(rows, 256).substr(variant_at(rows, 256).size() - 2), "s1") << heads;
+    }
+}
+
+TEST(SparseAttentionChoice, EveryTokenCountHasALegalConfiguration) {
+    for (int heads = 1; heads <= 128; ++heads) {
+        const SparseAttentionProblem problem = problem_of(heads, {128, 1024});
+        const auto configs = legal_configs(heads, &anything_fits, problem);
+        for (const std::int64_t tokens : {0, 1, 2, 8, 64, 5000}) {
+            const SparseConfig config = choose_config(configs, problem, tokens, kMultiprocessors);
+            EXPECT_NE(std::find(configs.begin(), configs.end(), config), configs.end());
+        }
+    }
+}
+
+TEST(SparseAttentionChoice, NoTokensGiveOneRow) { EXPECT_EQ(table(problem_of(16, {64}), {}, 0).size(), 1U); }
+
+TEST(SparseAttentionChoice, EmptyOverrideChangesNothing) {
+    const SparseAttentionProblem problem = problem_of(128, {2048});
+    const auto plain = table(problem);
+    const auto overridden = table(problem, "{}");
+    for (const std::int64_t tokens : {0, 1, 2, 8, 64})
+        EXPECT_EQ(variant_at(plain, tokens), variant_at(overridden, tokens));
+    EXPECT_EQ(overridden[0].source, "heuristic");
+}
+
+TEST(SparseAttentionChoice, PartialOverrideKeepsTheOtherField) {
+    const SparseAttentionProblem problem = problem_of(128, {2048});
+    const auto plain = table(problem);
+    const auto splits = table(problem, R"({"splits": 2})");
+    const auto heads = table(problem, R"({"heads": 32})");
+    for (const std::int64_t tokens : {1, 2, 8, 64}) {
+        const std::string selected = variant_at(plain, tokens);
+        EXPECT_EQ(variant_at(splits, tokens), selected.substr(0, selected.rfind("_s")) + "_s2");
+        EXPECT_EQ(variant_at(heads, tokens), "sparse_decode_h32" + selected.substr(selected.rfind("_s")));
+    }
+    EXPECT_EQ(splits[0].source, "override");
+}
+
+TEST(SparseAttentionChoice, FullOverrideAndVariant) {
+    const SparseAttentionProblem problem = problem_of(128, {2048});
+    for (const char* text : {R"({"heads": 64, "splits": 4})", R"({"variant": "sparse_decode_h64_s4"})"})
+        for (const std::int64_t tokens : {1, 64})
+            EXPECT_EQ(variant_at(table(problem, text), tokens), "sparse_decode_h64_s4");
+}
+
+TEST(SparseAttentionChoice, BadOverridesAreRefusedNamingKeyAndValue) {
+    expect_refused("{", {"TOKAMAK_SPARSE_MLA_CONFIG", "not valid JSON"});
+    expect_refused("[1]", {"expected a JSON object"});
+    expect_refused(R"({"block": 3})", {"\"block\"", "3"});
+    expect_refused(R"({"heads": "many"})", {"\"heads\"", "many"});
+    expect_refused(R"({"heads": 48})", {"\"heads\"", "48"});
+    expect_refused(R"({"splits": 0})", {"\"splits\"", "0"});
+    expect_refused(R"({"variant": "fast"})", {"\"variant\"", "fast"});
+}
+
+}  // namespace
+}  // namespace tokamak::mla::cuda

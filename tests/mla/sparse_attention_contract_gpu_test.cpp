@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a captured, replayed or concurrent call of sparse_attention on the GPU promises.
+#include <gtest/gtest.h>
+
+#include "core/plan_state.h"
+#include "cuda/gpu.h"
+#include "cuda/graph.h"
+#include "mla/mla_cases.h"
+
+namespace tokamak::test {
+namespace {
+
+AttentionCase serving_case(std::int64_t tokens) {
+    return {.name = "serving",
+            .tokens = tokens,
+            .heads = 24,
+            .dim = 512,
+            .pools = {{.format = KvFormat::fp8_584, .pages = 4, .page_size = 64, .top_k = 128, .lengths = true},
+                      {.format = KvFormat::fp8_584, .pages = 40, .page_size = 16, .top_k = 320, .lengths = true}},
+            .sinks = Sinks::random};
+}
+
+/// Same inputs on the device under changed values: the pointers of a captured call stay.
+void overwrite(const Tensor& device_view, const Argument& with) {
+    if (!with.host().present) return;
+    copy_bytes(device_view.data, Device::cuda(), with.host().data, Device::cpu(), with.host().bytes());
+}
+
+void overwrite_inputs(const mla::SparseAttentionArgs& captured, const AttentionData& data) {
+    overwrite(captured.q, data.q);
+    overwrite(captured.sink, data.sink);
+    for (std::size_t p = 0; p < data.pools.size(); ++p) {
+        overwrite(captured.pools[p].cache.values, data.pools[p].values);
+        overwrite(captured.pools[p].indices, data.pools[p].indices);
+        overwrite(captured.pools[p].lengths, data.pools[p].lengths);
+    }
+}
+
+std::vector<std::string> variants(const AttentionCase& c) {
+    return mla::make_plan(AttentionData(c, 1).problem(), Device::cuda()).state().variants;
+}
+
+void poison(const Tensor& tensor) { fill_bytes(tensor.data, Device::cuda(), 0xC5, tensor.bytes()); }
+
+void poison_outputs(const mla::SparseAttentionArgs& args) {
+    poison(args.out);
+    poison(args.lse);
+    poison(args.max_logits);
+}
+
+/// The first `tokens` rows are right, the others untouched.
+void expect_rows(AttentionData& data, std::int64_t tokens) {
+    data.fetch(tokens);
+    AttentionExpected expected = data.expected();
+    expected.out.resize(static_cast<std::size_t>(tokens * data.spec.heads * data.spec.value_dim));
+    expected.lse.resize(static_cast<std::size_t>(tokens * data.spec.heads));
+    expect_close(data.out.host(), expected.out, out_tolerance(KvFormat::fp8_584, Accumulation::tensor, DType::bf16),
+                 "out");
+    expect_close(data.lse.host(), expected.lse, lse_tolerance(Accumulation::tensor), "lse");
+}
+
+TEST(SparseAttentionGpuContract, ReplaysWithChangedInputs) {
+    TOKAMAK_REQUIRE_GPU();
+    const AttentionCase c = serving_case(5);
+    for (const std::string& variant : variants(c)) {
+        SCOPED_TRACE(variant);
+        AttentionData data(c);
+        const auto plan = mla::make_plan(data.problem(), Device::cuda(), {.variant = variant});
+        const OwnedWorkspace workspace = poisoned_workspace(plan.workspace(), Device::cuda(), 0xFF);
+        const mla::SparseAttentionArgs args = data.args(Device::cuda());
+        const cuda::OwnedStream stream;
+        const cuda::CapturedGraph graph(stream, [&] { mla::run(plan, args, workspace, stream.stream()); });
+        EXPECT_EQ(graph.nodes(), 1U);
+        for (int round = 0; round < 2; ++round) {
+            const AttentionData other(c);
+            overwrite_inputs(args, other);
+            poison_outputs(args);
+            synchronize(Device::cuda());
+            graph.replay();
+            synchronize(Device::cuda(), stream.stream());
+            data.fetch(c.tokens);
+            const AttentionExpected expected = other.expected();
+            expect_close(data.out.host(), expected.out,
+                         out_tolerance(KvFormat::fp8_584, Accumulation::tensor, DType::bf16), "out");
+            expect_close(data.lse.host(), expected.lse, lse_tolerance(Accumulation::tensor), "lse");
+        }
+    }
+}
+
+TEST(SparseAttentionGpuContract, DeviceCountOnlyLowersTheCall) {
+    TOKAMAK_REQUIRE_GPU();
+    const AttentionCase c = serving_case(7);
+    for (const std::string& variant : variants(c)) {
+        for (const std::int32_t count : {-3, 0, 1, 4, 7, 900}) {
+            SCOPED_TRACE(variant + ", count " + std::to_string(count));
+            AttentionData data(c);
+            const auto plan = mla::make_plan(data.problem(), Device::cuda(), {.variant = variant});
+            mla::SparseAttentionArgs args = data.args(Device::cuda());
+            const OwnedTensor on_device = OwnedTensor::copy_of(Tensor(&count, DType::i32, {1}), Device::cuda());
+            args.num_tokens = on_device;
+            mla::run(plan, args, {});
+            synchronize(Device::cuda());
+            expect_rows(data, std::clamp<std::int64_t>(count, 0, 7));
+        }
+    }
+}
+
+TEST(SparseAttentionGpuContract, SameBitsAgainAndInEveryMode) {
+    TOKAMAK_REQUIRE_GPU();
+    const AttentionCase c = serving_case(6);
+    for (const std::string& variant : variants(c)) {
+        SCOPED_TRACE(variant);
+        AttentionData data(c);
+        const auto plan = mla::make_plan(data.problem(), Device::cuda(), {.variant = variant});
+        mla::SparseAttentionArgs args = data.args(Device::cuda());
+        mla::run(plan, args, {});
+        synchronize(Device::cuda());
+        const OwnedTensor first = OwnedTensor::copy_of(args.out);
+        for (int again = 0; again < 3; ++again) {
+            poison_outputs(args);
+            mla::SparseAttentionArgs own = args;
+            own.out = own.lse = own.max_logits = {};
+            const auto result = mla::sparse_attention(plan, own);
+            synchronize(Device::cuda());
+            const OwnedTensor second = OwnedTensor::copy_of(result.out);
+            EXPECT_EQ(std::memcmp(first.view().data, second.view().data, first.view().bytes()), 0);
+        }
+    }
+}
+
+TEST(SparseAttentionGpuContract, TwoStreamsAtOnce) {
+    TOKAMAK_REQUIRE_GPU();
+    const AttentionCase c = serving_case(9);
+    AttentionData a(c);
+    AttentionData b(c);
+    const auto plan = mla::make_plan(a.problem(), Device::cuda());
+    const mla::SparseAttentionArgs args_a = a.args(Device::cuda());
+    const mla::SparseAttentionArgs args_b = b.args(Device::cuda());
+    const cuda::OwnedStream one;
+    const cuda::OwnedStream two;
+    for (int round = 0; round < 20; ++round) {
+        mla::run(plan, args_a, {}, one.stream());
+        mla::run(plan, args_b, {}, two.stream());
+    }
+    synchronize(Device::cuda(), one.stream());
+    synchronize(Device::cuda(), two.stream());
+    expect_rows(a, c.tokens);
+    expect_rows(b, c.tokens);
+}
+
+TEST(SparseAttentionGpuContract, RefusesWithTheReason) {
+    TOKAMAK_REQUIRE_GPU();
+    mla::SparseAttentionProblem problem = AttentionData(serving_case(1)).problem();
+    problem.dim = problem.value_dim = 640;
+    problem.pools = {{KvFormat::bf16, 64, 16, 8}};
+    EXPECT_NE(mla::supports(problem, Device::cuda()).reason.find("`dim` is 640"), std::string::npos);
+    EXPECT_THROW((void)mla::make_plan(problem, Device::cuda()), Error);
+}
+
+}  // namespace
+}  // namespace tokamak::test

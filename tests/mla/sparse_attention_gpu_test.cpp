@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every case of the operator on the GPU by every configuration.
+#include <gtest/gtest.h>
+
+#include "core/plan_state.h"
+#include "cuda/gpu.h"
+#include "mla/cuda/sparse_attention_choose.h"
+#include "mla/mla_cases.h"
+
+namespace tokamak::test {
+namespace {
+
+/// Enough rows for several blocks in every split, and rings that go round.
+std::vector<AttentionCase> long_cases() {
+    std::vector<AttentionCase> cases;
+    cases.push_back(
+        {.name = "long_bf16", .tokens = 2, .heads = 40, .pools = {{.pages = 70, .page_size = 64, .top_k = 1500}}});
+    cases.push_back({.name = "long_bf16_512",
+                     .tokens = 2,
+                     .heads = 33,
+                     .dim = 512,
+                     .pools = {{.pages = 90, .page_size = 64, .top_k = 2048}}});
+    cases.push_back(
+        {.name = "long_fp8_656",
+         .tokens = 2,
+         .heads = 40,
+         .pools = {{.format = KvFormat::fp8_656, .pages = 80, .page_size = 64, .top_k = 2048, .masked = 0.01}}});
+    cases.push_back(
+        {.name = "long_fp8_584",
+         .tokens = 2,
+         .heads = 70,
+         .dim = 512,
+         .pools = {{.format = KvFormat::fp8_584, .pages = 4, .page_size = 256, .top_k = 128, .lengths = true},
+                   {.format = KvFormat::fp8_584, .pages = 900, .page_size = 2, .top_k = 1024, .lengths = true}},
+         .sinks = Sinks::random});
+    cases.push_back(
+        {.name = "long_mixed",
+         .tokens = 2,
+         .heads = 40,
+         .dim = 512,
+         .pools = {{.format = KvFormat::bf16, .pages = 10, .page_size = 64, .top_k = 300},
+                   {.format = KvFormat::fp8_split, .pages = 40, .page_size = 31, .top_k = 901, .table = true}}});
+    return cases;
+}
+
+/// The cases in the row widths that the kernels have, with heads enough for every head tile.
+std::vector<AttentionCase> gpu_cases() {
+    std::vector<AttentionCase> cases = long_cases();
+    for (AttentionCase c : attention_cases()) {
+        if (c.dim != 512 && c.dim != 576) c.dim = c.heads % 2 == 0 ? 576 : 512;
+        if (c.value_dim != 448) c.value_dim = 512;
+        if (c.name.find("heads_") == std::string::npos) c.heads = 36 + c.heads;
+        if (c.heads <= 128 && mla::supports(AttentionData(c, 1).problem(), Device::cuda())) cases.push_back(c);
+    }
+    return cases;
+}
+
+std::vector<std::string> all_variants() {
+    std::vector<std::string> names;
+    for (const int heads : mla::cuda::kHeadCounts)
+        for (const int splits : mla::cuda::kSplitCounts)
+            names.push_back(to_string(mla::cuda::SparseConfig{heads, splits}));
+    return names;
+}
+
+/// Parameter: the name of a configuration.
+class SparseAttentionGpu : public testing::TestWithParam<std::string> {};
+
+TEST_P(SparseAttentionGpu, EveryCaseMatchesTheDefinition) {
+    TOKAMAK_REQUIRE_GPU();
+    int ran = 0;
+    for (const AttentionCase& c : gpu_cases()) {
+        const auto plan = mla::make_plan(AttentionData(c, 1).problem(), Device::cuda());
+        const std::vector<std::string>& legal = plan.state().variants;
+        if (std::find(legal.begin(), legal.end(), GetParam()) == legal.end()) continue;
+        check_attention(c, Device::cuda(), {.variant = GetParam()}, Accumulation::tensor);
+        if (HasFatalFailure()) return;
+        ++ran;
+    }
+    if (ran == 0) GTEST_SKIP() << "no problem is legal for " << GetParam();
+}
+
+INSTANTIATE_TEST_SUITE_P(Mla, SparseAttentionGpu, testing::ValuesIn(all_variants()),
+                         [](const auto& info) { return info.param; });
+
+}  // namespace
+}  // namespace tokamak::test
