@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Times every configuration of sparse_attention on the decode shapes in replayed graphs; a line per shape and token
-// count, all figures as JSON.  mla_decode_probe OUT.json [shape prefix] [format] [comma-separated token counts] [variant]
+// count, all figures as JSON.  mla_decode_probe OUT.json [shape prefix] [format] [comma-separated token counts]
+// [variant]
 #include <fmt/format.h>
 
 #include <algorithm>

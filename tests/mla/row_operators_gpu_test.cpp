@@ -144,7 +144,8 @@ TEST(MergeStateGpu, AsOnTheCpu) {
                 for (std::int64_t i = 0; i < rows * t.strides[0]; ++i) list.push_back(naive::element(t, i));
                 return list;
             };
-            expect_close(out[1].host(), values(out[0].host(), 6), Tolerance{1e-6, 1e-6} + rounding(type) + rounding(type), "out");
+            expect_close(out[1].host(), values(out[0].host(), 6),
+                         Tolerance{1e-6, 1e-6} + rounding(type) + rounding(type), "out");
             expect_close(lse[1].host(), values(lse[0].host(), 6), {1e-6, 1e-6}, "lse");
         }
     }
