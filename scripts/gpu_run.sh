@@ -44,8 +44,8 @@ run_sanitizer() {
 run_benchmarks() {
   bin/tokamak info --ceilings --json "$out/ceilings.json" || failed=1
   bin/layout_probe "$out/layout_probe.json" || failed=1
-  [ ! -x bin/moe_decode_bench ] || bin/moe_decode_bench "$out/moe_decode.json" || failed=1
-  [ ! -x bin/mla_decode_probe ] || bin/mla_decode_probe "$out/mla_decode.json" || failed=1
+  [ ! -x bin/moe_decode_bench ] || bin/moe_decode_bench "$out/moe_decode_bench.json" || failed=1
+  [ ! -x bin/mla_decode_probe ] || bin/mla_decode_probe "$out/mla_decode_probe.json" || failed=1
 }
 
 for part in $parts; do
