@@ -30,9 +30,9 @@ void expect_row(const json& row) {
 TEST(Bench, the_preset_covers_every_format_and_mode_and_writes_the_schema) {
     const TemporaryFolder folder;
     const ToolResult result =
-        run_tool({"bench", "--preset", "decode", "--quick", "--tokens", "1,20", "--json", folder / "result.json"});
+        run_tool({"bench", "--preset", "decode", "--quick", "--tokens", "1,20", "--json", folder.file("result.json")});
     ASSERT_EQ(result.status, 0) << result.out << result.error;
-    const json document = json::parse(read_file(folder / "result.json"));
+    const json document = json::parse(read_file(folder.file("result.json")));
     EXPECT_EQ(document.at("ceilings").at("source"), "not measured");
     EXPECT_FALSE(document.at("device").get<std::string>().empty());
     std::set<std::string> seen;
@@ -51,9 +51,9 @@ TEST(Bench, the_preset_covers_every_format_and_mode_and_writes_the_schema) {
 
 TEST(Bench, kept_files_serve_as_checkpoints) {
     const TemporaryFolder folder;
-    ASSERT_EQ(run_tool({"bench", "--quick", "--tokens", "1", "--keep", folder / "kept"}).status, 0);
+    ASSERT_EQ(run_tool({"bench", "--quick", "--tokens", "1", "--keep", folder.file("kept")}).status, 0);
     std::size_t files = 0;
-    for (const auto& entry : std::filesystem::directory_iterator(folder / "kept")) {
+    for (const auto& entry : std::filesystem::directory_iterator(folder.file("kept"))) {
         const ToolResult result =
             run_tool({"bench", "--checkpoint", entry.path().string(), "--layer", "0", "--tokens", "3", "--quick"});
         EXPECT_EQ(result.status, 0) << result.error;
@@ -65,7 +65,7 @@ TEST(Bench, kept_files_serve_as_checkpoints) {
 
 TEST(Bench, options_of_a_checkpoint_override_what_its_layout_says) {
     const TemporaryFolder folder;
-    const std::string path = folder / "layer.safetensors";
+    const std::string path = folder.file("layer.safetensors");
     formats::write_synthetic_layer(
         path,
         {.layout = CheckpointLayout::deepseek_fp8, .layer = 3, .experts = 32, .hidden = 128, .intermediate = 128});
@@ -99,7 +99,7 @@ TEST(Bench, refuses_what_it_cannot_run) {
                                                          {"bench", "--tokens", "0"},
                                                          {"bench", "--tokens", "1,x"},
                                                          {"bench", "--layer", "1"},
-                                                         {"bench", "--checkpoint", folder / "nowhere.safetensors"},
+                                                         {"bench", "--checkpoint", folder.file("nowhere.safetensors")},
                                                          {"bench", "--quick", "--keep", "/dev/null/x"}};
     for (const auto& call : calls) {
         const ToolResult result = run_tool(call);

@@ -74,12 +74,12 @@ nlohmann::json& CaseFolder::add(const std::string& name, const std::string& op, 
     const std::uint64_t length = text.size();
     std::string file(sizeof(length), '\0');
     std::memcpy(file.data(), &length, sizeof(length));
-    write_file(folder_ / (name + ".safetensors"), file + text + data);
+    write_file(folder_.file(name + ".safetensors"), file + text + data);
     return cases_.emplace_back(std::move(entry));
 }
 
 void CaseFolder::write() const {
-    write_file(folder_ / "manifest.json", nlohmann::json{{"format", 1}, {"cases", cases_}}.dump());
+    write_file(folder_.file("manifest.json"), nlohmann::json{{"format", 1}, {"cases", cases_}}.dump());
 }
 
 }  // namespace tokamak::test

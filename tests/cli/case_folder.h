@@ -34,7 +34,7 @@ class CaseFolder {
     void write() const;
 
     [[nodiscard]] const std::string& path() const noexcept { return folder_.path(); }
-    [[nodiscard]] std::string operator/(const std::string& name) const { return folder_ / name; }
+    [[nodiscard]] std::string file(const std::string& name) const { return folder_.file(name); }
 
   private:
     TemporaryFolder folder_;

@@ -167,7 +167,7 @@ TEST(Check, a_case_that_does_not_hold_together_fails_and_the_others_run) {
     add_sum(folder, "rank")["inputs"]["y"] = {{"tensor", "out.out"}, {"dtype", "F32"}, {"shape", {2, 2}}};
     add_sum(folder, "tolerated").at("tolerance")["extra"] = {{"exact", true}};
     add_sum(folder, "truncated");
-    std::filesystem::resize_file(folder / "truncated.safetensors", 100);
+    std::filesystem::resize_file(folder.file("truncated.safetensors"), 100);
     const ToolResult result = check(folder);
     EXPECT_EQ(result.status, 1);
     EXPECT_EQ(last_line(result.out), "2 passed, 12 failed, 0 skipped") << result.out;
@@ -185,15 +185,15 @@ TEST(Check, align_sizes_beyond_memory_are_refused) {
 TEST(Check, a_folder_without_manifest_or_with_a_broken_one_is_refused) {
     const TemporaryFolder empty;
     EXPECT_EQ(run_tool({"check", empty.path()}).status, 2);
-    EXPECT_EQ(run_tool({"check", empty / "nowhere"}).status, 2);
+    EXPECT_EQ(run_tool({"check", empty.file("nowhere")}).status, 2);
     EXPECT_EQ(run_tool({"check"}).status, 2);
     for (const char* text : {"", "[1, 2", "{}", R"({"format": 3, "cases": []})", R"({"format": 1, "cases": 1})"}) {
-        write_file(empty / "manifest.json", text);
+        write_file(empty.file("manifest.json"), text);
         const ToolResult result = run_tool({"check", empty.path()});
         EXPECT_EQ(result.status, 2) << text;
         EXPECT_EQ(result.error.rfind("tokamak: ", 0), 0U) << result.error;
     }
-    write_file(empty / "manifest.json", R"({"format": 1, "cases": [7, null, {"name": "x\u001b[2J"}]})");
+    write_file(empty.file("manifest.json"), R"({"format": 1, "cases": [7, null, {"name": "x\u001b[2J"}]})");
     const ToolResult result = run_tool({"check", empty.path()});
     EXPECT_EQ(result.status, 1);
     EXPECT_EQ(last_line(result.out), "0 passed, 3 failed, 0 skipped");
@@ -205,8 +205,8 @@ TEST(Check, filter_chooses_by_name_and_json_says_everything) {
     add_sum(folder, "alpha");
     add_sum(folder, "beta", {8, 12, 25, 28});
     EXPECT_EQ(last_line(check(folder, {"--filter", "lph"}).out), "1 passed, 0 failed, 0 skipped");
-    EXPECT_EQ(check(folder, {"--json", folder / "result.json"}).status, 1);
-    const json document = json::parse(read_file(folder / "result.json"));
+    EXPECT_EQ(check(folder, {"--json", folder.file("result.json")}).status, 1);
+    const json document = json::parse(read_file(folder.file("result.json")));
     EXPECT_EQ(document.at("passed"), 1);
     EXPECT_EQ(document.at("failed"), 1);
     EXPECT_EQ(document.at("cases").size(), 2U);

@@ -36,9 +36,9 @@ TEST(Info, json_gives_variants_or_a_reason_for_every_operator_and_device) {
 
 TEST(Info, json_goes_to_a_file_if_one_is_named) {
     const TemporaryFolder folder;
-    EXPECT_EQ(run_tool({"info", "--json", folder / "info.json"}).status, 0);
-    EXPECT_TRUE(nlohmann::json::parse(read_file(folder / "info.json")).contains("operators"));
-    EXPECT_EQ(run_tool({"info", "--json", folder / "no/such/folder.json"}).status, 2);
+    EXPECT_EQ(run_tool({"info", "--json", folder.file("info.json")}).status, 0);
+    EXPECT_TRUE(nlohmann::json::parse(read_file(folder.file("info.json"))).contains("operators"));
+    EXPECT_EQ(run_tool({"info", "--json", folder.file("no/such/folder.json")}).status, 2);
 }
 
 TEST(Explain, prints_the_table_and_the_row_of_a_count) {

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "formats/expect_error.h"
+#include "support/expect_error.h"
 
 namespace tokamak {
 namespace {

@@ -5,9 +5,9 @@
 
 #include <string>
 
-#include "core/capture.h"
-#include "formats/expect_error.h"
-#include "formats/temporary_file.h"
+#include "support/expect_error.h"
+#include "support/scoped.h"
+#include "support/temporary_folder.h"
 #include "tokamak/tune.h"
 
 namespace tokamak {
@@ -113,7 +113,7 @@ TEST(Choose, IllegalPinIsRefusedWithTheLegalNames) {
 
 TEST(Choose, BadOverridesNameVariableKeyAndValue) {
     Sources s;
-    const auto refuses = [&](const std::string& text, std::initializer_list<std::string> parts) {
+    const auto refuses = [&](const std::string& text, const std::vector<std::string>& parts) {
         s.request.override_text = text;
         SCOPED_TRACE(text.substr(0, 60));
         expect_error([&] { (void)choose_table(s.request); }, ErrorCode::parse, parts);

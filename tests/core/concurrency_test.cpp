@@ -8,11 +8,11 @@
 #include <thread>
 #include <vector>
 
-#include "core/capture.h"
 #include "core/choose.h"
 #include "core/config_store.h"
 #include "core/plan_state.h"
-#include "formats/temporary_file.h"
+#include "support/scoped.h"
+#include "support/temporary_folder.h"
 #include "tokamak/plan.h"
 #include "tokamak/tensor.h"
 

@@ -7,9 +7,9 @@
 #include <filesystem>
 #include <string>
 
-#include "core/capture.h"
-#include "formats/expect_error.h"
-#include "formats/temporary_file.h"
+#include "support/expect_error.h"
+#include "support/scoped.h"
+#include "support/temporary_folder.h"
 
 namespace tokamak {
 namespace {
@@ -114,7 +114,7 @@ TEST(ConfigStore, FilesMissingEmptyAndUnreadable) {
     }
     {
         const CapturedLog log;
-        EXPECT_EQ(ConfigStore::load(folder.path().string()).size(), 0U);
+        EXPECT_EQ(ConfigStore::load(folder.path()).size(), 0U);
         EXPECT_NE(log.only().find("could not be read"), std::string::npos);
     }
 }
@@ -137,7 +137,7 @@ TEST(ConfigStore, SaveThatCannotSucceedSaysSoAndKeepsTheOldFile) {
     test::expect_error([&] { store.save(folder.file("no/such/folder.json")); }, ErrorCode::io,
                        {"could not save", "no/such/folder.json"});
     // A directory in the way cannot be replaced by a file.
-    std::filesystem::create_directories(folder.path() / "taken" / "inside");
+    std::filesystem::create_directories(folder.file("taken/inside"));
     test::expect_error([&] { store.save(folder.file("taken")); }, ErrorCode::io, {"could not save"});
     const auto files = std::filesystem::directory_iterator(folder.path());
     EXPECT_EQ(std::distance(begin(files), end(files)), 1) << "the partial file stayed";

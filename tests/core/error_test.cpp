@@ -6,9 +6,9 @@
 #include <set>
 #include <string>
 
-#include "core/capture.h"
 #include "core/environment.h"
 #include "core/throw.h"
+#include "support/scoped.h"
 
 namespace tokamak {
 namespace {

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "core/capture.h"
+#include "support/scoped.h"
 
 namespace tokamak {
 namespace {

@@ -8,7 +8,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "formats/expect_error.h"
+#include "support/expect_error.h"
 #include "tokamak/device.h"
 #include "tokamak/tensor.h"
 #include "tokamak/workspace.h"

@@ -8,7 +8,7 @@
 
 #include "core/choose.h"
 #include "core/plan_state.h"
-#include "formats/expect_error.h"
+#include "support/expect_error.h"
 #include "tokamak/tune.h"
 
 namespace tokamak {

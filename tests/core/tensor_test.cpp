@@ -9,7 +9,7 @@
 #include <random>
 #include <vector>
 
-#include "formats/expect_error.h"
+#include "support/expect_error.h"
 
 namespace tokamak {
 namespace {

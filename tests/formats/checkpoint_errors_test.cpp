@@ -7,10 +7,10 @@
 #include <string>
 #include <vector>
 
-#include "formats/expect_error.h"
 #include "formats/parallel.h"
 #include "formats/synthetic.h"
-#include "formats/temporary_file.h"
+#include "support/expect_error.h"
+#include "support/temporary_folder.h"
 #include "tokamak/checkpoint.h"
 
 namespace tokamak {

@@ -13,7 +13,7 @@
 #include "formats/decode.h"
 #include "formats/scalar.h"
 #include "formats/synthetic.h"
-#include "formats/temporary_file.h"
+#include "support/temporary_folder.h"
 
 namespace tokamak {
 namespace {

@@ -8,9 +8,9 @@
 #include <limits>
 #include <vector>
 
-#include "formats/expect_error.h"
 #include "formats/matrix.h"
 #include "formats/scalar.h"
+#include "support/expect_error.h"
 #include "tokamak/error.h"
 #include "tokamak/weight_format.h"
 

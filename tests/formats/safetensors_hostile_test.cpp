@@ -7,9 +7,9 @@
 #include <string>
 #include <vector>
 
-#include "formats/expect_error.h"
 #include "formats/safetensors_bytes.h"
-#include "formats/temporary_file.h"
+#include "support/expect_error.h"
+#include "support/temporary_folder.h"
 #include "tokamak/checkpoint.h"
 
 namespace tokamak {
@@ -44,7 +44,7 @@ TEST_F(HostileFile, NotAFileAtAll) {
         expect_error([&] { (void)SafetensorsFile::open(path); }, ErrorCode::io, {path, text});
     };
     fail_io(folder_.file("missing"), "No such file");
-    fail_io(folder_.path().string(), "directory");
+    fail_io(folder_.path(), "directory");
     fail_io("", "cannot be opened");
     const std::string pipe = folder_.file("pipe");
     ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);

@@ -7,9 +7,9 @@
 #include <thread>
 #include <vector>
 
-#include "formats/expect_error.h"
 #include "formats/safetensors_bytes.h"
-#include "formats/temporary_file.h"
+#include "support/expect_error.h"
+#include "support/temporary_folder.h"
 #include "tokamak/checkpoint.h"
 
 namespace tokamak {
@@ -168,7 +168,7 @@ TEST(SafetensorsWriter, RefusesWhatItCannotWriteAndLeavesNothing) {
         expect_error([&] { write_safetensors(path, std::vector<NamedTensor>{{"a", good}}); }, ErrorCode::io, {path});
     };
     fail_io(folder.file("no/such/folder"));
-    std::filesystem::create_directory(folder.path() / "taken");
+    std::filesystem::create_directory(folder.file("taken"));
     fail_io(folder.file("taken"));
     EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder.path()), {}), 1) << "a partial file is left";
 }

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "support/expect_error.h"
 #include "tokamak/error.h"
 
 namespace tokamak::moe::test {
@@ -14,16 +15,7 @@ namespace tokamak::moe::test {
 template <class Call>
 void expect_refused(const Call& call, const std::vector<std::string>& parts,
                     ErrorCode code = ErrorCode::invalid_argument) {
-    try {
-        call();
-    } catch (const Error& error) {
-        EXPECT_EQ(error.code(), code) << error.what();
-        for (const std::string& part : parts)
-            EXPECT_NE(std::string(error.what()).find(part), std::string::npos)
-                << "\"" << error.what() << "\" lacks \"" << part << "\"";
-        return;
-    }
-    ADD_FAILURE() << "not refused; expected a message with \"" << (parts.empty() ? "" : parts.front()) << "\"";
+    tokamak::test::expect_error(call, code, parts);
 }
 
 /// make_plan refuses a problem, and supports says the same.

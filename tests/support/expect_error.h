@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <string>
+#include <vector>
 
 #include "tokamak/error.h"
 
@@ -11,10 +12,10 @@ namespace tokamak::test {
 
 /// Expects `call` to throw an Error of that code whose message contains every text.
 template <class Call>
-void expect_error(Call call, ErrorCode code, std::initializer_list<std::string> texts) {
+void expect_error(const Call& call, ErrorCode code, const std::vector<std::string>& texts) {
     try {
         call();
-        ADD_FAILURE() << "no error; expected one with \"" << *texts.begin() << "\"";
+        ADD_FAILURE() << "no error; expected one with \"" << (texts.empty() ? "" : texts.front()) << "\"";
     } catch (const Error& error) {
         EXPECT_STREQ(to_string(error.code()), to_string(code)) << error.what();
         for (const std::string& text : texts)
@@ -24,8 +25,8 @@ void expect_error(Call call, ErrorCode code, std::initializer_list<std::string> 
 }
 
 template <class Call>
-void expect_error(Call call, const std::string& text, ErrorCode code = ErrorCode::invalid_argument) {
-    expect_error(call, code, {text});
+void expect_error(const Call& call, const std::string& text, ErrorCode code = ErrorCode::invalid_argument) {
+    expect_error(call, code, std::vector<std::string>{text});
 }
 
 }  // namespace tokamak::test
