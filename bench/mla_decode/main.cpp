@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "core/build_info.h"
 #include "core/plan_state.h"
 #include "cuda/graph.h"
 #include "mla_decode/shapes.h"
@@ -87,7 +88,12 @@ int run(int argc, char** argv) {
         if (!shape.name.starts_with(prefix) || (!format.empty() && format != to_string(shape.format))) continue;
         for (const std::int64_t tokens : counts) time_shape(shape, tokens, argc > 5 ? argv[5] : "", rows);
     }
-    std::ofstream(argv[1]) << rows.dump(1);
+    const nlohmann::json result = {{"tokamak", build_info::version()},
+                                   {"commit", build_info::commit()},
+                                   {"cuda_sources", build_info::cuda_sources_hash()},
+                                   {"device", device_info(Device::cuda()).name},
+                                   {"rows", rows}};
+    std::ofstream(argv[1]) << result.dump(1) << "\n";
     return 0;
 }
 
