@@ -2,6 +2,7 @@
 #include "core/choose.h"
 
 #include <algorithm>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <utility>
@@ -40,7 +41,9 @@ void add_field(Override& to, const ChooseRequest& request, const std::string& ke
     if (std::find(keys.begin(), keys.end(), key) == keys.end())
         fail(ErrorCode::parse, "{}: unknown key \"{}\" with value {}; known: \"variant\"{}{}", request.override_name,
              key, shown(value), keys.empty() ? "" : ", ", list(keys));
-    if (!value.is_number_integer())
+    const bool too_large = value.is_number_unsigned() &&
+                           value.get<std::uint64_t>() > std::uint64_t{std::numeric_limits<std::int64_t>::max()};
+    if (!value.is_number_integer() || too_large)
         fail(ErrorCode::parse, "{}: \"{}\" is {}, expected an integer", request.override_name, key, shown(value));
     to.fields.emplace_back(key, value.get<std::int64_t>());
 }

@@ -133,6 +133,37 @@ TEST(Choose, BadOverridesNameVariableKeyAndValue) {
     refuses(R"({"variant": )" + deep + "}", {"\"variant\" is an array"});
 }
 
+/// Variants named by two digits; an override may set either.
+TEST(Choose, APartialOverrideKeepsTheOtherFieldsOfWhatTheCountSelects) {
+    Sources s;
+    s.request.tuned = s.request.shipped = nullptr;
+    s.request.legal = {"v11", "v12", "v21", "v22", "v32"};
+    s.request.heuristic = [](std::int64_t tokens) { return std::string(tokens > 4 ? "v22" : "v11"); };
+    s.request.fields = {{"first", "second"}, [](std::string variant, const std::string& key, std::int64_t value) {
+                            variant[key == "first" ? 1 : 2] = static_cast<char>('0' + value);
+                            return variant;
+                        }};
+    const auto rows_are = [&](const std::string& text, const char* small, const char* large) {
+        s.request.override_text = text;
+        for (const PlanRow& row : choose_table(s.request)) {
+            EXPECT_EQ(row.variant, row.tokens > 4 ? large : small) << text;
+            EXPECT_EQ(row.source, "override") << text;
+        }
+    };
+    rows_are(R"({"second": 2})", "v12", "v22");
+    rows_are(R"({"first": 2, "second": 1})", "v21", "v21");
+    rows_are(R"({"variant": "v11", "first": 2})", "v21", "v21");
+    const auto refuses = [&](const std::string& text, const std::vector<std::string>& parts) {
+        s.request.override_text = text;
+        expect_error([&] { (void)choose_table(s.request); }, ErrorCode::parse, parts);
+    };
+    refuses(R"({"first": 3})", {"TOKAMAK_TOY_CONFIG: \"first\" = 3 gives the variant v31", "expected one of v11, v12"});
+    refuses(R"({"third": 1})", {"unknown key \"third\" with value 1", "known: \"variant\", first, second"});
+    refuses(R"({"first": "2"})", {"\"first\" is \"2\", expected an integer"});
+    refuses(R"({"first": 2.0})", {"\"first\" is 2.0, expected an integer"});
+    refuses(R"({"first": 18446744073709551615})", {"\"first\" is 18446744073709551615, expected an integer"});
+}
+
 TEST(Choose, ABadOverrideIsAnErrorEvenWhereAPinOutranksIt) {
     Sources s;
     s.request.pinned = "from_option";
