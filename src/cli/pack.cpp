@@ -47,7 +47,8 @@ std::vector<int> parse_layers(const std::string& value) {
         rest.remove_prefix(std::min(part.size() + 1, rest.size()));
         const auto dash = part.find('-');
         const int first = parse_number(part.substr(0, dash), "--layers", value);
-        const int last = dash == std::string_view::npos ? first : parse_number(part.substr(dash + 1), "--layers", value);
+        const int last =
+            dash == std::string_view::npos ? first : parse_number(part.substr(dash + 1), "--layers", value);
         if (last < first || last - first > most)
             fail(ErrorCode::parse, "--layers is '{}', expected numbers and ranges such as 3,5-7", printable(value));
         for (int layer = first; layer <= last; ++layer) layers.push_back(layer);
@@ -89,8 +90,7 @@ void print_report(const Options& options, const PackReport& report, double secon
         return;
     }
     fmt::print("{}: {}{}\n", output, size, report.verified ? ", verified" : "");
-    if (!report.kept_layers.empty())
-        fmt::print("{} kept from an interrupted run\n", layer_text(report.kept_layers));
+    if (!report.kept_layers.empty()) fmt::print("{} kept from an interrupted run\n", layer_text(report.kept_layers));
 }
 
 void pack(Options& options) {
@@ -114,16 +114,19 @@ void add_pack(CLI::App& app, int& status) {
     auto options = std::make_shared<Options>();
     PackRequest& request = options->request;
     CLI::App* command = app.add_subcommand(
-        "pack", "Pack a checkpoint's experts for the kernels; an interrupted run goes on where it was (docs/packed_file.md)");
+        "pack",
+        "Pack a checkpoint's experts for the kernels; an interrupted run goes on where it was (docs/packed_file.md)");
     command
         ->add_option("SOURCE", request.source,
                      "A safetensors file, a model.safetensors.index.json, or a folder with one of them")
         ->required();
     command->add_option("OUTPUT", request.output, "The packed file")->required();
-    command->add_option("--layers", options->layers, "Numbers and ranges such as 3,5-7; all layers with experts if absent");
+    command->add_option("--layers", options->layers,
+                        "Numbers and ranges such as 3,5-7; all layers with experts if absent");
     command->add_option("--tensor-slice", options->tensor_slice,
                         "rank/size of tensor parallelism: a slice of the intermediate size");
-    command->add_option("--expert-slice", options->expert_slice, "rank/size of expert parallelism: a slice of the experts");
+    command->add_option("--expert-slice", options->expert_slice,
+                        "rank/size of expert parallelism: a slice of the experts");
     command
         ->add_option("--gptq-zeros", options->gptq_zeros,
                      "How a GPTQ checkpoint stores zero points; as its configuration says if absent")

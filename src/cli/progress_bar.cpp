@@ -39,8 +39,8 @@ std::string duration_text(double seconds) {
 std::string bar_line(const std::string& what, std::size_t bytes, std::size_t total, double seconds, std::size_t width) {
     const double share = total == 0 ? 1.0 : static_cast<double>(bytes) / static_cast<double>(total);
     const double rate = seconds > 0 ? static_cast<double>(bytes) / seconds : 0.0;
-    std::string text = fmt::format(" {:3.0f}%  {} of {}", std::floor(100 * share), byte_text(static_cast<double>(bytes)),
-                                   byte_text(static_cast<double>(total)));
+    std::string text = fmt::format(" {:3.0f}%  {} of {}", std::floor(100 * share),
+                                   byte_text(static_cast<double>(bytes)), byte_text(static_cast<double>(total)));
     if (rate > 0)
         text += fmt::format("  {}/s  {} left", byte_text(rate),
                             duration_text(static_cast<double>(total - std::min(bytes, total)) / rate));

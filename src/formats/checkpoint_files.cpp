@@ -65,8 +65,8 @@ class MappedRange {
         static const auto page = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
         before_ = static_cast<std::size_t>(offset % page);
         bytes_ = before_ + bytes;
-        memory_ = ::mmap(nullptr, bytes_, PROT_READ, MAP_PRIVATE, file.descriptor(),
-                         static_cast<::off_t>(offset - before_));
+        memory_ =
+            ::mmap(nullptr, bytes_, PROT_READ, MAP_PRIVATE, file.descriptor(), static_cast<::off_t>(offset - before_));
         if (memory_ == MAP_FAILED) fail_with_errno(file.path(), "cannot be mapped", errno);
         (void)::madvise(memory_, bytes_, MADV_WILLNEED);
     }
@@ -117,8 +117,8 @@ class Files final : public CheckpointFiles {
     [[nodiscard]] Window window(const std::string& name, std::size_t offset, std::size_t bytes) const override {
         const Place& place = tensors_.at(name);
         if (bytes == 0) return {};
-        auto range = std::make_shared<const MappedRange>(
-            place.shard->file, place.shard->data_begin + place.entry->begin + offset, bytes);
+        auto range = std::make_shared<const MappedRange>(place.shard->file,
+                                                         place.shard->data_begin + place.entry->begin + offset, bytes);
         const std::byte* data = range->data();
         return {data, std::move(range)};
     }

@@ -28,9 +28,9 @@ std::int64_t differing_group(const std::byte* values, const std::byte* scales, c
         const std::byte* at = got_values + group * bytes;
         const bool dead = scales[group] == kDeadScale;
         const bool zeros = std::all_of(at, at + bytes, [](std::byte b) { return b == std::byte{0}; });
-        const bool same = dead ? zeros && got_scales[group] == std::byte{0}
-                               : std::memcmp(values + group * bytes, at, bytes) == 0 &&
-                                     scales[group] == got_scales[group];
+        const bool same =
+            dead ? zeros && got_scales[group] == std::byte{0}
+                 : std::memcmp(values + group * bytes, at, bytes) == 0 && scales[group] == got_scales[group];
         if (!same) return group;
     }
     return -1;

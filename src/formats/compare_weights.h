@@ -17,8 +17,8 @@ struct MatrixMemory {
     WeightMatrix matrix;
 };
 
-/// Where two matrices of one format and size differ, bit by bit; nothing if nowhere. In an mxfp4 group of scale code 0xFF
-/// `source` counts as zeros under scale code 0, which is what packing makes of it.
+/// Where two matrices of one format and size differ, bit by bit; nothing if nowhere. In an mxfp4 group of scale code
+/// 0xFF `source` counts as zeros under scale code 0, which is what packing makes of it.
 std::optional<std::string> difference(const WeightMatrix& source, const WeightMatrix& unpacked);
 
 }  // namespace tokamak::formats

@@ -43,8 +43,7 @@ std::uint64_t OpenFile::size() const {
 
 void OpenFile::read_at(std::uint64_t offset, void* data, std::size_t bytes) const {
     for (auto* at = static_cast<char*>(data); bytes > 0;) {
-        const ::ssize_t count =
-            ::pread(descriptor_, at, std::min(bytes, kMostPerCall), static_cast<::off_t>(offset));
+        const ::ssize_t count = ::pread(descriptor_, at, std::min(bytes, kMostPerCall), static_cast<::off_t>(offset));
         if (count < 0 && errno == EINTR) continue;
         if (count < 0) fail_with_errno(path_, "cannot be read", errno);
         if (count == 0) fail(ErrorCode::parse, "{}: ends at byte {}, {} more were expected", path_, offset, bytes);
@@ -56,8 +55,7 @@ void OpenFile::read_at(std::uint64_t offset, void* data, std::size_t bytes) cons
 
 void OpenFile::write_at(std::uint64_t offset, const void* data, std::size_t bytes) const {
     for (const auto* at = static_cast<const char*>(data); bytes > 0;) {
-        const ::ssize_t count =
-            ::pwrite(descriptor_, at, std::min(bytes, kMostPerCall), static_cast<::off_t>(offset));
+        const ::ssize_t count = ::pwrite(descriptor_, at, std::min(bytes, kMostPerCall), static_cast<::off_t>(offset));
         if (count < 0 && errno == EINTR) continue;
         if (count < 0) fail_with_errno(path_, "cannot be written", errno);
         at += count;

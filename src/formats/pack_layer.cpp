@@ -58,7 +58,8 @@ std::vector<SmallTensor> small_tensors(const LayerJob& job, const Source& source
     const LayerWeights& weights = source.weights;
     std::vector<SmallTensor> result;
     if (weights.router_weight)
-        result.push_back({"router_weight", job.layer.router_weight, stored_bytes(source.reader, weights.router_weight)});
+        result.push_back(
+            {"router_weight", job.layer.router_weight, stored_bytes(source.reader, weights.router_weight)});
     if (weights.router_bias)
         result.push_back({"router_bias", job.layer.router_bias, stored_bytes(source.reader, weights.router_bias)});
     SmallTensor gate_up{"gate_up_bias", job.layer.gate_up_bias, {}};
@@ -105,8 +106,8 @@ struct StoredExpert {
 };
 
 [[noreturn]] void differs(const LayerJob& job, std::int64_t index, const char* what, const std::string& where) {
-    fail(ErrorCode::parse, "{}: layer {}, expert {}, {}: differs from {}: {}", job.output.path(),
-         job.layer.sizes.layer, job.layer.sizes.first_expert + index, what, job.plan.source->path(), where);
+    fail(ErrorCode::parse, "{}: layer {}, expert {}, {}: differs from {}: {}", job.output.path(), job.layer.sizes.layer,
+         job.layer.sizes.first_expert + index, what, job.plan.source->path(), where);
 }
 
 void verify_expert(const LayerJob& job, const Source& source, std::int64_t index) {
@@ -149,7 +150,8 @@ std::uint64_t write_layer(const LayerJob& job) {
         },
         job.threads);
     const std::vector<SmallTensor> small = small_tensors(job, source);
-    for (const SmallTensor& tensor : small) job.output.write_at(tensor.offset, tensor.bytes.data(), tensor.bytes.size());
+    for (const SmallTensor& tensor : small)
+        job.output.write_at(tensor.offset, tensor.bytes.data(), tensor.bytes.size());
     return sum + small_sum(small);
 }
 

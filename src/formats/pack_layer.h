@@ -24,8 +24,8 @@ std::uint64_t write_layer(const LayerJob& job);
 /// Checksum of the bytes that the output has for the layer. Those of the experts are added, so that their order does
 /// not matter.
 std::uint64_t sum_layer(const LayerJob& job);
-/// Unpacks each expert of the output and compares it with the source, bit by bit, and the other tensors likewise. Throws
-/// `parse` naming the first that differs. An mxfp4 group of scale code 0xFF counts as zeros under scale code 0.
+/// Unpacks each expert of the output and compares it with the source, bit by bit, and the other tensors likewise.
+/// Throws `parse` naming the first that differs. An mxfp4 group of scale code 0xFF counts as zeros under scale code 0.
 void verify_layer(const LayerJob& job);
 
 }  // namespace tokamak::formats

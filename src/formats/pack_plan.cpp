@@ -123,10 +123,9 @@ std::vector<Placed> place_tensors(std::vector<PlannedLayer>& layers) {
         add(sizes.layer, "gate_up_bias", sizes.gate_up_bias, layer.gate_up_bias);
         add(sizes.layer, "down_bias", sizes.down_bias, layer.down_bias);
     }
-    std::stable_sort(placed.begin() + static_cast<std::ptrdiff_t>(packed), placed.end(),
-                     [](const Placed& a, const Placed& b) {
-                         return size_of(a.named.tensor.dtype) > size_of(b.named.tensor.dtype);
-                     });
+    std::stable_sort(
+        placed.begin() + static_cast<std::ptrdiff_t>(packed), placed.end(),
+        [](const Placed& a, const Placed& b) { return size_of(a.named.tensor.dtype) > size_of(b.named.tensor.dtype); });
     return placed;
 }
 
@@ -134,8 +133,8 @@ void lay_out(PackPlan& plan) {
     const std::vector<Placed> placed = place_tensors(plan.layers);
     std::vector<NamedTensor> tensors;
     for (const Placed& one : placed) tensors.push_back(one.named);
-    std::map<std::string, std::string> metadata = {
-        {kPackedVersionKey, kPackedVersion}, {kLayoutVersionKey, std::to_string(PackedLayout::current_version)}};
+    std::map<std::string, std::string> metadata = {{kPackedVersionKey, kPackedVersion},
+                                                   {kLayoutVersionKey, std::to_string(PackedLayout::current_version)}};
     for (const PlannedLayer& layer : plan.layers) metadata[layer_key(layer.sizes.layer)] = describe_layer(layer.sizes);
     plan.header = make_safetensors_header(tensors, metadata, kPackedAlignment, "pack");
     plan.file_bytes = plan.header.size();

@@ -28,8 +28,9 @@ void check_versions(const SafetensorsFile& file) {
              display_name(version), formats::kPackedVersion);
     const std::string layout = text(formats::kLayoutVersionKey);
     if (layout != std::to_string(PackedLayout::current_version))
-        fail(ErrorCode::unsupported, "{}: packed layout of version {}, this library reads {}; pack the checkpoint again",
-             file.path(), display_name(layout), PackedLayout::current_version);
+        fail(ErrorCode::unsupported,
+             "{}: packed layout of version {}, this library reads {}; pack the checkpoint again", file.path(),
+             display_name(layout), PackedLayout::current_version);
 }
 
 /// The tensor of a layer, or an absent one. Throws where its type or shape is another.

@@ -53,15 +53,12 @@ CheckpointLayout layout_of(const std::string& file, int layer, const std::string
 
 void check_slice(const std::string& file, int layer, const char* what, std::int64_t first, std::int64_t count,
                  std::int64_t total) {
-    if (first + count > total)
-        refuse(file, layer, fmt::format("{} {} to {} of {}", what, first, first + count, total));
+    if (first + count > total) refuse(file, layer, fmt::format("{} {} to {} of {}", what, first, first + count, total));
 }
 
 }  // namespace
 
-std::string packed_name(int layer, const char* tensor) {
-    return "layers." + std::to_string(layer) + "." + tensor;
-}
+std::string packed_name(int layer, const char* tensor) { return "layers." + std::to_string(layer) + "." + tensor; }
 
 std::string layer_key(int layer) { return "layer." + std::to_string(layer); }
 

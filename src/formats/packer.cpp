@@ -29,9 +29,7 @@ class Progress {
   public:
     explicit Progress(const PackObserver& observer) : observer_(observer) {}
 
-    void begin(const char* phase, std::size_t total) {
-        now_ = {phase, 0, 0, total};
-    }
+    void begin(const char* phase, std::size_t total) { now_ = {phase, 0, 0, total}; }
     void layer(int number) { now_.layer = number; }
     void add(std::size_t bytes) {
         const std::lock_guard lock(mutex_);
@@ -105,7 +103,8 @@ void lock(const OpenFile& partial) {
 }
 
 void take_name(const std::string& partial, const std::string& output) {
-    if (std::rename(partial.c_str(), output.c_str()) != 0) formats::fail_with_errno(output, "cannot take its name", errno);
+    if (std::rename(partial.c_str(), output.c_str()) != 0)
+        formats::fail_with_errno(output, "cannot take its name", errno);
     const std::string folder = std::filesystem::path(output).parent_path().string();
     const OpenFile directory(folder.empty() ? "." : folder, O_RDONLY | O_DIRECTORY);
     (void)::fsync(directory.descriptor());  // the name too; a file system that cannot do that has done its best

@@ -58,7 +58,7 @@ std::string make_safetensors_header(std::span<const NamedTensor> tensors,
 
 namespace {
 
-constexpr std::size_t kDataAlignment = 64;
+constexpr std::size_t kDataAlignment = 128;
 
 void check_tensor(const NamedTensor& named, std::set<std::string>& names) {
     const std::string name = formats::display_name(named.name);
