@@ -14,6 +14,7 @@
 #include "moe/cuda/decode_plan.h"
 #include "moe/fused_moe_state.h"
 #include "moe/problem_checks.h"
+#include "moe/problem_key.h"
 
 namespace tokamak::moe::cuda {
 namespace {
@@ -99,12 +100,6 @@ DecodeArgs kernel_args(const FusedMoeState& state, const FusedMoeArgs& args, con
     return a;
 }
 
-/// Everything that fixes the problem but max_tokens.
-std::string problem_key(const FusedMoeProblem& p, int local_experts) {
-    return fmt::format("experts={}/{} hidden={} intermediate={} top_k={} weights={}", local_experts, p.num_experts,
-                       p.hidden, p.intermediate, p.top_k, to_string(p.weights));
-}
-
 /// Loads the kernel, allows it all shared memory and makes sure that a CTA fits on an SM, as the grid barrier needs.
 DecodeLaunch freeze(const DecodeInstance& instance, const DecodeVariant& variant, const DeviceInfo& info) {
     const DecodeLaunch launch{instance.kernel,    instance.warps * 32, variant.gate_up_teams,
@@ -157,7 +152,7 @@ void plan_fused_moe(FusedMoeState& state, const PlanOptions& options) {
     const auto heuristic = [&](std::int64_t tokens) {
         return names[choose_variant(instance, variants, p, state.cuda.grid, tokens)];
     };
-    choose_into(state, kOp, device, p.max_tokens, options, problem_key(p, state.local_experts), names, heuristic,
+    choose_into(state, kOp, device, p.max_tokens, options, problem_key(p), names, heuristic,
                 environment::kMoeConfig);
     const DeviceGuard guard(device.index);
     for (const DecodeVariant& variant : variants) state.cuda.launches.push_back(freeze(instance, variant, info));
