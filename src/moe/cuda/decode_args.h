@@ -34,7 +34,7 @@ struct DecodeMatrix {
 
 /// Byte offsets into dynamic shared memory; the ring comes first.
 struct DecodeShared {
-    int partials = 0;      ///< [2, warps, 64 rows, 8 tokens] f32
+    int partials = 0;      ///< [2, warps, 8 tokens, 64 rows] f32
     int rows = 0;          ///< token rows: those of x, later the intermediate rows of each team
     int gate_up_bias = 0;  ///< [teams, 2, 64 rows] f32, behind the rows of x
     int down_bias = 0;     ///< the same behind the intermediate rows
@@ -45,7 +45,7 @@ struct DecodeShared {
     int route_expert = 0;  ///< [routes] i16: local expert, or -1
     int route_rank = 0;    ///< [routes] i16: index into `active`, or -1
     int route_weight = 0;  ///< [routes]
-    int bitmap = 0;        ///< one bit for each local expert; then the ranks before each word
+    int bitmap = 0;        ///< one bit for each local expert; then the number of active ones
     int team_rows = 0;     ///< elements from one team's intermediate rows to the next
     int team_sums = 0;
     int bytes = 0;

@@ -32,10 +32,7 @@ struct Cta {
 
 /// The intermediate rows of the tokens that go to an active expert, into the team's own part.
 template <class Tile>
-__device__ __forceinline__ void load_intermediate(const Cta& cta, const Team& team, int rank) {
-    TokenList list;
-    for (int token = 0; token < kPassTokens; ++token)
-        if (cta.tables.slot(rank, token) != kNoSlot) list.add(token);
+__device__ __forceinline__ void load_intermediate(const Cta& cta, const Team& team, int rank, const TokenList& list) {
     const DecodeArgs& args = cta.args;
     const RowCopy copy{.cols = args.down.cols,
                        .padded_cols = args.down.padded_cols,
@@ -50,11 +47,14 @@ __device__ __forceinline__ void load_intermediate(const Cta& cta, const Team& te
     team.barrier();
 }
 
+/// The rows of the tokens that this CTA's experts see, and no others: eight rows take far longer than the first
+/// weights.
 template <class Tile>
-__device__ __forceinline__ void load_tokens(const Cta& cta, std::int64_t first, int count) {
-    TokenList list;
-    for (int token = 0; token < count; ++token) list.add(token);
+__device__ __forceinline__ void load_tokens(const Cta& cta, std::int64_t first) {
     const DecodeArgs& args = cta.args;
+    const StripRange range(cta.tables.active_count() * args.gate_up.strips);
+    if (range.first == range.last) return;
+    const TokenList list = cta.tables.tokens(range.first / args.gate_up.strips, (range.last - 1) / args.gate_up.strips);
     const RowCopy copy{.cols = args.gate_up.cols,
                        .padded_cols = args.gate_up.padded_cols,
                        .vectors = args.x_vectors,
@@ -74,20 +74,22 @@ __device__ __forceinline__ void run_phase(const Cta& cta, const Team& team, Warp
     using Decode = typename Tile::Decode;
     const DecodeArgs& args = cta.args;
     const DecodeMatrix& matrix = Down ? args.down : args.gate_up;
-    const StripRange range(cta.tables.active_count(args) * matrix.strips, team);
+    const StripRange range(cta.tables.active_count() * matrix.strips, team);
     const __nv_bfloat16* const rows = cta.rows + (Down ? team.index * args.shared.team_rows : 0);
     const float* const sums = cta.sums + (Down ? team.index * args.shared.team_sums : 0);
     const int stride = tokamak::cuda::token_stride(matrix.padded_cols);
     const std::uint32_t x_address = tokamak::cuda::token_address(rows, stride, team.lane);
     int rank = range.first / matrix.strips;
     int strip = range.first % matrix.strips;
-    int loaded = -1;
+    int seen = -1;  // rank that `tokens` belongs to
+    TokenList tokens;
     int turn = 0;    // warp that has the strip's first tile
     int buffer = 0;  // two, so that a strip costs one barrier
     for (int left = range.last - range.first; left > 0; --left) {
-        if (Down && rank != loaded) {
-            load_intermediate<Tile>(cta, team, rank);
-            loaded = rank;
+        if (rank != seen) {
+            tokens = cta.tables.tokens(rank, rank);
+            if constexpr (Down) load_intermediate<Tile>(cta, team, rank, tokens);
+            seen = rank;
         }
         StripBias<Down> bias;
         bias.load(args, team, cta.tables.active[rank], strip);
@@ -105,7 +107,7 @@ __device__ __forceinline__ void run_phase(const Cta& cta, const Team& team, Warp
         store_sums(partials + first * kStripSums, team.lane, accumulators);
         bias.store(team, strip_bias);
         team.barrier();
-        const StripSums strip_sums{partials, strip_bias, rank, strip};
+        const StripSums strip_sums{partials, strip_bias, tokens, rank, strip};
         if constexpr (Down)
             finish_down<Decode>(args, cta.tables, team, strip_sums);
         else
@@ -142,9 +144,9 @@ __global__ void __launch_bounds__(Warps * 32, 1) moe_decode(const __grid_constan
         __syncthreads();  // the tables of the last pass have been read
         build_tables(args, cta.tables, first, count);
         __syncthreads();
-        TileCursor<Tile::kBytes> cursor(args, gate_up, down, cta.tables.active, cta.tables.active_count(args));
+        TileCursor<Tile::kBytes> cursor(args, gate_up, down, cta.tables.active, cta.tables.active_count());
         ring.prime(cursor);
-        load_tokens<Tile>(cta, first, count);
+        load_tokens<Tile>(cta, first);
         __syncthreads();
         run_phase<Tile, false>(cta, gate_up, ring, cursor);
         grid.sync();  // the down weights arrive meanwhile

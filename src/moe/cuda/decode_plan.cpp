@@ -67,7 +67,7 @@ std::int64_t lay_out(const DecodeInstance& instance, const FusedMoeProblem& p, D
     shared.route_expert = booking.take(routes * 2);
     shared.route_rank = booking.take(routes * 2);
     shared.route_weight = booking.take(routes * 4);
-    shared.bitmap = booking.take(words * 4 + (words + 1) * 4);
+    shared.bitmap = booking.take((words + 1) * 4);
     shared.team_rows = static_cast<int>(row_bytes(instance, p.intermediate) / 2);
     shared.team_sums = static_cast<int>(sum_bytes(instance, p.intermediate) / 4);
     shared.bytes = static_cast<int>(std::min<std::int64_t>(booking.bytes, 0x7FFFFFF0));

@@ -7,17 +7,9 @@
 #include <cstdint>
 
 #include "cuda/decode/tile_n8.cuh"
+#include "moe/cuda/decode_routing.cuh"
 
 namespace tokamak::moe::cuda {
-
-/// Up to 8 of 8 tokens, four bits each, in ascending order.
-struct TokenList {
-    std::uint32_t tokens = 0;
-    int count = 0;
-
-    __device__ void add(int token) { tokens |= static_cast<std::uint32_t>(token) << (4 * count++); }
-    [[nodiscard]] __device__ int at(int i) const { return static_cast<int>(tokens >> (4 * i) & 15U); }
-};
 
 /// Where the rows lie and where they go.
 struct RowCopy {
@@ -65,27 +57,46 @@ __device__ __forceinline__ void store_eight(const RowCopy& copy, uint4 eight, in
     }
 }
 
+/// Walks over (row of a list, vector of eight columns) in steps of the threads that share the work.
+class RowWalk {
+  public:
+    __device__ RowWalk(const RowCopy& copy)
+        : vectors_(copy.padded_cols / 8),
+          row_step_(copy.threads / vectors_),
+          vector_step_(copy.threads - row_step_ * vectors_),
+          row_(copy.thread / vectors_),
+          vector_(copy.thread - row_ * vectors_) {}
+    __device__ void step() {
+        row_ += row_step_;
+        vector_ += vector_step_;
+        if (vector_ < vectors_) return;
+        vector_ -= vectors_;
+        ++row_;
+    }
+    [[nodiscard]] __device__ int row() const { return row_; }
+    [[nodiscard]] __device__ int vector() const { return vector_; }
+
+  private:
+    int vectors_, row_step_, vector_step_, row_, vector_;
+};
+
 /// Loads the rows that `source(token)` points to. Rows of a whole number of groups: the lanes of a group stay together.
 template <class Tile, class Source>
 __device__ __forceinline__ void load_rows(const RowCopy& copy, const TokenList& list, const Source& source) {
-    constexpr int batch = 8;  // loads in flight per thread
-    const int row_vectors = copy.padded_cols / 8;
-    const int total = list.count * row_vectors;
-    for (int begin = copy.thread; begin < total; begin += batch * copy.threads) {
+    constexpr int batch = 4;  // loads in flight per thread
+    RowWalk load(copy);
+    RowWalk store = load;
+    while (store.row() < list.count) {
         uint4 loaded[batch];
 #pragma unroll
-        for (int i = 0; i < batch; ++i) {
-            const int job = begin + i * copy.threads;
-            const int vector = job % row_vectors;
+        for (int i = 0; i < batch; ++i, load.step()) {
             loaded[i] = {0, 0, 0, 0};
-            if (job < total && vector * 8 < copy.cols)
-                loaded[i] = load_eight(source(list.at(job / row_vectors)) + vector * 8, copy.vectors);
+            if (load.row() < list.count && load.vector() * 8 < copy.cols)
+                loaded[i] = load_eight(source(list.at(load.row())) + load.vector() * 8, copy.vectors);
         }
 #pragma unroll
-        for (int i = 0; i < batch; ++i) {
-            const int job = begin + i * copy.threads;
-            if (job < total) store_eight<Tile>(copy, loaded[i], list.at(job / row_vectors), job % row_vectors);
-        }
+        for (int i = 0; i < batch; ++i, store.step())
+            if (store.row() < list.count) store_eight<Tile>(copy, loaded[i], list.at(store.row()), store.vector());
     }
 }
 
