@@ -218,8 +218,7 @@ void plan_fused_moe(FusedMoeState& state, const PlanOptions& options) {
         if (decode.empty() || tokens > kPassTokens) return names[decode.size()];
         return names[choose_variant(*decode_instance(p.weights), decode, p, state.cuda.grid, tokens)];
     };
-    choose_into(state, kOp, device, p.max_tokens, options, problem_key(p), names, heuristic,
-                environment::kMoeConfig);
+    choose_into(state, kOp, device, p.max_tokens, options, problem_key(p), names, heuristic, environment::kMoeConfig);
     const DeviceGuard guard(device.index);
     for (const DecodeVariant& variant : decode)
         state.cuda.launches.push_back(freeze(*decode_instance(p.weights), variant, info));
