@@ -12,25 +12,29 @@ namespace tokamak::moe::cuda {
 
 inline constexpr int kStripSums = tokamak::cuda::kTileRows * kPassTokens;
 
-/// One warp's sums of a strip go to its place among the team's, [64 rows, 8 tokens].
-__device__ __forceinline__ void store_sums(float* partials, int lane,
-                                           const float (&sums)[tokamak::cuda::kTileSlabs][4]) {
+/// One warp's sums of a strip go to its place among the team's, [rows of a piece, 8 tokens].
+template <int Slabs>
+__device__ __forceinline__ void store_sums(float* partials, int lane, const float (&sums)[Slabs][4]) {
     float* const rows = partials + lane / 4 * kPassTokens + lane % 4 * 2;
 #pragma unroll
-    for (int slab = 0; slab < tokamak::cuda::kTileSlabs; ++slab) {
+    for (int slab = 0; slab < Slabs; ++slab) {
         *reinterpret_cast<float2*>(rows + slab * 16 * kPassTokens) = {sums[slab][0], sums[slab][1]};
         *reinterpret_cast<float2*>(rows + (slab * 16 + 8) * kPassTokens) = {sums[slab][2], sums[slab][3]};
     }
 }
 
-/// Sum over the team's warps in the order of their columns, which no routing changes.
-template <class Decode>
+/// Sum over the team's warps that have the row, in the order of their columns, which no routing changes.
+template <class Tile>
 __device__ __forceinline__ float row_sum(const float* partials, int warps, int row, int token) {
+    using Decode = typename Tile::Decode;
     constexpr int most = 12;
+    constexpr int rows = tokamak::cuda::kTileRows / Tile::kPieces;
     float sum = 0.0F;
 #pragma unroll
-    for (int i = 0; i < most; ++i)
-        if (i < warps) sum += partials[i * kStripSums + row * kPassTokens + token];
+    for (int i = 0; i < most; i += Tile::kPieces) {
+        const int warp = i + row / rows;
+        if (warp < warps) sum += partials[(warp * rows + row % rows) * kPassTokens + token];
+    }
     return sum * (row % 16 < 8 ? Decode::kRowScaleLow : Decode::kRowScaleHigh);
 }
 
@@ -79,25 +83,28 @@ struct StripSums {
 };
 
 /// A strip of gate/up rows: 32 columns of the intermediate.
-template <class Decode>
+template <class Tile>
 __device__ __forceinline__ void finish_gate_up(const DecodeArgs& args, const RoutingTables& tables, const Team& team,
                                                const StripSums& sums) {
-    auto* const to = static_cast<__nv_bfloat16*>(args.intermediate);
     for (int at = team.thread(); at < kStripSums / 2; at += team.threads()) {
         const int token = at % kPassTokens;
         const int col = sums.strip * 32 + at / kPassTokens;
         const int slot = tables.slot(sums.rank, token);
         if (slot == kNoSlot || col >= args.down.cols) continue;
         const int row = at / kPassTokens / 8 * 16 + at / kPassTokens % 8;
-        const float gate = row_sum<Decode>(sums.partials, team.warps, row, token) + sums.bias[row];
-        const float up = row_sum<Decode>(sums.partials, team.warps, row + 8, token) + sums.bias[row + 8];
-        to[static_cast<std::int64_t>(slot) * args.down.cols + col] =
-            __float2bfloat16_rn(activate(args.activation, gate, up));
+        const float gate = row_sum<Tile>(sums.partials, team.warps, row, token) + sums.bias[row];
+        const float up = row_sum<Tile>(sums.partials, team.warps, row + 8, token) + sums.bias[row + 8];
+        const float value = activate(args.activation, gate, up);
+        const std::int64_t to = slot * args.intermediate_stride + col;
+        if constexpr (Tile::kForm == tokamak::cuda::TokenForm::quantized)
+            static_cast<float*>(args.intermediate)[to] = value;
+        else
+            static_cast<__nv_bfloat16*>(args.intermediate)[to] = __float2bfloat16_rn(value);
     }
 }
 
 /// A strip of down rows: 64 columns of the routes' results, not yet weighted.
-template <class Decode>
+template <class Tile>
 __device__ __forceinline__ void finish_down(const DecodeArgs& args, const RoutingTables& tables, const Team& team,
                                             const StripSums& sums) {
     for (int at = team.thread(); at < kStripSums; at += team.threads()) {
@@ -107,7 +114,7 @@ __device__ __forceinline__ void finish_down(const DecodeArgs& args, const Routin
         const int slot = tables.slot(sums.rank, token);
         if (slot == kNoSlot || col >= args.gate_up.cols) continue;
         args.partials[static_cast<std::int64_t>(slot) * args.gate_up.cols + col] =
-            row_sum<Decode>(sums.partials, team.warps, row, token) + sums.bias[row];
+            row_sum<Tile>(sums.partials, team.warps, row, token) + sums.bias[row];
     }
 }
 
@@ -125,8 +132,10 @@ __device__ inline void combine(const DecodeArgs& args, const RoutingTables& tabl
             const int route = token * args.top_k + slot;
             const int rank = tables.route_rank[route];
             if (rank < 0) continue;
-            const std::int64_t from = tables.slot(rank, token);
-            sum = fmaf(tables.route_weight[route], __ldcg(args.partials + from * hidden + col), sum);
+            // A row that was weighted at the input is its route's alone.
+            const std::int64_t from = args.weight_input ? route : tables.slot(rank, token);
+            sum = fmaf(args.weight_input ? 1.0F : tables.route_weight[route],
+                       __ldcg(args.partials + from * hidden + col), sum);
         }
         const std::int64_t row = first + token;
         if (args.shared_output.data != nullptr) sum += load_element(args.shared_output, row, col);

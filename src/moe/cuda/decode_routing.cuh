@@ -19,6 +19,7 @@ struct RoutingTables {
     float* route_weight;
     std::uint32_t* bitmap;
     int* ranks_before;  ///< [words + 1]; the last is the number of active experts
+    int* rounds;        ///< most routes of a token to one expert
 
     __device__ RoutingTables(std::uint8_t* shared, const DecodeArgs& args)
         : active(reinterpret_cast<int*>(shared + args.shared.active)),
@@ -27,7 +28,8 @@ struct RoutingTables {
           route_rank(reinterpret_cast<std::int16_t*>(shared + args.shared.route_rank)),
           route_weight(reinterpret_cast<float*>(shared + args.shared.route_weight)),
           bitmap(reinterpret_cast<std::uint32_t*>(shared + args.shared.bitmap)),
-          ranks_before(reinterpret_cast<int*>(bitmap + words(args))) {}
+          ranks_before(reinterpret_cast<int*>(bitmap + words(args))),
+          rounds(ranks_before + words(args) + 1) {}
 
     __device__ static int words(const DecodeArgs& args) { return (args.local_experts + 31) / 32; }
     __device__ int active_count(const DecodeArgs& args) const { return ranks_before[words(args)]; }
@@ -60,23 +62,25 @@ __device__ __forceinline__ void count_ranks(const RoutingTables& tables, int wor
     if (lane == 0) tables.ranks_before[words] = before;
 }
 
-/// Whether no earlier slot of the token names the same expert.
-__device__ __forceinline__ bool first_of_its_kind(const RoutingTables& tables, int route, int top_k) {
+/// Earlier slots of the token that name the same expert.
+__device__ __forceinline__ int earlier_routes(const RoutingTables& tables, int route, int top_k) {
     const int expert = tables.route_expert[route];
-    for (int other = route / top_k * top_k; other < route; ++other)
-        if (tables.route_expert[other] == expert) return false;
-    return true;
+    int count = 0;
+    for (int other = route / top_k * top_k; other < route; ++other) count += tables.route_expert[other] == expert;
+    return count;
 }
 
-/// Fills the tables for `count` tokens from `first` on. Call by all threads; the tables are complete after the next
-/// barrier of the CTA, which the caller makes.
-__device__ inline void build_tables(const DecodeArgs& args, const RoutingTables& tables, std::int64_t first,
-                                    int count) {
+/// Fills the tables for `count` tokens from `first` on. Where weights multiply the rows, a token that names an expert
+/// again has another row for it: round r takes the r-th such route, otherwise there is one round. Call by all threads;
+/// the tables are complete after the next barrier of the CTA, which the caller makes.
+__device__ inline void build_tables(const DecodeArgs& args, const RoutingTables& tables, std::int64_t first, int count,
+                                    int round) {
     const int words = RoutingTables::words(args);
     const int routes = count * args.top_k;
     const int threads = static_cast<int>(blockDim.x);
     const int thread = static_cast<int>(threadIdx.x);
     for (int i = thread; i < words; i += threads) tables.bitmap[i] = 0;
+    if (thread == 0) *tables.rounds = 1;
     for (int i = thread; i < min(kPassTokens * args.top_k, args.local_experts) * kPassTokens; i += threads)
         tables.slot_of[i] = static_cast<std::uint16_t>(kNoSlot);
     __syncthreads();
@@ -102,7 +106,9 @@ __device__ inline void build_tables(const DecodeArgs& args, const RoutingTables&
         const int rank = tables.ranks_before[expert / 32] + __popc(below);
         tables.active[rank] = expert;
         tables.route_rank[route] = static_cast<std::int16_t>(rank);
-        if (first_of_its_kind(tables, route, args.top_k))
+        const int earlier = earlier_routes(tables, route, args.top_k);
+        if (args.weight_input && earlier > 0) atomicMax(tables.rounds, earlier + 1);
+        if (earlier == round)
             tables.slot_of[rank * kPassTokens + route / args.top_k] = static_cast<std::uint16_t>(route);
     }
 }

@@ -29,7 +29,7 @@ struct DecodeLaunch {
 struct FusedMoeCuda {
     int grid = 0;
     std::vector<DecodeLaunch> launches;  ///< of each legal variant
-    Slice<std::byte> intermediate;       ///< bf16 [routes of a pass, intermediate]
+    Slice<std::byte> intermediate;       ///< bf16 or (quantised) f32 [routes of a pass, intermediate]
     Slice<float> partials;               ///< [routes of a pass, hidden]
 };
 

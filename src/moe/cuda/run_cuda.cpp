@@ -39,15 +39,11 @@ const DeviceInfo& existing_device(Device device) {
 }
 
 void require_options(const FusedMoeProblem& p, Device device) {
-    if (!decode_instance(p.weights))
-        unsupported(device,
-                    "weights {} have no CUDA kernel yet, only int4_g32, int4_g64, int4_g128 (bf16 scales) and mxfp4",
-                    to_string(p.weights));
+    if (!decode_instance(p.weights, p.quantize_activations))
+        unsupported(device, "weights {} have no CUDA kernel", to_string(p.weights));
     if (p.act_dtype != DType::bf16)
         unsupported(device, "`act_dtype` is {}, the CUDA kernels take bf16", to_string(p.act_dtype));
     if (p.out_dtype == DType::f64) unsupported(device, "`out_dtype` f64 is the CPU oracle's alone");
-    if (p.routing_weight == RoutingWeight::input)
-        unsupported(device, "RoutingWeight::input has no CUDA kernel yet, only `output` and `none`");
     if (p.hidden > kMaxSize || p.intermediate > kMaxSize)
         unsupported(device, "hidden {} and intermediate {} must not exceed {}", p.hidden, p.intermediate, kMaxSize);
 }
@@ -63,6 +59,7 @@ DecodeMatrix matrix_of(const Tensor& packed, const Tensor& bias, const PackedLay
             .bias = rows_of(bias),
             .cols = static_cast<int>(layout.cols),
             .padded_cols = static_cast<int>(layout.tiles * layout.tile_cols),
+            .strip_bytes = static_cast<std::int64_t>(layout.strip_bytes),
             .strips = static_cast<int>(layout.strips),
             .tiles = static_cast<int>(layout.tiles)};
 }
@@ -70,6 +67,9 @@ DecodeMatrix matrix_of(const Tensor& packed, const Tensor& bias, const PackedLay
 bool vector_rows(const Tensor& x) {
     return reinterpret_cast<std::uintptr_t>(x.data) % 16 == 0 && x.stride(0) * 2 % 16 == 0;
 }
+
+/// Rows of the intermediate begin at 16 bytes.
+std::int64_t intermediate_stride(const FusedMoeProblem& p) { return (p.intermediate + 7) / 8 * 8; }
 
 DecodeArgs kernel_args(const FusedMoeState& state, const FusedMoeArgs& args, const Workspace& workspace) {
     const FusedMoeProblem& p = state.problem;
@@ -80,7 +80,8 @@ DecodeArgs kernel_args(const FusedMoeState& state, const FusedMoeArgs& args, con
     a.x_stride = args.x.stride(0);
     a.x_vectors = vector_rows(args.x);
     a.ids = rows_of(args.ids);
-    if (p.routing_weight == RoutingWeight::output) a.weights = rows_of(args.weights);
+    if (p.routing_weight != RoutingWeight::none) a.weights = rows_of(args.weights);
+    a.weight_input = p.routing_weight == RoutingWeight::input;
     a.expert_map = args.expert_map.present ? args.expert_map.as<std::int32_t>() : nullptr;
     a.first_expert = args.first_expert;
     a.num_experts = p.num_experts;
@@ -95,6 +96,7 @@ DecodeArgs kernel_args(const FusedMoeState& state, const FusedMoeArgs& args, con
     a.out_dtype = p.out_dtype;
     a.accumulate = args.accumulate_into_out;
     a.intermediate = state.cuda.intermediate.in(workspace);
+    a.intermediate_stride = intermediate_stride(p);
     a.partials = state.cuda.partials.in(workspace);
     return a;
 }
@@ -102,7 +104,8 @@ DecodeArgs kernel_args(const FusedMoeState& state, const FusedMoeArgs& args, con
 /// Everything that fixes the problem but max_tokens.
 std::string problem_key(const FusedMoeProblem& p, int local_experts) {
     return fmt::format("experts={}/{} hidden={} intermediate={} top_k={} weights={}", local_experts, p.num_experts,
-                       p.hidden, p.intermediate, p.top_k, to_string(p.weights));
+                       p.hidden, p.intermediate, p.top_k,
+                       to_string(p.weights) + (p.quantize_activations ? " quantized" : ""));
 }
 
 /// Loads the kernel, allows it all shared memory and makes sure that a CTA fits on an SM, as the grid barrier needs.
@@ -124,8 +127,9 @@ DecodeLaunch freeze(const DecodeInstance& instance, const DecodeVariant& variant
 void lay_out_workspace(FusedMoeState& state) {
     const FusedMoeProblem& p = state.problem;
     const auto routes = static_cast<std::size_t>(std::min<std::int64_t>(p.max_tokens, kPassTokens) * p.top_k);
-    state.cuda.intermediate =
-        state.layout.add<std::byte>("intermediate", routes * static_cast<std::size_t>(p.intermediate) * 2);
+    const std::size_t value_bytes = p.quantize_activations ? 4 : 2;
+    state.cuda.intermediate = state.layout.add<std::byte>(
+        "intermediate", routes * static_cast<std::size_t>(intermediate_stride(p)) * value_bytes);
     state.cuda.partials = state.layout.add<float>("partials", routes * static_cast<std::size_t>(p.hidden));
 }
 
@@ -136,7 +140,7 @@ void require(const FusedMoeProblem& problem, Device device) {
     if (info.compute_capability != 90)
         unsupported(device, "compute capability {}, the kernels are for 90 (Hopper)", info.compute_capability);
     require_options(problem, device);
-    const DecodeInstance instance = *decode_instance(problem.weights);
+    const DecodeInstance instance = *decode_instance(problem.weights, problem.quantize_activations);
     if (decode_variants(instance, problem, info.shared_memory_bytes).empty())
         unsupported(device,
                     "hidden {}, intermediate {}, top_k {} need {} bytes of shared memory, the device has {}: eight "
@@ -149,7 +153,7 @@ void plan_fused_moe(FusedMoeState& state, const PlanOptions& options) {
     const FusedMoeProblem& p = state.problem;
     const Device device = state.device;
     const DeviceInfo& info = device_info(device);
-    const DecodeInstance instance = *decode_instance(p.weights);
+    const DecodeInstance instance = *decode_instance(p.weights, p.quantize_activations);
     const auto variants = decode_variants(instance, p, info.shared_memory_bytes);
     state.cuda.grid = options.max_sms > 0 ? std::min(options.max_sms, info.multiprocessors) : info.multiprocessors;
     std::vector<std::string> names;
