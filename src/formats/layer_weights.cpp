@@ -77,7 +77,8 @@ WeightMatrix read_linear(const LayerReader& reader, const std::string& linear, c
             matrix.scales = reader.tensor(linear + "weight_scale", {spec.scale_dtype}, {rows, cols / spec.group_size});
             check_weight_shape(reader, linear, rows, cols);
             break;
-        case WeightFormat::mxfp4: reader.refuse(linear + "weight", "has no known layout");
+        case WeightFormat::mxfp4:
+        case WeightFormat::nvfp4: reader.refuse(linear + "weight", "has no known layout");
     }
     return matrix;
 }

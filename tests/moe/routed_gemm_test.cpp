@@ -33,7 +33,7 @@ TEST(RoutedGemm, EveryFormatAndOptionGivesTheDefinition) {
     std::uint64_t purpose = 1000;
     for (const WeightSpec& spec :
          {WeightSpec::bf16(), WeightSpec::fp8_block(), WeightSpec::int4(32), WeightSpec::int4(64),
-          WeightSpec::int4(128), WeightSpec::int4(64, DType::f16), WeightSpec::mxfp4()})
+          WeightSpec::int4(128), WeightSpec::int4(64, DType::f16), WeightSpec::mxfp4(), WeightSpec::nvfp4()})
         for (int options = 0; options < 12; ++options) {
             RoutedGemmCase c = gemm_case(spec);
             c.problem.apply_routing_weight = options % 2 == 0;
