@@ -73,6 +73,7 @@ std::uint8_t moderate(const WeightSpec& spec, const formats::TileShape& tile, st
         case WeightFormat::int4:  // scales near 2^-8
             if (at < tile.code_bytes || at % 2 == 0) return byte;
             return spec.scale_dtype == DType::f16 ? 0x1C : 0x3B;
+        case WeightFormat::nvfp4: return at < tile.code_bytes ? byte : 0x30;  // scales 0.5
         case WeightFormat::mxfp4: return at < tile.code_bytes ? byte : static_cast<std::uint8_t>(119 + byte % 3);
     }
     return byte;

@@ -39,7 +39,7 @@ __device__ __forceinline__ std::uint32_t e4m3_codes(float low, float high) {
 /// The larger magnitude; a NaN does not count.
 __device__ __forceinline__ float larger_magnitude(float largest, float value) { return fmaxf(largest, fabsf(value)); }
 
-/// Scale of a group from its largest magnitude (the larger of that and 1e-10, over 448), with what division by it needs.
+/// Scale of a group from its largest magnitude: the larger of that and 1e-10, over 448; and what division by it needs.
 struct E4m3Scale {
     float scale;
     float inverse;

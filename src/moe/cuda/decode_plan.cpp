@@ -122,6 +122,7 @@ std::optional<DecodeInstance> decode_instance(const WeightSpec& spec, bool quant
         case WeightFormat::bf16: return decode_bf16();
         case WeightFormat::fp8_block: return quantized ? decode_fp8_block() : decode_fp8_block_a16();
         case WeightFormat::mxfp4: return decode_mxfp4();
+        case WeightFormat::nvfp4: return std::nullopt;
         case WeightFormat::int4: break;
     }
     const bool f16 = spec.scale_dtype == DType::f16;
