@@ -36,7 +36,7 @@ struct DecodeMatrix {
 /// Byte offsets into dynamic shared memory; the ring comes first.
 struct DecodeShared {
     int scales = 0;        ///< [warps, slots, 2] f32, for formats whose strips end with scales
-    int partials = 0;      ///< [2, warps, rows of a piece, 8 tokens] f32
+    int partials = 0;      ///< [2, warps, 8 tokens, rows of a piece] f32
     int rows = 0;          ///< token rows: those of x, later the intermediate rows of each team
     int gate_up_bias = 0;  ///< [teams, 2, 64 rows] f32, behind the rows of x
     int down_bias = 0;     ///< the same behind the intermediate rows
@@ -47,7 +47,7 @@ struct DecodeShared {
     int route_expert = 0;  ///< [routes] i16: local expert, or -1
     int route_rank = 0;    ///< [routes] i16: index into `active`, or -1
     int route_weight = 0;  ///< [routes]
-    int bitmap = 0;        ///< one bit for each local expert; then the ranks before each word; then the rounds
+    int bitmap = 0;        ///< one bit for each local expert; then the number of active ones and that of rounds
     int x_team_rows = 0;   ///< bytes from one team's rows of x to the next; 0: they share them
     int x_team_groups = 0;
     int team_rows = 0;  ///< bytes from one team's intermediate rows to the next

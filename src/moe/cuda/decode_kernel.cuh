@@ -38,18 +38,11 @@ struct Cta {
     [[nodiscard]] __device__ float* groups_of(const Team& team) const {
         return groups + team.index * (Down ? args.shared.team_groups : args.shared.x_team_groups);
     }
-    /// Tokens that go to an active expert.
-    [[nodiscard]] __device__ TokenList tokens_of(int rank) const {
-        TokenList list;
-        for (int token = 0; token < kPassTokens; ++token)
-            if (tables.slot(rank, token) != kNoSlot) list.add(token);
-        return list;
-    }
 };
 
 /// The intermediate rows of the tokens that go to an active expert, into the team's own part.
 template <class Tile>
-__device__ __forceinline__ void load_intermediate(const Cta& cta, const Team& team, int rank) {
+__device__ __forceinline__ void load_intermediate(const Cta& cta, const Team& team, int rank, const TokenList& list) {
     constexpr bool quantized = Tile::kForm == tokamak::cuda::TokenForm::quantized;
     using Element = std::conditional_t<quantized, float, __nv_bfloat16>;
     const DecodeArgs& args = cta.args;
@@ -60,7 +53,7 @@ __device__ __forceinline__ void load_intermediate(const Cta& cta, const Team& te
                        .thread = team.thread(),
                        .threads = team.threads()};
     const auto* const base = static_cast<const Element*>(args.intermediate);
-    load_rows<Tile, Element>(copy, cta.tokens_of(rank), [&](int token) {
+    load_rows<Tile, Element>(copy, list, [&](int token) {
         return RowSource<Element>{base + cta.tables.slot(rank, token) * args.intermediate_stride};
     });
     team.barrier();
@@ -71,10 +64,13 @@ struct TokenRows {
     const Cta& cta;
     std::int64_t first;  ///< token of the pass
 
+    /// Those that this CTA's experts see, and no others: eight rows take far longer than the first weights.
     template <class Tile>
-    __device__ __forceinline__ void load(int count) const {
-        TokenList list;
-        for (int token = 0; token < count; ++token) list.add(token);
+    __device__ __forceinline__ void load() const {
+        const int strips = cta.args.gate_up.strips;
+        const StripRange range(cta.tables.active_count() * strips);
+        if (range.first == range.last) return;
+        const TokenList list = cta.tables.tokens(range.first / strips, (range.last - 1) / strips);
         RowCopy copy = copy_to(cta.rows, cta.groups);
         copy.thread = static_cast<int>(threadIdx.x);
         copy.threads = static_cast<int>(blockDim.x);
@@ -82,12 +78,12 @@ struct TokenRows {
     }
 
     template <class Tile>
-    __device__ __forceinline__ void load_weighted(const Team& team, int rank) const {
+    __device__ __forceinline__ void load_weighted(const Team& team, int rank, const TokenList& list) const {
         RowCopy copy = copy_to(cta.rows_of<false>(team), cta.groups_of<false>(team));
         copy.weighted = true;
         copy.thread = team.thread();
         copy.threads = team.threads();
-        load_rows<Tile, __nv_bfloat16>(copy, cta.tokens_of(rank), [&](int token) {
+        load_rows<Tile, __nv_bfloat16>(copy, list, [&](int token) {
             return RowSource<__nv_bfloat16>{row(token), cta.tables.route_weight[cta.tables.slot(rank, token)]};
         });
         team.barrier();
@@ -120,29 +116,31 @@ __device__ __forceinline__ void multiply(const ArrivedPiece& piece, std::uint32_
 /// crosses strips; which of a strip's columns it gets then depends on the strip, but its sums are filed by columns.
 /// (An even number of warps where a tile has two pieces: a warp always has the same rows.)
 template <class Tile, bool Down>
-__device__ __forceinline__ void run_phase(const Cta& cta, const Team& team, const TokenRows& tokens,
-                                          WarpRing<Tile>& ring, TileCursor<Tile>& cursor) {
+__device__ __forceinline__ void run_phase(const Cta& cta, const Team& team, const TokenRows& x, WarpRing<Tile>& ring,
+                                          TileCursor<Tile>& cursor) {
     constexpr int piece_sums = kStripSums / Tile::kPieces;
     constexpr int tile_bytes = Tile::kCols * tokamak::cuda::token_value_bytes(Tile::kForm);
     const DecodeArgs& args = cta.args;
     const DecodeMatrix& matrix = Down ? args.down : args.gate_up;
-    const StripRange range(cta.tables.active_count(args) * matrix.strips, team);
+    const StripRange range(cta.tables.active_count() * matrix.strips, team);
     const float* const groups = cta.groups_of<Down>(team);
     const int pitch = tokamak::cuda::token_pitch<Tile>(matrix.padded_cols);
     const std::uint32_t x_address = tokamak::cuda::token_address(cta.rows_of<Down>(team), pitch, team.lane);
     const int pieces = matrix.tiles * Tile::kPieces;
     int rank = range.first / matrix.strips;
     int strip = range.first % matrix.strips;
-    int loaded = -1;
+    int seen = -1;  // rank that `tokens` belongs to
+    TokenList tokens;
     int turn = 0;    // warp that has the strip's first piece
     int buffer = 0;  // two, so that a strip costs one barrier
     for (int left = range.last - range.first; left > 0; --left) {
-        if ((Down || args.weight_input) && rank != loaded) {
+        if (rank != seen) {
+            tokens = cta.tables.tokens(rank, rank);
             if constexpr (Down)
-                load_intermediate<Tile>(cta, team, rank);
-            else
-                tokens.load_weighted<Tile>(team, rank);
-            loaded = rank;
+                load_intermediate<Tile>(cta, team, rank, tokens);
+            else if (args.weight_input)
+                x.load_weighted<Tile>(team, rank, tokens);
+            seen = rank;
         }
         StripBias<Down> bias;
         bias.load(args, team, cta.tables.active[rank], strip);
@@ -160,7 +158,7 @@ __device__ __forceinline__ void run_phase(const Cta& cta, const Team& team, cons
         store_sums(partials + first * piece_sums, team.lane, accumulators);
         bias.store(team, strip_bias);
         team.barrier();
-        const StripSums strip_sums{partials, strip_bias, rank, strip};
+        const StripSums strip_sums{partials, strip_bias, tokens, rank, strip};
         if constexpr (Down)
             finish_down<Tile>(args, cta.tables, team, strip_sums);
         else
@@ -191,23 +189,23 @@ __global__ void __launch_bounds__(Warps * 32, 1) moe_decode(const __grid_constan
     WarpRing<Tile> ring(shared + slot * Tile::kBytes, shared + args.shared.scales + slot * 8,
                         reinterpret_cast<std::uint64_t*>(shared + args.shared.barriers) + slot, args.slots,
                         gate_up.lane);
-    const std::int64_t live = live_tokens(args);
-    for (std::int64_t first = 0; first < live; first += kPassTokens) {
-        const int count = static_cast<int>(min(static_cast<std::int64_t>(kPassTokens), live - first));
-        const TokenRows tokens{cta, first};
+    const std::int64_t tokens = live_tokens(args);
+    for (std::int64_t first = 0; first < tokens; first += kPassTokens) {
+        const int count = static_cast<int>(min(static_cast<std::int64_t>(kPassTokens), tokens - first));
+        const TokenRows x{cta, first};
         int rounds = 1;
         for (int round = 0; round < rounds; ++round) {
             __syncthreads();  // the tables of the last pass have been read
             build_tables(args, cta.tables, first, count, round);
             __syncthreads();
             rounds = *cta.tables.rounds;
-            TileCursor<Tile> cursor(args, gate_up, down, cta.tables.active, cta.tables.active_count(args));
+            TileCursor<Tile> cursor(args, gate_up, down, cta.tables.active, cta.tables.active_count());
             ring.prime(cursor);
-            if (!args.weight_input) tokens.load<Tile>(count);
+            if (!args.weight_input) x.load<Tile>();
             __syncthreads();
-            run_phase<Tile, false>(cta, gate_up, tokens, ring, cursor);
+            run_phase<Tile, false>(cta, gate_up, x, ring, cursor);
             grid.sync();  // the down weights arrive meanwhile
-            run_phase<Tile, true>(cta, down, tokens, ring, cursor);
+            run_phase<Tile, true>(cta, down, x, ring, cursor);
             grid.sync();
         }
         combine(args, cta.tables, first, count);

@@ -71,7 +71,7 @@ std::int64_t lay_out(const DecodeInstance& instance, const FusedMoeProblem& p, D
     shared.route_expert = booking.take(routes * 2);
     shared.route_rank = booking.take(routes * 2);
     shared.route_weight = booking.take(routes * 4);
-    shared.bitmap = booking.take(words * 4 + (words + 1) * 4 + 4);
+    shared.bitmap = booking.take((words + 2) * 4);
     if (p.routing_weight == RoutingWeight::input) {
         shared.x_team_rows = static_cast<int>(row_bytes(instance, p.hidden));
         shared.x_team_groups = static_cast<int>(group_bytes(instance, p.hidden) / 4);

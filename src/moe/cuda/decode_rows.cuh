@@ -8,19 +8,11 @@
 #include <type_traits>
 
 #include "cuda/decode/half_tile_n8.cuh"
+#include "moe/cuda/decode_routing.cuh"
 
 namespace tokamak::moe::cuda {
 
-/// Up to 8 of 8 tokens, four bits each, in ascending order.
-struct TokenList {
-    std::uint32_t tokens = 0;
-    int count = 0;
-
-    __device__ void add(int token) { tokens |= static_cast<std::uint32_t>(token) << (4 * count++); }
-    [[nodiscard]] __device__ int at(int i) const { return static_cast<int>(tokens >> (4 * i) & 15U); }
-};
-
-/// Where the rows go.
+/// Where the rows lie and where they go.
 struct RowCopy {
     int cols = 0;         ///< true columns
     int padded_cols = 0;  ///< zeros beyond the true ones
@@ -151,27 +143,48 @@ __device__ __forceinline__ void store_quantized(const RowCopy& copy, const float
     if (vector % lanes == 0) copy.groups[vector / lanes * tokamak::cuda::kTileTokens + token] = scale.scale;
 }
 
+/// Walks over (row of a list, vector of eight columns) in steps of the threads that share the work.
+class RowWalk {
+  public:
+    __device__ RowWalk(const RowCopy& copy)
+        : vectors_(copy.padded_cols / 8),
+          row_step_(copy.threads / vectors_),
+          vector_step_(copy.threads - row_step_ * vectors_),
+          row_(copy.thread / vectors_),
+          vector_(copy.thread - row_ * vectors_) {}
+    __device__ void step() {
+        row_ += row_step_;
+        vector_ += vector_step_;
+        if (vector_ < vectors_) return;
+        vector_ -= vectors_;
+        ++row_;
+    }
+    [[nodiscard]] __device__ int row() const { return row_; }
+    [[nodiscard]] __device__ int vector() const { return vector_; }
+
+  private:
+    int vectors_, row_step_, vector_step_, row_, vector_;
+};
+
 /// Loads the rows that `source(token)` names. Rows of a whole number of groups: the lanes of a group stay together.
 template <class Tile, class Element, class Source>
 __device__ __forceinline__ void load_rows(const RowCopy& copy, const TokenList& list, const Source& source) {
     constexpr bool quantized = Tile::kForm == tokamak::cuda::TokenForm::quantized;
-    constexpr int batch = std::is_same_v<Element, float> ? 4 : 8;  // loads in flight per thread
-    const int row_vectors = copy.padded_cols / 8;
-    const int total = list.count * row_vectors;
-    for (int begin = copy.thread; begin < total; begin += batch * copy.threads) {
+    constexpr int batch = 4;  // loads in flight per thread
+    RowWalk load(copy);
+    RowWalk store = load;
+    while (store.row() < list.count) {
         Eight<Element> loaded[batch];
 #pragma unroll
-        for (int i = 0; i < batch; ++i) {
-            const int job = begin + i * copy.threads;
-            const int col = job % row_vectors * 8;
-            if (job < total && col < copy.cols)
-                loaded[i].load(source(list.at(job / row_vectors)).row + col, copy.cols - col, copy.vectors);
+        for (int i = 0; i < batch; ++i, load.step()) {
+            const int col = load.vector() * 8;
+            if (load.row() < list.count && col < copy.cols)
+                loaded[i].load(source(list.at(load.row())).row + col, copy.cols - col, copy.vectors);
         }
 #pragma unroll
-        for (int i = 0; i < batch; ++i) {
-            const int job = begin + i * copy.threads;
-            if (job >= total) continue;
-            const int token = list.at(job / row_vectors);
+        for (int i = 0; i < batch; ++i, store.step()) {
+            if (store.row() >= list.count) continue;
+            const int token = list.at(store.row());
             if constexpr (quantized) {
                 float values[8];
                 loaded[i].numbers(values);
@@ -179,10 +192,10 @@ __device__ __forceinline__ void load_rows(const RowCopy& copy, const TokenList& 
                     const float weight = source(token).weight;
                     for (float& value : values) value *= weight;
                 }
-                store_quantized<Tile>(copy, values, token, job % row_vectors);
+                store_quantized<Tile>(copy, values, token, store.vector());
             } else {
                 if (copy.weighted) loaded[i].weight(source(token).weight);
-                store_eight<Tile>(copy, loaded[i], token, job % row_vectors);
+                store_eight<Tile>(copy, loaded[i], token, store.vector());
             }
         }
     }

@@ -34,16 +34,33 @@ struct Team {
     __device__ void barrier() const { asm volatile("bar.sync %0, %1;" ::"r"(index + 1), "r"(threads()) : "memory"); }
 };
 
-/// The strips of a phase are numbered expert by expert; a team takes a contiguous range of them.
+/// Part `index` of `count` things cut into `parts` runs whose lengths differ by one at most.
+struct Run {
+    int first;
+    int last;
+
+    __device__ Run(int count, int parts, int index) {
+        const int each = count / parts;
+        const int rest = count - each * parts;
+        first = each * index + min(index, rest);
+        last = first + each + (index < rest ? 1 : 0);
+    }
+};
+
+/// The strips of a phase are numbered expert by expert; a CTA takes a contiguous run of them, and so does a team.
 struct StripRange {
     int first;
     int last;
 
-    __device__ StripRange(int strips, const Team& team) {
-        const std::int64_t part = static_cast<std::int64_t>(blockIdx.x) * team.count + team.index;
-        const std::int64_t parts = static_cast<std::int64_t>(gridDim.x) * team.count;
-        first = static_cast<int>(strips * part / parts);
-        last = static_cast<int>(strips * (part + 1) / parts);
+    __device__ explicit StripRange(int strips) {
+        const Run run(strips, static_cast<int>(gridDim.x), static_cast<int>(blockIdx.x));
+        first = run.first;
+        last = run.last;
+    }
+    __device__ StripRange(int strips, const Team& team) : StripRange(strips) {
+        const Run run(last - first, team.count, team.index);
+        last = first + run.last;
+        first += run.first;
     }
 };
 
