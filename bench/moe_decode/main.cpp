@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// moe_decode_bench OUT.json [SHAPE [FORMAT]]: fused_moe for few tokens on layers that do not fit the L2, from a
-// captured graph. Every layer of the graph has its own ids and, as far as memory allows, its own weights. The read
+// moe_decode_bench OUT.json [SHAPE or all [FORMAT or all [TOKENS...]]]: fused_moe for few tokens on layers that do not
+// fit the L2, from a captured graph. Every layer of the graph has its own ids and, as far as memory allows, its own
+// weights. The read
 // floor is the time to read the active experts' packed weights once at the read ceiling of the same process.
 #include <fmt/format.h>
 
@@ -182,6 +183,7 @@ void measure(const Shape& shape, const moe::FusedMoeProblem& problem, const Inpu
     const moe::FusedMoePlan automatic = make_plan(problem, kGpu);
     const std::string& chosen = automatic.row_for(tokens).variant;
     for (const std::string& variant : automatic.state().variants) {
+        if (tokens > 8 && variant.rfind("decode", 0) == 0 && variant != chosen) continue;
         PlanOptions options;
         options.variant = variant;
         const moe::FusedMoePlan plan = make_plan(problem, kGpu, options);
@@ -216,7 +218,7 @@ void measure(const Shape& shape, const moe::FusedMoeProblem& problem, const Inpu
 
 int main(int argc, char** argv) {
     if (argc < 2) {
-        fmt::print(stderr, "usage: moe_decode_bench OUT.json [SHAPE [FORMAT]]\n");
+        fmt::print(stderr, "usage: moe_decode_bench OUT.json [SHAPE or all [FORMAT or all [TOKENS...]]]\n");
         return 2;
     }
     try {
@@ -224,17 +226,23 @@ int main(int argc, char** argv) {
                                  {"commit", build_info::commit()},
                                  {"device", device_info(kGpu).name},
                                  {"rows", nlohmann::json::array()}};
+        std::vector<std::int64_t> token_counts = {1, 2, 4, 8, 16, 32, 64};
+        if (argc > 4) token_counts.clear();
+        for (int i = 4; i < argc; ++i) token_counts.push_back(std::stoll(argv[i]));
         for (const Shape& shape : shapes()) {
-            if (argc > 2 && std::string(argv[2]) != shape.name) continue;
-            if (argc > 3 && std::string(argv[3]) != format_name(shape)) continue;
-            const moe::FusedMoeProblem problem{.max_tokens = 64,
-                                               .hidden = shape.hidden,
-                                               .intermediate = shape.intermediate,
-                                               .num_experts = shape.experts,
-                                               .top_k = shape.top_k,
-                                               .weights = shape.weights,
-                                               .activation = shape.activation,
-                                               .quantize_activations = shape.quantized};
+            const auto wanted = [&](int arg, const std::string& name) {
+                return argc <= arg || argv[arg] == std::string("all") || argv[arg] == name;
+            };
+            if (!wanted(2, shape.name) || !wanted(3, format_name(shape))) continue;
+            const moe::FusedMoeProblem problem{
+                .max_tokens = std::max<std::int64_t>(64, *std::max_element(token_counts.begin(), token_counts.end())),
+                .hidden = shape.hidden,
+                .intermediate = shape.intermediate,
+                .num_experts = shape.experts,
+                .top_k = shape.top_k,
+                .weights = shape.weights,
+                .activation = shape.activation,
+                .quantize_activations = shape.quantized};
             const Inputs in = make_inputs(shape, problem);
             const cuda::OwnedStream stream;
             const std::size_t read_bytes = std::min<std::size_t>(in.pool.view().bytes(), 2'000'000'000) / 4096 * 4096;
@@ -243,8 +251,7 @@ int main(int argc, char** argv) {
                 reads.push_back(ceilings::time_read(in.pool.as<std::uint8_t>(), read_bytes, stream));
             const double gbps = static_cast<double>(read_bytes) / cuda::quantiles(reads).median * 1e-3;
             result["ceilings"] = {{"read_gbps", gbps}, {"source", "time_read"}};
-            for (const std::int64_t tokens : {1, 2, 4, 8, 64})
-                measure(shape, problem, in, gbps, tokens, result["rows"]);
+            for (const std::int64_t tokens : token_counts) measure(shape, problem, in, gbps, tokens, result["rows"]);
         }
         std::ofstream(argv[1]) << result.dump(1) << "\n";
     } catch (const std::exception& error) {
