@@ -13,7 +13,7 @@ namespace {
 TEST(FusedMoeGrouped, RowsAroundTheBordersOfTiles) {
     TOKAMAK_REQUIRE_GPU();
     std::uint64_t purpose = 700;
-    for (const WeightSpec& spec : formats()) {
+    for (const Format& spec : formats()) {
         FusedMoeCase c = gpu_case(spec, 200, 288, 160);
         c.problem.num_experts = c.problem.num_local_experts = 1;
         c.problem.top_k = 1;
@@ -26,7 +26,7 @@ TEST(FusedMoeGrouped, RowsAroundTheBordersOfTiles) {
 TEST(FusedMoeGrouped, BatchesOfManyRoutes) {
     TOKAMAK_REQUIRE_GPU();
     std::uint64_t purpose = 720;
-    for (const WeightSpec& spec : formats()) {
+    for (const Format& spec : formats()) {
         FusedMoeCase c = gpu_case(spec, 200, 416, 224);
         c.problem.num_experts = 37;
         c.problem.num_local_experts = 29;
@@ -48,7 +48,8 @@ TEST(FusedMoeGrouped, OddSizes) {
     TOKAMAK_REQUIRE_GPU();
     std::uint64_t purpose = 750;
     for (const WeightSpec& spec : {WeightSpec::int4(32), WeightSpec::mxfp4()})
-        for (const std::pair<int, int>& size : {std::pair{2880, 704}, {704, 1408}, {1408, 96}, {96, 2880}, {8224, 32}}) {
+        for (const std::pair<int, int>& size :
+             {std::pair{2880, 704}, {704, 1408}, {1408, 96}, {96, 2880}, {8224, 32}}) {
             FusedMoeCase c = gpu_case(spec, 20, size.first, size.second);
             c.problem.num_experts = c.problem.num_local_experts = 3;
             c.problem.top_k = 2;
@@ -61,7 +62,7 @@ TEST(FusedMoeGrouped, OddSizes) {
 TEST(FusedMoeGrouped, RoutingWeightOnTheInput) {
     TOKAMAK_REQUIRE_GPU();
     std::uint64_t purpose = 770;
-    for (const WeightSpec& spec : formats()) {
+    for (const Format& spec : formats()) {
         FusedMoeCase c = gpu_case(spec, 21, 160, 96);
         c.problem.routing_weight = RoutingWeight::input;
         c.weights_dtype = purpose % 2 == 0 ? DType::f32 : DType::bf16;
