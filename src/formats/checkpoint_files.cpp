@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
+#include "core/json_depth.h"
 #include "core/throw.h"
 #include "formats/file_io.h"
 #include "formats/safetensors_header.h"
@@ -178,7 +179,7 @@ std::vector<std::string> safetensors_files(const std::string& folder) {
 }  // namespace
 
 std::map<std::string, std::string> parse_checkpoint_index(std::string_view text, const std::string& path) {
-    const json document = json::parse(text, nullptr, /*allow_exceptions=*/false);
+    const json document = nests_deeper(text) ? json() : json::parse(text, nullptr, /*allow_exceptions=*/false);
     const bool object = document.is_object() && document.contains("weight_map");
     if (!object || !document.at("weight_map").is_object())
         fail(ErrorCode::parse, "{}: has no object \"weight_map\": not an index of a checkpoint", path);

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "core/json_depth.h"
 #include "core/throw.h"
 #include "formats/file_io.h"
 #include "formats/packed_tile.h"
@@ -40,7 +41,8 @@ GptqZeros configured_zeros(const std::string& folder) {
         std::ifstream file(path, std::ios::binary);
         std::ostringstream text;
         if (!file || !(text << file.rdbuf())) continue;
-        const json document = json::parse(text.str(), nullptr, /*allow_exceptions=*/false);
+        const json document =
+            nests_deeper(text.str()) ? json() : json::parse(text.str(), nullptr, /*allow_exceptions=*/false);
         if (!document.is_object())
             fail(ErrorCode::parse, "{}: not a JSON object; say how zero points are stored (`gptq_zeros`)", path);
         const json& config = document.contains("quantization_config") ? document.at("quantization_config") : document;

@@ -4,6 +4,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
+#include "core/json_depth.h"
 #include "core/throw.h"
 #include "formats/pack_plan.h"
 #include "formats/safetensors_header.h"
@@ -69,7 +70,7 @@ std::string describe_layer(const PackedLayer& layer) {
 }
 
 PackedLayer parse_layer(const std::string& file, int layer, const std::string& text) {
-    const json document = json::parse(text, nullptr, /*allow_exceptions=*/false);
+    const json document = nests_deeper(text) ? json() : json::parse(text, nullptr, /*allow_exceptions=*/false);
     if (!document.is_object()) refuse(file, layer, "not a JSON object");
     PackedLayer result;
     result.layer = layer;
