@@ -96,7 +96,7 @@ std::vector<Line> lines_of(const Group& group, const std::vector<std::string>& m
 struct Columns {
     std::vector<std::string> modes;
     bool spread = false, rate = false, work = false, floor = false, share = false, must = false, aim = false;
-    bool rival = false, error = false;
+    bool rival = false, fallback = false, error = false;
 
     Columns(const std::vector<Line>& lines, std::vector<std::string> modes_of_group)
         : modes(std::move(modes_of_group)) {
@@ -110,6 +110,7 @@ struct Columns {
             must = must || row.must_us;
             aim = aim || row.aim_us;
             rival = rival || row.public_us;
+            fallback = fallback || row.default_us;
             error = error || row.error;
         }
     }
@@ -129,6 +130,7 @@ struct Columns {
         add(must, "must");
         add(aim, "aim");
         add(rival, "public");
+        add(fallback, "default");
         add(error, "error");
         return all;
     }
@@ -148,6 +150,7 @@ struct Columns {
         if (must) html += against_cell(row.us, row.must_us);
         if (aim) html += against_cell(row.us, row.aim_us);
         if (rival) html += against_cell(row.us, row.public_us);
+        if (fallback) html += against_cell(row.us, row.default_us);
         if (error) html += cell(row.error ? fmt::format("{:.0e}", *row.error) : "–");
         return html + "</tr>\n";
     }
