@@ -19,7 +19,8 @@ const Device kGpu = Device::cuda();
 void expect_routed(const FusedMoeCase& c, const LogitData& host, std::initializer_list<std::int64_t> counts) {
     const LogitData device = host.on(kGpu);
     const std::vector<Expected> want = reference(host.data);
-    for (const std::string& variant : make_plan(c.problem, kGpu).state().variants) {
+    const std::vector<std::string> variants = make_plan(c.problem, kGpu).state().variants;
+    for (const std::string& variant : variants) {
         PlanOptions options;
         options.variant = variant;
         const FusedMoePlan plan = make_plan(c.problem, kGpu, options);
