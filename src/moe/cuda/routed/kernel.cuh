@@ -28,10 +28,22 @@ struct Warp {
     [[nodiscard]] __device__ std::uint8_t* stage(int i) const { return ring + i * Stage::kBytes; }
 };
 
+/// What the sums of a row of a strip are multiplied with.
+template <class Weights>
+__device__ __forceinline__ float sum_scale(const Args& args, const Unit& unit, int row) {
+    if constexpr (!Weights::kMatrixScale) return Weights::kSumScale;
+    const std::uint8_t* const strip =
+        args.packed + unit.tile.expert * args.expert_bytes + unit.strip * args.strip_bytes;
+    const std::uint8_t* const end = strip + static_cast<std::int64_t>(args.tiles) * Weights::kTileBytes;
+    return Weights::kSumScale * reinterpret_cast<const float*>(end)[row / 8 % 2];
+}
+
 /// Sums eight routes' columns over the warps and stores them, route by route.
+template <class Weights>
 __device__ __forceinline__ void store_sums(const Args& args, const Lists& lists, const Unit& unit, const float* reduce,
-                                           int first_row, float scale) {
+                                           int first_row) {
     const int row = static_cast<int>(threadIdx.x) % kStripRows;
+    const float scale = sum_scale<Weights>(args, unit, row);
     const int col = unit.strip * kStripRows + row;
     for (int i = static_cast<int>(threadIdx.x) / kStripRows; i < kReduceTokens; i += kWarps * 32 / kStripRows) {
         if (first_row + i >= unit.tile.rows || col >= args.rows) continue;
@@ -69,7 +81,7 @@ __device__ __forceinline__ void multiply_unit(const Args& args, const Lists& lis
             for (int i = 0; i < 4; ++i)
                 mine[(2 * t + i % 2) * kReduceStride + slab * 16 + g + i / 2 * 8] = sums[slab][n][i];
         __syncthreads();
-        store_sums(args, lists, unit, reduce, n * 8, Weights::kSumScale);
+        store_sums<Weights>(args, lists, unit, reduce, n * 8);
     }
 }
 

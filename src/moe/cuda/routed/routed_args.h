@@ -12,7 +12,7 @@ namespace tokamak::moe::cuda::routed {
 inline constexpr int kWarps = 8;              ///< they split k
 inline constexpr int kMostPassRoutes = 1024;  ///< (token, slot) pairs of a pass; a larger batch takes several
 inline constexpr int kStripRows = 64;
-inline constexpr int kReduceTokens = 8;  ///< columns of a unit that are summed over the warps at a time
+inline constexpr int kReduceTokens = 8;               ///< columns of a unit that are summed over the warps at a time
 inline constexpr int kReduceStride = kStripRows + 4;  ///< keeps the fragments' stores free of bank conflicts
 
 /// Rows of one expert that share a pass over its weights.
@@ -85,5 +85,6 @@ Instance int4_g32_f16();
 Instance int4_g64_f16();
 Instance int4_g128_f16();
 Instance mxfp4();
+Instance nvfp4();
 
 }  // namespace tokamak::moe::cuda::routed

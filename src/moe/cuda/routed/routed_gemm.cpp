@@ -32,8 +32,8 @@ std::optional<routed::Instance> instance_of(const WeightSpec& spec) {
         case WeightFormat::bf16: return routed::bf16();
         case WeightFormat::fp8_block: return routed::fp8_block();
         case WeightFormat::mxfp4: return routed::mxfp4();
+        case WeightFormat::nvfp4: return routed::nvfp4();
         case WeightFormat::int4: break;
-        default: return std::nullopt;
     }
     switch (spec.group_size) {
         case 32: return f16 ? routed::int4_g32_f16() : routed::int4_g32();

@@ -24,6 +24,7 @@ __device__ __forceinline__ __nv_bfloat162 pair_of(std::uint32_t bits) {
 /// g + 8): one fused multiply-add gives (code - 8) * scale * 2^-33, rounded once.
 struct Int4Scale {
     static constexpr float kSumScale = 0x1p33F;
+    static constexpr bool kMatrixScale = false;
     __nv_bfloat162 factor[2], offset[2];
 
     /// From the scales of rows g and g + 8.
@@ -45,6 +46,7 @@ struct Int4Scale {
 /// int4 with f16 scales, which bf16 cannot hold: products in f32.
 struct Int4ScaleF16 {
     static constexpr float kSumScale = 1.0F;
+    static constexpr bool kMatrixScale = false;
     float scale[2];
 
     __device__ __forceinline__ void set(std::uint32_t pair) {
@@ -65,6 +67,7 @@ struct Int4ScaleF16 {
 /// mxfp4: patterns worth value * 2^-126, times 2^(scale + 100). Scales beyond 2^27 would leave bf16 and are held there.
 struct Mxfp4Scale {
     static constexpr float kSumScale = 0x1p26F;
+    static constexpr bool kMatrixScale = false;
     std::uint32_t factor[2];
 
     /// From the codes of rows g and g + 8, in the low bytes.
@@ -80,6 +83,26 @@ struct Mxfp4Scale {
     }
 };
 
+/// nvfp4: the same patterns, times the e4m3 scale and 2^100: exact in bf16. The matrix's scale goes on the sums.
+struct Nvfp4Scale {
+    static constexpr float kSumScale = 0x1p26F;
+    static constexpr bool kMatrixScale = true;
+    __nv_bfloat162 factor[2];
+
+    __device__ __forceinline__ void set(std::uint32_t pair) {
+        std::uint32_t halves;
+        asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(static_cast<std::uint16_t>(pair)));
+        const float2 both = __half22float2(*reinterpret_cast<const __half2*>(&halves));
+        factor[0] = __float2bfloat162_rn(both.x * 0x1p100F);
+        factor[1] = __float2bfloat162_rn(both.y * 0x1p100F);
+    }
+    __device__ __forceinline__ void fragment(std::uint32_t (&a)[4], std::uint32_t word) const {
+        tokamak::cuda::Mxfp4Decode::fragment(a, word);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) a[i] = bits_of(__hmul2(pair_of(a[i]), factor[i % 2]));
+    }
+};
+
 /// Group: weights that share a scale, ScaleBytes: of one scale.
 template <class Scale, int Group, int ScaleBytes>
 struct Weights4Bit {
@@ -91,11 +114,11 @@ struct Weights4Bit {
     static constexpr int kStages = 3;
     static constexpr float kSumScale = Scale::kSumScale;
     static constexpr bool kStripScales = false;
+    static constexpr bool kMatrixScale = Scale::kMatrixScale;
     using Stage = StageLayout<Weights4Bit>;
 
     template <int Blocks>
-    __device__ __forceinline__ static void multiply(const std::uint8_t* stage, int lane,
-                                                    float (&sums)[4][Blocks][4]) {
+    __device__ __forceinline__ static void multiply(const std::uint8_t* stage, int lane, float (&sums)[4][Blocks][4]) {
         constexpr int steps_of_group = Group / 16;
 #pragma unroll
         for (int block = 0; block < kTileCols / 64; ++block) {
@@ -104,8 +127,7 @@ struct Weights4Bit {
             for (int pair = 0; pair < 2; ++pair) load_rows<Stage>(b[pair], stage, block, pair, lane);
 #pragma unroll
             for (int slab = 0; slab < 4; ++slab) {
-                const uint4 four =
-                    *reinterpret_cast<const uint4*>(stage + block * 2048 + slab * 512 + lane * 16);
+                const uint4 four = *reinterpret_cast<const uint4*>(stage + block * 2048 + slab * 512 + lane * 16);
                 const std::uint32_t words[4] = {four.x, four.y, four.z, four.w};
                 Scale scale;
 #pragma unroll

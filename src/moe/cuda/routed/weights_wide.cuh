@@ -25,6 +25,7 @@ struct WeightsBf16 {
     static constexpr int kStages = 2;
     static constexpr float kSumScale = 1.0F;
     static constexpr bool kStripScales = false;
+    static constexpr bool kMatrixScale = false;
     using Stage = StageLayout<WeightsBf16>;
 
     template <int Blocks>
@@ -56,6 +57,7 @@ struct WeightsFp8 {
     static constexpr int kStages = 2;
     static constexpr float kSumScale = 1.0F;
     static constexpr bool kStripScales = true;
+    static constexpr bool kMatrixScale = false;
     using Stage = StageLayout<WeightsFp8>;
 
     template <int Blocks>
@@ -88,7 +90,8 @@ struct WeightsFp8 {
 #pragma unroll
             for (int n = 0; n < Blocks; ++n)
 #pragma unroll
-                for (int i = 0; i < 4; ++i) sums[slab][n][i] = fmaf(i < 2 ? scale.x : scale.y, c[n][i], sums[slab][n][i]);
+                for (int i = 0; i < 4; ++i)
+                    sums[slab][n][i] = fmaf(i < 2 ? scale.x : scale.y, c[n][i], sums[slab][n][i]);
         }
     }
 

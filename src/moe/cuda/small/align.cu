@@ -21,17 +21,16 @@ namespace ptx = tokamak::cuda::ptx;
 
 constexpr unsigned kAll = 0xFFFFFFFFU;
 constexpr int kMaxWarps = 32;
-constexpr int kLeastWarps = 4;  ///< sum_warps quarters them
-constexpr int kMaxCtas = 8;     ///< of a portable cluster
+constexpr int kMaxCtas = 8;  ///< of a portable cluster
 constexpr int kSharedLimit = 200 * 1024;
 
-/// From one warp's counts to the next: one more than a multiple of four, so that the four threads that share a bin in
-/// sum_warps meet different banks.
-__host__ __device__ constexpr int row_stride(int bins) { return bins + ((1 - bins) & 3); }
+/// From one warp's counts to the next. Odd, so that lanes of a warp that count in one bin's column share no bank.
+__host__ __device__ constexpr int row_stride(int bins) { return bins | 1; }
 
-/// Ints of shared memory: an mbarrier, scan, counts, totals of all CTAs, sums, positions, first blocks with their end.
-constexpr int shared_ints(int bins, int ctas, int warps) {
-    return 2 + kMaxWarps + warps * row_stride(bins) + (ctas + 3) * bins + 1;
+/// Ints of shared memory: an mbarrier, scan, counts, totals of all CTAs, sums, positions, first blocks with their end,
+/// partial sums.
+constexpr int shared_ints(int bins, const AlignSplit& split) {
+    return 2 + kMaxWarps + split.warps * row_stride(bins) + (split.ctas + 3 + (1 << split.part_bits)) * bins + 1;
 }
 
 struct Tables {
@@ -42,6 +41,7 @@ struct Tables {
     int* sums;         ///< [bins]: of all CTAs
     int* positions;    ///< [bins]: of this CTA's first route
     int* first_block;  ///< [bins + 1]
+    int* partial;      ///< [parts, bins]: of a part of the warps
 
     __device__ Tables(int* shared, const AlignParams& p)
         : arrived(reinterpret_cast<std::uint64_t*>(shared)),
@@ -50,7 +50,8 @@ struct Tables {
           totals(counts + p.split.warps * row_stride(p.bins)),
           sums(totals + p.split.ctas * p.bins),
           positions(sums + p.bins),
-          first_block(positions + p.bins) {}
+          first_block(positions + p.bins),
+          partial(first_block + p.bins + 1) {}
 };
 
 /// Stores into shared memory of CTA `rank`; the bytes count on `barrier` there.
@@ -75,34 +76,47 @@ __device__ __forceinline__ int bin_of(const AlignParams& p, unsigned route) {
     return p.bins > p.local_experts ? p.local_experts : kNoBin;
 }
 
-/// Exclusive sums over the warps of this CTA, in place; their totals go to every CTA. Four threads share a bin, each
-/// with a quarter of the warps.
+/// Exclusive sums over the warps of this CTA, in place; their totals go to every CTA. Where there are threads enough,
+/// 2^part_bits of them share a bin, each with a run of the warps.
 __device__ __forceinline__ void sum_warps(const AlignParams& p, const Tables& t, unsigned rank) {
-    const int part = static_cast<int>(threadIdx.x) % 4;
-    const int quarter = p.split.warps / 4;
+    constexpr int kAtATime = 8;
     const int stride = row_stride(p.bins);
+    const int rows = p.split.warps >> p.split.part_bits;
+    const int part_threads = static_cast<int>(blockDim.x) >> p.split.part_bits;
+    const int part = static_cast<int>(threadIdx.x) >> (__ffs(part_threads) - 1);
+    int* const mine = t.counts + part * rows * stride;
+    const int at = static_cast<int>(threadIdx.x) & (part_threads - 1);
 #pragma unroll 1
-    for (int first = 0; first < p.bins; first += static_cast<int>(blockDim.x) / 4) {
-        const int bin = first + static_cast<int>(threadIdx.x) / 4;
-        int* const counts = t.counts + part * quarter * stride + bin;
+    for (int bin = at; bin < p.bins; bin += part_threads) {
         int sum = 0;
-        for (int w = 0; w < quarter && bin < p.bins; ++w) sum += counts[w * stride];
+#pragma unroll 8
+        for (int w = 0; w < rows; ++w) sum += mine[w * stride + bin];
+        t.partial[part * p.bins + bin] = sum;
+    }
+    __syncthreads();
+#pragma unroll 1
+    for (int bin = at; bin < p.bins; bin += part_threads) {
         int before = 0;
-#pragma unroll
-        for (int other = 0; other < 3; ++other) {
-            const int of_other = __shfl_sync(kAll, sum, other, 4);
-            if (other < part) before += of_other;
-        }
-        const int total = __shfl_sync(kAll, before + sum, 3, 4);
-        if (bin >= p.bins) continue;
-        for (int w = 0; w < quarter; ++w) {
-            const int mine = counts[w * stride];
-            counts[w * stride] = before;
-            before += mine;
+        int total = 0;
+#pragma unroll 1
+        for (int other = 0; other < 1 << p.split.part_bits; ++other) {
+            if (other == part) before = total;
+            total += t.partial[other * p.bins + bin];
         }
 #pragma unroll 2
-        for (unsigned cta = part; cta < static_cast<unsigned>(p.split.ctas); cta += 4)
-            send(cta, t.totals + rank * p.bins + bin, total, t.arrived);
+        for (int cta = part; cta < p.split.ctas; cta += 1 << p.split.part_bits)
+            send(static_cast<unsigned>(cta), t.totals + rank * p.bins + bin, total, t.arrived);
+#pragma unroll 1
+        for (int first = 0; first < rows; first += kAtATime) {
+            int counts[kAtATime];
+#pragma unroll
+            for (int i = 0; i < kAtATime; ++i) counts[i] = first + i < rows ? mine[(first + i) * stride + bin] : 0;
+#pragma unroll
+            for (int i = 0; i < kAtATime; ++i) {
+                if (first + i < rows) mine[(first + i) * stride + bin] = before;
+                before += counts[i];
+            }
+        }
     }
 }
 
@@ -247,13 +261,21 @@ __global__ void __launch_bounds__(32 * kMaxWarps) align_routes(const __grid_cons
 }  // namespace
 
 AlignSplit align_split(std::int64_t routes, int bins, int max_ctas) {
-    const auto fits = [bins](int ctas, int warps) { return shared_ints(bins, ctas, warps) * 4 <= kSharedLimit; };
-    AlignSplit split{kMaxCtas, kMaxWarps};
-    while (split.ctas > max_ctas || !fits(split.ctas, kLeastWarps)) split.ctas /= 2;
-    const std::int64_t at_once = std::int64_t{32} * split.ctas;
-    while (split.warps > kLeastWarps && (!fits(split.ctas, split.warps) || routes <= at_once * split.warps / 2))
-        split.warps /= 2;
-    split.steps = static_cast<unsigned>((routes + at_once * split.warps - 1) / (at_once * split.warps));
+    const auto fits = [bins](const AlignSplit& split) { return shared_ints(bins, split) * 4 <= kSharedLimit; };
+    AlignSplit split{.ctas = kMaxCtas, .warps = 8};
+    while (split.ctas > max_ctas) split.ctas /= 2;
+    while (!fits(split)) (split.ctas > kMaxCtas / 2 ? split.ctas : split.warps) /= 2;
+    const auto at_once = [&split] { return std::int64_t{32} * split.ctas * split.warps; };
+    while (split.warps < kMaxWarps && routes > at_once()) {
+        split.warps *= 2;
+        if (!fits(split)) {
+            split.warps /= 2;
+            break;
+        }
+    }
+    split.steps = static_cast<unsigned>((routes + at_once() - 1) / at_once());
+    const int wave = (bins + 31) / 32 * 32;
+    while (split.part_bits < 2 && wave << (split.part_bits + 1) <= split.warps * 32) ++split.part_bits;
     return split;
 }
 
@@ -268,7 +290,7 @@ cudaError_t launch_align(const AlignParams& p, cudaStream_t stream) {
     cudaLaunchConfig_t config{};
     config.gridDim = dim3(static_cast<unsigned>(p.split.ctas));
     config.blockDim = dim3(static_cast<unsigned>(p.split.warps) * 32);
-    config.dynamicSmemBytes = static_cast<std::size_t>(shared_ints(p.bins, p.split.ctas, p.split.warps)) * 4;
+    config.dynamicSmemBytes = static_cast<std::size_t>(shared_ints(p.bins, p.split)) * 4;
     config.stream = stream;
     config.attrs = &cluster;
     config.numAttrs = 1;

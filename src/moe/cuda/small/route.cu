@@ -11,6 +11,7 @@ namespace {
 
 constexpr unsigned kAll = 0xFFFFFFFFU;
 constexpr int kMostThreads = 512;
+constexpr std::int64_t kResidentThreads = 132 * 1024;
 constexpr int kSharedLimit = 50 * 1024;
 
 bool fits_a_warp(const RouteParams& p) { return p.top_k <= 32 && p.groups <= 32; }
@@ -107,7 +108,9 @@ cudaError_t launch_route(const RouteParams& params, int max_ctas, cudaStream_t s
     if (!fits_a_warp(params)) return launch_route_sort(params, max_ctas, stream);
     RouteParams p = params;
     p.group_bits = std::bit_width(static_cast<unsigned>(p.groups - 1));
-    const int threads = std::clamp((p.experts / 2 + 31) / 32 * 32, 32, kMostThreads);
+    // Two experts per thread while all rows fit the chip at once, else eight: less waiting at barriers per row.
+    const int per_thread = p.tokens * p.experts / 2 <= kResidentThreads ? 2 : 8;
+    const int threads = std::clamp((p.experts / per_thread + 31) / 32 * 32, 32, kMostThreads);
     const std::int64_t limit = max_ctas > 0 ? max_ctas : 0x7FFFFFFF;
     route_select<<<static_cast<unsigned>(std::min(p.tokens, limit)), static_cast<unsigned>(threads),
                    static_cast<std::size_t>(score_bytes(p.experts, threads / 32)), stream>>>(p);
