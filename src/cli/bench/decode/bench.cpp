@@ -16,12 +16,12 @@ namespace {
 
 constexpr std::uint8_t kPoison = 0xFF;  ///< NaN in every floating-point type
 constexpr int kHostCalls = 64;
-constexpr int kEagerLoops = 7;
+constexpr int kEagerLoops = 5;
 
 std::vector<Column> columns() {
-    return {{"op", 12, true}, {"shape", 14, true}, {"format", 13, true}, {"tokens", 6}, {"routing", 8, true},
-            {"mode", 9, true}, {"us", 8}, {"floor", 8}, {"share", 6}, {"must", 6}, {"error", 8}, {"", 5, true},
-            {"variant", 20, true}};
+    return {{"op", 16, true},  {"shape", 14, true}, {"format", 13, true}, {"tokens", 6}, {"routing", 11, true},
+            {"mode", 9, true}, {"us", 8},           {"floor", 8},         {"share", 6},  {"must", 6},
+            {"error", 8},      {"", 5, true},       {"variant", 20, true}};
 }
 
 std::string optional_us(const std::optional<double>& us) { return us ? fmt::format("{:g}", *us) : ""; }
@@ -89,11 +89,11 @@ void DecodeBench::judge(const Subject& subject, const Tensor& out, ResultRow& ro
     row.decode->correct = error.within(subject.limit);
 }
 
-Timing DecodeBench::time_eager(const Subject& subject, const Rotation& rotation, ResultRow& row) {
+Timing DecodeBench::time_eager(const Subject& subject, int calls, ResultRow& row) {
     const Stream stream = stream_.stream();
     OwnedTensor last;
     const auto loop = [&] {
-        for (int set = rotation.calls - 1; set >= 0; --set) {
+        for (int set = calls - 1; set >= 0; --set) {
             if (subject.mode == Mode::owning)
                 last = subject.owning(set, stream);
             else
@@ -104,25 +104,25 @@ Timing DecodeBench::time_eager(const Subject& subject, const Rotation& rotation,
     synchronize(device(), stream);
     judge(subject, subject.mode == Mode::owning ? last.view() : subject.out, row);
     std::vector<double> samples;
-    for (int i = 0; i < kEagerLoops; ++i) samples.push_back(cuda::time_once(stream_, loop) / rotation.calls);
+    for (int i = 0; i < kEagerLoops; ++i) samples.push_back(cuda::time_once(stream_, loop) / calls);
     return summarize(std::move(samples));
 }
 
-Timing DecodeBench::time(const Subject& subject, const Rotation& rotation, ResultRow& row) {
+Timing DecodeBench::time(const Subject& subject, int calls, ResultRow& row) {
     fill_bytes(subject.out.data, device(), kPoison, subject.out.bytes(), stream_.stream());
     if (subject.workspace.bytes > 0)
         fill_bytes(subject.workspace.data, device(), kPoison, subject.workspace.bytes, stream_.stream());
-    if (subject.mode != Mode::graph) return time_eager(subject, rotation, row);
+    if (subject.mode != Mode::graph) return time_eager(subject, calls, row);
     const cuda::CapturedGraph graph(stream_, [&] {
-        for (int set = rotation.calls - 1; set >= 0; --set) subject.preallocated(set, stream_.stream());
+        for (int set = calls - 1; set >= 0; --set) subject.preallocated(set, stream_.stream());
     });
-    row.decode->launches = static_cast<double>(graph.nodes()) / rotation.calls;
+    row.decode->launches = static_cast<double>(graph.nodes()) / calls;
     graph.replay();
     synchronize(device(), stream_.stream());
     judge(subject, subject.out, row);
+    const int replays = replays_for(cuda::time_once(stream_, [&] { graph.replay(); }));
     std::vector<double> samples;
-    for (int i = 0; i < rotation.replays; ++i)
-        samples.push_back(cuda::time_once(stream_, [&] { graph.replay(); }) / rotation.calls);
+    for (int i = 0; i < replays; ++i) samples.push_back(cuda::time_once(stream_, [&] { graph.replay(); }) / calls);
     return summarize(std::move(samples));
 }
 
@@ -134,11 +134,10 @@ void DecodeBench::measure(const Subject& subject) {
                         subject.matrix_tflops > 0 ? row.flops / subject.matrix_tflops * 1e-6 : 0.0);
     };
     const double first = subject.bytes(1);
-    const Rotation rotation = rotation_for(first, std::max(ideal(first), floors_.us(first)), l2_bytes_,
-                                           subject.most_calls);
-    row.bytes = subject.bytes(rotation.calls);
+    const int calls = calls_per_replay(first, std::max(ideal(first), floors_.us(first)), l2_bytes_, subject.most_calls);
+    row.bytes = subject.bytes(calls);
     row.decode->floor_us = floors_.us(row.bytes);
-    row.timing = time(subject, rotation, row);
+    row.timing = time(subject, calls, row);
     row.ceiling_share = ideal(row.bytes) / row.timing.median;
     add(std::move(row));
 }
@@ -159,17 +158,22 @@ void DecodeBench::add(ResultRow row) {
 void DecodeBench::measure_host(const Subject& subject) {
     using Clock = std::chrono::steady_clock;
     const Stream stream = stream_.stream();
-    const cuda::CapturedGraph graph(stream_, [&] { subject.preallocated(0, stream); });
+    const cuda::CapturedGraph graph(stream_, [&] { subject.bare(stream); });
     synchronize(device(), stream);
     std::vector<double> samples;
     for (int i = 0; i < kHostCalls; ++i) {
         const auto start = Clock::now();
-        subject.preallocated(0, stream);
+        subject.bare(stream);
         samples.push_back(std::chrono::duration<double, std::micro>(Clock::now() - start).count());
     }
     synchronize(device(), stream);
-    HostCost cost{subject.row.op, subject.row.shape, subject.row.format, subject.row.tokens,
-                  summarize(std::move(samples)), static_cast<double>(graph.nodes()), 0};
+    HostCost cost{subject.row.op,
+                  subject.row.shape,
+                  subject.row.format,
+                  subject.row.tokens,
+                  summarize(std::move(samples)),
+                  static_cast<double>(graph.nodes()),
+                  0};
     cost.must_us = host_target(cost.launches);
     note(fmt::format("{} {} {}: run() costs the host {:.2f} us for {} launches, at most {:.1f} is due", cost.op,
                      cost.shape, cost.format, cost.timing.median, cost.launches, cost.must_us));

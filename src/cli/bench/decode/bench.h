@@ -31,6 +31,7 @@ struct Subject {
     std::function<double(int calls)> bytes;              ///< of a call, mean over that many sets
     std::function<OwnedTensor(int set, Stream)> owning;  ///< the main output
     std::function<void(int set, Stream)> preallocated;   ///< into `out`
+    std::function<void(Stream)> bare;                    ///< `run` alone on arguments made before, for the host's time
     Tensor out;
     Workspace workspace;
     std::function<Distance(const Tensor& out)> check;  ///< of what set 0 gives
@@ -65,8 +66,8 @@ class DecodeBench {
 
   private:
     void measure_ceilings();
-    Timing time(const Subject& subject, const Rotation& rotation, ResultRow& row);
-    Timing time_eager(const Subject& subject, const Rotation& rotation, ResultRow& row);
+    Timing time(const Subject& subject, int calls, ResultRow& row);
+    Timing time_eager(const Subject& subject, int calls, ResultRow& row);
     void judge(const Subject& subject, const Tensor& out, ResultRow& row);
 
     DecodeOptions options_;

@@ -38,7 +38,8 @@ void combine(const DecodeBench& bench, const Buffers& buffers, Clearing clearing
     const std::uint8_t* const partials = buffers.partials + layer % kPartialSets * tokens * kTopK * kHidden * 2;
     if (clearing == Clearing::nothing) return sum_rows(buffers.out, partials, tokens, kTopK, kHidden, stream);
     const std::int64_t rows = clearing == Clearing::all_rows ? kMaxTokens : tokens;
-    fill_bytes(buffers.accumulators, bench.device(), 0, static_cast<std::size_t>(rows * kHidden) * sizeof(float), stream);
+    fill_bytes(buffers.accumulators, bench.device(), 0, static_cast<std::size_t>(rows * kHidden) * sizeof(float),
+               stream);
     add_atomically(buffers.accumulators, partials, tokens, kTopK, kHidden, stream);
     round_rows(buffers.out, buffers.accumulators, tokens, kHidden, stream);
 }

@@ -23,8 +23,10 @@ DecodeOptions finished(const Parsed& parsed, const char* command) {
     static_cast<void>(options.mode_list());
     const Device device = parse_device(parsed.device);
     if (!device.is_cuda())
-        fail(ErrorCode::unsupported, "bench {}: --device {}: these benchmarks are for a GPU; `tokamak bench` without a "
-             "name runs on the CPU", command, parsed.device);
+        fail(ErrorCode::unsupported,
+             "bench {}: --device {}: these benchmarks are for a GPU; `tokamak bench` without a "
+             "name runs on the CPU",
+             command, parsed.device);
     options.device = usable_device(parsed.device);
     return options;
 }
@@ -63,7 +65,8 @@ void add_decode_commands(CLI::App& bench, int& status) {
     moe_command.add_flag("--clearing", moe->options.clearing, "Show what clearing accumulators costs");
     moe_command.callback([moe, &status] {
         check_ops(moe->options, {"fused_moe", "align", "routed_gemm", "sum_reduce"}, "moe");
-        for (const MoeCase& layer : moe_cases(moe->options)) static_cast<void>(moe_calls(moe->options, layer.published));
+        for (const MoeCase& layer : moe_cases(moe->options))
+            static_cast<void>(moe_calls(moe->options, layer.published));
         status = bench_moe(finished(*moe, "moe"));
     });
     auto mla = std::make_shared<Parsed>();

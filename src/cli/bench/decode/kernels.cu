@@ -47,7 +47,8 @@ __device__ std::uint32_t scale_word(WeightFormat format, std::uint32_t bits) {
 
 __global__ void fill_packed_kernel(uint4* data, std::uint64_t vectors, PackedFill fill, std::uint32_t seed) {
     const std::uint64_t stride = static_cast<std::uint64_t>(gridDim.x) * blockDim.x;
-    for (std::uint64_t v = blockIdx.x * static_cast<std::uint64_t>(blockDim.x) + threadIdx.x; v < vectors; v += stride) {
+    for (std::uint64_t v = blockIdx.x * static_cast<std::uint64_t>(blockDim.x) + threadIdx.x; v < vectors;
+         v += stride) {
         const std::uint64_t in_strip = v * 16 % fill.strip_bytes;
         const bool codes = in_strip < fill.tiles_bytes && in_strip % fill.tile_bytes < fill.code_bytes;
         std::uint32_t words[4];

@@ -10,7 +10,8 @@
 
 namespace tokamak::cli::bench {
 
-/// Random packed matrices of a layout, `bytes` of them back to back: every code, moderate scales, weights of about 2^-6.
+/// Random packed matrices of a layout, `bytes` of them back to back: every code, moderate scales, weights of about
+/// 2^-6.
 void fill_packed(void* data, std::size_t bytes, const PackedLayout& layout, std::uint32_t seed, Stream stream);
 
 /// Normally distributed bf16.

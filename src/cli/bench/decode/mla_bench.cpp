@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "cli/bench/decode/mla_bench.h"
+
 #include <fmt/format.h>
 
 #include <algorithm>
 
-#include "cli/bench/decode/mla_bench.h"
 #include "cli/bench/decode/targets.h"
 #include "core/plan_state.h"
 
@@ -50,6 +51,10 @@ Subject make_subject(const DecodeBench& bench, MlaData& data, const mla::SparseA
         args.lse = data.lse();
         mla::run(plan, args, workspace, stream);
     };
+    mla::SparseAttentionArgs first = data.args(tokens, 0);
+    first.out = data.out();
+    first.lse = data.lse();
+    subject.bare = [&plan, workspace, first](Stream stream) { mla::run(plan, first, workspace, stream); };
     subject.out = data.out();
     subject.workspace = workspace;
     subject.check = [&data, tokens](const Tensor& out) { return data.check(out, tokens); };

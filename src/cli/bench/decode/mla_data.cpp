@@ -90,17 +90,15 @@ DeviceCache::DeviceCache(const DecodeBench& bench, KvFormat format, std::int64_t
 }
 
 HostRows empty_rows(KvFormat format, std::int64_t dim, std::int64_t rows) {
-    HostRows host{allocate_values(format, dim, 1, rows, Device::cpu()),
-                  allocate_scales(format, dim, 1, rows, Device::cpu()),
-                  {}};
+    HostRows host{
+        allocate_values(format, dim, 1, rows, Device::cpu()), allocate_scales(format, dim, 1, rows, Device::cpu()), {}};
     host.cache = {format, dim, 1, host.values, host.scales};
     return host;
 }
 
 HostRows rows_to_host(const KvCache& cache, const std::vector<std::int64_t>& slots) {
     HostRows host = empty_rows(cache.format, cache.dim, static_cast<std::int64_t>(slots.size()));
-    for (std::size_t i = 0; i < slots.size(); ++i)
-        copy_row(host.cache, static_cast<std::int64_t>(i), cache, slots[i]);
+    for (std::size_t i = 0; i < slots.size(); ++i) copy_row(host.cache, static_cast<std::int64_t>(i), cache, slots[i]);
     synchronize(cache.values.device);
     return host;
 }

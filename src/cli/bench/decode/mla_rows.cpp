@@ -77,6 +77,7 @@ class Write {
             subject.preallocated = [this, &plan, tokens](int set, Stream stream) {
                 mla::run(plan, args(tokens, set), {}, stream);
             };
+            subject.bare = [&plan, first = args(tokens, 0)](Stream stream) { mla::run(plan, first, {}, stream); };
             subject.out = Tensor(cache_.values.data, DType::u8, {kPage * kPoisonedRowBytes}, bench_.device());
             subject.check = [this, tokens](const Tensor&) { return check(tokens); };
             subject.checked_tokens = std::min(kPage, tokens);
@@ -91,8 +92,8 @@ class Write {
         const std::int64_t sources = kv_.view().size(0) / tokens;
         const std::int64_t width = cache_.dim * 2;
         return {.tokens = tokens,
-                .kv = Tensor(kv_.as<std::uint8_t>() + set % sources * tokens * width, DType::bf16,
-                             {tokens, cache_.dim}, bench_.device()),
+                .kv = Tensor(kv_.as<std::uint8_t>() + set % sources * tokens * width, DType::bf16, {tokens, cache_.dim},
+                             bench_.device()),
                 .slots = Tensor(slots_.as<std::int32_t>() + set * tokens, DType::i32, {tokens}, bench_.device()),
                 .cache = cache_};
     }
@@ -156,6 +157,9 @@ class Gather {
                 call.out = out_;
                 mla::run(plan, call, {}, stream);
             };
+            mla::PagedGatherArgs first = args(tokens, 0);
+            first.out = out_;
+            subject.bare = [&plan, first](Stream stream) { mla::run(plan, first, {}, stream); };
             subject.out = out_;
             subject.check = [this](const Tensor& out) { return check(out); };
             subject.limit = kOneRounding;
@@ -242,14 +246,14 @@ void bench_merge(DecodeBench& bench, int heads, std::int64_t dim) {
         subject.preallocated = [&plan, &args, tokens](int set, Stream stream) {
             mla::run(plan, args(tokens, set, true), {}, stream);
         };
+        subject.bare = [&plan, first = args(tokens, 0, true)](Stream stream) { mla::run(plan, first, {}, stream); };
         subject.out = halves[2].view().first_rows(tokens);
         subject.check = [&args](const Tensor& out) {
             const mla::MergeStateArgs one = args(1, 0, false);
             const OwnedTensor sides[] = {OwnedTensor::copy_of(one.out_a), OwnedTensor::copy_of(one.lse_a),
                                          OwnedTensor::copy_of(one.out_b), OwnedTensor::copy_of(one.lse_b)};
-            const mla::MergeStateProblem host{.max_tokens = 1,
-                                              .heads = static_cast<int>(one.out_a.size(1)),
-                                              .dim = one.out_a.size(2)};
+            const mla::MergeStateProblem host{
+                .max_tokens = 1, .heads = static_cast<int>(one.out_a.size(1)), .dim = one.out_a.size(2)};
             const auto want = merge_state(host, {1, {}, sides[0], sides[1], sides[2], sides[3], {}, {}});
             return distance(OwnedTensor::copy_of(out.first_rows(1)), widened(want.out));
         };

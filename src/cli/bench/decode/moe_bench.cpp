@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/bench/decode/moe_bench.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 
 #include "cli/bench/decode/targets.h"
@@ -26,8 +24,8 @@ void set_targets(ResultRow& row, const DecodeCall& call) {
     row.decode->best_public = target->who;
 }
 
-Subject make_subject(const DecodeBench& bench, MoeData& data, const moe::FusedMoePlan& plan,
-                     const Workspace& workspace, const DecodeCall& call) {
+Subject make_subject(const DecodeBench& bench, MoeData& data, const moe::FusedMoePlan& plan, const Workspace& workspace,
+                     const DecodeCall& call) {
     const MoeCase& layer = data.layer();
     const moe::FusedMoeProblem& p = layer.problem;
     Subject subject;
@@ -43,9 +41,10 @@ Subject make_subject(const DecodeBench& bench, MoeData& data, const moe::FusedMo
     subject.bytes = [&data, call](int calls) {
         return data.active(call.routing, call.device_tokens, calls) * data.expert_bytes();
     };
-    const auto args = [&data, call](int set) {
+    const Tensor count = call.device_tokens < call.tokens ? data.count(call.device_tokens) : Tensor();
+    const auto args = [&data, call, count](int set) {
         moe::FusedMoeArgs args = data.args(call.routing, call.tokens, set);
-        if (call.device_tokens < call.tokens) args.num_tokens = data.count(call.device_tokens);
+        args.num_tokens = count;
         return args;
     };
     subject.owning = [&plan, args](int set, Stream stream) { return fused_moe(plan, args(set), {}, stream); };
@@ -54,6 +53,9 @@ Subject make_subject(const DecodeBench& bench, MoeData& data, const moe::FusedMo
         call_args.out = out;
         moe::run(plan, call_args, workspace, stream);
     };
+    moe::FusedMoeArgs first = args(0);
+    first.out = data.out();
+    subject.bare = [&plan, workspace, first](Stream stream) { moe::run(plan, first, workspace, stream); };
     subject.out = data.out();
     subject.workspace = workspace;
     subject.check = [&data, call](const Tensor& out) { return data.check(out, call.routing, call.device_tokens); };
@@ -74,13 +76,13 @@ void bench_fused_moe(DecodeBench& bench, MoeData& data) {
     const MoeCase& layer = data.layer();
     const auto plan = make_plan(layer.problem, bench.device());
     const OwnedWorkspace workspace(plan.workspace(), bench.device());
-    for (const DecodeCall& call : moe_calls(bench.options(), layer.published)) {
-        bench.progress(fmt::format("{}: {} tokens", describe(layer), call.tokens));
+    bench.progress(describe(layer));
+    for (const DecodeCall& call : moe_calls(bench.options(), layer.published))
         bench.measure(make_subject(bench, data, plan, workspace, call));
-    }
     const std::int64_t tokens = std::min(kHostTokens, layer.problem.max_tokens);
     if (layer.published)
-        bench.measure_host(make_subject(bench, data, plan, workspace, {tokens, tokens, Routing::uniform, Mode::workspace}));
+        bench.measure_host(
+            make_subject(bench, data, plan, workspace, {tokens, tokens, Routing::uniform, Mode::workspace}));
 }
 
 int bench_moe(const DecodeOptions& options) {

@@ -61,8 +61,8 @@ MoeData::MoeData(const DecodeBench& bench, const WeightPool& pool, const MoeCase
     expert_bytes_ = static_cast<double>(gate_up.matrix_bytes + down.matrix_bytes);
     layer_bytes_ = experts * (gate_up.matrix_bytes + down.matrix_bytes);
     layers_ = std::min(pool.bytes() / layer_bytes_, kMostLayers);
-    if (layers_ == 0) invalid("bench: a layer of {} needs {} bytes, the pool has {}", layer.shape->name, layer_bytes_,
-                              pool.bytes());
+    if (layers_ == 0)
+        invalid("bench: a layer of {} needs {} bytes, the pool has {}", layer.shape->name, layer_bytes_, pool.bytes());
     for (std::size_t l = 0; l < layers_; ++l) {
         std::uint8_t* const at = weights_ + l * layer_bytes_;
         const auto seed = static_cast<std::uint32_t>(2 * l + 1);
@@ -88,8 +88,8 @@ MoeData::Ids& MoeData::ids(Routing routing) {
             random_routes(routing, max_tokens_, p.num_experts, p.top_k, static_cast<std::uint64_t>(set) * 7919 + 13);
         ids.host.insert(ids.host.end(), routes.begin(), routes.end());
     }
-    ids.device = OwnedTensor::copy_of(Tensor(ids.host.data(), DType::i32, {kMoeSets, max_tokens_, p.top_k}),
-                                      bench_.device());
+    ids.device =
+        OwnedTensor::copy_of(Tensor(ids.host.data(), DType::i32, {kMoeSets, max_tokens_, p.top_k}), bench_.device());
     return ids;
 }
 
@@ -116,10 +116,9 @@ double MoeData::active(Routing routing, std::int64_t device_tokens, int sets) {
     const auto stride = static_cast<std::size_t>(max_tokens_ * p.top_k);
     double sum = 0;
     for (int set = 0; set < sets; ++set)
-        sum += static_cast<double>(
-            count_active({host.data() + static_cast<std::size_t>(set) * stride,
-                          static_cast<std::size_t>(device_tokens * p.top_k)},
-                         p.num_experts));
+        sum += static_cast<double>(count_active(
+            {host.data() + static_cast<std::size_t>(set) * stride, static_cast<std::size_t>(device_tokens * p.top_k)},
+            p.num_experts));
     return sum / sets;
 }
 
@@ -168,8 +167,7 @@ const OwnedTensor& MoeData::oracle(Routing routing, std::int64_t token) {
 Distance MoeData::check(const Tensor& out, Routing routing, std::int64_t device_tokens) {
     const auto tokens = sampled_tokens(device_tokens);
     const std::int64_t hidden = layer_.problem.hidden;
-    const OwnedTensor reference =
-        OwnedTensor::allocate(DType::f64, {static_cast<std::int64_t>(tokens.size()), hidden});
+    const OwnedTensor reference = OwnedTensor::allocate(DType::f64, {static_cast<std::int64_t>(tokens.size()), hidden});
     for (std::size_t i = 0; i < tokens.size(); ++i)
         std::copy_n(oracle(routing, tokens[i]).as<double>(), hidden,
                     reference.as<double>() + static_cast<std::int64_t>(i) * hidden);

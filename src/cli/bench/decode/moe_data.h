@@ -10,7 +10,7 @@
 
 namespace tokamak::cli::bench {
 
-inline constexpr int kMoeSets = 32;               ///< of ids for each routing
+inline constexpr int kMoeSets = 32;  ///< of ids for each routing
 
 /// Memory for weights that all shapes share, one after another.
 class WeightPool {

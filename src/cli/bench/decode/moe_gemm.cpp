@@ -88,6 +88,9 @@ void bench_routed_gemm(DecodeBench& bench, MoeData& data) {
             args.out = data.out();
             moe::run(plan, args, workspace, stream);
         };
+        moe::RoutedGemmArgs first = gemm_args(data, x, tokens, 0);
+        first.out = data.out();
+        subject.bare = [&plan, &workspace, first](Stream stream) { moe::run(plan, first, workspace, stream); };
         subject.out = data.out();
         subject.workspace = workspace;
         subject.check = [&data, &x, &problem, tokens](const Tensor& out) {

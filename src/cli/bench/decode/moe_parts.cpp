@@ -12,9 +12,9 @@
 namespace tokamak::cli::bench {
 namespace {
 
-constexpr std::int64_t kLarge = 1024;     ///< tokens that align and sum_reduce have goals for
-constexpr double kAlignMust = 4.0;        ///< microseconds up to 1024 tokens
-constexpr double kCopyShare = 0.9;        ///< of the copy bandwidth that sum_reduce owes
+constexpr std::int64_t kLarge = 1024;  ///< tokens that align and sum_reduce have goals for
+constexpr double kAlignMust = 4.0;     ///< microseconds up to 1024 tokens
+constexpr double kCopyShare = 0.9;     ///< of the copy bandwidth that sum_reduce owes
 constexpr int kSmallSets = 32;
 
 std::vector<std::int64_t> with_large(std::vector<std::int64_t> tokens) {
@@ -36,22 +36,21 @@ Distance difference(const Tensor& got, const Tensor& want, std::int64_t count) {
 class Align {
   public:
     Align(DecodeBench& bench, const MoeShape& shape, std::int64_t tokens) : bench_(bench), shape_(shape) {
-        problem_ = {.max_tokens = tokens,
-                    .top_k = shape.top_k,
-                    .num_experts = shape.experts,
-                    .block_size = block_size(tokens)};
+        problem_ = {
+            .max_tokens = tokens, .top_k = shape.top_k, .num_experts = shape.experts, .block_size = block_size(tokens)};
         for (int set = 0; set < kSmallSets; ++set) {
             const auto routes = random_routes(Routing::uniform, tokens, shape.experts, shape.top_k,
                                               static_cast<std::uint64_t>(set) + 1);
             ids_.insert(ids_.end(), routes.begin(), routes.end());
         }
-        device_ids_ = OwnedTensor::copy_of(Tensor(ids_.data(), DType::i32, {kSmallSets, tokens, shape.top_k}),
-                                           bench.device());
+        device_ids_ =
+            OwnedTensor::copy_of(Tensor(ids_.data(), DType::i32, {kSmallSets, tokens, shape.top_k}), bench.device());
         const moe::AlignSizes sizes = moe::align_sizes(problem_, tokens);
         sorted_ = OwnedTensor::allocate(DType::i32, {sizes.max_padded}, bench.device());
         experts_ = OwnedTensor::allocate(DType::i32, {sizes.max_blocks}, bench.device());
         count_ = OwnedTensor::allocate(DType::i32, {1}, bench.device());
-        expected_ = moe::align(problem_, {.tokens = tokens, .ids = Tensor(ids_.data(), DType::i32, {tokens, shape.top_k})});
+        expected_ =
+            moe::align(problem_, {.tokens = tokens, .ids = Tensor(ids_.data(), DType::i32, {tokens, shape.top_k})});
     }
 
     void run() {
@@ -62,7 +61,8 @@ class Align {
         subject.row.routing = to_string(Routing::uniform);
         if (problem_.max_tokens <= kLarge) subject.row.decode->must_us = kAlignMust;
         const moe::AlignSizes sizes = moe::align_sizes(problem_, problem_.max_tokens);
-        const double bytes = 4.0 * static_cast<double>(problem_.max_tokens * problem_.top_k + sizes.max_padded + sizes.max_blocks);
+        const double bytes =
+            4.0 * static_cast<double>(problem_.max_tokens * problem_.top_k + sizes.max_padded + sizes.max_blocks);
         subject.bytes = [bytes](int) { return bytes; };
         subject.most_calls = kSmallSets;
         subject.owning = [this, &plan](int set, Stream stream) {
@@ -71,6 +71,9 @@ class Align {
         };
         subject.preallocated = [this, &plan, &workspace](int set, Stream stream) {
             moe::run(plan, args(set, true), workspace, stream);
+        };
+        subject.bare = [&plan, &workspace, first = args(0, true)](Stream stream) {
+            moe::run(plan, first, workspace, stream);
         };
         subject.out = sorted_;
         subject.workspace = workspace;
@@ -109,17 +112,16 @@ class Align {
 Distance check_sum(const Tensor& y, const Tensor& out) {
     const OwnedTensor host = OwnedTensor::copy_of(y.first_rows(1));
     const OwnedTensor got = OwnedTensor::copy_of(out.first_rows(1));
-    const moe::SumReduceProblem problem{
-        .max_tokens = 1, .top_k = static_cast<int>(y.size(1)), .hidden = y.size(2)};
+    const moe::SumReduceProblem problem{.max_tokens = 1, .top_k = static_cast<int>(y.size(1)), .hidden = y.size(2)};
     return distance(got, widened(moe::sum_reduce(problem, {.tokens = 1, .y = host})));
 }
 
 }  // namespace
 
 void bench_align(DecodeBench& bench, const MoeShape& shape) {
-    const Support support =
-        supports(moe::AlignProblem{.max_tokens = kLarge, .top_k = shape.top_k, .num_experts = shape.experts, .block_size = 16},
-                 bench.device());
+    const Support support = supports(
+        moe::AlignProblem{.max_tokens = kLarge, .top_k = shape.top_k, .num_experts = shape.experts, .block_size = 16},
+        bench.device());
     if (!support) return bench.refuse("align", shape.name, "-", support.reason);
     for (const std::int64_t tokens : with_large(bench.options().token_counts())) Align(bench, shape, tokens).run();
 }
@@ -134,7 +136,8 @@ void bench_sum_reduce(DecodeBench& bench, const WeightPool& pool, const MoeShape
     const OwnedWorkspace workspace(plan.workspace(), bench.device());
     const OwnedTensor out = OwnedTensor::allocate(DType::bf16, {most, shape.hidden}, bench.device());
     const std::int64_t row_bytes = shape.top_k * shape.hidden * 2;
-    const auto sets = static_cast<int>(std::min<std::int64_t>(64, static_cast<std::int64_t>(pool.bytes()) / (most * row_bytes)));
+    const auto sets =
+        static_cast<int>(std::min<std::int64_t>(64, static_cast<std::int64_t>(pool.bytes()) / (most * row_bytes)));
     fill_normal(pool.data(), static_cast<std::size_t>(sets * most * row_bytes / 2), 77, bench.stream().stream());
     for (const std::int64_t tokens : counts) {
         const auto y = [&pool, &bench, &shape, tokens, stride = most * row_bytes](int set) {
@@ -153,6 +156,9 @@ void bench_sum_reduce(DecodeBench& bench, const WeightPool& pool, const MoeShape
         };
         subject.preallocated = [&plan, &workspace, &out, y](int set, Stream stream) {
             const Tensor rows = y(set);
+            moe::run(plan, {.tokens = rows.size(0), .y = rows, .out = out}, workspace, stream);
+        };
+        subject.bare = [&plan, &workspace, &out, rows = y(0)](Stream stream) {
             moe::run(plan, {.tokens = rows.size(0), .y = rows, .out = out}, workspace, stream);
         };
         subject.out = out;

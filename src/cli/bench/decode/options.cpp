@@ -106,8 +106,8 @@ std::vector<MlaCase> mla_cases(const DecodeOptions& options) {
 }
 
 std::vector<DecodeCall> moe_calls(const DecodeOptions& options, bool published) {
-    const bool asked = !options.formats.empty() || !options.tokens.empty() || !options.routing.empty() ||
-                       !options.modes.empty();
+    const bool asked =
+        !options.formats.empty() || !options.tokens.empty() || !options.routing.empty() || !options.modes.empty();
     const auto modes = options.mode_list();
     std::vector<DecodeCall> calls;
     if (!published && !asked) {

@@ -64,8 +64,8 @@ std::vector<MoeCase> moe_cases(const DecodeOptions& options);
 std::vector<MlaCase> mla_cases(const DecodeOptions& options);
 
 /// By default a published format gets every token count in a graph with every routing, the eager modes with uniform
-/// routing, and counts of 1 and 8 in a graph captured for 64 tokens; any other format 1, 8 and 64 tokens in a graph. What is given
-/// explicitly is taken in all combinations.
+/// routing, and counts of 1 and 8 in a graph captured for 64 tokens; any other format 1, 8 and 64 tokens in a graph.
+/// What is given explicitly is taken in all combinations.
 std::vector<DecodeCall> moe_calls(const DecodeOptions& options, bool published);
 
 }  // namespace tokamak::cli::bench

@@ -10,21 +10,22 @@
 namespace tokamak::cli::bench {
 namespace {
 
-constexpr double kReplayUs = 400;     ///< a replay should take: the microsecond that starts it is then a quarter percent
-constexpr double kMeasureUs = 12000;  ///< spent on the timed replays
-constexpr int kFewestReplays = 7;
+constexpr double kReplayUs = 400;   ///< a replay should take: the microsecond that starts it is then a quarter percent
+constexpr double kFewestCalls = 8;  ///< the mean of active experts is then good to about 1.5 percent
+constexpr double kMeasureUs = 20000;  ///< spent on the timed replays
+constexpr int kFewestReplays = 5;
 constexpr int kMostReplays = 25;
 
 }  // namespace
 
-Rotation rotation_for(double bytes, double ideal_us, std::size_t l2_bytes, int most_calls) {
+int calls_per_replay(double bytes, double ideal_us, std::size_t l2_bytes, int most_calls) {
     const double cold = kColdFactor * static_cast<double>(l2_bytes) / std::max(bytes, 1.0) + 1.0;
-    const double wanted = std::max(std::ceil(cold), std::ceil(kReplayUs / std::max(ideal_us, 0.1)));
-    Rotation rotation;
-    rotation.calls = static_cast<int>(std::clamp(wanted, 2.0, static_cast<double>(std::max(2, most_calls))));
-    const double replay_us = rotation.calls * std::max(ideal_us, 1.0);
-    rotation.replays = std::clamp(static_cast<int>(kMeasureUs / replay_us), kFewestReplays, kMostReplays);
-    return rotation;
+    const double wanted = std::max({std::ceil(cold), std::ceil(kReplayUs / std::max(ideal_us, 0.1)), kFewestCalls});
+    return static_cast<int>(std::min(wanted, static_cast<double>(most_calls)));
+}
+
+int replays_for(double replay_us) {
+    return std::clamp(static_cast<int>(kMeasureUs / std::max(replay_us, 1.0)), kFewestReplays, kMostReplays);
 }
 
 FloorCurve::FloorCurve(std::vector<Point> points, double read_gbps)

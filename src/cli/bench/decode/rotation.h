@@ -11,14 +11,13 @@ namespace tokamak::cli::bench {
 /// Different data that a replay has to touch, as a multiple of the L2.
 inline constexpr double kColdFactor = 3.0;
 
-struct Rotation {
-    int calls = 1;    ///< of a replay, each with data of its own
-    int replays = 1;  ///< timed ones
-};
+/// Calls of a replay, each with data of its own, for calls that read `bytes` and take `ideal_us` at least: so many that
+/// what a replay reads is more than three times the L2, that the start of a replay does not count and that random ids
+/// are as many as they are on average; at most `most_calls`.
+int calls_per_replay(double bytes, double ideal_us, std::size_t l2_bytes, int most_calls);
 
-/// For calls that read `bytes` and take `ideal_us` at least: enough calls that what a replay reads is more than three
-/// times the L2 and that the start of a replay does not count, few where calls are long, at most `most_calls`.
-Rotation rotation_for(double bytes, double ideal_us, std::size_t l2_bytes, int most_calls);
+/// How often a replay that takes so long is timed.
+int replays_for(double replay_us);
 
 /// Times of a plain streaming kernel by size, cold L2.
 class FloorCurve {

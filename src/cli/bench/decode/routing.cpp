@@ -34,7 +34,8 @@ void draw_zipf(const std::vector<std::int32_t>& by_rank, std::span<std::int32_t>
     std::vector<std::pair<double, std::int32_t>> keys;
     std::uniform_real_distribution<double> uniform(1e-12, 1.0);
     for (std::size_t rank = 0; rank < by_rank.size(); ++rank)
-        keys.emplace_back(std::log(static_cast<double>(rank + 1)) + std::log(-std::log(uniform(random))), by_rank[rank]);
+        keys.emplace_back(std::log(static_cast<double>(rank + 1)) + std::log(-std::log(uniform(random))),
+                          by_rank[rank]);
     const auto middle = keys.begin() + static_cast<std::ptrdiff_t>(token.size());
     std::partial_sort(keys.begin(), middle, keys.end());
     for (std::size_t j = 0; j < token.size(); ++j) token[j] = keys[j].second;
