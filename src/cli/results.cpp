@@ -61,6 +61,7 @@ nlohmann::json host_json(const HostCost& cost) {
             {"us_p10", cost.timing.p10},
             {"us_p90", cost.timing.p90},
             {"launches", cost.launches},
+            {"launch_us", cost.launch_us},
             {"must_us", cost.must_us}};
 }
 

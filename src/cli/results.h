@@ -61,6 +61,7 @@ struct HostCost {
     std::int64_t tokens = 0;
     Timing timing;
     double launches = 0;
+    double launch_us = 0;  ///< what launching an empty kernel costs, measured just before
     double must_us = 0;
 };
 

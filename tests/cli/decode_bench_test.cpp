@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What `bench moe` and `bench mla` decide without a device: cases, calls, ids, rotation, floors, goals, schema, refusals.
+// What `bench moe` and `bench mla` decide without a device: cases, calls, ids, rotation, floors, goals, schema,
+// refusals.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -169,7 +170,7 @@ TEST(DecodeResults, RowsHaveTheDocumentedSchema) {
     row.decode = DecodeFacts{.source = "heuristic", .device_tokens = 8, .floor_us = 50, .must_us = 330.0};
     results.rows.push_back(row);
     results.refused.push_back({"fused_moe", "dsv3-e32", "nvfp4", "no kernel"});
-    results.host.push_back({"fused_moe", "dsv3-e32", "bf16", 8, {3, 2, 4, 64}, 1, 4.5});
+    results.host.push_back({"fused_moe", "dsv3-e32", "bf16", 8, {3, 2, 4, 64}, 1, 2.5, 4.5});
     const auto json = to_json(results);
     EXPECT_EQ(json.at("benchmark"), "moe_decode");
     for (const char* key : {"tokamak", "commit", "cuda_sources", "device", "ceilings", "read_floors"})

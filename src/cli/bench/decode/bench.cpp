@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cmath>
 
+#include "cli/bench/decode/kernels.h"
 #include "cli/bench/decode/targets.h"
 #include "cli/common.h"
 #include "cuda/ceilings/ceilings.h"
@@ -15,7 +16,8 @@ namespace tokamak::cli::bench {
 namespace {
 
 constexpr std::uint8_t kPoison = 0xFF;  ///< NaN in every floating-point type
-constexpr int kHostCalls = 64;
+constexpr int kHostCalls = 200;
+constexpr int kHostWarmups = 20;
 constexpr int kEagerLoops = 5;
 
 std::vector<Column> columns() {
@@ -155,28 +157,35 @@ void DecodeBench::add(ResultRow row) {
     results_.rows.push_back(std::move(row));
 }
 
-void DecodeBench::measure_host(const Subject& subject) {
+Timing DecodeBench::time_host(const std::function<void()>& call) {
     using Clock = std::chrono::steady_clock;
-    const Stream stream = stream_.stream();
-    const cuda::CapturedGraph graph(stream_, [&] { subject.bare(stream); });
-    synchronize(device(), stream);
+    for (int i = 0; i < kHostWarmups; ++i) call();
+    synchronize(device(), stream_.stream());
     std::vector<double> samples;
     for (int i = 0; i < kHostCalls; ++i) {
         const auto start = Clock::now();
-        subject.bare(stream);
+        call();
         samples.push_back(std::chrono::duration<double, std::micro>(Clock::now() - start).count());
     }
-    synchronize(device(), stream);
-    HostCost cost{subject.row.op,
-                  subject.row.shape,
-                  subject.row.format,
-                  subject.row.tokens,
-                  summarize(std::move(samples)),
-                  static_cast<double>(graph.nodes()),
-                  0};
+    synchronize(device(), stream_.stream());
+    return summarize(std::move(samples));
+}
+
+void DecodeBench::measure_host(const Subject& subject) {
+    const Stream stream = stream_.stream();
+    const cuda::CapturedGraph graph(stream_, [&] { subject.bare(stream); });
+    HostCost cost;
+    cost.op = subject.row.op;
+    cost.shape = subject.row.shape;
+    cost.format = subject.row.format;
+    cost.tokens = subject.row.tokens;
+    cost.launch_us = time_host([&] { launch_empty(stream); }).median;
+    cost.timing = time_host([&] { subject.bare(stream); });
+    cost.launches = static_cast<double>(graph.nodes());
     cost.must_us = host_target(cost.launches);
-    note(fmt::format("{} {} {}: run() costs the host {:.2f} us for {} launches, at most {:.1f} is due", cost.op,
-                     cost.shape, cost.format, cost.timing.median, cost.launches, cost.must_us));
+    note(fmt::format(
+        "{} {} {}: run() costs the host {:.2f} us for {} launches, at most {:.1f} is due; an empty kernel {:.2f}",
+        cost.op, cost.shape, cost.format, cost.timing.median, cost.launches, cost.must_us, cost.launch_us));
     results_.host.push_back(std::move(cost));
 }
 

@@ -68,6 +68,7 @@ class DecodeBench {
     void measure_ceilings();
     Timing time(const Subject& subject, int calls, ResultRow& row);
     Timing time_eager(const Subject& subject, int calls, ResultRow& row);
+    Timing time_host(const std::function<void()>& call);
     void judge(const Subject& subject, const Tensor& out, ResultRow& row);
 
     DecodeOptions options_;

@@ -30,4 +30,7 @@ void sum_rows(void* out, const void* partials, std::int64_t tokens, int top_k, s
 /// Rounds the accumulators of live rows to bf16 `out`.
 void round_rows(void* out, const float* accumulators, std::int64_t tokens, std::int64_t hidden, Stream stream);
 
+/// A kernel that does nothing: what launching by itself costs the host.
+void launch_empty(Stream stream);
+
 }  // namespace tokamak::cli::bench

@@ -45,11 +45,12 @@ Subject row_subject(const DecodeBench& bench, const Plan& plan, const std::strin
 }
 
 void measure_modes(DecodeBench& bench, Subject& subject, bool owning) {
+    const auto must = subject.row.decode->must_us;
     for (const Mode mode : bench.options().mode_list()) {
         if (mode == Mode::owning && !owning) continue;
         subject.mode = mode;
+        subject.row.decode->must_us = mode == Mode::graph ? must : std::nullopt;
         bench.measure(subject);
-        subject.row.decode->must_us.reset();
     }
 }
 
