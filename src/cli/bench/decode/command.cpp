@@ -51,6 +51,8 @@ CLI::App& add_command(CLI::App& bench, const char* name, const char* text, Parse
     list("--tokens", options.tokens, "Token counts; default: 1,2,4,...,256")->check(CLI::Range(1, 4096));
     list("--modes", options.modes, "owning, workspace, graph; default: all");
     list("--ops", options.ops, "Operators; default: all");
+    command.add_flag("--configurations", options.configurations,
+                     "Compare the automatic choice with every fixed configuration at 1, 8 and 64 tokens");
     command.add_option("--device", parsed.device, "cuda or cuda:N")->capture_default_str();
     command.add_option("--out,--json", options.out, "Write the results to this file");
     return command;
@@ -71,8 +73,6 @@ void add_decode_commands(CLI::App& bench, int& status) {
     });
     auto mla = std::make_shared<Parsed>();
     CLI::App& mla_command = add_command(bench, "mla", "Time sparse MLA decode on a GPU, and check it", *mla);
-    mla_command.add_flag("--configurations", mla->options.configurations,
-                         "Compare the automatic choice with every fixed configuration at 1, 8 and 64 tokens");
     mla_command.callback([mla, &status] {
         check_ops(mla->options, {"sparse_attention", "write_kv", "paged_gather", "merge_state"}, "mla");
         static_cast<void>(mla_cases(mla->options));

@@ -4,11 +4,13 @@
 #include <algorithm>
 
 #include "cli/bench/decode/targets.h"
+#include "core/plan_state.h"
 
 namespace tokamak::cli::bench {
 namespace {
 
 constexpr std::int64_t kHostTokens = 8;
+constexpr std::int64_t kComparedTokens[] = {1, 8, 64};
 
 double matrix_rate(const DecodeBench& bench, const MoeCase& layer) {
     return layer.problem.quantize_activations ? bench.fp8_tflops() : bench.bf16_tflops();
@@ -66,6 +68,19 @@ Subject make_subject(const DecodeBench& bench, MoeData& data, const moe::FusedMo
 
 std::string describe(const MoeCase& layer) { return layer.shape->name + " " + layer.format; }
 
+/// Whole layers with uniform routing by each variant of the plan.
+void compare_variants(DecodeBench& bench, MoeData& data) {
+    const MoeCase& layer = data.layer();
+    for (const std::string& variant : make_plan(layer.problem, bench.device()).state().variants) {
+        const auto plan = make_plan(layer.problem, bench.device(), {.variant = variant});
+        const OwnedWorkspace workspace(plan.workspace(), bench.device());
+        for (const std::int64_t tokens : kComparedTokens)
+            if (tokens <= layer.problem.max_tokens)
+                bench.measure(
+                    make_subject(bench, data, plan, workspace, {tokens, tokens, Routing::uniform, Mode::graph}));
+    }
+}
+
 }  // namespace
 
 Distance moe_limit(const MoeCase& layer) {
@@ -102,7 +117,10 @@ int bench_moe(const DecodeOptions& options) {
         if (!support) bench.refuse("fused_moe", layer.shape->name, layer.format, support.reason);
         if (!support && !layer.published) continue;
         MoeData data(bench, pool, layer);
-        if (support && options.wants("fused_moe")) bench_fused_moe(bench, data);
+        if (support && options.wants("fused_moe")) {
+            bench_fused_moe(bench, data);
+            if (options.configurations && layer.published) compare_variants(bench, data);
+        }
         if (layer.published && options.wants("routed_gemm")) bench_routed_gemm(bench, data);
         bench.save();
     }
