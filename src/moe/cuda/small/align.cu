@@ -154,7 +154,8 @@ __device__ __forceinline__ int bin_of_block(const AlignParams& p, const Tables& 
     return low;
 }
 
-__device__ __forceinline__ void write_block_experts(const AlignParams& p, const Tables& t, unsigned thread, unsigned threads) {
+__device__ __forceinline__ void write_block_experts(const AlignParams& p, const Tables& t, unsigned thread,
+                                                    unsigned threads) {
     const int used = t.first_block[p.bins];
     for (unsigned block = thread; block < static_cast<unsigned>(p.max_blocks); block += threads) {
         int expert = 0;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Routing with a warp per token: a lane holds the scores of experts lane, lane + 32, ... and the warp takes the best of
 // what is left top_k times. Up to 1024 experts, 32 choices and 32 groups; the rest is in route_block.cu.
-#include "moe/cuda/small/route.cuh"
-
 #include <algorithm>
+
+#include "moe/cuda/small/route.cuh"
 
 namespace tokamak::moe::cuda {
 namespace {
@@ -94,8 +94,7 @@ __device__ __forceinline__ void choose(const RouteParams& p, std::int64_t row, i
         for (int i = 0; i < kPerLane; ++i)
             if (keys[i] > best) best = keys[i], id = i * 32 + lane;
         const std::uint32_t top = __reduce_max_sync(kAll, best);
-        const int winner =
-            static_cast<int>(__reduce_min_sync(kAll, best == top ? static_cast<unsigned>(id) : 0xFFFFU));
+        const int winner = static_cast<int>(__reduce_min_sync(kAll, best == top ? static_cast<unsigned>(id) : 0xFFFFU));
 #pragma unroll
         for (int i = 0; i < kPerLane; ++i)
             if (winner == i * 32 + lane) keys[i] = 0;

@@ -59,7 +59,8 @@ __device__ bool score(const RouteParams& p, std::int64_t row, Shared& s) {
         float mine = -INFINITY;
         for (int e = thread; e < p.experts; e += kThreads) mine = fmaxf(mine, load_logit(p, row, e));
         largest = block_max(s, mine);
-        for (int e = thread; e < p.experts; e += kThreads) sum += exp(static_cast<double>(load_logit(p, row, e)) - largest);
+        for (int e = thread; e < p.experts; e += kThreads)
+            sum += exp(static_cast<double>(load_logit(p, row, e)) - largest);
         sum = block_sum(s, sum);
     }
     bool nan = false;

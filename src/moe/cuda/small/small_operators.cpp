@@ -26,9 +26,7 @@ void choose(detail::PlanState& state, const char* op, Device device, std::int64_
                 [](std::int64_t) { return std::string(kVariant); });
 }
 
-const std::int32_t* optional_ints(const Tensor& tensor) {
-    return tensor.present ? tensor.as<std::int32_t>() : nullptr;
-}
+const std::int32_t* optional_ints(const Tensor& tensor) { return tensor.present ? tensor.as<std::int32_t>() : nullptr; }
 
 /// Whether the last dimension is whole 16-byte vectors that start at multiples of 16 bytes.
 bool is_vectors(const Tensor& tensor) {

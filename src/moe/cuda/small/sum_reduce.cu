@@ -36,8 +36,7 @@ __device__ __forceinline__ void add_slots(const SumReduceParams& p, std::int64_t
     for (int i = 0; i < kInFlight; ++i) {
         if (!kFull && first + i >= p.top_k) break;
 #pragma unroll
-        for (int c = 0; c < kWidth; ++c)
-            sums[c] = __fadd_rn(sums[c], __fmul_rn(weights[i], vectors[i].value(c)));
+        for (int c = 0; c < kWidth; ++c) sums[c] = __fadd_rn(sums[c], __fmul_rn(weights[i], vectors[i].value(c)));
     }
 }
 
