@@ -77,4 +77,7 @@ struct Results {
 
 nlohmann::json to_json(const Results& results);
 
+/// The document as text with a line for each row: long results stay readable, and their differences too.
+std::string to_text(const nlohmann::json& document);
+
 }  // namespace tokamak::cli

@@ -188,6 +188,22 @@ TEST(DecodeResults, RowsHaveTheDocumentedSchema) {
     EXPECT_DOUBLE_EQ(json.at("host").at(0).at("must_us"), 4.5);
 }
 
+TEST(DecodeResults, TextIsTheSameDocumentWithALineForEachRow) {
+    Results results;
+    results.benchmark = "mla_decode";
+    results.rows.resize(3);
+    results.rows[1].timing.median = 12.3456789;
+    results.rows[2].max_error = std::nan("");
+    const auto json = to_json(results);
+    const std::string text = to_text(json);
+    const auto parsed = nlohmann::json::parse(text);
+    EXPECT_EQ(parsed.at("rows").size(), 3U);
+    EXPECT_DOUBLE_EQ(parsed.at("rows").at(1).at("us_median"), 12.3457);
+    EXPECT_TRUE(parsed.at("rows").at(2).at("max_error").is_null());
+    for (const auto& [key, value] : json.items()) EXPECT_TRUE(parsed.contains(key)) << key;
+    EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), static_cast<std::ptrdiff_t>(json.size()) + 2 + 3);
+}
+
 TEST(DecodeCommand, RefusesWhatItDoesNotKnowAndMachinesWithoutAGpu) {
     const std::vector<std::pair<std::vector<std::string>, std::string>> calls = {
         {{"bench", "moe", "--shapes", "kimi"}, "unknown MoE shape 'kimi'"},

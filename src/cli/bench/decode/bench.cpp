@@ -196,7 +196,7 @@ void DecodeBench::refuse(const std::string& op, const std::string& shape, const 
 }
 
 void DecodeBench::save() const {
-    if (!options_.out.empty()) write_json(options_.out, to_json(results_));
+    if (!options_.out.empty()) write_text(options_.out, to_text(to_json(results_)));
 }
 
 }  // namespace tokamak::cli::bench
