@@ -59,7 +59,7 @@ DecodeBench::DecodeBench(const DecodeOptions& options, const std::string& benchm
 void DecodeBench::measure_ceilings() {
     const auto say = [this](const std::string& what) { progress("ceilings: " + what); };
     const ceilings::Ceilings measured = ceilings::measure({.device = options_.device.index,
-                                                           .sustained_seconds = 1.0,
+                                                           .sustained_seconds = 0.6,
                                                            .launches = false,
                                                            .burst = false,
                                                            .progress = say});

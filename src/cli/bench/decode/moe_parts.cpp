@@ -17,7 +17,10 @@ constexpr double kAlignMust = 4.0;     ///< microseconds up to 1024 tokens
 constexpr double kCopyShare = 0.9;     ///< of the copy bandwidth that sum_reduce owes
 constexpr int kSmallSets = 32;
 
-std::vector<std::int64_t> with_large(std::vector<std::int64_t> tokens) {
+/// Few counts show these; all that are asked for are measured.
+std::vector<std::int64_t> small_counts(const DecodeOptions& options) {
+    std::vector<std::int64_t> tokens = options.tokens;
+    if (tokens.empty()) tokens = {1, 8, 64};
     if (std::find(tokens.begin(), tokens.end(), kLarge) == tokens.end()) tokens.push_back(kLarge);
     return tokens;
 }
@@ -124,11 +127,11 @@ void bench_align(DecodeBench& bench, const MoeShape& shape) {
         moe::AlignProblem{.max_tokens = kLarge, .top_k = shape.top_k, .num_experts = shape.experts, .block_size = 16},
         bench.device());
     if (!support) return bench.refuse("align", shape.name, "-", support.reason);
-    for (const std::int64_t tokens : with_large(bench.options().token_counts())) Align(bench, shape, tokens).run();
+    for (const std::int64_t tokens : small_counts(bench.options())) Align(bench, shape, tokens).run();
 }
 
 void bench_sum_reduce(DecodeBench& bench, const WeightPool& pool, const MoeShape& shape) {
-    const auto counts = with_large(bench.options().token_counts());
+    const auto counts = small_counts(bench.options());
     const std::int64_t most = *std::max_element(counts.begin(), counts.end());
     const moe::SumReduceProblem problem{.max_tokens = most, .top_k = shape.top_k, .hidden = shape.hidden};
     if (const Support support = supports(problem, bench.device()); !support)
