@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # Runs on a GPU machine, inside the folder that gpu_archive.sh made: gpu tests, conformance, compute-sanitizer on small
-# shapes, benchmarks. Writes logs and results/*.json into OUT; exit status 1 if a test failed.
-#   ./gpu_run.sh OUT [tests|sanitize|bench ...]     default: all three
+# shapes, benchmarks. Writes logs and the JSON files of results/<device> into OUT; exit status 1 if a test failed or a
+# result was wrong.
+#   ./gpu_run.sh OUT [tests|sanitize|bench|ceilings|probes ...]     default: tests sanitize ceilings bench
+#   bench: moe_decode.json and mla_decode.json; probes: every variant of the developers' programs
 set -uo pipefail
 cd "$(dirname "$0")"
-out=${1:?usage: gpu_run.sh OUT [tests|sanitize|bench ...]}
+out=${1:?usage: gpu_run.sh OUT [tests|sanitize|bench|ceilings|probes ...]}
 shift
-parts=${*:-tests sanitize bench}
+parts=${*:-tests sanitize ceilings bench}
 mkdir -p "$out"
 export LD_LIBRARY_PATH="$PWD/lib:${LD_LIBRARY_PATH:-}"
 # cuBLASLt for the matrix ceiling, wherever this machine keeps it.
@@ -41,8 +43,17 @@ run_sanitizer() {
   done
 }
 
+# The recorded benchmarks, some two minutes; one that hangs costs no more than its limit.
 run_benchmarks() {
-  bin/tokamak info --ceilings --json "$out/ceilings.json" || failed=1
+  timeout 150 bin/tokamak bench moe --clearing --out "$out/moe_decode.json" >"$out/moe_decode.txt" 2>&1 ||
+    { failed=1; echo "FAILED: bench moe"; tail -n 3 "$out/moe_decode.txt"; }
+  timeout 150 bin/tokamak bench mla --configurations --out "$out/mla_decode.json" >"$out/mla_decode.txt" 2>&1 ||
+    { failed=1; echo "FAILED: bench mla"; tail -n 3 "$out/mla_decode.txt"; }
+}
+
+run_ceilings() { bin/tokamak info --ceilings --json "$out/ceilings.json" || failed=1; }
+
+run_probes() {
   bin/layout_probe "$out/layout_probe.json" || failed=1
   [ ! -x bin/moe_decode_bench ] || bin/moe_decode_bench "$out/moe_decode_bench.json" || failed=1
   [ ! -x bin/mla_decode_probe ] || bin/mla_decode_probe "$out/mla_decode_probe.json" || failed=1
@@ -53,6 +64,8 @@ for part in $parts; do
     tests) run_tests ;;
     sanitize) run_sanitizer ;;
     bench) run_benchmarks ;;
+    ceilings) run_ceilings ;;
+    probes) run_probes ;;
     *) echo "unknown part: $part"; exit 2 ;;
   esac
 done

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "cli/bench/checkpoint_layer.h"
+#include "cli/bench/decode/command.h"
 #include "cli/bench/preset.h"
 #include "cli/commands.h"
 #include "cli/common.h"
@@ -34,7 +35,8 @@ MeasureLimits limits_for(bool quick) {
 int bench_command(Options options) {
     options.settings.device = parse_device(options.device);
     if (options.settings.device.is_cuda())
-        fail(ErrorCode::unsupported, "bench: --device {} is not available: there are no CUDA operators yet",
+        fail(ErrorCode::unsupported,
+             "bench: --device {}: the preset and checkpoints run on the CPU; `bench moe` and `bench mla` measure a GPU",
              options.device);
     options.settings.limits = limits_for(options.settings.quick);
     bench::Report report(options.settings);
@@ -90,7 +92,10 @@ void add_bench(CLI::App& app, int& status) {
     command->add_flag("--quick", options->settings.quick, "Tiny sizes and two calls each: a smoke test");
     command->add_option("--keep", options->settings.keep_folder, "Make the checkpoint files here and keep them");
     add_layer_options(*command, *options);
-    command->callback([options, &status] { status = bench_command(*options); });
+    bench::add_decode_commands(*command, status);
+    command->callback([options, command, &status] {
+        if (command->get_subcommands().empty()) status = bench_command(*options);
+    });
 }
 
 }  // namespace tokamak::cli

@@ -55,12 +55,16 @@ std::string read_text(const std::string& path) {
     return text;
 }
 
-void write_json(const std::string& path, const nlohmann::json& document) {
+void write_text(const std::string& path, std::string_view text) {
     std::ofstream file(path, std::ios::binary | std::ios::trunc);
-    // Names out of a manifest need not be UTF-8.
-    file << document.dump(1, ' ', false, nlohmann::json::error_handler_t::replace) << '\n';
+    file << text;
     file.flush();
     if (!file) fail(ErrorCode::io, "{}: cannot be written", printable(path));
+}
+
+void write_json(const std::string& path, const nlohmann::json& document) {
+    // Names out of a manifest need not be UTF-8.
+    write_text(path, document.dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
 }
 
 }  // namespace tokamak::cli

@@ -26,6 +26,9 @@ std::string printable(std::string_view text);
 /// The whole file. Throws `io`.
 std::string read_text(const std::string& path);
 
+/// Writes a file. Throws `io`.
+void write_text(const std::string& path, std::string_view text);
+
 /// Writes the document, indented, with a final newline. Throws `io`.
 void write_json(const std::string& path, const nlohmann::json& document);
 

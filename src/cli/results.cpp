@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/results.h"
 
+#include <fmt/format.h>
+
 #include <cmath>
+#include <cstdlib>
 
 #include "core/build_info.h"
 
@@ -10,6 +13,15 @@ namespace {
 
 /// JSON has no NaN and no infinity: a failed comparison becomes null.
 nlohmann::json number(double value) { return std::isfinite(value) ? nlohmann::json(value) : nlohmann::json(); }
+
+/// Six significant digits: no clock is better, and files are half as long.
+void round_numbers(nlohmann::json& value) {
+    if (value.is_structured()) {
+        for (nlohmann::json& element : value) round_numbers(element);
+    } else if (value.is_number_float()) {
+        value = std::strtod(fmt::format("{:.6g}", value.get<double>()).c_str(), nullptr);
+    }
+}
 
 template <class T>
 nlohmann::json optional_json(const std::optional<T>& value) {
@@ -61,6 +73,7 @@ nlohmann::json host_json(const HostCost& cost) {
             {"us_p10", cost.timing.p10},
             {"us_p90", cost.timing.p90},
             {"launches", cost.launches},
+            {"launch_us", cost.launch_us},
             {"must_us", cost.must_us}};
 }
 
@@ -84,6 +97,24 @@ nlohmann::json to_json(const Results& results) {
     document["host"] = nlohmann::json::array();
     for (const HostCost& cost : results.host) document["host"].push_back(host_json(cost));
     return document;
+}
+
+std::string to_text(const nlohmann::json& document) {
+    nlohmann::json rounded = document;
+    round_numbers(rounded);
+    constexpr auto replace = nlohmann::json::error_handler_t::replace;
+    std::string text = "{";
+    for (const auto& [key, value] : rounded.items()) {
+        text += fmt::format("{}\n {}: ", text.size() > 1 ? "," : "", nlohmann::json(key).dump());
+        if (!value.is_array() || value.empty()) {
+            text += value.dump(-1, ' ', false, replace);
+            continue;
+        }
+        for (std::size_t i = 0; i < value.size(); ++i)
+            text += (i == 0 ? "[\n  " : ",\n  ") + value[i].dump(-1, ' ', false, replace);
+        text += "]";
+    }
+    return text + "\n}\n";
 }
 
 }  // namespace tokamak::cli

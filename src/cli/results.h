@@ -61,6 +61,7 @@ struct HostCost {
     std::int64_t tokens = 0;
     Timing timing;
     double launches = 0;
+    double launch_us = 0;  ///< what launching an empty kernel costs, measured just before
     double must_us = 0;
 };
 
@@ -75,5 +76,8 @@ struct Results {
 };
 
 nlohmann::json to_json(const Results& results);
+
+/// The document as text with a line for each row: long results stay readable, and their differences too.
+std::string to_text(const nlohmann::json& document);
 
 }  // namespace tokamak::cli

@@ -33,4 +33,10 @@ OwnedTensor distinct_rows(Generator& generator, std::int64_t tokens, int count, 
     return chosen;
 }
 
+OwnedTensor widened(const Tensor& source) {
+    OwnedTensor wide = OwnedTensor::allocate(DType::f64, {source.elements()});
+    for (std::int64_t i = 0; i < source.elements(); ++i) wide.as<double>()[i] = conformance::element(source, i);
+    return wide;
+}
+
 }  // namespace tokamak::cli::bench

@@ -18,4 +18,7 @@ OwnedTensor normal(Generator& generator, DType dtype, std::initializer_list<std:
 /// i32 [tokens, count]: for each token `count` different rows out of `rows`, in random order.
 OwnedTensor distinct_rows(Generator& generator, std::int64_t tokens, int count, std::int64_t rows);
 
+/// f64 copy of a tensor in host memory.
+OwnedTensor widened(const Tensor& source);
+
 }  // namespace tokamak::cli::bench

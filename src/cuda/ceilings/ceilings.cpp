@@ -25,8 +25,10 @@ Ceilings measure(const Options& options) {
     result.device = info.name;
     say("memory");
     measure_memory(context, result);
-    say("launches");
-    measure_launches(context, result);
+    if (options.launches) {
+        say("launches");
+        measure_launches(context, result);
+    }
     say("matrix units");
     measure_matrix(context, result);
     return result;

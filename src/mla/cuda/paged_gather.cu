@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Selected rows of a paged cache, decoded. A block resolves a tile of rows, then its threads take chunks of eight
 // values wherever they lie, so that row widths need not fit a warp.
-#include "mla/cuda/cache_row.cuh"
+#include "mla/cuda/gather_fast.cuh"
 
 namespace tokamak::mla::cuda {
 namespace {
@@ -51,9 +51,33 @@ __global__ void __launch_bounds__(kThreads) paged_gather(const __grid_constant__
     }
 }
 
+using Kernel = void (*)(GatherParams);
+
+/// The kernel for aligned rows into bf16; null where there is none.
+Kernel fast_kernel(const GatherParams& p) {
+    if (p.out_dtype != DType::bf16 || !p.vector_out || !p.cache.vector_values || !fast::small_pages(p.cache))
+        return nullptr;
+    const bool vector_scales =
+        (reinterpret_cast<std::uintptr_t>(p.cache.scales) | static_cast<std::uintptr_t>(p.cache.scale_page_stride)) %
+            8 ==
+        0;
+    switch (p.cache.format) {
+        case KvFormat::bf16: return p.cache.dim % codec::kChunk == 0 ? &fast::gather_bf16_rows : nullptr;
+        case KvFormat::fp8_656: return &fast::gather_fp8_rows<KvFormat::fp8_656>;
+        case KvFormat::fp8_584:
+        case KvFormat::fp8_split: return vector_scales ? &fast::gather_fp8_rows<KvFormat::fp8_584> : nullptr;
+        default: return nullptr;
+    }
+}
+
 }  // namespace
 
 cudaError_t launch_gather(const GatherParams& params, cudaStream_t stream) {
+    if (const Kernel kernel = fast_kernel(params)) {
+        const std::int64_t blocks = (params.tokens * params.top_k + fast::kRows - 1) / fast::kRows;
+        kernel<<<static_cast<unsigned>(blocks), 32 * fast::kWarps, 0, stream>>>(params);
+        return cudaGetLastError();
+    }
     const std::int64_t blocks = (params.tokens * params.top_k + kRows - 1) / kRows;
     paged_gather<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(params);
     return cudaGetLastError();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // New rows into a paged cache, a warp per row: lane l holds chunks l, l + 32, ... of eight values, so that the lanes of
 // a scale group are neighbours.
-#include "mla/cuda/cache_row.cuh"
+#include "mla/cuda/write_fast.cuh"
 
 namespace tokamak::mla::cuda {
 namespace {
@@ -32,6 +32,9 @@ __device__ int ceil_log2(float value) {
 /// floor(log2(value)), subnormals included.
 __device__ int floor_log2(float value) { return ilogbf(value); }
 
+/// A NaN keeps its sign, which a division would drop.
+__device__ float scaled(float value, float scale) { return isnan(value) ? value : __fdiv_rn(value, scale); }
+
 __device__ void write_fp8(const WriteParams& p, const CacheRow& row, int dim, bool lead, float largest,
                           const float (&v)[codec::kChunk]) {
     const KvFormat format = p.cache.format;
@@ -40,7 +43,7 @@ __device__ void write_fp8(const WriteParams& p, const CacheRow& row, int dim, bo
     const float scale = p.exact_scale ? exact : codec::kv_scale_to_float(code);
     std::uint32_t words[2] = {0, 0};
 #pragma unroll
-    for (int i = 0; i < codec::kChunk; ++i) words[i / 4] |= codec::float_to_e4m3(__fdiv_rn(v[i], scale)) << (i % 4 * 8);
+    for (int i = 0; i < codec::kChunk; ++i) words[i / 4] |= codec::float_to_e4m3(scaled(v[i], scale)) << (i % 4 * 8);
     codec::store_bytes(row.values + dim, uint2{words[0], words[1]}, p.cache.vector_values);
     if (!lead) return;
     if (format == KvFormat::fp8_656)
@@ -55,7 +58,7 @@ __device__ void write_mxfp4(const WriteParams& p, const CacheRow& row, int dim, 
     const float scale = codec::kv_scale_to_float(code);
     std::uint32_t word = 0;
 #pragma unroll
-    for (int i = 0; i < codec::kChunk; ++i) word |= codec::float_to_e2m1(__fdiv_rn(v[i], scale)) << (4 * i);
+    for (int i = 0; i < codec::kChunk; ++i) word |= codec::float_to_e2m1(scaled(v[i], scale)) << (4 * i);
     codec::store_bytes(row.values + dim / 2, word, p.cache.vector_values);
     if (lead) row.scales[dim / 32] = static_cast<std::uint8_t>(code);
 }
@@ -98,9 +101,29 @@ __global__ void __launch_bounds__(32 * kWarps) write_kv(const __grid_constant__ 
     if (lane == 0 && (p.cache.format == KvFormat::fp8_584 || p.cache.format == KvFormat::fp8_split)) row.scales[7] = 0;
 }
 
+using Kernel = void (*)(WriteParams);
+
+/// The kernel for aligned bf16 rows; null where there is none.
+Kernel fast_kernel(const WriteParams& p) {
+    if (p.kv_dtype != DType::bf16 || !p.vector_kv || !p.cache.vector_values || !fast::small_pages(p.cache))
+        return nullptr;
+    switch (p.cache.format) {
+        case KvFormat::bf16: return p.cache.dim % codec::kChunk == 0 ? &fast::write_bf16_rows : nullptr;
+        case KvFormat::fp8_656: return p.exact_scale ? nullptr : &fast::write_fp8_rows<KvFormat::fp8_656>;
+        case KvFormat::fp8_584:
+        case KvFormat::fp8_split: return &fast::write_fp8_rows<KvFormat::fp8_584>;
+        default: return nullptr;
+    }
+}
+
 }  // namespace
 
 cudaError_t launch_write(const WriteParams& params, cudaStream_t stream) {
+    if (const Kernel kernel = fast_kernel(params)) {
+        const std::int64_t blocks = (params.tokens + fast::kRows - 1) / fast::kRows;
+        kernel<<<static_cast<unsigned>(blocks), 32 * fast::kWarps, 0, stream>>>(params);
+        return cudaGetLastError();
+    }
     const std::int64_t blocks = (params.tokens + kWarps - 1) / kWarps;
     write_kv<<<static_cast<unsigned>(blocks), 32 * kWarps, 0, stream>>>(params);
     return cudaGetLastError();

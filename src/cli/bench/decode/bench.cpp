@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/bench/decode/bench.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+#include "cli/bench/decode/kernels.h"
+#include "cli/bench/decode/targets.h"
+#include "cli/common.h"
+#include "cuda/ceilings/ceilings.h"
+
+namespace tokamak::cli::bench {
+namespace {
+
+constexpr std::uint8_t kPoison = 0xFF;  ///< NaN in every floating-point type
+constexpr int kHostCalls = 200;
+constexpr int kHostWarmups = 20;
+constexpr int kEagerLoops = 5;
+
+std::vector<Column> columns() {
+    return {{"op", 16, true},  {"shape", 14, true}, {"format", 13, true}, {"tokens", 6}, {"routing", 11, true},
+            {"mode", 9, true}, {"us", 8},           {"floor", 8},         {"share", 6},  {"must", 6},
+            {"error", 8},      {"", 5, true},       {"variant", 20, true}};
+}
+
+std::string optional_us(const std::optional<double>& us) { return us ? fmt::format("{:g}", *us) : ""; }
+
+}  // namespace
+
+std::vector<std::int64_t> sampled_tokens(std::int64_t device_tokens) {
+    std::vector<std::int64_t> sampled;
+    for (const std::int64_t token : {0, 7, 63, 255})
+        if (token < device_tokens) sampled.push_back(token);
+    return sampled;
+}
+
+OwnedTensor rows_to_host(const Tensor& source, const std::vector<std::int64_t>& rows) {
+    if (!source) return {};
+    OwnedTensor host = OwnedTensor::allocate(source.dtype, {static_cast<std::int64_t>(rows.size()), source.size(1)});
+    for (std::size_t r = 0; r < rows.size(); ++r) {
+        const Tensor row = source.at(rows[r]);
+        copy_bytes(host.view().at(static_cast<std::int64_t>(r)).data, Device::cpu(), row.data, source.device,
+                   row.bytes());
+    }
+    synchronize(source.device);
+    return host;
+}
+
+DecodeBench::DecodeBench(const DecodeOptions& options, const std::string& benchmark)
+    : options_(options), l2_bytes_(device_info(options.device).l2_bytes), table_(columns()) {
+    results_.benchmark = benchmark;
+    results_.device = device_info(options.device).name;
+    measure_ceilings();
+}
+
+void DecodeBench::measure_ceilings() {
+    const auto say = [this](const std::string& what) { progress("ceilings: " + what); };
+    const ceilings::Ceilings measured = ceilings::measure({.device = options_.device.index,
+                                                           .sustained_seconds = 0.6,
+                                                           .launches = false,
+                                                           .burst = false,
+                                                           .progress = say});
+    read_gbps_ = measured.read_gbps;
+    copy_gbps_ = measured.copy_gbps;
+    bf16_tflops_ = measured.bf16_tflops_sustained;
+    fp8_tflops_ = measured.fp8_tflops_sustained;
+    results_.ceilings = {{"read_gbps", read_gbps_},
+                         {"copy_gbps", copy_gbps_},
+                         {"bf16_tflops_sustained", bf16_tflops_},
+                         {"fp8_tflops_sustained", fp8_tflops_},
+                         {"source", measured.matrix_source}};
+    std::vector<FloorCurve::Point> points;
+    for (const ceilings::ReadFloor& floor : measured.read_floors) {
+        points.push_back({floor.bytes, floor.us, floor.kernel});
+        results_.read_floors.push_back({{"bytes", floor.bytes},
+                                        {"us", floor.us},
+                                        {"gbps", static_cast<double>(floor.bytes) / floor.us * 1e-3},
+                                        {"kernel", floor.kernel}});
+    }
+    floors_ = FloorCurve(std::move(points), read_gbps_);
+}
+
+void DecodeBench::judge(const Subject& subject, const Tensor& out, ResultRow& row) {
+    const Distance error = subject.check(out);
+    row.max_error = error.largest;
+    row.error_norm = error.norm;
+    row.checked_tokens = subject.checked_tokens;
+    row.decode->correct = error.within(subject.limit);
+}
+
+Timing DecodeBench::time_eager(const Subject& subject, int calls, ResultRow& row) {
+    const Stream stream = stream_.stream();
+    OwnedTensor last;
+    const auto loop = [&] {
+        for (int set = calls - 1; set >= 0; --set) {
+            if (subject.mode == Mode::owning)
+                last = subject.owning(set, stream);
+            else
+                subject.preallocated(set, stream);
+        }
+    };
+    loop();
+    synchronize(device(), stream);
+    judge(subject, subject.mode == Mode::owning ? last.view() : subject.out, row);
+    std::vector<double> samples;
+    for (int i = 0; i < kEagerLoops; ++i) samples.push_back(cuda::time_once(stream_, loop) / calls);
+    return summarize(std::move(samples));
+}
+
+Timing DecodeBench::time(const Subject& subject, int calls, ResultRow& row) {
+    fill_bytes(subject.out.data, device(), kPoison, subject.out.bytes(), stream_.stream());
+    if (subject.workspace.bytes > 0)
+        fill_bytes(subject.workspace.data, device(), kPoison, subject.workspace.bytes, stream_.stream());
+    if (subject.mode != Mode::graph) return time_eager(subject, calls, row);
+    const cuda::CapturedGraph graph(stream_, [&] {
+        for (int set = calls - 1; set >= 0; --set) subject.preallocated(set, stream_.stream());
+    });
+    row.decode->launches = static_cast<double>(graph.nodes()) / calls;
+    graph.replay();
+    synchronize(device(), stream_.stream());
+    judge(subject, subject.out, row);
+    const int replays = replays_for(cuda::time_once(stream_, [&] { graph.replay(); }));
+    std::vector<double> samples;
+    for (int i = 0; i < replays; ++i) samples.push_back(cuda::time_once(stream_, [&] { graph.replay(); }) / calls);
+    return summarize(std::move(samples));
+}
+
+void DecodeBench::measure(const Subject& subject) {
+    ResultRow row = subject.row;
+    row.mode = to_string(subject.mode);
+    const auto ideal = [&](double bytes) {
+        return std::max(bytes / read_gbps_ * 1e-3,
+                        subject.matrix_tflops > 0 ? row.flops / subject.matrix_tflops * 1e-6 : 0.0);
+    };
+    const double first = subject.bytes(1);
+    const int calls = calls_per_replay(first, std::max(ideal(first), floors_.us(first)), l2_bytes_, subject.most_calls);
+    row.bytes = subject.bytes(calls);
+    row.decode->floor_us = floors_.us(row.bytes);
+    row.timing = time(subject, calls, row);
+    row.ceiling_share = ideal(row.bytes) / row.timing.median;
+    add(std::move(row));
+}
+
+void DecodeBench::add(ResultRow row) {
+    const DecodeFacts& facts = *row.decode;
+    if (!facts.correct) ++failures_;
+    const std::string tokens = facts.device_tokens == row.tokens
+                                   ? std::to_string(row.tokens)
+                                   : fmt::format("{}/{}", facts.device_tokens, row.tokens);
+    table_.row({row.op, row.shape, row.format, tokens, row.routing, row.mode, fmt::format("{:.2f}", row.timing.median),
+                fmt::format("{:.2f}", facts.floor_us),
+                fmt::format("{:.1f}%", 100.0 * facts.floor_us / row.timing.median), optional_us(facts.must_us),
+                fmt::format("{:.1e}", row.error_norm), facts.correct ? "" : "WRONG", row.variant});
+    results_.rows.push_back(std::move(row));
+}
+
+Timing DecodeBench::time_host(const std::function<void()>& call) {
+    using Clock = std::chrono::steady_clock;
+    for (int i = 0; i < kHostWarmups; ++i) call();
+    synchronize(device(), stream_.stream());
+    std::vector<double> samples;
+    for (int i = 0; i < kHostCalls; ++i) {
+        const auto start = Clock::now();
+        call();
+        samples.push_back(std::chrono::duration<double, std::micro>(Clock::now() - start).count());
+    }
+    synchronize(device(), stream_.stream());
+    return summarize(std::move(samples));
+}
+
+void DecodeBench::measure_host(const Subject& subject) {
+    const Stream stream = stream_.stream();
+    const cuda::CapturedGraph graph(stream_, [&] { subject.bare(stream); });
+    HostCost cost;
+    cost.op = subject.row.op;
+    cost.shape = subject.row.shape;
+    cost.format = subject.row.format;
+    cost.tokens = subject.row.tokens;
+    cost.launch_us = time_host([&] { launch_empty(stream); }).median;
+    cost.timing = time_host([&] { subject.bare(stream); });
+    cost.launches = static_cast<double>(graph.nodes());
+    cost.must_us = host_target(cost.launches);
+    note(fmt::format(
+        "{} {} {}: run() costs the host {:.2f} us for {} launches, at most {:.1f} is due; an empty kernel {:.2f}",
+        cost.op, cost.shape, cost.format, cost.timing.median, cost.launches, cost.must_us, cost.launch_us));
+    results_.host.push_back(std::move(cost));
+}
+
+void DecodeBench::refuse(const std::string& op, const std::string& shape, const std::string& format,
+                         const std::string& reason) {
+    note(fmt::format("{} {} {}: refused: {}", op, shape, format, reason));
+    results_.refused.push_back({op, shape, format, reason});
+}
+
+void DecodeBench::save() const {
+    if (!options_.out.empty()) write_text(options_.out, to_text(to_json(results_)));
+}
+
+}  // namespace tokamak::cli::bench

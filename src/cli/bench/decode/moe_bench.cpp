@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/bench/decode/moe_bench.h"
+
+#include <algorithm>
+
+#include "cli/bench/decode/targets.h"
+#include "core/plan_state.h"
+
+namespace tokamak::cli::bench {
+namespace {
+
+constexpr std::int64_t kHostTokens = 8;
+constexpr std::int64_t kComparedTokens[] = {1, 8, 64};
+
+double matrix_rate(const DecodeBench& bench, const MoeCase& layer) {
+    return layer.problem.quantize_activations ? bench.fp8_tflops() : bench.bf16_tflops();
+}
+
+void set_targets(ResultRow& row, const DecodeCall& call) {
+    if (call.mode != Mode::graph || call.routing != Routing::uniform || call.device_tokens != call.tokens) return;
+    const auto target = moe_target(row.shape, row.format, row.tokens);
+    if (!target) return;
+    row.decode->must_us = target->must;
+    row.decode->aim_us = target->aim;
+    row.decode->best_public_us = target->best_public;
+    row.decode->best_public = target->who;
+}
+
+Subject make_subject(const DecodeBench& bench, MoeData& data, const moe::FusedMoePlan& plan, const Workspace& workspace,
+                     const DecodeCall& call) {
+    const MoeCase& layer = data.layer();
+    const moe::FusedMoeProblem& p = layer.problem;
+    Subject subject;
+    subject.row = moe_row(plan, layer.shape->name, layer.format, call.tokens);
+    subject.row.routing = to_string(call.routing);
+    subject.row.decode->device_tokens = call.device_tokens;
+    subject.row.flops = 6.0 * static_cast<double>(call.device_tokens * p.top_k) * static_cast<double>(p.hidden) *
+                        static_cast<double>(p.intermediate);
+    set_targets(subject.row, call);
+    subject.mode = call.mode;
+    subject.most_calls = kMoeSets;
+    subject.matrix_tflops = matrix_rate(bench, layer);
+    subject.bytes = [&data, call](int calls) {
+        return data.active(call.routing, call.device_tokens, calls) * data.expert_bytes();
+    };
+    const Tensor count = call.device_tokens < call.tokens ? data.count(call.device_tokens) : Tensor();
+    const auto args = [&data, call, count](int set) {
+        moe::FusedMoeArgs args = data.args(call.routing, call.tokens, set);
+        args.num_tokens = count;
+        return args;
+    };
+    subject.owning = [&plan, args](int set, Stream stream) { return fused_moe(plan, args(set), {}, stream); };
+    subject.preallocated = [&plan, workspace, args, out = data.out()](int set, Stream stream) {
+        moe::FusedMoeArgs call_args = args(set);
+        call_args.out = out;
+        moe::run(plan, call_args, workspace, stream);
+    };
+    moe::FusedMoeArgs first = args(0);
+    first.out = data.out();
+    subject.bare = [&plan, workspace, first](Stream stream) { moe::run(plan, first, workspace, stream); };
+    subject.out = data.out();
+    subject.workspace = workspace;
+    subject.check = [&data, call](const Tensor& out) { return data.check(out, call.routing, call.device_tokens); };
+    subject.limit = moe_limit(layer);
+    subject.checked_tokens = static_cast<std::int64_t>(sampled_tokens(call.device_tokens).size());
+    return subject;
+}
+
+std::string describe(const MoeCase& layer) { return layer.shape->name + " " + layer.format; }
+
+/// Whole layers with uniform routing by each variant of the plan.
+void compare_variants(DecodeBench& bench, MoeData& data) {
+    const MoeCase& layer = data.layer();
+    for (const std::string& variant : make_plan(layer.problem, bench.device()).state().variants) {
+        const auto plan = make_plan(layer.problem, bench.device(), {.variant = variant});
+        const OwnedWorkspace workspace(plan.workspace(), bench.device());
+        for (const std::int64_t tokens : kComparedTokens)
+            if (tokens <= layer.problem.max_tokens)
+                bench.measure(
+                    make_subject(bench, data, plan, workspace, {tokens, tokens, Routing::uniform, Mode::graph}));
+    }
+}
+
+}  // namespace
+
+Distance moe_limit(const MoeCase& layer) {
+    return layer.problem.quantize_activations ? Distance{1.5e-2, 3e-2} : Distance{5e-3, 1e-2};
+}
+
+void bench_fused_moe(DecodeBench& bench, MoeData& data) {
+    const MoeCase& layer = data.layer();
+    const auto plan = make_plan(layer.problem, bench.device());
+    const OwnedWorkspace workspace(plan.workspace(), bench.device());
+    bench.progress(describe(layer));
+    for (const DecodeCall& call : moe_calls(bench.options(), layer.published))
+        bench.measure(make_subject(bench, data, plan, workspace, call));
+    const std::int64_t tokens = std::min(kHostTokens, layer.problem.max_tokens);
+    if (layer.published)
+        bench.measure_host(
+            make_subject(bench, data, plan, workspace, {tokens, tokens, Routing::uniform, Mode::workspace}));
+}
+
+int bench_moe(const DecodeOptions& options) {
+    const auto cases = moe_cases(options);
+    DecodeBench bench(options, "moe_decode");
+    const WeightPool pool(options.device);
+    if (options.clearing) bench_clearing(bench, pool);
+    std::vector<const MoeShape*> shapes;
+    for (const MoeCase& layer : cases) {
+        if (std::find(shapes.begin(), shapes.end(), layer.shape) != shapes.end()) continue;
+        shapes.push_back(layer.shape);
+        if (options.wants("align")) bench_align(bench, *layer.shape);
+        if (options.wants("sum_reduce")) bench_sum_reduce(bench, pool, *layer.shape);
+    }
+    for (const MoeCase& layer : cases) {
+        const Support support = supports(layer.problem, options.device);
+        if (!support) bench.refuse("fused_moe", layer.shape->name, layer.format, support.reason);
+        if (!support && !layer.published) continue;
+        MoeData data(bench, pool, layer);
+        if (support && options.wants("fused_moe")) {
+            bench_fused_moe(bench, data);
+            if (options.configurations && layer.published) compare_variants(bench, data);
+        }
+        if (layer.published && options.wants("routed_gemm")) bench_routed_gemm(bench, data);
+        bench.save();
+    }
+    bench.save();
+    return bench.failures() == 0 ? 0 : 1;
+}
+
+}  // namespace tokamak::cli::bench

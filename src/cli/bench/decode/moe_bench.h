@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// The parts of `bench moe`.
+#pragma once
+
+#include "cli/bench/decode/moe_data.h"
+
+namespace tokamak::cli::bench {
+
+/// Whole layers: every call that moe_calls lists.
+void bench_fused_moe(DecodeBench& bench, MoeData& data);
+/// The down projection of the layer by itself.
+void bench_routed_gemm(DecodeBench& bench, MoeData& data);
+/// Routing tables and the sum over a token's experts, in the sizes of a shape.
+void bench_align(DecodeBench& bench, const MoeShape& shape);
+void bench_sum_reduce(DecodeBench& bench, const WeightPool& pool, const MoeShape& shape);
+/// What clearing accumulators costs, one layer and 61 of them.
+void bench_clearing(DecodeBench& bench, const WeightPool& pool);
+
+/// The first and largest errors that a whole layer or a GEMM may have: roundings of the output, of the activations
+/// between the GEMMs and of dequantised weights to bf16, each about 1.1e-3 in the norm, plus float sums. With e4m3
+/// activations a value near the border of two codes may fall on either side.
+Distance moe_limit(const MoeCase& layer);
+
+/// What every row of an MoE operator starts with.
+template <class Plan>
+ResultRow moe_row(const Plan& plan, const std::string& shape, const std::string& format, std::int64_t tokens) {
+    ResultRow row;
+    row.op = plan.op();
+    row.shape = shape;
+    row.format = format;
+    row.tokens = tokens;
+    row.variant = plan.row_for(tokens).variant;
+    row.decode = DecodeFacts{};
+    row.decode->source = plan.row_for(tokens).source;
+    row.decode->device_tokens = tokens;
+    return row;
+}
+
+}  // namespace tokamak::cli::bench

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+// Device data of an MoE layer for benchmarks: several layers' weights, and several sets of ids.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <vector>
+
+#include "cli/bench/decode/bench.h"
+
+namespace tokamak::cli::bench {
+
+inline constexpr int kMoeSets = 32;  ///< of ids for each routing
+
+/// Memory for weights that all shapes share, one after another.
+class WeightPool {
+  public:
+    explicit WeightPool(Device device);
+    [[nodiscard]] std::uint8_t* data() const noexcept { return memory_.as<std::uint8_t>(); }
+    [[nodiscard]] std::size_t bytes() const noexcept { return memory_.view().bytes(); }
+
+  private:
+    OwnedTensor memory_;
+};
+
+/// The experts of one token, renumbered 0 to top_k - 1, so that only their matrices come to the host.
+struct LocalExperts {
+    OwnedTensor ids;                    ///< i32 [1, top_k], global
+    OwnedTensor map;                    ///< i32 [experts]
+    std::vector<std::int64_t> experts;  ///< global ids by local number
+};
+LocalExperts local_experts(const Tensor& ids, std::int64_t token, int experts);
+
+/// Layers of a shape in a format, as many as the pool holds, and inputs for up to problem.max_tokens tokens.
+class MoeData {
+  public:
+    MoeData(const DecodeBench& bench, const WeightPool& pool, const MoeCase& layer);
+
+    [[nodiscard]] const MoeCase& layer() const noexcept { return layer_; }
+    /// A call of set `set` on that set's layer.
+    [[nodiscard]] moe::FusedMoeArgs args(Routing routing, std::int64_t tokens, int set);
+    /// Active experts of the first `device_tokens` tokens, mean over the first `sets` sets.
+    [[nodiscard]] double active(Routing routing, std::int64_t device_tokens, int sets);
+    [[nodiscard]] double expert_bytes() const noexcept { return expert_bytes_; }
+    [[nodiscard]] const Tensor& out() const noexcept { return out_; }
+    /// i32 [1] on the device.
+    [[nodiscard]] Tensor count(std::int64_t tokens);
+    /// Compares what set 0 gave with the oracle at sampled tokens.
+    [[nodiscard]] Distance check(const Tensor& out, Routing routing, std::int64_t device_tokens);
+
+  private:
+    struct Ids {
+        std::vector<std::int32_t> host;  ///< [sets, max_tokens, top_k]
+        OwnedTensor device;
+    };
+    Ids& ids(Routing routing);
+    [[nodiscard]] const OwnedTensor& oracle(Routing routing, std::int64_t token);
+    [[nodiscard]] OwnedTensor compute_oracle(Routing routing, std::int64_t token);
+
+    const DecodeBench& bench_;
+    MoeCase layer_;
+    std::int64_t max_tokens_;
+    std::uint8_t* weights_;
+    std::size_t layers_ = 1;
+    std::size_t layer_bytes_ = 0;
+    double expert_bytes_ = 0;
+    OwnedTensor x_, routing_weights_, gate_up_bias_, down_bias_, out_;
+    std::map<Routing, Ids> ids_;
+    std::map<std::int64_t, OwnedTensor> counts_;
+    std::map<std::pair<Routing, std::int64_t>, OwnedTensor> oracles_;  ///< f64 [1, hidden] of a token of set 0
+};
+
+}  // namespace tokamak::cli::bench

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+// paged_gather of aligned rows into bf16.
+#pragma once
+
+#include "mla/cuda/row_fast.cuh"
+
+namespace tokamak::mla::cuda::fast {
+
+__device__ __forceinline__ uint2 scaled_pairs(std::uint32_t codes, float scale) {
+    const auto pair = [scale](std::uint32_t two) {
+        const __half2_raw raw = __nv_cvt_fp8x2_to_halfraw2(static_cast<__nv_fp8x2_storage_t>(two), __NV_E4M3);
+        const float2 value = __half22float2(__half2(raw));
+        const __nv_bfloat162 rounded = __floats2bfloat162_rn(value.x * scale, value.y * scale);
+        return *reinterpret_cast<const std::uint32_t*>(&rounded);
+    };
+    return {pair(codes & 0xFFFFU), pair(codes >> 16)};
+}
+
+__device__ __forceinline__ uint4 decoded(uint2 codes, float scale) {
+    const uint2 low = scaled_pairs(codes.x, scale);
+    const uint2 high = scaled_pairs(codes.y, scale);
+    return {low.x, low.y, high.x, high.y};
+}
+
+/// Scale of chunk `chunk` out of all scales of its row.
+template <KvFormat Format>
+__device__ __forceinline__ float chunk_scale(uint4 scales, int chunk) {
+    if constexpr (Format == KvFormat::fp8_656) {
+        const std::uint32_t low = chunk < 16 ? scales.x : scales.y;
+        const std::uint32_t high = chunk < 48 ? scales.z : scales.w;
+        return __uint_as_float(chunk < 32 ? low : high);
+    } else {
+        const std::uint32_t word = chunk < 32 ? scales.x : scales.y;
+        return codec::kv_scale_to_float(word >> (chunk / 8 % 4 * 8) & 0xFFU);
+    }
+}
+
+template <KvFormat Format>
+__device__ __forceinline__ uint4 row_scales(const std::uint8_t* scales) {
+    if constexpr (Format == KvFormat::fp8_656) return load16(scales);
+    const uint2 bytes = load8(scales);
+    return {bytes.x, bytes.y, 0, 0};
+}
+
+/// The slot of a position; negative if there is none.
+__device__ __forceinline__ std::int64_t find_slot(const GatherParams& p, std::int64_t token, std::int32_t position) {
+    if (position < 0 || p.block_table == nullptr) return position;
+    const auto size = static_cast<std::uint32_t>(p.cache.page_size);
+    const std::uint32_t logical = static_cast<std::uint32_t>(position) / size;
+    if (logical >= p.table_columns) return -1;
+    const std::int64_t page = p.block_table[token * p.table_stride + logical];
+    return page < 0 ? -1 : page * size + (static_cast<std::uint32_t>(position) - logical * size);
+}
+
+/// Where four rows come from and go to: lanes 0 to 3 find one each.
+struct Route {
+    CacheRow row{};
+    std::uint8_t* out = nullptr;  ///< null: past the last row
+};
+
+__device__ __forceinline__ Route find_route(const GatherParams& p, std::int64_t first, std::int64_t items, int lane) {
+    Route route;
+    const std::int64_t item = first + lane;
+    if (lane >= kWarpRows || item >= items) return route;
+    std::int64_t token = 0;
+    if (((item | p.top_k) >> 32) == 0)
+        token = static_cast<std::uint32_t>(item) / static_cast<std::uint32_t>(p.top_k);
+    else
+        token = item / p.top_k;
+    const std::int64_t column = item - token * p.top_k;
+    const std::int64_t slot = find_slot(p, token, p.positions[token * p.position_stride + column]);
+    route.row = find_row(p.cache, slot);
+    route.out = static_cast<std::uint8_t*>(p.out) + (token * p.out_token_stride + column * p.out_row_stride) * 2;
+    return route;
+}
+
+__device__ __forceinline__ std::int64_t live_items(const GatherParams& p) {
+    const std::int64_t tokens =
+        p.num_tokens == nullptr ? p.tokens : min(p.tokens, static_cast<std::int64_t>(max(0, *p.num_tokens)));
+    return tokens * p.top_k;
+}
+
+template <KvFormat Format>
+__global__ void __launch_bounds__(32 * kWarps) gather_fp8_rows(const __grid_constant__ GatherParams p) {
+    const int lane = static_cast<int>(threadIdx.x % 32);
+    const std::int64_t first = (static_cast<std::int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32) * kWarpRows;
+    const std::int64_t items = live_items(p);
+    if (first >= items) return;
+    const Route own = find_route(p, first, items, lane);
+    uint2 codes[kWarpRows][2] = {};
+    uint4 scales[kWarpRows] = {};
+    uint4 tail[kTailInLanes<Format> ? kWarpRows : 1] = {};
+    const bool tail_lane = kTailInLanes<Format> && lane >= kCodeChunks<Format> - 32;
+    const int tail_byte = kTailByte<Format> + (kTailInLanes<Format> ? 32 + lane - kCodeChunks<Format> : lane % 8) * 16;
+#pragma unroll
+    for (int r = 0; r < kWarpRows; ++r) {
+        const std::uint8_t* const values = from_lane(own.row.values, r);
+        const std::uint8_t* const row_scale = from_lane(own.row.scales, r);
+        if (values == nullptr) continue;
+        codes[r][0] = load8(values + lane * 8);
+        if (tail_lane)
+            tail[kTailInLanes<Format> ? r : 0] = load16(values + tail_byte);
+        else
+            codes[r][1] = load8(values + (32 + lane) * 8);
+        scales[r] = row_scales<Format>(row_scale);
+    }
+    if constexpr (!kTailInLanes<Format>) {
+        const std::uint8_t* const values = from_lane(own.row.values, lane / 8);
+        if (values != nullptr) tail[0] = load16(values + tail_byte);
+    }
+#pragma unroll
+    for (int r = 0; r < kWarpRows; ++r) {
+        std::uint8_t* const out = from_lane(own.out, r);
+        if (out == nullptr) break;
+        // Codes of an absent row are 0 and so is what they are worth, with scales of 0 bits.
+        store16(out + lane * 16, decoded(codes[r][0], chunk_scale<Format>(scales[r], lane)));
+        store16(out + (32 + lane) * 16, tail_lane ? tail[kTailInLanes<Format> ? r : 0]
+                                                  : decoded(codes[r][1], chunk_scale<Format>(scales[r], 32 + lane)));
+    }
+    if constexpr (!kTailInLanes<Format>) {
+        std::uint8_t* const out = from_lane(own.out, lane / 8);
+        if (out != nullptr) store16(out + (64 + lane % 8) * 16, tail[0]);
+    }
+}
+
+__global__ void __launch_bounds__(32 * kWarps) gather_bf16_rows(const __grid_constant__ GatherParams p) {
+    const int lane = static_cast<int>(threadIdx.x % 32);
+    const std::int64_t first = (static_cast<std::int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32) * kWarpRows;
+    const std::int64_t items = live_items(p);
+    if (first >= items) return;
+    const Route own = find_route(p, first, items, lane);
+    const int chunks = static_cast<int>(p.cache.dim) / codec::kChunk;
+    for (int chunk = lane; chunk - lane < chunks; chunk += 32) {
+        uint4 values[kWarpRows] = {};
+#pragma unroll
+        for (int r = 0; r < kWarpRows; ++r) {
+            const std::uint8_t* const from = from_lane(own.row.values, r);
+            if (from != nullptr && chunk < chunks) values[r] = load16(from + chunk * 16);
+        }
+#pragma unroll
+        for (int r = 0; r < kWarpRows; ++r) {
+            std::uint8_t* const out = from_lane(own.out, r);
+            if (out != nullptr && chunk < chunks) store16(out + chunk * 16, values[r]);
+        }
+    }
+}
+
+}  // namespace tokamak::mla::cuda::fast
