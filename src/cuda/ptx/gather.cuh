@@ -14,12 +14,9 @@ __device__ __forceinline__ void copy_16(std::uint32_t shared, const void* global
                  "r"(valid ? 16 : 0)
                  : "memory");
 }
-/// The same with 8 or 4 bytes, for sources that are not aligned to 16.
-template <int Bytes>
-__device__ __forceinline__ void copy_small(std::uint32_t shared, const void* global, bool valid) {
-    static_assert(Bytes == 8 || Bytes == 4);
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared), "l"(global), "n"(Bytes),
-                 "r"(valid ? Bytes : 0)
+/// The same with 8 bytes.
+__device__ __forceinline__ void copy_8(std::uint32_t shared, const void* global, bool valid) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(shared), "l"(global), "r"(valid ? 8 : 0)
                  : "memory");
 }
 
@@ -66,14 +63,15 @@ __device__ __forceinline__ void store_matrix_transposed_x2(std::uint32_t address
                  : "memory");
 }
 
-/// Changes the register share of the calling warpgroup; all its warps call it.
-template <int Registers>
-__device__ __forceinline__ void take_registers() {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Registers));
-}
-template <int Registers>
-__device__ __forceinline__ void give_registers() {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Registers));
+/// Changes the register share of the calling warpgroup to `Registers` per thread; all its warps call it. `Threads` are
+/// those of the block, of which every one has an equal share at its start.
+template <int Threads, int Registers>
+__device__ __forceinline__ void set_registers() {
+    constexpr int kEqualShare = 65536 / Threads / 8 * 8;
+    if constexpr (Registers > kEqualShare)
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Registers));
+    else
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Registers));
 }
 
 }  // namespace tokamak::cuda::ptx
