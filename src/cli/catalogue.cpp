@@ -26,7 +26,8 @@ void add(std::vector<CatalogueEntry>& entries, std::string op, std::string forma
 }
 
 const WeightSpec kWeightSpecs[] = {WeightSpec::bf16(),   WeightSpec::fp8_block(), WeightSpec::int4(32),
-                                   WeightSpec::int4(64), WeightSpec::int4(128),   WeightSpec::mxfp4()};
+                                   WeightSpec::int4(64), WeightSpec::int4(128),   WeightSpec::mxfp4(),
+                                   WeightSpec::nvfp4()};
 
 void add_moe(std::vector<CatalogueEntry>& entries) {
     moe::RouteProblem route{.max_tokens = kTokens, .num_experts = 256, .top_k = 8};

@@ -13,6 +13,19 @@
 
 namespace tokamak::cli {
 
+/// What a benchmark on a device knows beside the times of a call; docs/command_line.md has the meaning of each.
+struct DecodeFacts {
+    std::string source;              ///< of the variant: "option", "override", "tuned", "shipped", "heuristic"
+    std::int64_t device_tokens = 0;  ///< the count on the device: below `tokens` in a graph captured for more
+    double floor_us = 0;             ///< to read `bytes` once with a plain streaming kernel
+    std::optional<double> must_us;
+    std::optional<double> aim_us;
+    std::optional<double> best_public_us;
+    std::string best_public;         ///< whose
+    std::optional<double> launches;  ///< kernels of one call
+    bool correct = true;
+};
+
 /// One measured call.
 struct ResultRow {
     std::string op;
@@ -28,13 +41,37 @@ struct ResultRow {
     std::optional<double> ceiling_share;  ///< ideal time over measured time; nothing where no ceiling was measured
     double max_error = 0;                 ///< largest error over the largest value of the reference
     double error_norm = 0;                ///< norm of the error over the norm of the reference
-    std::int64_t checked_tokens = 0;      ///< leading tokens that were compared with the reference
+    std::int64_t checked_tokens = 0;      ///< tokens that were compared with the reference
+    std::optional<DecodeFacts> decode;    ///< benchmarks of one operator on a device
+};
+
+/// A combination that the device's backend refuses.
+struct Refusal {
+    std::string op;
+    std::string shape;
+    std::string format;
+    std::string reason;
+};
+
+/// What one call of `run` costs the host.
+struct HostCost {
+    std::string op;
+    std::string shape;
+    std::string format;
+    std::int64_t tokens = 0;
+    Timing timing;
+    double launches = 0;
+    double must_us = 0;
 };
 
 struct Results {
+    std::string benchmark;  ///< "moe_decode", "mla_decode"; empty: the preset on any device
     std::string device;
     nlohmann::json ceilings = {{"source", "not measured"}};
+    nlohmann::json read_floors = nlohmann::json::array();
     std::vector<ResultRow> rows;
+    std::vector<Refusal> refused;
+    std::vector<HostCost> host;
 };
 
 nlohmann::json to_json(const Results& results);

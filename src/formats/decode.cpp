@@ -15,6 +15,7 @@ void decode_4bit(const WeightMatrix& matrix, const std::byte* values, const std:
     const auto& lut = code_values(matrix.spec.format);
     const std::size_t scale_size = size_of(matrix.spec.scale_dtype);
     const int group_bytes = matrix.spec.group_size / 2;
+    float* const row = out;
     for (std::int64_t group = 0; group < matrix.cols / matrix.spec.group_size; ++group, scales += scale_size) {
         const float scale = load_scale(matrix.spec, scales);
         for (int i = 0; i < group_bytes; ++i, ++values, out += 2) {
@@ -23,6 +24,8 @@ void decode_4bit(const WeightMatrix& matrix, const std::byte* values, const std:
             out[1] = lut[byte >> 4] * scale;
         }
     }
+    if (matrix.spec.format == WeightFormat::nvfp4)
+        multiply(row, matrix.cols, load_f32(matrix.global_scale.as<std::byte>()));
 }
 
 void decode_fp8(const WeightMatrix& matrix, const std::byte* values, const std::byte* scales, float* out) {
@@ -67,11 +70,8 @@ float load_scale(const WeightSpec& spec, const std::byte* bytes) noexcept {
             std::memcpy(&bits, bytes, sizeof bits);
             return scalar::f16_to_float(bits);
         }
-        case DType::f32: {
-            float value = 0.0F;
-            std::memcpy(&value, bytes, sizeof value);
-            return value;
-        }
+        case DType::e4m3: return scalar::e4m3_to_float(std::to_integer<std::uint8_t>(*bytes));
+        case DType::f32: return load_f32(bytes);
         default: return load_bf16(bytes);
     }
 }
@@ -93,7 +93,8 @@ void decode_row(const WeightMatrix& matrix, std::int64_t row, float* out) {
             return;
         case WeightFormat::fp8_block: return decode_fp8(matrix, values, scales, out);
         case WeightFormat::int4:
-        case WeightFormat::mxfp4: return decode_4bit(matrix, values, scales, out);
+        case WeightFormat::mxfp4:
+        case WeightFormat::nvfp4: return decode_4bit(matrix, values, scales, out);
     }
 }
 

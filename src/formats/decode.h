@@ -29,4 +29,14 @@ inline float load_bf16(const std::byte* bytes) noexcept {
     return scalar::bf16_to_float(bits);
 }
 
+/// The f32 at `bytes` (possibly unaligned).
+inline float load_f32(const std::byte* bytes) noexcept {
+    float value = 0.0F;
+    std::memcpy(&value, bytes, sizeof value);
+    return value;
+}
+inline void multiply(float* values, std::int64_t count, float factor) noexcept {
+    for (std::int64_t i = 0; i < count; ++i) values[i] *= factor;
+}
+
 }  // namespace tokamak::formats

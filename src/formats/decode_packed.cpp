@@ -23,6 +23,7 @@ using formats::kStripRows;
 using formats::TileShape;
 
 constexpr std::int64_t kMaxTileCols = 128;
+constexpr std::int64_t kScaleBytes = sizeof(float);
 using TileValues = std::array<float, kMaxTileCols>;
 
 /// One row of a strip, tile by tile.
@@ -34,6 +35,11 @@ struct RowReader {
     const std::array<float, 16>& codes = formats::code_values(layout.spec.format);
     const std::array<float, 256>& e4m3 = formats::e4m3_values();
 
+    /// f32 scales after the tiles: pairs for rows with (row & 8) = 0 and the others.
+    [[nodiscard]] const std::byte* strip_scales() const noexcept {
+        return strip + static_cast<std::size_t>(layout.tiles) * layout.tile_bytes;
+    }
+
     /// Code values of one block of 64 columns. The row owns pairs 0 and 2 of its lanes' words, or 1 and 3.
     template <WeightFormat format>
     void block_4bit(const std::byte* fragment, float* out) const noexcept {
@@ -44,7 +50,7 @@ struct RowReader {
             std::memcpy(words.data(), lane, sizeof words);
             for (int w = 0; w < 4; ++w) {
                 std::uint32_t all = words[static_cast<std::size_t>(w)];
-                if constexpr (format == WeightFormat::mxfp4) all = formats::word_codes(formats::kMxfp4Codes, all);
+                if constexpr (format != WeightFormat::int4) all = formats::word_codes(formats::kMxfp4Codes, all);
                 all >>= half;  // an int4 word has its codes in order as it is
                 float* at = out + 16 * w + 2 * t;
                 at[0] = codes[all & 15U];
@@ -67,6 +73,9 @@ struct RowReader {
             const float scale = formats::load_scale(layout.spec, bytes + formats::scale_offset(tile, row, group));
             for (int i = 0; i < group_size; ++i) out[i] *= scale;
         }
+        if (layout.spec.format == WeightFormat::nvfp4)
+            formats::multiply(out - tile.cols, tile.cols,
+                              formats::load_f32(strip_scales() + row / 8 % 2 * kScaleBytes));
     }
 
     void tile_bytes(std::int64_t index, const std::byte* bytes, float* out) const noexcept {
@@ -77,9 +86,7 @@ struct RowReader {
             for (int i = 0; i < kRowBytes / 2; ++i) out[i] = formats::load_bf16(staged.data() + 2 * i);
             return;
         }
-        const std::byte* scales = strip + static_cast<std::size_t>(layout.tiles) * layout.tile_bytes;
-        const float scale =
-            formats::load_scale(layout.spec, scales + (2 * index + row / 8 % 2) * std::int64_t{sizeof(float)});
+        const float scale = formats::load_f32(strip_scales() + (2 * index + row / 8 % 2) * kScaleBytes);
         for (std::size_t i = 0; i < kRowBytes; ++i) out[i] = e4m3[std::to_integer<std::size_t>(staged[i])] * scale;
     }
 

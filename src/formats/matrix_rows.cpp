@@ -60,7 +60,7 @@ Halves split_interleaved(const PackedLayout& layout, const Rows& rows, const cha
 }  // namespace
 
 void check_matrix(const WeightMatrix& matrix, const WeightSpec& spec, std::int64_t rows, std::int64_t cols,
-                  const char* op, const char* name, bool written) {
+                  const char* op, const char* name, bool written, bool gate_up) {
     if (!(normalised(matrix.spec) == normalised(spec)))
         invalid("{}: `{}` is {}, expected {}", op, name, to_string(matrix.spec), to_string(spec));
     if (matrix.rows != rows || matrix.cols != cols)
@@ -77,6 +77,20 @@ void check_matrix(const WeightMatrix& matrix, const WeightSpec& spec, std::int64
                                .alignment = 1,
                                .written = written});
     };
+    const std::string global_name = std::string(name) + ".global_scale";
+    if (spec.format == WeightFormat::nvfp4) {
+        const bool two = gate_up && matrix.global_scale.rank == 1 && matrix.global_scale.size(0) == 2;
+        check::tensor(matrix.global_scale, {.op = op,
+                                            .name = global_name.c_str(),
+                                            .dtypes = {DType::f32},
+                                            .shape = {two ? 2 : 1},
+                                            .device = {},
+                                            .contiguous_from = 0,
+                                            .alignment = 1,
+                                            .written = written});
+    } else {
+        check::absent(matrix.global_scale, op, global_name.c_str(), "with other weights than nvfp4");
+    }
     switch (spec.format) {
         case WeightFormat::bf16:
             expect(matrix.values, value_name, {DType::bf16}, rows, cols);
@@ -94,6 +108,10 @@ void check_matrix(const WeightMatrix& matrix, const WeightSpec& spec, std::int64
             expect(matrix.values, value_name, {DType::u4x2, DType::u8}, rows, cols / 2);
             expect(matrix.scales, scale_name, {DType::e8m0, DType::u8}, rows, cols / spec.group_size);
             return;
+        case WeightFormat::nvfp4:
+            expect(matrix.values, value_name, {DType::u4x2, DType::u8}, rows, cols / 2);
+            expect(matrix.scales, scale_name, {DType::e4m3, DType::u8}, rows, cols / spec.group_size);
+            return;
     }
 }
 
@@ -106,6 +124,7 @@ Rows all_rows(const WeightMatrix& matrix) {
         rows.scales = matrix.scales.as<std::byte>();
         rows.scale_stride = static_cast<std::size_t>(matrix.scales.stride(0)) * size_of(matrix.scales.dtype);
     }
+    if (matrix.global_scale) rows.global_scale = matrix.global_scale.as<std::byte>();
     return rows;
 }
 
@@ -117,8 +136,10 @@ Halves split(const PackedLayout& layout, const WeightMatrix& matrix, RowOrder or
                 layout.gate_up ? "gate_up_concatenated or gate_up_interleaved for a gate/up layout"
                                : "plain for a layout without gate and up");
     if (order == RowOrder::plain) return {rows, Rows{}};
-    return order == RowOrder::gate_up_concatenated ? split_concatenated(layout, rows, op)
-                                                   : split_interleaved(layout, rows, op);
+    Halves halves = order == RowOrder::gate_up_concatenated ? split_concatenated(layout, rows, op)
+                                                            : split_interleaved(layout, rows, op);
+    if (rows.global_scale != nullptr && matrix.global_scale.size(0) == 2) halves[1].global_scale += sizeof(float);
+    return halves;
 }
 
 StripRows strip_rows(const PackedLayout& layout, const Halves& halves, std::int64_t strip) noexcept {

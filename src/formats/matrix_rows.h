@@ -11,14 +11,16 @@
 namespace tokamak::formats {
 
 /// Throws `invalid_argument` unless the matrix is `spec` [rows, cols] with tensors to match. Data may be unaligned:
-/// everything is read by copying. `written`: the matrix is an output.
+/// everything is read by copying. `written`: the matrix is an output. `gate_up`: it has gate and up rows, and so may
+/// have two global scales.
 void check_matrix(const WeightMatrix& matrix, const WeightSpec& spec, std::int64_t rows, std::int64_t cols,
-                  const char* op, const char* name, bool written = false);
+                  const char* op, const char* name, bool written = false, bool gate_up = false);
 
 /// Bytes of rows with a fixed stride. Scales have one row per weight row; fp8_block one per 128.
 struct Rows {
     std::byte* values = nullptr;
     std::byte* scales = nullptr;
+    std::byte* global_scale = nullptr;  ///< nvfp4: the f32 of all these rows
     std::size_t value_stride = 0;
     std::size_t scale_stride = 0;
     std::int64_t count = 0;

@@ -99,7 +99,7 @@ void pack_strip_4bit(const PackedLayout& layout, const StripRows& rows, std::byt
     const TileShape tile = formats::tile_shape(layout.spec);
     const formats::WordTable& table = formats::word_table(layout.spec.format);
     const bool mxfp4 = layout.spec.format == WeightFormat::mxfp4;
-    const std::uint8_t pad = mxfp4 ? 0x00 : 0x88;  // code of the value 0, twice
+    const std::uint8_t pad = layout.spec.format == WeightFormat::int4 ? 0x88 : 0x00;  // code of the value 0, twice
     SlabCodes codes;
     for (std::int64_t index = 0; index < layout.tiles; ++index, out += tile.bytes) {
         for_each_fragment(layout, tile, index,
@@ -189,6 +189,25 @@ void unpack_strip_scales(const PackedLayout& layout, const std::byte* in, const 
                 std::memcpy(target + index * std::int64_t{sizeof(float)}, in + half * sizeof(float), sizeof(float));
 }
 
+/// Global scales of an nvfp4 strip: of rows with (row & 8) == 0, then of the others.
+void pack_global_scales(const PackedLayout& layout, const formats::Halves& halves, std::byte* out) {
+    const std::size_t tiles = static_cast<std::size_t>(layout.tiles) * layout.tile_bytes;
+    std::memset(out + tiles, 0, layout.strip_bytes - tiles);
+    std::memcpy(out + tiles, halves[0].global_scale, sizeof(float));
+    std::memcpy(out + tiles + sizeof(float), halves[layout.gate_up ? 1 : 0].global_scale, sizeof(float));
+}
+
+/// Every strip has the same two, so the first one speaks for the matrix.
+void unpack_global_scales(const PackedLayout& layout, std::span<const std::byte> packed,
+                          const formats::Halves& halves) {
+    const std::byte* scales = packed.data() + static_cast<std::size_t>(layout.tiles) * layout.tile_bytes;
+    if (layout.gate_up && halves[0].global_scale == halves[1].global_scale &&
+        std::memcmp(scales, scales + sizeof(float), sizeof(float)) != 0)
+        invalid("unpack: `destination.global_scale` is f32[1], expected f32[2]: those of gate and up differ");
+    std::memcpy(halves[0].global_scale, scales, sizeof(float));
+    if (layout.gate_up) std::memcpy(halves[1].global_scale, scales + sizeof(float), sizeof(float));
+}
+
 void check_layout(const PackedLayout& layout, std::size_t bytes, const char* op, const char* buffer) {
     const PackedLayout expected = PackedLayout::make(layout.spec, layout.rows, layout.cols, layout.gate_up);
     if (layout.version != expected.version)
@@ -204,6 +223,7 @@ void check_apart(const WeightMatrix& matrix, std::span<const std::byte> packed, 
     const Tensor bytes(packed.data(), DType::u8, {static_cast<std::int64_t>(packed.size())});
     check::no_overlap(bytes, buffer, matrix.values, name, op);
     check::no_overlap(bytes, buffer, matrix.scales, name, op);
+    check::no_overlap(bytes, buffer, matrix.global_scale, name, op);
 }
 
 void pack_halves(const PackedLayout& layout, const formats::Halves& halves, std::span<std::byte> destination) {
@@ -212,9 +232,24 @@ void pack_halves(const PackedLayout& layout, const formats::Halves& halves, std:
         const StripRows rows = formats::strip_rows(layout, halves, strip);
         if (formats::is_4bit(layout.spec)) {
             pack_strip_4bit(layout, rows, out);
+            if (layout.spec.format == WeightFormat::nvfp4) pack_global_scales(layout, halves, out);
         } else {
             pack_strip_bytes(layout, rows, out);
             if (layout.spec.format == WeightFormat::fp8_block) pack_strip_scales(layout, rows, out);
+        }
+    }
+}
+
+void unpack_halves(const PackedLayout& layout, std::span<const std::byte> packed, const formats::Halves& halves) {
+    if (layout.spec.format == WeightFormat::nvfp4) unpack_global_scales(layout, packed, halves);
+    const std::byte* in = packed.data();
+    for (std::int64_t strip = 0; strip < layout.strips; ++strip, in += layout.strip_bytes) {
+        const StripRows rows = formats::strip_rows(layout, halves, strip);
+        if (formats::is_4bit(layout.spec)) {
+            unpack_strip_4bit(layout, in, rows);
+        } else {
+            unpack_strip_bytes(layout, in, rows);
+            if (layout.spec.format == WeightFormat::fp8_block) unpack_strip_scales(layout, in, rows);
         }
     }
 }
@@ -223,7 +258,7 @@ void pack_halves(const PackedLayout& layout, const formats::Halves& halves, std:
 
 void pack(const PackedLayout& layout, const WeightMatrix& source, RowOrder order, std::span<std::byte> destination) {
     check_layout(layout, destination.size(), "pack", "destination");
-    formats::check_matrix(source, layout.spec, layout.rows, layout.cols, "pack", "source");
+    formats::check_matrix(source, layout.spec, layout.rows, layout.cols, "pack", "source", false, layout.gate_up);
     const formats::Halves halves = formats::split(layout, source, order, "pack");
     check_apart(source, destination, "pack", "destination", "source");
     pack_halves(layout, halves, destination);
@@ -243,19 +278,22 @@ void pack_gate_up(const PackedLayout& layout, const WeightMatrix& gate, const We
 void unpack(const PackedLayout& layout, std::span<const std::byte> packed, RowOrder order,
             const WeightMatrix& destination) {
     check_layout(layout, packed.size(), "unpack", "packed");
-    formats::check_matrix(destination, layout.spec, layout.rows, layout.cols, "unpack", "destination", true);
+    formats::check_matrix(destination, layout.spec, layout.rows, layout.cols, "unpack", "destination", true,
+                          layout.gate_up);
     const formats::Halves halves = formats::split(layout, destination, order, "unpack");
     check_apart(destination, packed, "unpack", "packed", "destination");
-    const std::byte* in = packed.data();
-    for (std::int64_t strip = 0; strip < layout.strips; ++strip, in += layout.strip_bytes) {
-        const StripRows rows = formats::strip_rows(layout, halves, strip);
-        if (formats::is_4bit(layout.spec)) {
-            unpack_strip_4bit(layout, in, rows);
-        } else {
-            unpack_strip_bytes(layout, in, rows);
-            if (layout.spec.format == WeightFormat::fp8_block) unpack_strip_scales(layout, in, rows);
-        }
-    }
+    unpack_halves(layout, packed, halves);
+}
+
+void unpack_gate_up(const PackedLayout& layout, std::span<const std::byte> packed, const WeightMatrix& gate,
+                    const WeightMatrix& up) {
+    check_layout(layout, packed.size(), "unpack_gate_up", "packed");
+    if (!layout.gate_up) invalid("unpack_gate_up: `layout` is of a plain matrix, expected a gate/up layout");
+    formats::check_matrix(gate, layout.spec, layout.rows / 2, layout.cols, "unpack_gate_up", "gate", true);
+    formats::check_matrix(up, layout.spec, layout.rows / 2, layout.cols, "unpack_gate_up", "up", true);
+    check_apart(gate, packed, "unpack_gate_up", "packed", "gate");
+    check_apart(up, packed, "unpack_gate_up", "packed", "up");
+    unpack_halves(layout, packed, {formats::all_rows(gate), formats::all_rows(up)});
 }
 
 }  // namespace tokamak

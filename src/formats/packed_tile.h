@@ -23,7 +23,8 @@ inline constexpr int kFp8Block = 128;  ///< rows and columns that share an fp8_b
 constexpr std::size_t round_to_128(std::size_t bytes) noexcept { return (bytes + 127) / 128 * 128; }
 
 constexpr bool is_4bit(const WeightSpec& spec) noexcept {
-    return spec.format == WeightFormat::int4 || spec.format == WeightFormat::mxfp4;
+    return spec.format == WeightFormat::int4 || spec.format == WeightFormat::mxfp4 ||
+           spec.format == WeightFormat::nvfp4;
 }
 
 /// A bf16 spec's scale type means nothing; this makes specs comparable.

@@ -9,7 +9,7 @@
 namespace tokamak {
 namespace {
 
-constexpr std::array<WeightSpec, 9> kSpecs = {{
+constexpr std::array<WeightSpec, 10> kSpecs = {{
     {WeightFormat::bf16, 0, DType::bf16},
     {WeightFormat::fp8_block, 128, DType::f32},
     {WeightFormat::int4, 32, DType::bf16},
@@ -19,6 +19,7 @@ constexpr std::array<WeightSpec, 9> kSpecs = {{
     {WeightFormat::int4, 64, DType::f16},
     {WeightFormat::int4, 128, DType::f16},
     {WeightFormat::mxfp4, 32, DType::e8m0},
+    {WeightFormat::nvfp4, 16, DType::e4m3},
 }};
 
 const char* format_name(WeightFormat format) noexcept {
@@ -27,6 +28,7 @@ const char* format_name(WeightFormat format) noexcept {
         case WeightFormat::fp8_block: return "fp8_block";
         case WeightFormat::int4: return "int4";
         case WeightFormat::mxfp4: return "mxfp4";
+        case WeightFormat::nvfp4: return "nvfp4";
     }
     return "unknown";
 }
@@ -57,10 +59,12 @@ std::size_t checked_product(std::int64_t a, std::size_t b, const PackedLayout& l
     return static_cast<std::size_t>(product);
 }
 
-/// Scales that follow the tiles of a strip: fp8_block has two per tile.
+/// Scales that follow the tiles of a strip: fp8_block has two per tile, nvfp4 two in all.
 std::size_t strip_scale_bytes(const PackedLayout& layout) {
-    if (layout.spec.format != WeightFormat::fp8_block) return 0;
-    return formats::round_to_128(checked_product(layout.tiles, 2 * sizeof(float), layout));
+    const std::int64_t pairs = layout.spec.format == WeightFormat::fp8_block ? layout.tiles
+                               : layout.spec.format == WeightFormat::nvfp4   ? 1
+                                                                             : 0;
+    return formats::round_to_128(checked_product(pairs, 2 * sizeof(float), layout));
 }
 
 }  // namespace
@@ -90,6 +94,7 @@ Support valid(const WeightSpec& spec) {
         case WeightFormat::fp8_block: return only(spec, 128, DType::f32);
         case WeightFormat::int4: return valid_int4(spec);
         case WeightFormat::mxfp4: return only(spec, 32, DType::e8m0);
+        case WeightFormat::nvfp4: return only(spec, 16, DType::e4m3);
     }
     return Support::no(fmt::format("weight format: {} is no format", static_cast<int>(spec.format)));
 }

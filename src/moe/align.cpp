@@ -6,6 +6,7 @@
 #include "core/check.h"
 #include "core/choose.h"
 #include "moe/cpu/align.h"
+#include "moe/cuda/small/small_operators.h"
 #include "moe/owning.h"
 #include "moe/problem_checks.h"
 #include "moe/routing_args.h"
@@ -49,7 +50,10 @@ void check_sizes(const AlignProblem& p) {
 
 void check_problem(const AlignProblem& p, Device device) {
     check_sizes(p);
-    require_cpu(kOp, device);
+    if (device.is_cuda())
+        cuda::require_small(kOp, device);
+    else
+        require_cpu(kOp, device);
 }
 
 void check_inputs(const AlignState& state, const AlignArgs& args) {
@@ -119,19 +123,23 @@ AlignPlan make_plan(const AlignProblem& problem, Device device, const PlanOption
     auto state = std::make_shared<AlignState>();
     state->problem = problem;
     state->global_experts = global_experts(problem);
+    if (device.is_cuda()) {
+        cuda::plan_small(*state, device, options);
+        return detail::to_plan<AlignProblem>(std::shared_ptr<const AlignState>(std::move(state)));
+    }
     state->ends = state->layout.add<std::int64_t>("ends", static_cast<std::size_t>(bins(problem)));
     check_workspace_limit(kOp, options, state->layout.size());
     choose_cpu(*state, kOp, problem.max_tokens, options);
     return detail::to_plan<AlignProblem>(std::shared_ptr<const AlignState>(std::move(state)));
 }
 
-void run(const AlignPlan& plan, const AlignArgs& args, const Workspace& workspace, Stream) {
+void run(const AlignPlan& plan, const AlignArgs& args, const Workspace& workspace, Stream stream) {
     const auto& state = detail::state_of<AlignState>(plan);
     check_inputs(state, args);
     check_outputs(state, args, workspace);
+    if (state.device.is_cuda()) return cuda::run_small(state, args, stream);
     const std::int64_t tokens = check::effective_tokens(args.tokens, args.num_tokens);
     if (state.options.check_ids) check_ids(kOp, args.ids, tokens, state.global_experts);
-    // The only backend so far is the CPU's; a CUDA one is dispatched from here on state.device.
     cpu::align(state.problem, args, tokens, state.ends.span_in(workspace));
 }
 

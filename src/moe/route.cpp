@@ -5,6 +5,7 @@
 #include "core/choose.h"
 #include "moe/cpu/parallel.h"
 #include "moe/cpu/route.h"
+#include "moe/cuda/small/small_operators.h"
 #include "moe/owning.h"
 #include "moe/problem_checks.h"
 #include "moe/routing_args.h"
@@ -46,7 +47,10 @@ void check_problem(const RouteProblem& p, Device device) {
     check::dtype(kOp, "weights_dtype", p.weights_dtype, {DType::f32, DType::bf16});
     check::dtype(kOp, "ids_dtype", p.ids_dtype, {DType::i32, DType::i64});
     check_product(kOp, "max_tokens * num_experts * 8 bytes", {p.max_tokens, p.num_experts, 8});
-    require_cpu(kOp, device);
+    if (device.is_cuda())
+        cuda::require_small(kOp, device);
+    else
+        require_cpu(kOp, device);
 }
 
 void check_args(const RouteState& state, const RouteArgs& args, const Workspace& workspace) {
@@ -96,16 +100,20 @@ RoutePlan make_plan(const RouteProblem& problem, Device device, const PlanOption
     check_options(kOp, options);
     auto state = std::make_shared<RouteState>();
     state->problem = problem;
+    if (device.is_cuda()) {
+        cuda::plan_small(*state, device, options);
+        return detail::to_plan<RouteProblem>(std::shared_ptr<const RouteState>(std::move(state)));
+    }
     state->threads = cpu::thread_limit();
     choose_cpu(*state, kOp, problem.max_tokens, options);
     return detail::to_plan<RouteProblem>(std::shared_ptr<const RouteState>(std::move(state)));
 }
 
-void run(const RoutePlan& plan, const RouteArgs& args, const Workspace& workspace, Stream) {
+void run(const RoutePlan& plan, const RouteArgs& args, const Workspace& workspace, Stream stream) {
     const auto& state = detail::state_of<RouteState>(plan);
     check_args(state, args, workspace);
+    if (state.device.is_cuda()) return cuda::run_small(state, args, stream);
     const std::int64_t tokens = check::effective_tokens(args.tokens, args.num_tokens);
-    // The only backend so far is the CPU's; a CUDA one is dispatched from here on state.device.
     if (is_oracle(state, args.tokens))
         cpu::route<double>(state.problem, args, tokens, state.threads);
     else

@@ -7,6 +7,7 @@
 #include "core/choose.h"
 #include "moe/cpu/parallel.h"
 #include "moe/cpu/sum_reduce.h"
+#include "moe/cuda/small/small_operators.h"
 #include "moe/owning.h"
 #include "moe/problem_checks.h"
 #include "moe/routing_args.h"
@@ -27,7 +28,10 @@ void check_problem(const SumReduceProblem& p, Device device) {
     check_finite(kOp, "routed_scaling_factor", p.routed_scaling_factor);
     check::dtype(kOp, "dtype", p.dtype, {DType::bf16, DType::f16, DType::f32});
     check_product(kOp, "max_tokens * (top_k + 1) * hidden * 4 bytes", {p.max_tokens, p.top_k + 1, p.hidden, 4});
-    require_cpu(kOp, device);
+    if (device.is_cuda())
+        cuda::require_small(kOp, device);
+    else
+        require_cpu(kOp, device);
 }
 
 void check_args(const SumReduceState& state, const SumReduceArgs& args, const Workspace& workspace) {
@@ -68,16 +72,20 @@ SumReducePlan make_plan(const SumReduceProblem& problem, Device device, const Pl
     check_options(kOp, options);
     auto state = std::make_shared<SumReduceState>();
     state->problem = problem;
+    if (device.is_cuda()) {
+        cuda::plan_small(*state, device, options);
+        return detail::to_plan<SumReduceProblem>(std::shared_ptr<const SumReduceState>(std::move(state)));
+    }
     state->threads = cpu::thread_limit();
     choose_cpu(*state, kOp, problem.max_tokens, options);
     return detail::to_plan<SumReduceProblem>(std::shared_ptr<const SumReduceState>(std::move(state)));
 }
 
-void run(const SumReducePlan& plan, const SumReduceArgs& args, const Workspace& workspace, Stream) {
+void run(const SumReducePlan& plan, const SumReduceArgs& args, const Workspace& workspace, Stream stream) {
     const auto& state = detail::state_of<SumReduceState>(plan);
     check_args(state, args, workspace);
+    if (state.device.is_cuda()) return cuda::run_small(state, args, stream);
     const std::int64_t tokens = check::effective_tokens(args.tokens, args.num_tokens);
-    // The only backend so far is the CPU's; a CUDA one is dispatched from here on state.device.
     if (is_oracle(state, args.tokens))
         cpu::sum_reduce<double>(state.problem, args, tokens, state.threads);
     else

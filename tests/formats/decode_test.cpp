@@ -32,6 +32,7 @@ float oracle_scale(const HostMatrix& m, std::int64_t row, std::int64_t col) {
     switch (spec.format) {
         case WeightFormat::fp8_block: return load<float>(m.scale_row(row / 128) + col / 128 * 4);
         case WeightFormat::mxfp4: return scalar::mxfp4_scale_to_float(m.scale_row(row)[col / 32]);
+        case WeightFormat::nvfp4: return scalar::e4m3_to_float(m.scale_row(row)[col / 16]);
         case WeightFormat::int4: {
             const auto bits = load<std::uint16_t>(m.scale_row(row) + col / spec.group_size * 2);
             return spec.scale_dtype == DType::f16 ? scalar::f16_to_float(bits) : scalar::bf16_to_float(bits);
@@ -48,6 +49,7 @@ float oracle(const HostMatrix& m, std::int64_t row, std::int64_t col) {
         case WeightFormat::fp8_block: return scalar::e4m3_to_float(m.value_row(row)[col]) * scale;
         case WeightFormat::int4: return static_cast<float>(m.code4(row, col) - 8) * scale;
         case WeightFormat::mxfp4: return scalar::e2m1_to_float(m.code4(row, col)) * scale;
+        case WeightFormat::nvfp4: return scalar::e2m1_to_float(m.code4(row, col)) * scale * m.global_scale();
     }
     return 0.0F;
 }
@@ -128,6 +130,29 @@ TEST(Decode, EveryMxfp4CodeWithEveryScale) {
     check_matrix(source);
 }
 
+TEST(Decode, EveryNvfp4CodeWithEveryScale) {
+    const HostMatrix source(WeightSpec::nvfp4(), 16, 256 * 16);
+    for (std::int64_t row = 0; row < 16; ++row)
+        for (std::int64_t group = 0; group < 256; ++group) {
+            source.scale_row(row)[group] = static_cast<std::uint8_t>(group);
+            for (std::int64_t i = 0; i < 8; ++i)
+                source.value_row(row)[group * 8 + i] =
+                    static_cast<std::uint8_t>((2 * i + 1) << 4 | ((2 * i + row) & 15));
+        }
+    check_matrix(source);
+}
+
+TEST(Decode, EveryNvfp4CodeTimesItsGroupScaleIsExactIn16Bits) {
+    for (int code = 0; code < 16; ++code)
+        for (int scale = 0; scale < 256; ++scale) {
+            const float product = scalar::e2m1_to_float(static_cast<std::uint8_t>(code)) *
+                                  scalar::e4m3_to_float(static_cast<std::uint8_t>(scale));
+            if (std::isnan(product)) continue;
+            ASSERT_EQ(scalar::round_to_bf16(product), product);
+            ASSERT_EQ(scalar::f16_to_float(scalar::float_to_f16(product)), product);
+        }
+}
+
 TEST(Decode, EveryFp8Code) {
     const HostMatrix source(WeightSpec::fp8_block(), 64, 256);
     for (std::int64_t row = 0; row < 64; ++row)
@@ -161,7 +186,7 @@ TEST(Decode, PartsOfARowEqualTheWhole) {
 
 TEST(WeightSpecText, NamesRoundTrip) {
     const std::vector<std::string> names = {"bf16",         "fp8_block",    "int4_g32",      "int4_g64", "int4_g128",
-                                            "int4_g32_f16", "int4_g64_f16", "int4_g128_f16", "mxfp4"};
+                                            "int4_g32_f16", "int4_g64_f16", "int4_g128_f16", "mxfp4",    "nvfp4"};
     for (const std::string& name : names) {
         EXPECT_EQ(to_string(parse_weight_spec(name)), name);
         EXPECT_TRUE(valid(parse_weight_spec(name)));
@@ -175,6 +200,8 @@ TEST(WeightSpecText, InvalidCombinationsSayWhy) {
     EXPECT_FALSE(valid(WeightSpec::int4(32, DType::f32)));
     EXPECT_FALSE(valid({WeightFormat::mxfp4, 64, DType::e8m0}));
     EXPECT_FALSE(valid({WeightFormat::mxfp4, 32, DType::bf16}));
+    EXPECT_FALSE(valid({WeightFormat::nvfp4, 32, DType::e4m3}));
+    EXPECT_FALSE(valid({WeightFormat::nvfp4, 16, DType::e8m0}));
     EXPECT_FALSE(valid({WeightFormat::fp8_block, 64, DType::f32}));
     EXPECT_FALSE(valid({WeightFormat::fp8_block, 128, DType::e8m0}));
     EXPECT_FALSE(valid({WeightFormat::bf16, 32, DType::bf16}));
@@ -239,6 +266,47 @@ TEST(Misuse, PackRefusesWhatDoesNotMatchAndWritesNothing) {
     odd.tile_bytes = 64;
     expect_error([&] { pack(odd, good, RowOrder::plain, bytes); }, "`layout`");
     EXPECT_TRUE(std::all_of(bytes.begin(), bytes.end(), [](std::byte b) { return b == std::byte{0x11}; }));
+}
+
+TEST(Misuse, GlobalScalesBelongToNvfp4) {
+    const HostMatrix nvfp4(WeightSpec::nvfp4(), 64, 64), mxfp4(WeightSpec::mxfp4(), 64, 64);
+    const PackedLayout plain = PackedLayout::make(WeightSpec::nvfp4(), 64, 64, false);
+    std::vector<std::byte> bytes(plain.matrix_bytes);
+    const auto refuse = [&](const PackedLayout& layout, const WeightMatrix& source, const std::string& text) {
+        expect_error([&] { pack(layout, source, RowOrder::plain, std::span(bytes).first(layout.matrix_bytes)); }, text);
+    };
+    WeightMatrix bad = nvfp4;
+    bad.global_scale = {};
+    refuse(plain, bad, "`source.global_scale` is absent");
+    bad.global_scale = Tensor(nvfp4.view().global_scale.data, DType::f32, {2});
+    refuse(plain, bad, "[1]");
+    bad.global_scale = Tensor(nvfp4.view().global_scale.data, DType::i32, {1});
+    refuse(plain, bad, "dtype i32, expected f32");
+    bad = mxfp4;
+    bad.global_scale = nvfp4.view().global_scale;
+    refuse(PackedLayout::make(WeightSpec::mxfp4(), 64, 64, false), bad, "must be absent with other weights than nvfp4");
+    std::vector<float> out(64);
+    bad = nvfp4;
+    bad.global_scale.shape[0] = 2;
+    expect_error([&] { formats::decode_row(bad, 0, out.data()); }, "`matrix.global_scale`");
+}
+
+TEST(Misuse, DifferingGlobalScalesOfGateAndUpDoNotFitIntoOne) {
+    HostMatrix source(WeightSpec::nvfp4(), 64, 64);
+    source.separate_global_scales();
+    const float scales[] = {2.0F, 3.0F};
+    std::memcpy(source.view().global_scale.data, scales, sizeof scales);
+    const PackedLayout layout = PackedLayout::make(WeightSpec::nvfp4(), 64, 64, true);
+    std::vector<std::byte> bytes(layout.matrix_bytes);
+    pack(layout, source, RowOrder::gate_up_interleaved, bytes);
+    const HostMatrix one(WeightSpec::nvfp4(), 64, 64);
+    const auto before = load<std::uint64_t>(one.value_row(0));
+    expect_error([&] { unpack(layout, bytes, RowOrder::gate_up_interleaved, one); }, "those of gate and up differ");
+    EXPECT_EQ(load<std::uint64_t>(one.value_row(0)), before);
+    HostMatrix two(WeightSpec::nvfp4(), 64, 64);
+    two.separate_global_scales();
+    unpack(layout, bytes, RowOrder::gate_up_interleaved, two);
+    EXPECT_TRUE(source.same_bits(two));
 }
 
 TEST(Misuse, Fp8GateAndUpInOneMatrixNeedWholeBlocks) {

@@ -21,6 +21,13 @@ inline void fill_random(std::vector<std::byte>& bytes) {
     for (std::byte& byte : bytes) byte = static_cast<std::byte>(random_bits()() >> 56);
 }
 
+template <class T>
+T load(const void* bytes) {
+    T value;
+    std::memcpy(&value, bytes, sizeof value);
+    return value;
+}
+
 struct Sizes {
     std::int64_t value_rows, value_cols, scale_rows, scale_cols;
     DType value_dtype, scale_dtype;
@@ -33,6 +40,7 @@ inline Sizes sizes_of(const WeightSpec& spec, std::int64_t rows, std::int64_t co
         case WeightFormat::fp8_block: return {rows, cols, blocks(rows), blocks(cols), DType::e4m3, DType::f32};
         case WeightFormat::int4: return {rows, cols / 8, rows, cols / spec.group_size, DType::i32, spec.scale_dtype};
         case WeightFormat::mxfp4: return {rows, cols / 2, rows, cols / 32, DType::u4x2, DType::e8m0};
+        case WeightFormat::nvfp4: return {rows, cols / 2, rows, cols / 16, DType::u4x2, DType::e4m3};
     }
     return {};
 }
@@ -46,6 +54,7 @@ class HostMatrix {
         const Sizes s = sizes_of(spec, rows, cols);
         matrix_ = {spec, rows, cols, make(values_, s.value_dtype, s.value_rows, s.value_cols, gap, misalign), {}};
         if (s.scale_rows > 0) matrix_.scales = make(scales_, s.scale_dtype, s.scale_rows, s.scale_cols, gap, misalign);
+        if (spec.format == WeightFormat::nvfp4) matrix_.global_scale = make_global(misalign);
     }
 
     [[nodiscard]] const WeightMatrix& view() const { return matrix_; }
@@ -72,10 +81,27 @@ class HostMatrix {
     /// Whether all elements (not the gaps) are bit-equal.
     [[nodiscard]] bool same_bits(const HostMatrix& other) const {
         return same(matrix_.values, other.matrix_.values) &&
-               (!matrix_.scales || same(matrix_.scales, other.matrix_.scales));
+               (!matrix_.scales || same(matrix_.scales, other.matrix_.scales)) &&
+               (!matrix_.global_scale || std::memcmp(matrix_.global_scale.data, other.matrix_.global_scale.data,
+                                                     matrix_.global_scale.bytes()) == 0);
+    }
+
+    /// As a matrix of gate and up rows with a global scale each.
+    void separate_global_scales() { matrix_.global_scale.shape[0] = 2; }
+    [[nodiscard]] float global_scale(int index = 0) const {
+        return load<float>(matrix_.global_scale.as<std::byte>() + 4 * index);
     }
 
   private:
+    Tensor make_global(std::size_t misalign) {
+        globals_.resize(2 * sizeof(float) + misalign);
+        for (std::size_t i = 0; i < 2; ++i) {
+            const auto value = 0.001F * static_cast<float>(1 + random_bits()() % 100000);
+            std::memcpy(globals_.data() + misalign + i * sizeof value, &value, sizeof value);
+        }
+        return {globals_.data() + misalign, DType::f32, {1}};
+    }
+
     static Tensor make(std::vector<std::byte>& memory, DType dtype, std::int64_t rows, std::int64_t cols,
                        std::int64_t gap, std::size_t misalign) {
         memory.resize(static_cast<std::size_t>(rows * (cols + gap)) * size_of(dtype) + misalign);
@@ -97,16 +123,9 @@ class HostMatrix {
         return true;
     }
 
-    std::vector<std::byte> values_, scales_;
+    std::vector<std::byte> values_, scales_, globals_;
     WeightMatrix matrix_;
 };
-
-template <class T>
-T load(const void* bytes) {
-    T value;
-    std::memcpy(&value, bytes, sizeof value);
-    return value;
-}
 
 inline std::vector<WeightSpec> all_specs() {
     return {WeightSpec::bf16(),
@@ -117,7 +136,8 @@ inline std::vector<WeightSpec> all_specs() {
             WeightSpec::int4(32, DType::f16),
             WeightSpec::int4(64, DType::f16),
             WeightSpec::int4(128, DType::f16),
-            WeightSpec::mxfp4()};
+            WeightSpec::mxfp4(),
+            WeightSpec::nvfp4()};
 }
 
 }  // namespace tokamak::test

@@ -2,6 +2,7 @@
 // The packed layout against the formulas of docs/formats.md, byte by byte, and round trips.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <vector>
@@ -34,7 +35,11 @@ std::int64_t source_row(const PackedLayout& layout, std::int64_t r, RowOrder ord
     return j < 8 ? i : half + i;
 }
 
-/// The pair as the kernel extracts it from an mxfp4 word.
+bool is_4bit(const WeightSpec& spec) {
+    return spec.format != WeightFormat::bf16 && spec.format != WeightFormat::fp8_block;
+}
+
+/// The pair as the kernel extracts it from an mxfp4 or nvfp4 word.
 std::uint32_t mxfp4_pair(std::uint32_t x, int pair) {
     switch (pair) {
         case 0: return x & 0x81C081C0U;
@@ -100,7 +105,7 @@ void check_4bit(const WeightSpec& spec, std::int64_t rows, std::int64_t cols, Ro
 
 TEST(PackedLayout, FourBitCodesAndScalesAreWhereTheFormulasSay) {
     for (const WeightSpec& spec : test::all_specs()) {
-        if (spec.format != WeightFormat::int4 && spec.format != WeightFormat::mxfp4) continue;
+        if (!is_4bit(spec)) continue;
         SCOPED_TRACE(to_string(spec));
         const std::int64_t odd = 3 * spec.group_size;
         check_4bit(spec, 33, odd, RowOrder::plain);
@@ -136,6 +141,29 @@ void check_bytes(const WeightSpec& spec, std::int64_t rows, std::int64_t cols, R
     }
 }
 
+TEST(PackedLayout, GlobalScalesEndEveryStrip) {
+    const WeightSpec spec = WeightSpec::nvfp4();
+    const auto check = [&](HostMatrix& source, RowOrder order, float first, float second) {
+        const WeightMatrix& matrix = source.view();
+        const PackedLayout layout = PackedLayout::make(spec, matrix.rows, matrix.cols, order != RowOrder::plain);
+        const auto bytes = packed(layout, source, order);
+        ASSERT_EQ(layout.strips, 2);
+        for (std::size_t strip = 0; strip < 2; ++strip) {
+            const std::byte* end = bytes.data() + strip * layout.strip_bytes + 3 * 2304;
+            EXPECT_EQ(load<float>(end), first);
+            EXPECT_EQ(load<float>(end + 4), second);
+            EXPECT_TRUE(std::all_of(end + 8, end + 128, [](std::byte b) { return b == std::byte{0}; }));
+        }
+    };
+    HostMatrix plain(spec, 70, 144);
+    check(plain, RowOrder::plain, plain.global_scale(), plain.global_scale());
+    HostMatrix pair(spec, 70, 144);
+    check(pair, RowOrder::gate_up_interleaved, pair.global_scale(), pair.global_scale());
+    pair.separate_global_scales();
+    check(pair, RowOrder::gate_up_concatenated, pair.global_scale(0), pair.global_scale(1));
+    check(pair, RowOrder::gate_up_interleaved, pair.global_scale(0), pair.global_scale(1));
+}
+
 TEST(PackedLayout, ByteTilesAreSwizzledWhereTheFormulasSay) {
     check_bytes(WeightSpec::bf16(), 33, 96, RowOrder::plain);
     check_bytes(WeightSpec::bf16(), 1, 1, RowOrder::plain);
@@ -153,6 +181,8 @@ TEST(PackedLayout, SizesOfTiles) {
     EXPECT_EQ(tile(WeightSpec::int4(64)).tile_bytes, 2176U);
     EXPECT_EQ(tile(WeightSpec::int4(128)).tile_bytes, 4224U);
     EXPECT_EQ(tile(WeightSpec::mxfp4()).tile_bytes, 2176U);
+    EXPECT_EQ(tile(WeightSpec::nvfp4()).tile_bytes, 2304U);
+    EXPECT_EQ(tile(WeightSpec::nvfp4()).strip_bytes, 2U * 2304U + 128U);
     EXPECT_EQ(tile(WeightSpec::bf16()).tile_bytes, 8192U);
     EXPECT_EQ(tile(WeightSpec::fp8_block()).strip_bytes, 8192U + 128U);
     const PackedLayout gpt_oss = PackedLayout::make(WeightSpec::mxfp4(), 5760, 2880, true);
@@ -188,7 +218,7 @@ const std::array<Case, 9> kCases = {{{33, 96, RowOrder::plain},
                                      {2 * 64, 128, RowOrder::gate_up_interleaved}}};
 
 bool fits(const WeightSpec& spec, const Case& c) {
-    if (spec.format == WeightFormat::int4 || spec.format == WeightFormat::mxfp4) return c.cols % spec.group_size == 0;
+    if (is_4bit(spec)) return c.cols % spec.group_size == 0;
     if (spec.format == WeightFormat::bf16 || c.order == RowOrder::plain) return true;
     return c.order == RowOrder::gate_up_concatenated && c.rows / 2 % 128 == 0;
 }
@@ -223,7 +253,7 @@ TEST(Pack, UnpackWritesNothingBetweenRows) {
 TEST(Pack, SeparateGateAndUpEqualTheConcatenation) {
     for (const WeightSpec& spec : test::all_specs()) {
         SCOPED_TRACE(to_string(spec));
-        const HostMatrix both(spec, 256, 384);
+        HostMatrix both(spec, 256, 384);
         WeightMatrix gate = both.view(), up = both.view();
         gate.rows = up.rows = 128;
         gate.values = both.view().values.first_rows(128);
@@ -234,6 +264,10 @@ TEST(Pack, SeparateGateAndUpEqualTheConcatenation) {
             gate.scales = both.view().scales.first_rows(rows);
             up.scales = gate.scales;
             up.scales.data = both.scale_row(rows);
+        }
+        if (spec.format == WeightFormat::nvfp4) {
+            both.separate_global_scales();
+            up.global_scale.data = both.view().global_scale.as<float>() + 1;
         }
         const PackedLayout layout = PackedLayout::make(spec, 256, 384, true);
         std::vector<std::byte> bytes(layout.matrix_bytes, std::byte{0x5A});

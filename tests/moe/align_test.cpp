@@ -215,7 +215,7 @@ TEST(Align, MisuseIsRefused) {
     refused([](auto& p) { p.ids_dtype = DType::f32; }, {"`ids_dtype` is f32", "i32 or i64"});
     refused([](auto& p) { p.max_tokens = 1 << 30; }, {"`max_tokens` is 1073741824", "32-bit"});
     refused([](auto& p) { p.block_size = std::numeric_limits<int>::max(); }, {"32-bit"});
-    expect_unsupported(good, {"moe::align", "CUDA"}, ErrorCode::unsupported, Device::cuda(0));
+    expect_unsupported(good, {"moe::align", "cuda:4096"}, ErrorCode::unsupported, Device::cuda(4096));
     PlanOptions options;
     options.max_workspace_bytes = 8;
     expect_refused([&] { (void)make_plan(good, Device::cpu(), options); }, {"`max_workspace_bytes` is 8", "24"});

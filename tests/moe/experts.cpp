@@ -15,6 +15,7 @@ struct Checkpoint {
     OwnedTensor values;
     OwnedTensor scales;
     Dense dense;
+    OwnedTensor global_scale = {};
 };
 
 double e4m3(std::uint8_t code) {
@@ -89,18 +90,39 @@ Checkpoint make_mxfp4(Rng& rng, std::int64_t rows, std::int64_t cols) {
     return c;
 }
 
+Checkpoint make_nvfp4(Rng& rng, std::int64_t rows, std::int64_t cols) {
+    const std::int64_t groups = cols / 16;
+    Checkpoint c{OwnedTensor::allocate(DType::u4x2, {rows, cols / 2}),
+                 OwnedTensor::allocate(DType::e4m3, {rows, groups}),
+                 {rows, cols, {}},
+                 OwnedTensor::allocate(DType::f32, {1})};
+    const auto global = static_cast<float>(uniform(rng, 0.5, 1.5) / (300.0 * std::sqrt(cols)));
+    *c.global_scale.as<float>() = global;
+    for (std::int64_t i = 0; i < rows * groups; ++i)
+        c.scales.as<std::uint8_t>()[i] = static_cast<std::uint8_t>(uniform_int(rng, 0, 126));
+    for (std::int64_t row = 0; row < rows; ++row)
+        for (std::int64_t col = 0; col < cols; ++col) {
+            auto& byte = c.values.as<std::uint8_t>()[(row * cols + col) / 2];
+            if (col % 2 == 0) byte = static_cast<std::uint8_t>(rng());
+            const double scale = e4m3(c.scales.as<std::uint8_t>()[row * groups + col / 16]);
+            c.dense.values.push_back(static_cast<float>(e2m1(byte >> (4 * (col % 2)) & 15) * scale) * global);
+        }
+    return c;
+}
+
 Checkpoint make_checkpoint(Rng& rng, const WeightSpec& spec, std::int64_t rows, std::int64_t cols) {
     switch (spec.format) {
         case WeightFormat::bf16: return make_bf16(rng, rows, cols);
         case WeightFormat::fp8_block: return make_fp8_block(rng, rows, cols);
         case WeightFormat::int4: return make_int4(rng, spec, rows, cols);
         case WeightFormat::mxfp4: return make_mxfp4(rng, rows, cols);
+        case WeightFormat::nvfp4: return make_nvfp4(rng, rows, cols);
     }
     return {};
 }
 
 WeightMatrix view_of(const Checkpoint& c, const WeightSpec& spec) {
-    return {spec, c.dense.rows, c.dense.cols, c.values, c.scales};
+    return {spec, c.dense.rows, c.dense.cols, c.values, c.scales, c.global_scale};
 }
 
 Dense pack_random(Rng& rng, const PackedLayout& layout, std::span<std::byte> packed) {

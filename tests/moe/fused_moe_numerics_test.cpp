@@ -10,7 +10,7 @@ namespace {
 const std::vector<WeightSpec>& all_formats() {
     static const std::vector<WeightSpec> formats = {
         WeightSpec::bf16(),    WeightSpec::fp8_block(),          WeightSpec::int4(32), WeightSpec::int4(64),
-        WeightSpec::int4(128), WeightSpec::int4(32, DType::f16), WeightSpec::mxfp4()};
+        WeightSpec::int4(128), WeightSpec::int4(32, DType::f16), WeightSpec::mxfp4(),  WeightSpec::nvfp4()};
     return formats;
 }
 

@@ -292,7 +292,7 @@ TEST(Route, MisuseIsRefused) {
     refused([](auto& p) { p.weights_dtype = DType::f16; }, {"`weights_dtype` is f16", "f32 or bf16"});
     refused([](auto& p) { p.routed_scaling_factor = std::numeric_limits<float>::infinity(); }, {"inf", "finite"});
     refused([](auto& p) { p.max_tokens = std::numeric_limits<std::int64_t>::max() / 8; }, {"2^63"});
-    expect_unsupported(good, {"moe::route", "CUDA"}, ErrorCode::unsupported, Device::cuda(0));
+    expect_unsupported(good, {"moe::route", "cuda:4096"}, ErrorCode::unsupported, Device::cuda(4096));
 
     const RoutePlan plan = make_plan(good, Device::cpu());
     const OwnedTensor logits = tensor_of(DType::f32, {4, 8}, std::vector<double>(32, 1.0));

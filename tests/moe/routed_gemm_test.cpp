@@ -33,7 +33,7 @@ TEST(RoutedGemm, EveryFormatAndOptionGivesTheDefinition) {
     std::uint64_t purpose = 1000;
     for (const WeightSpec& spec :
          {WeightSpec::bf16(), WeightSpec::fp8_block(), WeightSpec::int4(32), WeightSpec::int4(64),
-          WeightSpec::int4(128), WeightSpec::int4(64, DType::f16), WeightSpec::mxfp4()})
+          WeightSpec::int4(128), WeightSpec::int4(64, DType::f16), WeightSpec::mxfp4(), WeightSpec::nvfp4()})
         for (int options = 0; options < 12; ++options) {
             RoutedGemmCase c = gemm_case(spec);
             c.problem.apply_routing_weight = options % 2 == 0;
@@ -146,7 +146,7 @@ TEST(RoutedGemm, MisuseIsRefused) {
         spoil(p);
         expect_unsupported(p, parts);
     }
-    expect_unsupported(c.problem, {"moe::routed_gemm", "CUDA"}, ErrorCode::unsupported, Device::cuda(0));
+    expect_unsupported(c.problem, {"moe::routed_gemm", "cuda:4096"}, ErrorCode::unsupported, Device::cuda(4096));
 
     Rng rng = rng_for(1400);
     const RoutedGemmData data = random_data(rng, c);

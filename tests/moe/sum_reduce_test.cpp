@@ -149,7 +149,7 @@ TEST(SumReduce, MisuseIsRefused) {
     refused([](auto& p) { p.dtype = DType::f64; }, {"`dtype` is f64", "bf16 or f16 or f32"});
     refused([](auto& p) { p.routed_scaling_factor = std::nanf(""); }, {"`routed_scaling_factor` is nan"});
     refused([](auto& p) { p.hidden = std::numeric_limits<std::int64_t>::max() / 4; }, {"2^63"});
-    expect_unsupported(good, {"moe::sum_reduce", "CUDA"}, ErrorCode::unsupported, Device::cuda(0));
+    expect_unsupported(good, {"moe::sum_reduce", "cuda:4096"}, ErrorCode::unsupported, Device::cuda(4096));
 
     const SumReducePlan plan = make_plan(good, Device::cpu());
     Rng rng = rng_for(2200);

@@ -52,6 +52,7 @@ inline Tolerance tolerance_for(const WeightSpec& spec, Accumulation accumulation
     switch (spec.format) {
         case WeightFormat::bf16:       // exact operands
         case WeightFormat::mxfp4:      // exact in 16 bits
+        case WeightFormat::nvfp4:      // exact in 16 bits but for the global scale, which is applied in f32
         case WeightFormat::fp8_block:  // scaled in f32, one more rounding
             break;
         case WeightFormat::int4: tolerance.sums += 2 * act; break;  // 16-bit operands meet 16-bit activations

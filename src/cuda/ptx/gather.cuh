@@ -14,9 +14,17 @@ __device__ __forceinline__ void copy_16(std::uint32_t shared, const void* global
                  "r"(valid ? 16 : 0)
                  : "memory");
 }
-/// The same with 8 bytes.
-__device__ __forceinline__ void copy_8(std::uint32_t shared, const void* global, bool valid) {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(shared), "l"(global), "r"(valid ? 8 : 0)
+/// The same for the first `bytes` of the 16; the rest is zeros.
+__device__ __forceinline__ void copy_16_of(std::uint32_t shared, const void* global, int bytes) {
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(bytes)
+                 : "memory");
+}
+/// As copy_16 with 8 or 4 bytes, for sources that are not aligned to 16.
+template <int Bytes>
+__device__ __forceinline__ void copy_small(std::uint32_t shared, const void* global, bool valid) {
+    static_assert(Bytes == 8 || Bytes == 4);
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared), "l"(global), "n"(Bytes),
+                 "r"(valid ? Bytes : 0)
                  : "memory");
 }
 

@@ -12,26 +12,29 @@ namespace tokamak::moe::cuda {
 
 inline constexpr int kStripSums = tokamak::cuda::kTileRows * kPassTokens;
 
-/// One warp's sums of a strip go to its place among the team's, [64 rows, 8 tokens].
-__device__ __forceinline__ void store_sums(float* partials, int lane,
-                                           const float (&sums)[tokamak::cuda::kTileSlabs][4]) {
-    float* const rows = partials + lane / 4 * kPassTokens + lane % 4 * 2;
-#pragma unroll
-    for (int slab = 0; slab < tokamak::cuda::kTileSlabs; ++slab) {
-        *reinterpret_cast<float2*>(rows + slab * 16 * kPassTokens) = {sums[slab][0], sums[slab][1]};
-        *reinterpret_cast<float2*>(rows + (slab * 16 + 8) * kPassTokens) = {sums[slab][2], sums[slab][3]};
-    }
+/// Place of a sum among a warp's [8 tokens, rows of a piece]; the rows are permuted so that no two lanes of store_sums
+/// share a bank.
+template <int Rows>
+__device__ __forceinline__ int sum_place(int token, int row) {
+    return token * Rows + (row ^ token / 2 * 8);
 }
 
-/// Sum over the team's warps in the order of their columns, which no routing changes.
-template <class Decode>
-__device__ __forceinline__ float row_sum(const float* partials, int warps, int row, int token) {
-    constexpr int most = 12;
-    float sum = 0.0F;
+/// One warp's sums of a strip go to its place among the team's.
+template <int Slabs>
+__device__ __forceinline__ void store_sums(float* partials, int lane, const float (&sums)[Slabs][4]) {
+    constexpr int rows = Slabs * 16;
+    const int token = lane % 4 * 2;
+    float* const even = partials + token * rows;
+    float* const odd = even + rows;
 #pragma unroll
-    for (int i = 0; i < most; ++i)
-        if (i < warps) sum += partials[i * kStripSums + row * kPassTokens + token];
-    return sum * (row % 16 < 8 ? Decode::kRowScaleLow : Decode::kRowScaleHigh);
+    for (int slab = 0; slab < Slabs; ++slab) {
+        const int low = (slab * 16 + lane / 4) ^ token / 2 * 8;
+        const int high = low ^ 8;
+        even[low] = sums[slab][0];
+        odd[low] = sums[slab][1];
+        even[high] = sums[slab][2];
+        odd[high] = sums[slab][3];
+    }
 }
 
 /// Biases of a strip's 64 packed rows: loaded before the strip is multiplied, needed after it.
@@ -74,60 +77,103 @@ class StripBias {
 struct StripSums {
     const float* partials;
     const float* bias;
+    float2 scales;     ///< global ones of rows g and g + 8, for formats that have them
+    TokenList tokens;  ///< routed to the expert: nobody looks at the sums of the others
     int rank;
     int strip;
 };
 
+/// Sum over the team's warps that have the row, in the order of their columns, which no routing changes.
+template <class Tile>
+__device__ __forceinline__ float row_sum(const StripSums& strip, int warps, int row, int token) {
+    using Decode = typename Tile::Decode;
+    constexpr int most = 12;
+    constexpr int rows = tokamak::cuda::kTileRows / Tile::kPieces;
+    const int first = row / rows;  // warp that has the row
+    const float* const from = strip.partials + first * rows * kPassTokens + sum_place<rows>(token, row % rows);
+    float sum = 0.0F;
+#pragma unroll
+    for (int i = 0; i < most; i += Tile::kPieces)
+        if (first + i < warps) sum += from[i * rows * kPassTokens];
+    sum *= row % 16 < 8 ? Decode::kRowScaleLow : Decode::kRowScaleHigh;
+    if constexpr (Tile::kGlobalScales) sum *= row % 16 < 8 ? strip.scales.x : strip.scales.y;
+    return sum;
+}
+
 /// A strip of gate/up rows: 32 columns of the intermediate.
-template <class Decode>
+template <class Tile>
 __device__ __forceinline__ void finish_gate_up(const DecodeArgs& args, const RoutingTables& tables, const Team& team,
                                                const StripSums& sums) {
-    auto* const to = static_cast<__nv_bfloat16*>(args.intermediate);
-    for (int at = team.thread(); at < kStripSums / 2; at += team.threads()) {
-        const int token = at % kPassTokens;
-        const int col = sums.strip * 32 + at / kPassTokens;
-        const int slot = tables.slot(sums.rank, token);
-        if (slot == kNoSlot || col >= args.down.cols) continue;
-        const int row = at / kPassTokens / 8 * 16 + at / kPassTokens % 8;
-        const float gate = row_sum<Decode>(sums.partials, team.warps, row, token) + sums.bias[row];
-        const float up = row_sum<Decode>(sums.partials, team.warps, row + 8, token) + sums.bias[row + 8];
-        to[static_cast<std::int64_t>(slot) * args.down.cols + col] =
-            __float2bfloat16_rn(activate(args.activation, gate, up));
+    const int total = sums.tokens.count * 32;
+    for (int at = team.thread(); at < total; at += team.threads()) {
+        const int token = sums.tokens.at(at / 32);
+        const int col = sums.strip * 32 + at % 32;
+        if (col >= args.down.cols) continue;
+        const int row = at % 32 / 8 * 16 + at % 8;
+        const float gate = row_sum<Tile>(sums, team.warps, row, token) + sums.bias[row];
+        const float up = row_sum<Tile>(sums, team.warps, row + 8, token) + sums.bias[row + 8];
+        const float value = activate(args.activation, gate, up);
+        const std::int64_t to = tables.slot(sums.rank, token) * args.intermediate_stride + col;
+        if constexpr (Tile::kForm == tokamak::cuda::TokenForm::quantized)
+            static_cast<float*>(args.intermediate)[to] = value;
+        else
+            static_cast<__nv_bfloat16*>(args.intermediate)[to] = __float2bfloat16_rn(value);
     }
 }
 
 /// A strip of down rows: 64 columns of the routes' results, not yet weighted.
-template <class Decode>
+template <class Tile>
 __device__ __forceinline__ void finish_down(const DecodeArgs& args, const RoutingTables& tables, const Team& team,
                                             const StripSums& sums) {
-    for (int at = team.thread(); at < kStripSums; at += team.threads()) {
-        const int token = at % kPassTokens;
-        const int row = at / kPassTokens;
+    const int total = sums.tokens.count * tokamak::cuda::kTileRows;
+    for (int at = team.thread(); at < total; at += team.threads()) {
+        const int token = sums.tokens.at(at / tokamak::cuda::kTileRows);
+        const int row = at % tokamak::cuda::kTileRows;
         const int col = sums.strip * tokamak::cuda::kTileRows + row;
-        const int slot = tables.slot(sums.rank, token);
-        if (slot == kNoSlot || col >= args.gate_up.cols) continue;
-        args.partials[static_cast<std::int64_t>(slot) * args.gate_up.cols + col] =
-            row_sum<Decode>(sums.partials, team.warps, row, token) + sums.bias[row];
+        if (col >= args.gate_up.cols) continue;
+        args.partials[static_cast<std::int64_t>(tables.slot(sums.rank, token)) * args.gate_up.cols + col] =
+            row_sum<Tile>(sums, team.warps, row, token) + sums.bias[row];
     }
 }
 
-/// out = what it held (if asked) + shared output + weighted results in the order of the slots; one rounding.
+/// The weighted results of one output, summed in the order of the slots.
+__device__ __forceinline__ float weighted_sum(const DecodeArgs& args, const RoutingTables& tables, int token, int col) {
+    constexpr int batch = 8;  // loads in flight
+    const int hidden = args.gate_up.cols;
+    float sum = 0.0F;
+    for (int begin = 0; begin < args.top_k; begin += batch) {
+        float loaded[batch];
+        bool there[batch];
+#pragma unroll
+        for (int i = 0; i < batch; ++i) {
+            const int route = token * args.top_k + begin + i;
+            const int rank = begin + i < args.top_k ? tables.route_rank[route] : -1;
+            there[i] = rank >= 0;
+            if (!there[i]) continue;
+            // A row that was weighted at the input is its route's alone.
+            const std::int64_t row = args.weight_input ? route : tables.slot(rank, token);
+            loaded[i] = __ldcg(args.partials + row * hidden + col);
+        }
+#pragma unroll
+        for (int i = 0; i < batch; ++i)
+            if (there[i])
+                sum = fmaf(args.weight_input ? 1.0F : tables.route_weight[token * args.top_k + begin + i], loaded[i],
+                           sum);
+    }
+    return sum;
+}
+
+/// out = what it held (if asked) + shared output + weighted results in the order of the slots; one rounding. The grid's
+/// warps take runs of 32 columns in turn, first one on every SM.
 __device__ inline void combine(const DecodeArgs& args, const RoutingTables& tables, std::int64_t first, int count) {
     const int hidden = args.gate_up.cols;
-    const std::int64_t total = static_cast<std::int64_t>(count) * hidden;
-    const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
-    for (std::int64_t at = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; at < total; at += step) {
-        const int token = static_cast<int>(at / hidden);
-        const int col = static_cast<int>(at - static_cast<std::int64_t>(token) * hidden);
-        float sum = 0.0F;
-#pragma unroll 4
-        for (int slot = 0; slot < args.top_k; ++slot) {
-            const int route = token * args.top_k + slot;
-            const int rank = tables.route_rank[route];
-            if (rank < 0) continue;
-            const std::int64_t from = tables.slot(rank, token);
-            sum = fmaf(tables.route_weight[route], __ldcg(args.partials + from * hidden + col), sum);
-        }
+    const int runs = (hidden + 31) / 32;
+    const int step = static_cast<int>(gridDim.x * blockDim.x) / 32;
+    for (int run = static_cast<int>(threadIdx.x / 32 * gridDim.x + blockIdx.x); run < runs * count; run += step) {
+        const int token = run / runs;
+        const int col = (run - token * runs) * 32 + static_cast<int>(threadIdx.x) % 32;
+        if (col >= hidden) continue;
+        float sum = weighted_sum(args, tables, token, col);
         const std::int64_t row = first + token;
         if (args.shared_output.data != nullptr) sum += load_element(args.shared_output, row, col);
         const std::int64_t to = row * args.out_stride + col;

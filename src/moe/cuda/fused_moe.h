@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "moe/cuda/decode_args.h"
+#include "moe/cuda/grouped/grouped_args.h"
 #include "tokamak/moe/fused_moe.h"
 #include "tokamak/workspace.h"
 
@@ -25,11 +26,21 @@ struct DecodeLaunch {
     DecodeShared shared;
 };
 
+/// A variant of the grouped kernel, frozen for one problem.
+struct GroupedLaunch {
+    const void* kernel = nullptr;
+    int threads = 0;
+    int stages = 0;
+    GroupedShared shared;
+};
+
 /// What a fused_moe plan for a CUDA device holds.
 struct FusedMoeCuda {
     int grid = 0;
-    std::vector<DecodeLaunch> launches;  ///< of each legal variant
-    Slice<std::byte> intermediate;       ///< bf16 [routes of a pass, intermediate]
+    std::vector<DecodeLaunch> launches;  ///< of the first legal variants
+    std::vector<GroupedLaunch> grouped;  ///< of the others
+    std::int64_t pass_tokens = 0;        ///< of the grouped kernel
+    Slice<std::byte> intermediate;       ///< bf16 or (quantised) f32 [routes of a pass, intermediate_stride]
     Slice<float> partials;               ///< [routes of a pass, hidden]
 };
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Freezes a plan for the decode kernel, and launches it.
+// Freezes a plan for the decode and grouped kernels, and launches them.
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -12,8 +12,10 @@
 #include "core/throw.h"
 #include "cuda/check.h"
 #include "moe/cuda/decode_plan.h"
+#include "moe/cuda/grouped/grouped_plan.h"
 #include "moe/fused_moe_state.h"
 #include "moe/problem_checks.h"
+#include "moe/problem_key.h"
 
 namespace tokamak::moe::cuda {
 namespace {
@@ -22,6 +24,7 @@ using tokamak::cuda::check;
 using tokamak::cuda::DeviceGuard;
 
 constexpr const char* kOp = "fused_moe";
+constexpr int kMostRoutedChoices = 32;                    ///< and groups: a lane each
 constexpr std::int64_t kMaxSize = std::int64_t{1} << 24;  ///< hidden and intermediate: counts of a pass fit an int
 
 template <class... Values>
@@ -39,15 +42,14 @@ const DeviceInfo& existing_device(Device device) {
 }
 
 void require_options(const FusedMoeProblem& p, Device device) {
-    if (!decode_instance(p.weights))
-        unsupported(device,
-                    "weights {} have no CUDA kernel yet, only int4_g32, int4_g64, int4_g128 (bf16 scales) and mxfp4",
-                    to_string(p.weights));
+    if (!decode_instance(p.weights, p.quantize_activations) && grouped_instances(p.weights).empty())
+        unsupported(device, "weights {} have no CUDA kernel", to_string(p.weights));
     if (p.act_dtype != DType::bf16)
         unsupported(device, "`act_dtype` is {}, the CUDA kernels take bf16", to_string(p.act_dtype));
     if (p.out_dtype == DType::f64) unsupported(device, "`out_dtype` f64 is the CPU oracle's alone");
-    if (p.routing_weight == RoutingWeight::input)
-        unsupported(device, "RoutingWeight::input has no CUDA kernel yet, only `output` and `none`");
+    if (p.route && (p.top_k > kMostRoutedChoices || p.route->num_groups > kMostRoutedChoices))
+        unsupported(device, "`route` with top_k {} and {} groups, expected at most {} of both", p.top_k,
+                    p.route->num_groups, kMostRoutedChoices);
     if (p.hidden > kMaxSize || p.intermediate > kMaxSize)
         unsupported(device, "hidden {} and intermediate {} must not exceed {}", p.hidden, p.intermediate, kMaxSize);
 }
@@ -63,6 +65,7 @@ DecodeMatrix matrix_of(const Tensor& packed, const Tensor& bias, const PackedLay
             .bias = rows_of(bias),
             .cols = static_cast<int>(layout.cols),
             .padded_cols = static_cast<int>(layout.tiles * layout.tile_cols),
+            .strip_bytes = static_cast<std::int64_t>(layout.strip_bytes),
             .strips = static_cast<int>(layout.strips),
             .tiles = static_cast<int>(layout.tiles)};
 }
@@ -70,6 +73,9 @@ DecodeMatrix matrix_of(const Tensor& packed, const Tensor& bias, const PackedLay
 bool vector_rows(const Tensor& x) {
     return reinterpret_cast<std::uintptr_t>(x.data) % 16 == 0 && x.stride(0) * 2 % 16 == 0;
 }
+
+/// Rows of the intermediate begin at 16 bytes.
+std::int64_t intermediate_stride(const FusedMoeProblem& p) { return (p.intermediate + 7) / 8 * 8; }
 
 DecodeArgs kernel_args(const FusedMoeState& state, const FusedMoeArgs& args, const Workspace& workspace) {
     const FusedMoeProblem& p = state.problem;
@@ -80,7 +86,17 @@ DecodeArgs kernel_args(const FusedMoeState& state, const FusedMoeArgs& args, con
     a.x_stride = args.x.stride(0);
     a.x_vectors = vector_rows(args.x);
     a.ids = rows_of(args.ids);
-    if (p.routing_weight == RoutingWeight::output) a.weights = rows_of(args.weights);
+    if (p.route)
+        a.route = {.logits = rows_of(args.logits),
+                   .bias = args.correction_bias.present ? args.correction_bias.as<float>() : nullptr,
+                   .softmax = p.route->method == RouteMethod::softmax,
+                   .renormalize = p.route->renormalize,
+                   .weighted = p.routing_weight != RoutingWeight::none,
+                   .factor = p.route->routed_scaling_factor,
+                   .groups = p.route->num_groups,
+                   .top_groups = p.route->top_groups};
+    if (p.routing_weight != RoutingWeight::none) a.weights = rows_of(args.weights);
+    a.weight_input = p.routing_weight == RoutingWeight::input;
     a.expert_map = args.expert_map.present ? args.expert_map.as<std::int32_t>() : nullptr;
     a.first_expert = args.first_expert;
     a.num_experts = p.num_experts;
@@ -95,38 +111,104 @@ DecodeArgs kernel_args(const FusedMoeState& state, const FusedMoeArgs& args, con
     a.out_dtype = p.out_dtype;
     a.accumulate = args.accumulate_into_out;
     a.intermediate = state.cuda.intermediate.in(workspace);
+    a.intermediate_stride = intermediate_stride(p);
     a.partials = state.cuda.partials.in(workspace);
     return a;
 }
 
-/// Everything that fixes the problem but max_tokens.
-std::string problem_key(const FusedMoeProblem& p, int local_experts) {
-    return fmt::format("experts={}/{} hidden={} intermediate={} top_k={} weights={}", local_experts, p.num_experts,
-                       p.hidden, p.intermediate, p.top_k, to_string(p.weights));
-}
-
-/// Loads the kernel, allows it all shared memory and makes sure that a CTA fits on an SM, as the grid barrier needs.
-DecodeLaunch freeze(const DecodeInstance& instance, const DecodeVariant& variant, const DeviceInfo& info) {
-    const DecodeLaunch launch{instance.kernel,    instance.warps * 32, variant.gate_up_teams,
-                              variant.down_teams, variant.slots,       variant.shared};
-    check(cudaFuncSetAttribute(instance.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+/// Loads a kernel, allows it all shared memory and makes sure that a CTA fits on an SM, as the grid barrier needs.
+void load(const void* kernel, int threads, int shared_bytes, const std::string& name, const DeviceInfo& info) {
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                static_cast<int>(info.shared_memory_bytes)),
           "cudaFuncSetAttribute");
     int ctas = 0;
-    check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&ctas, instance.kernel, launch.threads,
-                                                        static_cast<std::size_t>(variant.shared.bytes)),
+    check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&ctas, kernel, threads, static_cast<std::size_t>(shared_bytes)),
           "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
-    if (ctas < 1) fail(ErrorCode::internal, "{}: variant {} does not fit on an SM", kOp, variant.name);
+    if (ctas < 1) fail(ErrorCode::internal, "{}: variant {} does not fit on an SM", kOp, name);
+}
+
+DecodeLaunch freeze(const DecodeInstance& instance, const DecodeVariant& variant, const DeviceInfo& info) {
+    const DecodeLaunch launch{instance.kernel,    instance.warps * 32, variant.gate_up_teams,
+                              variant.down_teams, variant.slots,       variant.shared};
+    load(launch.kernel, launch.threads, launch.shared.bytes, variant.name, info);
     return launch;
 }
 
-/// The workspace of a pass is the same for every variant; smaller batches need less.
+GroupedLaunch freeze(const GroupedVariant& variant, const DeviceInfo& info) {
+    const GroupedInstance& instance = variant.instance;
+    load(instance.kernel, instance.threads, variant.shared.bytes, instance.name, info);
+    return {instance.kernel, instance.threads, variant.stages, variant.shared};
+}
+
+/// Books the workspace of passes of `tokens` tokens.
+void lay_out_pass(const FusedMoeProblem& p, std::int64_t tokens, WorkspaceLayout& layout, FusedMoeCuda& cuda) {
+    const auto routes = static_cast<std::size_t>(tokens * p.top_k);
+    const std::size_t value_bytes = p.quantize_activations ? 4 : 2;
+    cuda.intermediate =
+        layout.add<std::byte>("intermediate", routes * static_cast<std::size_t>(intermediate_stride(p)) * value_bytes);
+    cuda.partials = layout.add<float>("partials", routes * static_cast<std::size_t>(p.hidden));
+}
+
+/// The grouped kernel's passes shrink to what `max_workspace_bytes` allows; those of the decode kernel have their size.
+std::int64_t pass_tokens(const FusedMoeProblem& p, const PlanOptions& options) {
+    const std::int64_t most = most_pass_tokens(p);
+    const std::int64_t least = std::min<std::int64_t>(most, kPassTokens);
+    const auto fits = [&](std::int64_t tokens) {
+        WorkspaceLayout layout;
+        FusedMoeCuda unused;
+        lay_out_pass(p, tokens, layout, unused);
+        return layout.size().bytes <= options.max_workspace_bytes;
+    };
+    std::int64_t tokens = most;
+    while (options.max_workspace_bytes != 0 && tokens > least && !fits(tokens)) --tokens;
+    return tokens;
+}
+
+/// The largest pass of the variants in the plan's table.
 void lay_out_workspace(FusedMoeState& state) {
-    const FusedMoeProblem& p = state.problem;
-    const auto routes = static_cast<std::size_t>(std::min<std::int64_t>(p.max_tokens, kPassTokens) * p.top_k);
-    state.cuda.intermediate =
-        state.layout.add<std::byte>("intermediate", routes * static_cast<std::size_t>(p.intermediate) * 2);
-    state.cuda.partials = state.layout.add<float>("partials", routes * static_cast<std::size_t>(p.hidden));
+    std::int64_t tokens = std::min<std::int64_t>(state.problem.max_tokens, kPassTokens);
+    for (const std::size_t variant : state.row_variants)
+        if (variant >= state.cuda.launches.size()) tokens = std::max(tokens, state.cuda.pass_tokens);
+    lay_out_pass(state.problem, tokens, state.layout, state.cuda);
+}
+
+std::vector<DecodeVariant> legal_decode_variants(const FusedMoeProblem& p, const DeviceInfo& info) {
+    const auto instance = decode_instance(p.weights, p.quantize_activations);
+    if (!instance) return {};
+    return decode_variants(*instance, p, info.shared_memory_bytes);
+}
+
+/// The grouped kernel takes ids, not logits.
+std::vector<GroupedVariant> legal_grouped_variants(const FusedMoeProblem& p, std::int64_t pass,
+                                                   const DeviceInfo& info) {
+    if (p.route) return {};
+    return grouped_variants(p, pass, info.shared_memory_bytes);
+}
+
+void launch(const void* kernel, int grid, int threads, int shared_bytes, void* args, Stream stream) {
+    void* parameters[] = {args};
+    check(cudaLaunchCooperativeKernel(kernel, dim3(static_cast<unsigned>(grid)), dim3(static_cast<unsigned>(threads)),
+                                      parameters, static_cast<std::size_t>(shared_bytes), stream.handle),
+          "fused_moe launch");
+}
+
+void run_decode(const FusedMoeState& state, const DecodeLaunch& choice, const DecodeArgs& common, Stream stream) {
+    DecodeArgs args = common;
+    args.shared = choice.shared;
+    args.gate_up_teams = choice.gate_up_teams;
+    args.down_teams = choice.down_teams;
+    args.slots = choice.slots;
+    launch(choice.kernel, state.cuda.grid, choice.threads, choice.shared.bytes, &args, stream);
+}
+
+void run_grouped(const FusedMoeState& state, const GroupedLaunch& choice, const DecodeArgs& common, Stream stream) {
+    GroupedArgs args;
+    static_cast<DecodeArgs&>(args) = common;
+    if (args.weight_input) std::swap(args.input_weights, args.weights);
+    args.pass_tokens = static_cast<int>(state.cuda.pass_tokens);
+    args.stages = choice.stages;
+    args.lists = choice.shared;
+    launch(choice.kernel, state.cuda.grid, choice.threads, choice.shared.bytes, &args, stream);
 }
 
 }  // namespace
@@ -136,49 +218,47 @@ void require(const FusedMoeProblem& problem, Device device) {
     if (info.compute_capability != 90)
         unsupported(device, "compute capability {}, the kernels are for 90 (Hopper)", info.compute_capability);
     require_options(problem, device);
-    const DecodeInstance instance = *decode_instance(problem.weights);
-    if (decode_variants(instance, problem, info.shared_memory_bytes).empty())
+    if (legal_decode_variants(problem, info).empty() && grouped_variants(problem, 1, info.shared_memory_bytes).empty())
         unsupported(device,
-                    "hidden {}, intermediate {}, top_k {} need {} bytes of shared memory, the device has {}: eight "
-                    "token rows must fit",
-                    problem.hidden, problem.intermediate, problem.top_k, least_shared_bytes(instance, problem),
-                    info.shared_memory_bytes);
+                    "hidden {}, intermediate {}, {} experts and top_k {} do not fit into {} bytes of shared memory",
+                    problem.hidden, problem.intermediate, problem.num_experts, problem.top_k, info.shared_memory_bytes);
 }
 
 void plan_fused_moe(FusedMoeState& state, const PlanOptions& options) {
     const FusedMoeProblem& p = state.problem;
     const Device device = state.device;
     const DeviceInfo& info = device_info(device);
-    const DecodeInstance instance = *decode_instance(p.weights);
-    const auto variants = decode_variants(instance, p, info.shared_memory_bytes);
+    const std::vector<DecodeVariant> decode = legal_decode_variants(p, info);
+    state.cuda.pass_tokens = pass_tokens(p, options);
+    const std::vector<GroupedVariant> grouped = legal_grouped_variants(p, state.cuda.pass_tokens, info);
     state.cuda.grid = options.max_sms > 0 ? std::min(options.max_sms, info.multiprocessors) : info.multiprocessors;
     std::vector<std::string> names;
-    for (const DecodeVariant& variant : variants) names.push_back(variant.name);
+    for (const DecodeVariant& variant : decode) names.push_back(variant.name);
+    for (const GroupedVariant& variant : grouped) names.emplace_back(variant.instance.name);
     const auto heuristic = [&](std::int64_t tokens) {
-        return names[choose_variant(instance, variants, p, state.cuda.grid, tokens)];
+        if (decode.empty() || (tokens > kPassTokens && !grouped.empty())) return names[decode.size()];
+        return names[choose_variant(*decode_instance(p.weights, p.quantize_activations), decode, p, state.cuda.grid,
+                                    tokens)];
     };
-    choose_into(state, kOp, device, p.max_tokens, options, problem_key(p, state.local_experts), names, heuristic,
-                environment::kMoeConfig);
+    choose_into(state, kOp, device, p.max_tokens, options, problem_key(p), names, heuristic, environment::kMoeConfig);
     const DeviceGuard guard(device.index);
-    for (const DecodeVariant& variant : variants) state.cuda.launches.push_back(freeze(instance, variant, info));
+    for (const DecodeVariant& variant : decode)
+        state.cuda.launches.push_back(freeze(*decode_instance(p.weights, p.quantize_activations), variant, info));
+    for (const GroupedVariant& variant : grouped) state.cuda.grouped.push_back(freeze(variant, info));
     lay_out_workspace(state);
     check_workspace_limit(kOp, options, state.layout.size());
 }
 
 void run_fused_moe(const FusedMoeState& state, const FusedMoeArgs& args, const Workspace& workspace, Stream stream) {
     if (args.tokens == 0) return;
-    const DecodeLaunch& launch = state.cuda.launches[state.row_variants[state.row_index(args.tokens)]];
-    DecodeArgs kernel = kernel_args(state, args, workspace);
-    kernel.shared = launch.shared;
-    kernel.gate_up_teams = launch.gate_up_teams;
-    kernel.down_teams = launch.down_teams;
-    kernel.slots = launch.slots;
-    void* parameters[] = {&kernel};
+    const std::size_t variant = state.row_variants[state.row_index(args.tokens)];
+    const DecodeArgs common = kernel_args(state, args, workspace);
     const DeviceGuard guard(state.device.index);
-    check(cudaLaunchCooperativeKernel(launch.kernel, dim3(static_cast<unsigned>(state.cuda.grid)),
-                                      dim3(static_cast<unsigned>(launch.threads)), parameters,
-                                      static_cast<std::size_t>(launch.shared.bytes), stream.handle),
-          "fused_moe launch");
+    const std::size_t decode = state.cuda.launches.size();
+    if (variant < decode)
+        run_decode(state, state.cuda.launches[variant], common, stream);
+    else
+        run_grouped(state, state.cuda.grouped[variant - decode], common, stream);
 }
 
 }  // namespace tokamak::moe::cuda

@@ -91,7 +91,7 @@ class Fp8Gather {
             if constexpr (Dim == 576)
                 ptx::copy_16(to, row.scales, row.valid);
             else
-                ptx::copy_8(to, row.scales, row.valid);
+                ptx::copy_small<8>(to, row.scales, row.valid);
         }
         valid_ = rows_.valid(block);
 #pragma unroll

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the host hands to the grouped kernel.
+#pragma once
+
+#include <cstdint>
+
+#include "moe/cuda/decode_args.h"
+
+namespace tokamak::moe::cuda {
+
+/// Most rows of one expert that are multiplied at a time.
+inline constexpr int kMostTileRows = 32;
+/// Most (token, slot) pairs of a pass; a larger batch takes several inside the launch.
+inline constexpr int kMostPassRoutes = 2048;
+inline constexpr int kWeightWarps = 1;  ///< that issue the copies of weights
+inline constexpr int kGatherWarps = 2;  ///< that gather activation rows
+
+/// Rows of one expert that share a pass over its weights.
+struct RowTile {
+    int first;            ///< in the list of routes
+    std::int16_t expert;  ///< local
+    std::int16_t rows;
+};
+
+/// Byte offsets into dynamic shared memory; the ring comes first, building the lists uses its place.
+struct GroupedShared {
+    int barriers = 0;      ///< [2, stages]
+    int counts = 0;        ///< [2]: routes in the list, row tiles
+    int list = 0;          ///< [routes] i32: routes, expert by expert
+    int tiles = 0;         ///< [row tiles] RowTile
+    int route_expert = 0;  ///< [routes] i16: local expert, or -1
+    int bytes = 0;
+};
+
+struct GroupedArgs : DecodeArgs {
+    DecodeRows input_weights;  ///< of RoutingWeight::input
+    int pass_tokens = 0;
+    int stages = 0;
+    GroupedShared lists;
+};
+
+/// A compiled kernel with what the host must know about it.
+struct GroupedInstance {
+    const void* kernel = nullptr;
+    const char* name = nullptr;  ///< of the variant
+    int threads = 0;
+    int stage_bytes = 0;
+};
+
+GroupedInstance grouped_int4_g32();
+GroupedInstance grouped_int4_g64();
+GroupedInstance grouped_int4_g128();
+GroupedInstance grouped_mxfp4();
+
+}  // namespace tokamak::moe::cuda

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+// The whole MoE layer for more than a few tokens in one cooperative launch of one CTA per SM: rows are gathered per
+// expert, so that an expert's weights are read once for all its rows (docs/kernels/moe_grouped.md).
+#pragma once
+
+#include <cooperative_groups.h>
+
+#include <cstdint>
+
+#include "moe/cuda/grouped/finish.cuh"
+#include "moe/cuda/grouped/row_gather.cuh"
+
+namespace tokamak::moe::cuda {
+
+/// Multiplies the strips of a unit that belong to a warp, and finishes them.
+template <bool Down, class Shape, int Strips, int Blocks>
+__device__ __forceinline__ void consume_unit(const GroupedArgs& args, const RowLists& lists, const Unit& unit,
+                                             const Consumer& me, const StageRing<Shape>& ring, RingPlace& place) {
+    constexpr int stage_blocks = Shape::Weights::kStageBlocks;
+    const DecodeMatrix& matrix = Down ? args.down : args.gate_up;
+    LaneBias<Down> bias[Strips];
+#pragma unroll
+    for (int i = 0; i < Strips; ++i)
+        bias[i].load(args, unit.tile.expert, unit.strip + me.warpgroup + i * Shape::kWarpgroups, me);
+    float sums[Strips][Blocks][4] = {};
+    for (int left = matrix.tiles * Shape::Weights::kTileBlocks; left > 0; left -= stage_blocks) {
+        ptx::barrier_wait(&ring.full[place.slot], place.parity);
+        multiply_stage<Shape, Strips, Blocks>(ring.stage(place.slot), me, left, sums);
+        __syncwarp();
+        if (me.lane == 0) ptx::barrier_arrive(&ring.empty[place.slot]);
+        place.advance(ring.stages);
+    }
+    finish_unit<Down, Shape, Strips, Blocks>(args, lists, unit, me, bias, sums);
+}
+
+/// A warp without a strip in the unit lets its stages pass.
+template <class Shape>
+__device__ __forceinline__ void skip_unit(const DecodeMatrix& matrix, const Consumer& me, const StageRing<Shape>& ring,
+                                          RingPlace& place) {
+    for (int chunk = Shape::chunks(matrix); chunk > 0; --chunk) {
+        ptx::barrier_wait(&ring.full[place.slot], place.parity);
+        __syncwarp();
+        if (me.lane == 0) ptx::barrier_arrive(&ring.empty[place.slot]);
+        place.advance(ring.stages);
+    }
+}
+
+template <bool Down, class Shape, int Strips>
+__device__ __forceinline__ void consume_width(const GroupedArgs& args, const RowLists& lists, const Unit& unit,
+                                              const Consumer& me, const StageRing<Shape>& ring, RingPlace& place) {
+    const int width = unit.width();
+    if (width == 8)
+        consume_unit<Down, Shape, Strips, 1>(args, lists, unit, me, ring, place);
+    else if (width == 16)
+        consume_unit<Down, Shape, Strips, 2>(args, lists, unit, me, ring, place);
+    else
+        consume_unit<Down, Shape, Strips, 4>(args, lists, unit, me, ring, place);
+}
+
+template <bool Down, class Shape>
+__device__ void consume_phase(const GroupedArgs& args, const RowLists& lists, const Consumer& me,
+                              const StageRing<Shape>& ring, RingPlace& place) {
+    const DecodeMatrix& matrix = Down ? args.down : args.gate_up;
+    UnitWalk walk(lists, matrix, Shape::kStrips);
+    Unit unit;
+    while (walk.next(unit)) {
+        const int mine = (unit.strips - me.warpgroup + Shape::kWarpgroups - 1) / Shape::kWarpgroups;
+        if (mine <= 0)
+            skip_unit(matrix, me, ring, place);
+        else if (mine == 1)
+            consume_width<Down, Shape, 1>(args, lists, unit, me, ring, place);
+        else
+            consume_width<Down, Shape, 2>(args, lists, unit, me, ring, place);
+    }
+}
+
+__device__ __forceinline__ std::int64_t tokens_of_call(const GroupedArgs& args) {
+    if (args.num_tokens == nullptr) return args.tokens;
+    return max(std::int64_t{0}, min(args.tokens, static_cast<std::int64_t>(*args.num_tokens)));
+}
+
+__device__ __forceinline__ RowSource token_rows(const GroupedArgs& args, std::int64_t first) {
+    return {.data = static_cast<const __nv_bfloat16*>(args.x),
+            .stride = args.x_stride,
+            .routes_per_row = args.top_k,
+            .cols = args.gate_up.cols,
+            .vectors = args.x_vectors,
+            .weights = args.input_weights,
+            .first_token = first,
+            .top_k = args.top_k};
+}
+__device__ __forceinline__ RowSource intermediate_rows(const GroupedArgs& args) {
+    return {.data = static_cast<const __nv_bfloat16*>(args.intermediate),
+            .stride = args.intermediate_stride,
+            .cols = args.down.cols};
+}
+
+/// Both GEMMs of a pass, by the role of the warp. Every role passes the grid barrier between them once; the weights of
+/// the second flow into free stages before it.
+template <class Shape>
+__device__ __forceinline__ void run_gemms(const GroupedArgs& args, const RowLists& lists, const StageRing<Shape>& ring,
+                                          RingPlace& place, std::int64_t first) {
+    constexpr int unlimited = 0x7FFFFFFF;
+    const auto grid = cooperative_groups::this_grid();
+    const int warp = static_cast<int>(threadIdx.x) / 32;
+    if (warp < Shape::kConsumerWarps) {
+        const Consumer me(warp);
+        consume_phase<false>(args, lists, me, ring, place);
+        grid.sync();
+        consume_phase<true>(args, lists, me, ring, place);
+    } else if (warp < Shape::kConsumerWarps + kWeightWarps) {
+        const bool leader = threadIdx.x % 32 == 0;
+        WeightStream<Shape> down(lists, args.down);
+        if (leader) {
+            WeightStream<Shape>(lists, args.gate_up).issue(ring, place, unlimited);
+            down.issue(ring, place, ring.stages);
+        }
+        __syncwarp();
+        grid.sync();
+        if (leader) down.issue(ring, place, unlimited);
+        __syncwarp();
+    } else {
+        const int thread = static_cast<int>(threadIdx.x) - (Shape::kConsumerWarps + kWeightWarps) * 32;
+        RowGather<Shape>(lists, args.gate_up, token_rows(args, first), thread).run(ring, place);
+        grid.sync();
+        RowGather<Shape>(lists, args.down, intermediate_rows(args), thread).run(ring, place);
+    }
+}
+
+template <class Shape>
+__global__ void __launch_bounds__(Shape::kThreads, 1) moe_grouped(const __grid_constant__ GroupedArgs args) {
+    extern __shared__ __align__(1024) std::uint8_t shared[];
+    const auto grid = cooperative_groups::this_grid();
+    const StageRing<Shape> ring(shared, args);
+    const RowLists lists(shared, args);
+    if (threadIdx.x == 0) ring.initialise();
+    RingPlace place;
+    const std::int64_t tokens = tokens_of_call(args);
+    for (std::int64_t first = 0; first < tokens; first += args.pass_tokens) {
+        const int count = static_cast<int>(min(static_cast<std::int64_t>(args.pass_tokens), tokens - first));
+        __syncthreads();  // the lists of the last pass have been read
+        build_lists(args, lists, shared, first, count);
+        ptx::fence_shared_async();  // the ring takes its place back
+        __syncthreads();
+        run_gemms(args, lists, ring, place, first);
+        grid.sync();
+        combine(args, lists, first, count);
+    }
+}
+
+template <class Shape>
+GroupedInstance grouped_instance(const char* name) {
+    return {reinterpret_cast<const void*>(&moe_grouped<Shape>), name, Shape::kThreads, Shape::kStageBytes};
+}
+
+}  // namespace tokamak::moe::cuda

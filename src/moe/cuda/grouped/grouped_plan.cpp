@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "moe/cuda/grouped/grouped_plan.h"
+
+#include <algorithm>
+
+#include "moe/routing_args.h"
+
+namespace tokamak::moe::cuda {
+namespace {
+
+constexpr int kLeastStages = 2;
+constexpr int kMostStages = 6;  ///< 100 KB of weights in flight where a unit has all its strips
+
+/// Hands out pieces of shared memory, each aligned to 16 bytes.
+struct Booking {
+    std::int64_t bytes = 0;
+    int take(std::int64_t size) {
+        const std::int64_t offset = bytes;
+        bytes += (size + 15) / 16 * 16;
+        return static_cast<int>(offset);
+    }
+};
+
+/// The layout and its size.
+std::int64_t lay_out(const FusedMoeProblem& p, std::int64_t pass_tokens, GroupedVariant& variant) {
+    const std::int64_t experts = resolve_local_experts(p.num_experts, p.num_local_experts);
+    const std::int64_t routes = pass_tokens * p.top_k;
+    const std::int64_t warps = variant.instance.threads / 32;
+    const std::int64_t building = experts * 4 + warps * experts * 2 + routes * 2;
+    GroupedShared& shared = variant.shared;
+    Booking booking;
+    booking.take(std::max<std::int64_t>(std::int64_t{variant.stages} * variant.instance.stage_bytes, building));
+    shared.barriers = booking.take(std::int64_t{variant.stages} * 16);
+    shared.counts = booking.take(8);
+    shared.list = booking.take(routes * 4);
+    shared.tiles = booking.take((std::min(experts, routes) + routes / kMostTileRows) *
+                                static_cast<std::int64_t>(sizeof(RowTile)));
+    shared.route_expert = booking.take(routes * 2);
+    shared.bytes = static_cast<int>(booking.bytes);
+    return booking.bytes;
+}
+
+}  // namespace
+
+std::vector<GroupedInstance> grouped_instances(const WeightSpec& spec) {
+    if (spec.format == WeightFormat::mxfp4) return {grouped_mxfp4()};
+    if (spec.format != WeightFormat::int4 || spec.scale_dtype != DType::bf16) return {};
+    switch (spec.group_size) {
+        case 32: return {grouped_int4_g32()};
+        case 64: return {grouped_int4_g64()};
+        case 128: return {grouped_int4_g128()};
+        default: return {};
+    }
+}
+
+std::int64_t most_pass_tokens(const FusedMoeProblem& problem) noexcept {
+    return std::min<std::int64_t>(problem.max_tokens, kMostPassRoutes / problem.top_k);
+}
+
+std::vector<GroupedVariant> grouped_variants(const FusedMoeProblem& problem, std::int64_t pass_tokens,
+                                             std::size_t shared_limit) {
+    std::vector<GroupedVariant> variants;
+    for (const GroupedInstance& instance : grouped_instances(problem.weights)) {
+        GroupedVariant variant{.instance = instance, .stages = kMostStages, .shared = {}};
+        while (variant.stages >= kLeastStages &&
+               lay_out(problem, pass_tokens, variant) > static_cast<std::int64_t>(shared_limit))
+            --variant.stages;
+        if (variant.stages >= kLeastStages) variants.push_back(variant);
+    }
+    return variants;
+}
+
+}  // namespace tokamak::moe::cuda

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+// Host side of the grouped kernel that needs no device: which instances, how their shared memory is laid out. Pure
+// functions.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "moe/cuda/grouped/grouped_args.h"
+
+namespace tokamak::moe::cuda {
+
+/// A way to run a problem.
+struct GroupedVariant {
+    GroupedInstance instance;
+    int stages = 0;
+    GroupedShared shared;
+};
+
+/// The instances for a weight format; none if it has no kernel.
+std::vector<GroupedInstance> grouped_instances(const WeightSpec& spec);
+
+/// Tokens of a pass where the workspace is not limited.
+std::int64_t most_pass_tokens(const FusedMoeProblem& problem) noexcept;
+
+/// The variants whose shared memory fits into `shared_limit` bytes, with lists for passes of `pass_tokens`.
+std::vector<GroupedVariant> grouped_variants(const FusedMoeProblem& problem, std::int64_t pass_tokens,
+                                             std::size_t shared_limit);
+
+}  // namespace tokamak::moe::cuda

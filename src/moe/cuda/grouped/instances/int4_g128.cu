@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "moe/cuda/grouped/grouped_kernel.cuh"
+#include "moe/cuda/grouped/weights_4bit.cuh"
+
+namespace tokamak::moe::cuda {
+GroupedInstance grouped_int4_g128() { return grouped_instance<GroupedShape<Int4Weights<128>, 2, 2>>("grouped_r256"); }
+}  // namespace tokamak::moe::cuda

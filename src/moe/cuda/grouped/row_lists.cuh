@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which rows meet which expert: built by every CTA for itself in shared memory, the same everywhere.
+#pragma once
+
+#include <cstdint>
+
+#include "moe/cuda/decode_routing.cuh"
+#include "moe/cuda/grouped/grouped_args.h"
+
+namespace tokamak::moe::cuda {
+
+/// Views of the lists (GroupedShared says what they hold).
+struct RowLists {
+    int* counts;
+    int* list;
+    RowTile* tiles;
+    std::int16_t* route_expert;
+
+    __device__ RowLists(std::uint8_t* shared, const GroupedArgs& args)
+        : counts(reinterpret_cast<int*>(shared + args.lists.counts)),
+          list(reinterpret_cast<int*>(shared + args.lists.list)),
+          tiles(reinterpret_cast<RowTile*>(shared + args.lists.tiles)),
+          route_expert(reinterpret_cast<std::int16_t*>(shared + args.lists.route_expert)) {}
+    [[nodiscard]] __device__ int tile_count() const { return counts[1]; }
+};
+
+/// Working space of build_lists, in the place of the ring.
+struct ListScratch {
+    int* begins;             ///< [local experts]: first place of an expert in the list
+    std::uint16_t* before;   ///< [warps, local experts]: routes of a warp's share, then those of the warps before it
+    std::uint16_t* ranks;    ///< [routes]: among the expert's routes of the same warp
+
+    __device__ ListScratch(std::uint8_t* memory, int experts, int warps)
+        : begins(reinterpret_cast<int*>(memory)),
+          before(reinterpret_cast<std::uint16_t*>(begins + experts)),
+          ranks(before + warps * experts) {}
+};
+
+__device__ __forceinline__ std::int64_t load_id(const DecodeRows& ids, std::int64_t token, int slot) {
+    const std::int64_t at = token * ids.stride + slot;
+    return ids.dtype == DType::i64 ? static_cast<const std::int64_t*>(ids.data)[at]
+                                   : static_cast<const std::int32_t*>(ids.data)[at];
+}
+
+/// Each warp numbers the routes of its own run of the pass, expert by expert, in order.
+__device__ __forceinline__ void rank_routes(const RowLists& lists, const ListScratch& scratch, int routes, int experts,
+                                            int share) {
+    const int warp = static_cast<int>(threadIdx.x) / 32;
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    std::uint16_t* const counts = scratch.before + warp * experts;
+    const int end = min(routes, (warp + 1) * share);
+    for (int first = warp * share; first < end; first += 32) {
+        const int route = first + lane;
+        const int expert = route < end ? lists.route_expert[route] : -1;
+        const std::uint32_t same = __match_any_sync(0xFFFFFFFFU, expert);
+        const int old = expert >= 0 ? counts[expert] : 0;
+        __syncwarp();
+        if (expert >= 0) {
+            scratch.ranks[route] = static_cast<std::uint16_t>(old + __popc(same & ((1U << lane) - 1U)));
+            if (same >> lane == 1U) counts[expert] = static_cast<std::uint16_t>(old + __popc(same));
+        }
+        __syncwarp();
+    }
+}
+
+/// By one warp: where each expert's routes begin, and its row tiles. `totals` holds the experts' routes.
+__device__ __forceinline__ void place_experts(const RowLists& lists, const ListScratch& scratch, int experts) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    int rows_before = 0;
+    int tiles_before = 0;
+    for (int first = 0; first < experts; first += 32) {
+        const int expert = first + lane;
+        const int rows = expert < experts ? scratch.begins[expert] : 0;
+        const int tiles = (rows + kMostTileRows - 1) / kMostTileRows;
+        int row_sum = rows;
+        int tile_sum = tiles;
+#pragma unroll
+        for (int distance = 1; distance < 32; distance *= 2) {
+            const int other_rows = __shfl_up_sync(0xFFFFFFFFU, row_sum, distance);
+            const int other_tiles = __shfl_up_sync(0xFFFFFFFFU, tile_sum, distance);
+            if (lane >= distance) {
+                row_sum += other_rows;
+                tile_sum += other_tiles;
+            }
+        }
+        const int begin = rows_before + row_sum - rows;
+        if (expert < experts) scratch.begins[expert] = begin;
+        for (int tile = 0; tile < tiles; ++tile)
+            lists.tiles[tiles_before + tile_sum - tiles + tile] = {
+                begin + tile * kMostTileRows, static_cast<std::int16_t>(expert),
+                static_cast<std::int16_t>(min(kMostTileRows, rows - tile * kMostTileRows))};
+        rows_before += __shfl_sync(0xFFFFFFFFU, row_sum, 31);
+        tiles_before += __shfl_sync(0xFFFFFFFFU, tile_sum, 31);
+    }
+    if (lane == 0) {
+        lists.counts[0] = rows_before;
+        lists.counts[1] = tiles_before;
+    }
+}
+
+/// Fills the lists for `count` tokens from `first` on. Call by all threads; complete after the CTA's next barrier.
+__device__ inline void build_lists(const GroupedArgs& args, const RowLists& lists, std::uint8_t* memory,
+                                   std::int64_t first, int count) {
+    const int threads = static_cast<int>(blockDim.x);
+    const int thread = static_cast<int>(threadIdx.x);
+    const int warps = threads / 32;
+    const int experts = args.local_experts;
+    const int routes = count * args.top_k;
+    const int share = (routes + warps - 1) / warps;
+    const ListScratch scratch(memory, experts, warps);
+    for (int i = thread; i < warps * experts; i += threads) scratch.before[i] = 0;
+    for (int route = thread; route < routes; route += threads)
+        lists.route_expert[route] = static_cast<std::int16_t>(
+            local_expert(args, load_id(args.ids, first + route / args.top_k, route % args.top_k)));
+    __syncthreads();
+    rank_routes(lists, scratch, routes, experts, share);
+    __syncthreads();
+    for (int expert = thread; expert < experts; expert += threads) {
+        int sum = 0;
+        for (int warp = 0; warp < warps; ++warp) {
+            const int own = scratch.before[warp * experts + expert];
+            scratch.before[warp * experts + expert] = static_cast<std::uint16_t>(sum);
+            sum += own;
+        }
+        scratch.begins[expert] = sum;
+    }
+    __syncthreads();
+    if (thread < 32) place_experts(lists, scratch, experts);
+    __syncthreads();
+    for (int route = thread; route < routes; route += threads) {
+        const int expert = lists.route_expert[route];
+        if (expert < 0) continue;
+        const int before = scratch.before[route / share * experts + expert];
+        lists.list[scratch.begins[expert] + before + scratch.ranks[route]] = route;
+    }
+}
+
+}  // namespace tokamak::moe::cuda

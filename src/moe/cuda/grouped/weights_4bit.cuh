@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+// 4-bit weights as bf16 A fragments with their scale multiplied in, for any number of tokens: the accumulator needs no
+// care at group borders and the activations are taken as they are. Weights come out times a power of two that the
+// end of a unit takes back (kSumScale).
+#pragma once
+
+#include <cuda_bf16.h>
+
+#include <cstdint>
+
+#include "cuda/decode/int4.cuh"
+#include "cuda/decode/mxfp4.cuh"
+
+namespace tokamak::moe::cuda {
+
+__device__ __forceinline__ std::uint32_t bits_of(__nv_bfloat162 pair) {
+    return *reinterpret_cast<const std::uint32_t*>(&pair);
+}
+__device__ __forceinline__ __nv_bfloat162 pair_of(std::uint32_t bits) {
+    return *reinterpret_cast<const __nv_bfloat162*>(&bits);
+}
+__device__ __forceinline__ std::uint32_t multiply_pairs(std::uint32_t a, std::uint32_t b) {
+    return bits_of(__hmul2(pair_of(a), pair_of(b)));
+}
+
+/// Geometry that the 4-bit formats share. A stage is 128 columns of a strip.
+template <int TileCols, int TileBytes>
+struct Tiles4Bit {
+    static constexpr int kStageBlocks = 2;  ///< of 64 columns
+    static constexpr int kTileBlocks = TileCols / 64;
+    static constexpr int kTileBytes = TileBytes;
+    static constexpr int kStripStageBytes = kStageBlocks / kTileBlocks * kTileBytes;
+
+    /// The lane's codes of one block of 64 columns and one slab of 16 rows: a word for each step of 16 columns.
+    __device__ __forceinline__ static uint4 codes(const std::uint8_t* strip, int block, int slab, int lane) {
+        const int offset = kTileBlocks == 1 ? block * kTileBytes : block * 2048;
+        return *reinterpret_cast<const uint4*>(strip + offset + slab * 512 + lane * 16);
+    }
+};
+
+/// int4 with bf16 scales. A code masked in place is a bf16 pattern worth code * 2^-133 (rows g) or code * 2^-129
+/// (rows g + 8); one fused multiply-add gives (code - 8) * scale * 2^-33, rounded once to bf16.
+template <int Group>
+struct Int4Weights : Tiles4Bit<(Group > 64 ? 128 : 64), (Group > 64 ? 4224 : Group > 32 ? 2176 : 2304)> {
+    static constexpr float kSumScale = 0x1p33F;
+    static constexpr int kScaleSets = Group == 32 ? 2 : 1;  ///< of a block of 64 columns
+    struct ScaleSet {
+        __nv_bfloat162 factor_low, factor_high, offset_low, offset_high;
+
+        __device__ __forceinline__ void set(std::uint32_t pair) {
+            const __nv_bfloat162 low = pair_of(__byte_perm(pair, 0, 0x1010));
+            const __nv_bfloat162 high = pair_of(__byte_perm(pair, 0, 0x3232));
+            const __nv_bfloat162 zero_point = __float2bfloat162_rn(-0x1p-30F);
+            factor_low = __hmul2(low, __float2bfloat162_rn(0x1p100F));
+            factor_high = __hmul2(high, __float2bfloat162_rn(0x1p96F));
+            offset_low = __hmul2(low, zero_point);
+            offset_high = __hmul2(high, zero_point);
+        }
+    };
+
+    __device__ __forceinline__ static void scales(const std::uint8_t* strip, int block, int slab, int lane,
+                                                  ScaleSet (&sets)[kScaleSets]) {
+        const int row = slab * 8 + lane / 4;
+        if constexpr (Group == 32) {
+            const uint2 both = *reinterpret_cast<const uint2*>(strip + block * 2304 + 2048 + row * 8);
+            sets[0].set(both.x);
+            sets[1].set(both.y);
+        } else {
+            const int offset = Group == 64 ? block * 2176 + 2048 : 4096;
+            sets[0].set(*reinterpret_cast<const std::uint32_t*>(strip + offset + row * 4));
+        }
+    }
+
+    __device__ __forceinline__ static void fragment(std::uint32_t (&a)[4], std::uint32_t word, const ScaleSet& s) {
+        tokamak::cuda::Int4Decode::fragment(a, word);
+        a[0] = bits_of(__hfma2(pair_of(a[0]), s.factor_low, s.offset_low));
+        a[1] = bits_of(__hfma2(pair_of(a[1]), s.factor_high, s.offset_high));
+        a[2] = bits_of(__hfma2(pair_of(a[2]), s.factor_low, s.offset_low));
+        a[3] = bits_of(__hfma2(pair_of(a[3]), s.factor_high, s.offset_high));
+    }
+};
+
+/// mxfp4: patterns worth value * 2^-126, times 2^(scale + 100). Scales beyond 2^27 would leave bf16 and are held there.
+struct Mxfp4Weights : Tiles4Bit<64, 2176> {
+    static constexpr float kSumScale = 0x1p26F;
+    static constexpr int kScaleSets = 2;
+    struct ScaleSet {
+        std::uint32_t low, high;
+    };
+
+    __device__ __forceinline__ static void scales(const std::uint8_t* strip, int block, int slab, int lane,
+                                                  ScaleSet (&sets)[kScaleSets]) {
+        const std::uint32_t codes =
+            *reinterpret_cast<const std::uint32_t*>(strip + block * 2176 + 2048 + slab * 32 + lane / 4 * 4);
+        sets[0] = {factor(__byte_perm(codes, 0, 0x4040)), factor(__byte_perm(codes, 0, 0x4141))};
+        sets[1] = {factor(__byte_perm(codes, 0, 0x4242)), factor(__byte_perm(codes, 0, 0x4343))};
+    }
+    /// The same code in both halves becomes 2^(code - 127 + 100) in both.
+    __device__ __forceinline__ static std::uint32_t factor(std::uint32_t twice) {
+        constexpr std::uint32_t most = 0x009A009AU;  // 154
+        return (min(twice, most) + 0x00640064U) << 7;
+    }
+
+    __device__ __forceinline__ static void fragment(std::uint32_t (&a)[4], std::uint32_t word, const ScaleSet& s) {
+        tokamak::cuda::Mxfp4Decode::fragment(a, word);
+        a[0] = multiply_pairs(a[0], s.low);
+        a[1] = multiply_pairs(a[1], s.high);
+        a[2] = multiply_pairs(a[2], s.low);
+        a[3] = multiply_pairs(a[3], s.high);
+    }
+};
+
+}  // namespace tokamak::moe::cuda

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+// Elements whose type is known when the kernel is compiled, alone and in 16-byte vectors.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+#include "tokamak/tensor.h"
+
+namespace tokamak::moe::cuda {
+
+/// How a type is stored: `Bits` of one element, and what it is worth.
+template <DType kType>
+struct Element;
+
+template <>
+struct Element<DType::bf16> {
+    using Bits = std::uint16_t;
+    static __device__ __forceinline__ float value(Bits bits) {
+        return __uint_as_float(static_cast<std::uint32_t>(bits) << 16);
+    }
+    static __device__ __forceinline__ Bits bits(float value) {
+        return __bfloat16_as_ushort(__float2bfloat16_rn(value));
+    }
+};
+
+template <>
+struct Element<DType::f16> {
+    using Bits = std::uint16_t;
+    static __device__ __forceinline__ float value(Bits bits) { return __half2float(__ushort_as_half(bits)); }
+    static __device__ __forceinline__ Bits bits(float value) { return __half_as_ushort(__float2half_rn(value)); }
+};
+
+template <>
+struct Element<DType::f32> {
+    using Bits = float;
+    static __device__ __forceinline__ float value(Bits bits) { return bits; }
+    static __device__ __forceinline__ Bits bits(float value) { return value; }
+};
+
+/// kWidth elements that are loaded and stored as one, at an address that is a multiple of their size.
+template <DType kType, int kWidth>
+struct alignas(sizeof(typename Element<kType>::Bits) * kWidth) Elements {
+    typename Element<kType>::Bits bits[kWidth];
+
+    [[nodiscard]] __device__ __forceinline__ float value(int i) const { return Element<kType>::value(bits[i]); }
+    __device__ __forceinline__ void set(int i, float value) { bits[i] = Element<kType>::bits(value); }
+};
+
+/// A load of data that nobody reads again.
+template <DType kType, int kWidth>
+__device__ __forceinline__ Elements<kType, kWidth> load_once(const void* from) {
+    using Vector = Elements<kType, kWidth>;
+    Vector vector;
+    if constexpr (sizeof(Vector) == 16) {
+        const uint4 words = __ldcs(static_cast<const uint4*>(from));
+        __builtin_memcpy(&vector, &words, 16);
+    } else {
+        vector = *static_cast<const Vector*>(from);
+    }
+    return vector;
+}
+
+template <DType kType, int kWidth>
+__device__ __forceinline__ void store_once(void* to, const Elements<kType, kWidth>& vector) {
+    if constexpr (sizeof(vector) == 16) {
+        uint4 words;
+        __builtin_memcpy(&words, &vector, 16);
+        __stcs(static_cast<uint4*>(to), words);
+    } else {
+        *static_cast<Elements<kType, kWidth>*>(to) = vector;
+    }
+}
+
+/// An element of run-time type.
+__device__ __forceinline__ float load_element_as(DType type, const void* data, std::int64_t index) {
+    if (type == DType::bf16) return Element<DType::bf16>::value(static_cast<const std::uint16_t*>(data)[index]);
+    if (type == DType::f16) return Element<DType::f16>::value(static_cast<const std::uint16_t*>(data)[index]);
+    return static_cast<const float*>(data)[index];
+}
+
+/// An id of type i32 or i64.
+__device__ __forceinline__ std::int64_t load_id(const void* ids, bool wide, std::int64_t index) {
+    return wide ? static_cast<const std::int64_t*>(ids)[index] : static_cast<const std::int32_t*>(ids)[index];
+}
+
+/// The call's tokens, lowered by the count on the device if there is one.
+__device__ __forceinline__ std::int64_t live_tokens(std::int64_t tokens, const std::int32_t* num_tokens) {
+    if (num_tokens == nullptr) return tokens;
+    const std::int64_t count = *num_tokens;
+    return count < 0 ? 0 : (count < tokens ? count : tokens);
+}
+
+}  // namespace tokamak::moe::cuda
