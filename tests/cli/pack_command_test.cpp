@@ -40,8 +40,9 @@ TEST_F(PackCommand, PacksAndVerifies) {
     const PackedFile file = PackedFile::open(output_);
     EXPECT_EQ(file.layer(3).intermediate, 96);
     EXPECT_EQ(file.layer(3).num_experts, 1);
-    const std::vector<std::string> again = {"pack",           checkpoint_.folder().path(), output_,          "--verify-only",
-                                            "--tensor-slice", "1/2",                       "--expert-slice", "0/3"};
+    const std::vector<std::string> again = {
+        "pack", checkpoint_.folder().path(), output_, "--verify-only", "--tensor-slice", "1/2", "--expert-slice",
+        "0/3"};
     const ToolResult verified = run_tool(again);
     EXPECT_EQ(verified.status, 0) << verified.error;
     EXPECT_NE(verified.out.find("equals its source"), std::string::npos) << verified.out;

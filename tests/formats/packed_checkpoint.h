@@ -36,7 +36,8 @@ class ShardedCheckpoint {
             layer.seed += static_cast<std::uint64_t>(number);
             made_.push_back(make_synthetic_layer(layer));
         }
-        for (const formats::SyntheticTensors& made : made_) all_.insert(all_.end(), made.tensors.begin(), made.tensors.end());
+        for (const formats::SyntheticTensors& made : made_)
+            all_.insert(all_.end(), made.tensors.begin(), made.tensors.end());
         write();
     }
 

@@ -162,8 +162,11 @@ TEST_F(WrongPackedFile, TensorsAreChecked) {
     refuse([](auto&, auto& tensors) { tensors[0].tensor = tensors[0].tensor.first_rows(2); }, ErrorCode::parse,
            {"layers.3.gate_up", "contradicts"});
     const std::uint16_t odd = 0;
-    refuse([&](auto&, auto& tensors) { tensors.insert(tensors.begin(), {"odd", Tensor(&odd, DType::bf16, {1})}); },
-           ErrorCode::parse, {"multiple of 128"});
+    refuse(
+        [&](auto&, auto& tensors) {
+            tensors.insert(tensors.begin(), {"odd", Tensor(&odd, DType::bf16, {1})});
+        },
+        ErrorCode::parse, {"multiple of 128"});
 }
 
 TEST(PackedFile, ALayerThatIsNotThereIsRefused) {

@@ -200,7 +200,8 @@ TEST_F(Interrupted, AHalfWrittenLineIsPassedOver) {
 }
 
 TEST_F(Interrupted, AForeignJournalIsDiscarded) {
-    test::write_file(request_.output + ".partial.journal", "tokamak pack 1 0000000000000000\nlayer 3 0000000000000000\n");
+    test::write_file(request_.output + ".partial.journal",
+                     "tokamak pack 1 0000000000000000\nlayer 3 0000000000000000\n");
     expect_kept({});
 }
 

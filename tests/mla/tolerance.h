@@ -48,9 +48,6 @@ inline Tolerance out_tolerance(KvFormat format, Accumulation accumulation, DType
     return Tolerance{1e-5, 1e-5} + decoding + rounding(out);
 }
 
-/// Of a pool whose f32 scales are no powers of two: the CUDA kernels round each scaled value to bf16.
-inline Tolerance odd_scales_tolerance() { return {2e-3, 2e-3}; }
-
 /// Scores are of the order of ten; their f32 sums over 576 terms are good to about 1e-6 of that.
 inline Tolerance lse_tolerance(Accumulation accumulation) {
     if (accumulation == Accumulation::tensor) return {1e-6, 8.01 / 65536};

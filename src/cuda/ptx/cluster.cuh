@@ -18,6 +18,10 @@ __device__ __forceinline__ std::uint32_t cluster_rank() {
 __device__ __forceinline__ void cluster_arrive() {
     asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
 }
+/// Arrival that orders execution only; without the fence of the other one, which waits for all stores to memory.
+__device__ __forceinline__ void cluster_arrive_relaxed() {
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+}
 __device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 
 /// The address in the cluster window of the same object in the shared memory of block `rank`.
@@ -27,8 +31,13 @@ __device__ __forceinline__ std::uint32_t address_in(std::uint32_t rank, const vo
     return address;
 }
 
-__device__ __forceinline__ void store_in_cluster(std::uint32_t address, float value) {
-    asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
+/// Stores 16 bytes that count on a barrier of the same block. Addresses in the cluster window.
+__device__ __forceinline__ void store_counted(std::uint32_t address, float4 value, std::uint32_t barrier) {
+    asm volatile(
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(
+            address),
+        "f"(value.x), "f"(value.y), "f"(value.z), "f"(value.w), "r"(barrier)
+        : "memory");
 }
 
 /// Copies own shared memory into another block's; completes on a barrier there. Addresses in the cluster window.

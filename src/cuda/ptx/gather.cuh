@@ -71,14 +71,15 @@ __device__ __forceinline__ void store_matrix_transposed_x2(std::uint32_t address
                  : "memory");
 }
 
-/// Changes the register share of the calling warpgroup; all its warps call it.
-template <int Registers>
-__device__ __forceinline__ void take_registers() {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Registers));
-}
-template <int Registers>
-__device__ __forceinline__ void give_registers() {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Registers));
+/// Changes the register share of the calling warpgroup to `Registers` per thread; all its warps call it. `Threads` are
+/// those of the block, of which every one has an equal share at its start.
+template <int Threads, int Registers>
+__device__ __forceinline__ void set_registers() {
+    constexpr int kEqualShare = 65536 / Threads / 8 * 8;
+    if constexpr (Registers > kEqualShare)
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Registers));
+    else
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Registers));
 }
 
 }  // namespace tokamak::cuda::ptx

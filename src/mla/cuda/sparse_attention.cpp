@@ -2,6 +2,8 @@
 // sparse_attention on CUDA: which problems, which configuration for which token count, one launch.
 #include <cuda_runtime_api.h>
 
+#include <bit>
+
 #include "core/choose.h"
 #include "core/environment.h"
 #include "core/throw.h"
@@ -22,10 +24,16 @@ using tokamak::cuda::check;
 
 constexpr std::size_t kSharedBytes = 232448;  ///< of a Hopper multiprocessor, for one block
 
+/// A kernel and how it divides its memory.
+struct Kernel {
+    decode::Kernel code;
+    decode::SharedLayout shared;
+};
+
 /// A configuration made ready to launch.
 struct Launch {
-    decode::Kernel kernel;
-    decode::SharedLayout shared;
+    Kernel aligned;   ///< for rows of one kind at addresses that are multiples of 16
+    Kernel anywhere;  ///< for all others
     int head_groups = 0;
     int splits = 0;
 };
@@ -34,29 +42,39 @@ struct DecodeState : detail::TypedState<SparseAttentionProblem> {
     std::vector<Launch> launches;  ///< one for each of `variants`
 };
 
-bool any_fp8(const SparseAttentionProblem& problem) {
+bool all_fp8(const SparseAttentionProblem& problem) {
     for (const KvPool& pool : problem.pools)
-        if (pool.format != KvFormat::bf16) return true;
-    return false;
+        if (pool.format == KvFormat::bf16) return false;
+    return true;
+}
+
+Kernel kernel_of(const SparseConfig& config, std::int64_t dim, bool fp8) {
+    Kernel kernel;
+    if (dim == 576)
+        kernel.code = fp8 ? decode::kernel_576_fp8(config.heads) : decode::kernel_576_bf16(config.heads);
+    else
+        kernel.code = fp8 ? decode::kernel_512_fp8(config.heads) : decode::kernel_512_bf16(config.heads);
+    kernel.shared = decode::divide_shared(kernel.code, static_cast<int>(dim), config.splits, kSharedBytes);
+    return kernel;
 }
 
 Launch prepare(const SparseConfig& config, const SparseAttentionProblem& problem) {
     Launch launch;
-    launch.kernel = problem.dim == 576 ? decode::kernel_576(config.heads) : decode::kernel_512(config.heads);
-    launch.shared = decode::divide_shared(launch.kernel, static_cast<int>(problem.dim), config.splits, any_fp8(problem),
-                                          kSharedBytes);
+    launch.aligned = kernel_of(config, problem.dim, all_fp8(problem));
+    launch.anywhere = kernel_of(config, problem.dim, false);
     launch.head_groups = (problem.heads + config.heads - 1) / config.heads;
     launch.splits = config.splits;
     return launch;
 }
 
 bool fits(const SparseConfig& config, const SparseAttentionProblem& problem) {
-    return prepare(config, problem).shared.bytes > 0;
+    const Launch launch = prepare(config, problem);
+    return launch.aligned.shared.bytes > 0 && launch.anywhere.shared.bytes > 0;
 }
 
 /// Lets a kernel take all the shared memory that any configuration uses; setting it twice is harmless.
-void allow_shared_memory(const Launch& launch) {
-    check(cudaFuncSetAttribute(launch.kernel.function, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes),
+void allow_shared_memory(const Kernel& kernel) {
+    check(cudaFuncSetAttribute(kernel.code.function, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes),
           "cudaFuncSetAttribute");
 }
 
@@ -94,7 +112,8 @@ SparseAttentionPlan make_plan(const SparseAttentionProblem& problem, Device devi
     for (const SparseConfig& config : configs) {
         names.push_back(to_string(config));
         state->launches.push_back(prepare(config, problem));
-        allow_shared_memory(state->launches.back());
+        allow_shared_memory(state->launches.back().aligned);
+        allow_shared_memory(state->launches.back().anywhere);
     }
     const int all = device_info(device).multiprocessors;
     const int multiprocessors = options.max_sms > 0 ? std::min(options.max_sms, all) : all;
@@ -113,12 +132,14 @@ void run(const SparseAttentionPlan& plan, const SparseAttentionArgs& args, const
     decode::Params params = decode_params(state.problem, args);
     params.head_groups = launch.head_groups;
     params.splits = launch.splits;
-    params.shared = launch.shared;
+    params.split_shift = std::countr_zero(static_cast<unsigned>(launch.splits));
+    const Kernel& kernel = params.anywhere ? launch.anywhere : launch.aligned;
+    params.shared = kernel.shared;
 
     cudaLaunchConfig_t config{};
     config.gridDim = dim3(static_cast<unsigned>(args.tokens * launch.head_groups * launch.splits));
-    config.blockDim = dim3(static_cast<unsigned>(launch.kernel.threads));
-    config.dynamicSmemBytes = static_cast<std::size_t>(launch.shared.bytes);
+    config.blockDim = dim3(static_cast<unsigned>(kernel.code.threads));
+    config.dynamicSmemBytes = static_cast<std::size_t>(kernel.shared.bytes);
     config.stream = stream.handle;
     cudaLaunchAttribute cluster{};
     cluster.id = cudaLaunchAttributeClusterDimension;
@@ -127,7 +148,7 @@ void run(const SparseAttentionPlan& plan, const SparseAttentionArgs& args, const
     config.attrs = &cluster;
     config.numAttrs = launch.splits > 1 ? 1 : 0;
     void* arguments[] = {&params};
-    check(cudaLaunchKernelExC(&config, launch.kernel.function, arguments), "sparse_attention launch");
+    check(cudaLaunchKernelExC(&config, kernel.code.function, arguments), "sparse_attention launch");
 }
 
 }  // namespace tokamak::mla::cuda

@@ -2,6 +2,7 @@
 #include "mla/cuda/sparse_attention_args.h"
 
 #include <algorithm>
+#include <bit>
 #include <limits>
 #include <numbers>
 
@@ -38,12 +39,20 @@ void set_rows(PoolParams& to, const KvCache& cache) {
     }
 }
 
+/// Division by the page size as a product: exact for dividends below 2^31.
+void set_page_size(PoolParams& to, std::int64_t page_size) {
+    const auto size =
+        static_cast<std::uint64_t>(std::clamp<std::int64_t>(page_size, 1, std::numeric_limits<std::int32_t>::max()));
+    to.page_size = static_cast<std::int32_t>(size);
+    to.page_shift = static_cast<std::int32_t>(std::bit_width(size - 1));
+    to.page_magic = static_cast<std::uint32_t>(((std::uint64_t{1} << (31 + to.page_shift)) + size - 1) / size);
+}
+
 void set_pool(PoolParams& to, const KvPool& pool, const KvPoolArgs& args) {
     set_rows(to, args.cache);
     to.rows = pool.rows;
     to.pages = args.cache.pages();
-    to.page_size =
-        static_cast<std::int32_t>(std::min<std::int64_t>(pool.page_size, std::numeric_limits<std::int32_t>::max()));
+    set_page_size(to, pool.page_size);
     to.top_k = pool.top_k;
     if (pool.top_k > 0) {
         to.indices = args.indices.as<std::int32_t>();
@@ -104,13 +113,14 @@ void set_outputs(Params& params, const SparseAttentionProblem& problem, const Sp
 
 Params decode_params(const SparseAttentionProblem& problem, const SparseAttentionArgs& args) {
     Params params{};
-    params.pools[0].page_size = params.pools[1].page_size = 1;
+    for (PoolParams& pool : params.pools) set_page_size(pool, 1);
     bool any_bf16 = false;
+    bool any_fp8 = false;
     for (std::size_t p = 0; p < problem.pools.size(); ++p) {
         set_pool(params.pools[p], problem.pools[p], args.pools[p]);
-        (problem.pools[p].format == KvFormat::bf16 ? any_bf16 : params.any_fp8) = true;
+        (problem.pools[p].format == KvFormat::bf16 ? any_bf16 : any_fp8) = true;
     }
-    params.anywhere = (any_bf16 && params.any_fp8) || !rows_aligned(params, problem.pools.size());
+    params.anywhere = (any_bf16 && any_fp8) || !rows_aligned(params, problem.pools.size());
     params.q = args.q.data;
     params.q_token_stride = args.q.stride(0);
     params.q_head_stride = args.q.stride(1);

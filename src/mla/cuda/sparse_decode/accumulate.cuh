@@ -1,16 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 // The two accumulating warpgroups: out^T[dim][head] += values^T[dim][row] weights^T[row][head]. A slab of rows is read
-// transposed by the tensor cores, so each slab is one output tile; the warpgroups take the even and the odd ones.
+// transposed by the tensor cores, so each slab is one output tile; the warpgroups take every other one.
 #pragma once
 
-#include "cuda/ptx/wgmma_bf16.cuh"
+#include "cuda/ptx/wgmma_16bit.cuh"
 #include "mla/cuda/sparse_decode/shared.cuh"
 
 namespace tokamak::mla::cuda::sparse_decode {
 
 inline constexpr int kOwnTiles = kValueTiles / 2;
 
-/// Fragments of the tiles 2 i + group: column (head) pairs as in the scorer, rows are dimensions.
+/// Output tile (dimensions [64 t, 64 t + 64)) number i of accumulating warpgroup `group`: in the order of the slabs.
+template <int Dim>
+__device__ __forceinline__ int own_tile(int i, int group) {
+    return (2 * i + group + Slabs<Dim>::kFirstValues + kValueTiles - 1) % kValueTiles;
+}
+
+/// Fragments of a warpgroup's tiles: column (head) pairs as in the scorer, rows are dimensions.
 template <int N>
 struct Sums {
     float tile[kOwnTiles][N / 2];
@@ -31,47 +37,59 @@ struct Sums {
     }
 };
 
-template <int Dim, int N>
+template <int Dim, int N, bool Half>
 __device__ __forceinline__ void accumulate(const Params& params, Control<N>& control, unsigned char* shared, int blocks,
                                            int group, int lane, Sums<N>& sums) {
-    constexpr int kSlabs = Dim / kSlabDims;
-    const int slots = params.shared.slots;
+    using Shape = Slabs<Dim>;
+    const int stages = params.shared.stages;
 #pragma unroll
     for (int i = 0; i < kOwnTiles; ++i)
 #pragma unroll
         for (int e = 0; e < N / 2; ++e) sums.tile[i][e] = 0.0F;
-    int first = 0;  // slot of the block's first slab
+    int first = 0;  // the block's first stage
     for (int block = 0; block < blocks; ++block) {
-        const int buffer = block & 1;
-        ptx::barrier_wait(&control.weights_full[buffer], (block >> 1) & 1U);
+        const int buffer = block % kWeightBuffers<N>;
+        ptx::barrier_wait(&control.weights_full[buffer], block / kWeightBuffers<N> & 1U);
         if (control.corrected[buffer] != 0) sums.scale(control.correction[buffer], lane);
         const std::uint64_t weights = ptx::wgmma_descriptor(shared + params.shared.weights + buffer * N * 128);
-        int slot[kOwnTiles];
+        const bool rests = Half && Shape::kRests && control.odd[block % kNoteDepth] != 0;
+        int stage[Shape::kStages];
+#pragma unroll
+        for (int s = 0; s < Shape::kStages; ++s) {
+            stage[s] = first + (rests ? 2 * s + 1 : s);
+            if (stage[s] >= stages) stage[s] -= stages;
+        }
+        const auto release = [&](int s) {
+            if (lane == 0) ptx::barrier_arrive(&control.empty[stage[s]]);
+        };
         ptx::wgmma_fence();
 #pragma unroll
         for (int i = 0; i < kOwnTiles; ++i) {
-            slot[i] = first + 2 * i + group;
-            if (slot[i] >= slots) slot[i] -= slots;
-            const std::uint64_t values = ptx::wgmma_descriptor(shared + params.shared.ring + slot[i] * kSlabBytes);
+            const int position = Shape::kFirstValues + 2 * i + group;
+            const int s = position / Shape::kPerStage;
+            // Only neighbours of a stage's border depend on the warpgroup.
+            constexpr int kLastStage = Shape::kStages - 1;
+            const int at = s == 0 ? stage[0] : s == kLastStage ? stage[kLastStage] : stage[Shape::kStages / 2];
+            const std::uint64_t values = ptx::wgmma_descriptor(shared + params.shared.ring + at * Shape::kStageBytes +
+                                                               position % Shape::kPerStage * kSlabBytes);
 #pragma unroll
-            for (int k = 0; k < 4; ++k) ptx::wgmma_bf16<true>(sums.tile[i], values + 128 * k, weights + 2 * k, true);
+            for (int k = 0; k < 4; ++k)
+                ptx::wgmma_16bit<Half, true>(sums.tile[i], values + 128 * k, weights + 2 * k, true);
             ptx::wgmma_commit();
+            // A stage is let go as soon as it can be: the issue of a tile takes as long as the work of the one before.
+            if (i == (Shape::kStages == 3 ? 1 : 2)) {
+                ptx::wgmma_wait<1>();
+                release(0);
+            }
+            if (Shape::kStages == 3 && i == 3) {
+                ptx::wgmma_wait<1>();
+                release(1);
+            }
         }
-        const auto release = [&](int i) {
-            if (lane == 0) ptx::barrier_arrive(&control.empty[slot[i]]);
-        };
-        static_assert(kOwnTiles == 4);
-        ptx::wgmma_wait<3>();
-        release(0);
-        ptx::wgmma_wait<2>();
-        release(1);
-        ptx::wgmma_wait<1>();
-        release(2);
         ptx::wgmma_wait<0>();
-        release(3);
+        release(Shape::kStages - 1);
         if (lane == 0) ptx::barrier_arrive(&control.weights_empty[buffer]);
-        first += kSlabs;
-        if (first >= slots) first -= slots;
+        first = stage[Shape::kStages - 1] + 1 < stages ? stage[Shape::kStages - 1] + 1 : 0;
     }
 }
 

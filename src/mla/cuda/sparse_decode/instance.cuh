@@ -6,23 +6,25 @@
 
 namespace tokamak::mla::cuda::sparse_decode {
 
-template <int Dim, int N>
+template <int Dim, int N, bool Half>
 Kernel describe() {
-    return {reinterpret_cast<const void*>(&sparse_decode<Dim, N>),
+    return {reinterpret_cast<const void*>(&sparse_decode<Dim, N, Half>),
             N,
-            kThreads,
-            kRawBlocks<N>,
+            kThreads<N>,
+            kWeightBuffers<N>,
+            Half ? kRawBytes<N> : 0,
+            Half ? kRawScaleBlocks<N> * kRowBlock * 16 : 0,
             sizeof(Control<N>),
             sizeof(SplitSums<N>)};
 }
 
-template <int Dim>
+template <int Dim, bool Half>
 Kernel kernel_of(int heads) {
     switch (heads) {
-        case 8: return describe<Dim, 8>();
-        case 16: return describe<Dim, 16>();
-        case 32: return describe<Dim, 32>();
-        case 64: return describe<Dim, 64>();
+        case 8: return describe<Dim, 8, Half>();
+        case 16: return describe<Dim, 16, Half>();
+        case 32: return describe<Dim, 32, Half>();
+        case 64: return describe<Dim, 64, Half>();
         default: return {};
     }
 }

@@ -10,13 +10,18 @@ struct Kernel {
     const void* function = nullptr;
     int heads = 0;  ///< per block
     int threads = 0;
-    int raw_blocks = 0;  ///< of fp8 rows in flight
+    int weight_buffers = 0;
+    int raw_bytes = 0;  ///< of fp8 rows in flight
+    int raw_scale_bytes = 0;
     std::size_t control_bytes = 0;
     std::size_t split_bytes = 0;  ///< merged statistics, per split
 };
 
-/// For rows of 512 or 576 elements; `heads` is 8, 16, 32 or 64.
-Kernel kernel_512(int heads);
-Kernel kernel_576(int heads);
+/// For rows of 512 or 576 elements; `heads` is 8, 16, 32 or 64. The fp8 kernels take aligned fp8 rows only, the bf16
+/// kernels any rows.
+Kernel kernel_512_fp8(int heads);
+Kernel kernel_576_fp8(int heads);
+Kernel kernel_512_bf16(int heads);
+Kernel kernel_576_bf16(int heads);
 
 }  // namespace tokamak::mla::cuda::sparse_decode

@@ -1,168 +1,168 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sparse attention of one token and N heads per cluster of `splits` blocks, each with its share of the selected rows.
 // Producer warps gather and convert rows into a ring of slabs, one warpgroup scores them, two accumulate values; the
-// splits are merged through distributed shared memory. See docs/kernels/sparse_mla.md.
+// splits are merged through distributed shared memory. Rows in fp8 become f16 (Half), rows in bf16 stay what they are.
+// See docs/kernels/sparse_mla.md.
 #pragma once
 
 #include "mla/cuda/sparse_decode/exchange.cuh"
 #include "mla/cuda/sparse_decode/gather.cuh"
+#include "mla/cuda/sparse_decode/gather_fp8.cuh"
+#include "mla/cuda/sparse_decode/queries.cuh"
 #include "mla/cuda/sparse_decode/statistics.cuh"
 
 namespace tokamak::mla::cuda::sparse_decode {
 
-/// Blocks of raw fp8 rows in flight; more where queries leave room.
+/// Registers of a thread by role: a multiprocessor's 65536, in shares that its launch with kThreads<N> allows.
 template <int N>
-inline constexpr int kRawBlocks = N <= 16 ? 2 : 1;
+struct Registers {
+    static constexpr int kScore = N == 64 ? 88 : N == 32 ? 80 : 72;
+    static constexpr int kAccumulate = N == 64 ? 160 : N == 32 ? 96 : 72;
+    static constexpr int kProduce = N == 64 ? 104 : N == 32 ? 104 : 128;
+};
 
-/// 64 heads leave too few registers for an equal share.
+/// Where this block stands: its cluster's token and heads, and its share of the rows.
+struct Place {
+    int rank, token, first_head;
+};
+
+/// By the first warp.
 template <int N>
-inline constexpr bool kMovesRegisters = N == 64;
-inline constexpr int kScoreRegisters = 80;
-inline constexpr int kAccumulateRegisters = 160;
-inline constexpr int kProducerRegisters = 40;
-
-/// bf16 queries of N heads as K-major slabs; heads past the last are zero.
-template <int Dim, int N>
-__device__ __forceinline__ void load_queries(const Params& params, std::uint32_t base, int token, int first_head,
-                                             int thread) {
-    constexpr int kChunks = Dim / 8;
-    const auto* const q = static_cast<const std::uint16_t*>(params.q) + token * params.q_token_stride;
-    for (int i = thread; i < N * kChunks; i += kMathThreads) {
-        const int h = i / kChunks;
-        const int c = i % kChunks;
-        uint4 value = {0, 0, 0, 0};
-        if (first_head + h < params.heads) {
-            const std::uint16_t* const from = q + (first_head + h) * params.q_head_stride + c * 8;
-            if (params.q_vectors) {
-                value = *reinterpret_cast<const uint4*>(from);
-            } else {
-                const auto pair = [from](int p) {
-                    return from[2 * p] | static_cast<std::uint32_t>(from[2 * p + 1]) << 16;
-                };
-                value = {pair(0), pair(1), pair(2), pair(3)};
-            }
-        }
-        store_shared(base + c / 8 * (N * 128) + swizzled(h, c % 8), value);
+__device__ __forceinline__ void init_control(const Params& params, Control<N>& control, bool per_warp, int lane) {
+    if (lane < params.shared.stages) {
+        ptx::barrier_init(&control.full[lane], kProducerWarps<N> * (per_warp ? 1 : 32));
+        ptx::barrier_init(&control.empty[lane], 8);
     }
-    ptx::fence_shared_async();
-    ptx::named_barrier(kMathBarrier, kMathThreads);
-}
-
-template <int N>
-__device__ __forceinline__ void init_control(Control<N>& control, int slots, bool per_warp) {
-    for (int i = 0; i < slots; ++i) {
-        ptx::barrier_init(&control.full[i], kProducerWarps * (per_warp ? 1 : 32));
-        ptx::barrier_init(&control.empty[i], 4);
+    if (lane < kWeightBuffers<N>) {
+        ptx::barrier_init(&control.weights_full[lane], 4);
+        ptx::barrier_init(&control.weights_empty[lane], 8);
     }
-    for (int i = 0; i < 2; ++i) {
-        ptx::barrier_init(&control.weights_full[i], 4);
-        ptx::barrier_init(&control.weights_empty[i], 8);
+    for (int h = lane; h < N; h += 32) control.reference[h] = kNoReference;
+    if (lane == 0) {
+        control.query_top = 0;
+        ptx::barrier_init(&control.told, 1);
+        ptx::barrier_init(&control.landed, 1);
+        ptx::fence_barrier_init();
+        if (params.splits > 1) expect_others(params, control);
     }
-    ptx::barrier_init(&control.landed, 1);
     ptx::fence_barrier_init();
 }
 
-/// Producer role.
-template <int Dim, int N>
+/// Producer role. The first indices are on their way while the barriers are made.
+template <int Dim, int N, bool Half>
 __device__ __forceinline__ void produce(const Params& params, Control<N>& control, std::uint32_t base,
-                                        const Columns& columns, int token, int blocks, int warp, int lane) {
-    if (params.anywhere)
-        gather_any<Dim>(params, control, base + params.shared.ring, columns, token, blocks, warp, lane);
-    else if (params.any_fp8)
-        Fp8Gather<Dim, kRawBlocks<N>, Control<N>>(params, control, base, columns, token, warp, lane).run(blocks);
-    else
-        gather_bf16<Dim>(params, control, base + params.shared.ring, columns, token, blocks, warp, lane);
+                                        const Place& place, int warp, int lane) {
+    const Columns columns = columns_of(params, place.token, place.rank);
+    const int blocks = columns.blocks();
+    if constexpr (Half) {
+        Fp8Gather<Dim, N> gather(params, control, base, columns, place.token, warp, lane);
+        __syncthreads();
+        gather.run(blocks);
+    } else {
+        if (params.anywhere)
+            gather_any<Dim, N>(params, control, base + params.shared.ring, columns, place.token, blocks, warp, lane);
+        else
+            gather_bf16<Dim, N>(params, control, base + params.shared.ring, columns, place.token, blocks, warp, lane);
+    }
+    if (params.splits == 1) return;
+    __syncwarp();
+    ptx::cluster_arrive_relaxed();
+    ptx::cluster_wait();
+    ptx::cluster_arrive_relaxed();
 }
 
-/// What head threads do after the last block: divisor and statistics, across the splits if there are several.
-template <int N>
-__device__ __forceinline__ void settle_heads(const Params& params, Control<N>& control, SplitSums<N>* splits, int rank,
-                                             int token, int first_head, int h, const HeadSums& own) {
-    const int head = first_head + h;
-    const HeadSums all = params.splits == 1 ? own : merge_sums(splits, params.splits, h);
-    const bool real = head < params.heads;
-    const float sink = real ? sink_of(params, head) : kNothing;
-    control.factor[h] = factor_of(all, sink, own.reference);
-    if (real && rank == 0) store_statistics(params, token, head, all, sink);
+/// Scoring role; then a head's thread has its sums merged with those of the other splits.
+template <int Dim, int N, bool Half>
+__device__ __forceinline__ void score(const Params& params, Control<N>& control, unsigned char* shared,
+                                      SplitSums<N>* splits, const Place& place, int warp, int lane) {
+    const int h = warp * 32 + lane;
+    if (warp == 0) init_control(params, control, Half, lane);
+    const int blocks = columns_of(params, place.token, place.rank).blocks();
+    __syncthreads();
+    const int power =
+        load_queries<Dim, N, Half>(params, control, ptx::shared_address(shared), place.token, place.first_head, h);
+    Scorer<Dim, N, Half> scorer(params, control, shared, warp, lane, power);
+    HeadSums sums = scorer.run(blocks);
+    const int head = place.first_head + h;
+    const bool real = h < N && head < params.heads;
+    const float sink = real ? sink_of(params, head) : -kInfinity;
+    if (params.splits == 1) {
+        if (h < N) control.factor[h] = factor_of(sums, sink);
+    } else {
+        __syncwarp();
+        ptx::cluster_arrive_relaxed();
+        ptx::cluster_wait();
+        if (h < N) share_sums(control, splits, place.rank, params.splits, h, sums);
+        __syncwarp();
+        ptx::cluster_arrive_relaxed();
+        ptx::barrier_wait(&control.told, 0);
+        if (h < N) sums = merge_sums(splits, params.splits, h, sink);
+    }
+    ptx::named_barrier(kMathBarrier, kMathThreads);
+    if (real && place.rank == 0) store_statistics(params, place.token, head, sums, sink);
 }
 
-template <int Dim, int N>
-__global__ void __launch_bounds__(kThreads, 1) sparse_decode(const __grid_constant__ Params params) {
+/// Accumulating role, and the way of the sums to the caller's output.
+template <int Dim, int N, bool Half>
+__device__ __forceinline__ void sum_values(const Params& params, Control<N>& control, unsigned char* shared,
+                                           const SplitSums<N>* splits, const Place& place, int warp, int lane) {
+    const int blocks = columns_of(params, place.token, place.rank).blocks();
+    __syncthreads();
+    const std::uint32_t base = ptx::shared_address(shared);
+    (void)load_queries<Dim, N, Half>(params, control, base, place.token, place.first_head,
+                                     static_cast<int>(threadIdx.x));
+    const Target at = {place.token, place.first_head, warp / 4 - 1, warp % 4, lane};
+    Sums<N> sums;
+    accumulate<Dim, N, Half>(params, control, shared, blocks, at.group, lane, sums);
+    if (params.splits == 1) {
+        ptx::named_barrier(kMathBarrier, kMathThreads);
+        sums.scale(control.factor, lane);
+#pragma unroll
+        for (int i = 0; i < kOwnTiles; ++i) {
+            const int tile = own_tile<Dim>(i, at.group);
+            store_tile<N>(params, at, tile, sums.tile[i], base + tile * N * 128);
+        }
+        return;
+    }
+    __syncwarp();
+    ptx::cluster_arrive_relaxed();
+    ptx::named_barrier(kAccumulateBarrier, 256);  // both warpgroups are done with the ring
+    Exchange<Dim, N> exchange(params, control, shared, place.rank, at);
+    exchange.stage(sums);
+    ptx::cluster_wait();
+    exchange.push();
+    __syncwarp();
+    ptx::named_barrier(kMathBarrier, kMathThreads);
+    ptx::barrier_wait(&control.landed, 0);
+    __syncwarp();
+    ptx::cluster_arrive_relaxed();
+    exchange.finish(sums, splits);
+}
+
+template <int Dim, int N, bool Half>
+__global__ void __launch_bounds__(kThreads<N>, 1) sparse_decode(const __grid_constant__ Params params) {
     extern __shared__ __align__(1024) unsigned char shared[];
     auto& control = *reinterpret_cast<Control<N>*>(shared + params.shared.control);
     auto* const splits = reinterpret_cast<SplitSums<N>*>(shared + params.shared.statistics);
-    const int rank = static_cast<int>(blockIdx.x) % params.splits;
     const int item = static_cast<int>(blockIdx.x) / params.splits;
-    const int token = item / params.head_groups;
-    const int first_head = item % params.head_groups * N;
-    if (params.num_tokens != nullptr && token >= *params.num_tokens) return;  // the whole cluster
+    const Place place = {static_cast<int>(blockIdx.x) % params.splits, item / params.head_groups,
+                         item % params.head_groups * N};
+    if (params.num_tokens != nullptr && place.token >= *params.num_tokens) return;  // the whole cluster
 
     const int warp = __shfl_sync(~0U, static_cast<int>(threadIdx.x) / 32, 0);  // uniform, and known to be
     const int lane = static_cast<int>(threadIdx.x) % 32;
-    if (threadIdx.x < N) control.limit[threadIdx.x] = kNothing;
-    if (threadIdx.x == 0) init_control(control, params.shared.slots, params.any_fp8 || params.anywhere);
-    const Columns columns = columns_of(params, token, rank);
-    const int blocks = (columns.last - columns.first + kRowBlock - 1) / kRowBlock;
-    __syncthreads();
-    const bool alone = params.splits == 1;
-    if (!alone) ptx::cluster_arrive();  // awaited before the first access to another block: by then all have started
-
-    const std::uint32_t base = ptx::shared_address(shared);
     if (warp >= kMathThreads / 32) {
-        if constexpr (kMovesRegisters<N>) ptx::give_registers<kProducerRegisters>();
-        produce<Dim, N>(params, control, base, columns, token, blocks, warp - kMathThreads / 32, lane);
-        if (!alone) {
-            __syncwarp();
-            ptx::cluster_wait();
-            ptx::cluster_arrive();
-            ptx::cluster_wait();
-        }
+        ptx::set_registers<kThreads<N>, Registers<N>::kProduce>();
+        produce<Dim, N, Half>(params, control, ptx::shared_address(shared), place, warp - kMathThreads / 32, lane);
     } else if (warp < 4) {
-        if constexpr (kMovesRegisters<N>) ptx::give_registers<kScoreRegisters>();
-        load_queries<Dim, N>(params, base, token, first_head, static_cast<int>(threadIdx.x));
-        Scorer<Dim, N> scorer(params, control, shared, warp, lane);
-        const HeadSums own = scorer.run(blocks);
-        const int h = static_cast<int>(threadIdx.x);
-        if (!alone) {
-            __syncwarp();
-            ptx::cluster_wait();
-            if (h < N) share_sums(splits, rank, params.splits, h, own);
-            __syncwarp();
-            ptx::cluster_arrive();
-            ptx::cluster_wait();
-        }
-        if (h < N) settle_heads(params, control, splits, rank, token, first_head, h, own);
-        ptx::named_barrier(kMathBarrier, kMathThreads);
+        ptx::set_registers<kThreads<N>, Registers<N>::kScore>();
+        score<Dim, N, Half>(params, control, shared, splits, place, warp, lane);
     } else {
-        if constexpr (kMovesRegisters<N>) ptx::take_registers<kAccumulateRegisters>();
-        load_queries<Dim, N>(params, base, token, first_head, static_cast<int>(threadIdx.x));
-        const Target at = {token, first_head, warp / 4 - 1, warp % 4, lane};
-        Sums<N> sums;
-        accumulate<Dim, N>(params, control, shared, blocks, at.group, lane, sums);
-        if (!alone) {
-            __syncwarp();
-            ptx::cluster_wait();
-            ptx::cluster_arrive();
-            ptx::cluster_wait();
-        }
-        ptx::named_barrier(kMathBarrier, kMathThreads);
-        sums.scale(control.factor, lane);
-        if (alone) {
-#pragma unroll
-            for (int i = 0; i < kOwnTiles; ++i) {
-                const int tile = 2 * i + at.group;
-                store_tile<N>(params, at, tile, sums.tile[i], base + tile * N * 128);
-            }
-        } else {
-            Exchange<N> exchange(params, control, shared, rank, at);
-            exchange.stage(sums);
-            exchange.push();
-            exchange.finish(sums);
-        }
+        ptx::set_registers<kThreads<N>, Registers<N>::kAccumulate>();
+        sum_values<Dim, N, Half>(params, control, shared, splits, place, warp, lane);
     }
-    if (!alone) {  // nobody leaves while others still copy out of or into its memory
+    if (params.splits > 1) {  // nobody leaves while others still copy out of its memory
         __syncwarp();
-        ptx::cluster_arrive();
         ptx::cluster_wait();
     }
 }

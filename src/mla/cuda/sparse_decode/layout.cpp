@@ -10,32 +10,34 @@ constexpr std::int32_t round_up(std::int32_t value, std::int32_t to) { return (v
 
 }  // namespace
 
-SharedLayout divide_shared(const Kernel& kernel, int dim, int splits, bool any_fp8, std::size_t available) {
+SharedLayout divide_shared(const Kernel& kernel, int dim, int splits, std::size_t available) {
     const std::int32_t queries = kernel.heads * dim * 2;
-    const std::int32_t weights = 2 * kernel.heads * 128;
-    const std::int32_t raw_stride = dim == 576 ? Fp8Row<576>::kRawStride : Fp8Row<512>::kRawStride;
-    const std::int32_t raw = any_fp8 ? kernel.raw_blocks * kRowBlock * raw_stride : 0;
-    const std::int32_t raw_scales = any_fp8 ? (kernel.raw_blocks + 1) * kRowBlock * 16 : 0;
-    const std::int32_t small = round_up(static_cast<std::int32_t>(kernel.control_bytes), 16) +
-                               (splits > 1 ? splits * static_cast<std::int32_t>(kernel.split_bytes) : 0);
+    const std::int32_t weights = kernel.weight_buffers * kernel.heads * 128;
+    const std::int32_t control = round_up(static_cast<std::int32_t>(kernel.control_bytes), 16);
     const std::int32_t tile = kSlabDims * kernel.heads * 4;
     const std::int32_t most_owned = (kValueTiles + splits - 1) / splits;
     const std::int32_t staged = splits > 1 ? (kValueTiles - kValueTiles / splits) * tile : 0;
     const std::int32_t exchange = staged + (splits > 1 ? most_owned * (splits - 1) * tile : 0);
-    const std::int32_t room = static_cast<std::int32_t>(available) - queries - weights - raw - raw_scales - small;
+    const std::int32_t statistics = splits > 1 ? splits * static_cast<std::int32_t>(kernel.split_bytes) : 0;
+    const std::int32_t room =
+        static_cast<std::int32_t>(available) - queries - weights - kernel.raw_bytes - kernel.raw_scale_bytes - control;
+    const bool fp8 = kernel.raw_bytes > 0;
+    const std::int32_t stage = dim == 576 ? Slabs<576>::kStageBytes : Slabs<512>::kStageBytes;
+    const std::int32_t block = dim == 576 ? Slabs<576>::kStages : Slabs<512>::kStages;
+    const std::int32_t least = !fp8 ? block : dim == 576 ? Slabs<576>::kLeastStages : Slabs<512>::kLeastStages;
 
     SharedLayout layout;
-    layout.slots = std::min(room / kSlabBytes, kMaxSlots);
-    // A block is let go only after all of its slabs were scored.
-    if (layout.slots < dim / kSlabDims || exchange + small > static_cast<std::int32_t>(available)) return {};
+    layout.stages = std::min(room / stage, kMaxStages);
+    // A block is let go only after all of it was scored.
+    if (layout.stages < least || exchange + statistics + control > static_cast<std::int32_t>(available)) return {};
     layout.ring = queries;
-    layout.weights = layout.ring + layout.slots * kSlabBytes;
+    layout.weights = layout.ring + layout.stages * stage;
     layout.raw = layout.weights + weights;
-    layout.raw_scales = layout.raw + raw;
+    layout.raw_scales = layout.raw + kernel.raw_bytes;
     layout.landing = staged;
-    layout.statistics = std::max(layout.raw_scales + raw_scales, exchange);
-    layout.control = layout.statistics + small - round_up(static_cast<std::int32_t>(kernel.control_bytes), 16);
-    layout.bytes = layout.statistics + small;
+    layout.statistics = exchange;
+    layout.control = std::max(layout.raw_scales + kernel.raw_scale_bytes, exchange + statistics);
+    layout.bytes = layout.control + control;
     return layout;
 }
 

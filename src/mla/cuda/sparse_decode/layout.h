@@ -6,7 +6,7 @@
 
 namespace tokamak::mla::cuda::sparse_decode {
 
-/// As many ring slots as fit into `available` bytes; bytes = 0 if the kernel cannot run with so many splits.
-SharedLayout divide_shared(const Kernel& kernel, int dim, int splits, bool any_fp8, std::size_t available);
+/// As many stages as fit into `available` bytes; bytes = 0 if the kernel cannot run with so many splits.
+SharedLayout divide_shared(const Kernel& kernel, int dim, int splits, std::size_t available);
 
 }  // namespace tokamak::mla::cuda::sparse_decode

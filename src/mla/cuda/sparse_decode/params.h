@@ -9,24 +9,53 @@
 namespace tokamak::mla::cuda::sparse_decode {
 
 inline constexpr int kRowBlock = 64;  ///< rows that are scored together
-inline constexpr int kSlabDims = 64;  ///< dimensions of a slab: 128 bytes of bf16 per row
+inline constexpr int kSlabDims = 64;  ///< dimensions of a slab: 128 bytes per row
 inline constexpr int kSlabBytes = kRowBlock * kSlabDims * 2;
 inline constexpr int kValueTiles = 8;     ///< output tiles of 64 dimensions
-inline constexpr int kMaxSlots = 24;      ///< of the slab ring
+inline constexpr int kMaxStages = 8;      ///< of the ring
 inline constexpr int kMaxSplits = 8;      ///< largest portable cluster
 inline constexpr int kMathThreads = 384;  ///< one warpgroup scores, two accumulate
 
-inline constexpr int kProducerWarps = 8;
-inline constexpr int kThreads = kMathThreads + 32 * kProducerWarps;
+/// Slabs of a block of rows, in the order in which they are filled: the last 64 dimensions (the rotary ones) first,
+/// then the others. A few slabs make a stage, which is announced and let go as one.
+template <int Dim>
+struct Slabs {
+    static constexpr int kCount = Dim / kSlabDims;
+    static constexpr int kPerStage = Dim == 576 ? 3 : 4;
+    static constexpr int kStages = kCount / kPerStage;
+    static constexpr int kStageBytes = kPerStage * kSlabBytes;
+    /// f32 scales that are no powers of two make products that f16 rounds. In such a block every stage comes behind a
+    /// stage of what rounding took away from its codes, for the scores alone. The ring must hold three stages and two
+    /// of these.
+    static constexpr bool kRests = Dim == 576;
+    static constexpr int kLeastStages = kRests ? 5 : kStages;
+    /// Position of the first slab with values: the rotary dimensions of 576 are none.
+    static constexpr int kFirstValues = kCount - kValueTiles;
+};
 
-/// Row format in fp8 of a given row width: 576 is fp8_656, 512 is fp8_584 or fp8_split.
+/// Warps that bring rows: 64 heads leave registers for four only.
+template <int N>
+inline constexpr int kProducerWarps = N == 64 ? 4 : 8;
+template <int N>
+inline constexpr int kThreads = kMathThreads + 32 * kProducerWarps<N>;
+
+/// Row format in fp8 of a given row width: 576 is fp8_656, 512 is fp8_584 or fp8_split. Rows are read in pieces of 128
+/// bytes: the rotary dimensions, then two slabs of codes each.
 template <int Dim>
 struct Fp8Row {
     static constexpr int kCodeSlabs = Dim == 576 ? 8 : 7;
-    static constexpr int kScaleBytes = Dim == 576 ? 16 : 8;
-    static constexpr int kRawStride =
-        Dim == 576 ? 704 : 576;  ///< 64 past a multiple of 128: rows alternate bank halves
+    static constexpr int kRotaryByte = Dim == 576 ? 528 : 448;
 };
+inline constexpr int kPieces = 5;
+
+/// fp8 rows in flight, in steps of eight rows by a piece for each producer warp: a block, or half of one where the
+/// queries leave less room.
+inline constexpr int kStepsAhead = 5;
+inline constexpr int kStepBytes = 1024;  ///< of a warp
+template <int N>
+inline constexpr int kRawBytes = kProducerWarps<N>* kStepsAhead* kStepBytes;
+template <int N>
+inline constexpr int kRawScaleBlocks = N == 64 ? 2 : 3;
 
 struct PoolParams {
     const std::uint8_t* values;
@@ -41,6 +70,8 @@ struct PoolParams {
     std::int64_t table_columns;
     std::int64_t index_stride, length_stride, table_stride;  ///< elements between tokens
     std::int32_t page_size;
+    std::uint32_t page_magic;  ///< index / page_size == umulhi(2 index, page_magic) >> page_shift
+    std::int32_t page_shift;
     std::int32_t top_k;
     std::int32_t row_bytes;
     std::int32_t scale_row_bytes;
@@ -50,9 +81,9 @@ enum class OutKind : std::int32_t { bf16, f16, f32 };
 
 /// Byte offsets in dynamic shared memory; the pipeline and the exchange between splits use the same bytes.
 struct SharedLayout {
-    std::int32_t ring = 0;  ///< slabs; the queries are at 0
-    std::int32_t slots = 0;
-    std::int32_t weights = 0;  ///< two blocks of softmax weights
+    std::int32_t ring = 0;  ///< the queries are at 0
+    std::int32_t stages = 0;
+    std::int32_t weights = 0;  ///< blocks of softmax weights
     std::int32_t raw = 0;      ///< fp8 rows as they are in memory
     std::int32_t raw_scales = 0;
     std::int32_t landing = 0;     ///< partial outputs of the other splits; own ones are staged at 0
@@ -74,10 +105,10 @@ struct Params {
     std::int64_t lse_token_stride, lse_head_stride;
     std::int64_t max_token_stride, max_head_stride;
     std::int64_t sink_stride;
-    std::int32_t tokens, heads, head_groups, value_dim, splits;
-    float scale_log2;  ///< softmax scale times log2 e
+    std::int32_t tokens, heads, head_groups, value_dim;
+    std::int32_t splits, split_shift;  ///< a power of two
+    float scale_log2;                  ///< softmax scale times log2 e
     OutKind out_kind;
-    bool any_fp8;   ///< the raw ring is in use, or slabs are announced by warps
     bool anywhere;  ///< two kinds of rows, or addresses that are no multiples of 16
     bool q_vectors, out_vectors;
     bool lse_base_two, lse_with_sink, max_with_sink;

@@ -10,6 +10,7 @@ namespace tokamak::mla::cuda::sparse_decode {
 struct Columns {
     int first, last;
     int in_first_pool;
+    [[nodiscard]] __device__ int blocks() const { return (last - first + kRowBlock - 1) / kRowBlock; }
 };
 
 __device__ __forceinline__ int live_columns(const PoolParams& pool, int token) {
@@ -48,11 +49,15 @@ __device__ __forceinline__ Selected load_index(const Params& params, const Colum
     return s;
 }
 
+__device__ __forceinline__ int page_of(const PoolParams& pool, int index) {
+    return static_cast<int>(__umulhi(static_cast<std::uint32_t>(index) * 2, pool.page_magic) >> pool.page_shift);
+}
+
 /// Second step, separate so that the read of the block table is under way while other work is done.
 __device__ __forceinline__ void load_page(const Params& params, int token, Selected& s) {
     if (s.index < 0) return;
     const PoolParams& pool = params.pools[s.pool];
-    const int page = s.index / pool.page_size;
+    const int page = page_of(pool, s.index);
     if (pool.block_table == nullptr)
         s.page = s.index < pool.rows ? page : -1;
     else
@@ -63,53 +68,74 @@ __device__ __forceinline__ Row locate(const Params& params, const Selected& s) {
     const PoolParams& pool = params.pools[s.pool];
     const bool valid = s.index >= 0 && s.page >= 0 && s.page < pool.pages;
     const std::int64_t page = valid ? s.page : 0;
-    const std::int64_t row = valid ? s.index % pool.page_size : 0;
+    const std::int64_t row = valid ? s.index - page_of(pool, s.index) * pool.page_size : 0;
     return {pool.values + page * pool.page_stride + row * pool.row_bytes,
             pool.scales == nullptr ? nullptr : pool.scales + page * pool.scale_page_stride + row * pool.scale_row_bytes,
             valid};
 }
 
-/// The rows of one block after another, as the lane that copies them sees them: row lane / 4 of its warp's eight. The
-/// index is read two blocks ahead of its use, the page one. Rows past the last column are masked.
+/// The rows of a warp, `PerWarp` of every block. Its lanes find the rows of several blocks at once, each lane one: lane
+/// l row l % PerWarp of block l / PerWarp of a group. Indices are read two groups ahead of their use, pages one. Rows
+/// past the last column are masked.
+template <int PerWarp>
 class RowStream {
   public:
-    __device__ __forceinline__ RowStream(const Params& params, const Columns& columns, int token, int warp, int lane)
-        : params_(params), columns_(columns), token_(token), column_(columns.first + warp * 8 + lane / 4) {
-        ahead_ = load_index(params_, columns_, token_, column_);
-        load_page(params_, token_, ahead_);
-        far_ = load_index(params_, columns_, token_, column_ + kRowBlock);
+    static constexpr int kBlocks = 32 / PerWarp;  ///< of a group
+
+    /// Asks for the first indices.
+    __device__ __forceinline__ void start(const Params& params, const Columns& columns, int token, int first_row,
+                                          int lane) {
+        params_ = &params;
+        columns_ = &columns;
+        token_ = token;
+        column_ = columns.first + lane / PerWarp * kRowBlock + first_row + lane % PerWarp;
+        near_ = load_index(params, columns, token, column_);
+        far_ = load_index(params, columns, token, column_ + kBlocks * kRowBlock);
     }
 
-    __device__ __forceinline__ Row next() {
-        const Row row = locate(params_, ahead_);
-        ahead_ = far_;
-        load_page(params_, token_, ahead_);
-        column_ += kRowBlock;
-        far_ = load_index(params_, columns_, token_, column_ + kRowBlock);
-        return row;
+    /// Between start and the first turn: waits for the first index.
+    __device__ __forceinline__ void begin() { load_page(*params_, token_, near_); }
+
+    /// Blocks are turned to one by one.
+    __device__ __forceinline__ void turn(int block) {
+        if (block % kBlocks != 0) return;
+        own_ = locate(*params_, near_);
+        valid_ = __ballot_sync(~0U, own_.valid);
+        near_ = far_;
+        load_page(*params_, token_, near_);
+        column_ += kBlocks * kRowBlock;
+        far_ = load_index(*params_, *columns_, token_, column_ + kBlocks * kRowBlock);
+    }
+
+    /// Of the group turned to: the row that this lane found, and whether it belongs to `block`.
+    [[nodiscard]] __device__ __forceinline__ const Row& own() const { return own_; }
+    [[nodiscard]] __device__ __forceinline__ static bool owns(int block, int lane) {
+        return lane / PerWarp == block % kBlocks;
+    }
+
+    /// Row r of the block turned to last, for any lane.
+    [[nodiscard]] __device__ __forceinline__ const std::uint8_t* values(int block, int r) const {
+        return reinterpret_cast<const std::uint8_t*>(
+            __shfl_sync(~0U, reinterpret_cast<unsigned long long>(own_.values), block % kBlocks * PerWarp + r));
+    }
+    [[nodiscard]] __device__ __forceinline__ Row row(int block, int r) const {
+        const auto scales =
+            __shfl_sync(~0U, reinterpret_cast<unsigned long long>(own_.scales), block % kBlocks * PerWarp + r);
+        return {values(block, r), reinterpret_cast<const std::uint8_t*>(scales), (valid(block) >> r & 1U) != 0};
+    }
+    /// Bit r: row r of the block takes part.
+    [[nodiscard]] __device__ __forceinline__ unsigned valid(int block) const {
+        return valid_ >> block % kBlocks * PerWarp & ((1U << PerWarp) - 1);
     }
 
   private:
-    const Params& params_;
-    const Columns& columns_;
+    const Params* params_;
+    const Columns* columns_;
     int token_;
     int column_;
-    Selected ahead_, far_;
+    Selected near_, far_;
+    Row own_;
+    unsigned valid_;
 };
-
-/// Notes which of a warp's rows take part in block `block`; lane 4 r speaks for row r.
-template <class Control>
-__device__ __forceinline__ void note_rows(Control& control, const Row& row, int block, int warp, int lane) {
-    const unsigned valid = __ballot_sync(~0U, row.valid);
-    const unsigned bits = __ballot_sync(~0U, lane < 8 && (valid >> (4 * lane & 31) & 1U) != 0);
-    if (lane == 0) control.valid[block % kMaskDepth][warp] = static_cast<std::uint8_t>(bits);
-}
-
-__device__ __forceinline__ Row row_of_lane(const Row& own, int lane) {
-    const auto pointer = [lane](const std::uint8_t* p) {
-        return reinterpret_cast<const std::uint8_t*>(__shfl_sync(~0U, reinterpret_cast<unsigned long long>(p), lane));
-    };
-    return {pointer(own.values), pointer(own.scales), __shfl_sync(~0U, static_cast<int>(own.valid), lane) != 0};
-}
 
 }  // namespace tokamak::mla::cuda::sparse_decode

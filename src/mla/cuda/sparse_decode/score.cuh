@@ -2,85 +2,127 @@
 // The scoring warpgroup: scores[row][head] = row . query on the tensor cores, then softmax weights relative to a
 // reference exponent per head. The reference follows the running maximum only when that has grown by more than 2^8, so
 // that older sums are seldom corrected; it cancels in the result.
+//
+// Rows are kept divided by a power of two of their own. A row's weight carries that power: it is what the reference
+// compares, and what the accumulators multiply the row by. Sums of weights take it out again.
 #pragma once
 
-#include "cuda/ptx/wgmma_bf16.cuh"
+#include "cuda/ptx/wgmma_16bit.cuh"
 #include "mla/cuda/sparse_decode/shared.cuh"
 
 namespace tokamak::mla::cuda::sparse_decode {
 
 /// What a head's thread (thread h of the warpgroup) knows after the last block; exponents of 2.
 struct HeadSums {
-    float top = kNothing;        ///< largest scaled score
-    float reference = kNothing;  ///< what `sum` is relative to
+    float top = -kInfinity;          ///< largest scaled score, if asked for
+    float reference = kNoReference;  ///< what `sum` is relative to
     float sum = 0.0F;
 };
 
-template <int Dim, int N>
+template <int Dim, int N, bool Half>
 class Scorer {
   public:
-    __device__ Scorer(const Params& params, Control<N>& control, unsigned char* shared, int warp, int lane)
-        : params_(params), control_(control), shared_(shared), warp_(warp), lane_(lane) {}
+    /// `power`: of the queries, as load_queries returns it.
+    __device__ Scorer(const Params& params, Control<N>& control, unsigned char* shared, int warp, int lane, int power)
+        : params_(params),
+          control_(control),
+          shared_(shared),
+          warp_(warp),
+          lane_(lane),
+          scale_(params.scale_log2 * power_of(power)) {}
 
     __device__ HeadSums run(int blocks) {
         for (int block = 0; block < blocks; ++block) {
-            multiply();
-            mask(block);
+            multiply(block);
             weigh(block);
         }
         return finish();
     }
 
   private:
-    static constexpr int kSlabs = Dim / kSlabDims;
+    using Shape = Slabs<Dim>;
     static constexpr int kPairs = N / 8;  ///< column pairs of a thread
     static constexpr float kPatience = 8.0F;
 
     [[nodiscard]] __device__ int thread() const { return warp_ * 32 + lane_; }
 
-    /// Slabs are awaited a few at a time: each wait costs a fence, which orders the producers' ordinary stores before
-    /// the tensor cores' reads.
-    __device__ void multiply() {
-        constexpr int kTogether = kSlabs % 3 == 0 ? 3 : 4;
-        static_assert(kSlabs % kTogether == 0);
-        int last = 0;
-#pragma unroll
-        for (int first = 0; first < kSlabs; first += kTogether) {
-            int slots[kTogether];
-#pragma unroll
-            for (int i = 0; i < kTogether; ++i) {
-                slots[i] = slot_.index;
-                ptx::barrier_wait(&control_.full[slot_.index], slot_.phase);
-                slot_.advance(params_.shared.slots);
-            }
-            ptx::fence_shared_async();
-            ptx::wgmma_fence();
-#pragma unroll
-            for (int i = 0; i < kTogether; ++i) {
-                const int j = first + i;
-                const std::uint64_t rows = ptx::wgmma_descriptor(shared_ + params_.shared.ring + slots[i] * kSlabBytes);
-                const std::uint64_t queries = ptx::wgmma_descriptor(shared_ + j * N * 128);
-#pragma unroll
-                for (int k = 0; k < 4; ++k) ptx::wgmma_bf16<false>(score_, rows + 2 * k, queries + 2 * k, j + k > 0);
-            }
-            ptx::wgmma_commit();
-            last = slots[kTogether - 1];
-        }
-        ptx::wgmma_wait<0>();
-        // Dimensions past the values are not read again; the other slabs are let go by the accumulating warpgroups.
-        if (kSlabs > kValueTiles && lane_ == 0) ptx::barrier_arrive(&control_.empty[last]);
+    /// The fence orders the producers' ordinary stores before the tensor cores' reads.
+    __device__ __forceinline__ void await_stage() {
+        ptx::barrier_wait(&control_.full[stage_.index], stage_.phase);
+        ptx::fence_shared_async();
+        ptx::wgmma_fence();
     }
 
-    __device__ void mask(int block) {
-        const std::uint8_t* valid = control_.valid[block % kMaskDepth] + 2 * warp_;
-        const bool low = (valid[0] >> (lane_ / 4) & 1U) != 0;
-        const bool high = (valid[1] >> (lane_ / 4) & 1U) != 0;
+    __device__ void multiply(int block) {
+        if constexpr (Half && Shape::kRests) {
+            ptx::barrier_wait(&control_.full[stage_.index], stage_.phase);
+            if (control_.odd[block % kNoteDepth] != 0) return multiply_with_rests();
+        }
+#pragma unroll
+        for (int s = 0; s < Shape::kStages; ++s) {
+            await_stage();
+            const std::uint64_t rows =
+                ptx::wgmma_descriptor(shared_ + params_.shared.ring + stage_.index * Shape::kStageBytes);
+            const std::uint64_t queries = ptx::wgmma_descriptor(shared_ + s * Shape::kPerStage * N * 128);
+#pragma unroll
+            for (int i = 0; i < Shape::kPerStage; ++i)
+#pragma unroll
+                for (int k = 0; k < 4; ++k)
+                    ptx::wgmma_16bit<Half, false>(score_, rows + i * (kSlabBytes / 16) + 2 * k,
+                                                  queries + i * (N * 128 / 16) + 2 * k, s + i + k > 0);
+            ptx::wgmma_commit();
+            stage_.advance(params_.shared.stages);
+        }
+        ptx::wgmma_wait<0>();
+    }
+
+    /// Every stage but its rotary slab comes behind one of rounding errors, which is let go at once.
+    __device__ void multiply_with_rests() {
+#pragma unroll 1
+        for (int s = 0; s < Shape::kStages; ++s) {
+            int rests = stage_.index;
+#pragma unroll 1
+            for (int main = 0; main < 2; ++main) {
+                await_stage();
+#pragma unroll 1
+                for (int i = s + main == 0 ? 1 : 0; i < Shape::kPerStage; ++i) {
+                    const std::uint64_t rows = ptx::wgmma_descriptor(
+                        shared_ + params_.shared.ring + stage_.index * Shape::kStageBytes + i * kSlabBytes);
+                    const std::uint64_t queries = ptx::wgmma_descriptor(shared_ + (s * Shape::kPerStage + i) * N * 128);
+#pragma unroll
+                    for (int k = 0; k < 4; ++k)
+                        ptx::wgmma_16bit<Half, false>(score_, rows + 2 * k, queries + 2 * k, s + main > 0 || i + k > 1);
+                }
+                ptx::wgmma_commit();
+                stage_.advance(params_.shared.stages);
+            }
+            ptx::wgmma_wait<0>();
+            if (lane_ < 2) ptx::barrier_arrive(&control_.empty[rests]);  // for the eight accumulating warps
+        }
+    }
+
+    /// A thread's two rows.
+    struct Pair {
+        float low, high;
+    };
+
+    /// score = score * factor + shift, where a row takes part; else minus infinity.
+    __device__ __forceinline__ void scale_scores(Pair factor, Pair shift, bool low, bool high) {
 #pragma unroll
         for (int g = 0; g < kPairs; ++g) {
 #pragma unroll
             for (int e = 0; e < 2; ++e) {
-                score_[4 * g + e] = low ? score_[4 * g + e] * params_.scale_log2 : kNothing;
-                score_[4 * g + 2 + e] = high ? score_[4 * g + 2 + e] * params_.scale_log2 : kNothing;
+                score_[4 * g + e] = fmaf(score_[4 * g + e], factor.low, shift.low);
+                score_[4 * g + 2 + e] = fmaf(score_[4 * g + 2 + e], factor.high, shift.high);
+            }
+        }
+        if (low && high) return;
+#pragma unroll
+        for (int g = 0; g < kPairs; ++g) {
+#pragma unroll
+            for (int e = 0; e < 2; ++e) {
+                if (!low) score_[4 * g + e] = -kInfinity;
+                if (!high) score_[4 * g + 2 + e] = -kInfinity;
             }
         }
     }
@@ -97,51 +139,79 @@ class Scorer {
                 if (lane_ < 4) control_.partial[warp_][8 * g + 2 * lane_ + e] = top;
             }
         }
+        ptx::named_barrier(kScoreBarrier, 128);
+    }
+    [[nodiscard]] __device__ float partial_maximum(int h) const {
+        return max_or_nan(max_or_nan(control_.partial[0][h], control_.partial[1][h]),
+                          max_or_nan(control_.partial[2][h], control_.partial[3][h]));
+    }
+
+    /// Keeps the largest scores that the caller wants to see.
+    __device__ void note_top() {
+        column_maxima();
+        if (thread() < N) head_.top = max_or_nan(head_.top, partial_maximum(thread()));
+        ptx::named_barrier(kScoreBarrier, 128);
     }
 
     /// Moves a head's reference if it must; says whether older sums need a correction.
     __device__ bool move_reference(int buffer) {
         if (thread() >= N) return false;
         const int h = thread();
-        float top = head_.top;
-#pragma unroll
-        for (int w = 0; w < 4; ++w) top = max_or_nan(top, control_.partial[w][h]);
-        head_.top = top;
+        const float top = partial_maximum(h);
         float correction = 1.0F;
         if (!(top <= head_.reference + kPatience)) {
-            if (head_.reference != kNothing) correction = exp2_fast(head_.reference - top);
+            if (head_.reference != kNoReference) correction = exp2_fast(head_.reference - top);
             head_.reference = top;
+            control_.reference[h] = top;
         }
         control_.correction[buffer][h] = correction;
-        control_.limit[h] = head_.reference + kPatience;
-        control_.reference[h] = head_.reference == kNothing ? 0.0F : head_.reference;
         return correction != 1.0F;
     }
 
-    /// Whether a score of this thread is beyond what its head's reference allows; true for NaN.
+    /// Whether a weight of this thread would be beyond what its head's reference allows; true for NaN.
     [[nodiscard]] __device__ bool exceeds() const {
         bool any = false;
 #pragma unroll
         for (int g = 0; g < kPairs; ++g) {
-            const float2 limit = *reinterpret_cast<const float2*>(&control_.limit[8 * g + 2 * (lane_ & 3)]);
-            any |= !(max_or_nan(score_[4 * g], score_[4 * g + 2]) <= limit.x);
-            any |= !(max_or_nan(score_[4 * g + 1], score_[4 * g + 3]) <= limit.y);
+            const float2 reference = *reinterpret_cast<const float2*>(&control_.reference[8 * g + 2 * (lane_ & 3)]);
+            any |= !(max_or_nan(score_[4 * g], score_[4 * g + 2]) <= reference.x + kPatience);
+            any |= !(max_or_nan(score_[4 * g + 1], score_[4 * g + 3]) <= reference.y + kPatience);
         }
         return any;
     }
 
     /// Maxima over rows cost more than all else here, so they are only taken when a reference must move, which is
-    /// seldom after the first block, or when the caller wants them.
+    /// seldom after the first block.
     __device__ void weigh(int block) {
-        const int buffer = block & 1;
-        const bool moves = exceeds() || params_.max_logits != nullptr;
-        ptx::barrier_wait(&control_.weights_empty[buffer], ((block >> 1) & 1U) ^ 1U);
+        const int buffer = block % kWeightBuffers<N>;
+        const int row = warp_ * 16 + lane_ / 4;
+        const int low = control_.exponent[block % kNoteDepth][row];
+        const int high = control_.exponent[block % kNoteDepth][row + 8];
+        Pair factor = {scale_, scale_};
+        Pair shift = {0.0F, 0.0F};
+        Pair inverse = {1.0F, 1.0F};
+        if constexpr (Half) {
+            factor = {scale_ * power_of(low), scale_ * power_of(high)};
+            shift = {static_cast<float>(low - kUnitExponent), static_cast<float>(high - kUnitExponent)};
+            inverse = {power_of(2 * kUnitExponent - low), power_of(2 * kUnitExponent - high)};
+        }
+        if (params_.max_logits != nullptr) {
+            scale_scores(factor, {0.0F, 0.0F}, low != kMaskedRow, high != kMaskedRow);
+            note_top();
+            if constexpr (Half) scale_scores({1.0F, 1.0F}, shift, low != kMaskedRow, high != kMaskedRow);
+        } else {
+            scale_scores(factor, shift, low != kMaskedRow, high != kMaskedRow);
+        }
+        ptx::barrier_wait(&control_.weights_empty[buffer], (block / kWeightBuffers<N> & 1U) ^ 1U);
         bool corrected = false;
-        if (ptx::named_barrier_any(kScoreBarrier, 128, moves)) {
+        if (ptx::named_barrier_any(kScoreBarrier, 128, exceeds())) {
             column_maxima();
-            ptx::named_barrier(kScoreBarrier, 128);
             corrected = ptx::named_barrier_any(kScoreBarrier, 128, move_reference(buffer));
         }
+        store_weights(buffer, inverse, corrected);
+    }
+
+    __device__ __forceinline__ void store_weights(int buffer, Pair inverse, bool corrected) {
         std::uint32_t pairs[N / 4];
 #pragma unroll
         for (int g = 0; g < kPairs; ++g) {
@@ -156,10 +226,10 @@ class Scorer {
                 sums_[2 * g] *= correction.x;
                 sums_[2 * g + 1] *= correction.y;
             }
-            sums_[2 * g] += a + c;
-            sums_[2 * g + 1] += b + d;
-            pairs[2 * g] = pack_bf16(a, b);
-            pairs[2 * g + 1] = pack_bf16(c, d);
+            sums_[2 * g] = fmaf(a, inverse.low, fmaf(c, inverse.high, sums_[2 * g]));
+            sums_[2 * g + 1] = fmaf(b, inverse.low, fmaf(d, inverse.high, sums_[2 * g + 1]));
+            pairs[2 * g] = pack_16bit<Half>(a, b);
+            pairs[2 * g + 1] = pack_16bit<Half>(c, d);
         }
         const std::uint32_t tile = ptx::shared_address(shared_ + params_.shared.weights + buffer * N * 128);
         store_transposed<N>(tile, pairs, warp_, lane_);
@@ -190,10 +260,11 @@ class Scorer {
     Control<N>& control_;
     unsigned char* shared_;
     int warp_, lane_;
+    float scale_;
     float score_[N / 2];
     float sums_[2 * kPairs] = {};
     HeadSums head_;
-    Slot slot_;
+    Stage stage_;
 };
 
 }  // namespace tokamak::mla::cuda::sparse_decode

@@ -10,42 +10,66 @@ namespace tokamak::mla::cuda::sparse_decode {
 
 namespace ptx = tokamak::cuda::ptx;
 
-inline constexpr float kNothing = -__builtin_huge_valf();
+inline constexpr float kInfinity = __builtin_huge_valf();
 
 /// Named barriers.
-enum : int { kScoreBarrier = 1, kMathBarrier = 2, kAccumulateBarrier = 3, kTileBarrier = 4 /* and 5 */ };
+enum : int {
+    kScoreBarrier = 1,
+    kMathBarrier = 2,
+    kAccumulateBarrier = 3,
+    kTileBarrier = 4 /* and 5 */,
+    kProducerBarrier = 6
+};
 
-/// Blocks that producers may have looked at before the first of them is scored: raw ring and slab ring together hold
-/// fewer.
-inline constexpr int kMaskDepth = 8;
+/// Blocks whose exponents are kept: the ring never holds as many.
+inline constexpr int kNoteDepth = 4;
+
+/// Blocks of softmax weights on their way to the accumulators; 64 heads need the memory for the ring.
+template <int N>
+inline constexpr int kWeightBuffers = N == 64 ? 1 : 2;
+
+/// "No reference yet": lower than any score, but finite, so that masked scores stay below it without special care.
+inline constexpr float kNoReference = -1e30F;
+
+/// A row's values are kept divided by a power of two, 2^(exponent - 127); 0 stands for a masked row.
+inline constexpr int kUnitExponent = 127;
+inline constexpr int kMaskedRow = 0;
 
 template <int N>
 struct Control {
-    std::uint64_t full[kMaxSlots];      ///< slab written: one arrival per producer warp, or thread if the rows are bf16
-    std::uint64_t empty[kMaxSlots];     ///< slab no longer read: one arrival per warp of a warpgroup
-    std::uint64_t weights_full[2];      ///< one arrival per scoring warp
-    std::uint64_t weights_empty[2];     ///< one arrival per accumulating warp
-    std::uint64_t landed;               ///< partial outputs of the other splits
-    std::uint8_t valid[kMaskDepth][8];  ///< bit r of byte b: row 8 b + r takes part
-    float correction[2][N];             ///< factor of older sums, per weights buffer
-    int corrected[2];                   ///< whether any of them is not 1
-    float partial[4][N];                ///< per warp, for reductions over the rows of a block
-    float limit[N];                     ///< largest exponent that the reference allows
-    float reference[N];                 ///< exponent that weights are relative to
-    float factor[N];                    ///< of this split's sums; 0: head is empty
+    std::uint64_t full[kMaxStages];   ///< stage written: an arrival per producer warp, or thread if rows are bf16
+    std::uint64_t empty[kMaxStages];  ///< stage no longer read: an arrival per accumulating warp
+    std::uint64_t weights_full[kWeightBuffers<N>];       ///< an arrival per scoring warp
+    std::uint64_t weights_empty[kWeightBuffers<N>];      ///< an arrival per accumulating warp
+    std::uint64_t told;                                  ///< sums of the other splits
+    std::uint64_t landed;                                ///< partial outputs of the other splits
+    alignas(16) int exponent[kNoteDepth][kRowBlock];     ///< of the rows of a block
+    alignas(16) float correction[kWeightBuffers<N>][N];  ///< factor of older sums
+    alignas(16) float partial[4][N];                     ///< per warp, for reductions over the rows of a block
+    alignas(16) float reference[N];                      ///< exponent that weights are relative to
+    alignas(16) float factor[N];                         ///< of the sums; 0: head is empty
+    int odd[kNoteDepth];                                 ///< stages of a block come with their rounding errors
+    int corrected[kWeightBuffers<N>];                    ///< whether any correction is not 1
+    unsigned query_top;                                  ///< largest magnitude of a query element, as bf16
 };
 
-/// Position in the ring of slabs.
-struct Slot {
+/// Position in the ring of stages.
+struct Stage {
     int index = 0;
     std::uint32_t phase = 0;
-    __device__ __forceinline__ void advance(int slots) {
-        if (++index == slots) {
+    __device__ __forceinline__ void advance(int stages) {
+        if (++index == stages) {
             index = 0;
             phase ^= 1U;
         }
     }
 };
+
+/// Dimensions [64 d, 64 d + 64) are in the slab at this position of a block.
+template <int Dim>
+__device__ __forceinline__ constexpr int slab_dims(int position) {
+    return position == 0 ? Slabs<Dim>::kCount - 1 : position - 1;
+}
 
 /// Offset of 16-byte chunk `chunk` of row `row` in a tile with rows of 128 bytes under the 128-byte swizzle.
 __device__ __forceinline__ std::uint32_t swizzled(int row, int chunk) {
@@ -81,6 +105,19 @@ __device__ __forceinline__ std::uint32_t pack_f16(float low, float high) {
     std::uint32_t pair;
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
     return pair;
+}
+
+template <bool Half>
+__device__ __forceinline__ std::uint32_t pack_16bit(float low, float high) {
+    return Half ? pack_f16(low, high) : pack_bf16(low, high);
+}
+
+/// 2^(exponent - 127) for exponents of normal numbers.
+__device__ __forceinline__ float power_of(int exponent) { return __int_as_float(exponent << 23); }
+
+/// Two bf16 values times a power of two, in f16.
+__device__ __forceinline__ std::uint32_t scale_bf16(std::uint32_t two, float factor) {
+    return pack_f16(__uint_as_float(two << 16) * factor, __uint_as_float(two & 0xFFFF0000U) * factor);
 }
 
 /// 2^x with x = -infinity giving 0.

@@ -2,5 +2,5 @@
 #include "mla/cuda/sparse_decode/instance.cuh"
 
 namespace tokamak::mla::cuda::sparse_decode {
-Kernel kernel_576(int heads) { return kernel_of<576>(heads); }
+Kernel kernel_512_fp8(int heads) { return kernel_of<512, true>(heads); }
 }  // namespace tokamak::mla::cuda::sparse_decode

@@ -1,0 +1,6 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "mla/cuda/sparse_decode/instance.cuh"
+
+namespace tokamak::mla::cuda::sparse_decode {
+Kernel kernel_512_bf16(int heads) { return kernel_of<512, false>(heads); }
+}  // namespace tokamak::mla::cuda::sparse_decode

@@ -1,0 +1,6 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "mla/cuda/sparse_decode/instance.cuh"
+
+namespace tokamak::mla::cuda::sparse_decode {
+Kernel kernel_576_bf16(int heads) { return kernel_of<576, false>(heads); }
+}  // namespace tokamak::mla::cuda::sparse_decode

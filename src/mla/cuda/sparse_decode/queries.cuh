@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+// Queries of N heads as K-major slabs in the order of the rows' slabs; heads past the last are zero. All math threads
+// load them.
+#pragma once
+
+#include "mla/cuda/sparse_decode/shared.cuh"
+
+namespace tokamak::mla::cuda::sparse_decode {
+
+/// Eight elements at any address.
+__device__ __forceinline__ uint4 load_eight(const std::uint16_t* from) {
+    const auto pair = [from](int p) { return from[2 * p] | static_cast<std::uint32_t>(from[2 * p + 1]) << 16; };
+    return {pair(0), pair(1), pair(2), pair(3)};
+}
+
+/// Largest magnitude of finite bf16 elements.
+__device__ __forceinline__ unsigned top_of(const uint4& v) {
+    const std::uint32_t words[4] = {v.x, v.y, v.z, v.w};
+    unsigned top = 0;
+#pragma unroll
+    for (const std::uint32_t word : words) {
+        const unsigned low = word & 0x7FFFU;
+        const unsigned high = word >> 16 & 0x7FFFU;
+        top = max(top, max(low < 0x7F80U ? low : 0U, high < 0x7F80U ? high : 0U));
+    }
+    return top;
+}
+
+/// Returns the exponent (of a normal number) of the power that scores must be multiplied by: as f16, queries are
+/// divided by a power of two that leaves the largest element just below 2^15.
+template <int Dim, int N, bool Half>
+__device__ __forceinline__ int load_queries(const Params& params, Control<N>& control, std::uint32_t base, int token,
+                                            int first_head, int thread) {
+    constexpr int kChunks = Dim / 8;
+    constexpr int kOwn = (N * kChunks + kMathThreads - 1) / kMathThreads;
+    const auto* const q = static_cast<const std::uint16_t*>(params.q) + token * params.q_token_stride;
+    uint4 chunks[kOwn];
+    unsigned top = 0;
+    // The branch is outside of the loop: inside, every load would wait for the one before.
+    const auto load_all = [&](auto load) {
+#pragma unroll
+        for (int i = 0; i < kOwn; ++i) {
+            const int at = thread + i * kMathThreads;
+            const int head = first_head + at / kChunks;
+            chunks[i] = {0, 0, 0, 0};
+            if (at < N * kChunks && head < params.heads)
+                chunks[i] = load(q + head * params.q_head_stride + at % kChunks * 8);
+        }
+    };
+    if (params.q_vectors)
+        load_all([](const std::uint16_t* from) { return *reinterpret_cast<const uint4*>(from); });
+    else
+        load_all([](const std::uint16_t* from) { return load_eight(from); });
+    int power = kUnitExponent;
+    if constexpr (Half) {
+#pragma unroll
+        for (int i = 0; i < kOwn; ++i) top = max(top, top_of(chunks[i]));
+        top = __reduce_max_sync(~0U, top);
+        if (thread % 32 == 0) atomicMax(&control.query_top, top);
+        ptx::named_barrier(kMathBarrier, kMathThreads);
+        power = max(15, static_cast<int>(control.query_top >> 7) - 14);
+    }
+    const float factor = power_of(2 * kUnitExponent - power);
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) {
+        const int at = thread + i * kMathThreads;
+        const int c = at % kChunks;
+        const int position = c / 8 == Dim / kSlabDims - 1 ? 0 : c / 8 + 1;
+        const uint4 v = chunks[i];
+        const uint4 stored = Half ? uint4{scale_bf16(v.x, factor), scale_bf16(v.y, factor), scale_bf16(v.z, factor),
+                                          scale_bf16(v.w, factor)}
+                                  : v;
+        if (at < N * kChunks) store_shared(base + position * (N * 128) + swizzled(at / kChunks, c % 8), stored);
+    }
+    ptx::fence_shared_async();
+    ptx::named_barrier(kMathBarrier, kMathThreads);
+    return power;
+}
+
+}  // namespace tokamak::mla::cuda::sparse_decode
