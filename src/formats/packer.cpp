@@ -90,9 +90,17 @@ void write_missing(Run& run, PackJournal& journal) {
     }
 }
 
-void verify_all(Run& run) {
+/// A layer that differs is forgotten, so that the next call packs it again.
+void verify_all(Run& run, PackJournal* journal) {
     run.progress.begin("verifying", run.plan.packed_bytes());
-    for (const PlannedLayer& layer : run.plan.layers) formats::verify_layer(run.job(layer));
+    for (const PlannedLayer& layer : run.plan.layers) {
+        try {
+            formats::verify_layer(run.job(layer));
+        } catch (const Error&) {
+            if (journal != nullptr) journal->forget(layer.sizes.layer);
+            throw;
+        }
+    }
 }
 
 /// One process at a time writes an output.
@@ -142,7 +150,7 @@ PackReport pack_checkpoint(const PackRequest& request, const PackObserver& obser
     PackReport report = report_of(plan);
     for (const auto& [layer, sum] : journal.layers()) report.kept_layers.push_back(layer);
     write_missing(run, journal);
-    if (request.verify) verify_all(run);
+    if (request.verify) verify_all(run, &journal);
     report.verified = request.verify;
     take_name(partial_path, request.output);
     std::filesystem::remove(journal_path, ignored);
@@ -157,7 +165,7 @@ PackReport verify_packed_file(const PackRequest& request, const PackObserver& ob
              request.output, plan.source->path());
     Progress progress(observer);
     Run run{request, plan, output, progress};
-    verify_all(run);
+    verify_all(run, nullptr);
     PackReport report = report_of(plan);
     report.verified = true;
     return report;

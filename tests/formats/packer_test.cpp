@@ -216,6 +216,20 @@ TEST_F(Interrupted, AnotherRequestStartsAfresh) {
     EXPECT_EQ(PackedFile::open(request_.output).layer(3).intermediate, 64);  // two of five groups
 }
 
+TEST_F(Interrupted, ALayerThatFailsItsVerificationIsPackedAgain) {
+    const auto file = SafetensorsFile::open(checkpoint_.folder().file("expected"));
+    const auto* const first = file.tensor("layers.3.gate_up").as<std::byte>();
+    const auto place = static_cast<std::size_t>(file.tensor("layers.11.down").as<std::byte>() - first) + 4096;
+    bool changed = false;
+    const PackObserver change = [&](const PackProgress& at) {
+        if (changed || std::string(at.phase) != "verifying") return;
+        change_byte(request_.output + ".partial", place);
+        changed = true;
+    };
+    expect_error([&] { (void)pack_checkpoint(request_, change); }, ErrorCode::parse, {"layer 11, expert 0, down"});
+    expect_kept({3});
+}
+
 TEST_F(Interrupted, OnlyOneProcessWrites) {
     struct Interruption {};
     EXPECT_THROW(pack_checkpoint(request_,
