@@ -26,8 +26,8 @@ double median(const std::vector<double>& sorted) {
     return sorted.size() % 2 == 1 ? sorted[half] : 0.5 * (sorted[half - 1] + sorted[half]);
 }
 
-/// Usable candidates, fastest first; of equal ones the fallback, then the first of the list.
-std::vector<std::size_t> ranking(std::span<const Samples> candidates, std::size_t fallback) {
+/// Usable candidates, fastest first; of equal ones the first of the list.
+std::vector<std::size_t> ranking(std::span<const Samples> candidates) {
     std::vector<std::size_t> order;
     std::vector<double> medians(candidates.size());
     for (std::size_t i = 0; i < candidates.size(); ++i) {
@@ -35,10 +35,7 @@ std::vector<std::size_t> ranking(std::span<const Samples> candidates, std::size_
         medians[i] = median_interval(candidates[i].us).median;
         order.push_back(i);
     }
-    std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
-        if (medians[a] != medians[b]) return medians[a] < medians[b];
-        return a == fallback && b != fallback;
-    });
+    std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return medians[a] < medians[b]; });
     return order;
 }
 
@@ -61,7 +58,7 @@ Interval ratio_interval(std::span<const double> a, std::span<const double> b) {
 }
 
 std::optional<Selection> select(std::span<const Samples> candidates, std::size_t fallback, double min_gain) {
-    const std::vector<std::size_t> order = ranking(candidates, fallback);
+    const std::vector<std::size_t> order = ranking(candidates);
     if (order.empty()) return std::nullopt;
     Selection selection{.winner = order.front(), .runner_up = std::nullopt};
     if (candidates[fallback].usable) {
@@ -76,7 +73,7 @@ std::optional<Selection> select(std::span<const Samples> candidates, std::size_t
 }
 
 bool settled(std::span<const Samples> candidates, std::size_t fallback, double min_gain) {
-    const std::vector<std::size_t> order = ranking(candidates, fallback);
+    const std::vector<std::size_t> order = ranking(candidates);
     if (order.size() < 2) return true;
     const bool has_fallback = candidates[fallback].usable;
     const auto slower = [&](std::size_t i, std::size_t than, double share) {
@@ -93,7 +90,7 @@ bool settled(std::span<const Samples> candidates, std::size_t fallback, double m
 
 std::vector<std::size_t> clearly_slower(std::span<const Samples> candidates, std::size_t fallback, double share) {
     std::vector<std::size_t> slow;
-    const std::vector<std::size_t> order = ranking(candidates, fallback);
+    const std::vector<std::size_t> order = ranking(candidates);
     for (const std::size_t i : order)
         if (i != fallback && i != order.front() &&
             ratio_interval(candidates[i].us, candidates[order.front()].us).low > 1.0 + share)

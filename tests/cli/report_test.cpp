@@ -129,6 +129,14 @@ TEST(Report, RooflineNeedsBytesAndFlops) {
     expect_well_formed(html);
     EXPECT_NE(html.find("Roofline of fused_moe"), std::string::npos);
     EXPECT_NE(html.find("bf16, sustained"), std::string::npos);
+    EXPECT_EQ(count(html, "aria-label=\"Roofline of"), 1U);
+    std::vector<json> many;
+    for (int i = 0; i < 12; ++i) {
+        many.push_back(two);
+        many.back()["format"] = "f" + std::to_string(i);
+        many.back()["shape"] = i % 2 == 0 ? "even" : "odd";
+    }
+    EXPECT_EQ(count(page(document_of(many)), "aria-label=\"Roofline of"), 2U) << "one for each shape";
     one.erase("flops");
     EXPECT_EQ(page(document_of({one})).find("Roofline"), std::string::npos);
 }
@@ -141,6 +149,42 @@ TEST(Report, PinnedConfigurationsStandAside) {
     const std::string html = page(document_of({row(1, 20), pinned, not_chosen}));
     EXPECT_NE(html.find("2 times of other configurations"), std::string::npos);
     EXPECT_NE(html.find("<b>A</b> a (1 tokens)."), std::string::npos);
+}
+
+TEST(Report, WhereNothingWasChosenThePinnedVariantsAreTheSeries) {
+    std::vector<json> rows;
+    for (const char* variant : {"memset", "kernel"})
+        for (const int tokens : {8, 1}) {
+            rows.push_back(row(tokens, 10 + tokens, "graph", variant));
+            rows.back()["source"] = "option";
+        }
+    const std::string html = page(document_of(rows));
+    expect_well_formed(html);
+    EXPECT_EQ(html.find("other configurations"), std::string::npos);
+    EXPECT_NE(html.find("</svg>memset</li>"), std::string::npos);
+    EXPECT_NE(html.find("</svg>kernel</li>"), std::string::npos);
+    EXPECT_NE(html.find("<td class=\"t\">memset</td>"), std::string::npos);
+}
+
+TEST(Report, ListsHostTimesAndWhatWasRefused) {
+    json document = document_of({row(1, 20)});
+    document["host"] = {{{"op", "align"},
+                         {"shape", "s"},
+                         {"format", "-"},
+                         {"tokens", 8},
+                         {"us_median", 2.5},
+                         {"launches", 1},
+                         {"must_us", 4.5}},
+                        7};
+    document["refused"] = {{{"op", "fused_moe"}, {"shape", "s"}, {"format", "bf16"}, {"reason", "no <kernel>"}},
+                           nullptr};
+    document["failed"] = {{{"op", "mla"}, {"variant", "v"}, {"tokens", 4}, {"reason", "crashed"}}};
+    const std::string html = page(document);
+    expect_well_formed(html);
+    EXPECT_NE(html.find("<td class=\"t\">align · s</td><td>8</td><td>2.5</td><td>1</td><td class=\"good\">4.5 ✓</td>"),
+              std::string::npos);
+    EXPECT_NE(html.find("fused_moe · s · bf16</td><td class=\"t\">no &lt;kernel&gt;"), std::string::npos);
+    EXPECT_NE(html.find("mla · v</td><td class=\"t\">crashed"), std::string::npos);
 }
 
 TEST(Report, AGraphCapturedForMoreTokensIsNamedSo) {
@@ -222,6 +266,7 @@ TEST(Report, DocumentsThatAreNoResultsAreRefused) {
 TEST(Report, TicksOfAxesAreRoundAndInside) {
     const LogAxis axis({3, 700}, 0, 100);
     EXPECT_EQ(axis.ticks(), (std::vector<double>{5, 10, 20, 50, 100, 200, 500}));
+    EXPECT_EQ(LogAxis({2.2, 6.5}, 0, 100).ticks(), (std::vector<double>{2, 3, 4, 5, 6, 7}));
     EXPECT_LT(axis.pixel(3), axis.pixel(700));
     EXPECT_GE(axis.pixel(3), 0);
     EXPECT_LE(axis.pixel(700), 100);

@@ -126,6 +126,17 @@ TEST(Tuner, StopsEarlyWhenTheOrderIsSettledAndDropsTheClearlySlower) {
     EXPECT_EQ(tune(request_of({"a", "b"}), clear, clock).rows[0].timed[0].rounds, 7);
 }
 
+TEST(Tuner, WhatWasDroppedAtOneCountIsMeasuredAtTheNext) {
+    const Tuning tuning =
+        tune_with(request_of({"a", "b", "slow"}, {1, 64}),
+                  [time = test::undecided()](const std::string& variant, std::int64_t tokens, int call) mutable {
+                      if (variant == "slow") return tokens == 1 ? 30.0 : 5.0;
+                      return time(variant, tokens, call);
+                  });
+    EXPECT_EQ(timed(tuning.rows[0], "slow").rounds, 7);
+    EXPECT_EQ(tuning.rows[1].variant, "slow");
+}
+
 TEST(Tuner, NaNInfinityZeroAndNegativeTimesLose) {
     for (const double bad : {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity(), 0.0,
                              -1.0, -std::numeric_limits<double>::infinity()}) {

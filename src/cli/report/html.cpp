@@ -63,7 +63,7 @@ std::string against_cell(double us, const std::optional<double>& limit) {
 std::string table(const std::vector<std::string>& titles, const std::string& rows) {
     std::string html = "<div class=\"scroll\"><table><thead><tr>";
     for (const std::string& title : titles) {
-        const bool words = title == "what" || title == "variant";
+        const bool words = title == "what" || title == "variant" || title == "reason";
         html += fmt::format("<th scope=\"col\"{}>{}</th>", words ? " class=\"t\"" : "", title);
     }
     return html + "</tr></thead><tbody>\n" + rows + "</tbody></table></div>\n";
@@ -172,7 +172,9 @@ std::string group_section(const Group& group) {
     if (!automatic.empty()) html += lines_table(automatic, modes);
     const std::vector<std::string> main_mode = {group.main_mode()};
     const std::vector<Line> others = lines_of(group, main_mode, false);
-    if (!others.empty())
+    // Where nothing was chosen, the pinned configurations are what the group is about.
+    if (!others.empty() && automatic.empty()) html += lines_table(others, main_mode);
+    if (!others.empty() && !automatic.empty())
         html += fmt::format("<details><summary>{} times of other configurations</summary>\n{}</details>\n",
                             others.size(), lines_table(others, main_mode));
     return html + "</section>\n";
@@ -215,8 +217,25 @@ std::string overview(const ResultFile& file) {
     if (lines.empty()) return {};
     std::vector<std::string> titles = {"what", "mode", "tokens", "µs"};
     if (with_floor) titles.emplace_back("floor / time");
-    if (with_rival) titles.emplace_back("at or below the best public figure");
+    if (with_rival) titles.emplace_back("not slower than the best public");
     return table(titles, lines);
+}
+
+std::string host_section(const ResultFile& file) {
+    if (file.host.empty()) return {};
+    std::string lines;
+    for (const HostTime& time : file.host)
+        lines += "<tr>" + cell(time.what, true) + cell(time.tokens > 0 ? brief(time.tokens) : "–") +
+                 cell(brief(time.us)) + optional_cell(time.launches) + against_cell(time.us, time.must_us) + "</tr>\n";
+    return "<h2>Host time of a call</h2>\n" + table({"what", "tokens", "µs", "launches", "must"}, lines);
+}
+
+std::string refused_section(const ResultFile& file) {
+    if (file.refused.empty()) return {};
+    std::string lines;
+    for (const Refusal& refusal : file.refused)
+        lines += "<tr>" + cell(refusal.what, true) + cell(refusal.reason, true) + "</tr>\n";
+    return "<h2>Refused, skipped or failed</h2>\n" + table({"what", "reason"}, lines);
 }
 
 std::vector<std::string> operators(const ResultFile& file) {
@@ -248,6 +267,7 @@ std::string html_report(const ResultFile& file) {
         for (const Group& group : file.groups)
             if (group.op == op) html += group_section(group);
     }
+    html += host_section(file) + refused_section(file);
     return html + "</body>\n</html>\n";
 }
 

@@ -50,6 +50,14 @@ std::optional<double> floor_of(const json& row, std::optional<double> read_gbps)
     return *bytes / *read_gbps * 1e-3;
 }
 
+/// The parts that say something.
+std::string joined(const std::vector<std::string>& parts) {
+    std::string name;
+    for (const std::string& part : parts)
+        if (!part.empty() && part != "-" && part != "none") name += (name.empty() ? "" : " · ") + part;
+    return name.empty() ? "unnamed" : name;
+}
+
 std::optional<Row> read_row(const json& object, std::optional<double> read_gbps) {
     const auto tokens = number(object, "tokens");
     const auto us = number(object, "us_median");
@@ -91,6 +99,31 @@ void read_ceilings(ResultFile& file, const json& ceilings) {
         file.facts.push_back({"source of the ceilings", source});
 }
 
+std::string what_of(const json& object) {
+    return joined({text(object, "op"), text(object, "shape"), text(object, "format")});
+}
+
+/// The list of that name; empty if there is none.
+const json& list(const json& document, const char* name) {
+    static const json nothing = json::array();
+    const json& value = member(document, name);
+    return value.is_array() ? value : nothing;
+}
+
+void read_lists(ResultFile& file, const json& document) {
+    for (const json& object : list(document, "host")) {
+        if (!object.is_object()) continue;
+        const auto us = number(object, "us_median");
+        if (us)
+            file.host.push_back({what_of(object), number(object, "tokens").value_or(0), *us, number(object, "launches"),
+                                 number(object, "must_us")});
+    }
+    for (const char* name : {"refused", "skipped", "failed"})
+        for (const json& object : list(document, name))
+            if (object.is_object())
+                file.refused.push_back({joined({what_of(object), text(object, "variant")}), text(object, "reason")});
+}
+
 int rank_of_mode(const std::string& mode) {
     if (mode == "owning") return 0;
     if (mode == "workspace") return 1;
@@ -109,13 +142,7 @@ std::optional<double> Row::floor_share() const noexcept {
     return *floor_us / us;
 }
 
-std::string Group::name() const {
-    std::string name;
-    for (const std::string& part : {shape, format, routing})
-        if (!part.empty()) name += (name.empty() ? "" : " · ") + part;
-    return name.empty() ? "unnamed" : name;
-}
-
+std::string Group::name() const { return joined({shape, format, routing}); }
 std::string Group::title() const { return op.empty() ? name() : op + " · " + name(); }
 
 std::vector<std::string> Group::modes() const {
@@ -143,6 +170,7 @@ ResultFile read_results(const json& document, const std::string& name) {
     for (const char* fact : {"device", "tokamak", "commit", "cuda_sources"})
         if (const std::string value = text(document, fact); !value.empty()) file.facts.push_back({fact, value});
     read_ceilings(file, member(document, "ceilings"));
+    read_lists(file, document);
     std::map<std::tuple<std::string, std::string, std::string, std::string>, std::size_t> places;
     for (const json& object : rows) {
         const auto row = object.is_object() ? read_row(object, file.read_gbps) : std::nullopt;

@@ -56,6 +56,20 @@ struct Fact {
     std::string value;
 };
 
+/// What a call costs the thread that makes it.
+struct HostTime {
+    std::string what;  ///< operator, shape, format
+    double tokens = 0;
+    double us = 0;
+    std::optional<double> launches;
+    std::optional<double> must_us;
+};
+
+struct Refusal {
+    std::string what;
+    std::string reason;
+};
+
 struct ResultFile {
     std::string name;  ///< benchmark, or the file's own name
     std::vector<Fact> facts;
@@ -63,7 +77,9 @@ struct ResultFile {
     std::optional<double> bf16_tflops;  ///< sustained
     std::optional<double> fp8_tflops;
     std::vector<Group> groups;  ///< in the order of the file
-    std::size_t skipped = 0;    ///< rows without a token count or a time
+    std::vector<HostTime> host;
+    std::vector<Refusal> refused;
+    std::size_t skipped = 0;  ///< rows without a token count or a time
 };
 
 /// Throws `parse` for a document that is no object or whose rows are no list.

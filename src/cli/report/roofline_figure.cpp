@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 
 #include "cli/report/figure.h"
 #include "cli/report/plots.h"
@@ -11,6 +12,7 @@ namespace {
 
 constexpr double kWidth = 720;
 constexpr double kHeight = 400;
+constexpr std::size_t kMostLines = 8;     ///< of one picture; with more, every shape gets its own
 constexpr std::size_t kMostNumbered = 4;  ///< lines whose token counts can be told apart
 constexpr Area kArea = {70, 14, 706, 350};
 
@@ -54,22 +56,15 @@ void draw_work(Plot& plot, const Work& work, const Style& look, bool numbered) {
     if (work.points.size() > 1) plot.label(work.points.back(), 7, 4, brief(work.rows.back()->tokens), "start");
 }
 
-}  // namespace
-
-std::string roofline_figure(const ResultFile& file, const std::string& op) {
-    std::vector<Work> all;
+/// One picture; `name` says what of.
+std::string roofline(const ResultFile& file, const std::string& name, const std::vector<Work>& works) {
     std::vector<double> xs;
     std::vector<double> ys;
-    for (const Group& group : file.groups) {
-        if (group.op != op) continue;
-        Work work = work_of(group);
+    for (const Work& work : works)
         for (const XY& point : work.points) {
             xs.push_back(point.x);
             ys.push_back(point.y);
         }
-        if (!work.points.empty()) all.push_back(std::move(work));
-    }
-    if (all.empty()) return {};
     const double highest = std::max(file.bf16_tflops.value_or(0), file.fp8_tflops.value_or(0));
     if (highest > 0) ys.push_back(highest);
     if (file.read_gbps && highest > 0) xs.push_back(highest / *file.read_gbps * 3e3);  // shows some of the level part
@@ -78,16 +73,33 @@ std::string roofline_figure(const ResultFile& file, const std::string& op) {
     if (file.read_gbps && file.fp8_tflops) draw_roof(plot, *file.read_gbps, *file.fp8_tflops, "fp8, sustained", "2 3");
     if (file.read_gbps && file.bf16_tflops) draw_roof(plot, *file.read_gbps, *file.bf16_tflops, "bf16, sustained", "");
     std::vector<LegendEntry> entries;
-    const bool numbered = all.size() <= kMostNumbered;
-    for (std::size_t i = 0; i < all.size(); ++i) {
-        draw_work(plot, all[i], style(i), numbered);
-        entries.push_back({all[i].group->name(), style(i), true, true, true});
+    const bool numbered = works.size() <= kMostNumbered;
+    for (std::size_t i = 0; i < works.size(); ++i) {
+        draw_work(plot, works[i], style(i), numbered);
+        entries.push_back({works[i].group->name(), style(i), true, true, true});
     }
     const std::string roofs = file.read_gbps ? "below the measured ceilings" : "no ceilings were measured";
-    return figure(
-        picture(kWidth, kHeight, "Roofline of " + op, "FLOP per byte against TFLOP/s, logarithmic axes.", plot.body()),
-        entries,
-        fmt::format("Roofline, {}; the numbers at the ends of a line are its least and its most tokens.", roofs));
+    return figure(picture(kWidth, kHeight, "Roofline of " + name, "FLOP per byte against TFLOP/s, logarithmic axes.",
+                          plot.body()),
+                  entries,
+                  fmt::format("Roofline of {}, {}; a line goes from the least to the most tokens{}.", escape(name),
+                              roofs, numbered ? ", which are written at its ends" : ""));
+}
+
+}  // namespace
+
+std::string roofline_figure(const ResultFile& file, const std::string& op) {
+    std::vector<Work> all;
+    for (const Group& group : file.groups)
+        if (group.op == op)
+            if (Work work = work_of(group); !work.points.empty()) all.push_back(std::move(work));
+    if (all.empty()) return {};
+    if (all.size() <= kMostLines) return roofline(file, op, all);
+    std::map<std::string, std::vector<Work>> by_shape;
+    for (Work& work : all) by_shape[work.group->shape].push_back(std::move(work));
+    std::string figures;
+    for (const auto& [shape, works] : by_shape) figures += roofline(file, op + " · " + shape, works);
+    return figures;
 }
 
 }  // namespace tokamak::cli::report

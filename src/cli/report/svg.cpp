@@ -75,11 +75,14 @@ std::vector<double> LogAxis::ticks() const {
     const int first = static_cast<int>(std::floor(std::log10(low_)));
     const int last = static_cast<int>(std::ceil(std::log10(high_)));
     const int step = std::max(1, (last - first) / 8);
+    std::vector<double> digits = {1, 2, 5};
+    if (last - first > 4) digits = {1};
+    if (high_ / low_ < 6) digits = {1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9};
     std::vector<double> ticks;
     for (int decade = first; decade <= last; decade += step)
-        for (const double digit : {1.0, 2.0, 5.0}) {
+        for (const double digit : digits) {
             const double value = digit * std::pow(10.0, decade);
-            if ((digit == 1.0 || last - first <= 4) && value >= low_ && value <= high_) ticks.push_back(value);
+            if (value >= low_ && value <= high_) ticks.push_back(value);
         }
     return ticks;
 }

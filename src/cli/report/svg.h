@@ -29,7 +29,7 @@ class LogAxis {
     [[nodiscard]] double pixel(double value) const;
     [[nodiscard]] double low() const noexcept { return low_; }
     [[nodiscard]] double high() const noexcept { return high_; }
-    /// 1, 2 and 5 of each decade, or whole decades if that would be many.
+    /// 1, 2 and 5 of each decade; whole decades if that would be many, more digits if it would be few.
     [[nodiscard]] std::vector<double> ticks() const;
 
   private:

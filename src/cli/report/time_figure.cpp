@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 
 #include "cli/report/figure.h"
 #include "cli/report/plots.h"
@@ -102,6 +103,18 @@ std::string public_names(const std::vector<const Row*>& rows) {
     return text;
 }
 
+/// A line for each pinned variant: what a group is about in which nothing was chosen.
+void draw_variants(Plot& plot, std::vector<LegendEntry>& entries, const std::vector<const Row*>& rows) {
+    std::map<std::string, std::vector<const Row*>> variants;
+    for (const Row* row : rows) variants[row->variant].push_back(row);
+    for (const auto& [variant, of_variant] : variants) {
+        const Style look = style(entries.size());
+        plot.line(times(of_variant), look.colour, 1.5);
+        for (const Row* row : of_variant) plot.marker({row->tokens, row->us}, look, 3.5, true, tooltip(*row));
+        entries.push_back({variant.empty() ? "unnamed variant" : variant, look, true, true, true});
+    }
+}
+
 void draw_rows(Plot& plot, std::vector<LegendEntry>& entries, const Times& shown) {
     const Style main = style(0);
     for (const Row* row : shown.others) plot.marker({row->tokens, row->us}, kOtherStyle, 2.2, true, tooltip(*row));
@@ -140,7 +153,10 @@ std::string time_figure(const Group& group) {
     draw_bands(plot, all);
     plot.axes(xs, "tokens", "microseconds");
     std::vector<LegendEntry> entries;
-    draw_rows(plot, entries, shown);
+    if (shown.automatic.empty())
+        draw_variants(plot, entries, shown.others);
+    else
+        draw_rows(plot, entries, shown);
     const std::string title = "Time against tokens: " + group.title();
     const std::string what = fmt::format("{} measured token counts in mode {}, logarithmic axes.", xs.size(),
                                          mode.empty() ? "unknown" : mode);
