@@ -41,7 +41,8 @@ void set_rows(PoolParams& to, const KvCache& cache) {
 
 /// Division by the page size as a product: exact for dividends below 2^31.
 void set_page_size(PoolParams& to, std::int64_t page_size) {
-    const auto size = static_cast<std::uint64_t>(std::clamp<std::int64_t>(page_size, 1, std::numeric_limits<std::int32_t>::max()));
+    const auto size =
+        static_cast<std::uint64_t>(std::clamp<std::int64_t>(page_size, 1, std::numeric_limits<std::int32_t>::max()));
     to.page_size = static_cast<std::int32_t>(size);
     to.page_shift = static_cast<std::int32_t>(std::bit_width(size - 1));
     to.page_magic = static_cast<std::uint32_t>(((std::uint64_t{1} << (31 + to.page_shift)) + size - 1) / size);

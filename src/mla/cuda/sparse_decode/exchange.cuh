@@ -75,8 +75,8 @@ class Exchange {
             float tile_sums[N / 2];
 #pragma unroll
             for (int e = 0; e < N / 2; ++e)
-                tile_sums[e] = i < 2 ? (i == 0 ? sums.tile[0][e] : sums.tile[1][e])
-                                     : (i == 2 ? sums.tile[2][e] : sums.tile[3][e]);
+                tile_sums[e] =
+                    i < 2 ? (i == 0 ? sums.tile[0][e] : sums.tile[1][e]) : (i == 2 ? sums.tile[2][e] : sums.tile[3][e]);
             add_splits(tile_sums, tile, splits);
             ptx::named_barrier(kTileBarrier + at_.group, 128);  // the tile's landing space becomes the output's staging
             store_tile<N>(params_, at_, tile, tile_sums,

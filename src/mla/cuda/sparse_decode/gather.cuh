@@ -34,8 +34,7 @@ __device__ __forceinline__ void gather_bf16(const Params& params, Control<N>& co
 #pragma unroll
         for (int position = 0; position < Shape::kCount; ++position) {
             if (position % Shape::kPerStage == 0) ptx::barrier_wait(&control.empty[stage.index], stage.phase ^ 1U);
-            const std::uint32_t slab =
-                at + stage.index * Shape::kStageBytes + position % Shape::kPerStage * kSlabBytes;
+            const std::uint32_t slab = at + stage.index * Shape::kStageBytes + position % Shape::kPerStage * kSlabBytes;
 #pragma unroll
             for (int i = 0; i < kOwnRows; ++i)  // rows 4 to 7 of eight differ in the swizzle's upper bit
                 ptx::copy_16((slab + i * 512) ^ (i % 2 * 64), from[i] + slab_dims<Dim>(position) * 128,

@@ -2,8 +2,8 @@
 // Producer warps for fp8 rows. A unit is four rows by 128 bytes: a lane copies 16 bytes of it into a ring of its own in
 // shared memory, several steps of two units before it reads them back, converts them to f16 and stores them into two
 // slabs. Nothing but what concerns whole rows passes between lanes. (Registers would do as a ring, but a warp has six
-// scoreboards: a wait for the oldest of many loads becomes a wait for the youngest.) Loops over steps are unrolled: what
-// counts is how few instructions the producers issue.
+// scoreboards: a wait for the oldest of many loads becomes a wait for the youngest.) Loops over steps are unrolled:
+// what counts is how few instructions the producers issue.
 #pragma once
 
 #include "mla/cuda/sparse_decode/decode.cuh"
@@ -48,8 +48,8 @@ class Fp8Gather {
     using Fp8 = Fp8Row<Dim>;
     using Shape = Slabs<Dim>;
     static constexpr int kPerWarp = kRowBlock / kProducerWarps<N>;
-    static constexpr int kOwnRows = kPerWarp / 4;            ///< of a lane
-    static constexpr int kSteps = kPieces * kOwnRows / 2;    ///< of a block
+    static constexpr int kOwnRows = kPerWarp / 4;          ///< of a lane
+    static constexpr int kSteps = kPieces * kOwnRows / 2;  ///< of a block
     static constexpr int kRotarySteps = kOwnRows / 2;
     static constexpr int kAhead = kStepsAhead;
     static constexpr int kScaleBlocks = kRawScaleBlocks<N>;
@@ -242,9 +242,9 @@ class Fp8Gather {
             ratios[i] = load_shared_16(scales_of(block) + r * 16);
             const float factor = power_of(2 * kUnitExponent - __shfl_sync(~0U, exponent, r));
             const uint4& v = rotary[i];
-            store_shared(((rotary_at_ + stage_at) ^ (i % 2 * 64)) + i * 512,
-                         {scale_bf16(v.x, factor), scale_bf16(v.y, factor), scale_bf16(v.z, factor),
-                          scale_bf16(v.w, factor)});
+            store_shared(
+                ((rotary_at_ + stage_at) ^ (i % 2 * 64)) + i * 512,
+                {scale_bf16(v.x, factor), scale_bf16(v.y, factor), scale_bf16(v.z, factor), scale_bf16(v.w, factor)});
         }
     }
     __device__ __forceinline__ static unsigned max_bf16(unsigned a, unsigned b) {

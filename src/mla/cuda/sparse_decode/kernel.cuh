@@ -79,8 +79,8 @@ __device__ __forceinline__ void score(const Params& params, Control<N>& control,
     if (warp == 0) init_control(params, control, Half, lane);
     const int blocks = columns_of(params, place.token, place.rank).blocks();
     __syncthreads();
-    const int power = load_queries<Dim, N, Half>(params, control, ptx::shared_address(shared), place.token,
-                                                 place.first_head, h);
+    const int power =
+        load_queries<Dim, N, Half>(params, control, ptx::shared_address(shared), place.token, place.first_head, h);
     Scorer<Dim, N, Half> scorer(params, control, shared, warp, lane, power);
     HeadSums sums = scorer.run(blocks);
     const int head = place.first_head + h;
@@ -153,8 +153,7 @@ __global__ void __launch_bounds__(kThreads<N>, 1) sparse_decode(const __grid_con
     const int lane = static_cast<int>(threadIdx.x) % 32;
     if (warp >= kMathThreads / 32) {
         ptx::set_registers<kThreads<N>, Registers<N>::kProduce>();
-        produce<Dim, N, Half>(params, control, ptx::shared_address(shared), place,
-                              warp - kMathThreads / 32, lane);
+        produce<Dim, N, Half>(params, control, ptx::shared_address(shared), place, warp - kMathThreads / 32, lane);
     } else if (warp < 4) {
         ptx::set_registers<kThreads<N>, Registers<N>::kScore>();
         score<Dim, N, Half>(params, control, shared, splits, place, warp, lane);

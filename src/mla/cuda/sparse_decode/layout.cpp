@@ -19,8 +19,8 @@ SharedLayout divide_shared(const Kernel& kernel, int dim, int splits, std::size_
     const std::int32_t staged = splits > 1 ? (kValueTiles - kValueTiles / splits) * tile : 0;
     const std::int32_t exchange = staged + (splits > 1 ? most_owned * (splits - 1) * tile : 0);
     const std::int32_t statistics = splits > 1 ? splits * static_cast<std::int32_t>(kernel.split_bytes) : 0;
-    const std::int32_t room = static_cast<std::int32_t>(available) - queries - weights - kernel.raw_bytes -
-                              kernel.raw_scale_bytes - control;
+    const std::int32_t room =
+        static_cast<std::int32_t>(available) - queries - weights - kernel.raw_bytes - kernel.raw_scale_bytes - control;
     const bool fp8 = kernel.raw_bytes > 0;
     const std::int32_t stage = dim == 576 ? Slabs<576>::kStageBytes : Slabs<512>::kStageBytes;
     const std::int32_t block = dim == 576 ? Slabs<576>::kStages : Slabs<512>::kStages;

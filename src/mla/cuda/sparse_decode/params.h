@@ -16,8 +16,8 @@ inline constexpr int kMaxStages = 8;      ///< of the ring
 inline constexpr int kMaxSplits = 8;      ///< largest portable cluster
 inline constexpr int kMathThreads = 384;  ///< one warpgroup scores, two accumulate
 
-/// Slabs of a block of rows, in the order in which they are filled: the last 64 dimensions (the rotary ones) first, then
-/// the others. A few slabs make a stage, which is announced and let go as one.
+/// Slabs of a block of rows, in the order in which they are filled: the last 64 dimensions (the rotary ones) first,
+/// then the others. A few slabs make a stage, which is announced and let go as one.
 template <int Dim>
 struct Slabs {
     static constexpr int kCount = Dim / kSlabDims;
@@ -25,8 +25,8 @@ struct Slabs {
     static constexpr int kStages = kCount / kPerStage;
     static constexpr int kStageBytes = kPerStage * kSlabBytes;
     /// f32 scales that are no powers of two make products that f16 rounds. In such a block every stage comes behind a
-    /// stage of what rounding took away from its codes, for the scores alone. The ring must hold three stages and two of
-    /// these.
+    /// stage of what rounding took away from its codes, for the scores alone. The ring must hold three stages and two
+    /// of these.
     static constexpr bool kRests = Dim == 576;
     static constexpr int kLeastStages = kRests ? 5 : kStages;
     /// Position of the first slab with values: the rotary dimensions of 576 are none.
@@ -53,7 +53,7 @@ inline constexpr int kPieces = 5;
 inline constexpr int kStepsAhead = 5;
 inline constexpr int kStepBytes = 1024;  ///< of a warp
 template <int N>
-inline constexpr int kRawBytes = kProducerWarps<N> * kStepsAhead * kStepBytes;
+inline constexpr int kRawBytes = kProducerWarps<N>* kStepsAhead* kStepBytes;
 template <int N>
 inline constexpr int kRawScaleBlocks = N == 64 ? 2 : 3;
 
@@ -107,7 +107,7 @@ struct Params {
     std::int64_t sink_stride;
     std::int32_t tokens, heads, head_groups, value_dim;
     std::int32_t splits, split_shift;  ///< a power of two
-    float scale_log2;  ///< softmax scale times log2 e
+    float scale_log2;                  ///< softmax scale times log2 e
     OutKind out_kind;
     bool anywhere;  ///< two kinds of rows, or addresses that are no multiples of 16
     bool q_vectors, out_vectors;

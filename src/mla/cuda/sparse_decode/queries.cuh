@@ -26,8 +26,8 @@ __device__ __forceinline__ unsigned top_of(const uint4& v) {
     return top;
 }
 
-/// Returns the exponent (of a normal number) of the power that scores must be multiplied by: as f16, queries are divided
-/// by a power of two that leaves the largest element just below 2^15.
+/// Returns the exponent (of a normal number) of the power that scores must be multiplied by: as f16, queries are
+/// divided by a power of two that leaves the largest element just below 2^15.
 template <int Dim, int N, bool Half>
 __device__ __forceinline__ int load_queries(const Params& params, Control<N>& control, std::uint32_t base, int token,
                                             int first_head, int thread) {

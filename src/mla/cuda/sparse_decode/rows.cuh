@@ -119,8 +119,8 @@ class RowStream {
             __shfl_sync(~0U, reinterpret_cast<unsigned long long>(own_.values), block % kBlocks * PerWarp + r));
     }
     [[nodiscard]] __device__ __forceinline__ Row row(int block, int r) const {
-        const auto scales = __shfl_sync(~0U, reinterpret_cast<unsigned long long>(own_.scales),
-                                        block % kBlocks * PerWarp + r);
+        const auto scales =
+            __shfl_sync(~0U, reinterpret_cast<unsigned long long>(own_.scales), block % kBlocks * PerWarp + r);
         return {values(block, r), reinterpret_cast<const std::uint8_t*>(scales), (valid(block) >> r & 1U) != 0};
     }
     /// Bit r: row r of the block takes part.

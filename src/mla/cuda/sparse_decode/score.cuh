@@ -86,15 +86,12 @@ class Scorer {
                 await_stage();
 #pragma unroll 1
                 for (int i = s + main == 0 ? 1 : 0; i < Shape::kPerStage; ++i) {
-                    const std::uint64_t rows =
-                        ptx::wgmma_descriptor(shared_ + params_.shared.ring + stage_.index * Shape::kStageBytes +
-                                              i * kSlabBytes);
-                    const std::uint64_t queries =
-                        ptx::wgmma_descriptor(shared_ + (s * Shape::kPerStage + i) * N * 128);
+                    const std::uint64_t rows = ptx::wgmma_descriptor(
+                        shared_ + params_.shared.ring + stage_.index * Shape::kStageBytes + i * kSlabBytes);
+                    const std::uint64_t queries = ptx::wgmma_descriptor(shared_ + (s * Shape::kPerStage + i) * N * 128);
 #pragma unroll
                     for (int k = 0; k < 4; ++k)
-                        ptx::wgmma_16bit<Half, false>(score_, rows + 2 * k, queries + 2 * k,
-                                                      s + main > 0 || i + k > 1);
+                        ptx::wgmma_16bit<Half, false>(score_, rows + 2 * k, queries + 2 * k, s + main > 0 || i + k > 1);
                 }
                 ptx::wgmma_commit();
                 stage_.advance(params_.shared.stages);

@@ -13,7 +13,13 @@ namespace ptx = tokamak::cuda::ptx;
 inline constexpr float kInfinity = __builtin_huge_valf();
 
 /// Named barriers.
-enum : int { kScoreBarrier = 1, kMathBarrier = 2, kAccumulateBarrier = 3, kTileBarrier = 4 /* and 5 */, kProducerBarrier = 6 };
+enum : int {
+    kScoreBarrier = 1,
+    kMathBarrier = 2,
+    kAccumulateBarrier = 3,
+    kTileBarrier = 4 /* and 5 */,
+    kProducerBarrier = 6
+};
 
 /// Blocks whose exponents are kept: the ring never holds as many.
 inline constexpr int kNoteDepth = 4;
