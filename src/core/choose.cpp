@@ -162,7 +162,8 @@ std::string stored_key(const char* op, const std::string& fields, const PlanOpti
 
 void choose_into(detail::PlanState& state, const char* op, Device device, std::int64_t max_tokens,
                  const PlanOptions& options, const std::string& fields, std::vector<std::string> legal,
-                 std::function<std::string(std::int64_t)> heuristic, const char* override_name, OverrideFields override_fields) {
+                 std::function<std::string(std::int64_t)> heuristic, const char* override_name,
+                 OverrideFields override_fields) {
     const auto tuned = ConfigStore::user();
     const DeviceInfo& info = device_info(device);
     ChooseRequest request{.op = op,

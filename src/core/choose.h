@@ -37,8 +37,8 @@ struct ChooseRequest {
     const ConfigStore* shipped = nullptr;
 };
 
-/// The key of a problem in the stores: operator, the fields of the problem that matter (`fields`, may be empty), and what
-/// the options change for all variants: fewer SMs than the device has, a demanded combine.
+/// The key of a problem in the stores: operator, the fields of the problem that matter (`fields`, may be empty), and
+/// what the options change for all variants: fewer SMs than the device has, a demanded combine.
 std::string stored_key(const char* op, const std::string& fields, const PlanOptions& options, int multiprocessors);
 
 /// One row for each token bucket up to max_tokens (a single row 0 for max_tokens 0). Store entries that name a variant
@@ -46,8 +46,8 @@ std::string stored_key(const char* op, const std::string& fields, const PlanOpti
 /// not legal and `parse` for an override that is no JSON object or has an unknown key or illegal value.
 std::vector<PlanRow> choose_table(const ChooseRequest& request);
 
-/// Fills op, device, max_tokens, options, key, table and variant indices of a plan, with the real environment and stores.
-/// `fields` names the problem in the stores; `override_name` may be null: the operator has no override.
+/// Fills op, device, max_tokens, options, key, table and variant indices of a plan, with the real environment and
+/// stores. `fields` names the problem in the stores; `override_name` may be null: the operator has no override.
 void choose_into(detail::PlanState& state, const char* op, Device device, std::int64_t max_tokens,
                  const PlanOptions& options, const std::string& fields, std::vector<std::string> legal,
                  std::function<std::string(std::int64_t)> heuristic, const char* override_name = nullptr,
