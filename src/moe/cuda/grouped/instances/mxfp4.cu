@@ -3,5 +3,7 @@
 #include "moe/cuda/grouped/weights_4bit.cuh"
 
 namespace tokamak::moe::cuda {
-GroupedInstance grouped_mxfp4() { return grouped_instance<GroupedShape<Mxfp4Weights, 3, 2>>("grouped_r384"); }
+std::vector<GroupedInstance> grouped_mxfp4() {
+    return {grouped_instance<GroupedShape<Mxfp4Weights, 3, 2>>("grouped_r384")};
+}
 }  // namespace tokamak::moe::cuda
