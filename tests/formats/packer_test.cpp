@@ -4,6 +4,7 @@
 
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <string>
 #include <vector>
 
@@ -153,10 +154,14 @@ void interrupt(const PackRequest& request) {
     EXPECT_TRUE(std::filesystem::exists(request.output + ".partial"));
 }
 
+/// In place: other threads may be reading the file.
 void change_byte(const std::string& path, std::size_t at) {
-    std::string bytes = read_file(path);
-    bytes[at] = static_cast<char>(bytes[at] ^ 1);
-    test::write_file(path, bytes);
+    std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+    file.seekg(static_cast<std::streamoff>(at));
+    const char changed = static_cast<char>(file.get() ^ 1);
+    file.seekp(static_cast<std::streamoff>(at));
+    file.put(changed);
+    ASSERT_TRUE(file.flush());
 }
 
 class Interrupted : public testing::Test {
