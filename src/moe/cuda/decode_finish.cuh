@@ -138,13 +138,14 @@ __device__ __forceinline__ float weighted_sum(const DecodeArgs& args, const Rout
     constexpr int batch = 8;  // loads in flight
     const int hidden = args.gate_up.cols;
     float sum = 0.0F;
-    for (int begin = 0; begin < args.top_k; begin += batch) {
+    const int top_k = static_cast<int>(args.top_k.value);
+    for (int begin = 0; begin < top_k; begin += batch) {
         float loaded[batch];
         bool there[batch];
 #pragma unroll
         for (int i = 0; i < batch; ++i) {
-            const int route = token * args.top_k + begin + i;
-            const int rank = begin + i < args.top_k ? tables.route_rank[route] : -1;
+            const int route = token * top_k + begin + i;
+            const int rank = begin + i < top_k ? tables.route_rank[route] : -1;
             there[i] = rank >= 0;
             if (!there[i]) continue;
             // A row that was weighted at the input is its route's alone.
@@ -154,7 +155,7 @@ __device__ __forceinline__ float weighted_sum(const DecodeArgs& args, const Rout
 #pragma unroll
         for (int i = 0; i < batch; ++i)
             if (there[i])
-                sum = fmaf(args.weight_input ? 1.0F : tables.route_weight[token * args.top_k + begin + i], loaded[i],
+                sum = fmaf(args.weight_input ? 1.0F : tables.route_weight[token * top_k + begin + i], loaded[i],
                            sum);
     }
     return sum;

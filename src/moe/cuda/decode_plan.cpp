@@ -49,7 +49,6 @@ std::int64_t lay_out(const DecodeInstance& instance, const FusedMoeProblem& p, D
     const int local = resolve_local_experts(p.num_experts, p.num_local_experts);
     const std::int64_t routes = pass_routes(p.top_k);
     const std::int64_t active = std::min<std::int64_t>(routes, local);
-    const std::int64_t words = (local + 31) / 32;
     // Rows that are weighted differ between experts, and so between teams.
     const int x_teams = p.routing_weight == RoutingWeight::input ? variant.gate_up_teams : 1;
     const std::int64_t x_rows = x_teams * row_bytes(instance, p.hidden);
@@ -67,11 +66,12 @@ std::int64_t lay_out(const DecodeInstance& instance, const FusedMoeProblem& p, D
                                           variant.down_teams * group_bytes(instance, p.intermediate)));
     shared.barriers = booking.take(std::int64_t{instance.warps} * variant.slots * 8);
     shared.active = booking.take(active * 4);
-    shared.slot_of = booking.take(active * kPassTokens * 2);
+    shared.slot_of = booking.take(active * kPassTokens * 4);
     shared.route_expert = booking.take(routes * 2);
     shared.route_rank = booking.take(routes * 2);
     shared.route_weight = booking.take(routes * 4);
-    shared.bitmap = booking.take((words + 2) * 4);
+    shared.bitmap_words = (local + 127) / 128 * 4;
+    shared.bitmap = booking.take((shared.bitmap_words + 2) * 4);
     if (p.routing_weight == RoutingWeight::input) {
         shared.x_team_rows = static_cast<int>(row_bytes(instance, p.hidden));
         shared.x_team_groups = static_cast<int>(group_bytes(instance, p.hidden) / 4);

@@ -59,8 +59,9 @@ DecodeMatrix matrix_of(const Tensor& packed, const Tensor& bias, const PackedLay
             .bias = rows_of(bias),
             .cols = static_cast<int>(layout.cols),
             .padded_cols = static_cast<int>(layout.tiles * layout.tile_cols),
+            .row_vectors = Divisor(layout.tiles * layout.tile_cols / 8),
             .strip_bytes = static_cast<std::int64_t>(layout.strip_bytes),
-            .strips = static_cast<int>(layout.strips),
+            .strips = Divisor(layout.strips),
             .tiles = static_cast<int>(layout.tiles)};
 }
 
@@ -86,7 +87,8 @@ DecodeArgs kernel_args(const FusedMoeState& state, const FusedMoeArgs& args, con
     a.first_expert = args.first_expert;
     a.num_experts = p.num_experts;
     a.local_experts = state.local_experts;
-    a.top_k = p.top_k;
+    a.top_k = Divisor(p.top_k);
+    a.grid = Divisor(state.cuda.grid);
     a.gate_up = matrix_of(args.gate_up, args.gate_up_bias, state.gate_up);
     a.down = matrix_of(args.down, args.down_bias, state.down);
     a.activation = p.activation;
@@ -174,8 +176,8 @@ void run_fused_moe(const FusedMoeState& state, const FusedMoeArgs& args, const W
     const DecodeLaunch& launch = state.cuda.launches[state.row_variants[state.row_index(args.tokens)]];
     DecodeArgs kernel = kernel_args(state, args, workspace);
     kernel.shared = launch.shared;
-    kernel.gate_up_teams = launch.gate_up_teams;
-    kernel.down_teams = launch.down_teams;
+    kernel.gate_up_teams = DecodeTeams(launch.threads / 32, launch.gate_up_teams);
+    kernel.down_teams = DecodeTeams(launch.threads / 32, launch.down_teams);
     kernel.slots = launch.slots;
     void* parameters[] = {&kernel};
     const DeviceGuard guard(state.device.index);
