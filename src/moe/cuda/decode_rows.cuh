@@ -16,6 +16,7 @@ namespace tokamak::moe::cuda {
 struct RowCopy {
     int cols = 0;         ///< true columns
     int padded_cols = 0;  ///< zeros beyond the true ones
+    Divisor vectors_of_row;
     bool vectors = true;  ///< rows are aligned to 16 bytes
     bool weighted = false;
     std::uint8_t* rows = nullptr;
@@ -147,10 +148,10 @@ __device__ __forceinline__ void store_quantized(const RowCopy& copy, const float
 class RowWalk {
   public:
     __device__ RowWalk(const RowCopy& copy)
-        : vectors_(copy.padded_cols / 8),
-          row_step_(copy.threads / vectors_),
+        : vectors_(static_cast<int>(copy.vectors_of_row.value)),
+          row_step_(quotient(copy.threads, copy.vectors_of_row)),
           vector_step_(copy.threads - row_step_ * vectors_),
-          row_(copy.thread / vectors_),
+          row_(quotient(copy.thread, copy.vectors_of_row)),
           vector_(copy.thread - row_ * vectors_) {}
     __device__ void step() {
         row_ += row_step_;
@@ -166,38 +167,50 @@ class RowWalk {
     int vectors_, row_step_, vector_step_, row_, vector_;
 };
 
-/// Loads the rows that `source(token)` names. Rows of a whole number of groups: the lanes of a group stay together.
-template <class Tile, class Element, class Source>
-__device__ __forceinline__ void load_rows(const RowCopy& copy, const TokenList& list, const Source& source) {
-    constexpr bool quantized = Tile::kForm == tokamak::cuda::TokenForm::quantized;
-    constexpr int batch = 4;  // loads in flight per thread
+/// Stores eight columns of a token in the tile's form.
+template <class Tile, class Element>
+__device__ __forceinline__ void store_columns(const RowCopy& copy, Eight<Element> eight, float weight, int token,
+                                              int vector) {
+    if constexpr (Tile::kForm == tokamak::cuda::TokenForm::quantized) {
+        float values[8];
+        eight.numbers(values);
+        if (copy.weighted)
+            for (float& value : values) value *= weight;
+        store_quantized<Tile>(copy, values, token, vector);
+    } else {
+        if (copy.weighted) eight.weight(weight);
+        store_eight<Tile>(copy, eight, token, vector);
+    }
+}
+
+/// Loads the rows that `source(token)` names; does `meanwhile()` while the first loads are on their way. Rows of a whole
+/// number of groups: the lanes of a group stay together.
+template <class Tile, class Element, class Source, class Meanwhile>
+__device__ __forceinline__ void load_rows(const RowCopy& copy, const TokenList& list, const Source& source,
+                                          const Meanwhile& meanwhile) {
+    constexpr int batch = std::is_same_v<Element, float> ? 4 : 8;  // loads in flight per thread
     RowWalk load(copy);
     RowWalk store = load;
-    while (store.row() < list.count) {
-        Eight<Element> loaded[batch];
+    Eight<Element> loaded[batch];
+    const auto issue = [&] {
 #pragma unroll
         for (int i = 0; i < batch; ++i, load.step()) {
             const int col = load.vector() * 8;
+            loaded[i] = {};
             if (load.row() < list.count && col < copy.cols)
                 loaded[i].load(source(list.at(load.row())).row + col, copy.cols - col, copy.vectors);
         }
+    };
+    issue();
+    meanwhile();
+    while (store.row() < list.count) {
 #pragma unroll
         for (int i = 0; i < batch; ++i, store.step()) {
-            if (store.row() >= list.count) continue;
+            if (store.row() >= list.count) break;
             const int token = list.at(store.row());
-            if constexpr (quantized) {
-                float values[8];
-                loaded[i].numbers(values);
-                if (copy.weighted) {
-                    const float weight = source(token).weight;
-                    for (float& value : values) value *= weight;
-                }
-                store_quantized<Tile>(copy, values, token, store.vector());
-            } else {
-                if (copy.weighted) loaded[i].weight(source(token).weight);
-                store_eight<Tile>(copy, loaded[i], token, store.vector());
-            }
+            store_columns<Tile>(copy, loaded[i], source(token).weight, token, store.vector());
         }
+        if (store.row() < list.count) issue();
     }
 }
 
