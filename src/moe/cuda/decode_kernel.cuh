@@ -46,7 +46,7 @@ __device__ __forceinline__ void load_intermediate(const Cta& cta, const Team& te
     constexpr bool quantized = Tile::kForm == tokamak::cuda::TokenForm::quantized;
     using Element = std::conditional_t<quantized, float, __nv_bfloat16>;
     const DecodeArgs& args = cta.args;
-    const RowCopy copy{.cols = args.down.cols,
+    const RowCopy copy{.cols = static_cast<int>(args.intermediate_stride),
                        .padded_cols = args.down.padded_cols,
                        .vectors_of_row = args.down.row_vectors,
                        .rows = cta.rows_of<true>(team),
@@ -54,9 +54,10 @@ __device__ __forceinline__ void load_intermediate(const Cta& cta, const Team& te
                        .thread = team.thread(),
                        .threads = team.threads()};
     const auto* const base = static_cast<const Element*>(args.intermediate);
-    load_rows<Tile, Element>(copy, list, [&](int token) {
-        return RowSource<Element>{base + cta.tables.slot(rank, token) * args.intermediate_stride};
-    }, [] {});
+    load_rows<Tile, Element>(
+        copy, list,
+        [&](int token) { return RowSource<Element>{base + cta.tables.slot(rank, token) * args.intermediate_stride}; },
+        [] {});
     team.barrier();
 }
 
@@ -73,7 +74,10 @@ struct TokenRows {
         RowCopy copy = copy_to(cta.rows, cta.groups);
         copy.thread = static_cast<int>(threadIdx.x);
         copy.threads = static_cast<int>(blockDim.x);
-        load_rows<Tile, __nv_bfloat16>(copy, list, [&](int token) { return RowSource<__nv_bfloat16>{row(token)}; }, prime);
+        const auto source = [&](int token) { return RowSource<__nv_bfloat16>{row(token)}; };
+        if (copy.vectors) return load_rows<Tile, __nv_bfloat16>(copy, list, source, prime);
+        prime();
+        load_rare_rows<Tile>(copy, list, source);
     }
 
     template <class Tile>
@@ -82,9 +86,9 @@ struct TokenRows {
         copy.weighted = true;
         copy.thread = team.thread();
         copy.threads = team.threads();
-        load_rows<Tile, __nv_bfloat16>(copy, list, [&](int token) {
+        load_rare_rows<Tile>(copy, list, [&](int token) {
             return RowSource<__nv_bfloat16>{row(token), cta.tables.route_weight[cta.tables.slot(rank, token)]};
-        }, [] {});
+        });
         team.barrier();
     }
 
@@ -96,7 +100,7 @@ struct TokenRows {
         return {.cols = cta.args.gate_up.cols,
                 .padded_cols = cta.args.gate_up.padded_cols,
                 .vectors_of_row = cta.args.gate_up.row_vectors,
-                .vectors = cta.args.x_vectors,
+                .vectors = cta.args.x_vectors && cta.args.gate_up.cols % 8 == 0,
                 .rows = rows,
                 .groups = groups};
     }

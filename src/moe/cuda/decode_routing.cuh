@@ -32,8 +32,8 @@ struct RoutingTables {
     std::int16_t* route_rank;
     float* route_weight;
     std::uint32_t* bitmap;
-    int* actives;  ///< their number; lies behind the bitmap
-    int* rounds;   ///< most routes of a token to one expert; lies behind that
+    int* actives;   ///< their number; lies behind the bitmap
+    int* rounds;    ///< most routes of a token to one expert; lies behind that
     float* scores;  ///< [8 tokens, experts], while routing
 
     __device__ RoutingTables(std::uint8_t* shared, const DecodeArgs& args)
@@ -54,6 +54,7 @@ struct RoutingTables {
     __device__ TokenList tokens(int first, int last) const {
         int4 low = {kNoSlot, kNoSlot, kNoSlot, kNoSlot};
         int4 high = low;
+#pragma unroll 1
         for (int rank = first; rank <= last; ++rank) {
             const auto* const row = reinterpret_cast<const int4*>(slot_of + rank * kPassTokens);
             low = {min(low.x, row[0].x), min(low.y, row[0].y), min(low.z, row[0].z), min(low.w, row[0].w)};
@@ -114,6 +115,7 @@ __device__ __forceinline__ int rank_of(const RoutingTables& tables, int expert) 
         return left <= 0 ? 0 : __popc(left >= 32 ? bits : bits & ((1U << left) - 1U));
     };
     int rank = 0;
+#pragma unroll 1
     for (int word = 0; word * 32 < expert; word += 4) {
         const uint4 four = *reinterpret_cast<const uint4*>(tables.bitmap + word);
         rank += below(four.x, word) + below(four.y, word + 1) + below(four.z, word + 2) + below(four.w, word + 3);
@@ -134,8 +136,10 @@ __device__ __forceinline__ void clear_tables(const DecodeArgs& args, const Routi
     const int threads = static_cast<int>(blockDim.x);
     const int thread = static_cast<int>(threadIdx.x);
     if (thread == 0) *tables.rounds = 1;
+#pragma unroll 1
     for (int i = thread; i < args.shared.bitmap_words; i += threads) tables.bitmap[i] = 0;
     const int active = min(count * args.top_k, args.local_experts);
+#pragma unroll 1
     for (int i = thread; i < active * kPassTokens / 4; i += threads)
         reinterpret_cast<int4*>(tables.slot_of)[i] = {kNoSlot, kNoSlot, kNoSlot, kNoSlot};
 }
@@ -144,6 +148,7 @@ __device__ __forceinline__ void clear_tables(const DecodeArgs& args, const Routi
 __device__ __forceinline__ void route_tokens(const DecodeArgs& args, const RoutingTables& tables, std::int64_t first,
                                              int count) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll 1
     for (int token = static_cast<int>(threadIdx.x) / 32; token < count; token += static_cast<int>(blockDim.x) / 32) {
         const ScoreRow row{args.route, tables.scores + token * args.num_experts, args.num_experts, first + token, lane};
         const Choice choice = row.choose(args.top_k);

@@ -192,8 +192,8 @@ struct ScoreRow {
                 });
             }
             const std::uint32_t top = __reduce_max_sync(kAll, best);
-            const auto winner = static_cast<int>(
-                __reduce_min_sync(kAll, best == top ? static_cast<unsigned>(expert) : 0xFFFFFFFFU));
+            const auto winner =
+                static_cast<int>(__reduce_min_sync(kAll, best == top ? static_cast<unsigned>(expert) : 0xFFFFFFFFU));
             look = winner % 32 == lane;
             if (look) keys()[winner] = 0;
             if (slot == lane) choice = {winner, score_of(top)};
