@@ -14,6 +14,26 @@ inline constexpr int kPassTokens = 8;
 /// Most (token, slot) pairs of a pass.
 constexpr int pass_routes(int top_k) noexcept { return kPassTokens * top_k; }
 
+/// Divides without a division, which costs a warp a hundred cycles: exact while dividend * value < 2^32.
+struct Divisor {
+    std::uint32_t value = 1;
+    std::uint32_t magic = 0;  ///< ceil(2^32 / value), not used for 1
+
+    Divisor() = default;
+    explicit Divisor(std::int64_t by)
+        : value(static_cast<std::uint32_t>(by)),
+          magic(by > 1 ? static_cast<std::uint32_t>(((std::uint64_t{1} << 32) + value - 1) / value) : 0) {}
+};
+
+/// The warps of a CTA form teams; a team shares a strip, its warps split k.
+struct DecodeTeams {
+    Divisor count;
+    Divisor warps;  ///< of a team
+
+    DecodeTeams() = default;
+    DecodeTeams(int cta_warps, int teams) : count(teams), warps(cta_warps / teams) {}
+};
+
 /// An optional matrix of run-time type; null if absent.
 struct DecodeRows {
     const void* data = nullptr;
@@ -28,8 +48,10 @@ struct DecodeMatrix {
     DecodeRows bias;
     int cols = 0;         ///< true columns
     int padded_cols = 0;  ///< of whole tiles
+    Divisor row_vectors;  ///< padded columns / 8
     std::int64_t strip_bytes = 0;
     int strips = 0;
+    Divisor by_strips;
     int tiles = 0;  ///< of a strip
 };
 
@@ -55,11 +77,12 @@ struct DecodeShared {
     int groups = 0;        ///< their group sums or scales, for formats that have them
     int barriers = 0;      ///< [warps, slots]
     int active = 0;        ///< [active experts]: local expert
-    int slot_of = 0;       ///< [active experts, 8 tokens] u16: first route to it, or kNoSlot
+    int slot_of = 0;       ///< [active experts, 8 tokens] i32: first route to it, or kNoSlot
     int route_expert = 0;  ///< [routes] i16: local expert, or -1
     int route_rank = 0;    ///< [routes] i16: index into `active`, or -1
     int route_weight = 0;  ///< [routes]
     int bitmap = 0;        ///< one bit for each local expert; then the number of active ones and that of rounds
+    int bitmap_words = 0;  ///< a multiple of 4
     int x_team_rows = 0;   ///< bytes from one team's rows of x to the next; 0: they share them
     int x_team_groups = 0;
     int team_rows = 0;  ///< bytes from one team's intermediate rows to the next
@@ -82,6 +105,8 @@ struct DecodeArgs {
     int num_experts = 0;
     int local_experts = 0;
     int top_k = 0;
+    Divisor by_top_k;
+    Divisor grid;  ///< CTAs
     DecodeMatrix gate_up;
     DecodeMatrix down;
     Activation activation;
@@ -94,9 +119,9 @@ struct DecodeArgs {
     std::int64_t intermediate_stride = 0;
     float* partials = nullptr;  ///< workspace: [routes of a pass, hidden]
     DecodeShared shared;
-    int gate_up_teams = 1;  ///< the warps of a CTA form this many teams; a team shares a strip, its warps split k
-    int down_teams = 1;     ///< the same in the second phase
-    int slots = 0;          ///< of each warp's ring
+    DecodeTeams gate_up_teams;
+    DecodeTeams down_teams;
+    int slots = 0;  ///< of each warp's ring
 };
 
 /// A compiled kernel with what the host must know about it.

@@ -51,7 +51,7 @@ __device__ __forceinline__ void store_element(void* data, DType dtype, std::int6
 
 /// gate * sigmoid(alpha * gate), with its limit 0 where the sigmoid underflows: -inf * 0 is not a number.
 __device__ __forceinline__ float gated(float gate, float alpha) {
-    const float sigmoid = 1.0F / (1.0F + expf(-alpha * gate));
+    const float sigmoid = __fdividef(1.0F, 1.0F + expf(-alpha * gate));
     return sigmoid == 0.0F ? 0.0F : gate * sigmoid;
 }
 

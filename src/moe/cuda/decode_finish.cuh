@@ -100,15 +100,16 @@ __device__ __forceinline__ float row_sum(const StripSums& strip, int warps, int 
     return sum;
 }
 
-/// A strip of gate/up rows: 32 columns of the intermediate.
+/// A strip of gate/up rows: 32 columns of the intermediate. Those beyond the true ones are zero.
 template <class Tile>
 __device__ __forceinline__ void finish_gate_up(const DecodeArgs& args, const RoutingTables& tables, const Team& team,
                                                const StripSums& sums) {
     const int total = sums.tokens.count * 32;
+#pragma unroll 1
     for (int at = team.thread(); at < total; at += team.threads()) {
         const int token = sums.tokens.at(at / 32);
         const int col = sums.strip * 32 + at % 32;
-        if (col >= args.down.cols) continue;
+        if (col >= args.intermediate_stride) continue;
         const int row = at % 32 / 8 * 16 + at % 8;
         const float gate = row_sum<Tile>(sums, team.warps, row, token) + sums.bias[row];
         const float up = row_sum<Tile>(sums, team.warps, row + 8, token) + sums.bias[row + 8];
@@ -126,6 +127,7 @@ template <class Tile>
 __device__ __forceinline__ void finish_down(const DecodeArgs& args, const RoutingTables& tables, const Team& team,
                                             const StripSums& sums) {
     const int total = sums.tokens.count * tokamak::cuda::kTileRows;
+#pragma unroll 1
     for (int at = team.thread(); at < total; at += team.threads()) {
         const int token = sums.tokens.at(at / tokamak::cuda::kTileRows);
         const int row = at % tokamak::cuda::kTileRows;

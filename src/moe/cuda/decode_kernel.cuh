@@ -46,16 +46,18 @@ __device__ __forceinline__ void load_intermediate(const Cta& cta, const Team& te
     constexpr bool quantized = Tile::kForm == tokamak::cuda::TokenForm::quantized;
     using Element = std::conditional_t<quantized, float, __nv_bfloat16>;
     const DecodeArgs& args = cta.args;
-    const RowCopy copy{.cols = args.down.cols,
+    const RowCopy copy{.cols = static_cast<int>(args.intermediate_stride),
                        .padded_cols = args.down.padded_cols,
+                       .vectors_of_row = args.down.row_vectors,
                        .rows = cta.rows_of<true>(team),
                        .groups = cta.groups_of<true>(team),
                        .thread = team.thread(),
                        .threads = team.threads()};
     const auto* const base = static_cast<const Element*>(args.intermediate);
-    load_rows<Tile, Element>(copy, list, [&](int token) {
-        return RowSource<Element>{base + cta.tables.slot(rank, token) * args.intermediate_stride};
-    });
+    load_rows<Tile, Element>(
+        copy, list,
+        [&](int token) { return RowSource<Element>{base + cta.tables.slot(rank, token) * args.intermediate_stride}; },
+        [] {});
     team.barrier();
 }
 
@@ -64,17 +66,18 @@ struct TokenRows {
     const Cta& cta;
     std::int64_t first;  ///< token of the pass
 
-    /// Those that this CTA's experts see, and no others: eight rows take far longer than the first weights.
-    template <class Tile>
-    __device__ __forceinline__ void load() const {
-        const int strips = cta.args.gate_up.strips;
-        const StripRange range(cta.tables.active_count() * strips);
-        if (range.first == range.last) return;
-        const TokenList list = cta.tables.tokens(range.first / strips, (range.last - 1) / strips);
+    /// Those that this CTA's experts see, and no others: eight rows take far longer than the first weights. They are
+    /// asked for before the first weights (`prime`), which would keep them waiting for microseconds.
+    template <class Tile, class Prime>
+    __device__ __forceinline__ void load(const Share& share, const Prime& prime) const {
+        const TokenList list = cta.tables.tokens(share.first_rank, share.last_rank);
         RowCopy copy = copy_to(cta.rows, cta.groups);
         copy.thread = static_cast<int>(threadIdx.x);
         copy.threads = static_cast<int>(blockDim.x);
-        load_rows<Tile, __nv_bfloat16>(copy, list, [&](int token) { return RowSource<__nv_bfloat16>{row(token)}; });
+        const auto source = [&](int token) { return RowSource<__nv_bfloat16>{row(token)}; };
+        if (copy.vectors) return load_rows<Tile, __nv_bfloat16>(copy, list, source, prime);
+        prime();
+        load_rare_rows<Tile>(copy, list, source);
     }
 
     template <class Tile>
@@ -83,7 +86,7 @@ struct TokenRows {
         copy.weighted = true;
         copy.thread = team.thread();
         copy.threads = team.threads();
-        load_rows<Tile, __nv_bfloat16>(copy, list, [&](int token) {
+        load_rare_rows<Tile>(copy, list, [&](int token) {
             return RowSource<__nv_bfloat16>{row(token), cta.tables.route_weight[cta.tables.slot(rank, token)]};
         });
         team.barrier();
@@ -96,7 +99,8 @@ struct TokenRows {
     [[nodiscard]] __device__ RowCopy copy_to(std::uint8_t* rows, float* groups) const {
         return {.cols = cta.args.gate_up.cols,
                 .padded_cols = cta.args.gate_up.padded_cols,
-                .vectors = cta.args.x_vectors,
+                .vectors_of_row = cta.args.gate_up.row_vectors,
+                .vectors = cta.args.x_vectors && cta.args.gate_up.cols % 8 == 0,
                 .rows = rows,
                 .groups = groups};
     }
@@ -122,24 +126,24 @@ __device__ __forceinline__ void multiply(const ArrivedPiece& piece, std::uint32_
 /// crosses strips; which of a strip's columns it gets then depends on the strip, but its sums are filed by columns.
 /// (An even number of warps where a tile has two pieces: a warp always has the same rows.)
 template <class Tile, bool Down>
-__device__ __forceinline__ void run_phase(const Cta& cta, const Team& team, const TokenRows& x, WarpRing<Tile>& ring,
-                                          TileCursor<Tile>& cursor) {
+__device__ __forceinline__ void run_phase(const Cta& cta, const Team& team, const Share& share, const TokenRows& x,
+                                          WarpRing<Tile>& ring, TileCursor<Tile>& cursor) {
     constexpr int piece_sums = kStripSums / Tile::kPieces;
     constexpr int tile_bytes = Tile::kCols * tokamak::cuda::token_value_bytes(Tile::kForm);
     const DecodeArgs& args = cta.args;
     const DecodeMatrix& matrix = Down ? args.down : args.gate_up;
-    const StripRange range(cta.tables.active_count() * matrix.strips, team);
     const float* const groups = cta.groups_of<Down>(team);
     const int pitch = tokamak::cuda::token_pitch<Tile>(matrix.padded_cols);
     const std::uint32_t x_address = tokamak::cuda::token_address(cta.rows_of<Down>(team), pitch, team.lane);
     const int pieces = matrix.tiles * Tile::kPieces;
-    int rank = range.first / matrix.strips;
-    int strip = range.first % matrix.strips;
+    const int turns = pieces - quotient(pieces, team.teams.warps) * team.warps;
+    int rank = share.rank;
+    int strip = share.strip;
     int seen = -1;  // rank that `tokens` belongs to
     TokenList tokens;
     int turn = 0;    // warp that has the strip's first piece
     int buffer = 0;  // two, so that a strip costs one barrier
-    for (int left = range.last - range.first; left > 0; --left) {
+    for (int left = share.strips; left > 0; --left) {
         if (rank != seen) {
             tokens = cta.tables.tokens(rank, rank);
             if constexpr (Down)
@@ -173,7 +177,8 @@ __device__ __forceinline__ void run_phase(const Cta& cta, const Team& team, cons
         else
             finish_gate_up<Tile>(args, cta.tables, team, strip_sums);
         buffer ^= 1;
-        turn = (turn + pieces) % team.warps;
+        turn += turns;
+        if (turn >= team.warps) turn -= team.warps;
         if (++strip == matrix.strips) {
             strip = 0;
             ++rank;
@@ -190,31 +195,43 @@ __device__ __forceinline__ std::int64_t live_tokens(const DecodeArgs& args) {
 template <class Tile, int Warps>
 __global__ void __launch_bounds__(Warps * 32, 1) moe_decode(const __grid_constant__ DecodeArgs args) {
     extern __shared__ __align__(128) std::uint8_t shared[];
+    PendingRoutes routes;
+    routes.load(args, 0, static_cast<int>(min(static_cast<std::int64_t>(kPassTokens), args.tokens)));
+    const std::int64_t tokens = live_tokens(args);
     const auto grid = cooperative_groups::this_grid();
-    const Team gate_up(Warps, args.gate_up_teams);
-    const Team down(Warps, args.down_teams);
+    const Team gate_up(args.gate_up_teams);
+    const Team down(args.down_teams);
     const Cta cta(args, shared);
     const int slot = static_cast<int>(threadIdx.x) / 32 * args.slots;
     WarpRing<Tile> ring(shared + slot * Tile::kBytes, shared + args.shared.scales + slot * 8,
                         reinterpret_cast<std::uint64_t*>(shared + args.shared.barriers) + slot, args.slots,
                         gate_up.lane);
-    const std::int64_t tokens = live_tokens(args);
     for (std::int64_t first = 0; first < tokens; first += kPassTokens) {
         const int count = static_cast<int>(min(static_cast<std::int64_t>(kPassTokens), tokens - first));
         const TokenRows x{cta, first};
         int rounds = 1;
         for (int round = 0; round < rounds; ++round) {
-            __syncthreads();  // the tables of the last pass have been read
-            build_tables(args, cta.tables, first, count, round);
+            if (first > 0 || round > 0) {
+                __syncthreads();  // the tables of the last round have been read
+                routes.load(args, first, count);
+            }
+            clear_tables(args, cta.tables, count);
+            __syncthreads();
+            build_tables(args, cta.tables, routes, first, count, round);
             __syncthreads();
             rounds = *cta.tables.rounds;
-            TileCursor<Tile> cursor(args, gate_up, down, cta.tables.active, cta.tables.active_count());
-            ring.prime(cursor);
-            if (!args.weight_input) x.load<Tile>();
+            const int active = cta.tables.active_count();
+            const Share gate_up_share(args, args.gate_up, gate_up, active);
+            const Share down_share(args, args.down, down, active);
+            TileCursor<Tile> cursor(args, gate_up, gate_up_share, down, down_share, cta.tables.active);
+            if (args.weight_input)
+                ring.prime(cursor);
+            else
+                x.load<Tile>(gate_up_share, [&] { ring.prime(cursor); });
             __syncthreads();
-            run_phase<Tile, false>(cta, gate_up, x, ring, cursor);
+            run_phase<Tile, false>(cta, gate_up, gate_up_share, x, ring, cursor);
             grid.sync();  // the down weights arrive meanwhile
-            run_phase<Tile, true>(cta, down, x, ring, cursor);
+            run_phase<Tile, true>(cta, down, down_share, x, ring, cursor);
             grid.sync();
         }
         combine(args, cta.tables, first, count);

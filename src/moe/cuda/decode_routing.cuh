@@ -9,7 +9,11 @@
 
 namespace tokamak::moe::cuda {
 
-inline constexpr int kNoSlot = 0xFFFF;
+inline constexpr int kNoSlot = 0x7FFFFFFF;
+
+__device__ __forceinline__ int quotient(int dividend, const Divisor& by) {
+    return by.value == 1 ? dividend : static_cast<int>(__umulhi(static_cast<unsigned>(dividend), by.magic));
+}
 
 /// Up to 8 of 8 tokens, four bits each, in ascending order.
 struct TokenList {
@@ -23,7 +27,7 @@ struct TokenList {
 /// Views of the tables (DecodeShared says what they hold).
 struct RoutingTables {
     int* active;
-    std::uint16_t* slot_of;
+    int* slot_of;
     std::int16_t* route_expert;
     std::int16_t* route_rank;
     float* route_weight;
@@ -34,33 +38,33 @@ struct RoutingTables {
 
     __device__ RoutingTables(std::uint8_t* shared, const DecodeArgs& args)
         : active(reinterpret_cast<int*>(shared + args.shared.active)),
-          slot_of(reinterpret_cast<std::uint16_t*>(shared + args.shared.slot_of)),
+          slot_of(reinterpret_cast<int*>(shared + args.shared.slot_of)),
           route_expert(reinterpret_cast<std::int16_t*>(shared + args.shared.route_expert)),
           route_rank(reinterpret_cast<std::int16_t*>(shared + args.shared.route_rank)),
           route_weight(reinterpret_cast<float*>(shared + args.shared.route_weight)),
           bitmap(reinterpret_cast<std::uint32_t*>(shared + args.shared.bitmap)),
-          actives(reinterpret_cast<int*>(bitmap + words(args))),
+          actives(reinterpret_cast<int*>(bitmap + args.shared.bitmap_words)),
           rounds(actives + 1),
           scores(reinterpret_cast<float*>(shared + args.shared.rows)) {}
 
-    __device__ static int words(const DecodeArgs& args) { return (args.local_experts + 31) / 32; }
     __device__ int active_count() const { return *actives; }
     /// First route of `token` to an active expert, or kNoSlot.
     __device__ int slot(int rank, int token) const { return slot_of[rank * kPassTokens + token]; }
     /// The tokens that are routed to the active experts `first` to `last`.
     __device__ TokenList tokens(int first, int last) const {
-        std::uint32_t slots[kPassTokens / 2] = {~0U, ~0U, ~0U, ~0U};
+        int4 low = {kNoSlot, kNoSlot, kNoSlot, kNoSlot};
+        int4 high = low;
+#pragma unroll 1
         for (int rank = first; rank <= last; ++rank) {
-            const uint4 more = *reinterpret_cast<const uint4*>(slot_of + rank * kPassTokens);
-            slots[0] = __vminu2(slots[0], more.x);
-            slots[1] = __vminu2(slots[1], more.y);
-            slots[2] = __vminu2(slots[2], more.z);
-            slots[3] = __vminu2(slots[3], more.w);
+            const auto* const row = reinterpret_cast<const int4*>(slot_of + rank * kPassTokens);
+            low = {min(low.x, row[0].x), min(low.y, row[0].y), min(low.z, row[0].z), min(low.w, row[0].w)};
+            high = {min(high.x, row[1].x), min(high.y, row[1].y), min(high.z, row[1].z), min(high.w, row[1].w)};
         }
+        const int slots[kPassTokens] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
         TokenList list;
 #pragma unroll
         for (int token = 0; token < kPassTokens; ++token)
-            if ((slots[token / 2] >> (token % 2 * 16) & 0xFFFFU) != kNoSlot) list.add(token);
+            if (slots[token] != kNoSlot) list.add(token);
         return list;
     }
 };
@@ -72,54 +76,79 @@ __device__ __forceinline__ int local_expert(const DecodeArgs& args, std::int64_t
     return row < 0 || row >= args.local_experts ? -1 : static_cast<int>(row);
 }
 
+/// Ids and weights of a pass on their way from memory: asked for before anything else, needed when the rest of the CTA
+/// is ready. `count` may exceed the live tokens, whose number is on its way too.
+class PendingRoutes {
+  public:
+    static constexpr int kMost = 2;  ///< of a thread: 8 tokens x 64 slots, at least 256 threads
+
+    __device__ __forceinline__ void load(const DecodeArgs& args, std::int64_t first, int count) {
+#pragma unroll
+        for (int n = 0; n < kMost; ++n) {
+            const int route = static_cast<int>(threadIdx.x + n * blockDim.x);
+            token_[n] = quotient(route, args.by_top_k);
+            if (token_[n] >= count || args.route.logits.data != nullptr) continue;
+            const int slot = route - token_[n] * args.top_k;
+            const std::int64_t at = (first + token_[n]) * args.ids.stride + slot;
+            id_[n] = args.ids.dtype == DType::i64 ? static_cast<const std::int64_t*>(args.ids.data)[at]
+                                                  : static_cast<const std::int32_t*>(args.ids.data)[at];
+            if (args.weights.data != nullptr) weight_[n].load(args.weights, first + token_[n], slot);
+        }
+    }
+    [[nodiscard]] __device__ int token(int n) const { return token_[n]; }
+    [[nodiscard]] __device__ int route(int n) const { return static_cast<int>(threadIdx.x + n * blockDim.x); }
+    [[nodiscard]] __device__ int expert(const DecodeArgs& args, int n) const { return local_expert(args, id_[n]); }
+    [[nodiscard]] __device__ float weight(const DecodeArgs& args, int n) const {
+        return args.weights.data != nullptr ? weight_[n].value() : 1.0F;
+    }
+
+  private:
+    int token_[kMost];
+    std::int64_t id_[kMost];
+    PendingElement weight_[kMost];
+};
+
 /// Set bits of the bitmap before bit `expert`: its place in the ascending list of active experts.
 __device__ __forceinline__ int rank_of(const RoutingTables& tables, int expert) {
-    const std::uint32_t below = tables.bitmap[expert / 32] & ((1U << (expert % 32)) - 1U);
-    int rank = __popc(below);
-#pragma unroll 4
-    for (int word = 0; word < expert / 32; ++word) rank += __popc(tables.bitmap[word]);
+    const auto below = [&](std::uint32_t bits, int word) {
+        const int left = expert - word * 32;  // bits of the word that count
+        return left <= 0 ? 0 : __popc(left >= 32 ? bits : bits & ((1U << left) - 1U));
+    };
+    int rank = 0;
+#pragma unroll 1
+    for (int word = 0; word * 32 < expert; word += 4) {
+        const uint4 four = *reinterpret_cast<const uint4*>(tables.bitmap + word);
+        rank += below(four.x, word) + below(four.y, word + 1) + below(four.z, word + 2) + below(four.w, word + 3);
+    }
     return rank;
 }
 
 /// Earlier slots of the token that name the same expert.
-__device__ __forceinline__ int earlier_routes(const RoutingTables& tables, int route, int top_k) {
-    const int expert = tables.route_expert[route];
+__device__ __forceinline__ int earlier_routes(const RoutingTables& tables, int first, int route, int expert) {
     int count = 0;
-#pragma unroll 4
-    for (int other = route / top_k * top_k; other < route; ++other) count += tables.route_expert[other] == expert;
+#pragma unroll 1
+    for (int other = first; other < route; ++other) count += tables.route_expert[other] == expert;
     return count;
 }
 
-/// Clears the tables, and reads ids and weights of `count` tokens from `first` on. Two ends of the CTA read the two,
-/// so that neither waits for the other.
-__device__ __forceinline__ void read_routes(const DecodeArgs& args, const RoutingTables& tables, std::int64_t first,
-                                            int count) {
-    const int routes = count * args.top_k;
+/// Empties the tables; visible after the next barrier of the CTA.
+__device__ __forceinline__ void clear_tables(const DecodeArgs& args, const RoutingTables& tables, int count) {
     const int threads = static_cast<int>(blockDim.x);
     const int thread = static_cast<int>(threadIdx.x);
-    const bool given = args.route.logits.data == nullptr;
-    for (int route = thread; given && route < routes; route += threads) {
-        const int token = route / args.top_k;
-        const std::int64_t at = (first + token) * args.ids.stride + (route - token * args.top_k);
-        const std::int64_t id = args.ids.dtype == DType::i64 ? static_cast<const std::int64_t*>(args.ids.data)[at]
-                                                             : static_cast<const std::int32_t*>(args.ids.data)[at];
-        tables.route_expert[route] = static_cast<std::int16_t>(local_expert(args, id));
-    }
-    const int opposite = threads - 1 - thread;
-    for (int i = opposite; i <= RoutingTables::words(args); i += threads) tables.bitmap[i] = 0;
-    for (int i = opposite; i < min(routes, args.local_experts) * kPassTokens / 2; i += threads)
-        reinterpret_cast<std::uint32_t*>(tables.slot_of)[i] = 0xFFFFFFFFU;
-    for (int route = opposite; given && route < routes; route += threads) {
-        const int token = route / args.top_k;
-        tables.route_weight[route] =
-            args.weights.data != nullptr ? load_element(args.weights, first + token, route - token * args.top_k) : 1.0F;
-    }
+    if (thread == 0) *tables.rounds = 1;
+#pragma unroll 1
+    for (int i = thread; i < args.shared.bitmap_words; i += threads) tables.bitmap[i] = 0;
+    const int active = min(count * args.top_k, args.local_experts);
+#pragma unroll 1
+    for (int i = thread; i < active * kPassTokens / 4; i += threads)
+        reinterpret_cast<int4*>(tables.slot_of)[i] = {kNoSlot, kNoSlot, kNoSlot, kNoSlot};
 }
 
 /// Ids and weights of `count` tokens from their logits, a warp for each token.
 __device__ __forceinline__ void route_tokens(const DecodeArgs& args, const RoutingTables& tables, std::int64_t first,
                                              int count) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll 1
     for (int token = static_cast<int>(threadIdx.x) / 32; token < count; token += static_cast<int>(blockDim.x) / 32) {
         const ScoreRow row{args.route, tables.scores + token * args.num_experts, args.num_experts, first + token, lane};
         const Choice choice = row.choose(args.top_k);
@@ -129,36 +158,47 @@ __device__ __forceinline__ void route_tokens(const DecodeArgs& args, const Routi
     }
 }
 
-/// Fills the tables for `count` tokens from `first` on. Where weights multiply the rows, a token that names an expert
-/// again has another row for it: round r takes the r-th such route, otherwise there is one round. Call by all threads;
-/// the tables are complete after the next barrier of the CTA, which the caller makes.
-__device__ inline void build_tables(const DecodeArgs& args, const RoutingTables& tables, std::int64_t first, int count,
-                                    int round) {
-    const int routes = count * args.top_k;
-    const int threads = static_cast<int>(blockDim.x);
-    const int thread = static_cast<int>(threadIdx.x);
-    if (thread == 0) *tables.rounds = 1;
-    read_routes(args, tables, first, count);
-    if (args.route.logits.data != nullptr) route_tokens(args, tables, first, count);
-    __syncthreads();
-    for (int route = thread; route < routes; route += threads) {
-        const int expert = tables.route_expert[route];
-        if (expert < 0) continue;
-        const std::uint32_t bit = 1U << (expert % 32);
-        if ((atomicOr(&tables.bitmap[expert / 32], bit) & bit) == 0) atomicAdd(tables.actives, 1);
+/// Fills the empty tables for `count` tokens. Where weights multiply the rows, a token that names an expert again has
+/// another row for it: round r takes the r-th such route, otherwise there is one round. Call by all threads; the tables
+/// are complete after the next barrier of the CTA, which the caller makes.
+__device__ __forceinline__ void build_tables(const DecodeArgs& args, const RoutingTables& tables,
+                                             const PendingRoutes& routes, std::int64_t first, int count, int round) {
+    const bool from_logits = args.route.logits.data != nullptr;
+    if (from_logits) {
+        route_tokens(args, tables, first, count);
+        __syncthreads();
+    }
+    int experts[PendingRoutes::kMost];
+#pragma unroll
+    for (int n = 0; n < PendingRoutes::kMost; ++n) {
+        experts[n] = -1;
+        if (routes.token(n) >= count) continue;
+        const int expert = from_logits ? tables.route_expert[routes.route(n)] : routes.expert(args, n);
+        experts[n] = expert;
+        if (!from_logits) {
+            tables.route_expert[routes.route(n)] = static_cast<std::int16_t>(expert);
+            tables.route_weight[routes.route(n)] = routes.weight(args, n);
+        }
+        if (expert >= 0) atomicOr(&tables.bitmap[expert / 32], 1U << (expert % 32));
     }
     __syncthreads();
-    for (int route = thread; route < routes; route += threads) {
-        const int expert = tables.route_expert[route];
-        tables.route_rank[route] = -1;
-        if (expert < 0) continue;
-        const int rank = rank_of(tables, expert);
-        tables.active[rank] = expert;
+    if (threadIdx.x == blockDim.x - 1) *tables.actives = rank_of(tables, args.shared.bitmap_words * 32);
+#pragma unroll
+    for (int n = 0; n < PendingRoutes::kMost; ++n) {
+        if (routes.token(n) >= count) continue;
+        const int route = routes.route(n);
+        const int rank = experts[n] < 0 ? -1 : rank_of(tables, experts[n]);
         tables.route_rank[route] = static_cast<std::int16_t>(rank);
-        const int earlier = earlier_routes(tables, route, args.top_k);
-        if (args.weight_input && earlier > 0) atomicMax(tables.rounds, earlier + 1);
-        if (earlier == round)
-            tables.slot_of[rank * kPassTokens + route / args.top_k] = static_cast<std::uint16_t>(route);
+        if (rank < 0) continue;
+        tables.active[rank] = experts[n];
+        int* const slot = tables.slot_of + rank * kPassTokens + routes.token(n);
+        if (!args.weight_input) {
+            atomicMin(slot, route);
+            continue;
+        }
+        const int earlier = earlier_routes(tables, routes.token(n) * args.top_k, route, experts[n]);
+        if (earlier > 0) atomicMax(tables.rounds, earlier + 1);
+        if (earlier == round) *slot = route;
     }
 }
 

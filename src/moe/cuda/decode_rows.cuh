@@ -16,7 +16,8 @@ namespace tokamak::moe::cuda {
 struct RowCopy {
     int cols = 0;         ///< true columns
     int padded_cols = 0;  ///< zeros beyond the true ones
-    bool vectors = true;  ///< rows are aligned to 16 bytes
+    Divisor vectors_of_row;
+    bool vectors = true;  ///< address and length of rows fit vectors of 8 columns
     bool weighted = false;
     std::uint8_t* rows = nullptr;
     float* groups = nullptr;  ///< [group, 8 tokens]: sums or scales
@@ -40,11 +41,11 @@ struct Eight<__nv_bfloat16> {
     uint4 words = {0, 0, 0, 0};
 
     /// Past the L1: rows of the intermediate were written by other SMs a moment ago.
-    __device__ __forceinline__ void load(const __nv_bfloat16* from, int valid, bool vectors) {
-        if (vectors && valid >= 8) {
-            words = __ldcg(reinterpret_cast<const uint4*>(from));
-            return;
-        }
+    __device__ __forceinline__ void load(const __nv_bfloat16* from) {
+        words = __ldcg(reinterpret_cast<const uint4*>(from));
+    }
+    /// From any address; zeros after the first `valid`.
+    __device__ __forceinline__ void load_halves(const __nv_bfloat16* from, int valid) {
         const auto* const halves = reinterpret_cast<const unsigned short*>(from);
         auto* const pairs = reinterpret_cast<std::uint32_t*>(&words);
 #pragma unroll
@@ -72,15 +73,9 @@ template <>
 struct Eight<float> {
     float values[8] = {};
 
-    __device__ __forceinline__ void load(const float* from, int valid, bool) {
-        if (valid >= 8) {
-            *reinterpret_cast<float4*>(values) = __ldcg(reinterpret_cast<const float4*>(from));
-            *reinterpret_cast<float4*>(values + 4) = __ldcg(reinterpret_cast<const float4*>(from) + 1);
-            return;
-        }
-#pragma unroll
-        for (int i = 0; i < 8; ++i)
-            if (i < valid) values[i] = __ldcg(from + i);
+    __device__ __forceinline__ void load(const float* from) {
+        *reinterpret_cast<float4*>(values) = __ldcg(reinterpret_cast<const float4*>(from));
+        *reinterpret_cast<float4*>(values + 4) = __ldcg(reinterpret_cast<const float4*>(from) + 1);
     }
     __device__ __forceinline__ void numbers(float (&to)[8]) const {
 #pragma unroll
@@ -124,16 +119,19 @@ __device__ __forceinline__ void store_eight(const RowCopy& copy, Eight<__nv_bflo
     }
 }
 
-/// Stores eight columns as e4m3 codes; the 16 lanes that have a group agree on its scale.
+/// Stores eight columns as e4m3 codes if they are `live`; the 16 lanes that have a group agree on its scale. Call by
+/// whole warps: shuffles among lanes that the compiler does not know cost a dozen instructions each.
 template <class Tile>
-__device__ __forceinline__ void store_quantized(const RowCopy& copy, const float (&values)[8], int token, int vector) {
+__device__ __forceinline__ void store_quantized(const RowCopy& copy, const float (&values)[8], bool live, int token,
+                                                int vector) {
     constexpr int lanes = tokamak::cuda::kE4m3Group / 8;
     float largest = 0.0F;
 #pragma unroll
     for (const float value : values) largest = tokamak::cuda::larger_magnitude(largest, value);
 #pragma unroll
     for (int distance = 1; distance < lanes; distance *= 2)
-        largest = fmaxf(largest, __shfl_xor_sync(group_mask<lanes>(), largest, distance));
+        largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFU, largest, distance));
+    if (!live) return;
     const auto scale = tokamak::cuda::E4m3Scale::of(largest);
     uint2 codes;
     codes.x = tokamak::cuda::e4m3_quantized(scale, {values[0], values[1], values[2], values[3]});
@@ -147,10 +145,10 @@ __device__ __forceinline__ void store_quantized(const RowCopy& copy, const float
 class RowWalk {
   public:
     __device__ RowWalk(const RowCopy& copy)
-        : vectors_(copy.padded_cols / 8),
-          row_step_(copy.threads / vectors_),
+        : vectors_(static_cast<int>(copy.vectors_of_row.value)),
+          row_step_(quotient(copy.threads, copy.vectors_of_row)),
           vector_step_(copy.threads - row_step_ * vectors_),
-          row_(copy.thread / vectors_),
+          row_(quotient(copy.thread, copy.vectors_of_row)),
           vector_(copy.thread - row_ * vectors_) {}
     __device__ void step() {
         row_ += row_step_;
@@ -166,38 +164,75 @@ class RowWalk {
     int vectors_, row_step_, vector_step_, row_, vector_;
 };
 
-/// Loads the rows that `source(token)` names. Rows of a whole number of groups: the lanes of a group stay together.
-template <class Tile, class Element, class Source>
-__device__ __forceinline__ void load_rows(const RowCopy& copy, const TokenList& list, const Source& source) {
-    constexpr bool quantized = Tile::kForm == tokamak::cuda::TokenForm::quantized;
+/// Stores eight columns of a token in the tile's form if they are `live`. Call by whole warps.
+template <class Tile, class Element>
+__device__ __forceinline__ void store_columns(const RowCopy& copy, Eight<Element> eight, float weight, bool live,
+                                              int token, int vector) {
+    if constexpr (Tile::kForm == tokamak::cuda::TokenForm::quantized) {
+        float values[8];
+        eight.numbers(values);
+        if (copy.weighted)
+            for (float& value : values) value *= weight;
+        store_quantized<Tile>(copy, values, live, token, vector);
+    } else if (live) {
+        if (copy.weighted) eight.weight(weight);
+        store_eight<Tile>(copy, eight, token, vector);
+    }
+}
+
+/// Whether the warp has vectors left.
+__device__ __forceinline__ bool any_left(const RowWalk& walk, const TokenList& list) {
+    return __any_sync(0xFFFFFFFFU, walk.row() < list.count ? 1 : 0) != 0;
+}
+
+/// Loads the rows that `source(token)` names one vector at a time: little code, for what is rare (weighted rows, and
+/// rows whose address or length no vector fits).
+template <class Tile, class Source>
+__device__ __forceinline__ void load_rare_rows(const RowCopy& copy, const TokenList& list, const Source& source) {
+#pragma unroll 1
+    for (RowWalk walk(copy); any_left(walk, list); walk.step()) {
+        const bool live = walk.row() < list.count;
+        const int token = list.at(live ? walk.row() : 0);
+        const int col = walk.vector() * 8;
+        Eight<__nv_bfloat16> eight;
+        if (live && col < copy.cols) {
+            if (copy.vectors)
+                eight.load(source(token).row + col);
+            else
+                eight.load_halves(source(token).row + col, copy.cols - col);
+        }
+        store_columns<Tile>(copy, eight, source(token).weight, live, token, walk.vector());
+    }
+}
+
+/// Loads the rows that `source(token)` names, which vectors must fit; does `meanwhile()` while the first loads are on
+/// their way. Rows of a whole number of groups: the lanes of a group stay together.
+template <class Tile, class Element, class Source, class Meanwhile>
+__device__ __forceinline__ void load_rows(const RowCopy& copy, const TokenList& list, const Source& source,
+                                          const Meanwhile& meanwhile) {
     constexpr int batch = 4;  // loads in flight per thread
     RowWalk load(copy);
     RowWalk store = load;
-    while (store.row() < list.count) {
-        Eight<Element> loaded[batch];
+    Eight<Element> loaded[batch];
+    const auto issue = [&] {
 #pragma unroll
         for (int i = 0; i < batch; ++i, load.step()) {
             const int col = load.vector() * 8;
-            if (load.row() < list.count && col < copy.cols)
-                loaded[i].load(source(list.at(load.row())).row + col, copy.cols - col, copy.vectors);
+            loaded[i] = {};
+            if (load.row() < list.count && col < copy.cols) loaded[i].load(source(list.at(load.row())).row + col);
         }
+    };
+    issue();
+    meanwhile();
+#pragma unroll 1
+    while (any_left(store, list)) {
 #pragma unroll
         for (int i = 0; i < batch; ++i, store.step()) {
-            if (store.row() >= list.count) continue;
-            const int token = list.at(store.row());
-            if constexpr (quantized) {
-                float values[8];
-                loaded[i].numbers(values);
-                if (copy.weighted) {
-                    const float weight = source(token).weight;
-                    for (float& value : values) value *= weight;
-                }
-                store_quantized<Tile>(copy, values, token, store.vector());
-            } else {
-                if (copy.weighted) loaded[i].weight(source(token).weight);
-                store_eight<Tile>(copy, loaded[i], token, store.vector());
-            }
+            const bool live = store.row() < list.count;
+            const int token = list.at(live ? store.row() : 0);
+            store_columns<Tile>(copy, loaded[i], source(token).weight, live, token, store.vector());
         }
+        issue();
     }
 }
 

@@ -8,7 +8,7 @@
 #include "cuda/ptx/barrier.cuh"
 #include "cuda/ptx/copy.cuh"
 #include "cuda/ptx/gather.cuh"
-#include "moe/cuda/decode_args.h"
+#include "moe/cuda/decode_routing.cuh"
 
 namespace tokamak::moe::cuda {
 
@@ -16,17 +16,17 @@ namespace ptx = tokamak::cuda::ptx;
 
 /// Place of a thread in its team.
 struct Team {
-    int count;  ///< teams in the CTA
-    int index;  ///< of this one
+    const DecodeTeams& teams;
+    int index;  ///< of this team
     int warps;  ///< of a team
     int warp;   ///< in the team
     int lane;
 
-    __device__ explicit Team(int cta_warps, int teams)
-        : count(teams),
-          index(static_cast<int>(threadIdx.x) / 32 / (cta_warps / teams)),
-          warps(cta_warps / teams),
-          warp(static_cast<int>(threadIdx.x) / 32 % warps),
+    __device__ explicit Team(const DecodeTeams& all)
+        : teams(all),
+          index(quotient(static_cast<int>(threadIdx.x) / 32, all.warps)),
+          warps(static_cast<int>(all.warps.value)),
+          warp(static_cast<int>(threadIdx.x) / 32 - index * warps),
           lane(static_cast<int>(threadIdx.x) % 32) {}
     [[nodiscard]] __device__ int threads() const { return warps * 32; }
     [[nodiscard]] __device__ int thread() const { return warp * 32 + lane; }
@@ -34,33 +34,37 @@ struct Team {
     __device__ void barrier() const { asm volatile("bar.sync %0, %1;" ::"r"(index + 1), "r"(threads()) : "memory"); }
 };
 
-/// Part `index` of `count` things cut into `parts` runs whose lengths differ by one at most.
+/// Part `index` of `count` things cut into runs whose lengths differ by one at most.
 struct Run {
     int first;
-    int last;
+    int count;
 
-    __device__ Run(int count, int parts, int index) {
-        const int each = count / parts;
-        const int rest = count - each * parts;
+    __device__ Run(int things, const Divisor& runs, int index) {
+        const int each = quotient(things, runs);
+        const int rest = things - each * static_cast<int>(runs.value);
         first = each * index + min(index, rest);
-        last = first + each + (index < rest ? 1 : 0);
+        count = each + (index < rest ? 1 : 0);
     }
 };
 
 /// The strips of a phase are numbered expert by expert; a CTA takes a contiguous run of them, and so does a team.
-struct StripRange {
-    int first;
-    int last;
+struct Share {
+    int strips;  ///< of the team
+    int rank;    ///< of its first strip
+    int strip;   ///< the first, counted in its expert
+    int first_rank;
+    int last_rank;  ///< of the CTA; below first_rank if it has no strip
 
-    __device__ explicit StripRange(int strips) {
-        const Run run(strips, static_cast<int>(gridDim.x), static_cast<int>(blockIdx.x));
-        first = run.first;
-        last = run.last;
-    }
-    __device__ StripRange(int strips, const Team& team) : StripRange(strips) {
-        const Run run(last - first, team.count, team.index);
-        last = first + run.last;
-        first += run.first;
+    __device__ Share(const DecodeArgs& args, const DecodeMatrix& matrix, const Team& team, int active) {
+        const int expert_strips = matrix.strips;
+        const Run cta(active * expert_strips, args.grid, static_cast<int>(blockIdx.x));
+        const Run own(cta.count, team.teams.count, team.index);
+        const int first = cta.first + own.first;
+        strips = own.count;
+        rank = quotient(first, matrix.by_strips);
+        strip = first - rank * expert_strips;
+        first_rank = quotient(cta.first, matrix.by_strips);
+        last_rank = cta.count == 0 ? first_rank - 1 : quotient(cta.first + cta.count - 1, matrix.by_strips);
     }
 };
 
@@ -75,10 +79,10 @@ struct PieceSource {
 template <class Tile>
 class TileCursor {
   public:
-    __device__ TileCursor(const DecodeArgs& args, const Team& gate_up, const Team& down, const int* active,
-                          int active_count)
-        : args_(args), gate_up_(gate_up), down_team_(down), active_(active), active_count_(active_count) {
-        start(false);
+    __device__ TileCursor(const DecodeArgs& args, const Team& gate_up, const Share& gate_up_share, const Team& down,
+                          const Share& down_share, const int* active)
+        : args_(args), down_team_(down), down_share_(down_share), active_(active) {
+        start(gate_up, gate_up_share);
     }
 
     /// Whether there is another piece; `source` becomes where it is.
@@ -94,17 +98,14 @@ class TileCursor {
   private:
     static constexpr int kScaleBytes = 8;  ///< of a tile, at the end of the strip
 
-    __device__ void start(bool down) {
-        const int strips = down ? args_.down.strips : args_.gate_up.strips;
-        const Team& team = down ? down_team_ : gate_up_;
-        const StripRange range(active_count_ * strips, team);
-        down_ = down;
+    __device__ void start(const Team& team, const Share& share) {
+        by_warps_ = &team.teams.warps;
         warps_ = team.warps;
         step_ = team.warps * Tile::kBytes;
         scale_step_ = team.warps / Tile::kPieces * kScaleBytes;
-        strips_left_ = range.last - range.first;
-        rank_ = range.first / strips;
-        strip_ = range.first % strips;
+        strips_left_ = share.strips;
+        rank_ = share.rank;
+        strip_ = share.strip;
         ahead_ = team.warp;
         pieces_left_ = 0;
     }
@@ -114,14 +115,15 @@ class TileCursor {
         while (pieces_left_ == 0) {
             if (strips_left_ == 0) {
                 if (down_) return false;
-                start(true);
+                down_ = true;
+                start(down_team_, down_share_);
                 continue;
             }
             const DecodeMatrix& matrix = down_ ? args_.down : args_.gate_up;
             const int strips =
                 Tile::kStripScales || Tile::kGlobalScales ? 1 : min(strips_left_, matrix.strips - strip_);
             const int run = strips * matrix.tiles * Tile::kPieces;
-            if (ahead_ < run) pieces_left_ = (run - ahead_ + warps_ - 1) / warps_;
+            if (ahead_ < run) pieces_left_ = quotient(run - ahead_ + warps_ - 1, *by_warps_);
             const std::uint8_t* const first =
                 matrix.packed + active_[rank_] * matrix.expert_bytes + strip_ * matrix.strip_bytes;
             source_.piece = first + static_cast<std::int64_t>(ahead_) * Tile::kBytes;
@@ -140,10 +142,10 @@ class TileCursor {
     }
 
     const DecodeArgs& args_;
-    const Team& gate_up_;
     const Team& down_team_;
+    const Share& down_share_;
     const int* active_;
-    int active_count_;
+    const Divisor* by_warps_ = nullptr;
     bool down_ = false;
     int warps_ = 1;  ///< of the phase's team
     int step_ = 0;   ///< bytes from one of this warp's pieces to the next
@@ -173,6 +175,7 @@ class WarpRing {
     __device__ WarpRing(std::uint8_t* slots, std::uint8_t* scales, std::uint64_t* barriers, int count, int lane)
         : slots_(slots), scales_(scales), barriers_(barriers), count_(count), lane_(lane) {
         if (lane == 0) {
+#pragma unroll 1
             for (int slot = 0; slot < count; ++slot) ptx::barrier_init(&barriers[slot], Tile::kStripScales ? 2 : 1);
             ptx::fence_barrier_init();
         }
@@ -213,7 +216,7 @@ class WarpRing {
         }
         if (lane_ != 0) return;
         ptx::barrier_arrive_expect(&barriers_[slot], Tile::kBytes);
-        ptx::bulk_copy(slots_ + slot * Tile::kBytes, source.piece, Tile::kBytes, &barriers_[slot]);
+        ptx::bulk_copy_once(slots_ + slot * Tile::kBytes, source.piece, Tile::kBytes, &barriers_[slot]);
     }
 
     std::uint8_t* slots_;

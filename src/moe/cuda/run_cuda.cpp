@@ -66,8 +66,10 @@ DecodeMatrix matrix_of(const Tensor& packed, const Tensor& bias, const PackedLay
             .bias = rows_of(bias),
             .cols = static_cast<int>(layout.cols),
             .padded_cols = static_cast<int>(layout.tiles * layout.tile_cols),
+            .row_vectors = Divisor(layout.tiles * layout.tile_cols / 8),
             .strip_bytes = static_cast<std::int64_t>(layout.strip_bytes),
             .strips = static_cast<int>(layout.strips),
+            .by_strips = Divisor(layout.strips),
             .tiles = static_cast<int>(layout.tiles)};
 }
 
@@ -103,6 +105,8 @@ DecodeArgs kernel_args(const FusedMoeState& state, const FusedMoeArgs& args, con
     a.num_experts = p.num_experts;
     a.local_experts = state.local_experts;
     a.top_k = p.top_k;
+    a.by_top_k = Divisor(p.top_k);
+    a.grid = Divisor(state.cuda.grid);
     a.gate_up = matrix_of(args.gate_up, args.gate_up_bias, state.gate_up);
     a.down = matrix_of(args.down, args.down_bias, state.down);
     a.activation = p.activation;
@@ -196,8 +200,8 @@ void launch(const void* kernel, int grid, int threads, int shared_bytes, void* a
 void run_decode(const FusedMoeState& state, const DecodeLaunch& choice, const DecodeArgs& common, Stream stream) {
     DecodeArgs args = common;
     args.shared = choice.shared;
-    args.gate_up_teams = choice.gate_up_teams;
-    args.down_teams = choice.down_teams;
+    args.gate_up_teams = DecodeTeams(choice.threads / 32, choice.gate_up_teams);
+    args.down_teams = DecodeTeams(choice.threads / 32, choice.down_teams);
     args.slots = choice.slots;
     launch(choice.kernel, state.cuda.grid, choice.threads, choice.shared.bytes, &args, stream);
 }
