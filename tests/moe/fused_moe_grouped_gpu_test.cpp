@@ -48,7 +48,8 @@ TEST(FusedMoeGrouped, OddSizes) {
     TOKAMAK_REQUIRE_GPU();
     std::uint64_t purpose = 750;
     for (const WeightSpec& spec : {WeightSpec::int4(32), WeightSpec::mxfp4()})
-        for (const std::pair<int, int>& size : {std::pair{2880, 704}, {704, 1408}, {1408, 96}, {96, 2880}, {8224, 32}}) {
+        for (const std::pair<int, int>& size :
+             {std::pair{2880, 704}, {704, 1408}, {1408, 96}, {96, 2880}, {8224, 32}}) {
             FusedMoeCase c = gpu_case(spec, 20, size.first, size.second);
             c.problem.num_experts = c.problem.num_local_experts = 3;
             c.problem.top_k = 2;

@@ -24,7 +24,8 @@ inline std::int64_t whole_groups(const WeightSpec& spec, std::int64_t about) {
     return (about + spec.group_size - 1) / spec.group_size * spec.group_size;
 }
 
-inline FusedMoeCase gpu_case(const WeightSpec& spec, std::int64_t tokens, std::int64_t hidden, std::int64_t intermediate) {
+inline FusedMoeCase gpu_case(const WeightSpec& spec, std::int64_t tokens, std::int64_t hidden,
+                             std::int64_t intermediate) {
     FusedMoeCase c;
     c.tokens = tokens;
     c.problem = {.max_tokens = tokens,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What becomes of a unit's sums, straight from the registers of the matrix instruction: a lane holds rows g and g + 8 of
-// a slab for tokens 2t and 2t + 1 of each eight.
+// What becomes of a unit's sums, straight from the registers of the matrix instruction: a lane holds rows g and g + 8
+// of a slab for tokens 2t and 2t + 1 of each eight.
 #pragma once
 
 #include <cstdint>

@@ -33,8 +33,8 @@ std::int64_t lay_out(const FusedMoeProblem& p, std::int64_t pass_tokens, Grouped
     shared.barriers = booking.take(std::int64_t{variant.stages} * 16);
     shared.counts = booking.take(8);
     shared.list = booking.take(routes * 4);
-    shared.tiles = booking.take((std::min(experts, routes) + routes / kMostTileRows) *
-                                static_cast<std::int64_t>(sizeof(RowTile)));
+    shared.tiles =
+        booking.take((std::min(experts, routes) + routes / kMostTileRows) * static_cast<std::int64_t>(sizeof(RowTile)));
     shared.route_expert = booking.take(routes * 2);
     shared.bytes = static_cast<int>(booking.bytes);
     return booking.bytes;

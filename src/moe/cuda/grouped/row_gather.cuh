@@ -17,8 +17,8 @@ struct RowSource {
     std::int64_t stride = 0;
     int routes_per_row = 1;  ///< top_k: rows of tokens; 1: rows of routes
     int cols = 0;
-    bool vectors = true;        ///< rows are aligned to 16 bytes
-    DecodeRows weights;         ///< present: a row is multiplied by its route's weight and rounded
+    bool vectors = true;  ///< rows are aligned to 16 bytes
+    DecodeRows weights;   ///< present: a row is multiplied by its route's weight and rounded
     std::int64_t first_token = 0;
     int top_k = 1;
 };
@@ -45,7 +45,11 @@ class RowGather {
 
   public:
     __device__ RowGather(const RowLists& lists, const DecodeMatrix& matrix, const RowSource& source, int thread)
-        : lists_(lists), source_(source), matrix_(matrix), vector_(thread % Shape::kVectors), row_(thread / Shape::kVectors) {}
+        : lists_(lists),
+          source_(source),
+          matrix_(matrix),
+          vector_(thread % Shape::kVectors),
+          row_(thread / Shape::kVectors) {}
 
     __device__ void run(const StageRing<Shape>& ring, RingPlace& place) {
         UnitWalk walk(lists_, matrix_, Shape::kStrips);

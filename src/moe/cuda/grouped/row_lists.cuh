@@ -26,9 +26,9 @@ struct RowLists {
 
 /// Working space of build_lists, in the place of the ring.
 struct ListScratch {
-    int* begins;             ///< [local experts]: first place of an expert in the list
-    std::uint16_t* before;   ///< [warps, local experts]: routes of a warp's share, then those of the warps before it
-    std::uint16_t* ranks;    ///< [routes]: among the expert's routes of the same warp
+    int* begins;            ///< [local experts]: first place of an expert in the list
+    std::uint16_t* before;  ///< [warps, local experts]: routes of a warp's share, then those of the warps before it
+    std::uint16_t* ranks;   ///< [routes]: among the expert's routes of the same warp
 
     __device__ ListScratch(std::uint8_t* memory, int experts, int warps)
         : begins(reinterpret_cast<int*>(memory)),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The ring of stages: a stage holds 64 or 128 columns of a unit's strips and of its rows. One warp copies weights, others
-// gather rows, the rest consume; the ring runs on across units, experts and phases.
+// The ring of stages: a stage holds 64 or 128 columns of a unit's strips and of its rows. One warp copies weights,
+// others gather rows, the rest consume; the ring runs on across units, experts and phases.
 #pragma once
 
 #include <cstdint>

@@ -18,8 +18,8 @@ struct Unit {
     [[nodiscard]] __device__ int width() const { return tile.rows <= 8 ? 8 : tile.rows <= 16 ? 16 : 32; }
 };
 
-/// The (row tile, strip) pairs of a phase are numbered tile by tile; a CTA takes a contiguous range of them, and from it
-/// up to `most` strips at a time.
+/// The (row tile, strip) pairs of a phase are numbered tile by tile; a CTA takes a contiguous range of them, and from
+/// it up to `most` strips at a time.
 class UnitWalk {
   public:
     __device__ UnitWalk(const RowLists& lists, const DecodeMatrix& matrix, int most)
