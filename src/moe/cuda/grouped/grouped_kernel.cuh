@@ -25,7 +25,10 @@ __device__ __forceinline__ void consume_unit(const GroupedArgs& args, const RowL
     float sums[Strips][Blocks][4] = {};
     for (int left = matrix.tiles * Shape::Weights::kTileBlocks; left > 0; left -= stage_blocks) {
         ptx::barrier_wait(&ring.full[place.slot], place.parity);
-        multiply_stage<Shape, Strips, Blocks>(ring.stage(place.slot), me, left, sums);
+        if (left >= stage_blocks)
+            multiply_stage<Shape, stage_blocks>(ring.stage(place.slot), me, sums);
+        else
+            multiply_stage<Shape, 1>(ring.stage(place.slot), me, sums);
         __syncwarp();
         if (me.lane == 0) ptx::barrier_arrive(&ring.empty[place.slot]);
         place.advance(ring.stages);
@@ -53,6 +56,8 @@ __device__ __forceinline__ void consume_width(const GroupedArgs& args, const Row
         consume_unit<Down, Shape, Strips, 1>(args, lists, unit, me, ring, place);
     else if (width == 16)
         consume_unit<Down, Shape, Strips, 2>(args, lists, unit, me, ring, place);
+    else if (width == 24)
+        consume_unit<Down, Shape, Strips, 3>(args, lists, unit, me, ring, place);
     else
         consume_unit<Down, Shape, Strips, 4>(args, lists, unit, me, ring, place);
 }

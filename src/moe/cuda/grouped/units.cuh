@@ -14,8 +14,8 @@ struct Unit {
     int strip;
     int strips;
 
-    /// Widths of 8, 16 and 32 rows are compiled.
-    [[nodiscard]] __device__ int width() const { return tile.rows <= 8 ? 8 : tile.rows <= 16 ? 16 : 32; }
+    /// Rows in whole eights.
+    [[nodiscard]] __device__ int width() const { return (tile.rows + 7) / 8 * 8; }
 };
 
 /// The (row tile, strip) pairs of a phase are numbered tile by tile; a CTA takes a contiguous range of them, and from
