@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "moe/cuda/decode_args.h"
 
@@ -48,9 +49,9 @@ struct GroupedInstance {
     int stage_bytes = 0;
 };
 
-GroupedInstance grouped_int4_g32();
-GroupedInstance grouped_int4_g64();
-GroupedInstance grouped_int4_g128();
-GroupedInstance grouped_mxfp4();
+std::vector<GroupedInstance> grouped_int4_g32();
+std::vector<GroupedInstance> grouped_int4_g64();
+std::vector<GroupedInstance> grouped_int4_g128();
+std::vector<GroupedInstance> grouped_mxfp4();
 
 }  // namespace tokamak::moe::cuda

@@ -43,12 +43,12 @@ std::int64_t lay_out(const FusedMoeProblem& p, std::int64_t pass_tokens, Grouped
 }  // namespace
 
 std::vector<GroupedInstance> grouped_instances(const WeightSpec& spec) {
-    if (spec.format == WeightFormat::mxfp4) return {grouped_mxfp4()};
+    if (spec.format == WeightFormat::mxfp4) return grouped_mxfp4();
     if (spec.format != WeightFormat::int4 || spec.scale_dtype != DType::bf16) return {};
     switch (spec.group_size) {
-        case 32: return {grouped_int4_g32()};
-        case 64: return {grouped_int4_g64()};
-        case 128: return {grouped_int4_g128()};
+        case 32: return grouped_int4_g32();
+        case 64: return grouped_int4_g64();
+        case 128: return grouped_int4_g128();
         default: return {};
     }
 }

@@ -3,5 +3,10 @@
 #include "moe/cuda/grouped/weights_4bit.cuh"
 
 namespace tokamak::moe::cuda {
-GroupedInstance grouped_int4_g128() { return grouped_instance<GroupedShape<Int4Weights<128>, 2, 2>>("grouped_r256"); }
+std::vector<GroupedInstance> grouped_int4_g128() {
+    return {grouped_instance<GroupedShape<Int4Weights<128>, 3, 2>>("grouped_r384"),
+            grouped_instance<GroupedShape<Int4Weights<128>, 2, 2>>("grouped_r256"),
+            grouped_instance<GroupedShape<Int4Weights<128>, 4, 2>>("grouped_r512"),
+            grouped_instance<GroupedShape<Int4Weights<128>, 4, 1>>("grouped_r256w16")};
+}
 }  // namespace tokamak::moe::cuda

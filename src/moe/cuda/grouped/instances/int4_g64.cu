@@ -3,5 +3,8 @@
 #include "moe/cuda/grouped/weights_4bit.cuh"
 
 namespace tokamak::moe::cuda {
-GroupedInstance grouped_int4_g64() { return grouped_instance<GroupedShape<Int4Weights<64>, 2, 2>>("grouped_r256"); }
+std::vector<GroupedInstance> grouped_int4_g64() {
+    return {grouped_instance<GroupedShape<Int4Weights<64>, 3, 2>>("grouped_r384"),
+            grouped_instance<GroupedShape<Int4Weights<64>, 2, 2>>("grouped_r256")};
+}
 }  // namespace tokamak::moe::cuda
