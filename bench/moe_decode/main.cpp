@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// moe_decode_bench OUT.json [SHAPE or all [TOKENS...]]: fused_moe for few tokens on layers that do not fit the L2, from
-// a captured graph. Every layer of the graph has its own ids and, as far as memory allows, its own weights. The read
+// moe_decode_bench OUT.json [SHAPE or all [FORMAT or all [TOKENS...]]]: fused_moe for few tokens on layers that do not
+// fit the L2, from a captured graph. Every layer of the graph has its own ids and, as far as memory allows, its own
+// weights. The read
 // floor is the time to read the active experts' packed weights once at the read ceiling of the same process.
 #include <fmt/format.h>
 
@@ -38,15 +39,45 @@ struct Shape {
     int top_k;
     WeightSpec weights;
     moe::Activation activation;
-    bool biases;
+    bool biases = false;
+    bool quantized = false;  ///< fp8_block: activations too
 };
 
+/// As results name it.
+std::string format_name(const Shape& shape) {
+    const bool a16 = shape.weights.format == WeightFormat::fp8_block && !shape.quantized;
+    return to_string(shape.weights) + (a16 ? "_a16" : "");
+}
+
 std::vector<Shape> shapes() {
-    return {{"kimi-k2-e48", 48, 7168, 2048, 8, WeightSpec::int4(32), moe::Activation::swiglu(), false},
-            {"gpt-oss-120b", 128, 2880, 2880, 4, WeightSpec::mxfp4(), moe::Activation::gpt_oss(), true},
-            {"v4-flash-tp4", 256, 4096, 512, 6, WeightSpec::mxfp4(), moe::Activation::swiglu_clamped(10.0F), false},
-            {"dsv3-tp8", 256, 7168, 256, 8, WeightSpec::int4(32), moe::Activation::swiglu(), false},
-            {"qwen3-30b-a3b", 128, 2048, 768, 8, WeightSpec::int4(128), moe::Activation::swiglu(), false}};
+    const auto swiglu = moe::Activation::swiglu();
+    std::vector<Shape> all = {
+        {"kimi-k2-e48", 48, 7168, 2048, 8, WeightSpec::int4(32), swiglu},
+        {"gpt-oss-120b", 128, 2880, 2880, 4, WeightSpec::mxfp4(), moe::Activation::gpt_oss(), true},
+        {"v4-flash-tp4", 256, 4096, 512, 6, WeightSpec::mxfp4(), moe::Activation::swiglu_clamped(10.0F)},
+        {"qwen3-30b-a3b", 128, 2048, 768, 8, WeightSpec::int4(128), swiglu},
+        {"dsv3-tp8", 256, 7168, 256, 8, WeightSpec::int4(32), swiglu},
+        {"qwen3-30b-a3b", 128, 2048, 768, 8, WeightSpec::bf16(), swiglu}};
+    for (const bool quantized : {true, false}) {
+        all.push_back({"qwen3.5-35b", 256, 2048, 512, 8, WeightSpec::fp8_block(), swiglu, false, quantized});
+        all.push_back({"dsv3-e32", 32, 7168, 2048, 8, WeightSpec::fp8_block(), swiglu, false, quantized});
+    }
+    return all;
+}
+
+/// Turns byte `at` of a tile (or of the scales between tiles) into one of a moderate number, whatever it is read as.
+std::uint8_t moderate(const WeightSpec& spec, const formats::TileShape& tile, std::size_t at, std::uint8_t byte) {
+    switch (spec.format) {
+        case WeightFormat::bf16: return at % 2 == 1 ? static_cast<std::uint8_t>(0x3B | (byte & 0x80)) : byte;
+        case WeightFormat::fp8_block:  // f32 scales near 2^-10, and no NaN code
+            return static_cast<std::uint8_t>(at % 4 == 3 ? 0x38 | (byte & 0x83) : byte & 0xFE);
+        case WeightFormat::int4:  // scales near 2^-8
+            if (at < tile.code_bytes || at % 2 == 0) return byte;
+            return spec.scale_dtype == DType::f16 ? 0x1C : 0x3B;
+        case WeightFormat::nvfp4: return at < tile.code_bytes ? byte : 0x30;  // scales 0.5
+        case WeightFormat::mxfp4: return at < tile.code_bytes ? byte : static_cast<std::uint8_t>(119 + byte % 3);
+    }
+    return byte;
 }
 
 /// Random tiles with moderate scales, repeated over the pool: any packed matrix may start at any tile.
@@ -59,14 +90,7 @@ void fill_pool(const OwnedTensor& pool, const WeightSpec& spec) {
         const std::uint64_t bits = random();
         std::memcpy(&host[i], &bits, 8);
     }
-    for (std::size_t t = 0; t < distinct; ++t)
-        for (std::size_t i = tile.code_bytes; i < tile.bytes; ++i) {
-            std::uint8_t& byte = host[t * tile.bytes + i];
-            if (spec.format == WeightFormat::mxfp4)
-                byte = static_cast<std::uint8_t>(119 + byte % 3);
-            else if (i % 2 == 1)
-                byte = 0x3B;  // bf16 scales near 2^-8
-        }
+    for (std::size_t i = 0; i < host.size(); ++i) host[i] = moderate(spec, tile, i % tile.bytes, host[i]);
     const std::size_t bytes = pool.view().bytes();
     auto* const data = pool.as<std::uint8_t>();
     copy_bytes(data, kGpu, host.data(), Device::cpu(), std::min(host.size(), bytes));
@@ -172,7 +196,7 @@ void measure(const Shape& shape, const moe::FusedMoeProblem& problem, const Inpu
         const cuda::Quantiles us = cuda::time_graph(stream, graph, 3, 25);
         rows.push_back({{"op", "fused_moe"},
                         {"shape", shape.name},
-                        {"format", to_string(shape.weights)},
+                        {"format", format_name(shape)},
                         {"tokens", tokens},
                         {"routing", "uniform"},
                         {"mode", "graph"},
@@ -184,9 +208,9 @@ void measure(const Shape& shape, const moe::FusedMoeProblem& problem, const Inpu
                         {"bytes", bytes},
                         {"floor_us", floor_us},
                         {"ceiling_share", floor_us * kLayers / us.median}});
-        fmt::print("{:14} {:10} M={:<3} {:16}{} {:7.1f} us  floor {:6.1f}  share {:5.1f}%\n", shape.name,
-                   to_string(shape.weights), tokens, variant, variant == chosen ? '*' : ' ', us.median / kLayers,
-                   floor_us, 100.0 * floor_us * kLayers / us.median);
+        fmt::print("{:14} {:13} M={:<3} {:22}{} {:7.1f} us  floor {:6.1f}  share {:5.1f}%\n", shape.name,
+                   format_name(shape), tokens, variant, variant == chosen ? '*' : ' ', us.median / kLayers, floor_us,
+                   100.0 * floor_us * kLayers / us.median);
     }
 }
 
@@ -194,7 +218,7 @@ void measure(const Shape& shape, const moe::FusedMoeProblem& problem, const Inpu
 
 int main(int argc, char** argv) {
     if (argc < 2) {
-        fmt::print(stderr, "usage: moe_decode_bench OUT.json [SHAPE or all [TOKENS...]]\n");
+        fmt::print(stderr, "usage: moe_decode_bench OUT.json [SHAPE or all [FORMAT or all [TOKENS...]]]\n");
         return 2;
     }
     try {
@@ -203,10 +227,13 @@ int main(int argc, char** argv) {
                                  {"device", device_info(kGpu).name},
                                  {"rows", nlohmann::json::array()}};
         std::vector<std::int64_t> token_counts = {1, 2, 4, 8, 16, 32, 64};
-        if (argc > 3) token_counts.clear();
-        for (int i = 3; i < argc; ++i) token_counts.push_back(std::stoll(argv[i]));
+        if (argc > 4) token_counts.clear();
+        for (int i = 4; i < argc; ++i) token_counts.push_back(std::stoll(argv[i]));
         for (const Shape& shape : shapes()) {
-            if (argc > 2 && std::string(argv[2]) != "all" && std::string(argv[2]) != shape.name) continue;
+            const auto wanted = [&](int arg, const std::string& name) {
+                return argc <= arg || argv[arg] == std::string("all") || argv[arg] == name;
+            };
+            if (!wanted(2, shape.name) || !wanted(3, format_name(shape))) continue;
             const moe::FusedMoeProblem problem{
                 .max_tokens = std::max<std::int64_t>(64, *std::max_element(token_counts.begin(), token_counts.end())),
                 .hidden = shape.hidden,
@@ -214,7 +241,8 @@ int main(int argc, char** argv) {
                 .num_experts = shape.experts,
                 .top_k = shape.top_k,
                 .weights = shape.weights,
-                .activation = shape.activation};
+                .activation = shape.activation,
+                .quantize_activations = shape.quantized};
             const Inputs in = make_inputs(shape, problem);
             const cuda::OwnedStream stream;
             const std::size_t read_bytes = std::min<std::size_t>(in.pool.view().bytes(), 2'000'000'000) / 4096 * 4096;

@@ -51,12 +51,19 @@ struct NamedTensor {
 void write_safetensors(const std::string& path, std::span<const NamedTensor> tensors,
                        const std::map<std::string, std::string>& metadata = {});
 
-/// Layouts of published checkpoints that the adapter understands (docs/formats.md lists names, dtypes, shapes).
+/// Layouts of published checkpoints that the adapter understands (docs/checkpoints.md lists names, dtypes, shapes). All
+/// but the first have the tensors of each projection of each expert on their own.
 enum class CheckpointLayout : std::uint8_t {
-    gpt_oss,             ///< stacked MXFP4: mlp.experts.gate_up_proj_blocks ..., interleaved rows, biases
-    compressed_tensors,  ///< per expert INT4 weight_packed / weight_scale / weight_shape (Kimi-K2)
-    deepseek_fp8,        ///< per expert FP8 weight / weight_scale_inv
-    bf16,                ///< per expert bf16 weight
+    gpt_oss,                   ///< stacked MXFP4: mlp.experts.gate_up_proj_blocks ..., interleaved rows, biases
+    compressed_tensors,        ///< INT4 weight_packed / weight_scale / weight_shape (Kimi-K2)
+    deepseek_fp8,              ///< FP8 weight / weight_scale_inv, blocks of 128x128
+    bf16,                      ///< bf16 weight
+    fp8,                       ///< FP8 weight / weight_scale: one scale, or blocks of 128x128
+    deepseek_v4,               ///< MXFP4 or FP8 weight / scale
+    modelopt_nvfp4,            ///< NVFP4 weight / weight_scale / weight_scale_2
+    compressed_tensors_nvfp4,  ///< NVFP4 weight_packed / weight_scale / weight_global_scale, which divides
+    awq,                       ///< INT4 qweight / qzeros / scales, words along the outputs
+    gptq,                      ///< INT4 qweight / qzeros / scales / g_idx, words along the inputs
 };
 const char* to_string(CheckpointLayout layout) noexcept;
 
@@ -81,8 +88,16 @@ struct PackedExperts {
 /// Which layout layer `layer` of the file has, if any is recognised.
 std::optional<CheckpointLayout> recognise_layer(const SafetensorsFile& file, int layer);
 
+/// How a GPTQ checkpoint stores a zero point z; only its configuration tells ("checkpoint_format").
+enum class GptqZeros : std::uint8_t {
+    minus_one,  ///< as z - 1: "gptq", version 1
+    plain,      ///< as z: "gptq_v2"
+};
+
 /// Reads and packs experts [first, first + count) of a layer (count -1: all), in parallel over experts.
-/// Throws `parse` naming the first tensor that is missing or has another dtype or shape than the layout says.
-PackedExperts load_experts(const SafetensorsFile& file, int layer, std::int64_t first = 0, std::int64_t count = -1);
+/// Throws `parse` naming the first tensor that is missing, has another dtype or shape than the layout says, or holds
+/// weights that the packed format cannot hold exactly (int4 with zero points that reach beyond -8 to 7).
+PackedExperts load_experts(const SafetensorsFile& file, int layer, std::int64_t first = 0, std::int64_t count = -1,
+                           GptqZeros zeros = GptqZeros::minus_one);
 
 }  // namespace tokamak

@@ -4,13 +4,14 @@
 #include <cstring>
 
 #include "core/throw.h"
+#include "formats/expert_packer.h"
 #include "formats/layer_weights.h"
 #include "formats/parallel.h"
 
 namespace tokamak {
 namespace {
 
-using formats::ExpertWeights;
+using formats::LayerReader;
 using formats::LayerWeights;
 
 std::span<std::byte> expert_bytes(const OwnedTensor& packed, std::int64_t expert) {
@@ -18,27 +19,28 @@ std::span<std::byte> expert_bytes(const OwnedTensor& packed, std::int64_t expert
     return {matrix.as<std::byte>(), matrix.bytes()};
 }
 
-/// Gate 0, up 0, gate 1, up 1, ... to gate then up. Copies byte-wise: the source may be unaligned.
-void deinterleave(const Tensor& source, std::uint16_t* out) {
-    const std::int64_t half = source.size(0) / 2;
-    const auto* from = source.as<std::byte>();
-    for (std::int64_t i = 0; i < 2 * half; ++i) std::memcpy(out + (i % 2 == 0 ? i / 2 : half + i / 2), from + 2 * i, 2);
-}
-
-void pack_expert(const ExpertWeights& weights, std::int64_t expert, PackedExperts& result) {
-    if (weights.up) {
-        pack_gate_up(result.gate_up_layout, weights.gate, *weights.up, expert_bytes(result.gate_up, expert));
-    } else {
-        pack(result.gate_up_layout, weights.gate, RowOrder::gate_up_interleaved, expert_bytes(result.gate_up, expert));
-    }
-    pack(result.down_layout, weights.down, RowOrder::plain, expert_bytes(result.down, expert));
+void load_expert(const LayerReader& reader, const LayerWeights& layer, std::int64_t index, PackedExperts& result) {
+    const formats::ExpertWeights& weights = layer.experts[static_cast<std::size_t>(index)];
+    const formats::Slice whole{0, layer.intermediate};
+    formats::pack_expert(formats::slice_of(formats::load_expert(reader, weights), whole), result.gate_up_layout,
+                         result.down_layout, expert_bytes(result.gate_up, index), expert_bytes(result.down, index));
     if (weights.gate_up_bias)
-        deinterleave(weights.gate_up_bias, result.gate_up_bias.view().at(expert).as<std::uint16_t>());
+        formats::slice_gate_up_bias(reader.window(weights.gate_up_bias).data, whole,
+                                    result.gate_up_bias.view().at(index).as<std::byte>());
     if (weights.down_bias)
-        std::memcpy(result.down_bias.view().at(expert).data, weights.down_bias.data, weights.down_bias.bytes());
+        std::memcpy(result.down_bias.view().at(index).data, reader.window(weights.down_bias).data,
+                    weights.down_bias.shape.bytes());
 }
 
-PackedExperts allocate_packed(const LayerWeights& layer) {
+OwnedTensor copy_of(const LayerReader& reader, const formats::StoredTensor& stored) {
+    if (!stored) return {};
+    const formats::Window window = reader.window(stored);
+    Tensor view = stored.shape;
+    view.data = const_cast<std::byte*>(window.data);
+    return OwnedTensor::copy_of(view);
+}
+
+PackedExperts allocate_packed(const LayerReader& reader, const LayerWeights& layer) {
     PackedExperts result;
     result.source = layer.layout;
     result.spec = layer.spec;
@@ -54,8 +56,8 @@ PackedExperts allocate_packed(const LayerWeights& layer) {
         result.gate_up_bias = OwnedTensor::allocate(DType::bf16, {result.num_experts, 2 * layer.intermediate});
     if (layer.experts.front().down_bias)
         result.down_bias = OwnedTensor::allocate(DType::bf16, {result.num_experts, layer.hidden});
-    if (layer.router_weight) result.router_weight = OwnedTensor::copy_of(layer.router_weight);
-    if (layer.router_bias) result.router_bias = OwnedTensor::copy_of(layer.router_bias);
+    result.router_weight = copy_of(reader, layer.router_weight);
+    result.router_bias = copy_of(reader, layer.router_bias);
     return result;
 }
 
@@ -67,32 +69,29 @@ const char* to_string(CheckpointLayout layout) noexcept {
         case CheckpointLayout::compressed_tensors: return "compressed_tensors";
         case CheckpointLayout::deepseek_fp8: return "deepseek_fp8";
         case CheckpointLayout::bf16: return "bf16";
+        case CheckpointLayout::fp8: return "fp8";
+        case CheckpointLayout::deepseek_v4: return "deepseek_v4";
+        case CheckpointLayout::modelopt_nvfp4: return "modelopt_nvfp4";
+        case CheckpointLayout::compressed_tensors_nvfp4: return "compressed_tensors_nvfp4";
+        case CheckpointLayout::awq: return "awq";
+        case CheckpointLayout::gptq: return "gptq";
     }
     return "unknown";
 }
 
 std::optional<CheckpointLayout> recognise_layer(const SafetensorsFile& file, int layer) {
-    const auto reader = formats::LayerReader::find(file, layer);
+    const auto reader = LayerReader::find(formats::source_of(file), layer);
     return reader ? formats::recognise(*reader) : std::nullopt;
 }
 
-PackedExperts load_experts(const SafetensorsFile& file, int layer, std::int64_t first, std::int64_t count) {
+PackedExperts load_experts(const SafetensorsFile& file, int layer, std::int64_t first, std::int64_t count,
+                           GptqZeros zeros) {
     if (layer < 0) invalid("load_experts: `layer` is {}, expected at least 0", layer);
-    const auto reader = formats::LayerReader::find(file, layer);
-    if (!reader)
-        fail(ErrorCode::parse, "{}: has no experts of layer {}: no tensor model.layers.{}.mlp.experts...", file.path(),
-             layer, layer);
-    const auto layout = formats::recognise(*reader);
-    if (!layout)
-        fail(ErrorCode::parse,
-             "{}: the experts of layer {} are in none of the known layouts (gpt_oss, compressed_tensors, deepseek_fp8, "
-             "bf16)",
-             file.path(), layer);
-    const LayerWeights weights = formats::read_layer(*reader, *layout, first, count);
-    PackedExperts result = allocate_packed(weights);
-    formats::parallel_for(result.num_experts, [&](std::int64_t expert) {
-        pack_expert(weights.experts[static_cast<std::size_t>(expert)], expert, result);
-    });
+    const LayerReader reader = formats::layer_reader(formats::source_of(file), layer);
+    const LayerWeights weights = formats::read_layer(reader, formats::known_layout(reader), first, count, zeros);
+    PackedExperts result = allocate_packed(reader, weights);
+    formats::parallel_for(result.num_experts,
+                          [&](std::int64_t expert) { load_expert(reader, weights, expert, result); });
     return result;
 }
 

@@ -1,16 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <initializer_list>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "tokamak/checkpoint.h"
+#include "formats/tensor_source.h"
 
 namespace tokamak::formats {
+
+/// How a family of checkpoints calls its experts, below the layer's prefix.
+struct ExpertNames {
+    const char* experts;
+    std::array<const char*, 3> projections;  ///< gate, up, down
+    const char* router_weight;
+    const char* router_bias;
+};
+
+/// A part of a stored tensor: the whole or one entry of its first dimension. Nothing of it has been read.
+struct StoredTensor {
+    std::string name;        ///< below the layer's prefix
+    std::size_t offset = 0;  ///< of the part in the tensor, in bytes
+    Tensor shape;            ///< type and shape of the part; its data means nothing. Absent: there is none
+
+    explicit operator bool() const noexcept { return shape.present; }
+    [[nodiscard]] StoredTensor at(std::int64_t index) const;
+    [[nodiscard]] StoredTensor reshape(std::initializer_list<std::int64_t> sizes) const;
+};
 
 /// Tensors of one layer of a checkpoint, by the part of the name after the layer's prefix. Failures are `parse` errors
 /// that name file and tensor.
@@ -18,31 +39,46 @@ class LayerReader {
   public:
     static constexpr std::int64_t any = -1;
 
-    /// The layer under "model.layers.N." or "layers.N."; nothing if neither has any experts.
-    static std::optional<LayerReader> find(const SafetensorsFile& file, int layer);
+    /// The layer under one of the known prefixes ("model.layers.N.", "layers.N.", ...); nothing if none has experts.
+    static std::optional<LayerReader> find(std::shared_ptr<const TensorSource> source, int layer);
+    /// Every layer number that occurs under a known prefix with experts, ascending.
+    static std::vector<int> layers_with_experts(const TensorSource& source);
 
-    [[nodiscard]] bool contains(const std::string& name) const { return file_.contains(prefix_ + name); }
-    /// A view that is one of `dtypes` and has that shape (`any` fits every size but 0).
-    [[nodiscard]] Tensor tensor(const std::string& name, std::initializer_list<DType> dtypes,
-                                const std::vector<std::int64_t>& shape) const;
-    /// As above, or an absent tensor where the file has none.
-    [[nodiscard]] Tensor optional_tensor(const std::string& name, std::initializer_list<DType> dtypes,
-                                         const std::vector<std::int64_t>& shape) const;
-    /// Type of a tensor that may be missing or of a type that Tensor does not know.
-    [[nodiscard]] std::optional<DType> dtype_of(const std::string& name) const;
+    [[nodiscard]] const std::string& path() const noexcept { return source_->path(); }
+    [[nodiscard]] const std::string& prefix() const noexcept { return prefix_; }
+    [[nodiscard]] const ExpertNames& expert_names() const noexcept { return *names_; }
+    [[nodiscard]] bool contains(const std::string& name) const { return source_->contains(prefix_ + name); }
+    /// A tensor that is one of `dtypes` and has that shape (`any` fits every size but 0).
+    [[nodiscard]] StoredTensor tensor(const std::string& name, std::initializer_list<DType> dtypes,
+                                      const std::vector<std::int64_t>& shape) const;
+    /// As above, but an absent one where there is none.
+    [[nodiscard]] StoredTensor optional_tensor(const std::string& name, std::initializer_list<DType> dtypes,
+                                               const std::vector<std::int64_t>& shape) const;
+    /// A number of the type: shape [] or [1].
+    [[nodiscard]] StoredTensor number(const std::string& name, std::initializer_list<DType> dtypes) const;
+    /// Type and shape of a tensor that may be missing or of a type that Tensor does not know.
+    [[nodiscard]] std::optional<Tensor> description(const std::string& name) const;
+    [[nodiscard]] Window window(const StoredTensor& stored) const;
 
-    /// Every E of the names "mlp.experts.E....", ascending.
+    /// Every E of the names "<experts>E....", ascending.
     [[nodiscard]] std::vector<std::int64_t> expert_numbers() const;
+    /// Every E and rest of such names.
+    struct ExpertField {
+        std::int64_t expert;
+        std::string_view rest;  ///< "gate_proj.weight"
+    };
+    [[nodiscard]] std::vector<ExpertField> expert_fields() const;
 
     /// Throws a `parse` error about a tensor.
     [[noreturn]] void refuse(const std::string& name, const std::string& what) const;
 
   private:
-    LayerReader(const SafetensorsFile& file, std::string prefix) : file_(file), prefix_(std::move(prefix)) {}
-    [[nodiscard]] std::vector<std::string_view> expert_names() const;
+    LayerReader(std::shared_ptr<const TensorSource> source, std::string prefix, const ExpertNames& names)
+        : source_(std::move(source)), prefix_(std::move(prefix)), names_(&names) {}
 
-    SafetensorsFile file_;
+    std::shared_ptr<const TensorSource> source_;
     std::string prefix_;
+    const ExpertNames* names_;
 };
 
 }  // namespace tokamak::formats

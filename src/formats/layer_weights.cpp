@@ -1,21 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "formats/layer_weights.h"
 
+#include <algorithm>
 #include <array>
-#include <cstring>
+#include <set>
 #include <string>
 
 #include "core/throw.h"
+#include "formats/linear_weights.h"
 
 namespace tokamak::formats {
 namespace {
 
 constexpr std::int64_t any = LayerReader::any;
 constexpr std::int64_t kMxfp4Group = 32;
-
-std::string linear_name(std::int64_t expert, const char* projection) {
-    return "mlp.experts." + std::to_string(expert) + "." + projection + ".";
-}
 
 /// Number of experts to read; `total` is what the layer has.
 std::int64_t checked_count(std::int64_t first, std::int64_t count, std::int64_t total) {
@@ -27,122 +25,66 @@ std::int64_t checked_count(std::int64_t first, std::int64_t count, std::int64_t 
     return count;
 }
 
-void read_router(const LayerReader& reader, const char* weight, const char* bias, std::int64_t experts,
-                 LayerWeights& layer) {
+void read_router(const LayerReader& reader, const char* weight, const char* bias, LayerWeights& layer) {
+    const std::int64_t experts = layer.total_experts;
     layer.router_weight = reader.optional_tensor(weight, {DType::bf16, DType::f16, DType::f32}, {any, layer.hidden});
-    if (layer.router_weight && layer.router_weight.size(0) < experts)
-        reader.refuse(weight, "is " + to_string(layer.router_weight) + ", but the layer has " +
-                                  std::to_string(experts) + " experts");
-    const std::int64_t rows = layer.router_weight ? layer.router_weight.size(0) : experts;
+    const Tensor& shape = layer.router_weight.shape;
+    if (layer.router_weight && shape.size(0) < experts)
+        reader.refuse(weight, "is " + to_string(shape) + ", but the layer has " + std::to_string(experts) + " experts");
+    const std::int64_t rows = layer.router_weight ? shape.size(0) : experts;
     layer.router_bias = reader.optional_tensor(bias, {DType::bf16, DType::f16, DType::f32}, {rows});
 }
 
-/// Numbers that compressed-tensors stores beside the packed words: the shape before packing.
-void check_weight_shape(const LayerReader& reader, const std::string& linear, std::int64_t rows, std::int64_t cols) {
-    const std::string name = linear + "weight_shape";
-    const Tensor shape = reader.tensor(name, {DType::i32, DType::i64}, {2});
-    std::array<std::int64_t, 2> sizes{};
-    for (std::size_t d = 0; d < 2; ++d) {
-        const std::byte* at = shape.as<std::byte>() + d * size_of(shape.dtype);
-        if (shape.dtype == DType::i64) {
-            std::memcpy(&sizes[d], at, sizeof(std::int64_t));
-        } else {
-            std::int32_t narrow = 0;
-            std::memcpy(&narrow, at, sizeof narrow);
-            sizes[d] = narrow;
-        }
-    }
-    if (sizes[0] != rows || sizes[1] != cols)
-        reader.refuse(name,
-                      fmt::format("says [{}, {}], the packed words hold [{}, {}]", sizes[0], sizes[1], rows, cols));
-}
-
-/// One projection of one expert in a layout with numbered experts.
-WeightMatrix read_linear(const LayerReader& reader, const std::string& linear, const WeightSpec& spec,
-                         std::int64_t rows, std::int64_t cols) {
-    WeightMatrix matrix{spec, rows, cols, {}, {}};
-    switch (spec.format) {
-        case WeightFormat::bf16: matrix.values = reader.tensor(linear + "weight", {DType::bf16}, {rows, cols}); break;
-        case WeightFormat::fp8_block:
-            matrix.values = reader.tensor(linear + "weight", {DType::e4m3}, {rows, cols});
-            matrix.scales =
-                reader.tensor(linear + "weight_scale_inv", {DType::f32}, {(rows + 127) / 128, (cols + 127) / 128});
-            break;
-        case WeightFormat::int4:
-            for (const char* field : {"weight_zero_point", "weight_g_idx"})
-                if (reader.contains(linear + field))
-                    reader.refuse(linear + field,
-                                  "is not supported: only symmetric groups of neighbouring columns are");
-            matrix.values = reader.tensor(linear + "weight_packed", {DType::i32}, {rows, cols / 8});
-            matrix.scales = reader.tensor(linear + "weight_scale", {spec.scale_dtype}, {rows, cols / spec.group_size});
-            check_weight_shape(reader, linear, rows, cols);
-            break;
-        case WeightFormat::mxfp4:
-        case WeightFormat::nvfp4: reader.refuse(linear + "weight", "has no known layout");
-    }
-    return matrix;
-}
-
-/// Fills spec, hidden and intermediate from the gate projection of one expert.
-void probe(const LayerReader& reader, const std::string& gate, LayerWeights& layer) {
-    if (layer.layout != CheckpointLayout::compressed_tensors) {
-        const bool fp8 = layer.layout == CheckpointLayout::deepseek_fp8;
-        layer.spec = fp8 ? WeightSpec::fp8_block() : WeightSpec::bf16();
-        const Tensor weight = reader.tensor(gate + "weight", {fp8 ? DType::e4m3 : DType::bf16}, {any, any});
-        layer.intermediate = weight.size(0);
-        layer.hidden = weight.size(1);
-        return;
-    }
-    const Tensor packed = reader.tensor(gate + "weight_packed", {DType::i32}, {any, any});
-    const Tensor scale = reader.tensor(gate + "weight_scale", {DType::bf16, DType::f16}, {packed.size(0), any});
-    layer.intermediate = packed.size(0);
-    layer.hidden = packed.size(1) * 8;
-    for (const int group : {32, 64, 128})
-        if (layer.hidden == scale.size(1) * group) layer.spec = WeightSpec::int4(group, scale.dtype);
-    if (layer.spec.format != WeightFormat::int4)
-        reader.refuse(
-            gate + "weight_scale",
-            fmt::format("has {} groups for {} columns, expected groups of 32, 64 or 128", scale.size(1), layer.hidden));
-    if (layer.intermediate % layer.spec.group_size != 0)
-        reader.refuse(gate + "weight_packed",
-                      fmt::format("has {} rows, which the down projection cannot split into groups of {}",
-                                  layer.intermediate, layer.spec.group_size));
-}
-
-void read_numbered(const LayerReader& reader, std::int64_t first, std::int64_t count, LayerWeights& layer) {
-    const std::int64_t total = reader.expert_numbers().back() + 1;
-    count = checked_count(first, count, total);
-    probe(reader, linear_name(first, "gate_proj"), layer);
+void read_numbered(const LayerReader& reader, std::int64_t first, std::int64_t count, GptqZeros zeros,
+                   LayerWeights& layer) {
+    const ExpertNames& names = reader.expert_names();
+    layer.total_experts = reader.expert_numbers().back() + 1;
+    count = checked_count(first, count, layer.total_experts);
+    const auto prefix = [&](std::int64_t expert, std::size_t projection) {
+        return names.experts + std::to_string(expert) + "." + names.projections[projection] + ".";
+    };
+    const LinearProbe probe = probe_linear(reader, layer.layout, prefix(first, 0));
+    layer.spec = probe.spec;
+    layer.intermediate = probe.rows;
+    layer.hidden = probe.cols;
     for (std::int64_t expert = first; expert < first + count; ++expert) {
-        const auto linear = [&](const char* projection, std::int64_t rows, std::int64_t cols) {
-            return read_linear(reader, linear_name(expert, projection), layer.spec, rows, cols);
+        const auto linear = [&](std::size_t projection, std::int64_t rows, std::int64_t cols) {
+            return read_linear(reader, layer.layout, prefix(expert, projection), layer.spec, rows, cols, zeros);
         };
         ExpertWeights weights;
-        weights.gate = linear("gate_proj", layer.intermediate, layer.hidden);
-        weights.up = linear("up_proj", layer.intermediate, layer.hidden);
-        weights.down = linear("down_proj", layer.hidden, layer.intermediate);
-        layer.experts.push_back(weights);
+        weights.gate = linear(0, layer.intermediate, layer.hidden);
+        weights.up = linear(1, layer.intermediate, layer.hidden);
+        weights.down = linear(2, layer.hidden, layer.intermediate);
+        layer.experts.push_back(std::move(weights));
     }
-    read_router(reader, "mlp.gate.weight", "mlp.gate.e_score_correction_bias", total, layer);
+    read_router(reader, names.router_weight, names.router_bias, layer);
 }
 
 /// A stacked projection of gpt-oss: blocks of 32 columns, 16 bytes each, and their scales.
 struct StackedProjection {
-    Tensor blocks, scales, bias;
-    std::int64_t rows = 0, cols = 0;
+    StoredTensor blocks, scales, bias;
+    std::int64_t count = 0, rows = 0, cols = 0;
 
     StackedProjection(const LayerReader& reader, const std::string& name, const std::vector<std::int64_t>& shape) {
         const auto bytes = kMxfp4Group / 2;
         blocks = reader.tensor(name + "_blocks", {DType::u8}, {shape[0], shape[1], shape[2], bytes});
+        const Tensor& found = blocks.shape;
         scales =
-            reader.tensor(name + "_scales", {DType::u8, DType::e8m0}, {blocks.size(0), blocks.size(1), blocks.size(2)});
-        bias = reader.tensor(name + "_bias", {DType::bf16}, {blocks.size(0), blocks.size(1)});
-        rows = blocks.size(1);
-        cols = blocks.size(2) * kMxfp4Group;
+            reader.tensor(name + "_scales", {DType::u8, DType::e8m0}, {found.size(0), found.size(1), found.size(2)});
+        bias = reader.tensor(name + "_bias", {DType::bf16}, {found.size(0), found.size(1)});
+        count = found.size(0);
+        rows = found.size(1);
+        cols = found.size(2) * kMxfp4Group;
     }
 
-    [[nodiscard]] WeightMatrix expert(std::int64_t index) const {
-        return {WeightSpec::mxfp4(), rows, cols, blocks.at(index).reshape({rows, cols / 2}), scales.at(index)};
+    [[nodiscard]] StoredMatrix expert(std::int64_t index) const {
+        StoredMatrix matrix;
+        matrix.spec = WeightSpec::mxfp4();
+        matrix.rows = rows;
+        matrix.cols = cols;
+        matrix.values = blocks.at(index).reshape({rows, cols / 2});
+        matrix.scales = scales.at(index);
+        return matrix;
     }
 };
 
@@ -155,14 +97,37 @@ void read_stacked(const LayerReader& reader, std::int64_t first, std::int64_t co
     if (gate_up.rows % 2 != 0 || layer.intermediate % kMxfp4Group != 0)
         reader.refuse(name + "_blocks", fmt::format("has {} rows, expected gate and up rows, each a multiple of {}",
                                                     gate_up.rows, kMxfp4Group));
-    const std::int64_t total = gate_up.blocks.size(0);
+    layer.total_experts = gate_up.count;
     const StackedProjection down(reader, "mlp.experts.down_proj",
-                                 {total, layer.hidden, layer.intermediate / kMxfp4Group});
-    count = checked_count(first, count, total);
+                                 {gate_up.count, layer.hidden, layer.intermediate / kMxfp4Group});
+    count = checked_count(first, count, layer.total_experts);
     for (std::int64_t expert = first; expert < first + count; ++expert)
         layer.experts.push_back(
             {gate_up.expert(expert), std::nullopt, down.expert(expert), gate_up.bias.at(expert), down.bias.at(expert)});
-    read_router(reader, "mlp.router.weight", "mlp.router.bias", total, layer);
+    read_router(reader, "mlp.router.weight", "mlp.router.bias", layer);
+}
+
+/// A layout and a field that no layout before it has.
+struct Mark {
+    const char* field;
+    CheckpointLayout layout;
+};
+
+/// In this order: nvfp4 files have weight_packed or weight_scale too, with a scale of the whole matrix.
+constexpr std::array<Mark, 6> kMarks = {{{"weight_global_scale", CheckpointLayout::compressed_tensors_nvfp4},
+                                         {"weight_packed", CheckpointLayout::compressed_tensors},
+                                         {"weight_scale_2", CheckpointLayout::modelopt_nvfp4},
+                                         {"weight_scale_inv", CheckpointLayout::deepseek_fp8},
+                                         {"scale", CheckpointLayout::deepseek_v4},
+                                         {"g_idx", CheckpointLayout::gptq}}};
+
+/// AWQ packs outputs and GPTQ inputs, which the widths of words and scales tell.
+std::optional<CheckpointLayout> awq_or_gptq(const LayerReader& reader, const std::string& linear) {
+    const auto words = reader.description(linear + "qweight");
+    const auto scales = reader.description(linear + "scales");
+    if (!words || !scales || words->rank != 2 || scales->rank != 2) return std::nullopt;
+    if (words->size(1) == scales->size(1)) return CheckpointLayout::gptq;
+    return CheckpointLayout::awq;
 }
 
 }  // namespace
@@ -171,25 +136,51 @@ std::optional<CheckpointLayout> recognise(const LayerReader& reader) {
     // Several names tell each layout, so that a file that lacks one of them is still told what it lacks.
     for (const char* name : {"gate_up_proj_blocks", "gate_up_proj_scales", "down_proj_blocks", "down_proj_scales"})
         if (reader.contains(std::string("mlp.experts.") + name)) return CheckpointLayout::gpt_oss;
-    for (const std::int64_t expert : reader.expert_numbers())
-        for (const char* projection : {"gate_proj", "up_proj", "down_proj"}) {
-            const std::string linear = linear_name(expert, projection);
-            // nvfp4 files have weight_packed too, with a scale of the whole tensor.
-            if (reader.contains(linear + "weight_global_scale")) return std::nullopt;
-            if (reader.contains(linear + "weight_packed")) return CheckpointLayout::compressed_tensors;
-            if (reader.contains(linear + "weight_scale_inv")) return CheckpointLayout::deepseek_fp8;
-            if (reader.dtype_of(linear + "weight") == DType::bf16) return CheckpointLayout::bf16;
+    std::set<std::string> fields;
+    std::set<DType> weights;
+    std::optional<CheckpointLayout> int4;
+    const ExpertNames& names = reader.expert_names();
+    for (const auto& [expert, rest] : reader.expert_fields())
+        for (const char* projection : names.projections) {
+            if (!rest.starts_with(std::string(projection) + ".")) continue;
+            const std::string field(rest.substr(std::string(projection).size() + 1));
+            const std::string linear = names.experts + std::to_string(expert) + "." + projection + ".";
+            if (field == "qweight" && !int4) int4 = awq_or_gptq(reader, linear);
+            if (field == "weight")
+                if (const auto found = reader.description(linear + field)) weights.insert(found->dtype);
+            fields.insert(field);
         }
+    for (const Mark& mark : kMarks)
+        if (fields.count(mark.field) > 0) return mark.layout;
+    if (int4) return int4;
+    if (fields.count("weight_scale") > 0 && weights.count(DType::e4m3) > 0) return CheckpointLayout::fp8;
+    if (weights.count(DType::bf16) > 0) return CheckpointLayout::bf16;
     return std::nullopt;
 }
 
-LayerWeights read_layer(const LayerReader& reader, CheckpointLayout layout, std::int64_t first, std::int64_t count) {
+LayerReader layer_reader(const std::shared_ptr<const TensorSource>& source, int layer) {
+    if (auto reader = LayerReader::find(source, layer)) return *std::move(reader);
+    fail(ErrorCode::parse, "{}: has no experts of layer {}: no tensor model.layers.{}.mlp.experts...", source->path(),
+         layer, layer);
+}
+
+CheckpointLayout known_layout(const LayerReader& reader) {
+    if (const auto layout = recognise(reader)) return *layout;
+    std::string known;
+    for (int layout = 0; layout <= static_cast<int>(CheckpointLayout::gptq); ++layout)
+        known += (layout > 0 ? ", " : "") + std::string(to_string(static_cast<CheckpointLayout>(layout)));
+    fail(ErrorCode::parse, "{}: the experts under {} are in none of the known layouts ({})", reader.path(),
+         reader.prefix(), known);
+}
+
+LayerWeights read_layer(const LayerReader& reader, CheckpointLayout layout, std::int64_t first, std::int64_t count,
+                        GptqZeros zeros) {
     LayerWeights layer;
     layer.layout = layout;
     if (layout == CheckpointLayout::gpt_oss) {
         read_stacked(reader, first, count, layer);
     } else {
-        read_numbered(reader, first, count, layer);
+        read_numbered(reader, first, count, zeros, layer);
     }
     return layer;
 }

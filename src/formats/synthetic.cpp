@@ -53,7 +53,7 @@ class Builder {
 
     using Fill = std::function<void(std::span<std::byte>, std::uint64_t seed)>;
 
-    void add(const std::string& name, DType dtype, std::initializer_list<std::int64_t> shape, Fill fill) {
+    void add(const std::string& name, DType dtype, const std::vector<std::int64_t>& shape, Fill fill) {
         result_.memory.push_back(OwnedTensor::allocate(dtype, shape));
         result_.tensors.push_back({prefix_ + name, result_.memory.back()});
         fills_.push_back(std::move(fill));
@@ -115,62 +115,110 @@ auto e8m0_scale(double size) {
     };
 }
 
-Builder::Fill constant_shape(std::int64_t rows, std::int64_t cols) {
-    return [=](std::span<std::byte> bytes, std::uint64_t) {
-        const std::array<std::int32_t, 2> shape = {static_cast<std::int32_t>(rows), static_cast<std::int32_t>(cols)};
-        std::memcpy(bytes.data(), shape.data(), bytes.size());
+/// Words of 32 bits that follow from their place.
+template <class Word>
+Builder::Fill words(Word word) {
+    return [word](std::span<std::byte> bytes, std::uint64_t) {
+        for (std::size_t i = 0; i < bytes.size() / sizeof(std::uint32_t); ++i) {
+            const auto value = static_cast<std::uint32_t>(word(i));
+            std::memcpy(bytes.data() + i * sizeof value, &value, sizeof value);
+        }
     };
 }
 
-/// One projection of all experts in a layout with numbered experts.
-struct Linear {
-    const char* name;
-    std::int64_t rows, cols;
-    Builder::Fill values, scales;
+/// One tensor of a projection, the same for all experts but for its random numbers.
+struct Field {
+    std::string name;
+    DType dtype;
+    std::vector<std::int64_t> shape;
+    Builder::Fill fill;
 };
 
-Linear make_linear(Builder& builder, const SyntheticLayer& layer, const char* name, std::int64_t rows,
-                   std::int64_t cols) {
-    const double deviation = weight_deviation(cols);
-    switch (layer.layout) {
-        case CheckpointLayout::compressed_tensors:
-            return {name, rows, cols, builder.from(draw_int4_pair),
-                    builder.from(bf16_scale(deviation / kInt4Deviation))};
-        case CheckpointLayout::deepseek_fp8:
-            return {name, rows, cols, builder.from(draw_e4m3), builder.from(f32_scale(deviation / kFp8Deviation))};
-        default:
-            return {name,
-                    rows,
-                    cols,
-                    builder.from([deviation](RandomStream& random) { return normal_bf16(random, deviation); }),
-                    {}};
-    }
+/// Global scale and group scales of nvfp4, the latter as codes of about 64.
+std::vector<Field> nvfp4_fields(Builder& builder, CheckpointLayout layout, std::int64_t rows, std::int64_t cols) {
+    const bool modelopt = layout == CheckpointLayout::modelopt_nvfp4;
+    constexpr double about = 64.0;
+    const double factor = weight_deviation(cols) / (kMxfp4Deviation * about);
+    const auto group_scale = [](RandomStream& random) {
+        return scalar::float_to_e4m3(static_cast<float>(about * (0.7 + 0.6 * random.uniform())));
+    };
+    return {{modelopt ? "weight" : "weight_packed", DType::u8, {rows, cols / 2}, builder.from(draw_mxfp4_pair)},
+            {"weight_scale", DType::e4m3, {rows, cols / 16}, builder.from(group_scale)},
+            {modelopt ? "weight_scale_2" : "weight_global_scale", DType::f32,
+             modelopt ? std::vector<std::int64_t>{} : std::vector<std::int64_t>{1},
+             builder.from(f32_scale(modelopt ? factor : 1.0 / factor))}};
 }
 
-void add_linear(Builder& builder, const SyntheticLayer& layer, std::int64_t expert, const Linear& linear) {
-    const std::string name = "mlp.experts." + std::to_string(expert) + "." + linear.name + ".";
-    const auto [unused, rows, cols, values, scales] = linear;
+/// AWQ and GPTQ: inputs first, f16 scales, zero points 8.
+std::vector<Field> transposed_fields(Builder& builder, const SyntheticLayer& layer, std::int64_t rows,
+                                     std::int64_t cols) {
+    const bool awq = layer.layout == CheckpointLayout::awq;
+    const std::int64_t groups = cols / layer.group_size;
+    const double size = weight_deviation(cols) / kInt4Deviation;
+    const auto f16_scale = [size](RandomStream& random) {
+        return scalar::float_to_f16(static_cast<float>(size * (0.7 + 0.6 * random.uniform())));
+    };
+    const std::vector<std::int64_t> shape = {awq ? cols : cols / 8, awq ? rows / 8 : rows};
+    std::vector<Field> fields = {{"qweight", DType::i32, shape, builder.from(draw_int4_pair)},
+                                 {"qzeros", DType::i32, {groups, rows / 8}, words([awq](std::size_t) {
+                                      return awq ? 0x88888888U : 0x77777777U;
+                                  })},
+                                 {"scales", DType::f16, {groups, rows}, builder.from(f16_scale)}};
+    const auto group = static_cast<std::size_t>(layer.group_size);
+    if (!awq) fields.push_back({"g_idx", DType::i32, {cols}, words([group](std::size_t i) { return i / group; })});
+    return fields;
+}
+
+std::vector<Field> fields_of(Builder& builder, const SyntheticLayer& layer, std::int64_t rows, std::int64_t cols) {
+    const double deviation = weight_deviation(cols);
+    const std::vector<std::int64_t> blocks = {(rows - 1) / kFp8Block + 1, (cols - 1) / kFp8Block + 1};
+    const Builder::Fill fp8_scale = builder.from(f32_scale(deviation / kFp8Deviation));
     switch (layer.layout) {
         case CheckpointLayout::compressed_tensors:
-            builder.add(name + "weight_packed", DType::i32, {rows, cols / 8}, values);
-            builder.add(name + "weight_scale", DType::bf16, {rows, cols / layer.group_size}, scales);
-            builder.add(name + "weight_shape", DType::i32, {2}, constant_shape(rows, cols));
-            return;
+            return {{"weight_packed", DType::i32, {rows, cols / 8}, builder.from(draw_int4_pair)},
+                    {"weight_scale",
+                     DType::bf16,
+                     {rows, cols / layer.group_size},
+                     builder.from(bf16_scale(deviation / kInt4Deviation))},
+                    {"weight_shape", DType::i32, {2}, words([=](std::size_t i) { return i == 0 ? rows : cols; })}};
         case CheckpointLayout::deepseek_fp8:
-            builder.add(name + "weight", DType::e4m3, {rows, cols}, values);
-            builder.add(name + "weight_scale_inv", DType::f32,
-                        {(rows + kFp8Block - 1) / kFp8Block, (cols + kFp8Block - 1) / kFp8Block}, scales);
-            return;
-        default: builder.add(name + "weight", DType::bf16, {rows, cols}, values);
+            return {{"weight", DType::e4m3, {rows, cols}, builder.from(draw_e4m3)},
+                    {"weight_scale_inv", DType::f32, blocks, fp8_scale}};
+        case CheckpointLayout::fp8:
+            return {{"weight", DType::e4m3, {rows, cols}, builder.from(draw_e4m3)},
+                    {"weight_scale", DType::f32, {1}, fp8_scale}};
+        case CheckpointLayout::deepseek_v4:
+            return {{"weight", DType::u8, {rows, cols / 2}, builder.from(draw_mxfp4_pair)},
+                    {"scale", DType::e8m0, {rows, cols / 32}, builder.from(e8m0_scale(deviation / kMxfp4Deviation))}};
+        case CheckpointLayout::modelopt_nvfp4:
+        case CheckpointLayout::compressed_tensors_nvfp4: return nvfp4_fields(builder, layer.layout, rows, cols);
+        case CheckpointLayout::awq:
+        case CheckpointLayout::gptq: return transposed_fields(builder, layer, rows, cols);
+        default:
+            return {{"weight", DType::bf16, {rows, cols}, builder.from([deviation](RandomStream& random) {
+                         return normal_bf16(random, deviation);
+                     })}};
     }
 }
 
 void add_numbered(Builder& builder, const SyntheticLayer& layer) {
-    const std::array<Linear, 3> linears = {make_linear(builder, layer, "gate_proj", layer.intermediate, layer.hidden),
-                                           make_linear(builder, layer, "up_proj", layer.intermediate, layer.hidden),
-                                           make_linear(builder, layer, "down_proj", layer.hidden, layer.intermediate)};
+    struct Projection {
+        const char* name;
+        std::vector<Field> fields;
+    };
+    const bool own_names = layer.layout == CheckpointLayout::deepseek_v4;
+    const auto projection = [&](const char* name, const char* own_name, std::int64_t rows, std::int64_t cols) {
+        return Projection{own_names ? own_name : name, fields_of(builder, layer, rows, cols)};
+    };
+    const std::array<Projection, 3> projections = {projection("gate_proj", "w1", layer.intermediate, layer.hidden),
+                                                   projection("up_proj", "w3", layer.intermediate, layer.hidden),
+                                                   projection("down_proj", "w2", layer.hidden, layer.intermediate)};
     for (std::int64_t expert = 0; expert < layer.experts; ++expert)
-        for (const Linear& linear : linears) add_linear(builder, layer, expert, linear);
+        for (const auto& [name, fields] : projections)
+            for (const Field& field : fields)
+                builder.add((own_names ? "ffn.experts." : "mlp.experts.") + std::to_string(expert) + "." + name + "." +
+                                field.name,
+                            field.dtype, field.shape, field.fill);
 }
 
 void add_stacked(Builder& builder, const SyntheticLayer& layer, const std::string& name, std::int64_t rows,
@@ -184,26 +232,43 @@ void add_stacked(Builder& builder, const SyntheticLayer& layer, const std::strin
 
 void add_router(Builder& builder, const SyntheticLayer& layer) {
     const bool gpt_oss = layer.layout == CheckpointLayout::gpt_oss;
+    const bool own_names = layer.layout == CheckpointLayout::deepseek_v4;
     const double deviation = weight_deviation(layer.hidden);
     const auto bf16 = [&](double size) {
         return builder.from([size](RandomStream& random) { return normal_bf16(random, size); });
     };
-    builder.add(gpt_oss ? "mlp.router.weight" : "mlp.gate.weight", DType::bf16, {layer.experts, layer.hidden},
-                bf16(deviation));
+    builder.add(gpt_oss     ? "mlp.router.weight"
+                : own_names ? "ffn.gate.weight"
+                            : "mlp.gate.weight",
+                DType::bf16, {layer.experts, layer.hidden}, bf16(deviation));
     if (gpt_oss) builder.add("mlp.router.bias", DType::bf16, {layer.experts}, bf16(0.1));
-    if (layer.layout == CheckpointLayout::compressed_tensors || layer.layout == CheckpointLayout::deepseek_fp8)
-        builder.add("mlp.gate.e_score_correction_bias", DType::f32, {layer.experts}, builder.from(f32_scale(0.02)));
+    if (own_names || layer.layout == CheckpointLayout::compressed_tensors ||
+        layer.layout == CheckpointLayout::deepseek_fp8)
+        builder.add(own_names ? "ffn.gate.bias" : "mlp.gate.e_score_correction_bias", DType::f32, {layer.experts},
+                    builder.from(f32_scale(0.02)));
+}
+
+WeightSpec spec_of(const SyntheticLayer& layer) {
+    switch (layer.layout) {
+        case CheckpointLayout::gpt_oss:
+        case CheckpointLayout::deepseek_v4: return WeightSpec::mxfp4();
+        case CheckpointLayout::compressed_tensors:
+        case CheckpointLayout::awq:
+        case CheckpointLayout::gptq: return WeightSpec::int4(layer.group_size);
+        case CheckpointLayout::deepseek_fp8:
+        case CheckpointLayout::fp8: return WeightSpec::fp8_block();
+        case CheckpointLayout::modelopt_nvfp4:
+        case CheckpointLayout::compressed_tensors_nvfp4: return WeightSpec::nvfp4();
+        case CheckpointLayout::bf16: break;
+    }
+    return WeightSpec::bf16();
 }
 
 void check(const SyntheticLayer& layer) {
     if (layer.layer < 0) invalid("synthetic layer: `layer` is {}, expected at least 0", layer.layer);
     if (layer.experts < 1) invalid("synthetic layer: `experts` is {}, expected at least 1", layer.experts);
-    WeightSpec spec = WeightSpec::bf16();
-    if (layer.layout == CheckpointLayout::gpt_oss) spec = WeightSpec::mxfp4();
-    if (layer.layout == CheckpointLayout::deepseek_fp8) spec = WeightSpec::fp8_block();
-    if (layer.layout == CheckpointLayout::compressed_tensors) spec = WeightSpec::int4(layer.group_size);
-    (void)PackedLayout::make(spec, layer.intermediate, layer.hidden, false);
-    (void)PackedLayout::make(spec, layer.hidden, layer.intermediate, false);
+    (void)PackedLayout::make(spec_of(layer), layer.intermediate, layer.hidden, false);
+    (void)PackedLayout::make(spec_of(layer), layer.hidden, layer.intermediate, false);
 }
 
 }  // namespace

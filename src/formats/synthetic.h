@@ -16,7 +16,7 @@ struct SyntheticLayer {
     std::int64_t experts = 1;
     std::int64_t hidden = 0;
     std::int64_t intermediate = 0;
-    int group_size = 32;  ///< compressed_tensors only
+    int group_size = 32;  ///< compressed_tensors, awq and gptq only
     std::uint64_t seed = 0;
 };
 

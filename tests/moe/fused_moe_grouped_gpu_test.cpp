@@ -13,7 +13,7 @@ namespace {
 TEST(FusedMoeGrouped, RowsAroundTheBordersOfTiles) {
     TOKAMAK_REQUIRE_GPU();
     std::uint64_t purpose = 700;
-    for (const WeightSpec& spec : formats()) {
+    for (const Format& spec : formats()) {
         FusedMoeCase c = gpu_case(spec, 200, 288, 160);
         c.problem.num_experts = c.problem.num_local_experts = 1;
         c.problem.top_k = 1;
@@ -26,7 +26,7 @@ TEST(FusedMoeGrouped, RowsAroundTheBordersOfTiles) {
 TEST(FusedMoeGrouped, BatchesOfManyRoutes) {
     TOKAMAK_REQUIRE_GPU();
     std::uint64_t purpose = 720;
-    for (const WeightSpec& spec : formats()) {
+    for (const Format& spec : formats()) {
         FusedMoeCase c = gpu_case(spec, 200, 416, 224);
         c.problem.num_experts = 37;
         c.problem.num_local_experts = 29;
@@ -62,7 +62,7 @@ TEST(FusedMoeGrouped, OddSizes) {
 TEST(FusedMoeGrouped, RoutingWeightOnTheInput) {
     TOKAMAK_REQUIRE_GPU();
     std::uint64_t purpose = 770;
-    for (const WeightSpec& spec : formats()) {
+    for (const Format& spec : formats()) {
         FusedMoeCase c = gpu_case(spec, 21, 160, 96);
         c.problem.routing_weight = RoutingWeight::input;
         c.weights_dtype = purpose % 2 == 0 ? DType::f32 : DType::bf16;

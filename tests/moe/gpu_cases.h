@@ -14,27 +14,47 @@
 
 namespace tokamak::moe::test {
 
-inline const std::vector<WeightSpec>& formats() {
-    static const std::vector<WeightSpec> all = {WeightSpec::int4(32), WeightSpec::int4(64), WeightSpec::int4(128),
-                                                WeightSpec::mxfp4()};
+/// What the weights are, and for fp8_block what becomes of the activations.
+struct Format {
+    Format(const WeightSpec& spec, bool quantized_activations = false)
+        : weights(spec), quantized(quantized_activations) {}
+
+    WeightSpec weights;
+    bool quantized;
+};
+
+inline const std::vector<Format>& formats() {
+    static const std::vector<Format> all = {{WeightSpec::bf16()},
+                                            {WeightSpec::fp8_block()},
+                                            {WeightSpec::fp8_block(), true},
+                                            {WeightSpec::int4(32)},
+                                            {WeightSpec::int4(64)},
+                                            {WeightSpec::int4(128)},
+                                            {WeightSpec::int4(32, DType::f16)},
+                                            {WeightSpec::int4(64, DType::f16)},
+                                            {WeightSpec::int4(128, DType::f16)},
+                                            {WeightSpec::mxfp4()}};
     return all;
 }
 
-inline std::int64_t whole_groups(const WeightSpec& spec, std::int64_t about) {
-    return (about + spec.group_size - 1) / spec.group_size * spec.group_size;
+/// A size that the format allows: any for the wide ones, else whole groups.
+inline std::int64_t allowed_size(const WeightSpec& spec, std::int64_t about) {
+    const bool any = spec.format == WeightFormat::bf16 || spec.format == WeightFormat::fp8_block;
+    return any ? about : (about + spec.group_size - 1) / spec.group_size * spec.group_size;
 }
 
-inline FusedMoeCase gpu_case(const WeightSpec& spec, std::int64_t tokens, std::int64_t hidden,
+inline FusedMoeCase gpu_case(const Format& format, std::int64_t tokens, std::int64_t hidden,
                              std::int64_t intermediate) {
     FusedMoeCase c;
     c.tokens = tokens;
     c.problem = {.max_tokens = tokens,
-                 .hidden = whole_groups(spec, hidden),
-                 .intermediate = whole_groups(spec, intermediate),
+                 .hidden = allowed_size(format.weights, hidden),
+                 .intermediate = allowed_size(format.weights, intermediate),
                  .num_experts = 7,
                  .num_local_experts = 5,
                  .top_k = 3,
-                 .weights = spec};
+                 .weights = format.weights,
+                 .quantize_activations = format.quantized};
     c.placement = Placement::scattered;
     c.bad_ids = 0.1;
     return c;
@@ -42,7 +62,7 @@ inline FusedMoeCase gpu_case(const WeightSpec& spec, std::int64_t tokens, std::i
 
 inline Tolerance tolerance_of(const FusedMoeProblem& p) {
     return tolerance_for(p.weights, Accumulation::f32,
-                         {p.act_dtype, p.out_dtype, p.routing_weight == RoutingWeight::input});
+                         {p.act_dtype, p.out_dtype, p.routing_weight == RoutingWeight::input, p.quantize_activations});
 }
 
 /// Every variant, for the given leading numbers of tokens.

@@ -110,8 +110,7 @@ TEST(RouteGpu, RandomProblemsAsOnTheCpu) {
                          std::to_string(base_seed()));
             const bool biased = p.method == RouteMethod::sigmoid_grouped && rng() % 2 == 0;
             const OwnedTensor bias = biased ? random_tensor(rng, DType::f32, {experts}) : OwnedTensor();
-            ASSERT_NO_FATAL_FAILURE(
-                expect_as_on_the_cpu(p, some_logits(rng, p.logits_dtype, tokens, experts), bias));
+            ASSERT_NO_FATAL_FAILURE(expect_as_on_the_cpu(p, some_logits(rng, p.logits_dtype, tokens, experts), bias));
         }
 }
 

@@ -19,8 +19,7 @@ using Bytes = std::vector<std::byte>;
 
 /// y and out with `gap` elements between rows; everything a copy on the device.
 struct Call {
-    Call(Rng& rng, const SumReduceProblem& p, std::int64_t tokens, DType weights_dtype, std::int64_t gap,
-         Device device)
+    Call(Rng& rng, const SumReduceProblem& p, std::int64_t tokens, DType weights_dtype, std::int64_t gap, Device device)
         : y(OwnedTensor::copy_of(random_tensor(rng, p.dtype, {tokens, p.top_k, p.hidden + gap}), device)),
           weights(OwnedTensor::copy_of(random_tensor(rng, weights_dtype, {tokens, p.top_k}), device)),
           out(static_cast<std::size_t>((tokens + 1) * (p.hidden + gap)) * size_of(p.dtype), device, 0x5A) {
@@ -49,9 +48,15 @@ TEST(SumReduceGpu, BitsOfTheCpu) {
     TOKAMAK_REQUIRE_GPU();
     std::uint64_t purpose = 7000;
     for (const DType dtype : {DType::bf16, DType::f16, DType::f32})
-        for (const auto& [top_k, hidden, tokens, gap] :
-             {std::array<std::int64_t, 4>{8, 7168, 5, 0}, {2, 717, 4, 0}, {4, 96, 33, 8}, {1, 1, 3, 0}, {13, 129, 3, 3},
-              {0, 40, 3, 0}, {16, 2880, 9, 16}, {6, 4096, 70, 0}, {9, 2056, 2, 1}})
+        for (const auto& [top_k, hidden, tokens, gap] : {std::array<std::int64_t, 4>{8, 7168, 5, 0},
+                                                         {2, 717, 4, 0},
+                                                         {4, 96, 33, 8},
+                                                         {1, 1, 3, 0},
+                                                         {13, 129, 3, 3},
+                                                         {0, 40, 3, 0},
+                                                         {16, 2880, 9, 16},
+                                                         {6, 4096, 70, 0},
+                                                         {9, 2056, 2, 1}})
             for (int weights = 0; weights < 3; ++weights) {
                 const SumReduceProblem p{.max_tokens = tokens + 2,
                                          .top_k = static_cast<int>(top_k),

@@ -4,8 +4,10 @@
 #pragma once
 
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
 
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda/decode/int4.cuh"
 #include "cuda/decode/mxfp4.cuh"
@@ -17,9 +19,26 @@ inline constexpr int kTileTokens = 8;
 inline constexpr int kTileRows = 64;
 inline constexpr int kTileSlabs = 4;  ///< of 16 rows
 
-/// int4 with bf16 scales.
-template <int Group>
-struct Int4Tile {
+/// How a tile wants the token rows in shared memory.
+enum class TokenForm : std::uint8_t {
+    scaled,       ///< bf16 times kActivationScale; group sums beside them for formats with a zero point
+    interleaved,  ///< the same, of each 4 columns the odd ones in the first half of their 16, the even ones in the
+                  ///< second
+    quantized,    ///< e4m3, one scale for every 128 columns beside them
+};
+__host__ __device__ constexpr int token_value_bytes(TokenForm form) { return form == TokenForm::quantized ? 1 : 2; }
+
+/// A tile that one warp multiplies as a whole.
+struct WholeTile {
+    static constexpr int kPieces = 1;
+    static constexpr int kSlabs = kTileSlabs;
+    static constexpr TokenForm kForm = TokenForm::scaled;
+    static constexpr bool kStripScales = false;
+};
+
+/// int4 with bf16 or f16 scales.
+template <int Group, class Scale = __nv_bfloat16>
+struct Int4Tile : WholeTile {
     using Decode = Int4Decode;
     static constexpr int kGroup = Group;
     static constexpr int kCols = Group > 64 ? Group : 64;
@@ -40,13 +59,19 @@ struct Int4Tile {
         }
 #pragma unroll
         for (int group = 0; group < kGroups; ++group) {
-            s[group][0] = __uint_as_float(pair[group] << 16);
-            s[group][1] = __uint_as_float(pair[group] & 0xFFFF0000U);
+            if constexpr (std::is_same_v<Scale, __half>) {
+                const float2 both = __half22float2(*reinterpret_cast<const __half2*>(&pair[group]));
+                s[group][0] = both.x;
+                s[group][1] = both.y;
+            } else {
+                s[group][0] = __uint_as_float(pair[group] << 16);
+                s[group][1] = __uint_as_float(pair[group] & 0xFFFF0000U);
+            }
         }
     }
 };
 
-struct Mxfp4Tile {
+struct Mxfp4Tile : WholeTile {
     using Decode = Mxfp4Decode;
     static constexpr int kGroup = 32;
     static constexpr int kCols = 64;
@@ -64,12 +89,15 @@ struct Mxfp4Tile {
     }
 };
 
-/// Elements between the token rows that multiply_tile reads: 16 bytes of padding make ldmatrix free of conflicts.
-__host__ __device__ constexpr int token_stride(int padded_cols) { return padded_cols + 8; }
+/// Bytes between the token rows that multiply_tile reads: 16 of padding make ldmatrix free of conflicts.
+template <class Tile>
+__device__ constexpr int token_pitch(int padded_cols) {
+    return padded_cols * token_value_bytes(Tile::kForm) + 16;
+}
 
-/// Address that multiply_tile takes for the tile whose activations begin at `rows`, [8, token_stride].
-__device__ __forceinline__ std::uint32_t token_address(const __nv_bfloat16* rows, int stride, int lane) {
-    return ptx::shared_address(rows) + (lane % 8 * stride + lane / 8 * 8) * 2;
+/// Address that multiply_tile takes for the tile whose activations begin at `rows`, 8 rows `pitch` apart.
+__device__ __forceinline__ std::uint32_t token_address(const std::uint8_t* rows, int pitch, int lane) {
+    return ptx::shared_address(rows) + lane % 8 * pitch + lane / 8 * 16;
 }
 
 /// Accumulator of a group before its first product: the zero point times the group's sums of activations.

@@ -28,26 +28,30 @@ struct DecodeMatrix {
     DecodeRows bias;
     int cols = 0;         ///< true columns
     int padded_cols = 0;  ///< of whole tiles
+    std::int64_t strip_bytes = 0;
     int strips = 0;
     int tiles = 0;  ///< of a strip
 };
 
 /// Byte offsets into dynamic shared memory; the ring comes first.
 struct DecodeShared {
-    int partials = 0;      ///< [2, warps, 8 tokens, 64 rows] f32
+    int scales = 0;        ///< [warps, slots, 2] f32, for formats whose strips end with scales
+    int partials = 0;      ///< [2, warps, 8 tokens, rows of a piece] f32
     int rows = 0;          ///< token rows: those of x, later the intermediate rows of each team
     int gate_up_bias = 0;  ///< [teams, 2, 64 rows] f32, behind the rows of x
     int down_bias = 0;     ///< the same behind the intermediate rows
-    int sums = 0;          ///< their group sums, for formats with a zero point
+    int groups = 0;        ///< their group sums or scales, for formats that have them
     int barriers = 0;      ///< [warps, slots]
     int active = 0;        ///< [active experts]: local expert
     int slot_of = 0;       ///< [active experts, 8 tokens] u16: first route to it, or kNoSlot
     int route_expert = 0;  ///< [routes] i16: local expert, or -1
     int route_rank = 0;    ///< [routes] i16: index into `active`, or -1
     int route_weight = 0;  ///< [routes]
-    int bitmap = 0;        ///< one bit for each local expert; then the number of active ones
-    int team_rows = 0;     ///< elements from one team's intermediate rows to the next
-    int team_sums = 0;
+    int bitmap = 0;        ///< one bit for each local expert; then the number of active ones and that of rounds
+    int x_team_rows = 0;   ///< bytes from one team's rows of x to the next; 0: they share them
+    int x_team_groups = 0;
+    int team_rows = 0;  ///< bytes from one team's intermediate rows to the next
+    int team_groups = 0;
     int bytes = 0;
 };
 
@@ -58,7 +62,8 @@ struct DecodeArgs {
     std::int64_t x_stride = 0;
     bool x_vectors = false;  ///< rows are aligned to 16 bytes
     DecodeRows ids;
-    DecodeRows weights;  ///< absent: 1
+    DecodeRows weights;         ///< absent: 1
+    bool weight_input = false;  ///< they multiply the token rows, not the results
     const std::int32_t* expert_map = nullptr;
     int first_expert = 0;
     int num_experts = 0;
@@ -72,8 +77,9 @@ struct DecodeArgs {
     std::int64_t out_stride = 0;
     DType out_dtype = DType::bf16;
     bool accumulate = false;
-    void* intermediate = nullptr;  ///< workspace: bf16 [routes of a pass, intermediate]
-    float* partials = nullptr;     ///< workspace: [routes of a pass, hidden]
+    void* intermediate = nullptr;  ///< workspace: bf16 (f32 if quantised) [routes of a pass, intermediate_stride]
+    std::int64_t intermediate_stride = 0;
+    float* partials = nullptr;  ///< workspace: [routes of a pass, hidden]
     DecodeShared shared;
     int gate_up_teams = 1;  ///< the warps of a CTA form this many teams; a team shares a strip, its warps split k
     int down_teams = 1;     ///< the same in the second phase
@@ -84,15 +90,24 @@ struct DecodeArgs {
 struct DecodeInstance {
     const void* kernel = nullptr;
     int warps = 0;
-    int tile_bytes = 0;
+    int piece_bytes = 0;  ///< what a slot of a ring holds
+    int pieces = 0;       ///< of a tile, by rows
     int tile_cols = 0;
+    int value_bytes = 0;  ///< of a token's value in shared memory
     int group = 0;
-    bool zero_point = false;
+    bool token_groups = false;  ///< token rows have a number for each group
+    bool strip_scales = false;
 };
 
+DecodeInstance decode_bf16();
+DecodeInstance decode_fp8_block();
+DecodeInstance decode_fp8_block_a16();
 DecodeInstance decode_int4_g32();
 DecodeInstance decode_int4_g64();
 DecodeInstance decode_int4_g128();
+DecodeInstance decode_int4_g32_f16();
+DecodeInstance decode_int4_g64_f16();
+DecodeInstance decode_int4_g128_f16();
 DecodeInstance decode_mxfp4();
 
 }  // namespace tokamak::moe::cuda

@@ -12,20 +12,22 @@ namespace tokamak::moe::cuda {
 
 inline constexpr int kStripSums = tokamak::cuda::kTileRows * kPassTokens;
 
-/// Place of a sum among a warp's [8 tokens, 64 rows]; the rows are permuted so that no two lanes of store_sums share a
-/// bank.
+/// Place of a sum among a warp's [8 tokens, rows of a piece]; the rows are permuted so that no two lanes of store_sums
+/// share a bank.
+template <int Rows>
 __device__ __forceinline__ int sum_place(int token, int row) {
-    return token * tokamak::cuda::kTileRows + (row ^ token / 2 * 8);
+    return token * Rows + (row ^ token / 2 * 8);
 }
 
 /// One warp's sums of a strip go to its place among the team's.
-__device__ __forceinline__ void store_sums(float* partials, int lane,
-                                           const float (&sums)[tokamak::cuda::kTileSlabs][4]) {
+template <int Slabs>
+__device__ __forceinline__ void store_sums(float* partials, int lane, const float (&sums)[Slabs][4]) {
+    constexpr int rows = Slabs * 16;
     const int token = lane % 4 * 2;
-    float* const even = partials + token * tokamak::cuda::kTileRows;
-    float* const odd = even + tokamak::cuda::kTileRows;
+    float* const even = partials + token * rows;
+    float* const odd = even + rows;
 #pragma unroll
-    for (int slab = 0; slab < tokamak::cuda::kTileSlabs; ++slab) {
+    for (int slab = 0; slab < Slabs; ++slab) {
         const int low = (slab * 16 + lane / 4) ^ token / 2 * 8;
         const int high = low ^ 8;
         even[low] = sums[slab][0];
@@ -35,15 +37,18 @@ __device__ __forceinline__ void store_sums(float* partials, int lane,
     }
 }
 
-/// Sum over the team's warps in the order of their columns, which no routing changes.
-template <class Decode>
+/// Sum over the team's warps that have the row, in the order of their columns, which no routing changes.
+template <class Tile>
 __device__ __forceinline__ float row_sum(const float* partials, int warps, int row, int token) {
+    using Decode = typename Tile::Decode;
     constexpr int most = 12;
-    const float* const from = partials + sum_place(token, row);
+    constexpr int rows = tokamak::cuda::kTileRows / Tile::kPieces;
+    const int first = row / rows;  // warp that has the row
+    const float* const from = partials + first * rows * kPassTokens + sum_place<rows>(token, row % rows);
     float sum = 0.0F;
 #pragma unroll
-    for (int i = 0; i < most; ++i)
-        if (i < warps) sum += from[i * kStripSums];
+    for (int i = 0; i < most; i += Tile::kPieces)
+        if (first + i < warps) sum += from[i * rows * kPassTokens];
     return sum * (row % 16 < 8 ? Decode::kRowScaleLow : Decode::kRowScaleHigh);
 }
 
@@ -93,25 +98,28 @@ struct StripSums {
 };
 
 /// A strip of gate/up rows: 32 columns of the intermediate.
-template <class Decode>
+template <class Tile>
 __device__ __forceinline__ void finish_gate_up(const DecodeArgs& args, const RoutingTables& tables, const Team& team,
                                                const StripSums& sums) {
-    auto* const to = static_cast<__nv_bfloat16*>(args.intermediate);
     const int total = sums.tokens.count * 32;
     for (int at = team.thread(); at < total; at += team.threads()) {
         const int token = sums.tokens.at(at / 32);
         const int col = sums.strip * 32 + at % 32;
         if (col >= args.down.cols) continue;
         const int row = at % 32 / 8 * 16 + at % 8;
-        const float gate = row_sum<Decode>(sums.partials, team.warps, row, token) + sums.bias[row];
-        const float up = row_sum<Decode>(sums.partials, team.warps, row + 8, token) + sums.bias[row + 8];
-        to[static_cast<std::int64_t>(tables.slot(sums.rank, token)) * args.down.cols + col] =
-            __float2bfloat16_rn(activate(args.activation, gate, up));
+        const float gate = row_sum<Tile>(sums.partials, team.warps, row, token) + sums.bias[row];
+        const float up = row_sum<Tile>(sums.partials, team.warps, row + 8, token) + sums.bias[row + 8];
+        const float value = activate(args.activation, gate, up);
+        const std::int64_t to = tables.slot(sums.rank, token) * args.intermediate_stride + col;
+        if constexpr (Tile::kForm == tokamak::cuda::TokenForm::quantized)
+            static_cast<float*>(args.intermediate)[to] = value;
+        else
+            static_cast<__nv_bfloat16*>(args.intermediate)[to] = __float2bfloat16_rn(value);
     }
 }
 
 /// A strip of down rows: 64 columns of the routes' results, not yet weighted.
-template <class Decode>
+template <class Tile>
 __device__ __forceinline__ void finish_down(const DecodeArgs& args, const RoutingTables& tables, const Team& team,
                                             const StripSums& sums) {
     const int total = sums.tokens.count * tokamak::cuda::kTileRows;
@@ -121,7 +129,7 @@ __device__ __forceinline__ void finish_down(const DecodeArgs& args, const Routin
         const int col = sums.strip * tokamak::cuda::kTileRows + row;
         if (col >= args.gate_up.cols) continue;
         args.partials[static_cast<std::int64_t>(tables.slot(sums.rank, token)) * args.gate_up.cols + col] =
-            row_sum<Decode>(sums.partials, team.warps, row, token) + sums.bias[row];
+            row_sum<Tile>(sums.partials, team.warps, row, token) + sums.bias[row];
     }
 }
 
@@ -135,14 +143,19 @@ __device__ __forceinline__ float weighted_sum(const DecodeArgs& args, const Rout
         bool there[batch];
 #pragma unroll
         for (int i = 0; i < batch; ++i) {
-            const int rank = begin + i < args.top_k ? tables.route_rank[token * args.top_k + begin + i] : -1;
+            const int route = token * args.top_k + begin + i;
+            const int rank = begin + i < args.top_k ? tables.route_rank[route] : -1;
             there[i] = rank >= 0;
-            if (there[i])
-                loaded[i] = __ldcg(args.partials + static_cast<std::int64_t>(tables.slot(rank, token)) * hidden + col);
+            if (!there[i]) continue;
+            // A row that was weighted at the input is its route's alone.
+            const std::int64_t row = args.weight_input ? route : tables.slot(rank, token);
+            loaded[i] = __ldcg(args.partials + row * hidden + col);
         }
 #pragma unroll
         for (int i = 0; i < batch; ++i)
-            if (there[i]) sum = fmaf(tables.route_weight[token * args.top_k + begin + i], loaded[i], sum);
+            if (there[i])
+                sum = fmaf(args.weight_input ? 1.0F : tables.route_weight[token * args.top_k + begin + i], loaded[i],
+                           sum);
     }
     return sum;
 }

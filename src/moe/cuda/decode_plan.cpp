@@ -12,8 +12,9 @@ namespace tokamak::moe::cuda {
 namespace {
 
 constexpr int kLeastSlots = 2;
-constexpr int kMostSlots = 6;  ///< 64 to 110 KB in flight; more gained nothing in the layout probe
-constexpr int kBuffers = 2;    ///< of partial sums
+constexpr int kMostSlots = 6;
+constexpr std::int64_t kMostRingBytes = 160 << 10;  ///< more in flight gained nothing in the layout probe
+constexpr int kBuffers = 2;                         ///< of partial sums
 constexpr int kStripSumBytes = 64 * kPassTokens * 4;
 
 std::int64_t round_up(std::int64_t value, std::int64_t unit) { return (value + unit - 1) / unit * unit; }
@@ -23,11 +24,11 @@ std::int64_t padded_cols(const DecodeInstance& instance, std::int64_t cols) {
 }
 
 std::int64_t row_bytes(const DecodeInstance& instance, std::int64_t cols) {
-    return kPassTokens * (padded_cols(instance, cols) + 8) * 2;
+    return kPassTokens * (padded_cols(instance, cols) * instance.value_bytes + 16);
 }
 
-std::int64_t sum_bytes(const DecodeInstance& instance, std::int64_t cols) {
-    return instance.zero_point ? padded_cols(instance, cols) / instance.group * kPassTokens * 4 : 0;
+std::int64_t group_bytes(const DecodeInstance& instance, std::int64_t cols) {
+    return instance.token_groups ? padded_cols(instance, cols) / instance.group * kPassTokens * 4 : 0;
 }
 
 /// Hands out pieces of shared memory, each aligned to 16 bytes. Offsets are meaningless once they pass 2^31, but then
@@ -49,37 +50,47 @@ std::int64_t lay_out(const DecodeInstance& instance, const FusedMoeProblem& p, D
     const std::int64_t routes = pass_routes(p.top_k);
     const std::int64_t active = std::min<std::int64_t>(routes, local);
     const std::int64_t words = (local + 31) / 32;
-    const std::int64_t x_rows = row_bytes(instance, p.hidden);
+    // Rows that are weighted differ between experts, and so between teams.
+    const int x_teams = p.routing_weight == RoutingWeight::input ? variant.gate_up_teams : 1;
+    const std::int64_t x_rows = x_teams * row_bytes(instance, p.hidden);
     const std::int64_t intermediate_rows = variant.down_teams * row_bytes(instance, p.intermediate);
     DecodeShared& shared = variant.shared;
     Booking booking;
-    booking.take(std::int64_t{instance.warps} * variant.slots * instance.tile_bytes);
-    shared.partials = booking.take(std::int64_t{kBuffers} * instance.warps * kStripSumBytes);
+    booking.take(std::int64_t{instance.warps} * variant.slots * instance.piece_bytes);
+    shared.scales = booking.take(instance.strip_scales ? std::int64_t{instance.warps} * variant.slots * 8 : 0);
+    shared.partials = booking.take(std::int64_t{kBuffers} * instance.warps * kStripSumBytes / instance.pieces);
     shared.rows = booking.take(
         std::max(x_rows + bias_bytes(variant.gate_up_teams), intermediate_rows + bias_bytes(variant.down_teams)));
     shared.gate_up_bias = shared.rows + static_cast<int>(x_rows);
     shared.down_bias = shared.rows + static_cast<int>(intermediate_rows);
-    shared.sums =
-        booking.take(std::max(sum_bytes(instance, p.hidden), variant.down_teams * sum_bytes(instance, p.intermediate)));
+    shared.groups = booking.take(std::max(x_teams * group_bytes(instance, p.hidden),
+                                          variant.down_teams * group_bytes(instance, p.intermediate)));
     shared.barriers = booking.take(std::int64_t{instance.warps} * variant.slots * 8);
     shared.active = booking.take(active * 4);
     shared.slot_of = booking.take(active * kPassTokens * 2);
     shared.route_expert = booking.take(routes * 2);
     shared.route_rank = booking.take(routes * 2);
     shared.route_weight = booking.take(routes * 4);
-    shared.bitmap = booking.take((words + 1) * 4);
-    shared.team_rows = static_cast<int>(row_bytes(instance, p.intermediate) / 2);
-    shared.team_sums = static_cast<int>(sum_bytes(instance, p.intermediate) / 4);
+    shared.bitmap = booking.take((words + 2) * 4);
+    if (p.routing_weight == RoutingWeight::input) {
+        shared.x_team_rows = static_cast<int>(row_bytes(instance, p.hidden));
+        shared.x_team_groups = static_cast<int>(group_bytes(instance, p.hidden) / 4);
+    }
+    shared.team_rows = static_cast<int>(row_bytes(instance, p.intermediate));
+    shared.team_groups = static_cast<int>(group_bytes(instance, p.intermediate) / 4);
     shared.bytes = static_cast<int>(std::min<std::int64_t>(booking.bytes, 0x7FFFFFF0));
     return booking.bytes;
 }
 
-/// Teams of 4 warps and more for gate/up, with the same, two-warp and one-warp teams for down.
-std::vector<DecodeVariant> all_teams(int warps) {
+/// Teams of 4 warps and more for gate/up, with the same, two-warp and one-warp teams for down. Where a tile has two
+/// pieces, a team is a number of pairs of warps.
+std::vector<DecodeVariant> all_teams(const DecodeInstance& instance) {
+    const int warps = instance.warps;
     std::vector<DecodeVariant> variants;
     for (const int gate_up : {1, 2, 3}) {
         if (warps % gate_up != 0 || warps / gate_up < 4) continue;
         for (const int down : {gate_up, warps / 2, warps}) {
+            if (warps / down % instance.pieces != 0) continue;
             const auto text = [warps](int teams) {
                 return std::to_string(teams) + "x" + std::to_string(warps / teams);
             };
@@ -90,27 +101,35 @@ std::vector<DecodeVariant> all_teams(int warps) {
 }
 
 /// Cycles of a phase: what the SM's busiest team has to stream at the memory's rate, and part of what it computes and
-/// waits for meanwhile (constants from the layout probe: an SM gets 20 bytes a cycle; a warp takes 500 cycles for a
-/// tile of 64 columns; the end of a strip costs 700).
+/// waits for meanwhile (constants from the layout probe: an SM gets 20 bytes a cycle; a warp takes 500 cycles for
+/// 2 KB of 4-bit codes or 4 KB of wider ones; the end of a strip costs 700).
 double phase_cycles(const DecodeInstance& instance, double strips, double tiles, double sms, int teams) {
     constexpr double kBytesPerCycle = 20.0;
     constexpr double kExposed = 0.3;
     const double rounds = std::ceil(strips / (sms * teams));
-    const double stream = rounds * teams * tiles * instance.tile_bytes / kBytesPerCycle;
-    const double own_tiles = std::ceil(tiles * teams / instance.warps);
-    const double compute = rounds * (own_tiles * 500.0 * instance.tile_cols / 64.0 + 700.0);
+    const double pieces = tiles * instance.pieces;
+    const double stream = rounds * teams * pieces * instance.piece_bytes / kBytesPerCycle;
+    const double own_pieces = std::ceil(pieces * teams / instance.warps);
+    const double piece_cycles = 500.0 * std::max(1.0, instance.tile_cols / 64.0 / instance.pieces);
+    const double compute = rounds * (own_pieces * piece_cycles + 700.0);
     return std::max(stream, compute) + kExposed * std::min(stream, compute);
 }
 
 }  // namespace
 
-std::optional<DecodeInstance> decode_instance(const WeightSpec& spec) {
-    if (spec.format == WeightFormat::mxfp4) return decode_mxfp4();
-    if (spec.format != WeightFormat::int4 || spec.scale_dtype != DType::bf16) return std::nullopt;
+std::optional<DecodeInstance> decode_instance(const WeightSpec& spec, bool quantized) {
+    switch (spec.format) {
+        case WeightFormat::bf16: return decode_bf16();
+        case WeightFormat::fp8_block: return quantized ? decode_fp8_block() : decode_fp8_block_a16();
+        case WeightFormat::mxfp4: return decode_mxfp4();
+        case WeightFormat::nvfp4: return std::nullopt;
+        case WeightFormat::int4: break;
+    }
+    const bool f16 = spec.scale_dtype == DType::f16;
     switch (spec.group_size) {
-        case 32: return decode_int4_g32();
-        case 64: return decode_int4_g64();
-        case 128: return decode_int4_g128();
+        case 32: return f16 ? decode_int4_g32_f16() : decode_int4_g32();
+        case 64: return f16 ? decode_int4_g64_f16() : decode_int4_g64();
+        case 128: return f16 ? decode_int4_g128_f16() : decode_int4_g128();
         default: return std::nullopt;
     }
 }
@@ -118,8 +137,10 @@ std::optional<DecodeInstance> decode_instance(const WeightSpec& spec) {
 std::vector<DecodeVariant> decode_variants(const DecodeInstance& instance, const FusedMoeProblem& problem,
                                            std::size_t shared_limit) {
     std::vector<DecodeVariant> variants;
-    for (DecodeVariant& variant : all_teams(instance.warps))
-        for (variant.slots = kMostSlots; variant.slots >= kLeastSlots; --variant.slots) {
+    const std::int64_t slot_bytes = std::int64_t{instance.warps} * instance.piece_bytes;
+    const int most = static_cast<int>(std::min<std::int64_t>(kMostSlots, kMostRingBytes / slot_bytes));
+    for (DecodeVariant& variant : all_teams(instance))
+        for (variant.slots = most; variant.slots >= kLeastSlots; --variant.slots) {
             if (lay_out(instance, problem, variant) > static_cast<std::int64_t>(shared_limit)) continue;
             variants.push_back(variant);
             break;

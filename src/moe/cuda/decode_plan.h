@@ -12,8 +12,8 @@
 
 namespace tokamak::moe::cuda {
 
-/// The instance for a weight format, if there is one.
-std::optional<DecodeInstance> decode_instance(const WeightSpec& spec);
+/// The instance for a weight format, and for fp8_block for quantised activations or others, if there is one.
+std::optional<DecodeInstance> decode_instance(const WeightSpec& spec, bool quantized);
 
 /// A way to run an instance: its warps as so many teams.
 struct DecodeVariant {

@@ -28,6 +28,7 @@ struct RoutingTables {
     float* route_weight;
     std::uint32_t* bitmap;
     int* actives;  ///< their number; lies behind the bitmap
+    int* rounds;   ///< most routes of a token to one expert; lies behind that
 
     __device__ RoutingTables(std::uint8_t* shared, const DecodeArgs& args)
         : active(reinterpret_cast<int*>(shared + args.shared.active)),
@@ -36,7 +37,8 @@ struct RoutingTables {
           route_rank(reinterpret_cast<std::int16_t*>(shared + args.shared.route_rank)),
           route_weight(reinterpret_cast<float*>(shared + args.shared.route_weight)),
           bitmap(reinterpret_cast<std::uint32_t*>(shared + args.shared.bitmap)),
-          actives(reinterpret_cast<int*>(bitmap + words(args))) {}
+          actives(reinterpret_cast<int*>(bitmap + words(args))),
+          rounds(actives + 1) {}
 
     __device__ static int words(const DecodeArgs& args) { return (args.local_experts + 31) / 32; }
     __device__ int active_count() const { return *actives; }
@@ -76,13 +78,13 @@ __device__ __forceinline__ int rank_of(const RoutingTables& tables, int expert) 
     return rank;
 }
 
-/// Whether no earlier slot of the token names the same expert.
-__device__ __forceinline__ bool first_of_its_kind(const RoutingTables& tables, int route, int top_k) {
+/// Earlier slots of the token that name the same expert.
+__device__ __forceinline__ int earlier_routes(const RoutingTables& tables, int route, int top_k) {
     const int expert = tables.route_expert[route];
-    bool first = true;
+    int count = 0;
 #pragma unroll 4
-    for (int other = route / top_k * top_k; other < route; ++other) first &= tables.route_expert[other] != expert;
-    return first;
+    for (int other = route / top_k * top_k; other < route; ++other) count += tables.route_expert[other] == expert;
+    return count;
 }
 
 /// Clears the tables, and reads ids and weights of `count` tokens from `first` on. Two ends of the CTA read the two,
@@ -110,13 +112,15 @@ __device__ __forceinline__ void read_routes(const DecodeArgs& args, const Routin
     }
 }
 
-/// Fills the tables for `count` tokens from `first` on. Call by all threads; the tables are complete after the next
-/// barrier of the CTA, which the caller makes.
-__device__ inline void build_tables(const DecodeArgs& args, const RoutingTables& tables, std::int64_t first,
-                                    int count) {
+/// Fills the tables for `count` tokens from `first` on. Where weights multiply the rows, a token that names an expert
+/// again has another row for it: round r takes the r-th such route, otherwise there is one round. Call by all threads;
+/// the tables are complete after the next barrier of the CTA, which the caller makes.
+__device__ inline void build_tables(const DecodeArgs& args, const RoutingTables& tables, std::int64_t first, int count,
+                                    int round) {
     const int routes = count * args.top_k;
     const int threads = static_cast<int>(blockDim.x);
     const int thread = static_cast<int>(threadIdx.x);
+    if (thread == 0) *tables.rounds = 1;
     read_routes(args, tables, first, count);
     __syncthreads();
     for (int route = thread; route < routes; route += threads) {
@@ -133,7 +137,9 @@ __device__ inline void build_tables(const DecodeArgs& args, const RoutingTables&
         const int rank = rank_of(tables, expert);
         tables.active[rank] = expert;
         tables.route_rank[route] = static_cast<std::int16_t>(rank);
-        if (first_of_its_kind(tables, route, args.top_k))
+        const int earlier = earlier_routes(tables, route, args.top_k);
+        if (args.weight_input && earlier > 0) atomicMax(tables.rounds, earlier + 1);
+        if (earlier == round)
             tables.slot_of[rank * kPassTokens + route / args.top_k] = static_cast<std::uint16_t>(route);
     }
 }

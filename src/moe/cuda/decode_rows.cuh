@@ -5,56 +5,142 @@
 #include <cuda_bf16.h>
 
 #include <cstdint>
+#include <type_traits>
 
-#include "cuda/decode/tile_n8.cuh"
+#include "cuda/decode/half_tile_n8.cuh"
 #include "moe/cuda/decode_routing.cuh"
 
 namespace tokamak::moe::cuda {
 
 /// Where the rows lie and where they go.
 struct RowCopy {
-    int cols = 0;         ///< true columns; a multiple of 8
+    int cols = 0;         ///< true columns
     int padded_cols = 0;  ///< zeros beyond the true ones
     bool vectors = true;  ///< rows are aligned to 16 bytes
-    __nv_bfloat16* rows = nullptr;
-    float* sums = nullptr;
+    bool weighted = false;
+    std::uint8_t* rows = nullptr;
+    float* groups = nullptr;  ///< [group, 8 tokens]: sums or scales
     int thread = 0;
     int threads = 0;
 };
 
-__device__ __forceinline__ uint4 load_eight(const __nv_bfloat16* from, bool vectors) {
-    // Past the L1: rows of the intermediate were written by other SMs a moment ago.
-    if (vectors) return __ldcg(reinterpret_cast<const uint4*>(from));
-    uint4 eight;
-    auto* words = reinterpret_cast<std::uint32_t*>(&eight);
-    const auto* halves = reinterpret_cast<const unsigned short*>(from);
+/// A token's row, and what it is multiplied with if the copy is weighted.
+template <class Element>
+struct RowSource {
+    const Element* row = nullptr;
+    float weight = 1.0F;
+};
+
+/// Eight columns of a row.
+template <class Element>
+struct Eight;
+
+template <>
+struct Eight<__nv_bfloat16> {
+    uint4 words = {0, 0, 0, 0};
+
+    /// Past the L1: rows of the intermediate were written by other SMs a moment ago.
+    __device__ __forceinline__ void load(const __nv_bfloat16* from, int valid, bool vectors) {
+        if (vectors && valid >= 8) {
+            words = __ldcg(reinterpret_cast<const uint4*>(from));
+            return;
+        }
+        const auto* const halves = reinterpret_cast<const unsigned short*>(from);
+        auto* const pairs = reinterpret_cast<std::uint32_t*>(&words);
 #pragma unroll
-    for (int i = 0; i < 4; ++i)
-        words[i] = __ldcg(halves + 2 * i) | static_cast<std::uint32_t>(__ldcg(halves + 2 * i + 1)) << 16;
-    return eight;
+        for (int i = 0; i < 8; ++i)
+            if (i < valid) pairs[i / 2] |= static_cast<std::uint32_t>(__ldcg(halves + i)) << (i % 2 * 16);
+    }
+    __device__ __forceinline__ void numbers(float (&values)[8]) const {
+        const auto* const pairs = reinterpret_cast<const __nv_bfloat162*>(&words);
+#pragma unroll
+        for (int p = 0; p < 4; ++p) {
+            values[2 * p] = __low2float(pairs[p]);
+            values[2 * p + 1] = __high2float(pairs[p]);
+        }
+    }
+    /// Products, rounded as activations are.
+    __device__ __forceinline__ void weight(float factor) {
+        auto* const pairs = reinterpret_cast<__nv_bfloat162*>(&words);
+#pragma unroll
+        for (int p = 0; p < 4; ++p)
+            pairs[p] = __floats2bfloat162_rn(__low2float(pairs[p]) * factor, __high2float(pairs[p]) * factor);
+    }
+};
+
+template <>
+struct Eight<float> {
+    float values[8] = {};
+
+    __device__ __forceinline__ void load(const float* from, int valid, bool) {
+        if (valid >= 8) {
+            *reinterpret_cast<float4*>(values) = __ldcg(reinterpret_cast<const float4*>(from));
+            *reinterpret_cast<float4*>(values + 4) = __ldcg(reinterpret_cast<const float4*>(from) + 1);
+            return;
+        }
+#pragma unroll
+        for (int i = 0; i < 8; ++i)
+            if (i < valid) values[i] = __ldcg(from + i);
+    }
+    __device__ __forceinline__ void numbers(float (&to)[8]) const {
+#pragma unroll
+        for (int i = 0; i < 8; ++i) to[i] = values[i];
+    }
+};
+
+/// Lanes of this thread's group of `Lanes` neighbours.
+template <int Lanes>
+__device__ __forceinline__ unsigned group_mask() {
+    return (Lanes == 32 ? ~0U : (1U << Lanes) - 1U) << (threadIdx.x % 32 / Lanes * Lanes);
 }
 
 /// Stores eight columns, scaled so that subnormal weights give normal products, and sums the group they belong to.
 template <class Tile>
-__device__ __forceinline__ void store_eight(const RowCopy& copy, uint4 eight, int token, int vector) {
+__device__ __forceinline__ void store_eight(const RowCopy& copy, Eight<__nv_bfloat16> eight, int token, int vector) {
     using Decode = typename Tile::Decode;
-    const __nv_bfloat162 factor = __float2bfloat162_rn(Decode::kActivationScale);
-    auto* pairs = reinterpret_cast<__nv_bfloat162*>(&eight);
-    float sum = 0.0F;
-#pragma unroll
-    for (int p = 0; p < 4; ++p) {
-        sum += __low2float(pairs[p]) + __high2float(pairs[p]);
-        pairs[p] = __hmul2(pairs[p], factor);
-    }
-    const int stride = tokamak::cuda::token_stride(copy.padded_cols);
-    *reinterpret_cast<uint4*>(copy.rows + token * stride + vector * 8) = eight;
+    auto* const pairs = reinterpret_cast<__nv_bfloat162*>(&eight.words);
     if constexpr (Decode::kHasZeroPoint) {
         constexpr int lanes = Tile::kGroup / 8;  // neighbours that share a group
-        const unsigned mask = ((1U << lanes) - 1U) << (threadIdx.x % 32 / lanes * lanes);
+        float sum = 0.0F;
 #pragma unroll
-        for (int distance = 1; distance < lanes; distance *= 2) sum += __shfl_xor_sync(mask, sum, distance);
-        if (vector % lanes == 0) copy.sums[vector / lanes * tokamak::cuda::kTileTokens + token] = sum;
+        for (int p = 0; p < 4; ++p) sum += __low2float(pairs[p]) + __high2float(pairs[p]);
+#pragma unroll
+        for (int distance = 1; distance < lanes; distance *= 2)
+            sum += __shfl_xor_sync(group_mask<lanes>(), sum, distance);
+        if (vector % lanes == 0) copy.groups[vector / lanes * tokamak::cuda::kTileTokens + token] = sum;
     }
+    if constexpr (Decode::kActivationScale != 1.0F) {
+#pragma unroll
+        for (int p = 0; p < 4; ++p) pairs[p] = __hmul2(pairs[p], __float2bfloat162_rn(Decode::kActivationScale));
+    }
+    std::uint8_t* const row = copy.rows + token * tokamak::cuda::token_pitch<Tile>(copy.padded_cols);
+    if constexpr (Tile::kForm == tokamak::cuda::TokenForm::interleaved) {
+        const uint4& w = eight.words;
+        std::uint8_t* const to = row + vector / 2 * 32 + vector % 2 * 8;
+        *reinterpret_cast<uint2*>(to) = {__byte_perm(w.x, w.y, 0x7632), __byte_perm(w.z, w.w, 0x7632)};
+        *reinterpret_cast<uint2*>(to + 16) = {__byte_perm(w.x, w.y, 0x5410), __byte_perm(w.z, w.w, 0x5410)};
+    } else {
+        *reinterpret_cast<uint4*>(row + vector * 16) = eight.words;
+    }
+}
+
+/// Stores eight columns as e4m3 codes; the 16 lanes that have a group agree on its scale.
+template <class Tile>
+__device__ __forceinline__ void store_quantized(const RowCopy& copy, const float (&values)[8], int token, int vector) {
+    constexpr int lanes = tokamak::cuda::kE4m3Group / 8;
+    float largest = 0.0F;
+#pragma unroll
+    for (const float value : values) largest = tokamak::cuda::larger_magnitude(largest, value);
+#pragma unroll
+    for (int distance = 1; distance < lanes; distance *= 2)
+        largest = fmaxf(largest, __shfl_xor_sync(group_mask<lanes>(), largest, distance));
+    const auto scale = tokamak::cuda::E4m3Scale::of(largest);
+    uint2 codes;
+    codes.x = tokamak::cuda::e4m3_quantized(scale, {values[0], values[1], values[2], values[3]});
+    codes.y = tokamak::cuda::e4m3_quantized(scale, {values[4], values[5], values[6], values[7]});
+    std::uint8_t* const row = copy.rows + token * tokamak::cuda::token_pitch<Tile>(copy.padded_cols);
+    *reinterpret_cast<uint2*>(row + vector * 8) = codes;
+    if (vector % lanes == 0) copy.groups[vector / lanes * tokamak::cuda::kTileTokens + token] = scale.scale;
 }
 
 /// Walks over (row of a list, vector of eight columns) in steps of the threads that share the work.
@@ -80,23 +166,38 @@ class RowWalk {
     int vectors_, row_step_, vector_step_, row_, vector_;
 };
 
-/// Loads the rows that `source(token)` points to. Rows of a whole number of groups: the lanes of a group stay together.
-template <class Tile, class Source>
+/// Loads the rows that `source(token)` names. Rows of a whole number of groups: the lanes of a group stay together.
+template <class Tile, class Element, class Source>
 __device__ __forceinline__ void load_rows(const RowCopy& copy, const TokenList& list, const Source& source) {
+    constexpr bool quantized = Tile::kForm == tokamak::cuda::TokenForm::quantized;
     constexpr int batch = 4;  // loads in flight per thread
     RowWalk load(copy);
     RowWalk store = load;
     while (store.row() < list.count) {
-        uint4 loaded[batch];
+        Eight<Element> loaded[batch];
 #pragma unroll
         for (int i = 0; i < batch; ++i, load.step()) {
-            loaded[i] = {0, 0, 0, 0};
-            if (load.row() < list.count && load.vector() * 8 < copy.cols)
-                loaded[i] = load_eight(source(list.at(load.row())) + load.vector() * 8, copy.vectors);
+            const int col = load.vector() * 8;
+            if (load.row() < list.count && col < copy.cols)
+                loaded[i].load(source(list.at(load.row())).row + col, copy.cols - col, copy.vectors);
         }
 #pragma unroll
-        for (int i = 0; i < batch; ++i, store.step())
-            if (store.row() < list.count) store_eight<Tile>(copy, loaded[i], list.at(store.row()), store.vector());
+        for (int i = 0; i < batch; ++i, store.step()) {
+            if (store.row() >= list.count) continue;
+            const int token = list.at(store.row());
+            if constexpr (quantized) {
+                float values[8];
+                loaded[i].numbers(values);
+                if (copy.weighted) {
+                    const float weight = source(token).weight;
+                    for (float& value : values) value *= weight;
+                }
+                store_quantized<Tile>(copy, values, token, store.vector());
+            } else {
+                if (copy.weighted) loaded[i].weight(source(token).weight);
+                store_eight<Tile>(copy, loaded[i], token, store.vector());
+            }
+        }
     }
 }
 

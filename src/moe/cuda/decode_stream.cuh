@@ -7,6 +7,7 @@
 
 #include "cuda/ptx/barrier.cuh"
 #include "cuda/ptx/copy.cuh"
+#include "cuda/ptx/gather.cuh"
 #include "moe/cuda/decode_args.h"
 
 namespace tokamak::moe::cuda {
@@ -63,9 +64,15 @@ struct StripRange {
     }
 };
 
-/// Walks over the tiles that one warp multiplies, in both phases. The strips of an expert are contiguous, so that
-/// within one expert the next tile is an addition away. All lanes walk alike.
-template <int TileBytes>
+/// A piece of a tile in global memory.
+struct PieceSource {
+    const std::uint8_t* piece = nullptr;
+    const std::uint8_t* scales = nullptr;  ///< of formats whose strips end with them
+};
+
+/// Walks over the pieces of tiles that one warp multiplies, in both phases. Within a run (the strips of an expert;
+/// one strip where scales end it) the next piece is an addition away. All lanes walk alike.
+template <class Tile>
 class TileCursor {
   public:
     __device__ TileCursor(const DecodeArgs& args, const Team& gate_up, const Team& down, const int* active,
@@ -74,48 +81,59 @@ class TileCursor {
         start(false);
     }
 
-    /// Whether there is another tile; `tile` becomes its address.
-    __device__ bool next(const std::uint8_t*& tile) {
-        if (tiles_left_ == 0 && !next_expert()) return false;
-        --tiles_left_;
-        tile = source_;
-        source_ += step_;
+    /// Whether there is another piece; `source` becomes where it is.
+    __device__ bool next(PieceSource& source) {
+        if (pieces_left_ == 0 && !next_run()) return false;
+        --pieces_left_;
+        source = source_;
+        source_.piece += step_;
+        if constexpr (Tile::kStripScales) source_.scales += scale_step_;
         return true;
     }
 
   private:
+    static constexpr int kScaleBytes = 8;  ///< of a tile, at the end of the strip
+
     __device__ void start(bool down) {
         const int strips = down ? args_.down.strips : args_.gate_up.strips;
         const Team& team = down ? down_team_ : gate_up_;
         const StripRange range(active_count_ * strips, team);
         down_ = down;
         warps_ = team.warps;
-        step_ = team.warps * TileBytes;
+        step_ = team.warps * Tile::kBytes;
+        scale_step_ = team.warps / Tile::kPieces * kScaleBytes;
         strips_left_ = range.last - range.first;
         rank_ = range.first / strips;
         strip_ = range.first % strips;
         ahead_ = team.warp;
-        tiles_left_ = 0;
+        pieces_left_ = 0;
     }
 
-    /// Goes on to an expert with tiles for this warp; false after the last.
-    __device__ __forceinline__ bool next_expert() {
-        while (tiles_left_ == 0) {
+    /// Goes on to a run with pieces for this warp; false after the last.
+    __device__ __forceinline__ bool next_run() {
+        while (pieces_left_ == 0) {
             if (strips_left_ == 0) {
                 if (down_) return false;
                 start(true);
                 continue;
             }
             const DecodeMatrix& matrix = down_ ? args_.down : args_.gate_up;
-            const int strips = min(strips_left_, matrix.strips - strip_);
-            const int run = strips * matrix.tiles;
-            if (ahead_ < run) tiles_left_ = (run - ahead_ + warps_ - 1) / warps_;
-            const std::int64_t first = static_cast<std::int64_t>(strip_) * matrix.tiles + ahead_;
-            source_ = matrix.packed + active_[rank_] * matrix.expert_bytes + first * TileBytes;
-            ahead_ += tiles_left_ * warps_ - run;
+            const int strips = Tile::kStripScales ? 1 : min(strips_left_, matrix.strips - strip_);
+            const int run = strips * matrix.tiles * Tile::kPieces;
+            if (ahead_ < run) pieces_left_ = (run - ahead_ + warps_ - 1) / warps_;
+            const std::uint8_t* const first =
+                matrix.packed + active_[rank_] * matrix.expert_bytes + strip_ * matrix.strip_bytes;
+            source_.piece = first + static_cast<std::int64_t>(ahead_) * Tile::kBytes;
+            if constexpr (Tile::kStripScales)
+                source_.scales = first + static_cast<std::int64_t>(matrix.tiles) * Tile::kPieces * Tile::kBytes +
+                                 ahead_ / Tile::kPieces * kScaleBytes;
+            ahead_ += pieces_left_ * warps_ - run;
             strips_left_ -= strips;
-            strip_ = 0;
-            ++rank_;
+            strip_ += strips;
+            if (strip_ == matrix.strips) {
+                strip_ = 0;
+                ++rank_;
+            }
         }
         return true;
     }
@@ -127,25 +145,34 @@ class TileCursor {
     int active_count_;
     bool down_ = false;
     int warps_ = 1;  ///< of the phase's team
-    int step_ = 0;   ///< bytes from one of this warp's tiles to the next
-    const std::uint8_t* source_ = nullptr;
-    int tiles_left_ = 0;   ///< of this warp in the expert
-    int strips_left_ = 0;  ///< of the team in the phase, after those of the expert
-    int rank_ = 0;         ///< of the next expert
-    int strip_ = 0;        ///< of the next expert
-    int ahead_ = 0;        ///< this warp's first tile, counted from that expert's first strip
+    int step_ = 0;   ///< bytes from one of this warp's pieces to the next
+    int scale_step_ = 0;
+    PieceSource source_;
+    int pieces_left_ = 0;  ///< of this warp in the run
+    int strips_left_ = 0;  ///< of the team in the phase, after those of the run
+    int rank_ = 0;         ///< of the next run's expert
+    int strip_ = 0;        ///< where the next run begins
+    int ahead_ = 0;        ///< this warp's first piece, counted from there
 };
 
-/// One warp's ring. Copies are issued and consumed in the same order, so slot and parity follow from a count.
-template <int TileBytes>
+/// A piece that has arrived.
+struct ArrivedPiece {
+    const std::uint8_t* weights;
+    const float* scales;  ///< of rows g and g + 8, for formats whose strips end with them
+};
+
+/// One warp's ring. Copies are issued and consumed in the same order, so slot and parity follow from a count. Scales
+/// of 8 bytes are too small for bulk copies: one lane copies them, and its arrival is counted too.
+template <class Tile>
 class WarpRing {
   public:
-    using Cursor = TileCursor<TileBytes>;
+    using Cursor = TileCursor<Tile>;
 
-    __device__ WarpRing(std::uint8_t* slots, std::uint64_t* barriers, int count, int lane)
-        : slots_(slots), barriers_(barriers), count_(count), lane_(lane) {
+    /// `scales`: 8 bytes for each slot, for formats whose strips end with them.
+    __device__ WarpRing(std::uint8_t* slots, std::uint8_t* scales, std::uint64_t* barriers, int count, int lane)
+        : slots_(slots), scales_(scales), barriers_(barriers), count_(count), lane_(lane) {
         if (lane == 0) {
-            for (int slot = 0; slot < count; ++slot) ptx::barrier_init(&barriers[slot], 1);
+            for (int slot = 0; slot < count; ++slot) ptx::barrier_init(&barriers[slot], Tile::kStripScales ? 2 : 1);
             ptx::fence_barrier_init();
         }
         __syncwarp();
@@ -154,21 +181,21 @@ class WarpRing {
     /// Fills the empty ring.
     __device__ void prime(Cursor& cursor) {
         int slot = slot_;
-        const std::uint8_t* tile = nullptr;
-        for (int i = 0; i < count_ && cursor.next(tile); ++i) {
-            issue(tile, slot);
+        PieceSource source;
+        for (int i = 0; i < count_ && cursor.next(source); ++i) {
+            issue(source, slot);
             if (++slot == count_) slot = 0;
         }
     }
-    __device__ const std::uint8_t* wait() const {
+    __device__ ArrivedPiece wait() const {
         ptx::barrier_wait(&barriers_[slot_], parity_);
-        return slots_ + slot_ * TileBytes;
+        return {slots_ + slot_ * Tile::kBytes, reinterpret_cast<const float*>(scales_ + slot_ * 8)};
     }
     /// Call by all lanes when the slot has been read.
     __device__ void release(Cursor& cursor) {
         __syncwarp();
-        const std::uint8_t* tile = nullptr;
-        if (cursor.next(tile)) issue(tile, slot_);
+        PieceSource source;
+        if (cursor.next(source)) issue(source, slot_);
         if (++slot_ == count_) {
             slot_ = 0;
             parity_ ^= 1;
@@ -176,13 +203,20 @@ class WarpRing {
     }
 
   private:
-    __device__ void issue(const std::uint8_t* tile, int slot) {
+    __device__ void issue(const PieceSource& source, int slot) {
+        if constexpr (Tile::kStripScales) {
+            if (lane_ == 1) {
+                ptx::copy_small<8>(ptx::shared_address(scales_ + slot * 8), source.scales, true);
+                ptx::copy_arrive(&barriers_[slot]);
+            }
+        }
         if (lane_ != 0) return;
-        ptx::barrier_arrive_expect(&barriers_[slot], TileBytes);
-        ptx::bulk_copy(slots_ + slot * TileBytes, tile, TileBytes, &barriers_[slot]);
+        ptx::barrier_arrive_expect(&barriers_[slot], Tile::kBytes);
+        ptx::bulk_copy(slots_ + slot * Tile::kBytes, source.piece, Tile::kBytes, &barriers_[slot]);
     }
 
     std::uint8_t* slots_;
+    std::uint8_t* scales_;
     std::uint64_t* barriers_;
     int count_;
     int lane_;

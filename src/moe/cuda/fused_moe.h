@@ -40,7 +40,7 @@ struct FusedMoeCuda {
     std::vector<DecodeLaunch> launches;  ///< of the first legal variants
     std::vector<GroupedLaunch> grouped;  ///< of the others
     std::int64_t pass_tokens = 0;        ///< of the grouped kernel
-    Slice<std::byte> intermediate;       ///< bf16 [routes of a pass, intermediate in whole 16 bytes]
+    Slice<std::byte> intermediate;       ///< bf16 or (quantised) f32 [routes of a pass, intermediate_stride]
     Slice<float> partials;               ///< [routes of a pass, hidden]
 };
 

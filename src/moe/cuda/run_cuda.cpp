@@ -40,10 +40,8 @@ const DeviceInfo& existing_device(Device device) {
 }
 
 void require_options(const FusedMoeProblem& p, Device device) {
-    if (grouped_instances(p.weights).empty())
-        unsupported(device,
-                    "weights {} have no CUDA kernel yet, only int4_g32, int4_g64, int4_g128 (bf16 scales) and mxfp4",
-                    to_string(p.weights));
+    if (!decode_instance(p.weights, p.quantize_activations) && grouped_instances(p.weights).empty())
+        unsupported(device, "weights {} have no CUDA kernel", to_string(p.weights));
     if (p.act_dtype != DType::bf16)
         unsupported(device, "`act_dtype` is {}, the CUDA kernels take bf16", to_string(p.act_dtype));
     if (p.out_dtype == DType::f64) unsupported(device, "`out_dtype` f64 is the CPU oracle's alone");
@@ -62,6 +60,7 @@ DecodeMatrix matrix_of(const Tensor& packed, const Tensor& bias, const PackedLay
             .bias = rows_of(bias),
             .cols = static_cast<int>(layout.cols),
             .padded_cols = static_cast<int>(layout.tiles * layout.tile_cols),
+            .strip_bytes = static_cast<std::int64_t>(layout.strip_bytes),
             .strips = static_cast<int>(layout.strips),
             .tiles = static_cast<int>(layout.tiles)};
 }
@@ -69,6 +68,9 @@ DecodeMatrix matrix_of(const Tensor& packed, const Tensor& bias, const PackedLay
 bool vector_rows(const Tensor& x) {
     return reinterpret_cast<std::uintptr_t>(x.data) % 16 == 0 && x.stride(0) * 2 % 16 == 0;
 }
+
+/// Rows of the intermediate begin at 16 bytes.
+std::int64_t intermediate_stride(const FusedMoeProblem& p) { return (p.intermediate + 7) / 8 * 8; }
 
 DecodeArgs kernel_args(const FusedMoeState& state, const FusedMoeArgs& args, const Workspace& workspace) {
     const FusedMoeProblem& p = state.problem;
@@ -79,7 +81,8 @@ DecodeArgs kernel_args(const FusedMoeState& state, const FusedMoeArgs& args, con
     a.x_stride = args.x.stride(0);
     a.x_vectors = vector_rows(args.x);
     a.ids = rows_of(args.ids);
-    if (p.routing_weight == RoutingWeight::output) a.weights = rows_of(args.weights);
+    if (p.routing_weight != RoutingWeight::none) a.weights = rows_of(args.weights);
+    a.weight_input = p.routing_weight == RoutingWeight::input;
     a.expert_map = args.expert_map.present ? args.expert_map.as<std::int32_t>() : nullptr;
     a.first_expert = args.first_expert;
     a.num_experts = p.num_experts;
@@ -94,6 +97,7 @@ DecodeArgs kernel_args(const FusedMoeState& state, const FusedMoeArgs& args, con
     a.out_dtype = p.out_dtype;
     a.accumulate = args.accumulate_into_out;
     a.intermediate = state.cuda.intermediate.in(workspace);
+    a.intermediate_stride = intermediate_stride(p);
     a.partials = state.cuda.partials.in(workspace);
     return a;
 }
@@ -101,7 +105,8 @@ DecodeArgs kernel_args(const FusedMoeState& state, const FusedMoeArgs& args, con
 /// Everything that fixes the problem but max_tokens.
 std::string problem_key(const FusedMoeProblem& p, int local_experts) {
     return fmt::format("experts={}/{} hidden={} intermediate={} top_k={} weights={}", local_experts, p.num_experts,
-                       p.hidden, p.intermediate, p.top_k, to_string(p.weights));
+                       p.hidden, p.intermediate, p.top_k,
+                       to_string(p.weights) + (p.quantize_activations ? " quantized" : ""));
 }
 
 /// Loads a kernel, allows it all shared memory and makes sure that a CTA fits on an SM, as the grid barrier needs.
@@ -128,13 +133,12 @@ GroupedLaunch freeze(const GroupedVariant& variant, const DeviceInfo& info) {
     return {instance.kernel, instance.threads, variant.stages, variant.shared};
 }
 
-std::int64_t intermediate_stride(const FusedMoeProblem& p) { return (p.intermediate + 7) / 8 * 8; }
-
 /// Books the workspace of passes of `tokens` tokens.
 void lay_out_pass(const FusedMoeProblem& p, std::int64_t tokens, WorkspaceLayout& layout, FusedMoeCuda& cuda) {
     const auto routes = static_cast<std::size_t>(tokens * p.top_k);
+    const std::size_t value_bytes = p.quantize_activations ? 4 : 2;
     cuda.intermediate =
-        layout.add<std::byte>("intermediate", routes * static_cast<std::size_t>(intermediate_stride(p)) * 2);
+        layout.add<std::byte>("intermediate", routes * static_cast<std::size_t>(intermediate_stride(p)) * value_bytes);
     cuda.partials = layout.add<float>("partials", routes * static_cast<std::size_t>(p.hidden));
 }
 
@@ -161,10 +165,9 @@ void lay_out_workspace(FusedMoeState& state) {
     lay_out_pass(state.problem, tokens, state.layout, state.cuda);
 }
 
-/// The decode kernel has no place for rows that differ between the experts of a token.
 std::vector<DecodeVariant> legal_decode_variants(const FusedMoeProblem& p, const DeviceInfo& info) {
-    const auto instance = decode_instance(p.weights);
-    if (!instance || p.routing_weight == RoutingWeight::input) return {};
+    const auto instance = decode_instance(p.weights, p.quantize_activations);
+    if (!instance) return {};
     return decode_variants(*instance, p, info.shared_memory_bytes);
 }
 
@@ -184,12 +187,10 @@ void run_decode(const FusedMoeState& state, const DecodeLaunch& choice, const De
     launch(choice.kernel, state.cuda.grid, choice.threads, choice.shared.bytes, &args, stream);
 }
 
-void run_grouped(const FusedMoeState& state, const GroupedLaunch& choice, const DecodeArgs& common,
-                 const Tensor& weights, Stream stream) {
+void run_grouped(const FusedMoeState& state, const GroupedLaunch& choice, const DecodeArgs& common, Stream stream) {
     GroupedArgs args;
     static_cast<DecodeArgs&>(args) = common;
-    if (state.problem.routing_weight == RoutingWeight::input) args.input_weights = rows_of(weights);
-    args.intermediate_stride = intermediate_stride(state.problem);
+    if (args.weight_input) std::swap(args.input_weights, args.weights);
     args.pass_tokens = static_cast<int>(state.cuda.pass_tokens);
     args.stages = choice.stages;
     args.lists = choice.shared;
@@ -203,9 +204,10 @@ void require(const FusedMoeProblem& problem, Device device) {
     if (info.compute_capability != 90)
         unsupported(device, "compute capability {}, the kernels are for 90 (Hopper)", info.compute_capability);
     require_options(problem, device);
-    if (grouped_variants(problem, 1, info.shared_memory_bytes).empty())
-        unsupported(device, "{} experts do not fit into {} bytes of shared memory", problem.num_experts,
-                    info.shared_memory_bytes);
+    if (legal_decode_variants(problem, info).empty() && grouped_variants(problem, 1, info.shared_memory_bytes).empty())
+        unsupported(device,
+                    "hidden {}, intermediate {}, {} experts and top_k {} do not fit into {} bytes of shared memory",
+                    problem.hidden, problem.intermediate, problem.num_experts, problem.top_k, info.shared_memory_bytes);
 }
 
 void plan_fused_moe(FusedMoeState& state, const PlanOptions& options) {
@@ -220,14 +222,15 @@ void plan_fused_moe(FusedMoeState& state, const PlanOptions& options) {
     for (const DecodeVariant& variant : decode) names.push_back(variant.name);
     for (const GroupedVariant& variant : grouped) names.emplace_back(variant.instance.name);
     const auto heuristic = [&](std::int64_t tokens) {
-        if (decode.empty() || tokens > kPassTokens) return names[decode.size()];
-        return names[choose_variant(*decode_instance(p.weights), decode, p, state.cuda.grid, tokens)];
+        if (decode.empty() || (tokens > kPassTokens && !grouped.empty())) return names[decode.size()];
+        return names[choose_variant(*decode_instance(p.weights, p.quantize_activations), decode, p, state.cuda.grid,
+                                    tokens)];
     };
     choose_into(state, kOp, device, p.max_tokens, options, problem_key(p, state.local_experts), names, heuristic,
                 environment::kMoeConfig);
     const DeviceGuard guard(device.index);
     for (const DecodeVariant& variant : decode)
-        state.cuda.launches.push_back(freeze(*decode_instance(p.weights), variant, info));
+        state.cuda.launches.push_back(freeze(*decode_instance(p.weights, p.quantize_activations), variant, info));
     for (const GroupedVariant& variant : grouped) state.cuda.grouped.push_back(freeze(variant, info));
     lay_out_workspace(state);
     check_workspace_limit(kOp, options, state.layout.size());
@@ -242,7 +245,7 @@ void run_fused_moe(const FusedMoeState& state, const FusedMoeArgs& args, const W
     if (variant < decode)
         run_decode(state, state.cuda.launches[variant], common, stream);
     else
-        run_grouped(state, state.cuda.grouped[variant - decode], common, args.weights, stream);
+        run_grouped(state, state.cuda.grouped[variant - decode], common, stream);
 }
 
 }  // namespace tokamak::moe::cuda

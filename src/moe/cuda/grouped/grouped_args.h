@@ -35,7 +35,6 @@ struct GroupedShared {
 
 struct GroupedArgs : DecodeArgs {
     DecodeRows input_weights;  ///< of RoutingWeight::input
-    std::int64_t intermediate_stride = 0;
     int pass_tokens = 0;
     int stages = 0;
     GroupedShared lists;
