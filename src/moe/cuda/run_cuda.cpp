@@ -40,7 +40,7 @@ const DeviceInfo& existing_device(Device device) {
 }
 
 void require_options(const FusedMoeProblem& p, Device device) {
-    if (!decode_instance(p.weights, p.quantize_activations) && grouped_instances(p.weights).empty())
+    if (!decode_instance(p.weights, p.quantize_activations) && grouped_instances(p.weights, p.quantize_activations).empty())
         unsupported(device, "weights {} have no CUDA kernel", to_string(p.weights));
     if (p.act_dtype != DType::bf16)
         unsupported(device, "`act_dtype` is {}, the CUDA kernels take bf16", to_string(p.act_dtype));

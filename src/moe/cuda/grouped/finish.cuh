@@ -33,7 +33,7 @@ struct LaneBias {
 };
 
 /// The lane's rows g and g + 8 of one strip, for one token.
-template <bool Down>
+template <bool Down, class Shape>
 __device__ __forceinline__ void finish_pair(const GroupedArgs& args, int route, int strip, const Consumer& me,
                                             float low, float high) {
     const int g = me.lane / 4;
@@ -46,8 +46,12 @@ __device__ __forceinline__ void finish_pair(const GroupedArgs& args, int route, 
     } else {
         const int col = strip * 32 + me.slab * 8 + g;
         if (col >= args.down.cols) return;
-        static_cast<__nv_bfloat16*>(args.intermediate)[route * args.intermediate_stride + col] =
-            __float2bfloat16_rn(activate(args.activation, low, high));
+        const std::int64_t to = route * args.intermediate_stride + col;
+        const float value = activate(args.activation, low, high);
+        if constexpr (Shape::Weights::kForm == RowForm::quantized)
+            static_cast<float*>(args.intermediate)[to] = value;
+        else
+            static_cast<__nv_bfloat16*>(args.intermediate)[to] = __float2bfloat16_rn(value);
     }
 }
 
@@ -65,7 +69,7 @@ __device__ __forceinline__ void finish_unit(const GroupedArgs& args, const RowLi
             const int route = lists.list[unit.tile.first + row];
 #pragma unroll
             for (int i = 0; i < Strips; ++i)
-                finish_pair<Down>(args, route, unit.strip + me.warpgroup + i * Shape::kWarpgroups, me,
+                finish_pair<Down, Shape>(args, route, unit.strip + me.warpgroup + i * Shape::kWarpgroups, me,
                                   fmaf(sums[i][n][odd], scale, bias[i].low.value()),
                                   fmaf(sums[i][n][odd + 2], scale, bias[i].high.value()));
         }

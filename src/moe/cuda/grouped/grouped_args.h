@@ -26,7 +26,7 @@ struct RowTile {
 /// Byte offsets into dynamic shared memory; the ring comes first, building the lists uses its place.
 struct GroupedShared {
     int barriers = 0;      ///< [2, stages]
-    int counts = 0;        ///< [2]: routes in the list, row tiles
+    int counts = 0;        ///< [4]: routes in the list, row tiles, units of a row tile in each phase
     int list = 0;          ///< [routes] i32: routes, expert by expert
     int tiles = 0;         ///< [row tiles] RowTile
     int route_expert = 0;  ///< [routes] i16: local expert, or -1
@@ -48,6 +48,9 @@ struct GroupedInstance {
     int stage_bytes = 0;
 };
 
+std::vector<GroupedInstance> grouped_bf16();
+std::vector<GroupedInstance> grouped_fp8_block();
+std::vector<GroupedInstance> grouped_fp8_block_a16();
 std::vector<GroupedInstance> grouped_int4_g32();
 std::vector<GroupedInstance> grouped_int4_g64();
 std::vector<GroupedInstance> grouped_int4_g128();

@@ -23,12 +23,10 @@ __device__ __forceinline__ void consume_unit(const GroupedArgs& args, const RowL
     for (int i = 0; i < Strips; ++i)
         bias[i].load(args, unit.tile.expert, unit.strip + me.warpgroup + i * Shape::kWarpgroups, me);
     float sums[Strips][Blocks][4] = {};
-    for (int left = matrix.tiles * Shape::Weights::kTileBlocks; left > 0; left -= stage_blocks) {
+    const int blocks = matrix.tiles * Shape::Weights::kTileBlocks;
+    for (int chunk = 0; chunk * stage_blocks < blocks; ++chunk) {
         ptx::barrier_wait(&ring.full[place.slot], place.parity);
-        if (left >= stage_blocks)
-            multiply_stage<Shape, stage_blocks>(ring.stage(place.slot), me, sums);
-        else
-            multiply_stage<Shape, 1>(ring.stage(place.slot), me, sums);
+        multiply_stage<Shape>(ring.stage(place.slot), me, chunk, blocks - chunk * stage_blocks, sums);
         __syncwarp();
         if (me.lane == 0) ptx::barrier_arrive(&ring.empty[place.slot]);
         place.advance(ring.stages);
@@ -66,7 +64,7 @@ template <bool Down, class Shape>
 __device__ void consume_phase(const GroupedArgs& args, const RowLists& lists, const Consumer& me,
                               const StageRing<Shape>& ring, RingPlace& place) {
     const DecodeMatrix& matrix = Down ? args.down : args.gate_up;
-    UnitWalk walk(lists, matrix, Shape::kStrips);
+    UnitWalk walk(lists, matrix, lists.units(Down));
     Unit unit;
     while (walk.next(unit)) {
         const int mine = (unit.strips - me.warpgroup + Shape::kWarpgroups - 1) / Shape::kWarpgroups;
@@ -74,7 +72,7 @@ __device__ void consume_phase(const GroupedArgs& args, const RowLists& lists, co
             skip_unit(matrix, me, ring, place);
         else if (mine == 1)
             consume_width<Down, Shape, 1>(args, lists, unit, me, ring, place);
-        else
+        else if constexpr (Shape::kStripsEach == 2)
             consume_width<Down, Shape, 2>(args, lists, unit, me, ring, place);
     }
 }
@@ -85,7 +83,7 @@ __device__ __forceinline__ std::int64_t tokens_of_call(const GroupedArgs& args) 
 }
 
 __device__ __forceinline__ RowSource token_rows(const GroupedArgs& args, std::int64_t first) {
-    return {.data = static_cast<const __nv_bfloat16*>(args.x),
+    return {.data = args.x,
             .stride = args.x_stride,
             .routes_per_row = args.top_k,
             .cols = args.gate_up.cols,
@@ -94,8 +92,10 @@ __device__ __forceinline__ RowSource token_rows(const GroupedArgs& args, std::in
             .first_token = first,
             .top_k = args.top_k};
 }
+template <class Shape>
 __device__ __forceinline__ RowSource intermediate_rows(const GroupedArgs& args) {
-    return {.data = static_cast<const __nv_bfloat16*>(args.intermediate),
+    return {.data = args.intermediate,
+            .f32 = Shape::Weights::kForm == RowForm::quantized,
             .stride = args.intermediate_stride,
             .cols = args.down.cols};
 }
@@ -115,9 +115,9 @@ __device__ __forceinline__ void run_gemms(const GroupedArgs& args, const RowList
         consume_phase<true>(args, lists, me, ring, place);
     } else if (warp < Shape::kConsumerWarps + kWeightWarps) {
         const bool leader = threadIdx.x % 32 == 0;
-        WeightStream<Shape> down(lists, args.down);
+        WeightStream<Shape> down(lists, args.down, lists.units(true));
         if (leader) {
-            WeightStream<Shape>(lists, args.gate_up).issue(ring, place, unlimited);
+            WeightStream<Shape>(lists, args.gate_up, lists.units(false)).issue(ring, place, unlimited);
             down.issue(ring, place, ring.stages);
         }
         __syncwarp();
@@ -126,9 +126,9 @@ __device__ __forceinline__ void run_gemms(const GroupedArgs& args, const RowList
         __syncwarp();
     } else {
         const int thread = static_cast<int>(threadIdx.x) - (Shape::kConsumerWarps + kWeightWarps) * 32;
-        RowGather<Shape>(lists, args.gate_up, token_rows(args, first), thread).run(ring, place);
+        RowGather<Shape>(lists, args.gate_up, token_rows(args, first), lists.units(false), thread).run(ring, place);
         grid.sync();
-        RowGather<Shape>(lists, args.down, intermediate_rows(args), thread).run(ring, place);
+        RowGather<Shape>(lists, args.down, intermediate_rows<Shape>(args), lists.units(true), thread).run(ring, place);
     }
 }
 
@@ -145,6 +145,14 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_grouped(const __grid_c
         const int count = static_cast<int>(min(static_cast<std::int64_t>(args.pass_tokens), tokens - first));
         __syncthreads();  // the lists of the last pass have been read
         build_lists(args, lists, shared, first, count);
+        if (threadIdx.x < 32) {
+            const int gate_up = choose_units<Shape>(args.gate_up, lists.tile_count());
+            const int down = choose_units<Shape>(args.down, lists.tile_count());
+            if (threadIdx.x == 0) {
+                lists.counts[2] = gate_up;
+                lists.counts[3] = down;
+            }
+        }
         ptx::fence_shared_async();  // the ring takes its place back
         __syncthreads();
         run_gemms(args, lists, ring, place, first);

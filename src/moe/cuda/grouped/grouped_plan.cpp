@@ -31,7 +31,7 @@ std::int64_t lay_out(const FusedMoeProblem& p, std::int64_t pass_tokens, Grouped
     Booking booking;
     booking.take(std::max<std::int64_t>(std::int64_t{variant.stages} * variant.instance.stage_bytes, building));
     shared.barriers = booking.take(std::int64_t{variant.stages} * 16);
-    shared.counts = booking.take(8);
+    shared.counts = booking.take(16);
     shared.list = booking.take(routes * 4);
     shared.tiles =
         booking.take((std::min(experts, routes) + routes / kMostTileRows) * static_cast<std::int64_t>(sizeof(RowTile)));
@@ -42,9 +42,15 @@ std::int64_t lay_out(const FusedMoeProblem& p, std::int64_t pass_tokens, Grouped
 
 }  // namespace
 
-std::vector<GroupedInstance> grouped_instances(const WeightSpec& spec) {
-    if (spec.format == WeightFormat::mxfp4) return grouped_mxfp4();
-    if (spec.format != WeightFormat::int4 || spec.scale_dtype != DType::bf16) return {};
+std::vector<GroupedInstance> grouped_instances(const WeightSpec& spec, bool quantized) {
+    switch (spec.format) {
+        case WeightFormat::bf16: return grouped_bf16();
+        case WeightFormat::fp8_block: return quantized ? grouped_fp8_block() : grouped_fp8_block_a16();
+        case WeightFormat::mxfp4: return grouped_mxfp4();
+        case WeightFormat::int4: break;
+        default: return {};
+    }
+    if (spec.scale_dtype != DType::bf16) return {};
     switch (spec.group_size) {
         case 32: return grouped_int4_g32();
         case 64: return grouped_int4_g64();
@@ -60,7 +66,7 @@ std::int64_t most_pass_tokens(const FusedMoeProblem& problem) noexcept {
 std::vector<GroupedVariant> grouped_variants(const FusedMoeProblem& problem, std::int64_t pass_tokens,
                                              std::size_t shared_limit) {
     std::vector<GroupedVariant> variants;
-    for (const GroupedInstance& instance : grouped_instances(problem.weights)) {
+    for (const GroupedInstance& instance : grouped_instances(problem.weights, problem.quantize_activations)) {
         GroupedVariant variant{.instance = instance, .stages = kMostStages, .shared = {}};
         while (variant.stages >= kLeastStages &&
                lay_out(problem, pass_tokens, variant) > static_cast<std::int64_t>(shared_limit))

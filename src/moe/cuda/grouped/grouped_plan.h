@@ -18,8 +18,8 @@ struct GroupedVariant {
     GroupedShared shared;
 };
 
-/// The instances for a weight format; none if it has no kernel.
-std::vector<GroupedInstance> grouped_instances(const WeightSpec& spec);
+/// The instances for a weight format and, with fp8_block, a form of the activations; none if it has no kernel.
+std::vector<GroupedInstance> grouped_instances(const WeightSpec& spec, bool quantized);
 
 /// Tokens of a pass where the workspace is not limited.
 std::int64_t most_pass_tokens(const FusedMoeProblem& problem) noexcept;

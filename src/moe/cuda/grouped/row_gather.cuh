@@ -7,53 +7,83 @@
 
 #include <algorithm>
 
+#include "cuda/decode/e4m3.cuh"
 #include "moe/cuda/grouped/stage_ring.cuh"
 
 namespace tokamak::moe::cuda {
 
 /// Where rows come from.
 struct RowSource {
-    const __nv_bfloat16* data = nullptr;
+    const void* data = nullptr;
+    bool f32 = false;  ///< or bf16
     std::int64_t stride = 0;
     int routes_per_row = 1;  ///< top_k: rows of tokens; 1: rows of routes
     int cols = 0;
     bool vectors = true;  ///< rows are aligned to 16 bytes
-    DecodeRows weights;   ///< present: a row is multiplied by its route's weight and rounded
+    DecodeRows weights;   ///< present: a row is multiplied by its route's weight
     std::int64_t first_token = 0;
     int top_k = 1;
+
+    [[nodiscard]] __device__ std::int64_t begin(int route) const {
+        return (first_token + route / routes_per_row) * stride;
+    }
+    /// `count` columns from element `at` on, zeros after them, past the L1: other SMs wrote the intermediate just now.
+    __device__ __forceinline__ void load(float (&values)[8], std::int64_t at, int count) const {
+        if (vectors && count == 8) return load_vectors(values, at);
+#pragma unroll
+        for (int i = 0; i < 8; ++i)
+            values[i] = i >= count ? 0.0F
+                        : f32      ? __ldcg(static_cast<const float*>(data) + at + i)
+                                   : __bfloat162float(__ldcg(static_cast<const __nv_bfloat16*>(data) + at + i));
+    }
+
+  private:
+    __device__ __forceinline__ void load_vectors(float (&values)[8], std::int64_t at) const {
+        if (f32) {
+            const auto* const fours = reinterpret_cast<const float4*>(static_cast<const float*>(data) + at);
+            const float4 low = __ldcg(fours);
+            const float4 high = __ldcg(fours + 1);
+            const float all[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+#pragma unroll
+            for (int i = 0; i < 8; ++i) values[i] = all[i];
+            return;
+        }
+        const uint4 eight =
+            __ldcg(reinterpret_cast<const uint4*>(static_cast<const __nv_bfloat16*>(data) + at));
+        const std::uint32_t words[4] = {eight.x, eight.y, eight.z, eight.w};
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            values[2 * i] = __uint_as_float(words[i] << 16);
+            values[2 * i + 1] = __uint_as_float(words[i] & 0xFFFF0000U);
+        }
+    }
 };
 
-/// Up to eight columns of a row, the slow way: unaligned, or multiplied by a weight.
-__device__ __forceinline__ uint4 load_columns(const RowSource& source, const __nv_bfloat16* from, int count,
-                                              float weight) {
-    std::uint32_t words[4] = {};
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-        if (i >= count) break;
-        __nv_bfloat16 value = from[i];
-        if (source.weights.data != nullptr) value = __float2bfloat16_rn(__bfloat162float(value) * weight);
-        words[i / 2] |= static_cast<std::uint32_t>(__bfloat16_as_ushort(value)) << (16 * (i % 2));
-    }
-    return {words[0], words[1], words[2], words[3]};
+__device__ __forceinline__ std::uint32_t bf16_pair(float low, float high) {
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+    return *reinterpret_cast<const std::uint32_t*>(&pair);
 }
 
 template <class Shape>
 class RowGather {
+    static constexpr RowForm kForm = Shape::Weights::kForm;
     static constexpr int kThreads = kGatherWarps * 32;
     static constexpr int kStep = kThreads / Shape::kVectors;  ///< rows apart
     static constexpr int kMost = kMostTileRows / kStep;
+    static constexpr int kBatch = 4;  ///< rows in flight that pass through registers
 
   public:
-    __device__ RowGather(const RowLists& lists, const DecodeMatrix& matrix, const RowSource& source, int thread)
+    __device__ RowGather(const RowLists& lists, const DecodeMatrix& matrix, const RowSource& source, int units, int thread)
         : lists_(lists),
           source_(source),
           matrix_(matrix),
+          units_(units),
           vector_(thread % Shape::kVectors),
           row_(thread / Shape::kVectors) {}
 
     __device__ void run(const StageRing<Shape>& ring, RingPlace& place) {
-        UnitWalk walk(lists_, matrix_, Shape::kStrips);
-        const bool plain = source_.vectors && source_.weights.data == nullptr;
+        UnitWalk walk(lists_, matrix_, units_);
+        const bool copied = kForm == RowForm::natural && source_.vectors && source_.weights.data == nullptr;
         const int chunks = Shape::chunks(matrix_);
         Unit unit;
         while (walk.next(unit)) {
@@ -61,12 +91,12 @@ class RowGather {
             for (int chunk = 0; chunk < chunks; ++chunk) {
                 ptx::barrier_wait(&ring.empty[place.slot], place.parity ^ 1U);
                 const int col = (chunk * Shape::kVectors + vector_) * 8;
-                std::uint8_t* const to = ring.stage(place.slot) + Shape::kRowsOffset;
-                if (plain) {
-                    copy(to, col, unit.width());
+                std::uint8_t* const stage = ring.stage(place.slot);
+                if (copied) {
+                    copy(stage, col, unit.width());
                     ptx::copy_arrive(&ring.full[place.slot]);
                 } else {
-                    copy_slowly(to, col, unit);
+                    convert(stage, col, unit);
                     ptx::barrier_arrive(&ring.full[place.slot]);
                 }
                 place.advance(ring.stages);
@@ -79,54 +109,99 @@ class RowGather {
 #pragma unroll
         for (int i = 0; i < kMost; ++i) {
             const int row = row_ + i * kStep;
-            from_[i] = nullptr;
-            if (row >= unit.tile.rows) continue;
-            const int route = lists_.list[unit.tile.first + row];
-            from_[i] = source_.data + (source_.first_token + route / source_.routes_per_row) * source_.stride;
+            from_[i] = row < unit.tile.rows ? source_.begin(lists_.list[unit.tile.first + row]) : -1;
         }
     }
-    [[nodiscard]] __device__ int place_of(int row) const {
-        return vector_ / 8 * Shape::kRowBlockBytes + row * 128 + ((vector_ % 8 ^ row % 8) << 4);
+    /// Byte of a 16-byte piece of a row in the stage.
+    [[nodiscard]] __device__ static int place_of(int row, int vector) {
+        return Shape::kRowsOffset + vector / 8 * Shape::kRowBlockBytes + row * 128 + ((vector % 8 ^ row % 8) << 4);
     }
-    __device__ void copy(std::uint8_t* to, int col, int width) const {
+    __device__ __forceinline__ void copy(std::uint8_t* stage, int col, int width) const {
         const int bytes = max(0, min(16, (source_.cols - col) * 2));
-        const std::uint32_t base = ptx::shared_address(to);
+        const std::uint32_t base = ptx::shared_address(stage);
+        const auto* const data = static_cast<const __nv_bfloat16*>(source_.data);
 #pragma unroll
         for (int i = 0; i < kMost; ++i) {
             const int row = row_ + i * kStep;
             if (row >= width) break;
-            const bool live = from_[i] != nullptr && bytes > 0;
-            const void* const from = live ? from_[i] + col : source_.data;
-            ptx::copy_16_of(base + place_of(row), from, live ? bytes : 0);
+            const bool live = from_[i] >= 0 && bytes > 0;
+            ptx::copy_16_of(base + place_of(row, vector_), live ? data + from_[i] + col : data, live ? bytes : 0);
         }
     }
-    __device__ void copy_slowly(std::uint8_t* to, int col, const Unit& unit) const {
+    /// By way of registers: for forms that are not copies, weighted or unaligned rows.
+    __device__ __forceinline__ void convert(std::uint8_t* stage, int col, const Unit& unit) const {
         const int count = max(0, min(8, source_.cols - col));
-        const int width = unit.width();
-        for (int i = 0; i < kMost; ++i) {
-            const int row = row_ + i * kStep;
-            if (row >= width) break;
-            uint4 eight = {0, 0, 0, 0};
-            if (row < unit.tile.rows) {
-                const int route = lists_.list[unit.tile.first + row];
-                float weight = 1.0F;
-                if (source_.weights.data != nullptr)
-                    weight = load_element(source_.weights, source_.first_token + route / source_.top_k,
-                                          route % source_.top_k);
-                const __nv_bfloat16* const from =
-                    source_.data + (source_.first_token + route / source_.routes_per_row) * source_.stride;
-                eight = load_columns(source_, from + col, count, weight);
+#pragma unroll
+        for (int first = 0; first < kMost; first += kBatch) {
+            if (row_ + first * kStep >= unit.width()) break;
+            float values[kBatch][8];
+#pragma unroll
+            for (int i = 0; i < kBatch; ++i) {
+                const std::int64_t from = first + i < kMost ? from_[first + i] : -1;
+                source_.load(values[i], from + col, from >= 0 ? count : 0);
             }
-            *reinterpret_cast<uint4*>(to + place_of(row)) = eight;
+#pragma unroll
+            for (int i = 0; i < kBatch; ++i) {
+                const int row = row_ + (first + i) * kStep;
+                if (row >= unit.width()) break;
+                if (source_.weights.data != nullptr && row < unit.tile.rows)
+                    weigh(values[i], lists_.list[unit.tile.first + row]);
+                store(stage, row, values[i]);
+            }
         }
+    }
+    /// The row times its routing weight, rounded as activations are stored unless they are quantised.
+    __device__ __forceinline__ void weigh(float (&values)[8], int route) const {
+        const float weight =
+            load_element(source_.weights, source_.first_token + route / source_.top_k, route % source_.top_k);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+            values[i] *= weight;
+            if constexpr (kForm != RowForm::quantized) values[i] = __bfloat162float(__float2bfloat16_rn(values[i]));
+        }
+    }
+    __device__ __forceinline__ void store(std::uint8_t* stage, int row, const float (&v)[8]) const {
+        if constexpr (kForm == RowForm::natural) {
+            *reinterpret_cast<uint4*>(stage + place_of(row, vector_)) = {bf16_pair(v[0], v[1]), bf16_pair(v[2], v[3]),
+                                                                         bf16_pair(v[4], v[5]), bf16_pair(v[6], v[7])};
+        } else if constexpr (kForm == RowForm::moved) {
+            constexpr float scale = 0x1p100F;
+            store_halves(stage, row, {bf16_pair(v[1] * scale, v[3] * scale), bf16_pair(v[5] * scale, v[7] * scale)},
+                         {bf16_pair(v[0] * scale, v[2] * scale), bf16_pair(v[4] * scale, v[6] * scale)});
+        } else {
+            store_codes(stage, row, v);
+        }
+    }
+    /// Halves of what the 16 columns that vectors 2n and 2n + 1 cover become.
+    __device__ __forceinline__ void store_halves(std::uint8_t* stage, int row, uint2 first, uint2 second) const {
+        std::uint8_t* const to = stage + vector_ % 2 * 8;
+        *reinterpret_cast<uint2*>(to + place_of(row, vector_ / 2 * 2)) = first;
+        *reinterpret_cast<uint2*>(to + place_of(row, vector_ / 2 * 2 + 1)) = second;
+    }
+    /// The 16 threads of a row have its 128 columns, which share a scale.
+    __device__ __forceinline__ void store_codes(std::uint8_t* stage, int row, const float (&v)[8]) const {
+        float largest = 0.0F;
+#pragma unroll
+        for (int i = 0; i < 8; ++i) largest = tokamak::cuda::larger_magnitude(largest, v[i]);
+#pragma unroll
+        for (int distance = 1; distance < 16; distance *= 2)
+            largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFU, largest, distance));
+        const auto scale = tokamak::cuda::E4m3Scale::of(largest);
+        uint2 first;
+        uint2 second;
+        tokamak::cuda::e4m3_to_f16(tokamak::cuda::e4m3_quantized(scale, {v[0], v[1], v[2], v[3]}), first.x, second.x);
+        tokamak::cuda::e4m3_to_f16(tokamak::cuda::e4m3_quantized(scale, {v[4], v[5], v[6], v[7]}), first.y, second.y);
+        store_halves(stage, row, first, second);
+        if (vector_ == 0) reinterpret_cast<float*>(stage + Shape::kRowScalesOffset)[row] = scale.scale;
     }
 
     const RowLists& lists_;
     const RowSource source_;
     const DecodeMatrix& matrix_;
+    int units_;
     int vector_;
     int row_;
-    const __nv_bfloat16* from_[kMost];
+    std::int64_t from_[kMost];  ///< first element of each row; -1 past the tile's count
 };
 
 }  // namespace tokamak::moe::cuda

@@ -22,6 +22,8 @@ struct RowLists {
           tiles(reinterpret_cast<RowTile*>(shared + args.lists.tiles)),
           route_expert(reinterpret_cast<std::int16_t*>(shared + args.lists.route_expert)) {}
     [[nodiscard]] __device__ int tile_count() const { return counts[1]; }
+    /// Units of each row tile in the gate/up and in the down phase.
+    [[nodiscard]] __device__ int units(bool down) const { return counts[down ? 3 : 2]; }
 };
 
 /// Working space of build_lists, in the place of the ring.

@@ -13,26 +13,6 @@ namespace tokamak::moe::cuda {
 
 namespace ptx = tokamak::cuda::ptx;
 
-/// Shape of a kernel: strips of a unit, and what a stage holds.
-template <class Weights_, int Warpgroups_, int StripsEach_>
-struct GroupedShape {
-    using Weights = Weights_;
-    static constexpr int kWarpgroups = Warpgroups_;
-    static constexpr int kStripsEach = StripsEach_;  ///< most of a warpgroup
-    static constexpr int kStrips = kWarpgroups * kStripsEach;
-    static constexpr int kConsumerWarps = kWarpgroups * 4;
-    static constexpr int kThreads = (kConsumerWarps + kWeightWarps + kGatherWarps) * 32;
-    static constexpr int kRowBlockBytes = kMostTileRows * 128;  ///< rows of 64 columns, swizzled by 128 bytes
-    static constexpr int kRowsOffset = (kStrips * Weights::kStripStageBytes + 1023) / 1024 * 1024;
-    static constexpr int kStageBytes = kRowsOffset + Weights::kStageBlocks * kRowBlockBytes;
-    static constexpr int kVectors = Weights::kStageBlocks * 8;  ///< of 16 bytes in a stage's row
-
-    __device__ static int chunks(const DecodeMatrix& matrix) {
-        constexpr int tiles = Weights::kStageBlocks / Weights::kTileBlocks;
-        return (matrix.tiles + tiles - 1) / tiles;
-    }
-};
-
 /// Slot and parity of the stage that a role is at.
 struct RingPlace {
     int slot = 0;
@@ -73,8 +53,8 @@ class WeightStream {
     using Weights = typename Shape::Weights;
 
   public:
-    __device__ WeightStream(const RowLists& lists, const DecodeMatrix& matrix)
-        : walk_(lists, matrix, Shape::kStrips), matrix_(matrix), chunks_(Shape::chunks(matrix)), chunk_(chunks_) {}
+    __device__ WeightStream(const RowLists& lists, const DecodeMatrix& matrix, int units)
+        : walk_(lists, matrix, units), matrix_(matrix), chunks_(Shape::chunks(matrix)), chunk_(chunks_) {}
 
     /// Issues up to `most` stages.
     __device__ void issue(const StageRing<Shape>& ring, RingPlace& place, int most) {
@@ -83,34 +63,41 @@ class WeightStream {
             if (chunk_ == chunks_) {
                 if (!walk_.next(unit_)) return;
                 chunk_ = 0;
-                strip_bytes_ = Weights::kTileBytes * matrix_.tiles;
-                source_ = matrix_.packed + unit_.tile.expert * matrix_.expert_bytes +
-                          static_cast<std::int64_t>(unit_.strip) * strip_bytes_;
+                source_ = matrix_.packed + unit_.tile.expert * matrix_.expert_bytes + unit_.strip * matrix_.strip_bytes;
             }
             const int tiles = min(stage_tiles, matrix_.tiles - chunk_ * stage_tiles);
             const std::uint32_t bytes = static_cast<std::uint32_t>(tiles) * Weights::kTileBytes;
             ptx::barrier_wait(&ring.empty[place.slot], place.parity ^ 1U);
-            ptx::barrier_arrive_expect(&ring.full[place.slot], bytes * static_cast<std::uint32_t>(unit_.strips));
-            std::uint8_t* to = ring.stage(place.slot);
-            const std::uint8_t* from = source_;
-            for (int strip = 0; strip < unit_.strips; ++strip) {
-                ptx::bulk_copy(to, from, bytes, &ring.full[place.slot]);
-                to += Weights::kStripStageBytes;
-                from += strip_bytes_;
-            }
-            source_ += bytes;
+            constexpr std::uint32_t scale_bytes = Weights::kStripScales ? kStripScaleBytes : 0;
+            ptx::barrier_arrive_expect(&ring.full[place.slot],
+                                       (bytes + scale_bytes) * static_cast<std::uint32_t>(unit_.strips));
+            copy_strips(ring.stage(place.slot), bytes, &ring.full[place.slot]);
             ++chunk_;
             place.advance(ring.stages);
         }
     }
 
   private:
+    /// The scales of tile t lie behind the tiles, those of tiles 2n and 2n + 1 at 16n.
+    __device__ void copy_strips(std::uint8_t* stage, std::uint32_t bytes, std::uint64_t* full) {
+        const std::uint8_t* from = source_;
+        for (int strip = 0; strip < unit_.strips; ++strip) {
+            ptx::bulk_copy(stage + strip * Weights::kStripStageBytes, from, bytes, full);
+            if constexpr (Weights::kStripScales)
+                ptx::bulk_copy(stage + Shape::kStripScalesOffset + strip * kStripScaleBytes,
+                               from + static_cast<std::int64_t>(matrix_.tiles - chunk_) * Weights::kTileBytes +
+                                   chunk_ / 2 * kStripScaleBytes,
+                               kStripScaleBytes, full);
+            from += matrix_.strip_bytes;
+        }
+        source_ += bytes;
+    }
+
     UnitWalk walk_;
     const DecodeMatrix& matrix_;
     int chunks_;
     int chunk_;
     Unit unit_{};
-    std::int64_t strip_bytes_ = 0;
     const std::uint8_t* source_ = nullptr;
 };
 

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "moe/cuda/grouped/row_lists.cuh"
+#include "moe/cuda/grouped/shape.cuh"
 
 namespace tokamak::moe::cuda {
 
@@ -18,27 +18,58 @@ struct Unit {
     [[nodiscard]] __device__ int width() const { return (tile.rows + 7) / 8 * 8; }
 };
 
-/// The (row tile, strip) pairs of a phase are numbered tile by tile; a CTA takes a contiguous range of them, and from
-/// it up to `most` strips at a time.
+/// Cycles that a CTA takes for a unit: what its strips stream, or what the busiest warpgroup computes, and the end of
+/// the unit. Rough; it weighs many small units against few large ones.
+template <class Shape>
+__device__ __forceinline__ int unit_cycles(int chunks, int strips) {
+    using Weights = typename Shape::Weights;
+    constexpr int bytes_per_cycle = 20;
+    constexpr int end = 1500;
+    const int own = (strips + Shape::kWarpgroups - 1) / Shape::kWarpgroups;
+    const int stream = strips * Weights::kStripStageBytes / bytes_per_cycle;
+    return chunks * max(stream, Weights::kFirstStripCycles + (own - 1) * Weights::kNextStripCycles) + end;
+}
+
+/// Into how many units the strips of a row tile are cut so that the CTA with the most of them is done first. By the
+/// lanes of one warp; all get the answer. It moves work about and changes no sum.
+template <class Shape>
+__device__ __forceinline__ int choose_units(const DecodeMatrix& matrix, int tiles) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const int chunks = Shape::chunks(matrix);
+    std::uint32_t best = 0xFFFFFFFFU;
+    if (lane < Shape::kStrips) {
+        const int units = (matrix.strips + lane) / (lane + 1);
+        const int strips = (matrix.strips + units - 1) / units;
+        const auto ctas = static_cast<std::int64_t>(gridDim.x);
+        const auto rounds = static_cast<int>((static_cast<std::int64_t>(tiles) * units + ctas - 1) / ctas);
+        const std::int64_t cycles = static_cast<std::int64_t>(rounds) * unit_cycles<Shape>(chunks, strips);
+        best = static_cast<std::uint32_t>(min(cycles / 16, std::int64_t{0x3FFFFFF})) << 5 | static_cast<std::uint32_t>(lane);
+    }
+    const int most = static_cast<int>(__reduce_min_sync(0xFFFFFFFFU, best) % 32) + 1;
+    return (matrix.strips + most - 1) / most;
+}
+
+/// Each row tile has the same number of units, which share its strips evenly; the units are numbered tile by tile, and a
+/// CTA takes a contiguous range.
 class UnitWalk {
   public:
-    __device__ UnitWalk(const RowLists& lists, const DecodeMatrix& matrix, int most)
-        : lists_(lists), strips_(matrix.strips), most_(most) {
-        const std::int64_t total = static_cast<std::int64_t>(lists.tile_count()) * matrix.strips;
+    __device__ UnitWalk(const RowLists& lists, const DecodeMatrix& matrix, int units)
+        : lists_(lists), strips_(matrix.strips), units_(units) {
+        const std::int64_t total = static_cast<std::int64_t>(lists.tile_count()) * units_;
         const std::int64_t first = total * blockIdx.x / gridDim.x;
         left_ = static_cast<int>(total * (blockIdx.x + 1) / gridDim.x - first);
-        tile_ = static_cast<int>(first / matrix.strips);
-        strip_ = static_cast<int>(first % matrix.strips);
+        tile_ = static_cast<int>(first / units_);
+        unit_ = static_cast<int>(first % units_);
     }
 
     __device__ bool next(Unit& unit) {
         if (left_ == 0) return false;
-        const int strips = min(min(most_, strips_ - strip_), left_);
-        unit = {lists_.tiles[tile_], strip_, strips};
-        left_ -= strips;
-        strip_ += strips;
-        if (strip_ == strips_) {
-            strip_ = 0;
+        const int begin = static_cast<int>(static_cast<std::int64_t>(strips_) * unit_ / units_);
+        const int end = static_cast<int>(static_cast<std::int64_t>(strips_) * (unit_ + 1) / units_);
+        unit = {lists_.tiles[tile_], begin, end - begin};
+        --left_;
+        if (++unit_ == units_) {
+            unit_ = 0;
             ++tile_;
         }
         return true;
@@ -47,10 +78,10 @@ class UnitWalk {
   private:
     const RowLists& lists_;
     int strips_;
-    int most_;
+    int units_;  ///< of a row tile
     int left_;
     int tile_;
-    int strip_;
+    int unit_;
 };
 
 }  // namespace tokamak::moe::cuda

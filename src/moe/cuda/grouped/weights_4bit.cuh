@@ -10,6 +10,8 @@
 
 #include "cuda/decode/int4.cuh"
 #include "cuda/decode/mxfp4.cuh"
+#include "cuda/ptx/mma.cuh"
+#include "moe/cuda/grouped/weights.cuh"
 
 namespace tokamak::moe::cuda {
 
@@ -30,6 +32,10 @@ struct Tiles4Bit {
     static constexpr int kTileBlocks = TileCols / 64;
     static constexpr int kTileBytes = TileBytes;
     static constexpr int kStripStageBytes = kStageBlocks / kTileBlocks * kTileBytes;
+    static constexpr RowForm kForm = RowForm::natural;
+    static constexpr bool kStripScales = false;
+    static constexpr int kFirstStripCycles = 750;
+    static constexpr int kNextStripCycles = 550;
 
     /// The lane's codes of one block of 64 columns and one slab of 16 rows: a word for each step of 16 columns.
     __device__ __forceinline__ static uint4 codes(const std::uint8_t* strip, int block, int slab, int lane) {
@@ -38,12 +44,29 @@ struct Tiles4Bit {
     }
 };
 
+/// What a warp holds of a block of 64 columns of one strip: a word and a set of scales for each step of 16 columns.
+template <class Weights>
+struct Slab4Bit {
+    uint4 words;
+    typename Weights::ScaleSet scales[Weights::kScaleSets];
+
+    __device__ __forceinline__ void load(const std::uint8_t* strip, int block, int slab, int lane) {
+        words = Weights::codes(strip, block, slab, lane);
+        Weights::scales(strip, block, slab, lane, scales);
+    }
+    __device__ __forceinline__ void fragment(std::uint32_t (&a)[4], int step) const {
+        const std::uint32_t word = step < 2 ? (step == 0 ? words.x : words.y) : (step == 2 ? words.z : words.w);
+        Weights::fragment(a, word, scales[step / (4 / Weights::kScaleSets)]);
+    }
+};
+
 /// int4 with bf16 scales. A code masked in place is a bf16 pattern worth code * 2^-133 (rows g) or code * 2^-129
 /// (rows g + 8); one fused multiply-add gives (code - 8) * scale * 2^-33, rounded once to bf16.
 template <int Group>
-struct Int4Weights : Tiles4Bit<(Group > 64 ? 128 : 64), (Group > 64   ? 4224
+struct Int4Weights : PlainProducts, Tiles4Bit<(Group > 64 ? 128 : 64), (Group > 64   ? 4224
                                                          : Group > 32 ? 2176
                                                                       : 2304)> {
+    using Slab = Slab4Bit<Int4Weights>;
     static constexpr float kSumScale = 0x1p33F;
     static constexpr int kScaleSets = Group == 32 ? 2 : 1;  ///< of a block of 64 columns
     struct ScaleSet {
@@ -83,7 +106,8 @@ struct Int4Weights : Tiles4Bit<(Group > 64 ? 128 : 64), (Group > 64   ? 4224
 };
 
 /// mxfp4: patterns worth value * 2^-126, times 2^(scale + 100). Scales beyond 2^27 would leave bf16 and are held there.
-struct Mxfp4Weights : Tiles4Bit<64, 2176> {
+struct Mxfp4Weights : PlainProducts, Tiles4Bit<64, 2176> {
+    using Slab = Slab4Bit<Mxfp4Weights>;
     static constexpr float kSumScale = 0x1p26F;
     static constexpr int kScaleSets = 2;
     struct ScaleSet {

@@ -4,7 +4,6 @@
 
 namespace tokamak::moe::cuda {
 std::vector<GroupedInstance> grouped_int4_g64() {
-    return {grouped_instance<GroupedShape<Int4Weights<64>, 3, 2>>("grouped_r384"),
-            grouped_instance<GroupedShape<Int4Weights<64>, 2, 2>>("grouped_r256")};
+    return {grouped_instance<GroupedShape<Int4Weights<64>, 3, 2>>("grouped_r384")};
 }
 }  // namespace tokamak::moe::cuda

@@ -4,9 +4,6 @@
 
 namespace tokamak::moe::cuda {
 std::vector<GroupedInstance> grouped_mxfp4() {
-    return {grouped_instance<GroupedShape<Mxfp4Weights, 3, 2>>("grouped_r384"),
-            grouped_instance<GroupedShape<Mxfp4Weights, 2, 2>>("grouped_r256"),
-            grouped_instance<GroupedShape<Mxfp4Weights, 4, 2>>("grouped_r512"),
-            grouped_instance<GroupedShape<Mxfp4Weights, 4, 1>>("grouped_r256w16")};
+    return {grouped_instance<GroupedShape<Mxfp4Weights, 3, 2>>("grouped_r384")};
 }
 }  // namespace tokamak::moe::cuda

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the grouped kernel asks of a weight format:
+//   kStageBlocks, kTileBlocks   blocks of 64 columns in a stage and in a packed tile
+//   kTileBytes, kStripStageBytes
+//   kForm                       how rows lie in a stage
+//   kStripScales                strips end with two scales for each tile; they multiply the products of a stage
+//   kSumScale                   true units of a sum
+//   kFirstStripCycles, kNextStripCycles   what a warpgroup computes for its first strip of a stage, and for another
+//   Slab                        a warp's 16 rows x 64 columns: load(strip, block, slab, lane), fragment(a, step)
+//   multiply(c, a, b0, b1)
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/ptx/mma.cuh"
+
+namespace tokamak::moe::cuda {
+
+/// How the values of a row lie in a stage; always 16 bits each.
+enum class RowForm : std::uint8_t {
+    natural,    ///< bf16
+    moved,      ///< bf16 times 2^100; of every 16 columns first the odd, then the even ones
+    quantized,  ///< f16 numbers that are e4m3 codes; of every 4 columns first two go to the first half of the 16
+};
+
+struct PlainProducts {
+    __device__ __forceinline__ static void multiply(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
+                                                    std::uint32_t b1) {
+        tokamak::cuda::ptx::mma_m16n8k16(c, a, b0, b1, c);
+    }
+};
+
+}  // namespace tokamak::moe::cuda
