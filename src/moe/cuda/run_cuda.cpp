@@ -136,7 +136,13 @@ GroupedLaunch freeze(const GroupedVariant& variant, const DeviceInfo& info) {
 /// Books the workspace of passes of `tokens` tokens.
 void lay_out_pass(const FusedMoeProblem& p, std::int64_t tokens, WorkspaceLayout& layout, FusedMoeCuda& cuda) {
     const auto routes = static_cast<std::size_t>(tokens * p.top_k);
-    const std::size_t value_bytes = p.quantize_activations ? 4 : 2;
+    const bool prepared = p.weights.format == WeightFormat::fp8_block;  // the rows change their form between the phases
+    const std::size_t value_bytes = prepared ? 4 : 2;
+    const auto groups = static_cast<std::size_t>((std::max(p.hidden, p.intermediate) + 127) / 128);
+    if (prepared) {
+        cuda.prepared_rows = layout.add<std::uint16_t>("prepared_rows", routes * groups * 128);
+        cuda.row_scales = layout.add<float>("row_scales", routes * groups);
+    }
     cuda.intermediate =
         layout.add<std::byte>("intermediate", routes * static_cast<std::size_t>(intermediate_stride(p)) * value_bytes);
     cuda.partials = layout.add<float>("partials", routes * static_cast<std::size_t>(p.hidden));
@@ -187,10 +193,15 @@ void run_decode(const FusedMoeState& state, const DecodeLaunch& choice, const De
     launch(choice.kernel, state.cuda.grid, choice.threads, choice.shared.bytes, &args, stream);
 }
 
-void run_grouped(const FusedMoeState& state, const GroupedLaunch& choice, const DecodeArgs& common, Stream stream) {
+void run_grouped(const FusedMoeState& state, const GroupedLaunch& choice, const DecodeArgs& common,
+                 const Workspace& workspace, Stream stream) {
     GroupedArgs args;
     static_cast<DecodeArgs&>(args) = common;
     if (args.weight_input) std::swap(args.input_weights, args.weights);
+    if (state.problem.weights.format == WeightFormat::fp8_block) {
+        args.prepared_rows = state.cuda.prepared_rows.in(workspace);
+        args.row_scales = state.cuda.row_scales.in(workspace);
+    }
     args.pass_tokens = static_cast<int>(state.cuda.pass_tokens);
     args.stages = choice.stages;
     args.lists = choice.shared;
@@ -245,7 +256,7 @@ void run_fused_moe(const FusedMoeState& state, const FusedMoeArgs& args, const W
     if (variant < decode)
         run_decode(state, state.cuda.launches[variant], common, stream);
     else
-        run_grouped(state, state.cuda.grouped[variant - decode], common, stream);
+        run_grouped(state, state.cuda.grouped[variant - decode], common, workspace, stream);
 }
 
 }  // namespace tokamak::moe::cuda

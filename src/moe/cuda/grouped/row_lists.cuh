@@ -12,13 +12,13 @@ namespace tokamak::moe::cuda {
 /// Views of the lists (GroupedShared says what they hold).
 struct RowLists {
     int* counts;
-    int* list;
+    std::uint16_t* list;
     RowTile* tiles;
     std::int16_t* route_expert;
 
     __device__ RowLists(std::uint8_t* shared, const GroupedArgs& args)
         : counts(reinterpret_cast<int*>(shared + args.lists.counts)),
-          list(reinterpret_cast<int*>(shared + args.lists.list)),
+          list(reinterpret_cast<std::uint16_t*>(shared + args.lists.list)),
           tiles(reinterpret_cast<RowTile*>(shared + args.lists.tiles)),
           route_expert(reinterpret_cast<std::int16_t*>(shared + args.lists.route_expert)) {}
     [[nodiscard]] __device__ int tile_count() const { return counts[1]; }
@@ -65,7 +65,7 @@ __device__ __forceinline__ void rank_routes(const RowLists& lists, const ListScr
     }
 }
 
-/// By one warp: where each expert's routes begin, and its row tiles. `totals` holds the experts' routes.
+/// By one warp: where each expert's routes begin, and its row tiles. `begins` holds the experts' numbers of routes.
 __device__ __forceinline__ void place_experts(const RowLists& lists, const ListScratch& scratch, int experts) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
     int rows_before = 0;
@@ -90,7 +90,8 @@ __device__ __forceinline__ void place_experts(const RowLists& lists, const ListS
         for (int tile = 0; tile < tiles; ++tile)
             lists.tiles[tiles_before + tile_sum - tiles + tile] = {
                 begin + tile * kMostTileRows, static_cast<std::int16_t>(expert),
-                static_cast<std::int16_t>(min(kMostTileRows, rows - tile * kMostTileRows))};
+                static_cast<std::int16_t>(min(kMostTileRows, rows - tile * kMostTileRows)),
+                static_cast<std::int16_t>(tile), static_cast<std::int16_t>(tiles)};
         rows_before += __shfl_sync(0xFFFFFFFFU, row_sum, 31);
         tiles_before += __shfl_sync(0xFFFFFFFFU, tile_sum, 31);
     }
@@ -133,7 +134,8 @@ __device__ inline void build_lists(const GroupedArgs& args, const RowLists& list
         const int expert = lists.route_expert[route];
         if (expert < 0) continue;
         const int before = scratch.before[route / share * experts + expert];
-        lists.list[scratch.begins[expert] + before + scratch.ranks[route]] = route;
+        lists.list[scratch.begins[expert] + before + scratch.ranks[route]] =
+            static_cast<std::uint16_t>(route);
     }
 }
 
