@@ -38,7 +38,13 @@ struct PlanRow {
     std::string variant;
     std::string source;         ///< "option", "override", "tuned", "shipped" or "heuristic"
     bool extrapolated = false;  ///< taken from the nearest tuned bucket, beyond the tuned range
+    std::int64_t bucket = 0;    ///< "tuned" and "shipped": the token count it was measured at
+    std::string runner_up{};    ///< next best of that measurement; empty if not known
+    double margin = 0;          ///< share by which the runner-up was slower; of meaning with a runner_up
 };
+
+/// Why a row has its variant: "heuristic", "tuned at 64, extrapolated; next decode_b +3.1%".
+std::string explain(const PlanRow& row);
 
 namespace detail {
 struct PlanState;

@@ -1,9 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
+#include <string>
+#include <string_view>
 #include <vector>
+
+#include "tokamak/error.h"
 
 namespace tokamak::tune {
 
@@ -20,5 +26,129 @@ struct Bucket {
 /// list. `buckets` ascending and not empty; counts below 1 map to the first. Throws `invalid_argument` on an empty
 /// list. Pure.
 Bucket map_to_bucket(std::int64_t tokens, std::span<const std::int64_t> buckets);
+
+/// One way to run a problem: an entry of an operator's tile table.
+struct Candidate {
+    std::string variant;
+    std::string refusal;  ///< why it cannot run the problem; empty: it can
+};
+
+/// The entries of a tile table in its order, each with the answer of `can_run`. Pure if that is.
+std::vector<Candidate> candidates_of(std::span<const std::string> variants,
+                                     const std::function<Support(const std::string& variant)>& can_run);
+
+/// Host time by which the tuner keeps its limits. Tests script it.
+class Clock {
+  public:
+    virtual ~Clock() = default;
+    virtual double seconds() = 0;
+};
+Clock& steady_clock() noexcept;
+
+/// Runs and times candidates; the tuner decides which, how often and in which order. Any exception of `check` and
+/// `time` costs the candidate, one of `prepare` the token count; an Error `out_of_memory` (or std::bad_alloc) costs the
+/// candidate only this token count.
+class Runner {
+  public:
+    virtual ~Runner() = default;
+    /// Whether the stream that `time` uses is being captured: then nothing is measured.
+    virtual bool capturing() { return false; }
+    /// Inputs and buffers of a token count, the same for all `variants` and sized for the largest need among them, so
+    /// that no candidate pays an allocation.
+    virtual void prepare(std::int64_t tokens, std::span<const std::string> variants) = 0;
+    /// First contact with a variant, once per tuning: throws if it crashes (in a process of its own), hangs, or gives
+    /// another result than the oracle.
+    virtual void check(const std::string& variant, std::int64_t tokens) = 0;
+    /// Microseconds of one call of the prepared size.
+    virtual double time(const std::string& variant) = 0;
+};
+
+/// True on a thread while it runs `Runner::time` for the tuner, nowhere else: not during `prepare` and `check`, not on
+/// other threads, not while a chosen variant runs.
+bool in_measurement() noexcept;
+
+/// Where a tuning stands.
+struct Progress {
+    std::size_t bucket = 0;  ///< of `buckets`, counted from 0
+    std::size_t buckets = 0;
+    std::int64_t tokens = 0;
+    int round = 0;  ///< finished rounds of this bucket
+    int max_rounds = 0;
+    std::size_t active = 0;  ///< candidates still measured
+};
+
+struct Options {
+    double seconds = 0;  ///< time budget of the whole tuning, shared out over the buckets; 0: none
+    int min_rounds = 7;
+    int max_rounds = 31;
+    double min_gain = 0.005;       ///< a win over the default has to exceed this share, and the noise
+    double candidate_seconds = 5;  ///< a candidate that takes longer for one call counts as hung
+    bool retry_failed = false;     ///< also candidates that the user's store lists as failed for this build
+    std::function<void(const Progress&)> progress{};
+};
+
+/// What to tune.
+struct Request {
+    std::string device;                 ///< name of the device, as in the store
+    std::string problem;                ///< key of the problem, as in the store
+    std::vector<std::int64_t> buckets;  ///< token counts, ascending; usually token_buckets(max_tokens)
+    std::vector<Candidate> candidates;
+    std::function<std::string(std::int64_t tokens)> fallback;  ///< the default: a candidate that can run
+    Options options{};
+};
+
+/// How a candidate did at one token count.
+struct Timed {
+    std::string variant;
+    double us = 0;   ///< median
+    double low = 0;  ///< 95 % confidence interval of the median
+    double high = 0;
+    int rounds = 0;
+    std::string error;  ///< why it cannot win; empty if it can
+};
+
+/// The decision for one token count.
+struct Row {
+    std::int64_t tokens = 0;
+    std::string variant;
+    std::string fallback;  ///< the default of this token count
+    double us = 0;
+    double fallback_us = 0;  ///< 0 if the default failed
+    std::string runner_up;   ///< fastest of the others; empty if there is none
+    double runner_up_us = 0;
+    std::vector<Timed> timed;  ///< every candidate that was tried, in the order of the request
+};
+
+/// A token count without a row, or a candidate that failed, and why.
+struct Skipped {
+    std::int64_t tokens = 0;
+    std::string variant;  ///< empty: the whole token count
+    std::string reason;
+};
+
+struct Tuning {
+    std::string device;
+    std::string problem;
+    std::string build;             ///< of the kernels that were measured
+    std::vector<Row> rows;         ///< ascending in tokens
+    std::vector<Skipped> skipped;  ///< token counts that got no row
+    std::vector<Skipped> failed;   ///< candidates that are in no row, at the token count where they failed
+};
+
+/// Measures all candidates at all token counts in interleaved rounds and decides: the default, unless another is faster
+/// beyond the noise. A candidate that fails anywhere is in no row. Throws `invalid_argument` for a request that
+/// contradicts itself and `unsupported` inside a capture or inside another measurement. Thread-safe for different
+/// runners.
+Tuning tune(const Request& request, Runner& runner, Clock& clock = steady_clock());
+
+/// Tunings as the text of a configuration store: what rank 0 sends to the other ranks, or a file of configs/.
+std::string serialize(std::span<const Tuning> tunings);
+/// Adds the entries of such a text to what plans of this process find as "tuned"; newer entries win over older ones and
+/// over the user's file. Malformed entries are left out with a warning that names `origin`. Returns the number of
+/// entries taken. Thread-safe; plans made before keep their tables.
+std::size_t install(std::string_view serialized, const std::string& origin = "installed table");
+/// Merges tunings into a store file, atomically, also beside other processes that do the same. A file that is no store
+/// of this version is not overwritten. Throws `io`.
+void save(std::span<const Tuning> tunings, const std::string& path);
 
 }  // namespace tokamak::tune

@@ -233,8 +233,7 @@ void explain(const Options& options) {
     fmt::print("{}", plan.explain());
     if (options.tokens == kUnset) return;
     const PlanRow& row = plan.row_for(options.tokens);
-    fmt::print("{} tokens: row {}, variant {}, source {}{}\n", options.tokens, row.tokens, row.variant, row.source,
-               row.extrapolated ? " (extrapolated)" : "");
+    fmt::print("{} tokens: row {}, variant {}, source {}\n", options.tokens, row.tokens, row.variant, explain(row));
 }
 
 void add_sizes(CLI::App& command, Options& options) {

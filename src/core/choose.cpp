@@ -95,15 +95,24 @@ class StoredTable {
     std::optional<PlanRow> row(std::int64_t tokens) {
         if (table_ == nullptr || table_->empty()) return std::nullopt;
         auto entry = std::lower_bound(table_->begin(), table_->end(), tokens,
-                                      [](const auto& row, std::int64_t count) { return row.first < count; });
+                                      [](const TunedRow& row, std::int64_t count) { return row.tokens < count; });
         const bool extrapolated = entry == table_->end();
         if (extrapolated) --entry;
-        if (is_legal(request_, entry->second)) return PlanRow{tokens, entry->second, source_, extrapolated};
-        if (warned_.insert(entry->second).second)
+        if (is_legal(request_, entry->variant)) {
+            const double margin = entry->us > 0 ? entry->runner_up_us / entry->us - 1.0 : 0.0;
+            return PlanRow{tokens,
+                           entry->variant,
+                           source_,
+                           extrapolated,
+                           entry->tokens,
+                           entry->runner_up,
+                           entry->runner_up.empty() ? 0.0 : margin};
+        }
+        if (warned_.insert(entry->variant).second)
             warn(
                 fmt::format("{}: the {} configuration of \"{}\" names the variant {} for {} tokens, which cannot run "
                             "here; passed over",
-                            request_.op, source_, request_.problem_key, entry->second, entry->first));
+                            request_.op, source_, request_.problem_key, entry->variant, entry->tokens));
         return std::nullopt;
     }
 
@@ -142,20 +151,30 @@ std::vector<PlanRow> choose_table(const ChooseRequest& request) {
     return rows;
 }
 
+std::string stored_key(const char* op, const std::string& fields, const PlanOptions& options, int multiprocessors) {
+    std::string key = op;
+    if (!fields.empty()) key += " " + fields;
+    if (options.max_sms > 0 && options.max_sms < multiprocessors) key += fmt::format(" max_sms={}", options.max_sms);
+    if (options.combine == Combine::deterministic) key += " combine=deterministic";
+    if (options.combine == Combine::atomic) key += " combine=atomic";
+    return key;
+}
+
 void choose_into(detail::PlanState& state, const char* op, Device device, std::int64_t max_tokens,
-                 const PlanOptions& options, std::string problem_key, std::vector<std::string> legal,
-                 std::function<std::string(std::int64_t)> heuristic, const char* override_name, OverrideFields fields) {
+                 const PlanOptions& options, const std::string& fields, std::vector<std::string> legal,
+                 std::function<std::string(std::int64_t)> heuristic, const char* override_name, OverrideFields override_fields) {
     const auto tuned = ConfigStore::user();
+    const DeviceInfo& info = device_info(device);
     ChooseRequest request{.op = op,
-                          .problem_key = std::move(problem_key),
+                          .problem_key = stored_key(op, fields, options, info.multiprocessors),
                           .max_tokens = max_tokens,
-                          .device_name = device_info(device).name,
+                          .device_name = info.name,
                           .legal = std::move(legal),
                           .heuristic = std::move(heuristic),
                           .pinned = options.variant,
                           .override_name = override_name != nullptr ? override_name : "",
                           .override_text = override_name != nullptr ? environment::get(override_name) : std::nullopt,
-                          .fields = std::move(fields),
+                          .fields = std::move(override_fields),
                           .tuned = tuned.get(),
                           .shipped = &ConfigStore::shipped()};
     state.op = op;
@@ -163,6 +182,7 @@ void choose_into(detail::PlanState& state, const char* op, Device device, std::i
     state.max_tokens = max_tokens;
     state.options = options;
     state.table = choose_table(request);
+    state.problem_key = std::move(request.problem_key);
     state.variants = std::move(request.legal);
     state.row_variants.clear();
     for (const PlanRow& row : state.table) {
@@ -172,7 +192,7 @@ void choose_into(detail::PlanState& state, const char* op, Device device, std::i
 }
 
 void choose_cpu(detail::PlanState& state, const char* op, std::int64_t max_tokens, const PlanOptions& options) {
-    choose_into(state, op, Device::cpu(), max_tokens, options, op, {kCpuF32, kCpuF64},
+    choose_into(state, op, Device::cpu(), max_tokens, options, {}, {kCpuF32, kCpuF64},
                 [](std::int64_t) { return std::string(kCpuF32); });
 }
 

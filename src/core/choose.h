@@ -24,7 +24,7 @@ struct OverrideFields {
 
 struct ChooseRequest {
     const char* op = "";
-    std::string problem_key;  ///< every field that fixes the problem but max_tokens
+    std::string problem_key;  ///< of the stores, see stored_key
     std::int64_t max_tokens = 0;
     std::string device_name;
     std::vector<std::string> legal;                             ///< variants that can run the problem on this device
@@ -37,17 +37,21 @@ struct ChooseRequest {
     const ConfigStore* shipped = nullptr;
 };
 
+/// The key of a problem in the stores: operator, the fields of the problem that matter (`fields`, may be empty), and what
+/// the options change for all variants: fewer SMs than the device has, a demanded combine.
+std::string stored_key(const char* op, const std::string& fields, const PlanOptions& options, int multiprocessors);
+
 /// One row for each token bucket up to max_tokens (a single row 0 for max_tokens 0). Store entries that name a variant
 /// outside `legal` are passed over with one warning a variant. Throws `invalid_argument` for a pinned variant that is
 /// not legal and `parse` for an override that is no JSON object or has an unknown key or illegal value.
 std::vector<PlanRow> choose_table(const ChooseRequest& request);
 
-/// Fills op, device, max_tokens, options, table and variant indices of a plan, with the real environment and stores.
-/// `override_name` may be null: the operator has no override.
+/// Fills op, device, max_tokens, options, key, table and variant indices of a plan, with the real environment and stores.
+/// `fields` names the problem in the stores; `override_name` may be null: the operator has no override.
 void choose_into(detail::PlanState& state, const char* op, Device device, std::int64_t max_tokens,
-                 const PlanOptions& options, std::string problem_key, std::vector<std::string> legal,
+                 const PlanOptions& options, const std::string& fields, std::vector<std::string> legal,
                  std::function<std::string(std::int64_t)> heuristic, const char* override_name = nullptr,
-                 OverrideFields fields = {});
+                 OverrideFields override_fields = {});
 
 /// The two variants of every CPU operator; the second is the oracle.
 inline constexpr const char* kCpuF32 = "cpu_f32";

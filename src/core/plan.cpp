@@ -29,11 +29,18 @@ const PlanRow& Plan::row_for(std::int64_t tokens) const {
     return state_->table[state_->row_index(tokens)];
 }
 
+std::string explain(const PlanRow& row) {
+    std::string text = row.source;
+    if (row.bucket > 0) text += fmt::format(" at {}", row.bucket);
+    if (row.extrapolated) text += ", extrapolated";
+    if (!row.runner_up.empty()) text += fmt::format("; next {} {:+.1f}%", row.runner_up, row.margin * 100.0);
+    return text;
+}
+
 std::string Plan::explain() const {
     std::string text = fmt::format("{} on {}, up to {} tokens\n", op(), to_string(device()), max_tokens());
     for (const PlanRow& row : table())
-        text += fmt::format("  tokens <= {:<6} {} ({}{})\n", row.tokens, row.variant, row.source,
-                            row.extrapolated ? ", extrapolated" : "");
+        text += fmt::format("  tokens <= {:<6} {} ({})\n", row.tokens, row.variant, tokamak::explain(row));
     text += fmt::format("workspace {} bytes, alignment {}\n", workspace().bytes, workspace().alignment);
     for (const auto& entry : layout().entries())
         text += fmt::format("  {:<24} offset {:>12} bytes {:>12}\n", entry.name, entry.offset, entry.bytes);

@@ -16,6 +16,7 @@ struct PlanState {
     Device device;
     std::int64_t max_tokens = 0;
     PlanOptions options;
+    std::string problem_key;  ///< of the configuration stores
     std::vector<PlanRow> table;
     std::vector<std::string> variants;      ///< legal ones
     std::vector<std::size_t> row_variants;  ///< index into `variants` for each table row

@@ -189,6 +189,30 @@ TEST(Choose, AnIllegalStoredVariantIsPassedOverWithOneWarning) {
     for (const PlanRow& row : table) EXPECT_EQ(row.source, row.tokens == 8 ? "tuned" : "shipped") << row.tokens;
 }
 
+TEST(Choose, RowsSayWhereTheyCameFromAndHowClearTheDecisionWas) {
+    Sources s;
+    s.request.max_tokens = 128;
+    s.tuned.set("gpu", "toy wide",
+                {{8, "from_tuned", 10.0, "from_shipped", 11.0}, {64, "from_tuned_64", 20.0, "from_tuned", 19.0}});
+    EXPECT_EQ(explain(s.row(4)), "tuned at 8; next from_shipped +10.0%");
+    EXPECT_EQ(explain(s.row(128)), "tuned at 64, extrapolated; next from_tuned -5.0%");
+    EXPECT_EQ(s.row(4).bucket, 8);
+    s.request.tuned = nullptr;
+    EXPECT_EQ(explain(s.row(8)), "shipped at 16");
+    s.request.shipped = nullptr;
+    EXPECT_EQ(explain(s.row(8)), "heuristic");
+    EXPECT_EQ(s.row(8).bucket, 0);
+}
+
+TEST(Choose, KeysOfTheStoresNameOperatorFieldsAndOptions) {
+    EXPECT_EQ(stored_key("toy", "", {}, 132), "toy");
+    EXPECT_EQ(stored_key("toy", "wide=1", {}, 132), "toy wide=1");
+    EXPECT_EQ(stored_key("toy", "wide=1", {.max_sms = 132}, 132), "toy wide=1");
+    EXPECT_EQ(stored_key("toy", "wide=1", {.max_sms = 64}, 132), "toy wide=1 max_sms=64");
+    EXPECT_EQ(stored_key("toy", "wide=1", {.combine = Combine::atomic}, 132), "toy wide=1 combine=atomic");
+    EXPECT_EQ(stored_key("toy", "", {.combine = Combine::deterministic}, 132), "toy combine=deterministic");
+}
+
 TEST(Choose, IntoAPlanReadsEnvironmentAndStore) {
     const test::TemporaryFolder folder;
     ConfigStore store;
@@ -198,7 +222,7 @@ TEST(Choose, IntoAPlanReadsEnvironmentAndStore) {
     const auto made = [](const char* override_name) {
         detail::PlanState state;
         choose_into(
-            state, "toy", Device::cpu(), 4, {}, "toy key", {"a", "b"}, [](auto) { return std::string("a"); },
+            state, "toy", Device::cpu(), 4, {}, "key", {"a", "b"}, [](auto) { return std::string("a"); },
             override_name);
         return state.table[0].source + " " + state.table[0].variant + " " + std::to_string(state.row_variants[0]);
     };

@@ -116,7 +116,7 @@ TEST(Concurrency, UserStoreIsReadWhileItIsReplaced) {
         for (int version = 1; version <= 50; ++version) save(writer * 1000 + version);
     });
     save(9999);
-    EXPECT_EQ(ConfigStore::user()->find("gpu", "p7")->at(0).second, "v9999");
+    EXPECT_EQ(ConfigStore::user()->find("gpu", "p7")->at(0).variant, "v9999");
     done = true;
     for (std::thread& reader : readers) reader.join();
     EXPECT_EQ(wrong, 0);

@@ -44,7 +44,7 @@ TEST(ConfigStore, SetReplaces) {
     store.set("gpu", "p", {{1, "old"}});
     store.set("gpu", "p", {{1, "new"}});
     EXPECT_EQ(store.size(), 1U);
-    EXPECT_EQ(store.find("gpu", "p")->at(0).second, "new");
+    EXPECT_EQ(store.find("gpu", "p")->at(0).variant, "new");
 }
 
 TEST(ConfigStore, TextThatIsNoStoreIsOneWarning) {
@@ -62,20 +62,35 @@ TEST(ConfigStore, TextThatIsNoStoreIsOneWarning) {
 }
 
 TEST(ConfigStore, EachMalformedEntryIsOneWarningAndTheOthersStay) {
-    for (const std::string bad :
-         {"7", "null", "{}", R"({"device": "gpu", "problem": "x"})",
-          R"({"device": 1, "problem": "x", "table": {"1": "v"}})",
-          R"({"device": "gpu", "problem": [], "table": {"1": "v"}})",
-          R"({"device": "gpu", "problem": "x", "table": []})", R"({"device": "gpu", "problem": "x", "table": {}})",
-          R"({"device": "gpu", "problem": "x", "table": {"0": "v"}})",
-          R"({"device": "gpu", "problem": "x", "table": {"-4": "v"}})",
-          R"({"device": "gpu", "problem": "x", "table": {"one": "v"}})",
-          R"({"device": "gpu", "problem": "x", "table": {"1.5": "v"}})",
-          R"({"device": "gpu", "problem": "x", "table": {"": "v"}})",
-          R"({"device": "gpu", "problem": "x", "table": {"99999999999999999999": "v"}})",
-          R"({"device": "gpu", "problem": "x", "table": {"1": 2}})",
-          R"({"device": "gpu", "problem": "x", "table": {"1": "v", "01": "w"}})",
-          R"({"device": "gpu", "problem": "x", "table": {"1": "v", "2": null}})"}) {
+    for (
+        const std::string bad :
+        {"7",
+         "null",
+         "{}",
+         R"({"device": "gpu", "problem": "x"})",
+         R"({"device": 1, "problem": "x", "table": {"1": "v"}})",
+         R"({"device": "gpu", "problem": [], "table": {"1": "v"}})",
+         R"({"device": "gpu", "problem": "x", "table": []})",
+         R"({"device": "gpu", "problem": "x", "table": {}})",
+         R"({"device": "gpu", "problem": "x", "table": {"0": "v"}})",
+         R"({"device": "gpu", "problem": "x", "table": {"-4": "v"}})",
+         R"({"device": "gpu", "problem": "x", "table": {"one": "v"}})",
+         R"({"device": "gpu", "problem": "x", "table": {"1.5": "v"}})",
+         R"({"device": "gpu", "problem": "x", "table": {"": "v"}})",
+         R"({"device": "gpu", "problem": "x", "table": {"99999999999999999999": "v"}})",
+         R"({"device": "gpu", "problem": "x", "table": {"1": 2}})",
+         R"({"device": "gpu", "problem": "x", "table": {"1": "v", "01": "w"}})",
+         R"({"device": "gpu", "problem": "x", "table": {"1": "v", "2": null}})",
+         R"({"device": "gpu", "problem": "x", "table": {"1": "v"}, "measured": []})",
+         R"({"device": "gpu", "problem": "x", "table": {"1": "v"}, "measured": {"2": {"us": 1}}})",
+         R"({"device": "gpu", "problem": "x", "table": {"1": "v"}, "measured": {"1": {"us": 0}}})",
+         R"({"device": "gpu", "problem": "x", "table": {"1": "v"}, "measured": {"1": {"us": "1"}}})",
+         R"({"device": "gpu", "problem": "x", "table": {"1": "v"}, "measured": {"1": {"us": 1, "runner_up": "w"}}})",
+         R"({"device": "gpu", "problem": "x", "table": {"1": "v"}, "measured": {"1": 7}})",
+         R"({"device": "gpu", "problem": "x", "table": {}, "failed": {}})",
+         R"({"device": "gpu", "problem": "x", "table": {}, "failed": {"v": "crashed"}})",
+         R"({"device": "gpu", "problem": "x", "table": {}, "failed": {"v": {"build": "b", "error": "e"}}})",
+         R"({"device": "gpu", "problem": "x", "table": {}, "failed": {"v": {"build": "b", "error": "e", "tokens": -1}}})"}) {
         const CapturedLog log;
         const ConfigStore store = ConfigStore::parse(store_text(std::string(kGood) + ", " + bad), "s.json");
         EXPECT_EQ(store.size(), 1U) << bad;
@@ -149,6 +164,79 @@ TEST(ConfigStore, ShippedTablesAreWellFormed) {
     EXPECT_TRUE(log.messages().empty());
 }
 
+TEST(ConfigStore, RoundTripKeepsWhatWasMeasuredAndWhatFailed) {
+    ConfigStore store;
+    store.set("gpu", "p", {{1, "a", 10.5, "b", 11.25}, {2, "a"}, {4, "b", 7.0}});
+    store.set_failed("gpu", "p", "c", {"build", 2, "crashed with \"signal 11\""});
+    store.set_failed("gpu", "only failures", "d", {"build", 0, "hung"});
+    const CapturedLog log;
+    const ConfigStore read = ConfigStore::parse(store.to_json(), "text");
+    EXPECT_TRUE(log.messages().empty());
+    EXPECT_EQ(*read.find("gpu", "p"), *store.find("gpu", "p"));
+    EXPECT_EQ(read.entry("gpu", "p")->failed, store.entry("gpu", "p")->failed);
+    EXPECT_TRUE(read.find("gpu", "only failures")->empty());
+    EXPECT_EQ(read.entry("gpu", "only failures")->failed.at("d").error, "hung");
+    EXPECT_EQ(read.entry("gpu", "other"), nullptr);
+}
+
+TEST(ConfigStore, MergeTakesNewerRowsBucketByBucketAndKeepsTheRest) {
+    ConfigStore store;
+    store.set("gpu", "p", {{1, "old"}, {64, "old"}, {256, "old"}});
+    store.set("gpu", "q", {{1, "old"}});
+    ConfigStore newer;
+    newer.set("gpu", "p", {{2, "new"}, {64, "new", 5.0}});
+    newer.set("other gpu", "p", {{1, "new"}});
+    store.merge(newer);
+    EXPECT_EQ(*store.find("gpu", "p"), (TunedTable{{1, "old"}, {2, "new"}, {64, "new", 5.0}, {256, "old"}}));
+    EXPECT_EQ(*store.find("gpu", "q"), (TunedTable{{1, "old"}}));
+    EXPECT_EQ(*store.find("other gpu", "p"), (TunedTable{{1, "new"}}));
+    const std::string once = store.to_json();
+    store.merge(newer);
+    EXPECT_EQ(store.to_json(), once);
+}
+
+TEST(ConfigStore, MergeKeepsRowsAndFailuresOfAVariantApart) {
+    ConfigStore store;
+    store.set("gpu", "p", {{1, "a"}, {2, "b"}});
+    store.set_failed("gpu", "p", "c", {"build", 1, "crashed"});
+    store.set_failed("gpu", "p", "d", {"build", 1, "crashed"});
+    ConfigStore newer;
+    newer.set("gpu", "p", {{4, "c"}});
+    newer.set_failed("gpu", "p", "a", {"build", 4, "hung"});
+    store.merge(newer);
+    EXPECT_EQ(*store.find("gpu", "p"), (TunedTable{{2, "b"}, {4, "c"}})) << "a failed, so it is in no row";
+    const auto& failed = store.entry("gpu", "p")->failed;
+    EXPECT_EQ(failed.count("a"), 1U);
+    EXPECT_EQ(failed.count("c"), 0U) << "c ran";
+    EXPECT_EQ(failed.count("d"), 1U);
+}
+
+TEST(ConfigStore, SavedMergedIntoTheFile) {
+    const TemporaryFolder folder;
+    const std::string path = folder.file("store.json");
+    ConfigStore first;
+    first.set("gpu", "p", {{1, "a"}});
+    ConfigStore second;
+    second.set("gpu", "q", {{1, "b"}});
+    first.save_merged(path);
+    second.save_merged(path);
+    const ConfigStore both = ConfigStore::load(path);
+    EXPECT_EQ(both.size(), 2U);
+    EXPECT_NE(both.find("gpu", "p"), nullptr);
+}
+
+TEST(ConfigStore, AForeignFileIsNotOverwritten) {
+    const TemporaryFolder folder;
+    ConfigStore store;
+    store.set("gpu", "p", {{1, "a"}});
+    for (const char* text : {"", "my notes", R"({"tokamak_store": 2, "entries": []})", R"({"name": "package"})"}) {
+        const std::string path = folder.write("file.json", text);
+        test::expect_error([&] { store.save_merged(path); }, ErrorCode::io, {path, "not overwritten"});
+        EXPECT_EQ(test::read_file(path), text);
+    }
+    test::expect_error([&] { store.save_merged(folder.file("no/folder.json")); }, ErrorCode::io, {"could not save"});
+}
+
 TEST(ConfigStore, UserStoreFollowsVariableAndFile) {
     const TemporaryFolder folder;
     const std::string path = folder.file("store.json");
@@ -160,7 +248,7 @@ TEST(ConfigStore, UserStoreFollowsVariableAndFile) {
     const auto variant = [] {
         const auto store = ConfigStore::user();
         const TunedTable* table = store->find("gpu", "p");
-        return table == nullptr ? std::string("none") : table->at(0).second;
+        return table == nullptr ? std::string("none") : table->at(0).variant;
     };
     const ScopedVariable unset(environment::kConfigStore, std::nullopt);
     EXPECT_EQ(variant(), "none");
@@ -175,7 +263,7 @@ TEST(ConfigStore, UserStoreFollowsVariableAndFile) {
     save("b");
     std::filesystem::last_write_time(path, time);
     EXPECT_EQ(variant(), "b");
-    EXPECT_EQ(kept->find("gpu", "p")->at(0).second, "a") << "a store in use changed";
+    EXPECT_EQ(kept->find("gpu", "p")->at(0).variant, "a") << "a store in use changed";
     std::filesystem::remove(path);
     EXPECT_EQ(variant(), "none");
 }

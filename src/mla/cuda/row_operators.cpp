@@ -27,7 +27,7 @@ PlanOf<Problem> plan_of(const char* op, const Problem& problem, Device device, c
         throw Error(ErrorCode::unsupported, support.reason);
     auto state = std::make_shared<detail::TypedState<Problem>>();
     state->problem = problem;
-    choose_into(*state, op, device, problem.max_tokens, options, op, {kVariant},
+    choose_into(*state, op, device, problem.max_tokens, options, {}, {kVariant},
                 [](std::int64_t) { return std::string(kVariant); });
     return detail::to_plan<Problem>(std::shared_ptr<const detail::TypedState<Problem>>(std::move(state)));
 }

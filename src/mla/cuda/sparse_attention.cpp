@@ -11,6 +11,7 @@
 #include "mla/cuda/sparse_attention_args.h"
 #include "mla/cuda/sparse_attention_choose.h"
 #include "mla/cuda/sparse_decode/layout.h"
+#include "mla/problem_key.h"
 #include "mla/sparse_attention_state.h"
 
 namespace tokamak::mla::cuda {
@@ -51,15 +52,6 @@ Launch prepare(const SparseConfig& config, const SparseAttentionProblem& problem
 
 bool fits(const SparseConfig& config, const SparseAttentionProblem& problem) {
     return prepare(config, problem).shared.bytes > 0;
-}
-
-std::string problem_key(const SparseAttentionProblem& p) {
-    std::string key = fmt::format("sparse_attention/h{}/d{}/v{}/q_{}/out_{}", p.heads, p.dim, p.value_dim,
-                                  to_string(p.q_dtype), to_string(p.out_dtype));
-    for (const KvPool& pool : p.pools)
-        key += fmt::format("/{}_page{}_k{}{}{}", to_string(pool.format), pool.page_size, pool.top_k,
-                           pool.has_table ? "_table" : "", pool.has_length ? "_length" : "");
-    return key;
 }
 
 /// Lets a kernel take all the shared memory that any configuration uses; setting it twice is harmless.

@@ -15,6 +15,7 @@
 #include "moe/cuda/grouped/grouped_plan.h"
 #include "moe/fused_moe_state.h"
 #include "moe/problem_checks.h"
+#include "moe/problem_key.h"
 
 namespace tokamak::moe::cuda {
 namespace {
@@ -100,13 +101,6 @@ DecodeArgs kernel_args(const FusedMoeState& state, const FusedMoeArgs& args, con
     a.intermediate_stride = intermediate_stride(p);
     a.partials = state.cuda.partials.in(workspace);
     return a;
-}
-
-/// Everything that fixes the problem but max_tokens.
-std::string problem_key(const FusedMoeProblem& p, int local_experts) {
-    return fmt::format("experts={}/{} hidden={} intermediate={} top_k={} weights={}", local_experts, p.num_experts,
-                       p.hidden, p.intermediate, p.top_k,
-                       to_string(p.weights) + (p.quantize_activations ? " quantized" : ""));
 }
 
 /// Loads a kernel, allows it all shared memory and makes sure that a CTA fits on an SM, as the grid barrier needs.
@@ -237,8 +231,7 @@ void plan_fused_moe(FusedMoeState& state, const PlanOptions& options) {
         return names[choose_variant(*decode_instance(p.weights, p.quantize_activations), decode, p, state.cuda.grid,
                                     tokens)];
     };
-    choose_into(state, kOp, device, p.max_tokens, options, problem_key(p, state.local_experts), names, heuristic,
-                environment::kMoeConfig);
+    choose_into(state, kOp, device, p.max_tokens, options, problem_key(p), names, heuristic, environment::kMoeConfig);
     const DeviceGuard guard(device.index);
     for (const DecodeVariant& variant : decode)
         state.cuda.launches.push_back(freeze(*decode_instance(p.weights, p.quantize_activations), variant, info));

@@ -22,7 +22,7 @@ constexpr int kLeastWarps = 8;
 
 void choose(detail::PlanState& state, const char* op, Device device, std::int64_t max_tokens,
             const PlanOptions& options) {
-    choose_into(state, op, device, max_tokens, options, op, {kVariant},
+    choose_into(state, op, device, max_tokens, options, {}, {kVariant},
                 [](std::int64_t) { return std::string(kVariant); });
 }
 

@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <map>
+#include <new>
+#include <optional>
+#include <set>
+#include <utility>
+
+#include "core/build_info.h"
+#include "core/config_store.h"
+#include "core/throw.h"
+#include "tokamak/tune.h"
+#include "tune/scope.h"
+#include "tune/select.h"
+
+namespace tokamak::tune {
+namespace {
+
+constexpr double kDropShare = 0.05;  ///< a candidate that is slower than the fastest by more is not measured further
+
+/// What a call of the runner threw.
+struct Thrown {
+    std::string message;
+    bool out_of_memory = false;
+};
+
+template <class Call>
+std::optional<Thrown> guarded(const Call& call) {
+    try {
+        call();
+        return std::nullopt;
+    } catch (const Error& error) {
+        return Thrown{error.what(), error.code() == ErrorCode::out_of_memory};
+    } catch (const std::bad_alloc&) {
+        return Thrown{"out of memory", true};
+    } catch (const std::exception& error) {
+        return Thrown{error.what(), false};
+    } catch (...) {
+        return Thrown{"threw something that is no std::exception", false};
+    }
+}
+
+/// The measurements of one token count.
+struct Measured {
+    std::int64_t tokens = 0;
+    std::size_t fallback = 0;
+    std::vector<Samples> samples;     ///< of each candidate that can run
+    std::vector<std::string> errors;  ///< why a candidate is not usable
+    std::string skipped;              ///< why the whole token count has no row
+};
+
+class Tuner {
+  public:
+    Tuner(const Request& request, Runner& runner, Clock& clock)
+        : request_(request), options_(request.options), runner_(runner), clock_(clock) {}
+
+    Tuning run() {
+        check_request();
+        start_ = clock_.seconds();
+        for (std::size_t i = 0; i < request_.buckets.size(); ++i) {
+            position_ = i;
+            buckets_.push_back(measure_bucket(request_.buckets[i]));
+        }
+        return decide();
+    }
+
+  private:
+    void check_request();
+    void remember_failures();
+    Measured measure_bucket(std::int64_t tokens);
+    bool prepare(Measured& bucket);
+    void first_contact(Measured& bucket);
+    void rounds(Measured& bucket);
+    bool round(Measured& bucket, int number, bool keep);
+    void sample(Measured& bucket, std::size_t candidate, bool keep);
+    void fail_candidate(Measured& bucket, std::size_t candidate, const Thrown& thrown);
+    [[nodiscard]] std::vector<std::size_t> active(const Measured& bucket) const;
+    void report(const Measured& bucket, int round) const;
+    [[nodiscard]] Row row_of(const Measured& bucket, const Selection& selection) const;
+    [[nodiscard]] Tuning decide();
+
+    [[nodiscard]] std::size_t index_of(const std::string& variant) const {
+        return static_cast<std::size_t>(std::find(names_.begin(), names_.end(), variant) - names_.begin());
+    }
+    [[nodiscard]] bool time_is_up() const { return options_.seconds > 0 && clock_.seconds() >= bucket_deadline_; }
+
+    const Request& request_;
+    const Options& options_;
+    Runner& runner_;
+    Clock& clock_;
+    std::vector<std::string> names_;         ///< candidates that can run
+    std::map<std::size_t, Skipped> failed_;  ///< for good, by candidate
+    std::set<std::size_t> checked_;          ///< candidates after their first contact
+    std::set<std::size_t> dropped_;          ///< of the present token count
+    std::vector<Measured> buckets_;
+    std::size_t position_ = 0;
+    double start_ = 0;
+    double bucket_deadline_ = 0;
+};
+
+void Tuner::check_request() {
+    if (in_measurement()) fail(ErrorCode::unsupported, "tune: called inside a measurement");
+    if (runner_.capturing()) fail(ErrorCode::unsupported, "tune: the stream is being captured; tune before capture");
+    if (options_.min_rounds < 1 || options_.max_rounds < options_.min_rounds || options_.max_rounds > 1000)
+        invalid("tune: `min_rounds` is {} and `max_rounds` {}, expected 1 <= min_rounds <= max_rounds <= 1000",
+                options_.min_rounds, options_.max_rounds);
+    const auto& buckets = request_.buckets;
+    const auto not_above = [](std::int64_t a, std::int64_t b) { return a >= b; };
+    if (buckets.empty() || buckets.front() < 1 ||
+        std::adjacent_find(buckets.begin(), buckets.end(), not_above) != buckets.end())
+        invalid("tune: `buckets` must be ascending token counts of at least 1, and not empty");
+    for (const Candidate& candidate : request_.candidates) {
+        if (!candidate.refusal.empty()) continue;
+        if (index_of(candidate.variant) < names_.size())
+            invalid("tune: `candidates` names {} twice", candidate.variant);
+        names_.push_back(candidate.variant);
+    }
+    for (const std::int64_t tokens : buckets)
+        if (const std::string name = request_.fallback(tokens); index_of(name) == names_.size())
+            invalid("tune: the default for {} tokens, \"{}\", is not among the candidates that can run", tokens, name);
+    remember_failures();
+}
+
+/// What failed with these kernels before is not tried again.
+void Tuner::remember_failures() {
+    if (options_.retry_failed) return;
+    const auto store = ConfigStore::user();
+    const StoreEntry* entry = store->entry(request_.device, request_.problem);
+    if (entry == nullptr) return;
+    for (std::size_t i = 0; i < names_.size(); ++i) {
+        const auto found = entry->failed.find(names_[i]);
+        if (found == entry->failed.end() || found->second.build != build_info::cuda_sources_hash()) continue;
+        failed_[i] = {found->second.tokens, names_[i], found->second.error};
+    }
+}
+
+void Tuner::report(const Measured& bucket, int round) const {
+    if (!options_.progress) return;
+    options_.progress(
+        {position_, request_.buckets.size(), bucket.tokens, round, options_.max_rounds, active(bucket).size()});
+}
+
+std::vector<std::size_t> Tuner::active(const Measured& bucket) const {
+    std::vector<std::size_t> indices;
+    for (std::size_t i = 0; i < names_.size(); ++i)
+        if (bucket.samples[i].usable && dropped_.count(i) == 0) indices.push_back(i);
+    return indices;
+}
+
+void Tuner::fail_candidate(Measured& bucket, std::size_t candidate, const Thrown& thrown) {
+    bucket.samples[candidate].usable = false;
+    bucket.errors[candidate] = thrown.message;
+    if (!thrown.out_of_memory) failed_[candidate] = {bucket.tokens, names_[candidate], thrown.message};
+}
+
+Measured Tuner::measure_bucket(std::int64_t tokens) {
+    Measured bucket{.tokens = tokens, .fallback = index_of(request_.fallback(tokens))};
+    bucket.samples.resize(names_.size());
+    bucket.errors.resize(names_.size());
+    for (const auto& [candidate, failure] : failed_) {
+        bucket.samples[candidate].usable = false;
+        bucket.errors[candidate] = failure.reason;
+    }
+    dropped_.clear();
+    // An equal share of what is left for each token count that is left.
+    const double now = clock_.seconds();
+    const auto left = static_cast<double>(request_.buckets.size() - position_);
+    bucket_deadline_ = now + std::max(0.0, start_ + options_.seconds - now) / left;
+    if (time_is_up()) bucket.skipped = "the time budget was spent";
+    if (!bucket.skipped.empty() || !prepare(bucket)) return bucket;
+    first_contact(bucket);
+    rounds(bucket);
+    return bucket;
+}
+
+bool Tuner::prepare(Measured& bucket) {
+    std::vector<std::string> variants;
+    for (const std::size_t i : active(bucket)) variants.push_back(names_[i]);
+    if (variants.empty()) {
+        bucket.skipped = "no candidate is left";
+    } else if (const auto thrown = guarded([&] { runner_.prepare(bucket.tokens, variants); })) {
+        bucket.skipped = thrown->message;
+    }
+    return bucket.skipped.empty();
+}
+
+void Tuner::first_contact(Measured& bucket) {
+    for (const std::size_t i : active(bucket)) {
+        if (checked_.count(i) != 0) continue;
+        if (const auto thrown = guarded([&] { runner_.check(names_[i], bucket.tokens); }))
+            fail_candidate(bucket, i, *thrown);
+        else
+            checked_.insert(i);
+    }
+}
+
+void Tuner::rounds(Measured& bucket) {
+    round(bucket, 0, /*keep=*/false);  // warms up
+    for (int done = 0; done < options_.max_rounds && !active(bucket).empty();) {
+        if (time_is_up() || !round(bucket, done, /*keep=*/true)) {
+            if (done < options_.min_rounds)
+                bucket.skipped = fmt::format("the time budget was spent after {} rounds", done);
+            return;
+        }
+        report(bucket, ++done);
+        if (done < options_.min_rounds) continue;
+        if (settled(bucket.samples, bucket.fallback, options_.min_gain)) return;
+        for (const std::size_t slow : clearly_slower(bucket.samples, bucket.fallback, kDropShare))
+            dropped_.insert(slow);
+    }
+}
+
+/// One sample of each active candidate; each round begins with another one. Says whether it was finished within the
+/// time budget: otherwise it counts for none.
+bool Tuner::round(Measured& bucket, int number, bool keep) {
+    const std::vector<std::size_t> order = active(bucket);
+    const auto candidate = [&](std::size_t i) { return order[(static_cast<std::size_t>(number) + i) % order.size()]; };
+    for (std::size_t i = 0; i < order.size(); ++i) {
+        if (!keep || !time_is_up()) {
+            sample(bucket, candidate(i), keep);
+            continue;
+        }
+        for (std::size_t taken = 0; taken < i; ++taken)
+            if (Samples& samples = bucket.samples[candidate(taken)]; samples.usable) samples.us.pop_back();
+        return false;
+    }
+    return true;
+}
+
+void Tuner::sample(Measured& bucket, std::size_t candidate, bool keep) {
+    double us = 0;
+    const double begin = clock_.seconds();
+    const auto thrown = guarded([&] {
+        const MeasurementScope scope;
+        us = runner_.time(names_[candidate]);
+    });
+    const double took = clock_.seconds() - begin;
+    if (thrown)
+        fail_candidate(bucket, candidate, *thrown);
+    else if (took > options_.candidate_seconds) {
+        fail_candidate(
+            bucket, candidate,
+            {fmt::format("hung: one call took {:.1f} s, allowed are {:.1f} s", took, options_.candidate_seconds)});
+        bucket_deadline_ += took;  // costs later token counts time, but not the other candidates of this one
+    } else if (!std::isfinite(us) || us <= 0)
+        fail_candidate(bucket, candidate, {fmt::format("was timed at {} us", us)});
+    else if (keep)
+        bucket.samples[candidate].us.push_back(us);
+}
+
+Row Tuner::row_of(const Measured& bucket, const Selection& selection) const {
+    const auto median = [&](std::size_t i) { return median_interval(bucket.samples[i].us).median; };
+    Row row{.tokens = bucket.tokens,
+            .variant = names_[selection.winner],
+            .fallback = names_[bucket.fallback],
+            .us = median(selection.winner)};
+    if (bucket.samples[bucket.fallback].usable) row.fallback_us = median(bucket.fallback);
+    if (selection.runner_up) {
+        row.runner_up = names_[*selection.runner_up];
+        row.runner_up_us = median(*selection.runner_up);
+    }
+    for (std::size_t i = 0; i < names_.size(); ++i) {
+        const Samples& samples = bucket.samples[i];
+        Timed timed{.variant = names_[i], .rounds = static_cast<int>(samples.us.size()), .error = bucket.errors[i]};
+        if (!samples.us.empty()) {
+            const Interval interval = median_interval(samples.us);
+            timed.us = interval.median;
+            timed.low = interval.low;
+            timed.high = interval.high;
+        }
+        row.timed.push_back(std::move(timed));
+    }
+    return row;
+}
+
+/// Only now, since a candidate that failed at one token count is in no row of another.
+Tuning Tuner::decide() {
+    Tuning tuning{.device = request_.device, .problem = request_.problem, .build = build_info::cuda_sources_hash()};
+    for (Measured& bucket : buckets_) {
+        for (const auto& [candidate, failure] : failed_) {
+            bucket.samples[candidate].usable = false;
+            if (bucket.errors[candidate].empty())
+                bucket.errors[candidate] = fmt::format("{} (at {} tokens)", failure.reason, failure.tokens);
+        }
+        std::optional<Selection> selection;
+        if (bucket.skipped.empty()) selection = select(bucket.samples, bucket.fallback, options_.min_gain);
+        if (selection)
+            tuning.rows.push_back(row_of(bucket, *selection));
+        else
+            tuning.skipped.push_back(
+                {bucket.tokens, {}, bucket.skipped.empty() ? "every candidate failed" : bucket.skipped});
+    }
+    for (const auto& [candidate, failure] : failed_) tuning.failed.push_back(failure);
+    return tuning;
+}
+
+class SteadyClock : public Clock {
+  public:
+    double seconds() override {
+        return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+    }
+};
+
+}  // namespace
+
+Clock& steady_clock() noexcept {
+    static SteadyClock clock;
+    return clock;
+}
+
+std::vector<Candidate> candidates_of(std::span<const std::string> variants,
+                                     const std::function<Support(const std::string&)>& can_run) {
+    std::vector<Candidate> candidates;
+    for (const std::string& variant : variants) {
+        Support support = can_run(variant);
+        if (!support.ok && support.reason.empty()) support.reason = "cannot run this problem";
+        candidates.push_back({variant, support.ok ? std::string() : std::move(support.reason)});
+    }
+    return candidates;
+}
+
+Tuning tune(const Request& request, Runner& runner, Clock& clock) { return Tuner(request, runner, clock).run(); }
+
+}  // namespace tokamak::tune

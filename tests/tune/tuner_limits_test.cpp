@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+// Time budgets, hanging candidates, captures, the measurement scope, what is remembered between tunings.
+#include <gtest/gtest.h>
+
+#include <thread>
+
+#include "core/build_info.h"
+#include "core/config_store.h"
+#include "support/expect_error.h"
+#include "support/scoped.h"
+#include "support/temporary_folder.h"
+#include "tune/scope.h"
+#include "tune/scripted.h"
+
+namespace tokamak::tune {
+namespace {
+
+using test::expect_error;
+using test::request_of;
+using test::ScriptedClock;
+using test::ScriptedRunner;
+
+double ten(const std::string&, std::int64_t, int) { return 10; }
+
+TEST(TunerLimits, AHangingCandidateIsGivenUpAfterOneCall) {
+    ScriptedClock clock;
+    int hangs = 0;
+    ScriptedRunner runner(clock, [&](const std::string& variant, std::int64_t, int) {
+        if (variant == "b") {
+            ++hangs;
+            clock.now += 60;
+        }
+        return variant == "b" ? 1.0 : 10.0;
+    });
+    Request request = request_of({"a", "b"}, {1, 2});
+    request.options.seconds = 30;
+    const Tuning tuning = tune(request, runner, clock);
+    EXPECT_EQ(hangs, 1);
+    ASSERT_EQ(tuning.failed.size(), 1U);
+    EXPECT_EQ(tuning.failed[0].reason, "hung: one call took 60.0 s, allowed are 5.0 s");
+    ASSERT_EQ(tuning.rows.size(), 1U) << "the count at which it hung still gets its row";
+    EXPECT_EQ(tuning.rows[0].variant, "a");
+    ASSERT_EQ(tuning.skipped.size(), 1U);
+    EXPECT_EQ(tuning.skipped[0].reason, "the time budget was spent");
+}
+
+TEST(TunerLimits, TheBudgetIsSharedOutAndCutsRoundsShort) {
+    ScriptedClock clock;
+    ScriptedRunner runner(clock, test::undecided());
+    runner.seconds_per_call = 0.1;
+    Request request = request_of({"a", "b"}, {1, 2, 4, 8});
+    request.options.seconds = 12;  // 3 s each: a warm-up and 14 rounds of 0.2 s
+    const double begin = clock.now;
+    const Tuning tuning = tune(request, runner, clock);
+    EXPECT_LT(clock.now - begin, 12.5);
+    ASSERT_EQ(tuning.rows.size(), 4U);
+    for (const Row& row : tuning.rows) {
+        EXPECT_GE(row.timed[0].rounds, 13);
+        EXPECT_LE(row.timed[0].rounds, 15);
+        EXPECT_EQ(row.timed[0].rounds, row.timed[1].rounds) << "half a round counts for none";
+    }
+}
+
+TEST(TunerLimits, TooFewRoundsAreNoDecision) {
+    ScriptedClock clock;
+    ScriptedRunner runner(clock, ten);
+    runner.seconds_per_call = 1;
+    Request request = request_of({"a", "b"}, {1, 2});
+    request.options.seconds = 16;  // 8 s each: the warm-up and 3 of 7 rounds
+    const Tuning tuning = tune(request, runner, clock);
+    EXPECT_TRUE(tuning.rows.empty());
+    ASSERT_EQ(tuning.skipped.size(), 2U);
+    EXPECT_EQ(tuning.skipped[0].reason, "the time budget was spent after 3 rounds");
+}
+
+TEST(TunerLimits, UnusedShareGoesToTheLaterCounts) {
+    ScriptedClock clock;
+    ScriptedRunner runner(clock, [time = test::undecided()](const std::string& variant, std::int64_t tokens, int call) {
+        if (tokens == 1) return variant == "a" ? 10.0 : 20.0;  // settled at once
+        return time(variant, tokens, call);
+    });
+    runner.seconds_per_call = 0.1;
+    Request request = request_of({"a", "b"}, {1, 2});
+    request.options.seconds = 8;
+    const Tuning tuning = tune(request, runner, clock);
+    EXPECT_EQ(tuning.rows[0].timed[0].rounds, 7);
+    EXPECT_EQ(tuning.rows[1].timed[0].rounds, 31) << "6.4 s, more than half of the budget";
+}
+
+TEST(TunerLimits, ProgressCountsRoundsAndBuckets) {
+    ScriptedClock clock;
+    ScriptedRunner runner(clock, ten);
+    Request request = request_of({"a", "b"}, {1, 2});
+    std::vector<Progress> seen;
+    request.options.progress = [&](const Progress& progress) { seen.push_back(progress); };
+    (void)tune(request, runner, clock);
+    ASSERT_EQ(seen.size(), 14U);
+    EXPECT_EQ(seen.front().round, 1);
+    EXPECT_EQ(seen.front().active, 2U);
+    EXPECT_EQ(seen.back().bucket, 1U);
+    EXPECT_EQ(seen.back().buckets, 2U);
+    EXPECT_EQ(seen.back().tokens, 2);
+    EXPECT_EQ(seen.back().round, 7);
+}
+
+TEST(TunerLimits, RefusedInACaptureBeforeAnythingRuns) {
+    ScriptedClock clock;
+    ScriptedRunner runner(clock, ten);
+    runner.is_capturing = true;
+    expect_error([&] { (void)tune(request_of({"a"}), runner, clock); }, "captured", ErrorCode::unsupported);
+    EXPECT_TRUE(runner.prepared.empty());
+}
+
+TEST(MeasurementScope, NestsAndBelongsToItsThread) {
+    EXPECT_FALSE(in_measurement());
+    {
+        const MeasurementScope outer;
+        {
+            const MeasurementScope inner;
+            EXPECT_TRUE(in_measurement());
+        }
+        EXPECT_TRUE(in_measurement());
+        bool elsewhere = true;
+        std::thread([&] { elsewhere = in_measurement(); }).join();
+        EXPECT_FALSE(elsewhere);
+    }
+    EXPECT_FALSE(in_measurement());
+}
+
+TEST(MeasurementScope, CoversTimingAndNothingElse) {
+    ScriptedClock clock;
+    int inside = 0;
+    int calls = 0;
+    ScriptedRunner runner(clock, [&](const std::string&, std::int64_t, int) {
+        ++calls;
+        inside += in_measurement() ? 1 : 0;
+        return 10.0;
+    });
+    int outside = 0;
+    runner.on_prepare = [&](std::int64_t) { outside += in_measurement() ? 1 : 0; };
+    runner.on_check = [&](const std::string&, std::int64_t) { outside += in_measurement() ? 1 : 0; };
+    Request request = request_of({"a", "b"});
+    request.options.progress = [&](const Progress&) { outside += in_measurement() ? 1 : 0; };
+    request.fallback = [&](std::int64_t) {
+        outside += in_measurement() ? 1 : 0;
+        return std::string("a");
+    };
+    (void)tune(request, runner, clock);
+    EXPECT_EQ(inside, calls);
+    EXPECT_EQ(outside, 0);
+    EXPECT_FALSE(in_measurement());
+}
+
+TEST(MeasurementScope, EndsWithAThrowingCandidateAndRefusesTuningInside) {
+    ScriptedClock clock;
+    ScriptedRunner inner(clock, ten);
+    ScriptedRunner runner(clock, [&](const std::string& variant, std::int64_t, int) {
+        if (variant == "b") (void)tune(request_of({"a"}), inner, clock);
+        return 10.0;
+    });
+    const Tuning tuning = tune(request_of({"a", "b"}), runner, clock);
+    EXPECT_FALSE(in_measurement());
+    ASSERT_EQ(tuning.failed.size(), 1U);
+    EXPECT_EQ(tuning.failed[0].reason, "tune: called inside a measurement");
+}
+
+class TunerMemory : public ::testing::Test {
+  protected:
+    test::TemporaryFolder folder_;
+    std::string path_ = folder_.file("store.json");
+    test::ScopedVariable variable_{environment::kConfigStore, path_};
+
+    void remember(const std::string& build) const {
+        ConfigStore store;
+        store.set_failed("gpu", "toy wide=1", "b", {build, 4, "hung"});
+        store.save(path_);
+    }
+    static std::vector<std::string> timed_variants(bool retry) {
+        ScriptedClock clock;
+        ScriptedRunner runner(clock, ten);
+        Request request = request_of({"a", "b"});
+        request.options.retry_failed = retry;
+        (void)tune(request, runner, clock);
+        return runner.prepared.at(0);
+    }
+};
+
+TEST_F(TunerMemory, WhatFailedWithTheseKernelsIsNotTriedAgain) {
+    const std::vector<std::string> both = {"a", "b"};
+    EXPECT_EQ(timed_variants(false), both);
+    remember(build_info::cuda_sources_hash());
+    EXPECT_EQ(timed_variants(false), std::vector<std::string>{"a"});
+    EXPECT_EQ(timed_variants(true), both);
+    remember("another build");
+    EXPECT_EQ(timed_variants(false), both);
+}
+
+TEST_F(TunerMemory, AnOldFailureStaysRecordedWithItsReason) {
+    remember(build_info::cuda_sources_hash());
+    ScriptedClock clock;
+    ScriptedRunner runner(clock, ten);
+    const Tuning tuning = tune(request_of({"a", "b"}), runner, clock);
+    ASSERT_EQ(tuning.failed.size(), 1U);
+    EXPECT_EQ(tuning.failed[0].reason, "hung");
+    EXPECT_EQ(tuning.rows[0].timed[1].error, "hung");
+}
+
+}  // namespace
+}  // namespace tokamak::tune
