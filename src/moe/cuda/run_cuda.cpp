@@ -130,13 +130,12 @@ GroupedLaunch freeze(const GroupedVariant& variant, const DeviceInfo& info) {
 /// Books the workspace of passes of `tokens` tokens.
 void lay_out_pass(const FusedMoeProblem& p, std::int64_t tokens, WorkspaceLayout& layout, FusedMoeCuda& cuda) {
     const auto routes = static_cast<std::size_t>(tokens * p.top_k);
-    const bool prepared = p.weights.format == WeightFormat::fp8_block;  // the rows change their form between the phases
-    const std::size_t value_bytes = prepared ? 4 : 2;
+    const bool fp8 = p.weights.format == WeightFormat::fp8_block;  // the intermediate is prepared too
+    const std::size_t value_bytes = fp8 ? 4 : 2;
     const auto groups = static_cast<std::size_t>((std::max(p.hidden, p.intermediate) + 127) / 128);
-    if (prepared) {
+    if (fp8 || p.weights.format == WeightFormat::mxfp4)
         cuda.prepared_rows = layout.add<std::uint16_t>("prepared_rows", routes * groups * 128);
-        cuda.row_scales = layout.add<float>("row_scales", routes * groups);
-    }
+    if (fp8) cuda.row_scales = layout.add<float>("row_scales", routes * groups);
     cuda.intermediate =
         layout.add<std::byte>("intermediate", routes * static_cast<std::size_t>(intermediate_stride(p)) * value_bytes);
     cuda.partials = layout.add<float>("partials", routes * static_cast<std::size_t>(p.hidden));
@@ -192,10 +191,8 @@ void run_grouped(const FusedMoeState& state, const GroupedLaunch& choice, const 
     GroupedArgs args;
     static_cast<DecodeArgs&>(args) = common;
     if (args.weight_input) std::swap(args.input_weights, args.weights);
-    if (state.problem.weights.format == WeightFormat::fp8_block) {
-        args.prepared_rows = state.cuda.prepared_rows.in(workspace);
-        args.row_scales = state.cuda.row_scales.in(workspace);
-    }
+    args.prepared_rows = state.cuda.prepared_rows.in(workspace);
+    args.row_scales = state.cuda.row_scales.in(workspace);
     args.pass_tokens = static_cast<int>(state.cuda.pass_tokens);
     args.stages = choice.stages;
     args.lists = choice.shared;

@@ -109,7 +109,7 @@ __device__ __forceinline__ void prepare_phase(const GroupedArgs& args, std::int6
     const auto grid = cooperative_groups::this_grid();
     if constexpr (Down) {
         grid.sync();
-        if constexpr (form == RowForm::natural) return;
+        if constexpr (!Shape::kPreparesDown) return;
         prepare_rows<form>(intermediate_rows(args, true), count * args.top_k, args.prepared_rows, args.row_scales);
         grid.sync();
     } else {
@@ -157,10 +157,9 @@ __device__ __forceinline__ void feed(const GroupedArgs& args, const RowLists& li
         RowGather<Shape>(lists, args.gate_up, x, lists.units(false), thread).run(ring, place);
         prepare_phase<Shape, true>(args, first, count);
         const RowSource own = intermediate_rows(args, false);
-        RowGather<Shape>(lists, args.down,
-                         natural ? own : prepared_rows(own, args.prepared_rows, args.row_scales), lists.units(true),
-                         thread)
-            .run(ring, place);
+        const RowSource rows =
+            Shape::kPreparesDown ? prepared_rows(own, args.prepared_rows, args.row_scales) : own;
+        RowGather<Shape>(lists, args.down, rows, lists.units(true), thread).run(ring, place);
     }
 }
 

@@ -83,7 +83,7 @@ struct PreparedEight {
 };
 
 __device__ __forceinline__ PreparedEight move_columns(const float (&v)[8]) {
-    constexpr float scale = 0x1p100F;
+    constexpr float scale = kLargeActivations;
     return {{bf16_pair(v[1] * scale, v[3] * scale), bf16_pair(v[5] * scale, v[7] * scale)},
             {bf16_pair(v[0] * scale, v[2] * scale), bf16_pair(v[4] * scale, v[6] * scale)}};
 }
@@ -97,6 +97,24 @@ __device__ __forceinline__ PreparedEight quantize_columns(const float (&v)[8], c
     return eight;
 }
 
+__device__ __forceinline__ void store_halves(std::uint16_t* group, int vector, const PreparedEight& eight) {
+    std::uint16_t* const to = group + vector / 2 * 16 + vector % 2 * 4;
+    *reinterpret_cast<uint2*>(to) = eight.first;
+    *reinterpret_cast<uint2*>(to + 8) = eight.second;
+}
+
+/// Over the eight columns of each of 16 neighbouring threads.
+__device__ __forceinline__ float largest_of_group(const float (&values)[8]) {
+    const unsigned neighbours = 0xFFFFU << (threadIdx.x % 32 / 16 * 16);
+    float largest = 0.0F;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) largest = tokamak::cuda::larger_magnitude(largest, values[i]);
+#pragma unroll
+    for (int distance = 1; distance < 16; distance *= 2)
+        largest = fmaxf(largest, __shfl_xor_sync(neighbours, largest, distance));
+    return largest;
+}
+
 /// Makes rows [0, rows) of `source` (tokens of the pass, or routes) into `to`, [rows, groups of 128 columns], and, where
 /// they are quantised, their scales. By all threads of the grid; 16 neighbours share a group.
 template <RowForm Form>
@@ -104,7 +122,6 @@ __device__ __forceinline__ void prepare_rows(const RowSource& source, int rows, 
     const int groups = (source.cols + kPreparedGroup - 1) / kPreparedGroup;
     const std::int64_t total = static_cast<std::int64_t>(rows) * groups * 16;
     const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
-    const unsigned neighbours = 0xFFFFU << (threadIdx.x % 32 / 16 * 16);
     for (std::int64_t at = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; at < total; at += step) {
         const std::int64_t group = at / 16;
         const int row = static_cast<int>(group / groups);
@@ -114,23 +131,20 @@ __device__ __forceinline__ void prepare_rows(const RowSource& source, int rows, 
         float values[8];
         source.load(values, source.begin(route) + col, max(0, min(8, source.cols - col)));
         source.weigh(values, route, Form != RowForm::quantized);
-        PreparedEight eight;
+        std::uint16_t* const part = to + group * kPreparedGroup;
+        const int vector = static_cast<int>(at % 16);
         if constexpr (Form == RowForm::quantized) {
-            float largest = 0.0F;
-#pragma unroll
-            for (int i = 0; i < 8; ++i) largest = tokamak::cuda::larger_magnitude(largest, values[i]);
-#pragma unroll
-            for (int distance = 1; distance < 16; distance *= 2)
-                largest = fmaxf(largest, __shfl_xor_sync(neighbours, largest, distance));
-            const auto scale = tokamak::cuda::E4m3Scale::of(largest);
-            eight = quantize_columns(values, scale);
-            if (at % 16 == 0) scales[group] = scale.scale;
+            const auto scale = tokamak::cuda::E4m3Scale::of(largest_of_group(values));
+            store_halves(part, vector, quantize_columns(values, scale));
+            if (vector == 0) scales[group] = scale.scale;
+        } else if constexpr (Form == RowForm::moved) {
+            store_halves(part, vector, move_columns(values));
         } else {
-            eight = move_columns(values);
+            constexpr float large = kLargeActivations;
+            reinterpret_cast<uint4*>(part)[vector] = {
+                bf16_pair(values[0] * large, values[1] * large), bf16_pair(values[2] * large, values[3] * large),
+                bf16_pair(values[4] * large, values[5] * large), bf16_pair(values[6] * large, values[7] * large)};
         }
-        std::uint16_t* const part = to + group * kPreparedGroup + at % 16 / 2 * 16 + at % 2 * 4;
-        *reinterpret_cast<uint2*>(part) = eight.first;
-        *reinterpret_cast<uint2*>(part + 8) = eight.second;
     }
 }
 
