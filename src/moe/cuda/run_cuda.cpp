@@ -133,9 +133,10 @@ void lay_out_pass(const FusedMoeProblem& p, std::int64_t tokens, WorkspaceLayout
     const bool fp8 = p.weights.format == WeightFormat::fp8_block;  // the intermediate is prepared too
     const std::size_t value_bytes = fp8 ? 4 : 2;
     const auto groups = static_cast<std::size_t>((std::max(p.hidden, p.intermediate) + 127) / 128);
-    if (fp8 || p.weights.format == WeightFormat::mxfp4)
+    if (fp8) {
         cuda.prepared_rows = layout.add<std::uint16_t>("prepared_rows", routes * groups * 128);
-    if (fp8) cuda.row_scales = layout.add<float>("row_scales", routes * groups);
+        cuda.row_scales = layout.add<float>("row_scales", routes * groups);
+    }
     cuda.intermediate =
         layout.add<std::byte>("intermediate", routes * static_cast<std::size_t>(intermediate_stride(p)) * value_bytes);
     cuda.partials = layout.add<float>("partials", routes * static_cast<std::size_t>(p.hidden));

@@ -48,11 +48,10 @@ __device__ __forceinline__ void finish_pair(const GroupedArgs& args, int route, 
         if (col >= args.down.cols) return;
         const std::int64_t to = route * args.intermediate_stride + col;
         const float value = activate(args.activation, low, high);
-        constexpr float factor = Shape::Weights::kForm == RowForm::scaled ? kLargeActivations : 1.0F;
-        if constexpr (Shape::kPreparesDown)
+        if constexpr (Shape::kPrepares)
             static_cast<float*>(args.intermediate)[to] = value;
         else
-            static_cast<__nv_bfloat16*>(args.intermediate)[to] = __float2bfloat16_rn(value * factor);
+            static_cast<__nv_bfloat16*>(args.intermediate)[to] = __float2bfloat16_rn(value);
     }
 }
 

@@ -23,12 +23,13 @@ struct RowTile {
     std::int16_t rows;
     std::int16_t place;  ///< among the expert's tiles
     std::int16_t count;  ///< of them
+    int cost_before;     ///< of a strip for all tiles before this one
 };
 
 /// Byte offsets into dynamic shared memory; the ring comes first, building the lists uses its place.
 struct GroupedShared {
     int barriers = 0;      ///< [2, stages]
-    int counts = 0;        ///< [4]: routes in the list, row tiles, units of a row tile in each phase
+    int counts = 0;        ///< [5]: an expert has several row tiles, row tiles, units of one in each phase, cost
     int list = 0;          ///< [routes] u16: routes, expert by expert
     int tiles = 0;         ///< [row tiles] RowTile
     int route_expert = 0;  ///< [routes] i16: local expert, or -1

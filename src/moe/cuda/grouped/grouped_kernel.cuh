@@ -64,7 +64,7 @@ template <bool Down, class Shape>
 __device__ void consume_phase(const GroupedArgs& args, const RowLists& lists, const Consumer& me,
                               const StageRing<Shape>& ring, RingPlace& place) {
     const DecodeMatrix& matrix = Down ? args.down : args.gate_up;
-    UnitWalk walk(lists, matrix, lists.units(Down));
+    UnitWalk walk(lists, matrix, lists.units(Down), Shape::kStrips);
     Unit unit;
     while (walk.next(unit)) {
         const int mine = (unit.strips - me.warpgroup + Shape::kWarpgroups - 1) / Shape::kWarpgroups;
@@ -85,7 +85,7 @@ __device__ __forceinline__ std::int64_t tokens_of_call(const GroupedArgs& args) 
 __device__ __forceinline__ RowSource token_rows(const GroupedArgs& args, std::int64_t first) {
     return {.data = args.x,
             .stride = args.x_stride,
-            .routes_per_row = args.input_weights.data != nullptr ? 1 : args.top_k,
+            .routes_per_row = args.top_k,
             .cols = args.single ? args.down.cols : args.gate_up.cols,
             .vectors = args.x_vectors,
             .weights = args.input_weights,
@@ -98,7 +98,7 @@ __device__ __forceinline__ RowSource intermediate_rows(const GroupedArgs& args, 
 __device__ __forceinline__ RowSource prepared_rows(const RowSource& source, const std::uint16_t* rows,
                                                    const float* scales) {
     const int cols = (source.cols + kPreparedGroup - 1) / kPreparedGroup * kPreparedGroup;
-    return {.data = rows, .stride = cols, .routes_per_row = source.routes_per_row, .cols = cols, .scales = scales};
+    return {.data = rows, .stride = cols, .routes_per_row = source.prepared_per(), .cols = cols, .scales = scales};
 }
 
 /// What stands between the launch and the first phase, or between the phases: rows are brought into the form of the
@@ -109,14 +109,12 @@ __device__ __forceinline__ void prepare_phase(const GroupedArgs& args, std::int6
     const auto grid = cooperative_groups::this_grid();
     if constexpr (Down) {
         grid.sync();
-        if constexpr (!Shape::kPreparesDown) return;
+        if constexpr (!Shape::kPrepares) return;
         prepare_rows<form>(intermediate_rows(args, true), count * args.top_k, args.prepared_rows, args.row_scales);
         grid.sync();
     } else {
-        if constexpr (form == RowForm::natural) return;
-        RowSource rows = token_rows(args, first);
-        prepare_rows<form>(rows, rows.routes_per_row == 1 ? count * args.top_k : count, args.prepared_rows,
-                           args.row_scales);
+        if constexpr (!Shape::kPrepares) return;
+        prepare_rows<form>(token_rows(args, first), count * args.top_k, args.prepared_rows, args.row_scales);
         grid.sync();
     }
 }
@@ -126,7 +124,6 @@ template <class Shape>
 __device__ __forceinline__ void feed(const GroupedArgs& args, const RowLists& lists, const StageRing<Shape>& ring,
                                      RingPlace& place, std::int64_t first, int count, int warp) {
     constexpr int unlimited = 0x7FFFFFFF;
-    constexpr bool natural = Shape::Weights::kForm == RowForm::natural;
     if (warp < kWeightWarps) {
         const bool leader = threadIdx.x % 32 == 0;
         WeightStream<Shape> gate_up(lists, args.gate_up, args.single ? 0 : lists.units(false));
@@ -148,7 +145,7 @@ __device__ __forceinline__ void feed(const GroupedArgs& args, const RowLists& li
     } else {
         const int thread = (warp - kWeightWarps) * 32 + static_cast<int>(threadIdx.x) % 32;
         const RowSource tokens = token_rows(args, first);
-        const RowSource x = natural ? tokens : prepared_rows(tokens, args.prepared_rows, args.row_scales);
+        const RowSource x = !Shape::kPrepares ? tokens : prepared_rows(tokens, args.prepared_rows, args.row_scales);
         prepare_phase<Shape, false>(args, first, count);
         if (args.single) {
             RowGather<Shape>(lists, args.down, x, lists.units(true), thread).run(ring, place);
@@ -158,7 +155,7 @@ __device__ __forceinline__ void feed(const GroupedArgs& args, const RowLists& li
         prepare_phase<Shape, true>(args, first, count);
         const RowSource own = intermediate_rows(args, false);
         const RowSource rows =
-            Shape::kPreparesDown ? prepared_rows(own, args.prepared_rows, args.row_scales) : own;
+            Shape::kPrepares ? prepared_rows(own, args.prepared_rows, args.row_scales) : own;
         RowGather<Shape>(lists, args.down, rows, lists.units(true), thread).run(ring, place);
     }
 }

@@ -48,7 +48,6 @@ __device__ __forceinline__ void multiply_blocks(const std::uint8_t* stage, const
     for (int pair = 0; pair < Count * 2; ++pair) {
         std::uint32_t b[Blocks][4];
         load_rows_fragment(b, rows + pair / 2 * Shape::kRowBlockBytes, pair % 2, me.lane);
-        float products[Strips][Blocks][4] = {};
 #pragma unroll
         for (int half = 0; half < 2; ++half)
 #pragma unroll
@@ -57,18 +56,7 @@ __device__ __forceinline__ void multiply_blocks(const std::uint8_t* stage, const
                 slabs[pair / 2][i].fragment(a, pair % 2 * 2 + half);
 #pragma unroll
                 for (int n = 0; n < Blocks; ++n)
-                    Weights::multiply(Weights::kGroupScales ? products[i][n] : sums[i][n], a, b[n][half * 2],
-                                      b[n][half * 2 + 1]);
-            }
-        if constexpr (Weights::kGroupScales)
-#pragma unroll
-            for (int i = 0; i < Strips; ++i) {
-                float scale[2];
-                slabs[pair / 2][i].scale(scale, pair % 2);
-#pragma unroll
-                for (int n = 0; n < Blocks; ++n)
-#pragma unroll
-                    for (int e = 0; e < 4; ++e) sums[i][n][e] = fmaf(scale[e / 2], products[i][n][e], sums[i][n][e]);
+                    Weights::multiply(sums[i][n], a, b[n][half * 2], b[n][half * 2 + 1]);
             }
     }
 }

@@ -25,6 +25,8 @@ struct RowSource {
     int top_k = 1;
     const float* scales = nullptr;  ///< of prepared rows: [rows, chunks of 128 columns]
 
+    /// Routes that share a prepared row: a weighted row is a route's own.
+    [[nodiscard]] __device__ int prepared_per() const { return weights.data != nullptr ? 1 : routes_per_row; }
     [[nodiscard]] __device__ std::int64_t begin(int route) const {
         return (first_token + route / routes_per_row) * stride;
     }
@@ -115,19 +117,19 @@ __device__ __forceinline__ float largest_of_group(const float (&values)[8]) {
     return largest;
 }
 
-/// Makes rows [0, rows) of `source` (tokens of the pass, or routes) into `to`, [rows, groups of 128 columns], and, where
+/// Makes the rows of routes [0, routes) of `source` into `to`, [rows, groups of 128 columns], and, where
 /// they are quantised, their scales. By all threads of the grid; 16 neighbours share a group.
 template <RowForm Form>
-__device__ __forceinline__ void prepare_rows(const RowSource& source, int rows, std::uint16_t* to, float* scales) {
+__device__ __forceinline__ void prepare_rows(const RowSource& source, int routes, std::uint16_t* to, float* scales) {
     const int groups = (source.cols + kPreparedGroup - 1) / kPreparedGroup;
-    const std::int64_t total = static_cast<std::int64_t>(rows) * groups * 16;
+    const std::int64_t total = static_cast<std::int64_t>(routes / source.prepared_per()) * groups * 16;
     const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
     for (std::int64_t at = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; at < total; at += step) {
         const std::int64_t group = at / 16;
         const int row = static_cast<int>(group / groups);
         const int col = static_cast<int>(group - static_cast<std::int64_t>(row) * groups) * kPreparedGroup +
                         static_cast<int>(at % 16) * 8;
-        const int route = row * source.routes_per_row;
+        const int route = row * source.prepared_per();
         float values[8];
         source.load(values, source.begin(route) + col, max(0, min(8, source.cols - col)));
         source.weigh(values, route, Form != RowForm::quantized);
@@ -137,13 +139,8 @@ __device__ __forceinline__ void prepare_rows(const RowSource& source, int rows, 
             const auto scale = tokamak::cuda::E4m3Scale::of(largest_of_group(values));
             store_halves(part, vector, quantize_columns(values, scale));
             if (vector == 0) scales[group] = scale.scale;
-        } else if constexpr (Form == RowForm::moved) {
-            store_halves(part, vector, move_columns(values));
         } else {
-            constexpr float large = kLargeActivations;
-            reinterpret_cast<uint4*>(part)[vector] = {
-                bf16_pair(values[0] * large, values[1] * large), bf16_pair(values[2] * large, values[3] * large),
-                bf16_pair(values[4] * large, values[5] * large), bf16_pair(values[6] * large, values[7] * large)};
+            store_halves(part, vector, move_columns(values));
         }
     }
 }

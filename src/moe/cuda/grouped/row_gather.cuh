@@ -17,7 +17,7 @@ class RowGather {
     static constexpr int kThreads = kGatherWarps * 32;
     static constexpr int kStep = kThreads / Shape::kVectors;  ///< rows apart
     static constexpr int kMost = kMostTileRows / kStep;
-    static constexpr bool kScaled = Shape::Weights::kForm == RowForm::quantized;
+    static constexpr bool kScaled = Shape::kRowScales;
 
   public:
     __device__ RowGather(const RowLists& lists, const DecodeMatrix& matrix, const RowSource& source, int units,
@@ -30,18 +30,23 @@ class RowGather {
           row_(thread / Shape::kVectors) {}
 
     __device__ void run(const StageRing<Shape>& ring, RingPlace& place) {
-        UnitWalk walk(lists_, matrix_, units_);
+        UnitWalk walk(lists_, matrix_, units_, Shape::kStrips);
         const bool copied = source_.vectors && source_.weights.data == nullptr;
         const int chunks = Shape::chunks(matrix_);
         Unit unit;
         while (walk.next(unit)) {
             find_rows(unit);
+            if constexpr (kScaled) load_scale(unit, 0, chunks);
             for (int chunk = 0; chunk < chunks; ++chunk) {
                 ptx::barrier_wait(&ring.empty[place.slot], place.parity ^ 1U);
                 std::uint8_t* const stage = ring.stage(place.slot);
                 if (copied) {
                     copy(stage, chunk);
-                    if constexpr (kScaled) copy_scales(stage, unit, chunk, chunks);
+                    if constexpr (kScaled) {
+                        if (has_scale_) reinterpret_cast<float*>(stage + Shape::kRowScalesOffset)[scale_row_] = scale_;
+                        ptx::barrier_arrive(&ring.full[place.slot]);
+                        load_scale(unit, chunk + 1, chunks);
+                    }
                     ptx::copy_arrive(&ring.full[place.slot]);
                 } else {
                     convert(stage, chunk, unit);
@@ -77,14 +82,14 @@ class RowGather {
             if (i < rows_)
                 ptx::copy_16_of(to[i % 2] + i / 2 * 2 * kStep * 128, from_[i] + offset, i < live_ ? bytes : 0);
     }
-    /// The scales of prepared rows in the stage's 128 columns.
-    __device__ __forceinline__ void copy_scales(std::uint8_t* stage, const Unit& unit, int chunk, int chunks) const {
-        const int row = row_ * Shape::kVectors + vector_;
-        if (row >= unit.width()) return;
-        const bool live = row < unit.tile.rows;
-        const int route = lists_.list[unit.tile.first + (live ? row : 0)];
-        const float* const from = source_.scales + route / source_.routes_per_row * chunks + chunk;
-        ptx::copy_small<4>(ptx::shared_address(stage + Shape::kRowScalesOffset) + row * 4, from, live);
+    /// The scale of a prepared row in 128 columns, one row a thread. Past the L1, which may hold that of an earlier phase.
+    __device__ __forceinline__ void load_scale(const Unit& unit, int chunk, int chunks) {
+        scale_row_ = row_ * Shape::kVectors + vector_;
+        has_scale_ = scale_row_ < unit.width();
+        scale_ = 0.0F;
+        if (scale_row_ >= unit.tile.rows || chunk >= chunks) return;
+        const int route = lists_.list[unit.tile.first + scale_row_];
+        scale_ = __ldcg(source_.scales + static_cast<std::int64_t>(route / source_.routes_per_row) * chunks + chunk);
     }
     /// By way of registers: weighted or unaligned rows.
     __device__ __forceinline__ void convert(std::uint8_t* stage, int chunk, const Unit& unit) const {
@@ -111,6 +116,9 @@ class RowGather {
     int rows_ = 0;  ///< of this thread in the unit
     int live_ = 0;  ///< of them that are not zeros; may be negative
     const std::uint16_t* from_[kMost];
+    int scale_row_ = 0;
+    bool has_scale_ = false;
+    float scale_ = 0.0F;
 };
 
 }  // namespace tokamak::moe::cuda

@@ -27,8 +27,9 @@ struct GroupedShape {
     static_assert(!Weights::kStripScales || kRowScalesOffset + kMostTileRows * 4 <= kStageBytes);
     static constexpr int kVectors = Weights::kStageBlocks * 8;  ///< of 16 bytes in a stage's row
 
-    /// The first phase leaves f32 rows, which are brought into the form of the format before the second.
-    static constexpr bool kPreparesDown = Weights::kForm == RowForm::moved || Weights::kForm == RowForm::quantized;
+    static constexpr bool kRowScales = Weights::kForm == RowForm::quantized;
+    /// Rows are brought into the form of the format before each phase; the first one leaves f32 rows.
+    static constexpr bool kPrepares = Weights::kForm != RowForm::natural;
 
     __device__ static int chunks(const DecodeMatrix& matrix) {
         constexpr int tiles = Weights::kStageBlocks / Weights::kTileBlocks;

@@ -3,8 +3,6 @@
 //   kStageBlocks, kTileBlocks   blocks of 64 columns in a stage and in a packed tile
 //   kTileBytes, kStripStageBytes
 //   kForm                       how rows lie in a stage
-//   kGroupScales                group scales multiply the products of 32 columns: Slab::scale(s, pair); else they are in
-//                               the fragments
 //   kStripScales                strips end with two scales for each tile; they multiply the products of a stage
 //   kSumScale                   true units of a sum
 //   kFirstStripCycles, kNextStripCycles   what a warpgroup computes for its first strip of a stage, and for another
@@ -21,7 +19,6 @@ namespace tokamak::moe::cuda {
 /// How the values of a row lie in a stage; always 16 bits each.
 enum class RowForm : std::uint8_t {
     natural,    ///< bf16
-    scaled,     ///< bf16 times 2^100
     moved,      ///< bf16 times 2^100; of every 16 columns first the odd, then the even ones
     quantized,  ///< f16 numbers that are e4m3 codes; of every 4 columns first two go to the first half of the 16
 };

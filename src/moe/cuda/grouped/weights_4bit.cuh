@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// 4-bit weights as bf16 A fragments, times a power of two that the end of a unit takes back (kSumScale). int4 has its
-// scale multiplied in: with a zero point that is one instruction a pair. mxfp4 has not: its scales go on the products of
-// 32 columns, which saves four of thirteen instructions for eight weights.
+// 4-bit weights as bf16 A fragments with their scale multiplied in, for any number of tokens: the accumulator needs no
+// care at group borders and the activations are taken as they are. Weights come out times a power of two that the
+// end of a unit takes back (kSumScale).
 #pragma once
 
 #include <cuda_bf16.h>
@@ -20,6 +20,10 @@ __device__ __forceinline__ std::uint32_t bits_of(__nv_bfloat162 pair) {
 }
 __device__ __forceinline__ __nv_bfloat162 pair_of(std::uint32_t bits) {
     return *reinterpret_cast<const __nv_bfloat162*>(&bits);
+}
+
+__device__ __forceinline__ std::uint32_t multiply_pairs(std::uint32_t a, std::uint32_t b) {
+    return bits_of(__hmul2(pair_of(a), pair_of(b)));
 }
 
 /// Geometry that the 4-bit formats share. A stage is 128 columns of a strip.
@@ -64,7 +68,6 @@ struct Int4Weights : PlainProducts, Tiles4Bit<(Group > 64 ? 128 : 64), (Group > 
                                                                       : 2304)> {
     using Slab = Slab4Bit<Int4Weights>;
     static constexpr RowForm kForm = RowForm::natural;
-    static constexpr bool kGroupScales = false;
     static constexpr float kSumScale = 0x1p33F;
     static constexpr int kScaleSets = Group == 32 ? 2 : 1;  ///< of a block of 64 columns
     struct ScaleSet {
@@ -103,32 +106,36 @@ struct Int4Weights : PlainProducts, Tiles4Bit<(Group > 64 ? 128 : 64), (Group > 
     }
 };
 
-/// mxfp4: patterns worth value * 2^-126, activations times 2^100.
+/// mxfp4: patterns worth value * 2^-126, times 2^(scale + 100). Scales beyond 2^27 would leave bf16 and are held there.
 struct Mxfp4Weights : PlainProducts, Tiles4Bit<64, 2176> {
-    using Decode = tokamak::cuda::Mxfp4Decode;
-    static constexpr RowForm kForm = RowForm::scaled;
-    static constexpr bool kGroupScales = true;
-    static constexpr float kSumScale = Decode::kRowScaleLow;
-
-    struct Slab {
-        uint4 words;
-        std::uint32_t codes;
-
-        __device__ __forceinline__ void load(const std::uint8_t* strip, int block, int slab, int lane) {
-            words = Mxfp4Weights::codes(strip, block, slab, lane);
-            codes = *reinterpret_cast<const std::uint32_t*>(strip + block * 2176 + 2048 + slab * 32 + lane / 4 * 4);
-        }
-        __device__ __forceinline__ void fragment(std::uint32_t (&a)[4], int step) const {
-            Decode::fragment(a, step < 2 ? (step == 0 ? words.x : words.y) : (step == 2 ? words.z : words.w));
-        }
-        /// Of rows g and g + 8 in 32 of the block's columns.
-        __device__ __forceinline__ void scale(float (&s)[2], int pair) const {
-            float all[4];
-            Decode::scales(codes, all);
-            s[0] = all[pair * 2];
-            s[1] = all[pair * 2 + 1];
-        }
+    using Slab = Slab4Bit<Mxfp4Weights>;
+    static constexpr RowForm kForm = RowForm::natural;
+    static constexpr float kSumScale = 0x1p26F;
+    static constexpr int kScaleSets = 2;
+    struct ScaleSet {
+        std::uint32_t low, high;
     };
+
+    __device__ __forceinline__ static void scales(const std::uint8_t* strip, int block, int slab, int lane,
+                                                  ScaleSet (&sets)[kScaleSets]) {
+        const std::uint32_t codes =
+            *reinterpret_cast<const std::uint32_t*>(strip + block * 2176 + 2048 + slab * 32 + lane / 4 * 4);
+        sets[0] = {factor(__byte_perm(codes, 0, 0x4040)), factor(__byte_perm(codes, 0, 0x4141))};
+        sets[1] = {factor(__byte_perm(codes, 0, 0x4242)), factor(__byte_perm(codes, 0, 0x4343))};
+    }
+    /// The same code in both halves becomes 2^(code - 127 + 100) in both.
+    __device__ __forceinline__ static std::uint32_t factor(std::uint32_t twice) {
+        constexpr std::uint32_t most = 0x009A009AU;  // 154
+        return (min(twice, most) + 0x00640064U) << 7;
+    }
+
+    __device__ __forceinline__ static void fragment(std::uint32_t (&a)[4], std::uint32_t word, const ScaleSet& s) {
+        tokamak::cuda::Mxfp4Decode::fragment(a, word);
+        a[0] = multiply_pairs(a[0], s.low);
+        a[1] = multiply_pairs(a[1], s.high);
+        a[2] = multiply_pairs(a[2], s.low);
+        a[3] = multiply_pairs(a[3], s.high);
+    }
 };
 
 }  // namespace tokamak::moe::cuda

@@ -33,7 +33,6 @@ struct Bf16Weights : PlainProducts {
     static constexpr int kTileBytes = 8192;
     static constexpr int kStripStageBytes = 8192;
     static constexpr RowForm kForm = RowForm::natural;
-    static constexpr bool kGroupScales = false;
     static constexpr bool kStripScales = false;
     static constexpr float kSumScale = 1.0F;
     static constexpr int kFirstStripCycles = 400;
@@ -56,7 +55,6 @@ struct Fp8Tiles {
     static constexpr int kTileBlocks = 2;
     static constexpr int kTileBytes = 8192;
     static constexpr int kStripStageBytes = 8192;
-    static constexpr bool kGroupScales = false;
     static constexpr bool kStripScales = true;
     static constexpr int kFirstStripCycles = 700;
     static constexpr int kNextStripCycles = 400;
