@@ -58,6 +58,7 @@ std::vector<Shape> shapes() {
         {"qwen3-30b-a3b", 128, 2048, 768, 8, WeightSpec::int4(128), swiglu},
         {"dsv3-tp8", 256, 7168, 256, 8, WeightSpec::int4(32), swiglu},
         {"qwen3-30b-a3b", 128, 2048, 768, 8, WeightSpec::bf16(), swiglu}};
+    all.push_back({"dsv3-e32", 32, 7168, 2048, 8, WeightSpec::nvfp4(), swiglu});
     for (const bool quantized : {true, false}) {
         all.push_back({"qwen3.5-35b", 256, 2048, 512, 8, WeightSpec::fp8_block(), swiglu, false, quantized});
         all.push_back({"dsv3-e32", 32, 7168, 2048, 8, WeightSpec::fp8_block(), swiglu, false, quantized});
@@ -169,6 +170,47 @@ moe::FusedMoeArgs layer_args(const Shape& shape, const moe::FusedMoeProblem& pro
     return args;
 }
 
+/// Logits whose best experts are those of `ids`.
+OwnedTensor logits_for(const Shape& shape, const OwnedTensor& ids, std::mt19937& random) {
+    const OwnedTensor chosen = OwnedTensor::copy_of(ids, Device::cpu());
+    const std::int64_t tokens = chosen.view().size(0);
+    OwnedTensor host = OwnedTensor::allocate(DType::f32, {tokens, shape.experts});
+    std::uniform_real_distribution<float> uniform(0.0F, 1.0F);
+    for (std::int64_t i = 0; i < host.view().elements(); ++i) host.as<float>()[i] = uniform(random);
+    for (std::int64_t i = 0; i < chosen.view().elements(); ++i)
+        host.as<float>()[i / shape.top_k * shape.experts + chosen.as<std::int32_t>()[i]] += 2.0F;
+    return OwnedTensor::copy_of(host, kGpu);
+}
+
+/// The default variant with routing inside the launch, by softmax and by sigmoid in groups.
+void measure_logits(const Shape& shape, const moe::FusedMoeProblem& plain, const Inputs& in,
+                    const std::vector<OwnedTensor>& ids, std::mt19937& random) {
+    const cuda::OwnedStream stream;
+    std::vector<OwnedTensor> logits;
+    for (const OwnedTensor& layer : ids) logits.push_back(logits_for(shape, layer, random));
+    const std::int64_t tokens = ids.front().view().size(0);
+    for (const bool grouped : {false, true}) {
+        moe::FusedMoeProblem problem = plain;
+        problem.route = moe::RouteRule{};
+        if (grouped)
+            problem.route =
+                moe::RouteRule{.method = moe::RouteMethod::sigmoid_grouped, .num_groups = 8, .top_groups = 8};
+        const moe::FusedMoePlan plan = make_plan(problem, kGpu);
+        const OwnedWorkspace workspace(plan.workspace(), kGpu);
+        const cuda::CapturedGraph graph(stream, [&] {
+            for (int layer = 0; layer < kLayers; ++layer) {
+                moe::FusedMoeArgs args = layer_args(shape, problem, in, layer, ids[static_cast<std::size_t>(layer)]);
+                args.ids = args.weights = Tensor();
+                args.logits = logits[static_cast<std::size_t>(layer)];
+                run(plan, args, workspace, stream.stream());
+            }
+        });
+        const cuda::Quantiles us = cuda::time_graph(stream, graph, 3, 25);
+        fmt::print("{:14} {:13} M={:<3} {:22}  {:7.1f} us  from logits, {}\n", shape.name, format_name(shape), tokens,
+                   plan.row_for(tokens).variant, us.median / kLayers, grouped ? "sigmoid in 8 groups" : "softmax");
+    }
+}
+
 /// One graph of kLayers layers, for each variant; the default first.
 void measure(const Shape& shape, const moe::FusedMoeProblem& problem, const Inputs& in, double read_gbps,
              std::int64_t tokens, nlohmann::json& rows) {
@@ -212,6 +254,7 @@ void measure(const Shape& shape, const moe::FusedMoeProblem& problem, const Inpu
                    format_name(shape), tokens, variant, variant == chosen ? '*' : ' ', us.median / kLayers, floor_us,
                    100.0 * floor_us * kLayers / us.median);
     }
+    if (tokens <= 8) measure_logits(shape, problem, in, ids, random);
 }
 
 }  // namespace

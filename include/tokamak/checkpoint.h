@@ -41,7 +41,7 @@ class SafetensorsFile {
 
 /// Writes safetensors. Tensors keep the order given; data is written through, so a file larger than memory can be made
 /// by giving views of mapped memory. The file appears under its name only when complete (atomic rename). Its data
-/// section starts at a multiple of 64 bytes; each tensor follows the one before it without a gap, as the format
+/// section starts at a multiple of 128 bytes; each tensor follows the one before it without a gap, as the format
 /// demands, so give those with the largest elements first if views into the file shall be aligned. u4x2 is written as
 /// U8.
 struct NamedTensor {

@@ -108,6 +108,10 @@ void pack_gate_up(const PackedLayout& layout, const WeightMatrix& gate, const We
 void unpack(const PackedLayout& layout, std::span<const std::byte> packed, RowOrder order,
             const WeightMatrix& destination);
 
+/// Gate and up into two matrices of `rows / 2` rows each: inverse of pack_gate_up.
+void unpack_gate_up(const PackedLayout& layout, std::span<const std::byte> packed, const WeightMatrix& gate,
+                    const WeightMatrix& up);
+
 /// Decodes `count` weights of packed row `row` (index in *packed* order, 0 .. strips*64-1) from column `col` on.
 /// float: code times scale in f32 (nvfp4: then times the global scale, rounded). The exact value for every other format
 /// whose product fits in f32.

@@ -14,5 +14,7 @@ void add_check(CLI::App& app, int& status);
 void add_explain(CLI::App& app, int& status);
 void add_tune(CLI::App& app, int& status);
 void add_bench(CLI::App& app, int& status);
+void add_pack(CLI::App& app, int& status);
+void add_report(CLI::App& app, int& status);
 
 }  // namespace tokamak::cli

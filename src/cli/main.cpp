@@ -24,6 +24,8 @@ int run_command_line(int argc, char** argv) {
     tokamak::cli::add_explain(app, status);
     tokamak::cli::add_tune(app, status);
     tokamak::cli::add_bench(app, status);
+    tokamak::cli::add_pack(app, status);
+    tokamak::cli::add_report(app, status);
     try {
         app.parse(argc, argv);
     } catch (const CLI::ParseError& error) {

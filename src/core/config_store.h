@@ -75,6 +75,10 @@ class ConfigStore {
     [[nodiscard]] const TunedTable* find(const std::string& device, const std::string& problem) const noexcept;
     [[nodiscard]] const StoreEntry* entry(const std::string& device, const std::string& problem) const noexcept;
     [[nodiscard]] std::size_t size() const noexcept { return entries_.size(); }
+    /// By device, then problem.
+    [[nodiscard]] const std::map<std::pair<std::string, std::string>, StoreEntry>& entries() const noexcept {
+        return entries_;
+    }
     [[nodiscard]] std::string to_json() const;
     /// Replaces the file at once (write beside it, then rename); the last of several savers wins. Throws `io`.
     void save(const std::string& path) const;

@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "core/config_store.h"
+#include "core/json_depth.h"
 #include "core/log.h"
 #include "core/throw.h"
 
@@ -105,7 +106,7 @@ json to_json(const StoreEntry& entry) {
 }  // namespace
 
 std::optional<ConfigStore> ConfigStore::parse_strictly(std::string_view text, const std::string& origin) {
-    const json document = json::parse(text, nullptr, /*allow_exceptions=*/false);
+    const json document = nests_deeper(text) ? json() : json::parse(text, nullptr, /*allow_exceptions=*/false);
     if (!document.is_object() || document.value("tokamak_store", json()) != json(1) || !document.contains("entries") ||
         !document.at("entries").is_array())
         return std::nullopt;

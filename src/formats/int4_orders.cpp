@@ -26,7 +26,8 @@ using Zeros = std::array<int, 8>;
 Zeros load_zeros(std::uint32_t word, const std::array<int, 8>& row_of, int added) noexcept {
     Zeros zeros{};
     for (int i = 0; i < 8; ++i)
-        zeros[static_cast<std::size_t>(row_of[static_cast<std::size_t>(i)])] = static_cast<int>(nibble(word, i)) + added;
+        zeros[static_cast<std::size_t>(row_of[static_cast<std::size_t>(i)])] =
+            static_cast<int>(nibble(word, i)) + added;
     return zeros;
 }
 
@@ -77,7 +78,8 @@ Refusal convert_awq(const TransposedInt4& source, std::uint32_t* out) {
             for (int j = 0; j < 8; ++j) {
                 const std::uint32_t word = load_word(source.words, (col + j) * row_words + w);
                 for (int i = 0; i < 8; ++i)
-                    words[static_cast<std::size_t>(kAwqRows[static_cast<std::size_t>(i)])] |= nibble(word, i) << (4 * j);
+                    words[static_cast<std::size_t>(kAwqRows[static_cast<std::size_t>(i)])] |= nibble(word, i)
+                                                                                              << (4 * j);
             }
             if (Refusal refusal = store_block(source, words, zeros, 8 * w, col, out)) return refusal;
         }
@@ -118,7 +120,8 @@ Refusal check_column_order(std::span<const std::byte> g_idx, std::int64_t cols, 
         const auto index = static_cast<std::int32_t>(load_word(g_idx.data(), col));
         if (index != col / group)
             return fmt::format(
-                "puts input {} into group {}, expected {}: reordered columns (act-order) are not supported, only groups "
+                "puts input {} into group {}, expected {}: reordered columns (act-order) are not supported, only "
+                "groups "
                 "of {} neighbouring ones",
                 col, index, col / group, group);
     }

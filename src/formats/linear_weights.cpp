@@ -16,8 +16,7 @@ WeightSpec int4_spec(const LayerReader& reader, const std::string& scales, std::
                      DType scale_dtype) {
     for (const int group : {32, 64, 128})
         if (cols == groups * group) return WeightSpec::int4(group, scale_dtype);
-    reader.refuse(scales,
-                  fmt::format("has {} groups for {} columns, expected groups of 32, 64 or 128", groups, cols));
+    reader.refuse(scales, fmt::format("has {} groups for {} columns, expected groups of 32, 64 or 128", groups, cols));
 }
 
 LinearProbe probe_int4(const LayerReader& reader, const std::string& linear) {
@@ -55,8 +54,7 @@ LinearProbe probe(const LayerReader& reader, CheckpointLayout layout, const std:
             return probe_values(reader, weight, {DType::e4m3}, WeightSpec::fp8_block());
         case CheckpointLayout::deepseek_v4:
             return probe_values(reader, weight, {DType::e4m3, DType::u8}, WeightSpec::fp8_block());
-        case CheckpointLayout::modelopt_nvfp4:
-            return probe_values(reader, weight, {DType::u8}, WeightSpec::nvfp4());
+        case CheckpointLayout::modelopt_nvfp4: return probe_values(reader, weight, {DType::u8}, WeightSpec::nvfp4());
         case CheckpointLayout::compressed_tensors_nvfp4:
             return probe_values(reader, linear + "weight_packed", {DType::u8}, WeightSpec::nvfp4());
         case CheckpointLayout::compressed_tensors: return probe_int4(reader, linear);
@@ -82,12 +80,10 @@ void read_transposed(const LayerReader& reader, CheckpointLayout layout, const s
         reader.refuse(linear + "qweight", fmt::format("holds [{}, {}], expected multiples of 8", m.rows, m.cols));
     const bool awq = layout == CheckpointLayout::awq;
     const std::int64_t groups = m.cols / m.spec.group_size;
-    m.encoding = awq                        ? Encoding::awq
-                 : zeros == GptqZeros::plain ? Encoding::gptq_v2
-                                             : Encoding::gptq_v1;
-    m.values = reader.tensor(linear + "qweight", {DType::i32},
-                             awq ? std::vector<std::int64_t>{m.cols, m.rows / 8}
-                                 : std::vector<std::int64_t>{m.cols / 8, m.rows});
+    m.encoding = awq ? Encoding::awq : zeros == GptqZeros::plain ? Encoding::gptq_v2 : Encoding::gptq_v1;
+    m.values = reader.tensor(
+        linear + "qweight", {DType::i32},
+        awq ? std::vector<std::int64_t>{m.cols, m.rows / 8} : std::vector<std::int64_t>{m.cols / 8, m.rows});
     m.zeros = reader.tensor(linear + "qzeros", {DType::i32}, {groups, m.rows / 8});
     m.scales = reader.tensor(linear + "scales", {m.spec.scale_dtype}, {groups, m.rows});
     if (!awq) m.column_order = reader.optional_tensor(linear + "g_idx", {DType::i32}, {m.cols});
@@ -140,10 +136,12 @@ LinearProbe probe_linear(const LayerReader& reader, CheckpointLayout layout, con
     if (!is_4bit(found.spec)) return found;
     for (const std::int64_t size : {found.rows, found.cols})
         if (size % group != 0) {
-            const bool packed = layout == CheckpointLayout::compressed_tensors ||
-                                layout == CheckpointLayout::compressed_tensors_nvfp4;
+            const bool packed =
+                layout == CheckpointLayout::compressed_tensors || layout == CheckpointLayout::compressed_tensors_nvfp4;
             const bool words = layout == CheckpointLayout::awq || layout == CheckpointLayout::gptq;
-            reader.refuse(linear + (packed ? "weight_packed" : words ? "qweight" : "weight"),
+            reader.refuse(linear + (packed  ? "weight_packed"
+                                    : words ? "qweight"
+                                            : "weight"),
                           fmt::format("holds [{}, {}], expected whole groups of {} in this projection and in the down "
                                       "projection",
                                       found.rows, found.cols, group));

@@ -240,6 +240,20 @@ void pack_halves(const PackedLayout& layout, const formats::Halves& halves, std:
     }
 }
 
+void unpack_halves(const PackedLayout& layout, std::span<const std::byte> packed, const formats::Halves& halves) {
+    if (layout.spec.format == WeightFormat::nvfp4) unpack_global_scales(layout, packed, halves);
+    const std::byte* in = packed.data();
+    for (std::int64_t strip = 0; strip < layout.strips; ++strip, in += layout.strip_bytes) {
+        const StripRows rows = formats::strip_rows(layout, halves, strip);
+        if (formats::is_4bit(layout.spec)) {
+            unpack_strip_4bit(layout, in, rows);
+        } else {
+            unpack_strip_bytes(layout, in, rows);
+            if (layout.spec.format == WeightFormat::fp8_block) unpack_strip_scales(layout, in, rows);
+        }
+    }
+}
+
 }  // namespace
 
 void pack(const PackedLayout& layout, const WeightMatrix& source, RowOrder order, std::span<std::byte> destination) {
@@ -268,17 +282,18 @@ void unpack(const PackedLayout& layout, std::span<const std::byte> packed, RowOr
                           layout.gate_up);
     const formats::Halves halves = formats::split(layout, destination, order, "unpack");
     check_apart(destination, packed, "unpack", "packed", "destination");
-    if (layout.spec.format == WeightFormat::nvfp4) unpack_global_scales(layout, packed, halves);
-    const std::byte* in = packed.data();
-    for (std::int64_t strip = 0; strip < layout.strips; ++strip, in += layout.strip_bytes) {
-        const StripRows rows = formats::strip_rows(layout, halves, strip);
-        if (formats::is_4bit(layout.spec)) {
-            unpack_strip_4bit(layout, in, rows);
-        } else {
-            unpack_strip_bytes(layout, in, rows);
-            if (layout.spec.format == WeightFormat::fp8_block) unpack_strip_scales(layout, in, rows);
-        }
-    }
+    unpack_halves(layout, packed, halves);
+}
+
+void unpack_gate_up(const PackedLayout& layout, std::span<const std::byte> packed, const WeightMatrix& gate,
+                    const WeightMatrix& up) {
+    check_layout(layout, packed.size(), "unpack_gate_up", "packed");
+    if (!layout.gate_up) invalid("unpack_gate_up: `layout` is of a plain matrix, expected a gate/up layout");
+    formats::check_matrix(gate, layout.spec, layout.rows / 2, layout.cols, "unpack_gate_up", "gate", true);
+    formats::check_matrix(up, layout.spec, layout.rows / 2, layout.cols, "unpack_gate_up", "up", true);
+    check_apart(gate, packed, "unpack_gate_up", "packed", "gate");
+    check_apart(up, packed, "unpack_gate_up", "packed", "up");
+    unpack_halves(layout, packed, {formats::all_rows(gate), formats::all_rows(up)});
 }
 
 }  // namespace tokamak

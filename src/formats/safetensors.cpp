@@ -63,14 +63,7 @@ bool SafetensorsFile::contains(const std::string& name) const noexcept { return 
 Tensor SafetensorsFile::tensor(const std::string& name) const {
     const formats::TensorEntry* entry = impl_ ? impl_->find(name) : nullptr;
     if (entry == nullptr) invalid("{}: has no tensor {}", path(), formats::display_name(name));
-    const std::optional<DType> dtype = formats::tensor_dtype(entry->dtype);
-    if (!dtype)
-        fail(ErrorCode::parse, "{}: tensor {}: dtype {} is not supported", path(), formats::display_name(name),
-             formats::display_name(entry->dtype));
-    if (entry->shape.size() > static_cast<std::size_t>(Tensor::max_rank))
-        fail(ErrorCode::parse, "{}: tensor {}: {} dimensions, at most {} are supported", path(),
-             formats::display_name(name), entry->shape.size(), Tensor::max_rank);
-    return {impl_->data.data() + entry->begin, *dtype, entry->shape};
+    return formats::describe_entry(path(), *entry, impl_->data.data() + entry->begin);
 }
 
 const std::map<std::string, std::string>& SafetensorsFile::metadata() const noexcept {

@@ -131,6 +131,17 @@ std::string display_name(std::string_view name) {
     return text + (name.size() > most ? "...\"" : "\"");
 }
 
+Tensor describe_entry(const std::string& file, const TensorEntry& entry, const std::byte* data) {
+    const std::optional<DType> dtype = tensor_dtype(entry.dtype);
+    if (!dtype)
+        fail(ErrorCode::parse, "{}: tensor {}: dtype {} is not supported", file, display_name(entry.name),
+             display_name(entry.dtype));
+    if (entry.shape.size() > static_cast<std::size_t>(Tensor::max_rank))
+        fail(ErrorCode::parse, "{}: tensor {}: {} dimensions, at most {} are supported", file, display_name(entry.name),
+             entry.shape.size(), Tensor::max_rank);
+    return {data, *dtype, entry.shape};
+}
+
 SafetensorsHeader parse_safetensors_header(const std::string& file, std::string_view json, std::uint64_t data_bytes) {
     // The parser would skip a byte order mark and leading blanks; the format has none.
     if (json.empty() || json.front() != '{')

@@ -5,11 +5,12 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "tokamak/tensor.h"
+#include "tokamak/checkpoint.h"
 
 namespace tokamak::formats {
 
@@ -35,6 +36,16 @@ struct SafetensorsHeader {
 /// Parses the JSON and checks it against the size of the data section: offsets in range, tensors neither overlapping
 /// nor leaving gaps, sizes that match shape and dtype. Throws `parse` naming `file`, the tensor and what is wrong.
 SafetensorsHeader parse_safetensors_header(const std::string& file, std::string_view json, std::uint64_t data_bytes);
+
+/// The tensor of an entry with its data at `data` (null: a description only). Throws `parse` for a dtype or a rank that
+/// Tensor cannot hold.
+Tensor describe_entry(const std::string& file, const TensorEntry& entry, const std::byte* data);
+
+/// Length prefix and JSON of a file with these tensors one after the other (their data does not matter), padded so that
+/// the data begins at a multiple of `alignment`. Throws `invalid_argument` naming `op`.
+std::string make_safetensors_header(std::span<const NamedTensor> tensors,
+                                    const std::map<std::string, std::string>& metadata, std::size_t alignment,
+                                    const char* op);
 
 /// Type for a dtype name of the format; nothing for those that Tensor cannot hold.
 std::optional<DType> tensor_dtype(std::string_view name) noexcept;

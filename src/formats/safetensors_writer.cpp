@@ -16,9 +16,49 @@
 #include "tokamak/checkpoint.h"
 
 namespace tokamak {
+namespace formats {
 namespace {
 
-constexpr std::size_t kDataAlignment = 64;
+/// Members are joined as text: a JSON object that keeps its order would search all its names for each new one.
+void add_member(std::string& object, const std::string& name, const nlohmann::ordered_json& value) {
+    if (object.size() > 1) object += ",";
+    object += nlohmann::ordered_json(name).dump() + ":" + value.dump();
+}
+
+}  // namespace
+
+std::string make_safetensors_header(std::span<const NamedTensor> tensors,
+                                    const std::map<std::string, std::string>& metadata, std::size_t alignment,
+                                    const char* op) {
+    std::string json = "{";
+    std::size_t offset = 0;
+    try {
+        if (!metadata.empty()) add_member(json, kMetadataKey, metadata);
+        for (const auto& [name, tensor] : tensors) {
+            nlohmann::ordered_json entry;
+            entry["dtype"] = safetensors_dtype(tensor.dtype);
+            entry["shape"] = std::vector<std::int64_t>(tensor.shape.begin(), tensor.shape.begin() + tensor.rank);
+            entry["data_offsets"] = {offset, offset + tensor.bytes()};
+            add_member(json, name, entry);
+            offset += tensor.bytes();
+        }
+    } catch (const nlohmann::json::exception&) {
+        invalid("{}: a name or the metadata is not valid UTF-8", op);
+    }
+    json += "}";
+    const std::size_t unpadded = kHeaderPrefix + json.size();
+    json.append((alignment - unpadded % alignment) % alignment, ' ');
+    const std::uint64_t length = json.size();
+    if (length > kMaxHeaderBytes)
+        invalid("{}: a header of {} bytes, at most {} are allowed", op, length, kMaxHeaderBytes);
+    return std::string(reinterpret_cast<const char*>(&length), sizeof length) + json;
+}
+
+}  // namespace formats
+
+namespace {
+
+constexpr std::size_t kDataAlignment = 128;
 
 void check_tensor(const NamedTensor& named, std::set<std::string>& names) {
     const std::string name = formats::display_name(named.name);
@@ -32,38 +72,6 @@ void check_tensor(const NamedTensor& named, std::set<std::string>& names) {
         invalid("write_safetensors: tensor {} is {}, expected a contiguous tensor", name, to_string(tensor));
     if (tensor.data == nullptr && tensor.bytes() > 0)
         invalid("write_safetensors: tensor {} is {} with null data", name, to_string(tensor));
-}
-
-/// Members are joined as text: a JSON object that keeps its order would search all its names for each new one.
-void add_member(std::string& object, const std::string& name, const nlohmann::ordered_json& value) {
-    if (object.size() > 1) object += ",";
-    object += nlohmann::ordered_json(name).dump() + ":" + value.dump();
-}
-
-/// Length prefix and JSON, padded with blanks so that the data after it is aligned.
-std::string header_bytes(std::span<const NamedTensor> tensors, const std::map<std::string, std::string>& metadata) {
-    std::string json = "{";
-    std::size_t offset = 0;
-    try {
-        if (!metadata.empty()) add_member(json, formats::kMetadataKey, metadata);
-        for (const auto& [name, tensor] : tensors) {
-            nlohmann::ordered_json entry;
-            entry["dtype"] = formats::safetensors_dtype(tensor.dtype);
-            entry["shape"] = std::vector<std::int64_t>(tensor.shape.begin(), tensor.shape.begin() + tensor.rank);
-            entry["data_offsets"] = {offset, offset + tensor.bytes()};
-            add_member(json, name, entry);
-            offset += tensor.bytes();
-        }
-    } catch (const nlohmann::json::exception&) {
-        invalid("write_safetensors: a name or the metadata is not valid UTF-8");
-    }
-    json += "}";
-    const std::size_t unpadded = formats::kHeaderPrefix + json.size();
-    json.append((kDataAlignment - unpadded % kDataAlignment) % kDataAlignment, ' ');
-    const std::uint64_t length = json.size();
-    if (length > formats::kMaxHeaderBytes)
-        invalid("write_safetensors: a header of {} bytes, at most {} are allowed", length, formats::kMaxHeaderBytes);
-    return std::string(reinterpret_cast<const char*>(&length), sizeof length) + json;
 }
 
 /// A file that takes its name only on `commit`, and is removed if that never comes.
@@ -118,7 +126,7 @@ void write_safetensors(const std::string& path, std::span<const NamedTensor> ten
                        const std::map<std::string, std::string>& metadata) {
     std::set<std::string> names;
     for (const NamedTensor& named : tensors) check_tensor(named, names);
-    const std::string header = header_bytes(tensors, metadata);
+    const std::string header = formats::make_safetensors_header(tensors, metadata, kDataAlignment, "write_safetensors");
     TemporaryFile file(path);
     file.write(header.data(), header.size());
     for (const NamedTensor& named : tensors) file.write(named.tensor.data, named.tensor.bytes());

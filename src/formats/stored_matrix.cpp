@@ -92,7 +92,8 @@ void load_one_scale(const LayerReader& reader, const StoredMatrix& stored, Loade
 Tensor cut(const Tensor& tensor, int dimension, std::int64_t first, std::int64_t count) {
     Tensor part = tensor;
     if (!part.present) return part;
-    part.data = tensor.as<std::byte>() + first * tensor.stride(dimension) * static_cast<std::int64_t>(size_of(tensor.dtype));
+    part.data =
+        tensor.as<std::byte>() + first * tensor.stride(dimension) * static_cast<std::int64_t>(size_of(tensor.dtype));
     part.shape[static_cast<std::size_t>(dimension)] = count;
     return part;
 }

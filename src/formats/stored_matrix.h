@@ -28,8 +28,8 @@ struct StoredMatrix {
     std::int64_t cols = 0;
     StoredTensor values;
     StoredTensor scales;
-    StoredTensor zeros;         ///< awq, gptq
-    StoredTensor column_order;  ///< gptq's g_idx, where there is one
+    StoredTensor zeros;          ///< awq, gptq
+    StoredTensor column_order;   ///< gptq's g_idx, where there is one
     StoredTensor global_scale;   ///< nvfp4
     StoredTensor logical_shape;  ///< compressed_tensors: rows and columns before packing
 };

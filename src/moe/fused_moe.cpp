@@ -8,6 +8,7 @@
 #include "core/choose.h"
 #include "moe/cpu/fused_moe.h"
 #include "moe/cpu/plan_cpu.h"
+#include "moe/cpu/route.h"
 #include "moe/fused_moe_state.h"
 #include "moe/owning.h"
 #include "moe/problem_checks.h"
@@ -41,9 +42,29 @@ void check_sizes(const FusedMoeProblem& p) {
                   {p.max_tokens, p.top_k, std::max(p.hidden, p.intermediate), 8});
 }
 
+/// The routing of a problem that routes, as an operator of its own.
+RouteProblem route_problem(const FusedMoeProblem& p) {
+    return {.max_tokens = p.max_tokens,
+            .num_experts = p.num_experts,
+            .top_k = p.top_k,
+            .method = p.route->method,
+            .renormalize = p.route->renormalize,
+            .routed_scaling_factor = p.route->routed_scaling_factor,
+            .num_groups = p.route->num_groups,
+            .top_groups = p.route->top_groups,
+            .logits_dtype = p.route->logits_dtype};
+}
+
+void check_route(const FusedMoeProblem& p) {
+    if (!p.route) return;
+    if (const Support rule = supports(route_problem(p), Device::cpu()); !rule)
+        invalid("{}: `route`: {}", kOp, rule.reason);
+}
+
 void check_problem(const FusedMoeProblem& p, Device device) {
     check_sizes(p);
     check_activation(p);
+    check_route(p);
     check::dtype(kOp, "act_dtype", p.act_dtype, {DType::bf16, DType::f16, DType::f32});
     check::dtype(kOp, "out_dtype", p.out_dtype, {DType::bf16, DType::f16, DType::f32, DType::f64});
     if (device.is_cuda())
@@ -93,12 +114,35 @@ void check_rows(const FusedMoeState& state, const FusedMoeArgs& args) {
                              .written = true});
 }
 
-void check_args(const FusedMoeState& state, const FusedMoeArgs& args, const Workspace& workspace) {
+/// Ids and weights, or what they are made of.
+void check_routing(const FusedMoeState& state, const FusedMoeArgs& args) {
     const FusedMoeProblem& p = state.problem;
+    check_routing_args({kOp, state.device, p.num_experts, state.local_experts, p.top_k,
+                        p.routing_weight != RoutingWeight::none, p.route.has_value()},
+                       {args.tokens, args.num_tokens, args.ids, args.weights, args.expert_map, args.first_expert});
+    if (!p.route) {
+        check::absent(args.logits, kOp, "logits", "unless the problem has a `route`");
+        check::absent(args.correction_bias, kOp, "correction_bias", "unless the problem has a `route`");
+        return;
+    }
+    check::tensor(args.logits, {.op = kOp,
+                                .name = "logits",
+                                .dtypes = {p.route->logits_dtype},
+                                .shape = {args.tokens, p.num_experts},
+                                .device = state.device});
+    if (p.route->method == RouteMethod::softmax)
+        check::absent(args.correction_bias, kOp, "correction_bias", "for the softmax method");
+    check::optional_tensor(args.correction_bias, {.op = kOp,
+                                                  .name = "correction_bias",
+                                                  .dtypes = {DType::f32},
+                                                  .shape = {p.num_experts},
+                                                  .device = state.device,
+                                                  .contiguous_from = 0});
+}
+
+void check_args(const FusedMoeState& state, const FusedMoeArgs& args, const Workspace& workspace) {
     check::tokens(kOp, args.tokens, state.max_tokens);
-    check_routing_args(
-        {kOp, state.device, p.num_experts, state.local_experts, p.top_k, p.routing_weight != RoutingWeight::none},
-        {args.tokens, args.num_tokens, args.ids, args.weights, args.expert_map, args.first_expert});
+    check_routing(state, args);
     check_weights(state, args);
     check_rows(state, args);
     state.layout.check(workspace, state.device, kOp);
@@ -107,6 +151,8 @@ void check_args(const FusedMoeState& state, const FusedMoeArgs& args, const Work
                     {"x", args.x},
                     {"ids", args.ids},
                     {"weights", args.weights},
+                    {"logits", args.logits},
+                    {"correction_bias", args.correction_bias},
                     {"gate_up", args.gate_up},
                     {"down", args.down},
                     {"gate_up_bias", args.gate_up_bias},
@@ -144,24 +190,50 @@ FusedMoePlan make_plan(const FusedMoeProblem& problem, Device device, const Plan
         return detail::to_plan<FusedMoeProblem>(std::shared_ptr<const FusedMoeState>(std::move(state)));
     }
     cpu::choose(*state, kOp, problem.max_tokens, options, problem.out_dtype);
+    if (problem.route) {
+        const auto routes = static_cast<std::size_t>(problem.max_tokens * problem.top_k);
+        state->routed_ids = state->layout.add<std::int32_t>("routed_ids", routes);
+        state->routed_weights = state->layout.add<float>("routed_weights", routes);
+    }
     state->scratch = cpu::lay_out(*state, {.top_k = problem.top_k,
                                            .local_experts = state->local_experts,
                                            .x_cols = problem.hidden,
                                            .x_per_route = problem.routing_weight == RoutingWeight::input,
-                                           .intermediate = problem.intermediate});
+                                           .intermediate = problem.intermediate,
+                                           .reserved_bytes = state->layout.size().bytes});
     return detail::to_plan<FusedMoeProblem>(std::shared_ptr<const FusedMoeState>(std::move(state)));
 }
+
+namespace {
+
+template <class Acc>
+void run_on_cpu(const FusedMoeState& state, FusedMoeArgs args, const Workspace& workspace) {
+    const FusedMoeProblem& p = state.problem;
+    const std::int64_t tokens = check::effective_tokens(args.tokens, args.num_tokens);
+    if (p.route) {
+        args.ids = Tensor(state.routed_ids.in(workspace), DType::i32, {args.tokens, p.top_k}, state.device);
+        args.weights = Tensor(state.routed_weights.in(workspace), DType::f32, {args.tokens, p.top_k}, state.device);
+        const RouteArgs route{.tokens = args.tokens,
+                              .logits = args.logits,
+                              .correction_bias = args.correction_bias,
+                              .weights = args.weights,
+                              .ids = args.ids};
+        cpu::route<Acc>(route_problem(p), route, tokens, state.scratch.threads);
+    }
+    if (state.options.check_ids) check_ids(kOp, args.ids, tokens, p.num_experts);
+    cpu::fused_moe<Acc>(state, args, tokens, workspace);
+}
+
+}  // namespace
 
 void run(const FusedMoePlan& plan, const FusedMoeArgs& args, const Workspace& workspace, Stream stream) {
     const auto& state = detail::state_of<FusedMoeState>(plan);
     check_args(state, args, workspace);
     if (state.device.is_cuda()) return cuda::run_fused_moe(state, args, workspace, stream);
-    const std::int64_t tokens = check::effective_tokens(args.tokens, args.num_tokens);
-    if (state.options.check_ids) check_ids(kOp, args.ids, tokens, state.problem.num_experts);
     if (is_oracle(state, args.tokens))
-        cpu::fused_moe<double>(state, args, tokens, workspace);
+        run_on_cpu<double>(state, args, workspace);
     else
-        cpu::fused_moe<float>(state, args, tokens, workspace);
+        run_on_cpu<float>(state, args, workspace);
 }
 
 OwnedTensor fused_moe(const FusedMoeProblem& problem, FusedMoeArgs args, Device device, const Workspace& workspace,

@@ -13,7 +13,9 @@ struct FusedMoeState : detail::TypedState<FusedMoeProblem> {
     int local_experts = 0;
     PackedLayout gate_up;
     PackedLayout down;
-    cpu::Scratch scratch;     ///< plans for the CPU
+    cpu::Scratch scratch;            ///< plans for the CPU
+    Slice<std::int32_t> routed_ids;  ///< plans for the CPU that route: [max_tokens, top_k]
+    Slice<float> routed_weights;
     cuda::FusedMoeCuda cuda;  ///< plans for a CUDA device
 };
 

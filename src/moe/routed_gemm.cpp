@@ -33,7 +33,10 @@ void check_problem(const RoutedGemmProblem& p, Device device) {
                   {p.max_tokens, p.top_k, std::max(p.rows, p.cols), 8});
     check::dtype(kOp, "act_dtype", p.act_dtype, {DType::bf16, DType::f16, DType::f32});
     check::dtype(kOp, "out_dtype", p.out_dtype, {DType::bf16, DType::f16, DType::f32, DType::f64});
-    require_cpu(kOp, device);
+    if (device.is_cuda())
+        cuda::require(p, device);
+    else
+        require_cpu(kOp, device);
 }
 
 void check_tensors(const RoutedGemmState& state, const RoutedGemmArgs& args) {
@@ -90,18 +93,22 @@ RoutedGemmPlan make_plan(const RoutedGemmProblem& problem, Device device, const 
     state->problem = problem;
     state->local_experts = resolve_local_experts(problem.num_experts, problem.num_local_experts);
     state->matrix = matrix_layout(problem);
+    if (device.is_cuda()) {
+        cuda::plan_routed_gemm(*state, device, options);
+        return detail::to_plan<RoutedGemmProblem>(std::shared_ptr<const RoutedGemmState>(std::move(state)));
+    }
     cpu::choose(*state, kOp, problem.max_tokens, options, problem.out_dtype);
     state->scratch =
         cpu::lay_out(*state, {.top_k = problem.top_k, .local_experts = state->local_experts, .x_cols = problem.cols});
     return detail::to_plan<RoutedGemmProblem>(std::shared_ptr<const RoutedGemmState>(std::move(state)));
 }
 
-void run(const RoutedGemmPlan& plan, const RoutedGemmArgs& args, const Workspace& workspace, Stream) {
+void run(const RoutedGemmPlan& plan, const RoutedGemmArgs& args, const Workspace& workspace, Stream stream) {
     const auto& state = detail::state_of<RoutedGemmState>(plan);
     check_args(state, args, workspace);
+    if (state.device.is_cuda()) return cuda::run_routed_gemm(state, args, workspace, stream);
     const std::int64_t tokens = check::effective_tokens(args.tokens, args.num_tokens);
     if (state.options.check_ids) check_ids(kOp, args.ids, tokens, state.problem.num_experts);
-    // The only backend so far is the CPU's; a CUDA one is dispatched from here on state.device.
     if (is_oracle(state, args.tokens))
         cpu::routed_gemm<double>(state, args, tokens, workspace);
     else

@@ -3,6 +3,7 @@
 
 #include "core/plan_state.h"
 #include "moe/cpu/scratch.h"
+#include "moe/cuda/routed/routed_gemm.h"
 #include "tokamak/moe/routed_gemm.h"
 
 namespace tokamak::moe {
@@ -11,7 +12,8 @@ namespace tokamak::moe {
 struct RoutedGemmState : detail::TypedState<RoutedGemmProblem> {
     int local_experts = 0;
     PackedLayout matrix;
-    cpu::Scratch scratch;
+    cpu::Scratch scratch;       ///< plans for the CPU
+    cuda::RoutedGemmCuda cuda;  ///< plans for a CUDA device
 };
 
 }  // namespace tokamak::moe

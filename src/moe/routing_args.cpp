@@ -13,9 +13,15 @@ void check_routing_problem(const char* op, int num_experts, int num_local_expert
     check::range(op, "top_k", top_k, 1, kMaxTopK);
 }
 
-void check_routing_args(const RoutingShape& shape, const RoutingArgs& args) {
+namespace {
+
+void check_routes(const RoutingShape& shape, const RoutingArgs& args) {
     const char* op = shape.op;
-    check::num_tokens(args.num_tokens, op, shape.device);
+    if (shape.routed) {
+        check::absent(args.ids, op, "ids", "where the problem has a `route`");
+        check::absent(args.weights, op, "weights", "where the problem has a `route`");
+        return;
+    }
     check::tensor(args.ids, {.op = op,
                              .name = "ids",
                              .dtypes = {DType::i32, DType::i64},
@@ -30,6 +36,14 @@ void check_routing_args(const RoutingShape& shape, const RoutingArgs& args) {
         check::tensor(args.weights, weights);
     else
         check::optional_tensor(args.weights, weights);
+}
+
+}  // namespace
+
+void check_routing_args(const RoutingShape& shape, const RoutingArgs& args) {
+    const char* op = shape.op;
+    check::num_tokens(args.num_tokens, op, shape.device);
+    check_routes(shape, args);
     const bool mapped = check::optional_tensor(args.expert_map, {.op = op,
                                                                  .name = "expert_map",
                                                                  .dtypes = {DType::i32},

@@ -19,6 +19,7 @@ struct RoutingShape {
     int local_experts = 0;
     int top_k = 0;
     bool weighted = true;  ///< routing weights are needed; where not, they are allowed and ignored
+    bool routed = false;   ///< the operator makes ids and weights itself: they must be absent
 };
 
 /// Views into the arguments of one call.

@@ -92,7 +92,8 @@ TEST_F(Layouts, Fp8WithOneScale) {
             SyntheticTensors made = make_synthetic_layer(layer);
             const std::vector<std::int64_t> shape(static_cast<std::size_t>(rank), 1);
             for (NamedTensor& tensor : made.tensors)
-                if (tensor.name.ends_with("weight_scale")) tensor.tensor = Tensor(tensor.tensor.as<std::byte>() + (type == DType::bf16 ? 2 : 0), type, shape);
+                if (tensor.name.ends_with("weight_scale"))
+                    tensor.tensor = Tensor(tensor.tensor.as<std::byte>() + (type == DType::bf16 ? 2 : 0), type, shape);
             expect_layer(layer, made, WeightSpec::fp8_block(),
                          [&](const std::string& name, std::int64_t row, std::int64_t col, std::int64_t cols) {
                              const std::uint8_t* scale = bytes_of(made, name + "weight_scale");
@@ -161,7 +162,8 @@ TEST_F(Layouts, DeepseekV4Fp8) {
 }
 
 TEST_F(Layouts, Nvfp4OfBothWriters) {
-    for (const CheckpointLayout writer : {CheckpointLayout::modelopt_nvfp4, CheckpointLayout::compressed_tensors_nvfp4}) {
+    for (const CheckpointLayout writer :
+         {CheckpointLayout::modelopt_nvfp4, CheckpointLayout::compressed_tensors_nvfp4}) {
         SCOPED_TRACE(to_string(writer));
         const bool modelopt = writer == CheckpointLayout::modelopt_nvfp4;
         const SyntheticLayer layer{writer, 0, 2, 80, 48, 0, 26};
@@ -172,13 +174,14 @@ TEST_F(Layouts, Nvfp4OfBothWriters) {
         // What kernels do not use may lie beside it.
         const float input = 1.0F;
         made.tensors.push_back({"model.layers.0.mlp.experts.0.up_proj.input_scale", Tensor(&input, DType::f32, {})});
-        expect_layer(layer, made, WeightSpec::nvfp4(),
-                     [&](const std::string& name, std::int64_t row, std::int64_t col, std::int64_t cols) {
-                         const auto stored = load<float>(bytes_of(made, name + global));
-                         return e2m1(bytes_of(made, name + (modelopt ? "weight" : "weight_packed")), row, col, cols) *
-                                scalar::e4m3_to_float(bytes_of(made, name + "weight_scale")[row * cols / 16 + col / 16]) *
-                                (modelopt ? stored : 1.0F / stored);
-                     });
+        expect_layer(
+            layer, made, WeightSpec::nvfp4(),
+            [&](const std::string& name, std::int64_t row, std::int64_t col, std::int64_t cols) {
+                const auto stored = load<float>(bytes_of(made, name + global));
+                return e2m1(bytes_of(made, name + (modelopt ? "weight" : "weight_packed")), row, col, cols) *
+                       scalar::e4m3_to_float(bytes_of(made, name + "weight_scale")[row * cols / 16 + col / 16]) *
+                       (modelopt ? stored : 1.0F / stored);
+            });
     }
 }
 
@@ -222,7 +225,8 @@ void draw_zero_points(SyntheticTensors& made, int least, int most) {
         for (std::size_t i = 0; i < tensor.tensor.bytes(); ++i) {
             const auto draw = [&] {
                 const auto range = static_cast<std::uint64_t>(words ? 8 : most - least + 1);
-                return static_cast<std::uint8_t>(test::random_bits()() % range + static_cast<unsigned>(words ? 4 : least));
+                return static_cast<std::uint8_t>(test::random_bits()() % range +
+                                                 static_cast<unsigned>(words ? 4 : least));
             };
             const std::uint8_t low = draw();
             bytes[i] = static_cast<std::uint8_t>(low | draw() << 4);
@@ -322,7 +326,8 @@ TEST_F(Layouts, OtherPrefixesAndNames) {
                                        {"gate_proj", "w1"},
                                        {"up_proj", "w3"},
                                        {"down_proj", "w2"}})
-            if (const auto at = tensor.name.find(from); at != std::string::npos) tensor.name.replace(at, from.size(), to);
+            if (const auto at = tensor.name.find(from); at != std::string::npos)
+                tensor.name.replace(at, from.size(), to);
     EXPECT_EQ(loads(made), 2);
     EXPECT_TRUE(load_experts(written(made), 0).router_weight.view().present);
 }

@@ -33,7 +33,8 @@ inline const std::vector<Format>& formats() {
                                             {WeightSpec::int4(32, DType::f16)},
                                             {WeightSpec::int4(64, DType::f16)},
                                             {WeightSpec::int4(128, DType::f16)},
-                                            {WeightSpec::mxfp4()}};
+                                            {WeightSpec::mxfp4()},
+                                            {WeightSpec::nvfp4()}};
     return all;
 }
 

@@ -146,7 +146,7 @@ TEST(RoutedGemm, MisuseIsRefused) {
         spoil(p);
         expect_unsupported(p, parts);
     }
-    expect_unsupported(c.problem, {"moe::routed_gemm", "CUDA"}, ErrorCode::unsupported, Device::cuda(0));
+    expect_unsupported(c.problem, {"moe::routed_gemm", "cuda:4096"}, ErrorCode::unsupported, Device::cuda(4096));
 
     Rng rng = rng_for(1400);
     const RoutedGemmData data = random_data(rng, c);

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <optional>
+
+#include "tokamak/moe/route.h"
 #include "tokamak/plan.h"
 #include "tokamak/tensor.h"
 #include "tokamak/weight_format.h"
@@ -49,21 +52,25 @@ struct FusedMoeProblem {
     bool quantize_activations = false;
     DType act_dtype = DType::bf16;  ///< x: bf16, f16 or f32 (f32: CPU only)
     DType out_dtype = DType::bf16;  ///< bf16, f16, f32; f64: the oracle variant
+    /// Routes from `logits` in the same call, in place of `ids` and `weights`. On CUDA top_k and groups up to 32.
+    std::optional<RouteRule> route{};
 };
 
 struct FusedMoeArgs {
     std::int64_t tokens = 0;
-    Tensor num_tokens;     ///< optional i32 [1] on the device: lowers `tokens`; rows past it are not touched
-    Tensor x;              ///< [tokens, hidden] act_dtype, rows may be strided
-    Tensor ids;            ///< [tokens, top_k] i32 or i64, global expert ids; negative or too large: masked
-    Tensor weights;        ///< [tokens, top_k] f32 or bf16 routing weights; RoutingWeight::none ignores them
-    Tensor gate_up;        ///< packed u8 [local experts, gate_up layout bytes], 128-byte aligned
-    Tensor down;           ///< packed u8 [local experts, down layout bytes]
-    Tensor gate_up_bias;   ///< optional bf16 or f32 [local experts, 2 * intermediate]: gate then up
-    Tensor down_bias;      ///< optional bf16 or f32 [local experts, hidden]
-    Tensor expert_map;     ///< optional i32 [num_experts]: local row; any other number: elsewhere. May be scattered
-    int first_expert = 0;  ///< without a map: local expert r is global expert first_expert + r; 0 with a map
-    Tensor shared_output;  ///< optional [tokens, hidden] out_dtype or act_dtype, added
+    Tensor num_tokens;       ///< optional i32 [1] on the device: lowers `tokens`; rows past it are not touched
+    Tensor x;                ///< [tokens, hidden] act_dtype, rows may be strided
+    Tensor ids;              ///< [tokens, top_k] i32 or i64, global expert ids; negative or too large: masked
+    Tensor weights;          ///< [tokens, top_k] f32 or bf16 routing weights; RoutingWeight::none ignores them.
+    Tensor logits;           ///< with `route` alone: [tokens, num_experts], rows may be strided
+    Tensor correction_bias;  ///< with `route`: optional f32 [num_experts], sigmoid_grouped only
+    Tensor gate_up;          ///< packed u8 [local experts, gate_up layout bytes], 128-byte aligned
+    Tensor down;             ///< packed u8 [local experts, down layout bytes]
+    Tensor gate_up_bias;     ///< optional bf16 or f32 [local experts, 2 * intermediate]: gate then up
+    Tensor down_bias;        ///< optional bf16 or f32 [local experts, hidden]
+    Tensor expert_map;       ///< optional i32 [num_experts]: local row; any other number: elsewhere. May be scattered
+    int first_expert = 0;    ///< without a map: local expert r is global expert first_expert + r; 0 with a map
+    Tensor shared_output;    ///< optional [tokens, hidden] out_dtype or act_dtype, added
     bool accumulate_into_out = false;  ///< add to what `out` holds instead of overwriting it
     Tensor out;                        ///< [>= tokens, hidden] out_dtype
 };

@@ -17,6 +17,16 @@ enum class RouteMethod : std::uint8_t {
     sigmoid_grouped,
 };
 
+/// How `fused_moe` routes inside its call. The fields are those of RouteProblem.
+struct RouteRule {
+    RouteMethod method = RouteMethod::softmax;
+    bool renormalize = true;
+    float routed_scaling_factor = 1.0F;
+    int num_groups = 1;
+    int top_groups = 1;
+    DType logits_dtype = DType::f32;
+};
+
 struct RouteProblem {
     std::int64_t max_tokens = 0;
     int num_experts = 0;  ///< 1 to 4096

@@ -7,6 +7,7 @@
 #include <cctype>
 
 #include "cli/common.h"
+#include "core/json_depth.h"
 #include "core/throw.h"
 
 namespace tokamak::cli::conformance {
@@ -150,6 +151,7 @@ std::optional<DType> parse_dtype(std::string name) {
 }
 
 std::vector<Case> parse_manifest(std::string_view text, const std::string& origin) {
+    if (nests_deeper(text)) fail(ErrorCode::parse, "{}: nests deeper than {} levels", origin, kMostJsonDepth);
     const json document = json::parse(text, nullptr, /*allow_exceptions=*/false);
     if (document.is_discarded()) fail(ErrorCode::parse, "{}: not valid JSON", origin);
     if (!document.is_object()) fail(ErrorCode::parse, "{}: expected an object", origin);

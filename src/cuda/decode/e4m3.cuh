@@ -43,16 +43,19 @@ __device__ __forceinline__ float larger_magnitude(float largest, float value) { 
 struct E4m3Scale {
     float scale;
     float inverse;
+    float divisor;  ///< the scale, but 0 in place of infinity: a finite value over that is 0
 
     __device__ __forceinline__ static E4m3Scale of(float largest) {
-        const float scale = __fdiv_rn(fmaxf(largest, 1e-10F), 448.0F);
-        return {scale, __frcp_rn(scale)};
+        constexpr E4m3Scale by_448 = {0.0F, 0x1.24924ap-9F, 448.0F};
+        const bool finite = largest < INFINITY;
+        const float scale = finite ? by_448.divide(fmaxf(largest, 1e-10F)) : INFINITY;
+        return {scale, __frcp_rn(scale), finite ? scale : 0.0F};
     }
+
     /// value / scale, rounded once: a quotient from the reciprocal is corrected by its remainder (Markstein).
     [[nodiscard]] __device__ __forceinline__ float divide(float value) const {
-        if (scale > 3e38F) return __fdiv_rn(value, scale);  // an infinite value
         const float quotient = value * inverse;
-        return fmaf(fmaf(-quotient, scale, value), inverse, quotient);
+        return fmaf(fmaf(-quotient, divisor, value), inverse, quotient);
     }
 };
 

@@ -17,6 +17,7 @@ struct HalfTile {
     static constexpr int kPieces = 2;
     static constexpr int kSlabs = 2;
     static constexpr int kBytes = 4096;
+    static constexpr bool kGlobalScales = false;
 };
 
 struct PlainDecode {

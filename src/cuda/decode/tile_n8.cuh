@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "cuda/decode/e4m3.cuh"
 #include "cuda/decode/int4.cuh"
 #include "cuda/decode/mxfp4.cuh"
 #include "cuda/ptx/mma.cuh"
@@ -34,6 +35,7 @@ struct WholeTile {
     static constexpr int kSlabs = kTileSlabs;
     static constexpr TokenForm kForm = TokenForm::scaled;
     static constexpr bool kStripScales = false;
+    static constexpr bool kGlobalScales = false;
 };
 
 /// int4 with bf16 or f16 scales.
@@ -86,6 +88,30 @@ struct Mxfp4Tile : WholeTile {
         s[0][1] = all[1];
         s[1][0] = all[2];
         s[1][1] = all[3];
+    }
+};
+
+/// e2m1 codes as in mxfp4, with e4m3 scales of 16 columns; the global scales at the end of the strip are for its sums.
+struct Nvfp4Tile : WholeTile {
+    using Decode = Mxfp4Decode;
+    static constexpr bool kGlobalScales = true;
+    static constexpr int kGroup = 16;
+    static constexpr int kCols = 64;
+    static constexpr int kGroups = 4;
+    static constexpr int kCodeBytes = 2048;
+    static constexpr int kBytes = 2304;
+
+    __device__ static void scales(const std::uint8_t* tile, int slab, int g, float (&s)[kGroups][2]) {
+        const uint2 codes = *reinterpret_cast<const uint2*>(tile + kCodeBytes + (slab * 8 + g) * 8);
+        std::uint32_t pairs[kGroups];
+        e4m3_to_f16(codes.x, pairs[0], pairs[1]);
+        e4m3_to_f16(codes.y, pairs[2], pairs[3]);
+#pragma unroll
+        for (int group = 0; group < kGroups; ++group) {
+            const float2 both = __half22float2(*reinterpret_cast<const __half2*>(&pairs[group]));
+            s[group][0] = both.x;
+            s[group][1] = both.y;
+        }
     }
 };
 

@@ -30,6 +30,7 @@ Scratch book_chunk(const ScratchShape& shape, std::int64_t chunk_tokens, Workspa
 
 std::size_t bytes_of_chunk(const ScratchShape& shape, std::int64_t chunk_tokens) {
     WorkspaceLayout layout;
+    if (shape.reserved_bytes > 0) layout.add<std::byte>("reserved", shape.reserved_bytes);
     book_chunk(shape, chunk_tokens, layout);
     return layout.size().bytes;
 }

@@ -23,6 +23,7 @@ struct ScratchShape {
     std::int64_t intermediate = 0;  ///< columns between two GEMMs; 0 where there is one
     std::size_t acc_bytes = sizeof(float);
     int threads = 1;
+    std::size_t reserved_bytes = 0;  ///< of the limit: booked already
 };
 
 struct Scratch {

@@ -33,11 +33,23 @@ struct DecodeMatrix {
     int tiles = 0;  ///< of a strip
 };
 
+/// Routing from logits inside the launch; absent without them.
+struct DecodeRoute {
+    DecodeRows logits;
+    const float* bias = nullptr;
+    bool softmax = true;
+    bool renormalize = true;
+    bool weighted = true;  ///< else every route weighs 1
+    float factor = 1.0F;
+    int groups = 1;
+    int top_groups = 1;
+};
+
 /// Byte offsets into dynamic shared memory; the ring comes first.
 struct DecodeShared {
     int scales = 0;        ///< [warps, slots, 2] f32, for formats whose strips end with scales
     int partials = 0;      ///< [2, warps, 8 tokens, rows of a piece] f32
-    int rows = 0;          ///< token rows: those of x, later the intermediate rows of each team
+    int rows = 0;          ///< token rows: scores while routing, those of x, later the intermediate rows of each team
     int gate_up_bias = 0;  ///< [teams, 2, 64 rows] f32, behind the rows of x
     int down_bias = 0;     ///< the same behind the intermediate rows
     int groups = 0;        ///< their group sums or scales, for formats that have them
@@ -64,6 +76,7 @@ struct DecodeArgs {
     DecodeRows ids;
     DecodeRows weights;         ///< absent: 1
     bool weight_input = false;  ///< they multiply the token rows, not the results
+    DecodeRoute route;
     const std::int32_t* expert_map = nullptr;
     int first_expert = 0;
     int num_experts = 0;
@@ -109,5 +122,6 @@ DecodeInstance decode_int4_g32_f16();
 DecodeInstance decode_int4_g64_f16();
 DecodeInstance decode_int4_g128_f16();
 DecodeInstance decode_mxfp4();
+DecodeInstance decode_nvfp4();
 
 }  // namespace tokamak::moe::cuda

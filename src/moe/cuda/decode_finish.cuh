@@ -37,21 +37,6 @@ __device__ __forceinline__ void store_sums(float* partials, int lane, const floa
     }
 }
 
-/// Sum over the team's warps that have the row, in the order of their columns, which no routing changes.
-template <class Tile>
-__device__ __forceinline__ float row_sum(const float* partials, int warps, int row, int token) {
-    using Decode = typename Tile::Decode;
-    constexpr int most = 12;
-    constexpr int rows = tokamak::cuda::kTileRows / Tile::kPieces;
-    const int first = row / rows;  // warp that has the row
-    const float* const from = partials + first * rows * kPassTokens + sum_place<rows>(token, row % rows);
-    float sum = 0.0F;
-#pragma unroll
-    for (int i = 0; i < most; i += Tile::kPieces)
-        if (first + i < warps) sum += from[i * rows * kPassTokens];
-    return sum * (row % 16 < 8 ? Decode::kRowScaleLow : Decode::kRowScaleHigh);
-}
-
 /// Biases of a strip's 64 packed rows: loaded before the strip is multiplied, needed after it.
 template <bool Down>
 class StripBias {
@@ -92,10 +77,28 @@ class StripBias {
 struct StripSums {
     const float* partials;
     const float* bias;
+    float2 scales;     ///< global ones of rows g and g + 8, for formats that have them
     TokenList tokens;  ///< routed to the expert: nobody looks at the sums of the others
     int rank;
     int strip;
 };
+
+/// Sum over the team's warps that have the row, in the order of their columns, which no routing changes.
+template <class Tile>
+__device__ __forceinline__ float row_sum(const StripSums& strip, int warps, int row, int token) {
+    using Decode = typename Tile::Decode;
+    constexpr int most = 12;
+    constexpr int rows = tokamak::cuda::kTileRows / Tile::kPieces;
+    const int first = row / rows;  // warp that has the row
+    const float* const from = strip.partials + first * rows * kPassTokens + sum_place<rows>(token, row % rows);
+    float sum = 0.0F;
+#pragma unroll
+    for (int i = 0; i < most; i += Tile::kPieces)
+        if (first + i < warps) sum += from[i * rows * kPassTokens];
+    sum *= row % 16 < 8 ? Decode::kRowScaleLow : Decode::kRowScaleHigh;
+    if constexpr (Tile::kGlobalScales) sum *= row % 16 < 8 ? strip.scales.x : strip.scales.y;
+    return sum;
+}
 
 /// A strip of gate/up rows: 32 columns of the intermediate.
 template <class Tile>
@@ -107,8 +110,8 @@ __device__ __forceinline__ void finish_gate_up(const DecodeArgs& args, const Rou
         const int col = sums.strip * 32 + at % 32;
         if (col >= args.down.cols) continue;
         const int row = at % 32 / 8 * 16 + at % 8;
-        const float gate = row_sum<Tile>(sums.partials, team.warps, row, token) + sums.bias[row];
-        const float up = row_sum<Tile>(sums.partials, team.warps, row + 8, token) + sums.bias[row + 8];
+        const float gate = row_sum<Tile>(sums, team.warps, row, token) + sums.bias[row];
+        const float up = row_sum<Tile>(sums, team.warps, row + 8, token) + sums.bias[row + 8];
         const float value = activate(args.activation, gate, up);
         const std::int64_t to = tables.slot(sums.rank, token) * args.intermediate_stride + col;
         if constexpr (Tile::kForm == tokamak::cuda::TokenForm::quantized)
@@ -129,7 +132,7 @@ __device__ __forceinline__ void finish_down(const DecodeArgs& args, const Routin
         const int col = sums.strip * tokamak::cuda::kTileRows + row;
         if (col >= args.gate_up.cols) continue;
         args.partials[static_cast<std::int64_t>(tables.slot(sums.rank, token)) * args.gate_up.cols + col] =
-            row_sum<Tile>(sums.partials, team.warps, row, token) + sums.bias[row];
+            row_sum<Tile>(sums, team.warps, row, token) + sums.bias[row];
     }
 }
 

@@ -102,6 +102,12 @@ struct TokenRows {
     }
 };
 
+/// What the last 128 bytes of a strip begin with.
+__device__ __forceinline__ float2 global_scales(const DecodeMatrix& matrix, int expert, int strip) {
+    const std::int64_t end = expert * matrix.expert_bytes + (strip + 1) * matrix.strip_bytes;
+    return __ldg(reinterpret_cast<const float2*>(matrix.packed + end - 128));
+}
+
 /// One arrived piece times the tokens.
 template <class Tile>
 __device__ __forceinline__ void multiply(const ArrivedPiece& piece, std::uint32_t x_address, const float* groups,
@@ -143,7 +149,10 @@ __device__ __forceinline__ void run_phase(const Cta& cta, const Team& team, cons
             seen = rank;
         }
         StripBias<Down> bias;
-        bias.load(args, team, cta.tables.active[rank], strip);
+        const int expert = cta.tables.active[rank];
+        bias.load(args, team, expert, strip);
+        float2 scales{1.0F, 1.0F};
+        if constexpr (Tile::kGlobalScales) scales = global_scales(matrix, expert, strip);
         float accumulators[Tile::kSlabs][4] = {};
         const int first = team.warp >= turn ? team.warp - turn : team.warp - turn + team.warps;
         for (int piece = first; piece < pieces; piece += team.warps) {
@@ -158,7 +167,7 @@ __device__ __forceinline__ void run_phase(const Cta& cta, const Team& team, cons
         store_sums(partials + first * piece_sums, team.lane, accumulators);
         bias.store(team, strip_bias);
         team.barrier();
-        const StripSums strip_sums{partials, strip_bias, tokens, rank, strip};
+        const StripSums strip_sums{partials, strip_bias, scales, tokens, rank, strip};
         if constexpr (Down)
             finish_down<Tile>(args, cta.tables, team, strip_sums);
         else

@@ -59,8 +59,9 @@ std::int64_t lay_out(const DecodeInstance& instance, const FusedMoeProblem& p, D
     booking.take(std::int64_t{instance.warps} * variant.slots * instance.piece_bytes);
     shared.scales = booking.take(instance.strip_scales ? std::int64_t{instance.warps} * variant.slots * 8 : 0);
     shared.partials = booking.take(std::int64_t{kBuffers} * instance.warps * kStripSumBytes / instance.pieces);
-    shared.rows = booking.take(
-        std::max(x_rows + bias_bytes(variant.gate_up_teams), intermediate_rows + bias_bytes(variant.down_teams)));
+    const std::int64_t scores = p.route ? std::int64_t{kPassTokens} * p.num_experts * 4 : 0;
+    shared.rows = booking.take(std::max(
+        {x_rows + bias_bytes(variant.gate_up_teams), intermediate_rows + bias_bytes(variant.down_teams), scores}));
     shared.gate_up_bias = shared.rows + static_cast<int>(x_rows);
     shared.down_bias = shared.rows + static_cast<int>(intermediate_rows);
     shared.groups = booking.take(std::max(x_teams * group_bytes(instance, p.hidden),
@@ -122,7 +123,7 @@ std::optional<DecodeInstance> decode_instance(const WeightSpec& spec, bool quant
         case WeightFormat::bf16: return decode_bf16();
         case WeightFormat::fp8_block: return quantized ? decode_fp8_block() : decode_fp8_block_a16();
         case WeightFormat::mxfp4: return decode_mxfp4();
-        case WeightFormat::nvfp4: return std::nullopt;
+        case WeightFormat::nvfp4: return decode_nvfp4();
         case WeightFormat::int4: break;
     }
     const bool f16 = spec.scale_dtype == DType::f16;

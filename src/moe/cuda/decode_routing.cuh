@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "moe/cuda/decode_elements.cuh"
+#include "moe/cuda/decode_scores.cuh"
 
 namespace tokamak::moe::cuda {
 
@@ -27,8 +28,9 @@ struct RoutingTables {
     std::int16_t* route_rank;
     float* route_weight;
     std::uint32_t* bitmap;
-    int* actives;  ///< their number; lies behind the bitmap
-    int* rounds;   ///< most routes of a token to one expert; lies behind that
+    int* actives;   ///< their number; lies behind the bitmap
+    int* rounds;    ///< most routes of a token to one expert; lies behind that
+    float* scores;  ///< [8 tokens, experts], while routing
 
     __device__ RoutingTables(std::uint8_t* shared, const DecodeArgs& args)
         : active(reinterpret_cast<int*>(shared + args.shared.active)),
@@ -38,7 +40,8 @@ struct RoutingTables {
           route_weight(reinterpret_cast<float*>(shared + args.shared.route_weight)),
           bitmap(reinterpret_cast<std::uint32_t*>(shared + args.shared.bitmap)),
           actives(reinterpret_cast<int*>(bitmap + words(args))),
-          rounds(actives + 1) {}
+          rounds(actives + 1),
+          scores(reinterpret_cast<float*>(shared + args.shared.rows)) {}
 
     __device__ static int words(const DecodeArgs& args) { return (args.local_experts + 31) / 32; }
     __device__ int active_count() const { return *actives; }
@@ -94,7 +97,8 @@ __device__ __forceinline__ void read_routes(const DecodeArgs& args, const Routin
     const int routes = count * args.top_k;
     const int threads = static_cast<int>(blockDim.x);
     const int thread = static_cast<int>(threadIdx.x);
-    for (int route = thread; route < routes; route += threads) {
+    const bool given = args.route.logits.data == nullptr;
+    for (int route = thread; given && route < routes; route += threads) {
         const int token = route / args.top_k;
         const std::int64_t at = (first + token) * args.ids.stride + (route - token * args.top_k);
         const std::int64_t id = args.ids.dtype == DType::i64 ? static_cast<const std::int64_t*>(args.ids.data)[at]
@@ -105,10 +109,23 @@ __device__ __forceinline__ void read_routes(const DecodeArgs& args, const Routin
     for (int i = opposite; i <= RoutingTables::words(args); i += threads) tables.bitmap[i] = 0;
     for (int i = opposite; i < min(routes, args.local_experts) * kPassTokens / 2; i += threads)
         reinterpret_cast<std::uint32_t*>(tables.slot_of)[i] = 0xFFFFFFFFU;
-    for (int route = opposite; route < routes; route += threads) {
+    for (int route = opposite; given && route < routes; route += threads) {
         const int token = route / args.top_k;
         tables.route_weight[route] =
             args.weights.data != nullptr ? load_element(args.weights, first + token, route - token * args.top_k) : 1.0F;
+    }
+}
+
+/// Ids and weights of `count` tokens from their logits, a warp for each token.
+__device__ __forceinline__ void route_tokens(const DecodeArgs& args, const RoutingTables& tables, std::int64_t first,
+                                             int count) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    for (int token = static_cast<int>(threadIdx.x) / 32; token < count; token += static_cast<int>(blockDim.x) / 32) {
+        const ScoreRow row{args.route, tables.scores + token * args.num_experts, args.num_experts, first + token, lane};
+        const Choice choice = row.choose(args.top_k);
+        if (lane >= args.top_k) continue;
+        tables.route_expert[token * args.top_k + lane] = static_cast<std::int16_t>(local_expert(args, choice.expert));
+        tables.route_weight[token * args.top_k + lane] = args.route.weighted ? choice.weight : 1.0F;
     }
 }
 
@@ -122,6 +139,7 @@ __device__ inline void build_tables(const DecodeArgs& args, const RoutingTables&
     const int thread = static_cast<int>(threadIdx.x);
     if (thread == 0) *tables.rounds = 1;
     read_routes(args, tables, first, count);
+    if (args.route.logits.data != nullptr) route_tokens(args, tables, first, count);
     __syncthreads();
     for (int route = thread; route < routes; route += threads) {
         const int expert = tables.route_expert[route];

@@ -118,7 +118,8 @@ class TileCursor {
                 continue;
             }
             const DecodeMatrix& matrix = down_ ? args_.down : args_.gate_up;
-            const int strips = Tile::kStripScales ? 1 : min(strips_left_, matrix.strips - strip_);
+            const int strips =
+                Tile::kStripScales || Tile::kGlobalScales ? 1 : min(strips_left_, matrix.strips - strip_);
             const int run = strips * matrix.tiles * Tile::kPieces;
             if (ahead_ < run) pieces_left_ = (run - ahead_ + warps_ - 1) / warps_;
             const std::uint8_t* const first =

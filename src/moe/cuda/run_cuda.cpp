@@ -24,6 +24,7 @@ using tokamak::cuda::check;
 using tokamak::cuda::DeviceGuard;
 
 constexpr const char* kOp = "fused_moe";
+constexpr int kMostRoutedChoices = 32;                    ///< and groups: a lane each
 constexpr std::int64_t kMaxSize = std::int64_t{1} << 24;  ///< hidden and intermediate: counts of a pass fit an int
 
 template <class... Values>
@@ -46,6 +47,9 @@ void require_options(const FusedMoeProblem& p, Device device) {
     if (p.act_dtype != DType::bf16)
         unsupported(device, "`act_dtype` is {}, the CUDA kernels take bf16", to_string(p.act_dtype));
     if (p.out_dtype == DType::f64) unsupported(device, "`out_dtype` f64 is the CPU oracle's alone");
+    if (p.route && (p.top_k > kMostRoutedChoices || p.route->num_groups > kMostRoutedChoices))
+        unsupported(device, "`route` with top_k {} and {} groups, expected at most {} of both", p.top_k,
+                    p.route->num_groups, kMostRoutedChoices);
     if (p.hidden > kMaxSize || p.intermediate > kMaxSize)
         unsupported(device, "hidden {} and intermediate {} must not exceed {}", p.hidden, p.intermediate, kMaxSize);
 }
@@ -82,6 +86,15 @@ DecodeArgs kernel_args(const FusedMoeState& state, const FusedMoeArgs& args, con
     a.x_stride = args.x.stride(0);
     a.x_vectors = vector_rows(args.x);
     a.ids = rows_of(args.ids);
+    if (p.route)
+        a.route = {.logits = rows_of(args.logits),
+                   .bias = args.correction_bias.present ? args.correction_bias.as<float>() : nullptr,
+                   .softmax = p.route->method == RouteMethod::softmax,
+                   .renormalize = p.route->renormalize,
+                   .weighted = p.routing_weight != RoutingWeight::none,
+                   .factor = p.route->routed_scaling_factor,
+                   .groups = p.route->num_groups,
+                   .top_groups = p.route->top_groups};
     if (p.routing_weight != RoutingWeight::none) a.weights = rows_of(args.weights);
     a.weight_input = p.routing_weight == RoutingWeight::input;
     a.expert_map = args.expert_map.present ? args.expert_map.as<std::int32_t>() : nullptr;
@@ -171,6 +184,13 @@ std::vector<DecodeVariant> legal_decode_variants(const FusedMoeProblem& p, const
     return decode_variants(*instance, p, info.shared_memory_bytes);
 }
 
+/// The grouped kernel takes ids, not logits.
+std::vector<GroupedVariant> legal_grouped_variants(const FusedMoeProblem& p, std::int64_t pass,
+                                                   const DeviceInfo& info) {
+    if (p.route) return {};
+    return grouped_variants(p, pass, info.shared_memory_bytes);
+}
+
 void launch(const void* kernel, int grid, int threads, int shared_bytes, void* args, Stream stream) {
     void* parameters[] = {args};
     check(cudaLaunchCooperativeKernel(kernel, dim3(static_cast<unsigned>(grid)), dim3(static_cast<unsigned>(threads)),
@@ -219,7 +239,7 @@ void plan_fused_moe(FusedMoeState& state, const PlanOptions& options) {
     const DeviceInfo& info = device_info(device);
     const std::vector<DecodeVariant> decode = legal_decode_variants(p, info);
     state.cuda.pass_tokens = pass_tokens(p, options);
-    const std::vector<GroupedVariant> grouped = grouped_variants(p, state.cuda.pass_tokens, info.shared_memory_bytes);
+    const std::vector<GroupedVariant> grouped = legal_grouped_variants(p, state.cuda.pass_tokens, info);
     state.cuda.grid = options.max_sms > 0 ? std::min(options.max_sms, info.multiprocessors) : info.multiprocessors;
     std::vector<std::string> names;
     for (const DecodeVariant& variant : decode) names.push_back(variant.name);

@@ -1,100 +1,122 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sorting routes by expert: one cluster of up to eight CTAs. A warp owns a run of routes and counts them by expert in
-// its own row of shared memory, 32 at a time: ballots over the bits of the bin say which lanes share one. Column sums
-// over the warps, then over the CTAs through distributed shared memory, turn the counts into positions. No atomics, so
-// slots ascend inside an expert and the result is the same every time.
+// its own row of shared memory, 32 at a time: ballots over the bits of the bin say which lanes share one. Sums over the
+// warps, then over the CTAs (each sends its totals to all others), turn the counts into positions. No atomics, so slots
+// ascend inside an expert and the result is the same every time.
+//
+// The kernel runs its code once, so what costs is instruction fetch and fences, not work: loops stay rolled, divisions
+// are multiplications, no output element is written twice (nothing orders writes of different CTAs), and totals travel
+// by stores that signal their own arrival instead of through a cluster barrier (docs/kernels/moe_small_operators.md).
 #include <cuda_runtime.h>
 
 #include "cuda/ptx/cluster.cuh"
 #include "moe/cuda/small/elements.cuh"
 #include "moe/cuda/small/kernels.h"
+#include "moe/cuda/small/route_ranks.cuh"
 
 namespace tokamak::moe::cuda {
 namespace {
 
-using tokamak::cuda::ptx::address_in;
-using tokamak::cuda::ptx::cluster_arrive;
-using tokamak::cuda::ptx::cluster_rank;
-using tokamak::cuda::ptx::cluster_wait;
+namespace ptx = tokamak::cuda::ptx;
 
 constexpr unsigned kAll = 0xFFFFFFFFU;
 constexpr int kMaxWarps = 32;
+constexpr int kMaxCtas = 8;  ///< of a portable cluster
 constexpr int kSharedLimit = 200 * 1024;
-constexpr int kNone = -1;  ///< bin of a route that has no place in the output
 
-/// Ints of shared memory besides the warps' counts: totals, positions, first blocks with their end, scan.
-constexpr int fixed_ints(int bins) { return 3 * bins + 1 + kMaxWarps; }
-constexpr int shared_bytes(int bins, int warps) { return (warps * bins + fixed_ints(bins)) * 4; }
+/// From one warp's counts to the next. Odd, so that lanes of a warp that count in one bin's column share no bank.
+__host__ __device__ constexpr int row_stride(int bins) { return bins | 1; }
 
-struct Tables {
-    int* counts;       ///< [warps, bins]: of a warp; later where its next route goes, relative to `positions`
-    int* totals;       ///< [bins]: of this CTA; read by the others
-    int* positions;    ///< [bins]: of this CTA's first route
-    int* first_block;  ///< [bins + 1]
-    int* scan;         ///< [warps]
-};
-
-__device__ __forceinline__ Tables tables_in(int* shared, const AlignParams& p) {
-    Tables t{};
-    t.counts = shared;
-    t.totals = t.counts + p.warps * p.bins;
-    t.positions = t.totals + p.bins;
-    t.first_block = t.positions + p.bins;
-    t.scan = t.first_block + p.bins + 1;
-    return t;
+/// Ints of shared memory: an mbarrier, scan, counts, totals of all CTAs, sums, positions, first blocks with their end,
+/// partial sums.
+constexpr int shared_ints(int bins, const AlignSplit& split) {
+    return 2 + kMaxWarps + split.warps * row_stride(bins) + (split.ctas + 3 + (1 << split.part_bits)) * bins + 1;
 }
 
-__device__ __forceinline__ int load_from_cta(unsigned rank, const int* shared) {
-    int value;
-    asm volatile("ld.shared::cluster.s32 %0, [%1];" : "=r"(value) : "r"(address_in(rank, shared)) : "memory");
-    return value;
+struct Tables {
+    std::uint64_t* arrived;  ///< counts the bytes of `totals`
+    int* scan;               ///< [warps]
+    int* counts;       ///< [warps, row_stride]: of a warp; later where its next route goes, relative to `positions`
+    int* totals;       ///< [CTAs, bins]
+    int* sums;         ///< [bins]: of all CTAs
+    int* positions;    ///< [bins]: of this CTA's first route
+    int* first_block;  ///< [bins + 1]
+    int* partial;      ///< [parts, bins]: of a part of the warps
+
+    __device__ Tables(int* shared, const AlignParams& p)
+        : arrived(reinterpret_cast<std::uint64_t*>(shared)),
+          scan(shared + 2),
+          counts(scan + kMaxWarps),
+          totals(counts + p.split.warps * row_stride(p.bins)),
+          sums(totals + p.split.ctas * p.bins),
+          positions(sums + p.bins),
+          first_block(positions + p.bins),
+          partial(first_block + p.bins + 1) {}
+};
+
+/// Stores into shared memory of CTA `rank`; the bytes count on `barrier` there.
+__device__ __forceinline__ void send(unsigned rank, const int* to, int value, const std::uint64_t* barrier) {
+    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.s32 [%0], %1, [%2];" ::"r"(
+                     ptx::address_in(rank, to)),
+                 "r"(value), "r"(ptx::address_in(rank, barrier))
+                 : "memory");
 }
 
 /// The bin of a route of the call.
 __device__ __forceinline__ int bin_of(const AlignParams& p, unsigned route) {
-    const unsigned token = route / static_cast<unsigned>(p.top_k);
-    const unsigned slot = route - token * static_cast<unsigned>(p.top_k);
-    const std::int64_t id = load_id(p.ids, p.wide_ids, token * p.ids_stride + slot);
-    if (id < 0 || id >= p.global_experts) return kNone;
+    std::int64_t at = route;
+    if (p.ids_stride != p.top_k) {
+        const unsigned token = p.by_top_k.quotient(route);
+        at = token * p.ids_stride + (route - token * static_cast<unsigned>(p.top_k));
+    }
+    const std::int64_t id = load_id(p.ids, p.wide_ids, at);
+    if (id < 0 || id >= p.global_experts) return kNoBin;
     const int row = p.expert_map != nullptr ? p.expert_map[id] : static_cast<int>(id);
     if (row >= 0 && row < p.local_experts) return row;
-    return p.bins > p.local_experts ? p.local_experts : kNone;
+    return p.bins > p.local_experts ? p.local_experts : kNoBin;
 }
 
-/// Lanes whose bin is that of this lane; nothing for lanes without one.
-__device__ __forceinline__ unsigned peers(int bin, int bits) {
-    unsigned mask = __ballot_sync(kAll, bin != kNone);
-    for (int b = 0; b < bits; ++b) {
-        const bool one = (bin >> b & 1) != 0;
-        const unsigned ones = __ballot_sync(kAll, one);
-        mask &= one ? ones : ~ones;
-    }
-    return bin == kNone ? 0 : mask;
-}
-
-/// Takes the places of 32 routes in `counts`, a row that this warp alone uses: the place of this lane's route.
-__device__ __forceinline__ int take_places(int* counts, int bin, unsigned same, int lane) {
-    const int rank = __popc(same & ((1U << lane) - 1U));
-    int before = 0;
-    if (same != 0) before = counts[bin];
-    __syncwarp();
-    if (same != 0 && rank == 0) counts[bin] = before + __popc(same);
-    __syncwarp();
-    return before + rank;
-}
-
-/// Exclusive sums over the warps of this CTA, in place, and their totals.
-__device__ __forceinline__ void sum_warps(const AlignParams& p, const Tables& t) {
-    for (int bin = static_cast<int>(threadIdx.x); bin < p.bins; bin += static_cast<int>(blockDim.x)) {
+/// Exclusive sums over the warps of this CTA, in place; their totals go to every CTA. Where there are threads enough,
+/// 2^part_bits of them share a bin, each with a run of the warps.
+__device__ __forceinline__ void sum_warps(const AlignParams& p, const Tables& t, unsigned rank) {
+    constexpr int kAtATime = 8;
+    const int stride = row_stride(p.bins);
+    const int rows = p.split.warps >> p.split.part_bits;
+    const int part_threads = static_cast<int>(blockDim.x) >> p.split.part_bits;
+    const int part = static_cast<int>(threadIdx.x) >> (__ffs(part_threads) - 1);
+    int* const mine = t.counts + part * rows * stride;
+    const int at = static_cast<int>(threadIdx.x) & (part_threads - 1);
+#pragma unroll 1
+    for (int bin = at; bin < p.bins; bin += part_threads) {
         int sum = 0;
 #pragma unroll 8
-        for (int w = 0; w < p.warps; ++w) {
-            int& count = t.counts[w * p.bins + bin];
-            const int mine = count;
-            count = sum;
-            sum += mine;
+        for (int w = 0; w < rows; ++w) sum += mine[w * stride + bin];
+        t.partial[part * p.bins + bin] = sum;
+    }
+    __syncthreads();
+#pragma unroll 1
+    for (int bin = at; bin < p.bins; bin += part_threads) {
+        int before = 0;
+        int total = 0;
+#pragma unroll 1
+        for (int other = 0; other < 1 << p.split.part_bits; ++other) {
+            if (other == part) before = total;
+            total += t.partial[other * p.bins + bin];
         }
-        t.totals[bin] = sum;
+#pragma unroll 2
+        for (int cta = part; cta < p.split.ctas; cta += 1 << p.split.part_bits)
+            send(static_cast<unsigned>(cta), t.totals + rank * p.bins + bin, total, t.arrived);
+#pragma unroll 1
+        for (int first = 0; first < rows; first += kAtATime) {
+            int counts[kAtATime];
+#pragma unroll
+            for (int i = 0; i < kAtATime; ++i) counts[i] = first + i < rows ? mine[(first + i) * stride + bin] : 0;
+#pragma unroll
+            for (int i = 0; i < kAtATime; ++i) {
+                if (first + i < rows) mine[(first + i) * stride + bin] = before;
+                before += counts[i];
+            }
+        }
     }
 }
 
@@ -110,30 +132,33 @@ __device__ __forceinline__ int block_scan(const AlignParams& p, const Tables& t,
     }
     if (lane == 31) t.scan[warp] = inclusive;
     __syncthreads();
-    const int of_warp = lane < p.warps ? t.scan[lane] : 0;
+    const int of_warp = lane < p.split.warps ? t.scan[lane] : 0;
     const int before = __reduce_add_sync(kAll, lane < warp ? of_warp : 0);
     total = __reduce_add_sync(kAll, of_warp);
-    __syncthreads();  // `scan` is used again
+    __syncthreads();  // `scan` is used again, and what the caller wrote is read
     return before + inclusive - value;
 }
 
-/// Fills `positions` and `first_block` from the totals of all CTAs.
+/// Fills `sums`, `positions` and `first_block` from the totals of all CTAs.
 __device__ __forceinline__ void place_experts(const AlignParams& p, const Tables& t, unsigned rank) {
     int carried = 0;
+#pragma unroll 1
     for (int first = 0; first < p.bins; first += static_cast<int>(blockDim.x)) {
         const int bin = first + static_cast<int>(threadIdx.x);
-        int total = 0;
+        int sum = 0;
         int before = 0;
-        if (bin < p.bins)
-            for (unsigned cta = 0; cta < static_cast<unsigned>(p.ctas); ++cta) {
-                const int count = load_from_cta(cta, t.totals + bin);
-                total += count;
-                before += cta < rank ? count : 0;
-            }
-        const int blocks = (total + p.block_size - 1) / p.block_size;
-        int all = 0;
-        const int start = carried + block_scan(p, t, blocks, all);
         if (bin < p.bins) {
+#pragma unroll
+            for (unsigned cta = 0; cta < kMaxCtas; ++cta) {
+                if (cta == rank) before = sum;
+                if (cta < static_cast<unsigned>(p.split.ctas)) sum += t.totals[cta * p.bins + bin];
+            }
+        }
+        const unsigned blocks = p.by_block.quotient(static_cast<unsigned>(sum + p.block_size - 1));
+        int all = 0;
+        const int start = carried + block_scan(p, t, static_cast<int>(blocks), all);
+        if (bin < p.bins) {
+            t.sums[bin] = sum;
             t.first_block[bin] = start;
             t.positions[bin] = start * p.block_size + before;
         }
@@ -143,95 +168,115 @@ __device__ __forceinline__ void place_experts(const AlignParams& p, const Tables
     __syncthreads();
 }
 
-/// The bin whose blocks hold `block`: the last that starts at or before it.
-__device__ __forceinline__ int bin_of_block(const AlignParams& p, const Tables& t, int block) {
-    int low = 0;
-    int high = p.bins;
-    while (high - low > 1) {
-        const int middle = (low + high) / 2;
-        (t.first_block[middle] <= block ? low : high) = middle;
+/// The experts of the blocks and the padding behind each expert's routes, eight lanes per bin; then the unused tails.
+__device__ __forceinline__ void write_padding(const AlignParams& p, const Tables& t, unsigned thread,
+                                              unsigned threads) {
+    constexpr int kLanes = 8;
+    const int lane = static_cast<int>(thread) % kLanes;
+#pragma unroll 1
+    for (unsigned bin = thread / kLanes; bin < static_cast<unsigned>(p.bins); bin += threads / kLanes) {
+        const int start = t.first_block[bin];
+        const int end = t.first_block[bin + 1];
+        const int expert = static_cast<int>(bin) == p.local_experts ? -1 : static_cast<int>(bin);
+#pragma unroll 1
+        for (int block = start + lane; block < end; block += kLanes) p.block_experts[block] = expert;
+#pragma unroll 4
+        for (int i = start * p.block_size + t.sums[bin] + lane; i < end * p.block_size; i += kLanes)
+            p.sorted[i] = p.pad_id;
     }
-    return low;
-}
-
-__device__ __forceinline__ void write_block_experts(const AlignParams& p, const Tables& t, unsigned thread, unsigned threads) {
     const int used = t.first_block[p.bins];
-    for (unsigned block = thread; block < static_cast<unsigned>(p.max_blocks); block += threads) {
-        int expert = 0;
-        if (static_cast<int>(block) < used) {
-            expert = bin_of_block(p, t, static_cast<int>(block));
-            if (expert == p.local_experts) expert = -1;
-        }
-        p.block_experts[block] = expert;
-    }
+#pragma unroll 2
+    for (unsigned i = used * p.block_size + thread; i < static_cast<unsigned>(p.max_padded); i += threads)
+        p.sorted[i] = p.pad_id;
+#pragma unroll 1
+    for (unsigned i = used + thread; i < static_cast<unsigned>(p.max_blocks); i += threads) p.block_experts[i] = 0;
     if (thread == 0) *p.post_padded = used * p.block_size;
 }
 
+/// Makes sure that the CTAs of the cluster run and that their barriers are set up. Nothing else is ordered by it, so no
+/// fence (700 cycles) is taken. Warp 0 alone waits: every warp that does clears the first-level cache, one after
+/// another.
+struct ClusterStart {
+    __device__ __forceinline__ static void announce(const AlignParams& p, const Tables& t) {
+        if (threadIdx.x == 0) {
+            ptx::barrier_init(t.arrived, 1);
+            ptx::barrier_arrive_expect(t.arrived, static_cast<std::uint32_t>(p.split.ctas * p.bins) * 4);
+            ptx::fence_barrier_init();
+        }
+        __syncwarp();
+        asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+    }
+    __device__ __forceinline__ static void wait() {
+        if (threadIdx.x < 32) ptx::cluster_wait();
+    }
+};
+
 __global__ void __launch_bounds__(32 * kMaxWarps) align_routes(const __grid_constant__ AlignParams p) {
-    extern __shared__ int shared[];
-    const Tables t = tables_in(shared, p);
-    const unsigned rank = p.ctas > 1 ? cluster_rank() : 0;
+    extern __shared__ __align__(8) int shared[];
+    const Tables t(shared, p);
+    const unsigned rank = ptx::cluster_rank();
     const int lane = static_cast<int>(threadIdx.x) % 32;
     const int warp = static_cast<int>(threadIdx.x) / 32;
-    const unsigned thread = rank * blockDim.x + threadIdx.x;
-    const unsigned threads = static_cast<unsigned>(p.ctas) * blockDim.x;
-    int* const counts = t.counts + warp * p.bins;
+    int* const counts = t.counts + warp * row_stride(p.bins);
     const auto live = static_cast<unsigned>(live_tokens(p.tokens, p.num_tokens) * p.top_k);
-    const auto warps = static_cast<unsigned>(p.ctas * p.warps);
-    const unsigned steps = (static_cast<unsigned>(p.pad_id) + warps * 32 - 1) / (warps * 32);
-    const unsigned begin = (rank * static_cast<unsigned>(p.warps) + static_cast<unsigned>(warp)) * steps * 32;
-    const int bits = 32 - __clz(p.bins);
-
+    const unsigned begin =
+        (rank * static_cast<unsigned>(p.split.warps) + static_cast<unsigned>(warp)) * p.split.steps * 32;
     const auto load_bin = [&](unsigned step) {
         const unsigned route = begin + step * 32 + static_cast<unsigned>(lane);
-        const int bin = route < static_cast<unsigned>(p.pad_id) ? bin_of(p, route) : kNone;
-        return route < live ? bin : kNone;  // nothing waits for the count before the id is on its way
+        const int bin = route < static_cast<unsigned>(p.pad_id) ? bin_of(p, route) : kNoBin;
+        return route < live ? bin : kNoBin;  // nothing waits for the count before the id is on its way
     };
-    int bin = load_bin(0);
+    int bin = load_bin(0);  // on its way while the tables are set up
+    ClusterStart::announce(p, t);
+#pragma unroll 4
     for (int i = lane; i < p.bins; i += 32) counts[i] = 0;
-    for (unsigned i = thread; i < static_cast<unsigned>(p.max_padded); i += threads) p.sorted[i] = p.pad_id;
     __syncwarp();
-
     unsigned same = 0;
     int place = 0;
-    for (unsigned step = 0; step < steps && begin + step * 32 < live; ++step) {
+#pragma unroll 1
+    for (unsigned step = 0; step < p.split.steps && begin + step * 32 < live; ++step) {
         if (step > 0) bin = load_bin(step);
-        same = peers(bin, bits);
+        same = peers(bin, p.bits);
         place = take_places(counts, bin, same, lane);
     }
+    ClusterStart::wait();
     __syncthreads();
-    sum_warps(p, t);
-    // Behind this barrier the padding and the totals of all CTAs are there.
-    if (p.ctas > 1) {
-        cluster_arrive();
-        cluster_wait();
-    } else {
-        __syncthreads();
-    }
+    sum_warps(p, t, rank);
+    ptx::barrier_wait(t.arrived, 0);
     place_experts(p, t, rank);
-    if (p.ctas > 1) cluster_arrive();  // the totals of the others are not read any more
-
-    for (unsigned step = 0; step < steps && begin + step * 32 < live; ++step) {
-        if (steps > 1) {
+#pragma unroll 1
+    for (unsigned step = 0; step < p.split.steps && begin + step * 32 < live; ++step) {
+        if (p.split.steps > 1) {
             bin = load_bin(step);
-            same = peers(bin, bits);
+            same = peers(bin, p.bits);
             place = take_places(counts, bin, same, lane);
         } else if (same != 0) {
             place += counts[bin];
         }
-        const unsigned route = begin + step * 32 + static_cast<unsigned>(lane);
-        if (same != 0) p.sorted[t.positions[bin] + place] = static_cast<int>(route);
+        if (same != 0) p.sorted[t.positions[bin] + place] = static_cast<int>(begin + step * 32) + lane;
     }
-    write_block_experts(p, t, thread, threads);
-    if (p.ctas > 1) cluster_wait();
+    write_padding(p, t, rank * blockDim.x + threadIdx.x, static_cast<unsigned>(p.split.ctas) * blockDim.x);
 }
 
 }  // namespace
 
-int align_max_warps(int bins) {
-    int warps = kMaxWarps;
-    while (warps > 1 && shared_bytes(bins, warps) > kSharedLimit) warps /= 2;
-    return warps;
+AlignSplit align_split(std::int64_t routes, int bins, int max_ctas) {
+    const auto fits = [bins](const AlignSplit& split) { return shared_ints(bins, split) * 4 <= kSharedLimit; };
+    AlignSplit split{.ctas = kMaxCtas, .warps = 8};
+    while (split.ctas > max_ctas) split.ctas /= 2;
+    while (!fits(split)) (split.ctas > kMaxCtas / 2 ? split.ctas : split.warps) /= 2;
+    const auto at_once = [&split] { return std::int64_t{32} * split.ctas * split.warps; };
+    while (split.warps < kMaxWarps && routes > at_once()) {
+        split.warps *= 2;
+        if (!fits(split)) {
+            split.warps /= 2;
+            break;
+        }
+    }
+    split.steps = static_cast<unsigned>((routes + at_once() - 1) / at_once());
+    const int wave = (bins + 31) / 32 * 32;
+    while (split.part_bits < 2 && wave << (split.part_bits + 1) <= split.warps * 32) ++split.part_bits;
+    return split;
 }
 
 cudaError_t prepare_align() {
@@ -241,14 +286,14 @@ cudaError_t prepare_align() {
 cudaError_t launch_align(const AlignParams& p, cudaStream_t stream) {
     cudaLaunchAttribute cluster{};
     cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim = {static_cast<unsigned>(p.ctas), 1, 1};
+    cluster.val.clusterDim = {static_cast<unsigned>(p.split.ctas), 1, 1};
     cudaLaunchConfig_t config{};
-    config.gridDim = dim3(static_cast<unsigned>(p.ctas));
-    config.blockDim = dim3(static_cast<unsigned>(p.warps) * 32);
-    config.dynamicSmemBytes = static_cast<std::size_t>(shared_bytes(p.bins, p.warps));
+    config.gridDim = dim3(static_cast<unsigned>(p.split.ctas));
+    config.blockDim = dim3(static_cast<unsigned>(p.split.warps) * 32);
+    config.dynamicSmemBytes = static_cast<std::size_t>(shared_ints(p.bins, p.split)) * 4;
     config.stream = stream;
     config.attrs = &cluster;
-    config.numAttrs = p.ctas > 1 ? 1 : 0;
+    config.numAttrs = 1;
     return cudaLaunchKernelEx(&config, align_routes, p);
 }
 

@@ -21,7 +21,9 @@ struct Element<DType::bf16> {
     static __device__ __forceinline__ float value(Bits bits) {
         return __uint_as_float(static_cast<std::uint32_t>(bits) << 16);
     }
-    static __device__ __forceinline__ Bits bits(float value) { return __bfloat16_as_ushort(__float2bfloat16_rn(value)); }
+    static __device__ __forceinline__ Bits bits(float value) {
+        return __bfloat16_as_ushort(__float2bfloat16_rn(value));
+    }
 };
 
 template <>

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "moe/cuda/small/divisor.h"
 #include "tokamak/tensor.h"
 
 namespace tokamak::moe::cuda {
@@ -20,6 +21,7 @@ struct RouteParams {
     std::int64_t tokens = 0;
     int experts = 0, top_k = 0;
     int groups = 1, top_groups = 1;
+    int group_bits = 0;  ///< of the first power of two not below `groups`
     float factor = 1.0F;
     DType logits_dtype = DType::f32, weights_dtype = DType::f32;
     bool wide_ids = false;  ///< i64
@@ -30,6 +32,14 @@ struct RouteParams {
 cudaError_t prepare_route(const RouteParams& params);
 /// max_ctas 0: as many as there are rows for.
 cudaError_t launch_route(const RouteParams& params, int max_ctas, cudaStream_t stream);
+
+/// How the routes of a call are shared.
+struct AlignSplit {
+    int ctas = 1;        ///< a cluster
+    int warps = 1;       ///< of a CTA
+    unsigned steps = 0;  ///< of 32 routes that a warp takes
+    int part_bits = 0;   ///< 2^part_bits threads share the sums of a bin
+};
 
 struct AlignParams {
     const void* ids = nullptr;
@@ -45,11 +55,11 @@ struct AlignParams {
     int global_experts = 0, local_experts = 0;
     int bins = 0;  ///< local experts, one more for the ghost
     bool wide_ids = false;
-    int ctas = 1;   ///< a cluster
-    int warps = 1;  ///< of a CTA
+    int bits = 0;  ///< of a bin's number
+    AlignSplit split;
+    Divisor by_top_k, by_block;
 };
-/// How many warps a CTA may have so that its tables fit into shared memory.
-int align_max_warps(int bins);
+AlignSplit align_split(std::int64_t routes, int bins, int max_ctas);
 cudaError_t prepare_align();
 cudaError_t launch_align(const AlignParams& params, cudaStream_t stream);
 

@@ -11,8 +11,8 @@
 namespace tokamak::moe::cuda {
 namespace {
 
-constexpr int kMaxThreads = 256;
-constexpr int kInFlight = 8;  ///< slots that are loaded before the first is added
+constexpr int kMaxThreads = 128;  ///< 64 and 128 stream 4% faster than 224 and more
+constexpr int kInFlight = 8;      ///< slots that are loaded before the first is added
 
 __device__ __forceinline__ float slot_weight(const SumReduceParams& p, std::int64_t token, int slot) {
     if (p.weights == nullptr) return 1.0F;
@@ -36,33 +36,33 @@ __device__ __forceinline__ void add_slots(const SumReduceParams& p, std::int64_t
     for (int i = 0; i < kInFlight; ++i) {
         if (!kFull && first + i >= p.top_k) break;
 #pragma unroll
-        for (int c = 0; c < kWidth; ++c)
-            sums[c] = __fadd_rn(sums[c], __fmul_rn(weights[i], vectors[i].value(c)));
+        for (int c = 0; c < kWidth; ++c) sums[c] = __fadd_rn(sums[c], __fmul_rn(weights[i], vectors[i].value(c)));
     }
 }
 
+/// blockIdx.x counts chunks of a row, blockIdx.y rows.
 template <DType kType, int kWidth>
-__global__ void __launch_bounds__(kMaxThreads)
-    sum_reduce(const __grid_constant__ SumReduceParams p, std::int64_t vectors, std::int64_t chunks) {
-    const std::int64_t items = live_tokens(p.tokens, p.num_tokens) * chunks;
-    for (std::int64_t item = blockIdx.x; item < items; item += gridDim.x) {
-        const std::int64_t token = item / chunks;
-        const std::int64_t vector = (item - token * chunks) * blockDim.x + threadIdx.x;
-        if (vector >= vectors) continue;
-        const std::int64_t col = vector * kWidth;
-        float sums[kWidth] = {};
-        int first = 0;
-        for (; first + kInFlight <= p.top_k; first += kInFlight)
-            add_slots<kType, kWidth, true>(p, token, col, first, sums);
-        if (first < p.top_k) add_slots<kType, kWidth, false>(p, token, col, first, sums);
-        Elements<kType, kWidth> out;
+__global__ void __launch_bounds__(kMaxThreads, 1)
+    sum_reduce(const __grid_constant__ SumReduceParams p, std::int64_t vectors) {
+    const std::int64_t tokens = live_tokens(p.tokens, p.num_tokens);
+    const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
+    for (std::int64_t token = blockIdx.y; token < tokens; token += gridDim.y)
+        for (std::int64_t at = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; at < vectors;
+             at += step) {
+            const std::int64_t col = at * kWidth;
+            float sums[kWidth] = {};
+            int first = 0;
+            for (; first + kInFlight <= p.top_k; first += kInFlight)
+                add_slots<kType, kWidth, true>(p, token, col, first, sums);
+            if (first < p.top_k) add_slots<kType, kWidth, false>(p, token, col, first, sums);
+            Elements<kType, kWidth> out;
 #pragma unroll
-        for (int c = 0; c < kWidth; ++c) out.set(c, __fmul_rn(sums[c], p.factor));
-        store_once(static_cast<typename Element<kType>::Bits*>(p.out) + token * p.out_stride + col, out);
-    }
+            for (int c = 0; c < kWidth; ++c) out.set(c, __fmul_rn(sums[c], p.factor));
+            store_once(static_cast<typename Element<kType>::Bits*>(p.out) + token * p.out_stride + col, out);
+        }
 }
 
-using Kernel = void (*)(SumReduceParams, std::int64_t, std::int64_t);
+using Kernel = void (*)(SumReduceParams, std::int64_t);
 
 template <DType kType>
 Kernel kernel_of(bool vectors) {
@@ -91,10 +91,11 @@ cudaError_t launch_sum_reduce(const SumReduceParams& p, int max_ctas, cudaStream
     const std::int64_t vectors = p.vectors ? p.hidden * static_cast<std::int64_t>(size_of(p.dtype)) / 16 : p.hidden;
     const std::int64_t chunks = (vectors + kMaxThreads - 1) / kMaxThreads;
     const std::int64_t threads = ((vectors + chunks - 1) / chunks + 31) / 32 * 32;  // chunks of equal size
-    std::int64_t ctas = p.tokens * chunks;
-    ctas = std::min<std::int64_t>(ctas, max_ctas > 0 ? max_ctas : 0x7FFFFFFF);
-    kernel_of(p.dtype, p.vectors)<<<static_cast<unsigned>(ctas), static_cast<unsigned>(threads), 0, stream>>>(
-        p, vectors, chunks);
+    const std::int64_t limit = max_ctas > 0 ? max_ctas : 0x7FFFFFFF;
+    const std::int64_t across = std::min(chunks, limit);
+    const std::int64_t rows = std::min<std::int64_t>({p.tokens, limit / across, 65535});
+    const dim3 grid(static_cast<unsigned>(across), static_cast<unsigned>(rows));
+    kernel_of(p.dtype, p.vectors)<<<grid, static_cast<unsigned>(threads), 0, stream>>>(p, vectors);
     return cudaGetLastError();
 }
 

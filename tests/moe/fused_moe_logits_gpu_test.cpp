@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+// fused_moe from router logits inside the launch, against the definition in double with the routes of moe::route.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/plan_state.h"
+#include "cuda/gpu.h"
+#include "cuda/graph.h"
+#include "moe/gpu_cases.h"
+#include "moe/logit_cases.h"
+#include "moe/refusal.h"
+
+namespace tokamak::moe::test {
+namespace {
+
+const Device kGpu = Device::cuda();
+
+void expect_routed(const FusedMoeCase& c, const LogitData& host, std::initializer_list<std::int64_t> counts) {
+    const LogitData device = host.on(kGpu);
+    const std::vector<Expected> want = reference(host.data);
+    const std::vector<std::string> variants = make_plan(c.problem, kGpu).state().variants;
+    for (const std::string& variant : variants) {
+        PlanOptions options;
+        options.variant = variant;
+        const FusedMoePlan plan = make_plan(c.problem, kGpu, options);
+        for (const std::int64_t tokens : counts) {
+            SCOPED_TRACE(variant + ", tokens " + std::to_string(tokens));
+            const std::vector<Expected> head(want.begin(), want.begin() + tokens * c.problem.hidden);
+            expect_near(run_guarded(plan, device.args(tokens), 0x7F), head, tolerance_of(c.problem));
+        }
+    }
+}
+
+TEST(FusedMoeGpuLogits, EveryRuleAndType) {
+    TOKAMAK_REQUIRE_GPU();
+    std::uint64_t purpose = 900;
+    const std::vector<RoutingWeight> places = {RoutingWeight::output, RoutingWeight::input, RoutingWeight::none};
+    for (const RuleCase& rule : rule_cases())
+        for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+            const Format& format = formats()[purpose % formats().size()];
+            FusedMoeCase c = logit_case(rule, format.weights, 11);
+            c.problem.hidden = c.problem.intermediate = allowed_size(format.weights, 32);
+            c.problem.num_local_experts = std::min(c.problem.num_experts, 100);
+            if (c.problem.num_experts > 100) c.placement = Placement::scattered;
+            c.problem.quantize_activations = format.quantized;
+            c.problem.routing_weight = places[purpose % 3];
+            c.problem.route->logits_dtype = dtype;
+            SCOPED_TRACE(to_string(c));
+            Rng rng = rng_for(purpose++);
+            expect_routed(c, logit_data(rng, c, rule.bias), {1, 8, 11});
+        }
+}
+
+/// Equal scores go to the lower expert, also where the logits of a row are all the same.
+TEST(FusedMoeGpuLogits, Ties) {
+    TOKAMAK_REQUIRE_GPU();
+    std::uint64_t purpose = 950;
+    for (const RuleCase& rule : rule_cases()) {
+        FusedMoeCase c = logit_case(rule, WeightSpec::bf16(), 6);
+        SCOPED_TRACE(to_string(c));
+        Rng rng = rng_for(purpose++);
+        LogitData d = logit_data(rng, c, false);
+        auto* const logits = d.logits.as<float>();
+        for (std::int64_t i = 0; i < d.logits.view().elements(); ++i)
+            logits[i] = i < c.problem.num_experts ? 0.0F : std::round(logits[i]);
+        RouteArgs args;
+        args.tokens = 6;
+        args.logits = d.logits;
+        const RouteRule& r = *c.problem.route;
+        RouteResult routes = route({.max_tokens = 6,
+                                    .num_experts = c.problem.num_experts,
+                                    .top_k = c.problem.top_k,
+                                    .method = r.method,
+                                    .renormalize = r.renormalize,
+                                    .routed_scaling_factor = r.routed_scaling_factor,
+                                    .num_groups = r.num_groups,
+                                    .top_groups = r.top_groups},
+                                   args);
+        d.data.routing.ids = std::move(routes.ids);
+        d.data.routing.weights = std::move(routes.weights);
+        expect_routed(c, d, {6});
+    }
+}
+
+TEST(FusedMoeGpuLogits, NanScoresStayInTheirRow) {
+    TOKAMAK_REQUIRE_GPU();
+    for (const std::size_t rule : {std::size_t{0}, std::size_t{8}}) {
+        const FusedMoeCase c = logit_case(rule_cases()[rule], WeightSpec::bf16(), 5);
+        Rng rng = rng_for(970);
+        LogitData d = logit_data(rng, c, rule_cases()[rule].bias);
+        const std::vector<Expected> want = reference(d.data);
+        d.logits.as<float>()[2 * c.problem.num_experts + 1] = std::numeric_limits<float>::quiet_NaN();
+        const LogitData device = d.on(kGpu);
+        const std::vector<double> got = values_of(run_guarded(make_plan(c.problem, kGpu), device.args(5)));
+        const std::vector<double> cpu = values_of(run_guarded(make_plan(c.problem, Device::cpu()), d.args(5)));
+        const auto hidden = static_cast<std::size_t>(c.problem.hidden);
+        for (std::size_t i = 0; i < got.size(); ++i) {
+            if (i / hidden == 2)
+                EXPECT_EQ(std::isnan(got[i]), std::isnan(cpu[i]));
+            else
+                EXPECT_LE(std::fabs(got[i] - want[i].value), allowed(tolerance_of(c.problem), want[i]));
+        }
+    }
+}
+
+/// One capture serves other logits and fewer tokens.
+TEST(FusedMoeGpuLogits, CapturedGraphFollowsTheLogits) {
+    TOKAMAK_REQUIRE_GPU();
+    const FusedMoeCase c = logit_case(rule_cases()[8], WeightSpec::fp8_block(), 8);
+    Rng rng = rng_for(980);
+    const LogitData device = logit_data(rng, c, true).on(kGpu);
+    const FusedMoePlan plan = make_plan(c.problem, kGpu);
+    const cuda::OwnedStream stream;
+    const GuardedBuffer workspace(plan.workspace().bytes, kGpu);
+    const GuardedBuffer out(static_cast<std::size_t>(8 * c.problem.hidden * 2), kGpu);
+    const OwnedTensor count = OwnedTensor::copy_of(tensor_of(DType::i32, {1}, {0}), kGpu);
+    FusedMoeArgs args = device.args(8);
+    args.num_tokens = count;
+    args.out = out.tensor(DType::bf16, {8, c.problem.hidden});
+    const cuda::CapturedGraph graph(stream, [&] { run(plan, args, workspace.workspace(), stream.stream()); });
+    EXPECT_EQ(graph.nodes(), 1U);
+    for (const std::int32_t live : {8, 3, 0, 5}) {
+        const OwnedTensor fresh = random_tensor(rng, DType::f32, {8, c.problem.num_experts}, 4.0);
+        copy_bytes(device.logits.view().data, kGpu, fresh.view().data, Device::cpu(), fresh.view().bytes());
+        copy_bytes(count.view().data, kGpu, &live, Device::cpu(), 4);
+        workspace.fill_random(rng);
+        out.fill(0x6B);
+        synchronize(kGpu);
+        graph.replay();
+        synchronize(kGpu, stream.stream());
+        std::vector<std::byte> want = bytes_of(run_guarded(plan, device.args(live), 0x3C));
+        want.resize(out.bytes(), std::byte{0x6B});
+        EXPECT_EQ(out.contents(), want) << "live tokens " << live;
+    }
+    EXPECT_TRUE(workspace.guards_intact() && out.guards_intact());
+}
+
+TEST(FusedMoeGpuLogits, WhatDoesNotFitIsRefused) {
+    TOKAMAK_REQUIRE_GPU();
+    FusedMoeProblem p = logit_case({RouteRule{}, 64, 33}, WeightSpec::bf16(), 4).problem;
+    expect_unsupported(p, {"`route`", "33", "32"}, ErrorCode::unsupported, kGpu);
+}
+
+}  // namespace
+}  // namespace tokamak::moe::test
