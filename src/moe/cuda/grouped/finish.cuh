@@ -70,8 +70,8 @@ __device__ __forceinline__ void finish_unit(const GroupedArgs& args, const RowLi
 #pragma unroll
             for (int i = 0; i < Strips; ++i)
                 finish_pair<Down, Shape>(args, route, unit.strip + me.warpgroup + i * Shape::kWarpgroups, me,
-                                  fmaf(sums[i][n][odd], scale, bias[i].low.value()),
-                                  fmaf(sums[i][n][odd + 2], scale, bias[i].high.value()));
+                                         fmaf(sums[i][n][odd], scale, bias[i].low.value()),
+                                         fmaf(sums[i][n][odd + 2], scale, bias[i].high.value()));
         }
 }
 

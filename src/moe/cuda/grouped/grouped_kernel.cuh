@@ -154,14 +154,13 @@ __device__ __forceinline__ void feed(const GroupedArgs& args, const RowLists& li
         RowGather<Shape>(lists, args.gate_up, x, lists.units(false), thread).run(ring, place);
         prepare_phase<Shape, true>(args, first, count);
         const RowSource own = intermediate_rows(args, false);
-        const RowSource rows =
-            Shape::kPrepares ? prepared_rows(own, args.prepared_rows, args.row_scales) : own;
+        const RowSource rows = Shape::kPrepares ? prepared_rows(own, args.prepared_rows, args.row_scales) : own;
         RowGather<Shape>(lists, args.down, rows, lists.units(true), thread).run(ring, place);
     }
 }
 
-/// Both GEMMs of a pass (or the second alone), by the role of the warp. Every role passes the same barriers of the grid;
-/// weights flow into free stages before them.
+/// Both GEMMs of a pass (or the second alone), by the role of the warp. Every role passes the same barriers of the
+/// grid; weights flow into free stages before them.
 template <class Shape>
 __device__ __forceinline__ void run_gemms(const GroupedArgs& args, const RowLists& lists, const StageRing<Shape>& ring,
                                           RingPlace& place, std::int64_t first, int count) {

@@ -55,8 +55,7 @@ __device__ __forceinline__ void multiply_blocks(const std::uint8_t* stage, const
                 std::uint32_t a[4];
                 slabs[pair / 2][i].fragment(a, pair % 2 * 2 + half);
 #pragma unroll
-                for (int n = 0; n < Blocks; ++n)
-                    Weights::multiply(sums[i][n], a, b[n][half * 2], b[n][half * 2 + 1]);
+                for (int n = 0; n < Blocks; ++n) Weights::multiply(sums[i][n], a, b[n][half * 2], b[n][half * 2 + 1]);
             }
     }
 }

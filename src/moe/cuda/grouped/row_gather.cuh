@@ -82,7 +82,8 @@ class RowGather {
             if (i < rows_)
                 ptx::copy_16_of(to[i % 2] + i / 2 * 2 * kStep * 128, from_[i] + offset, i < live_ ? bytes : 0);
     }
-    /// The scale of a prepared row in 128 columns, one row a thread. Past the L1, which may hold that of an earlier phase.
+    /// The scale of a prepared row in 128 columns, one row a thread. Past the L1, which may hold that of an earlier
+    /// phase.
     __device__ __forceinline__ void load_scale(const Unit& unit, int chunk, int chunks) {
         scale_row_ = row_ * Shape::kVectors + vector_;
         has_scale_ = scale_row_ < unit.width();

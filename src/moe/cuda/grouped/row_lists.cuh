@@ -69,9 +69,7 @@ __device__ __forceinline__ void rank_routes(const RowLists& lists, const ListScr
 }
 
 /// What a strip costs by the rows that it meets; measured for int4, where 24 rows and more bind the tensor cores.
-__device__ __forceinline__ int strip_cost(int rows) {
-    return rows <= 8 ? 20 : rows <= 16 ? 21 : rows <= 24 ? 27 : 33;
-}
+__device__ __forceinline__ int strip_cost(int rows) { return rows <= 8 ? 20 : rows <= 16 ? 21 : rows <= 24 ? 27 : 33; }
 
 /// By one warp: where each expert's routes begin, and its row tiles. `begins` holds the experts' numbers of routes.
 __device__ __forceinline__ void place_experts(const RowLists& lists, const ListScratch& scratch, int experts) {
@@ -104,9 +102,11 @@ __device__ __forceinline__ void place_experts(const RowLists& lists, const ListS
         if (expert < experts) scratch.begins[expert] = begin;
         for (int tile = 0; tile < tiles; ++tile)
             lists.tiles[tiles_before + tile_sum - tiles + tile] = {
-                begin + tile * kMostTileRows, static_cast<std::int16_t>(expert),
+                begin + tile * kMostTileRows,
+                static_cast<std::int16_t>(expert),
                 static_cast<std::int16_t>(min(kMostTileRows, rows - tile * kMostTileRows)),
-                static_cast<std::int16_t>(tile), static_cast<std::int16_t>(tiles),
+                static_cast<std::int16_t>(tile),
+                static_cast<std::int16_t>(tiles),
                 cost_before + cost_sum - cost + tile * strip_cost(kMostTileRows)};
         several |= tiles > 1 ? 1 : 0;
         rows_before += __shfl_sync(0xFFFFFFFFU, row_sum, 31);
@@ -154,8 +154,7 @@ __device__ inline void build_lists(const GroupedArgs& args, const RowLists& list
         const int expert = lists.route_expert[route];
         if (expert < 0) continue;
         const int before = scratch.before[route / share * experts + expert];
-        lists.list[scratch.begins[expert] + before + scratch.ranks[route]] =
-            static_cast<std::uint16_t>(route);
+        lists.list[scratch.begins[expert] + before + scratch.ranks[route]] = static_cast<std::uint16_t>(route);
     }
 }
 

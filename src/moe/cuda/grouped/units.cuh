@@ -44,7 +44,8 @@ __device__ __forceinline__ int choose_units(const DecodeMatrix& matrix, int tile
         const auto ctas = static_cast<std::int64_t>(gridDim.x);
         const auto rounds = static_cast<int>((static_cast<std::int64_t>(tiles) * units + ctas - 1) / ctas);
         const std::int64_t cycles = static_cast<std::int64_t>(rounds) * unit_cycles<Shape>(chunks, strips);
-        best = static_cast<std::uint32_t>(min(cycles / 16, std::int64_t{0x3FFFFFF})) << 5 | static_cast<std::uint32_t>(lane);
+        best = static_cast<std::uint32_t>(min(cycles / 16, std::int64_t{0x3FFFFFF})) << 5 |
+               static_cast<std::uint32_t>(lane);
     }
     const int most = static_cast<int>(__reduce_min_sync(0xFFFFFFFFU, best) % 32) + 1;
     return (matrix.strips + most - 1) / most;

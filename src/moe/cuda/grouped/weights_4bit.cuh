@@ -63,7 +63,8 @@ struct Slab4Bit {
 /// int4 with bf16 scales. A code masked in place is a bf16 pattern worth code * 2^-133 (rows g) or code * 2^-129
 /// (rows g + 8); one fused multiply-add gives (code - 8) * scale * 2^-33, rounded once to bf16.
 template <int Group>
-struct Int4Weights : PlainProducts, Tiles4Bit<(Group > 64 ? 128 : 64), (Group > 64   ? 4224
+struct Int4Weights : PlainProducts,
+                     Tiles4Bit<(Group > 64 ? 128 : 64), (Group > 64   ? 4224
                                                          : Group > 32 ? 2176
                                                                       : 2304)> {
     using Slab = Slab4Bit<Int4Weights>;
