@@ -41,6 +41,8 @@ struct FusedMoeCuda {
     std::vector<GroupedLaunch> grouped;  ///< of the others
     std::int64_t pass_tokens = 0;        ///< of the grouped kernel
     Slice<std::byte> intermediate;       ///< bf16 or (quantised) f32 [routes of a pass, intermediate_stride]
+    Slice<std::uint16_t> prepared_rows;  ///< fp8_block: GroupedArgs says what they hold
+    Slice<float> row_scales;
     Slice<float> partials;               ///< [routes of a pass, hidden]
 };
 

@@ -148,7 +148,13 @@ GroupedLaunch freeze(const GroupedVariant& variant, const DeviceInfo& info) {
 /// Books the workspace of passes of `tokens` tokens.
 void lay_out_pass(const FusedMoeProblem& p, std::int64_t tokens, WorkspaceLayout& layout, FusedMoeCuda& cuda) {
     const auto routes = static_cast<std::size_t>(tokens * p.top_k);
-    const std::size_t value_bytes = p.quantize_activations ? 4 : 2;
+    const bool fp8 = p.weights.format == WeightFormat::fp8_block;  // rows are prepared, the intermediate from f32
+    const std::size_t value_bytes = fp8 ? 4 : 2;
+    if (fp8) {
+        const auto groups = static_cast<std::size_t>((std::max(p.hidden, p.intermediate) + 127) / 128);
+        cuda.prepared_rows = layout.add<std::uint16_t>("prepared_rows", routes * groups * 128);
+        cuda.row_scales = layout.add<float>("row_scales", routes * groups);
+    }
     cuda.intermediate =
         layout.add<std::byte>("intermediate", routes * static_cast<std::size_t>(intermediate_stride(p)) * value_bytes);
     cuda.partials = layout.add<float>("partials", routes * static_cast<std::size_t>(p.hidden));
@@ -206,19 +212,22 @@ void run_decode(const FusedMoeState& state, const DecodeLaunch& choice, const De
     launch(choice.kernel, state.cuda.grid, choice.threads, choice.shared.bytes, &args, stream);
 }
 
-void run_grouped(const FusedMoeState& state, const GroupedLaunch& choice, const DecodeArgs& common, Stream stream) {
+void run_grouped(const FusedMoeState& state, const GroupedLaunch& choice, const DecodeArgs& common,
+                 const Workspace& workspace, Stream stream) {
     GroupedArgs args;
     static_cast<DecodeArgs&>(args) = common;
     if (args.weight_input) std::swap(args.input_weights, args.weights);
+    args.prepared_rows = state.cuda.prepared_rows.in(workspace);
+    args.row_scales = state.cuda.row_scales.in(workspace);
     args.pass_tokens = static_cast<int>(state.cuda.pass_tokens);
     args.stages = choice.stages;
     args.lists = choice.shared;
     launch(choice.kernel, state.cuda.grid, choice.threads, choice.shared.bytes, &args, stream);
 }
 
-/// Tokens up to which the decode kernel, which reads the weights again for every 8, is the faster. With fp8_block the
-/// grouped kernel's gathering warps convert rows, which holds it up: 16 tokens of qwen3.5-35b take it 226 us, the
-/// decode kernel 64 for each pass.
+/// Tokens up to which the decode kernel, which reads the weights again for every 8, is the faster. For fp8_block measured
+/// when the grouped kernel's gathering warps still converted rows (16 tokens of qwen3.5-35b: 226 us, the decode kernel
+/// 64 for each pass).
 std::int64_t most_decode_tokens(const WeightSpec& spec) noexcept {
     return spec.format == WeightFormat::fp8_block ? 2 * kPassTokens : kPassTokens;
 }
@@ -270,7 +279,7 @@ void run_fused_moe(const FusedMoeState& state, const FusedMoeArgs& args, const W
     if (variant < decode)
         run_decode(state, state.cuda.launches[variant], common, stream);
     else
-        run_grouped(state, state.cuda.grouped[variant - decode], common, stream);
+        run_grouped(state, state.cuda.grouped[variant - decode], common, workspace, stream);
 }
 
 }  // namespace tokamak::moe::cuda

@@ -48,7 +48,7 @@ __device__ __forceinline__ void finish_pair(const GroupedArgs& args, int route, 
         if (col >= args.down.cols) return;
         const std::int64_t to = route * args.intermediate_stride + col;
         const float value = activate(args.activation, low, high);
-        if constexpr (Shape::Weights::kForm == RowForm::quantized)
+        if constexpr (Shape::kPrepares)
             static_cast<float*>(args.intermediate)[to] = value;
         else
             static_cast<__nv_bfloat16*>(args.intermediate)[to] = __float2bfloat16_rn(value);

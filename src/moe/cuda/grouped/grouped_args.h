@@ -12,7 +12,7 @@ namespace tokamak::moe::cuda {
 /// Most rows of one expert that are multiplied at a time.
 inline constexpr int kMostTileRows = 32;
 /// Most (token, slot) pairs of a pass; a larger batch takes several inside the launch.
-inline constexpr int kMostPassRoutes = 2048;
+inline constexpr int kMostPassRoutes = 8192;
 inline constexpr int kWeightWarps = 1;  ///< that issue the copies of weights
 inline constexpr int kGatherWarps = 2;  ///< that gather activation rows
 
@@ -21,20 +21,32 @@ struct RowTile {
     int first;            ///< in the list of routes
     std::int16_t expert;  ///< local
     std::int16_t rows;
+    std::int16_t place;  ///< among the expert's tiles
+    std::int16_t count;  ///< of them
+    int cost_before;     ///< of a strip for all tiles before this one
 };
 
 /// Byte offsets into dynamic shared memory; the ring comes first, building the lists uses its place.
 struct GroupedShared {
     int barriers = 0;      ///< [2, stages]
-    int counts = 0;        ///< [4]: routes in the list, row tiles, units of a row tile in each phase
-    int list = 0;          ///< [routes] i32: routes, expert by expert
+    int counts = 0;        ///< [5]: an expert has several row tiles, row tiles, units of one in each phase, cost
+    int list = 0;          ///< [routes] u16: routes, expert by expert
     int tiles = 0;         ///< [row tiles] RowTile
     int route_expert = 0;  ///< [routes] i16: local expert, or -1
     int bytes = 0;
 };
 
+/// One routed GEMM with its combine is the second phase alone: set `single`, leave `gate_up` empty but for
+/// `gate_up.cols` = the rows of the matrix (the width of `out` and of `partials`), and let `down` be the matrix and `x`
+/// its token rows; `intermediate` is not used. grouped_variants() takes such a problem as a FusedMoeProblem whose
+/// `hidden` is the matrix's rows and whose `intermediate` is its columns.
 struct GroupedArgs : DecodeArgs {
+    bool single = false;
     DecodeRows input_weights;  ///< of RoutingWeight::input
+    /// Workspace for rows of x or of the intermediate in another form, [routes of a pass, whole groups of 128 columns],
+    /// with a scale for each group (prepare.cuh).
+    std::uint16_t* prepared_rows = nullptr;
+    float* row_scales = nullptr;
     int pass_tokens = 0;
     int stages = 0;
     GroupedShared lists;

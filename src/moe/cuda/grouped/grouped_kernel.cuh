@@ -64,7 +64,7 @@ template <bool Down, class Shape>
 __device__ void consume_phase(const GroupedArgs& args, const RowLists& lists, const Consumer& me,
                               const StageRing<Shape>& ring, RingPlace& place) {
     const DecodeMatrix& matrix = Down ? args.down : args.gate_up;
-    UnitWalk walk(lists, matrix, lists.units(Down));
+    UnitWalk walk(lists, matrix, lists.units(Down), Shape::kStrips);
     Unit unit;
     while (walk.next(unit)) {
         const int mine = (unit.strips - me.warpgroup + Shape::kWarpgroups - 1) / Shape::kWarpgroups;
@@ -86,50 +86,94 @@ __device__ __forceinline__ RowSource token_rows(const GroupedArgs& args, std::in
     return {.data = args.x,
             .stride = args.x_stride,
             .routes_per_row = args.top_k,
-            .cols = args.gate_up.cols,
+            .cols = args.single ? args.down.cols : args.gate_up.cols,
             .vectors = args.x_vectors,
             .weights = args.input_weights,
             .first_token = first,
             .top_k = args.top_k};
 }
-template <class Shape>
-__device__ __forceinline__ RowSource intermediate_rows(const GroupedArgs& args) {
-    return {.data = args.intermediate,
-            .f32 = Shape::Weights::kForm == RowForm::quantized,
-            .stride = args.intermediate_stride,
-            .cols = args.down.cols};
+__device__ __forceinline__ RowSource intermediate_rows(const GroupedArgs& args, bool f32) {
+    return {.data = args.intermediate, .f32 = f32, .stride = args.intermediate_stride, .cols = args.down.cols};
+}
+__device__ __forceinline__ RowSource prepared_rows(const RowSource& source, const std::uint16_t* rows,
+                                                   const float* scales) {
+    const int cols = (source.cols + kPreparedGroup - 1) / kPreparedGroup * kPreparedGroup;
+    return {.data = rows, .stride = cols, .routes_per_row = source.prepared_per(), .cols = cols, .scales = scales};
 }
 
-/// Both GEMMs of a pass, by the role of the warp. Every role passes the grid barrier between them once; the weights of
-/// the second flow into free stages before it.
-template <class Shape>
-__device__ __forceinline__ void run_gemms(const GroupedArgs& args, const RowLists& lists, const StageRing<Shape>& ring,
-                                          RingPlace& place, std::int64_t first) {
-    constexpr int unlimited = 0x7FFFFFFF;
+/// What stands between the launch and the first phase, or between the phases: rows are brought into the form of the
+/// format, if that is another one than they have.
+template <class Shape, bool Down>
+__device__ __forceinline__ void prepare_phase(const GroupedArgs& args, std::int64_t first, int count) {
+    constexpr RowForm form = Shape::Weights::kForm;
     const auto grid = cooperative_groups::this_grid();
-    const int warp = static_cast<int>(threadIdx.x) / 32;
-    if (warp < Shape::kConsumerWarps) {
-        const Consumer me(warp);
-        consume_phase<false>(args, lists, me, ring, place);
+    if constexpr (Down) {
         grid.sync();
-        consume_phase<true>(args, lists, me, ring, place);
-    } else if (warp < Shape::kConsumerWarps + kWeightWarps) {
+        if constexpr (!Shape::kPrepares) return;
+        prepare_rows<form>(intermediate_rows(args, true), count * args.top_k, args.prepared_rows, args.row_scales);
+        grid.sync();
+    } else {
+        if constexpr (!Shape::kPrepares) return;
+        prepare_rows<form>(token_rows(args, first), count * args.top_k, args.prepared_rows, args.row_scales);
+        grid.sync();
+    }
+}
+
+/// The feeding warps: copies of weights, gathering of rows.
+template <class Shape>
+__device__ __forceinline__ void feed(const GroupedArgs& args, const RowLists& lists, const StageRing<Shape>& ring,
+                                     RingPlace& place, std::int64_t first, int count, int warp) {
+    constexpr int unlimited = 0x7FFFFFFF;
+    if (warp < kWeightWarps) {
         const bool leader = threadIdx.x % 32 == 0;
+        WeightStream<Shape> gate_up(lists, args.gate_up, args.single ? 0 : lists.units(false));
         WeightStream<Shape> down(lists, args.down, lists.units(true));
-        if (leader) {
-            WeightStream<Shape>(lists, args.gate_up, lists.units(false)).issue(ring, place, unlimited);
-            down.issue(ring, place, ring.stages);
-        }
+        if (leader && args.single) down.issue(ring, place, ring.stages);
+        if (leader && !args.single) gate_up.issue(ring, place, ring.stages);
         __syncwarp();
-        grid.sync();
+        prepare_phase<Shape, false>(args, first, count);
+        if (!args.single) {
+            if (leader) {
+                gate_up.issue(ring, place, unlimited);
+                down.issue(ring, place, ring.stages);
+            }
+            __syncwarp();
+            prepare_phase<Shape, true>(args, first, count);
+        }
         if (leader) down.issue(ring, place, unlimited);
         __syncwarp();
     } else {
-        const int thread = static_cast<int>(threadIdx.x) - (Shape::kConsumerWarps + kWeightWarps) * 32;
-        RowGather<Shape>(lists, args.gate_up, token_rows(args, first), lists.units(false), thread).run(ring, place);
-        grid.sync();
-        RowGather<Shape>(lists, args.down, intermediate_rows<Shape>(args), lists.units(true), thread).run(ring, place);
+        const int thread = (warp - kWeightWarps) * 32 + static_cast<int>(threadIdx.x) % 32;
+        const RowSource tokens = token_rows(args, first);
+        const RowSource x = !Shape::kPrepares ? tokens : prepared_rows(tokens, args.prepared_rows, args.row_scales);
+        prepare_phase<Shape, false>(args, first, count);
+        if (args.single) {
+            RowGather<Shape>(lists, args.down, x, lists.units(true), thread).run(ring, place);
+            return;
+        }
+        RowGather<Shape>(lists, args.gate_up, x, lists.units(false), thread).run(ring, place);
+        prepare_phase<Shape, true>(args, first, count);
+        const RowSource own = intermediate_rows(args, false);
+        const RowSource rows = Shape::kPrepares ? prepared_rows(own, args.prepared_rows, args.row_scales) : own;
+        RowGather<Shape>(lists, args.down, rows, lists.units(true), thread).run(ring, place);
     }
+}
+
+/// Both GEMMs of a pass (or the second alone), by the role of the warp. Every role passes the same barriers of the
+/// grid; weights flow into free stages before them.
+template <class Shape>
+__device__ __forceinline__ void run_gemms(const GroupedArgs& args, const RowLists& lists, const StageRing<Shape>& ring,
+                                          RingPlace& place, std::int64_t first, int count) {
+    const int warp = static_cast<int>(threadIdx.x) / 32;
+    if (warp >= Shape::kConsumerWarps)
+        return feed<Shape>(args, lists, ring, place, first, count, warp - Shape::kConsumerWarps);
+    const Consumer me(warp);
+    prepare_phase<Shape, false>(args, first, count);
+    if (!args.single) {
+        consume_phase<false>(args, lists, me, ring, place);
+        prepare_phase<Shape, true>(args, first, count);
+    }
+    consume_phase<true>(args, lists, me, ring, place);
 }
 
 template <class Shape>
@@ -155,7 +199,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_grouped(const __grid_c
         }
         ptx::fence_shared_async();  // the ring takes its place back
         __syncthreads();
-        run_gemms(args, lists, ring, place, first);
+        run_gemms(args, lists, ring, place, first, count);
         grid.sync();
         combine(args, lists, first, count);
     }

@@ -31,8 +31,8 @@ std::int64_t lay_out(const FusedMoeProblem& p, std::int64_t pass_tokens, Grouped
     Booking booking;
     booking.take(std::max<std::int64_t>(std::int64_t{variant.stages} * variant.instance.stage_bytes, building));
     shared.barriers = booking.take(std::int64_t{variant.stages} * 16);
-    shared.counts = booking.take(16);
-    shared.list = booking.take(routes * 4);
+    shared.counts = booking.take(20);
+    shared.list = booking.take(routes * 2);
     shared.tiles =
         booking.take((std::min(experts, routes) + routes / kMostTileRows) * static_cast<std::int64_t>(sizeof(RowTile)));
     shared.route_expert = booking.take(routes * 2);

@@ -12,18 +12,21 @@ namespace tokamak::moe::cuda {
 /// Views of the lists (GroupedShared says what they hold).
 struct RowLists {
     int* counts;
-    int* list;
+    std::uint16_t* list;
     RowTile* tiles;
     std::int16_t* route_expert;
 
     __device__ RowLists(std::uint8_t* shared, const GroupedArgs& args)
         : counts(reinterpret_cast<int*>(shared + args.lists.counts)),
-          list(reinterpret_cast<int*>(shared + args.lists.list)),
+          list(reinterpret_cast<std::uint16_t*>(shared + args.lists.list)),
           tiles(reinterpret_cast<RowTile*>(shared + args.lists.tiles)),
           route_expert(reinterpret_cast<std::int16_t*>(shared + args.lists.route_expert)) {}
     [[nodiscard]] __device__ int tile_count() const { return counts[1]; }
+    /// Whether no expert has several row tiles.
+    [[nodiscard]] __device__ bool single_tiles() const { return counts[0] == 0; }
     /// Units of each row tile in the gate/up and in the down phase.
     [[nodiscard]] __device__ int units(bool down) const { return counts[down ? 3 : 2]; }
+    [[nodiscard]] __device__ int cost() const { return counts[4]; }
 };
 
 /// Working space of build_lists, in the place of the ring.
@@ -65,38 +68,56 @@ __device__ __forceinline__ void rank_routes(const RowLists& lists, const ListScr
     }
 }
 
-/// By one warp: where each expert's routes begin, and its row tiles. `totals` holds the experts' routes.
+/// What a strip costs by the rows that it meets; measured for int4, where 24 rows and more bind the tensor cores.
+__device__ __forceinline__ int strip_cost(int rows) { return rows <= 8 ? 20 : rows <= 16 ? 21 : rows <= 24 ? 27 : 33; }
+
+/// By one warp: where each expert's routes begin, and its row tiles. `begins` holds the experts' numbers of routes.
 __device__ __forceinline__ void place_experts(const RowLists& lists, const ListScratch& scratch, int experts) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
     int rows_before = 0;
     int tiles_before = 0;
+    int cost_before = 0;
+    int several = 0;
     for (int first = 0; first < experts; first += 32) {
         const int expert = first + lane;
         const int rows = expert < experts ? scratch.begins[expert] : 0;
         const int tiles = (rows + kMostTileRows - 1) / kMostTileRows;
+        const int last_rows = rows - (tiles - 1) * kMostTileRows;
+        const int cost = tiles > 0 ? (tiles - 1) * strip_cost(kMostTileRows) + strip_cost(last_rows) : 0;
         int row_sum = rows;
         int tile_sum = tiles;
+        int cost_sum = cost;
 #pragma unroll
         for (int distance = 1; distance < 32; distance *= 2) {
             const int other_rows = __shfl_up_sync(0xFFFFFFFFU, row_sum, distance);
             const int other_tiles = __shfl_up_sync(0xFFFFFFFFU, tile_sum, distance);
+            const int other_cost = __shfl_up_sync(0xFFFFFFFFU, cost_sum, distance);
             if (lane >= distance) {
                 row_sum += other_rows;
                 tile_sum += other_tiles;
+                cost_sum += other_cost;
             }
         }
         const int begin = rows_before + row_sum - rows;
         if (expert < experts) scratch.begins[expert] = begin;
         for (int tile = 0; tile < tiles; ++tile)
             lists.tiles[tiles_before + tile_sum - tiles + tile] = {
-                begin + tile * kMostTileRows, static_cast<std::int16_t>(expert),
-                static_cast<std::int16_t>(min(kMostTileRows, rows - tile * kMostTileRows))};
+                begin + tile * kMostTileRows,
+                static_cast<std::int16_t>(expert),
+                static_cast<std::int16_t>(min(kMostTileRows, rows - tile * kMostTileRows)),
+                static_cast<std::int16_t>(tile),
+                static_cast<std::int16_t>(tiles),
+                cost_before + cost_sum - cost + tile * strip_cost(kMostTileRows)};
+        several |= tiles > 1 ? 1 : 0;
         rows_before += __shfl_sync(0xFFFFFFFFU, row_sum, 31);
         tiles_before += __shfl_sync(0xFFFFFFFFU, tile_sum, 31);
+        cost_before += __shfl_sync(0xFFFFFFFFU, cost_sum, 31);
     }
+    several = __any_sync(0xFFFFFFFFU, several) ? 1 : 0;
     if (lane == 0) {
-        lists.counts[0] = rows_before;
+        lists.counts[0] = several;
         lists.counts[1] = tiles_before;
+        lists.counts[4] = cost_before;
     }
 }
 
@@ -133,7 +154,7 @@ __device__ inline void build_lists(const GroupedArgs& args, const RowLists& list
         const int expert = lists.route_expert[route];
         if (expert < 0) continue;
         const int before = scratch.before[route / share * experts + expert];
-        lists.list[scratch.begins[expert] + before + scratch.ranks[route]] = route;
+        lists.list[scratch.begins[expert] + before + scratch.ranks[route]] = static_cast<std::uint16_t>(route);
     }
 }
 

@@ -27,6 +27,10 @@ struct GroupedShape {
     static_assert(!Weights::kStripScales || kRowScalesOffset + kMostTileRows * 4 <= kStageBytes);
     static constexpr int kVectors = Weights::kStageBlocks * 8;  ///< of 16 bytes in a stage's row
 
+    static constexpr bool kRowScales = Weights::kForm == RowForm::quantized;
+    /// Rows are brought into the form of the format before each phase; the first one leaves f32 rows.
+    static constexpr bool kPrepares = Weights::kForm != RowForm::natural;
+
     __device__ static int chunks(const DecodeMatrix& matrix) {
         constexpr int tiles = Weights::kStageBlocks / Weights::kTileBlocks;
         return (matrix.tiles + tiles - 1) / tiles;

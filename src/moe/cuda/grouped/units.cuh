@@ -34,6 +34,7 @@ __device__ __forceinline__ int unit_cycles(int chunks, int strips) {
 /// lanes of one warp; all get the answer. It moves work about and changes no sum.
 template <class Shape>
 __device__ __forceinline__ int choose_units(const DecodeMatrix& matrix, int tiles) {
+    if (matrix.strips == 0) return 1;
     const int lane = static_cast<int>(threadIdx.x) % 32;
     const int chunks = Shape::chunks(matrix);
     std::uint32_t best = 0xFFFFFFFFU;
@@ -50,39 +51,73 @@ __device__ __forceinline__ int choose_units(const DecodeMatrix& matrix, int tile
     return (matrix.strips + most - 1) / most;
 }
 
-/// Each row tile has the same number of units, which share its strips evenly; the units are numbered tile by tile, and
-/// a CTA takes a contiguous range.
+/// Deals units to the CTAs, in one of two ways.
+/// One row tile for each expert: the strips are numbered tile by tile, a CTA takes a contiguous range of equal cost and
+/// from it up to `most` strips at a time.
+/// Several: each row tile has the same number of units, which share its strips evenly; they are numbered expert by
+/// expert, in an expert strips by strips, then row tile by row tile, and dealt in turn: row tiles that need the same
+/// weights are at work at the same time, so that all but one find them in the L2.
 class UnitWalk {
   public:
-    __device__ UnitWalk(const RowLists& lists, const DecodeMatrix& matrix, int units)
-        : lists_(lists), strips_(matrix.strips), units_(units) {
-        const std::int64_t total = static_cast<std::int64_t>(lists.tile_count()) * units_;
-        const std::int64_t first = total * blockIdx.x / gridDim.x;
-        left_ = static_cast<int>(total * (blockIdx.x + 1) / gridDim.x - first);
-        tile_ = static_cast<int>(first / units_);
-        unit_ = static_cast<int>(first % units_);
+    __device__ UnitWalk(const RowLists& lists, const DecodeMatrix& matrix, int units, int most)
+        : lists_(lists), strips_(matrix.strips), units_(units), most_(most), ranges_(lists.single_tiles()) {
+        if (!ranges_) {
+            next_ = static_cast<int>(blockIdx.x);
+            end_ = lists.tile_count() * units;
+            return;
+        }
+        next_ = first_strip(static_cast<int>(blockIdx.x));
+        end_ = first_strip(static_cast<int>(blockIdx.x) + 1);
     }
 
     __device__ bool next(Unit& unit) {
-        if (left_ == 0) return false;
-        const int begin = static_cast<int>(static_cast<std::int64_t>(strips_) * unit_ / units_);
-        const int end = static_cast<int>(static_cast<std::int64_t>(strips_) * (unit_ + 1) / units_);
-        unit = {lists_.tiles[tile_], begin, end - begin};
-        --left_;
-        if (++unit_ == units_) {
-            unit_ = 0;
-            ++tile_;
+        if (next_ >= end_) return false;
+        if (ranges_) {
+            const int tile = next_ / strips_;
+            const int strip = next_ % strips_;
+            unit = {lists_.tiles[tile], strip, min(min(most_, strips_ - strip), end_ - next_)};
+            next_ += unit.strips;
+            return true;
         }
+        const int some_tile = next_ / units_;  // of the expert
+        const int first_tile = some_tile - lists_.tiles[some_tile].place;
+        const int count = lists_.tiles[some_tile].count;
+        const int index = next_ - first_tile * units_;
+        const int part = index / count;
+        const int begin = static_cast<int>(static_cast<std::int64_t>(strips_) * part / units_);
+        const int end = static_cast<int>(static_cast<std::int64_t>(strips_) * (part + 1) / units_);
+        unit = {lists_.tiles[first_tile + index % count], begin, end - begin};
+        next_ += static_cast<int>(gridDim.x);
         return true;
     }
 
   private:
+    /// The first (row tile, strip) whose cost before it reaches the share of the CTAs before `cta`.
+    [[nodiscard]] __device__ int first_strip(int cta) const {
+        const std::int64_t share = static_cast<std::int64_t>(lists_.cost()) * strips_ * cta / gridDim.x;
+        int low = 0;
+        int high = lists_.tile_count();
+        if (cta == static_cast<int>(gridDim.x) || high == 0) return high * strips_;
+        while (high - low > 1) {
+            const int middle = (low + high) / 2;
+            if (static_cast<std::int64_t>(lists_.tiles[middle].cost_before) * strips_ <= share)
+                low = middle;
+            else
+                high = middle;
+        }
+        const RowTile& tile = lists_.tiles[low];
+        const int cost = strip_cost(tile.rows);
+        const auto inside = static_cast<int>(share - static_cast<std::int64_t>(tile.cost_before) * strips_);
+        return low * strips_ + min(strips_, (inside + cost - 1) / cost);
+    }
+
     const RowLists& lists_;
     int strips_;
     int units_;  ///< of a row tile
-    int left_;
-    int tile_;
-    int unit_;
+    int most_;
+    bool ranges_;
+    int next_;
+    int end_;
 };
 
 }  // namespace tokamak::moe::cuda

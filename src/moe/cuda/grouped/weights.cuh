@@ -23,6 +23,9 @@ enum class RowForm : std::uint8_t {
     quantized,  ///< f16 numbers that are e4m3 codes; of every 4 columns first two go to the first half of the 16
 };
 
+/// Weights that are subnormal bf16 patterns need larger activations, so that the products are normal numbers.
+inline constexpr float kLargeActivations = 0x1p100F;
+
 struct PlainProducts {
     __device__ __forceinline__ static void multiply(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
                                                     std::uint32_t b1) {

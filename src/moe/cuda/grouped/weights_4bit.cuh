@@ -21,6 +21,7 @@ __device__ __forceinline__ std::uint32_t bits_of(__nv_bfloat162 pair) {
 __device__ __forceinline__ __nv_bfloat162 pair_of(std::uint32_t bits) {
     return *reinterpret_cast<const __nv_bfloat162*>(&bits);
 }
+
 __device__ __forceinline__ std::uint32_t multiply_pairs(std::uint32_t a, std::uint32_t b) {
     return bits_of(__hmul2(pair_of(a), pair_of(b)));
 }
@@ -32,10 +33,9 @@ struct Tiles4Bit {
     static constexpr int kTileBlocks = TileCols / 64;
     static constexpr int kTileBytes = TileBytes;
     static constexpr int kStripStageBytes = kStageBlocks / kTileBlocks * kTileBytes;
-    static constexpr RowForm kForm = RowForm::natural;
     static constexpr bool kStripScales = false;
-    static constexpr int kFirstStripCycles = 750;
-    static constexpr int kNextStripCycles = 550;
+    static constexpr int kFirstStripCycles = 700;
+    static constexpr int kNextStripCycles = 450;
 
     /// The lane's codes of one block of 64 columns and one slab of 16 rows: a word for each step of 16 columns.
     __device__ __forceinline__ static uint4 codes(const std::uint8_t* strip, int block, int slab, int lane) {
@@ -68,6 +68,7 @@ struct Int4Weights : PlainProducts,
                                                          : Group > 32 ? 2176
                                                                       : 2304)> {
     using Slab = Slab4Bit<Int4Weights>;
+    static constexpr RowForm kForm = RowForm::natural;
     static constexpr float kSumScale = 0x1p33F;
     static constexpr int kScaleSets = Group == 32 ? 2 : 1;  ///< of a block of 64 columns
     struct ScaleSet {
@@ -109,6 +110,7 @@ struct Int4Weights : PlainProducts,
 /// mxfp4: patterns worth value * 2^-126, times 2^(scale + 100). Scales beyond 2^27 would leave bf16 and are held there.
 struct Mxfp4Weights : PlainProducts, Tiles4Bit<64, 2176> {
     using Slab = Slab4Bit<Mxfp4Weights>;
+    static constexpr RowForm kForm = RowForm::natural;
     static constexpr float kSumScale = 0x1p26F;
     static constexpr int kScaleSets = 2;
     struct ScaleSet {
