@@ -23,8 +23,8 @@ __device__ __forceinline__ void bulk_copy_once(void* shared, const void* global,
                                                std::uint64_t* barrier) {
     constexpr std::uint64_t evict_first = 0x12F0000000000000;  // what createpolicy.fractional makes of it
     asm volatile(
-        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(
-            shared_address(shared)),
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::
+            "r"(shared_address(shared)),
         "l"(global), "r"(bytes), "r"(shared_address(barrier)), "l"(evict_first)
         : "memory");
 }

@@ -43,7 +43,7 @@ struct FusedMoeCuda {
     Slice<std::byte> intermediate;       ///< bf16 or (quantised) f32 [routes of a pass, intermediate_stride]
     Slice<std::uint16_t> prepared_rows;  ///< fp8_block: GroupedArgs says what they hold
     Slice<float> row_scales;
-    Slice<float> partials;               ///< [routes of a pass, hidden]
+    Slice<float> partials;  ///< [routes of a pass, hidden]
 };
 
 /// Throws `unsupported` with the reason unless the kernels run the problem.

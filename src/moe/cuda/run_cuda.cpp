@@ -225,9 +225,9 @@ void run_grouped(const FusedMoeState& state, const GroupedLaunch& choice, const 
     launch(choice.kernel, state.cuda.grid, choice.threads, choice.shared.bytes, &args, stream);
 }
 
-/// Tokens up to which the decode kernel, which reads the weights again for every 8, is the faster. For fp8_block measured
-/// when the grouped kernel's gathering warps still converted rows (16 tokens of qwen3.5-35b: 226 us, the decode kernel
-/// 64 for each pass).
+/// Tokens up to which the decode kernel, which reads the weights again for every 8, is the faster. For fp8_block
+/// measured when the grouped kernel's gathering warps still converted rows (16 tokens of qwen3.5-35b: 226 us, the
+/// decode kernel 64 for each pass).
 std::int64_t most_decode_tokens(const WeightSpec& spec) noexcept {
     return spec.format == WeightFormat::fp8_block ? 2 * kPassTokens : kPassTokens;
 }
