@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sorting routes by expert: one cluster of up to eight CTAs. A warp owns a run of routes and counts them by expert in
-// its own row of shared memory, 32 at a time: ballots over the bits of the bin say which lanes share one. Sums over the
-// warps, then over the CTAs (each sends its totals to all others), turn the counts into positions. No atomics, so slots
-// ascend inside an expert and the result is the same every time.
+// Sorting routes by expert: one cluster of eight CTAs, or of sixteen for more than 2048 routes. A warp owns a run of
+// routes and counts them by expert in its own row of shared memory, 32 at a time: ballots over the bits of the bin say
+// which lanes share one. Sums over the warps, then over the CTAs (each sends its totals to all others), turn the counts
+// into positions. No atomics, so slots ascend inside an expert and the result is the same every time.
 //
 // The kernel runs its code once, so what costs is instruction fetch and fences, not work: loops stay rolled, divisions
 // are multiplications, no output element is written twice (nothing orders writes of different CTAs), and totals travel
@@ -21,37 +21,32 @@ namespace ptx = tokamak::cuda::ptx;
 
 constexpr unsigned kAll = 0xFFFFFFFFU;
 constexpr int kMaxWarps = 32;
-constexpr int kMaxCtas = 8;  ///< of a portable cluster
+constexpr int kMaxCtas = 16;
+constexpr int kPortableCtas = 8;
 constexpr int kSharedLimit = 200 * 1024;
 
-/// From one warp's counts to the next. Odd, so that lanes of a warp that count in one bin's column share no bank.
-__host__ __device__ constexpr int row_stride(int bins) { return bins | 1; }
-
-/// Ints of shared memory: an mbarrier, scan, counts, totals of all CTAs, sums, positions, first blocks with their end,
-/// partial sums.
+/// Ints of shared memory: an mbarrier, scan, counts, totals of all CTAs, sums, positions, first blocks with their end.
 constexpr int shared_ints(int bins, const AlignSplit& split) {
-    return 2 + kMaxWarps + split.warps * row_stride(bins) + (split.ctas + 3 + (1 << split.part_bits)) * bins + 1;
+    return 2 + kMaxWarps + (split.warps + split.ctas + 3) * bins + 1;
 }
 
 struct Tables {
     std::uint64_t* arrived;  ///< counts the bytes of `totals`
     int* scan;               ///< [warps]
-    int* counts;       ///< [warps, row_stride]: of a warp; later where its next route goes, relative to `positions`
-    int* totals;       ///< [CTAs, bins]
-    int* sums;         ///< [bins]: of all CTAs
-    int* positions;    ///< [bins]: of this CTA's first route
-    int* first_block;  ///< [bins + 1]
-    int* partial;      ///< [parts, bins]: of a part of the warps
+    int* counts;             ///< [warps, bins]: of a warp; later where its next route goes, relative to `positions`
+    int* totals;             ///< [CTAs, bins]
+    int* sums;               ///< [bins]: of all CTAs
+    int* positions;          ///< [bins]: of this CTA's first route
+    int* first_block;        ///< [bins + 1]
 
     __device__ Tables(int* shared, const AlignParams& p)
         : arrived(reinterpret_cast<std::uint64_t*>(shared)),
           scan(shared + 2),
           counts(scan + kMaxWarps),
-          totals(counts + p.split.warps * row_stride(p.bins)),
+          totals(counts + p.split.warps * p.bins),
           sums(totals + p.split.ctas * p.bins),
           positions(sums + p.bins),
-          first_block(positions + p.bins),
-          partial(first_block + p.bins + 1) {}
+          first_block(positions + p.bins) {}
 };
 
 /// Stores into shared memory of CTA `rank`; the bytes count on `barrier` there.
@@ -76,47 +71,29 @@ __device__ __forceinline__ int bin_of(const AlignParams& p, unsigned route) {
     return p.bins > p.local_experts ? p.local_experts : kNoBin;
 }
 
-/// Exclusive sums over the warps of this CTA, in place; their totals go to every CTA. Where there are threads enough,
-/// 2^part_bits of them share a bin, each with a run of the warps.
+/// Exclusive sums over the warps of this CTA, in place; their totals go to every CTA. Sharing a bin's warps among four
+/// threads was slower: more code to fetch.
 __device__ __forceinline__ void sum_warps(const AlignParams& p, const Tables& t, unsigned rank) {
-    constexpr int kAtATime = 8;
-    const int stride = row_stride(p.bins);
-    const int rows = p.split.warps >> p.split.part_bits;
-    const int part_threads = static_cast<int>(blockDim.x) >> p.split.part_bits;
-    const int part = static_cast<int>(threadIdx.x) >> (__ffs(part_threads) - 1);
-    int* const mine = t.counts + part * rows * stride;
-    const int at = static_cast<int>(threadIdx.x) & (part_threads - 1);
+    constexpr int kAtATime = 4;
 #pragma unroll 1
-    for (int bin = at; bin < p.bins; bin += part_threads) {
+    for (int bin = static_cast<int>(threadIdx.x); bin < p.bins; bin += static_cast<int>(blockDim.x)) {
         int sum = 0;
-#pragma unroll 8
-        for (int w = 0; w < rows; ++w) sum += mine[w * stride + bin];
-        t.partial[part * p.bins + bin] = sum;
-    }
-    __syncthreads();
+        int* count = t.counts + bin;
 #pragma unroll 1
-    for (int bin = at; bin < p.bins; bin += part_threads) {
-        int before = 0;
-        int total = 0;
-#pragma unroll 1
-        for (int other = 0; other < 1 << p.split.part_bits; ++other) {
-            if (other == part) before = total;
-            total += t.partial[other * p.bins + bin];
-        }
-#pragma unroll 2
-        for (int cta = part; cta < p.split.ctas; cta += 1 << p.split.part_bits)
-            send(static_cast<unsigned>(cta), t.totals + rank * p.bins + bin, total, t.arrived);
-#pragma unroll 1
-        for (int first = 0; first < rows; first += kAtATime) {
+        for (int first = 0; first < p.split.warps; first += kAtATime) {
             int counts[kAtATime];
 #pragma unroll
-            for (int i = 0; i < kAtATime; ++i) counts[i] = first + i < rows ? mine[(first + i) * stride + bin] : 0;
+            for (int i = 0; i < kAtATime; ++i) counts[i] = count[i * p.bins];
 #pragma unroll
             for (int i = 0; i < kAtATime; ++i) {
-                if (first + i < rows) mine[(first + i) * stride + bin] = before;
-                before += counts[i];
+                count[i * p.bins] = sum;
+                sum += counts[i];
             }
+            count += kAtATime * p.bins;
         }
+#pragma unroll 1
+        for (unsigned cta = 0; cta < static_cast<unsigned>(p.split.ctas); ++cta)
+            send(cta, t.totals + rank * p.bins + bin, sum, t.arrived);
     }
 }
 
@@ -168,20 +145,22 @@ __device__ __forceinline__ void place_experts(const AlignParams& p, const Tables
     __syncthreads();
 }
 
-/// The experts of the blocks and the padding behind each expert's routes, eight lanes per bin; then the unused tails.
+/// The experts of the blocks and the padding behind each expert's routes, 2^lane_bits threads per bin; then the unused
+/// tails.
 __device__ __forceinline__ void write_padding(const AlignParams& p, const Tables& t, unsigned thread,
                                               unsigned threads) {
-    constexpr int kLanes = 8;
-    const int lane = static_cast<int>(thread) % kLanes;
+    const int lanes = 1 << p.split.lane_bits;
+    const int lane = static_cast<int>(thread) & (lanes - 1);
 #pragma unroll 1
-    for (unsigned bin = thread / kLanes; bin < static_cast<unsigned>(p.bins); bin += threads / kLanes) {
+    for (unsigned bin = thread >> p.split.lane_bits; bin < static_cast<unsigned>(p.bins);
+         bin += threads >> p.split.lane_bits) {
         const int start = t.first_block[bin];
         const int end = t.first_block[bin + 1];
         const int expert = static_cast<int>(bin) == p.local_experts ? -1 : static_cast<int>(bin);
 #pragma unroll 1
-        for (int block = start + lane; block < end; block += kLanes) p.block_experts[block] = expert;
+        for (int block = start + lane; block < end; block += lanes) p.block_experts[block] = expert;
 #pragma unroll 4
-        for (int i = start * p.block_size + t.sums[bin] + lane; i < end * p.block_size; i += kLanes)
+        for (int i = start * p.block_size + t.sums[bin] + lane; i < end * p.block_size; i += lanes)
             p.sorted[i] = p.pad_id;
     }
     const int used = t.first_block[p.bins];
@@ -217,7 +196,7 @@ __global__ void __launch_bounds__(32 * kMaxWarps) align_routes(const __grid_cons
     const unsigned rank = ptx::cluster_rank();
     const int lane = static_cast<int>(threadIdx.x) % 32;
     const int warp = static_cast<int>(threadIdx.x) / 32;
-    int* const counts = t.counts + warp * row_stride(p.bins);
+    int* const counts = t.counts + warp * p.bins;
     const auto live = static_cast<unsigned>(live_tokens(p.tokens, p.num_tokens) * p.top_k);
     const unsigned begin =
         (rank * static_cast<unsigned>(p.split.warps) + static_cast<unsigned>(warp)) * p.split.steps * 32;
@@ -262,9 +241,10 @@ __global__ void __launch_bounds__(32 * kMaxWarps) align_routes(const __grid_cons
 
 AlignSplit align_split(std::int64_t routes, int bins, int max_ctas) {
     const auto fits = [bins](const AlignSplit& split) { return shared_ints(bins, split) * 4 <= kSharedLimit; };
-    AlignSplit split{.ctas = kMaxCtas, .warps = 8};
+    constexpr int kFewRoutes = 32 * kPortableCtas * 8;
+    AlignSplit split{.ctas = routes <= kFewRoutes ? kPortableCtas : kMaxCtas, .warps = 8};
     while (split.ctas > max_ctas) split.ctas /= 2;
-    while (!fits(split)) (split.ctas > kMaxCtas / 2 ? split.ctas : split.warps) /= 2;
+    while (!fits(split)) (split.ctas > kPortableCtas / 2 ? split.ctas : split.warps) /= 2;
     const auto at_once = [&split] { return std::int64_t{32} * split.ctas * split.warps; };
     while (split.warps < kMaxWarps && routes > at_once()) {
         split.warps *= 2;
@@ -274,12 +254,13 @@ AlignSplit align_split(std::int64_t routes, int bins, int max_ctas) {
         }
     }
     split.steps = static_cast<unsigned>((routes + at_once() - 1) / at_once());
-    const int wave = (bins + 31) / 32 * 32;
-    while (split.part_bits < 2 && wave << (split.part_bits + 1) <= split.warps * 32) ++split.part_bits;
+    while (split.lane_bits < 5 && std::int64_t{bins} << split.lane_bits < at_once()) ++split.lane_bits;
     return split;
 }
 
 cudaError_t prepare_align() {
+    const cudaError_t status = cudaFuncSetAttribute(align_routes, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+    if (status != cudaSuccess) return status;
     return cudaFuncSetAttribute(align_routes, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedLimit);
 }
 

@@ -38,7 +38,7 @@ struct AlignSplit {
     int ctas = 1;        ///< a cluster
     int warps = 1;       ///< of a CTA
     unsigned steps = 0;  ///< of 32 routes that a warp takes
-    int part_bits = 0;   ///< 2^part_bits threads share the sums of a bin
+    int lane_bits = 3;   ///< 2^lane_bits threads write the padding of a bin
 };
 
 struct AlignParams {
