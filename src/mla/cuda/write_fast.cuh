@@ -11,8 +11,8 @@ inline constexpr std::uint32_t kInfinity16 = 0x7F80;  ///< bf16 magnitudes from 
 /// Largest magnitude of eight bf16 values as bits, which compare like numbers; from kInfinity16 on if one is none.
 __device__ __forceinline__ std::uint32_t largest_bits(uint4 v) {
     constexpr std::uint32_t magnitude = 0x7FFF7FFFU;
-    const std::uint32_t pair = __vmaxu2(__vmaxu2(v.x & magnitude, v.y & magnitude),
-                                        __vmaxu2(v.z & magnitude, v.w & magnitude));
+    const std::uint32_t pair =
+        __vmaxu2(__vmaxu2(v.x & magnitude, v.y & magnitude), __vmaxu2(v.z & magnitude, v.w & magnitude));
     return max(pair & 0xFFFFU, pair >> 16);
 }
 
@@ -117,7 +117,7 @@ __global__ void __launch_bounds__(32 * kWarps) write_fp8_rows(const __grid_const
         if (!kTailInLanes<Format> || lane < kCodeChunks<Format> - 32)
             store8(row.values + (32 + lane) * 8, codes[1]);
         else
-            store16(row.values + kTailByte<Format> + (32 + lane - kCodeChunks<Format>) * 16, in[r][1]);
+            store16(row.values + kTailByte<Format> + (32 + lane - kCodeChunks<Format>)*16, in[r][1]);
         store_scales<Format>(row.scales, low, high, lane);
     }
     if constexpr (!kTailInLanes<Format>) {
