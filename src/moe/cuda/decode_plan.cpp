@@ -101,20 +101,30 @@ std::vector<DecodeVariant> all_teams(const DecodeInstance& instance) {
     return variants;
 }
 
-/// Cycles of a phase: what the SM's busiest team has to stream at the memory's rate, and part of what it computes and
-/// waits for meanwhile (constants from the layout probe: an SM gets 20 bytes a cycle; a warp takes 500 cycles for
-/// 2 KB of 4-bit codes or 4 KB of wider ones; the end of a strip costs 700).
-double phase_cycles(const DecodeInstance& instance, double strips, double tiles, double sms, int teams) {
-    constexpr double kBytesPerCycle = 20.0;
-    constexpr double kExposed = 0.3;
-    const double rounds = std::ceil(strips / (sms * teams));
-    const double pieces = tiles * instance.pieces;
-    const double stream = rounds * teams * pieces * instance.piece_bytes / kBytesPerCycle;
-    const double own_pieces = std::ceil(pieces * teams / instance.warps);
-    const double piece_cycles = 500.0 * std::max(1.0, instance.tile_cols / 64.0 / instance.pieces);
-    const double compute = rounds * (own_pieces * piece_cycles + 700.0);
-    return std::max(stream, compute) + kExposed * std::min(stream, compute);
+/// How the warps of a CTA shall team up for a call.
+struct Wish {
+    int gate_up_teams;
+    int down_warps;  ///< of a team
+};
+
+/// A rule from what was measured, not more than 1% behind the best teams of any 4-bit shape
+/// (docs/kernels/moe_decode.md).
+Wish wish_for(const DecodeInstance& instance, const FusedMoeProblem& p, int sms, std::int64_t tokens) {
+    const int local = resolve_local_experts(p.num_experts, p.num_local_experts);
+    const auto pass = static_cast<double>(std::clamp<std::int64_t>(tokens, 1, kPassTokens));
+    const double hit = std::min(1.0, static_cast<double>(p.top_k) / p.num_experts);
+    const double experts = std::max(1.0, local * (1.0 - std::pow(1.0 - hit, pass)));
+    const double strips = experts * std::ceil(2.0 * static_cast<double>(p.intermediate) / 64.0);  // of gate/up
+    // As many teams as an SM has strips: while one ends a strip, the others multiply.
+    const auto teams = static_cast<int>(std::clamp(std::ceil(strips / sms), 1.0, instance.warps / 4.0));
+    // The fewest warps that take a strip in 8 turns: they wait least for each other.
+    const std::int64_t pieces = padded_cols(instance, p.intermediate) / 64;
+    int warps = 1;
+    while (warps < instance.warps / teams && pieces > 8 * warps) ++warps;
+    return {teams, warps};
 }
+
+double distance(double a, double b) { return std::abs(std::log2(a / b)); }
 
 }  // namespace
 
@@ -156,24 +166,16 @@ std::size_t least_shared_bytes(const DecodeInstance& instance, const FusedMoePro
 
 std::size_t choose_variant(const DecodeInstance& instance, const std::vector<DecodeVariant>& variants,
                            const FusedMoeProblem& p, int sms, std::int64_t tokens) {
-    const int local = resolve_local_experts(p.num_experts, p.num_local_experts);
-    const auto pass = static_cast<double>(std::clamp<std::int64_t>(tokens, 1, kPassTokens));
-    const double hit = std::min(1.0, static_cast<double>(p.top_k) / p.num_experts);
-    const double experts = std::max(1.0, std::round(local * (1.0 - std::pow(1.0 - hit, pass))));
-    const auto tiles = [&](std::int64_t cols) {
-        return static_cast<double>(padded_cols(instance, cols) / instance.tile_cols);
-    };
+    const Wish wish = wish_for(instance, p, sms, tokens);
     std::size_t best = 0;
     double least = std::numeric_limits<double>::infinity();
     for (std::size_t i = 0; i < variants.size(); ++i) {
         const DecodeVariant& v = variants[i];
-        double cycles =
-            phase_cycles(instance, experts * std::ceil(2.0 * p.intermediate / 64.0), tiles(p.hidden), sms,
-                         v.gate_up_teams) +
-            phase_cycles(instance, experts * std::ceil(p.hidden / 64.0), tiles(p.intermediate), sms, v.down_teams);
-        if (v.slots < 3) cycles *= 1.2;  // too little in flight
-        if (cycles >= least) continue;
-        least = cycles;
+        const double cost = 2.0 * distance(v.gate_up_teams, wish.gate_up_teams) +
+                            distance(static_cast<double>(instance.warps) / v.down_teams, wish.down_warps) +
+                            (v.slots < 3 ? 0.5 : 0.0);  // too little in flight
+        if (cost >= least) continue;
+        least = cost;
         best = i;
     }
     return best;

@@ -30,7 +30,7 @@ std::vector<DecodeVariant> decode_variants(const DecodeInstance& instance, const
 /// Bytes of the smallest variant, for the reason of a refusal.
 std::size_t least_shared_bytes(const DecodeInstance& instance, const FusedMoeProblem& problem);
 
-/// Index of the variant that a model of the two phases finds fastest on `sms` SMs, for uniform routing.
+/// Index of the variant whose teams suit a call of `tokens` on `sms` SMs best, for uniform routing.
 std::size_t choose_variant(const DecodeInstance& instance, const std::vector<DecodeVariant>& variants,
                            const FusedMoeProblem& problem, int sms, std::int64_t tokens);
 
