@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the tables of decode results into README.md, between the two comments that mark them.
+"""Writes tables of recorded decode results into README.md, between the two comments that mark the place.
 
     scripts/readme_results.py README.md results/h200/moe_decode.json results/h200/mla_decode.json
 """

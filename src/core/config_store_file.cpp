@@ -103,6 +103,7 @@ ConfigStore ConfigStore::load(const std::string& path) {
 std::shared_ptr<const ConfigStore> ConfigStore::user() {
     UserStore& store = user_store();
     const std::string path = environment::get(environment::kConfigStore).value_or("");
+    const HeldWarnings held;  // told when the lock is gone
     const std::lock_guard lock(store.mutex);
     // Looked at before it is read: a file that is replaced in between is read again the next time.
     const FileVersion version = version_of(path);

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <cstdint>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -72,8 +74,9 @@ std::map<std::string, FailedVariant> parse_failed(const json& failed) {
     std::map<std::string, FailedVariant> all;
     for (const auto& [variant, why] : failed.items()) {
         if (!why.is_object()) throw Malformed();
-        const json& tokens = member(why, "tokens", &json::is_number_unsigned);
-        all[variant] = {text_of(why, "build"), tokens.get<std::int64_t>(), text_of(why, "error")};
+        const auto tokens = member(why, "tokens", &json::is_number_unsigned).get<std::uint64_t>();
+        if (tokens > static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max())) throw Malformed();
+        all[variant] = {text_of(why, "build"), static_cast<std::int64_t>(tokens), text_of(why, "error")};
     }
     return all;
 }

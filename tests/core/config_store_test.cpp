@@ -276,5 +276,28 @@ TEST(ConfigStore, ABrokenUserStoreWarnsOnceForEachVersion) {
     EXPECT_EQ(log.messages().size(), 1U);
 }
 
+TEST(ConfigStore, ASinkThatIsToldOfABadStoreMayAskForTheStore) {
+    const TemporaryFolder folder;
+    const ScopedVariable set(environment::kConfigStore, folder.write("store.json", "nonsense"));
+    int told = 0;
+    LogSink previous = set_log_sink([&told](const std::string&) {
+        ++told;
+        EXPECT_NE(ConfigStore::user(), nullptr);
+    });
+    (void)ConfigStore::user();
+    set_log_sink(std::move(previous));
+    EXPECT_EQ(told, 1);
+}
+
+TEST(ConfigStore, FailuresAtCountsThatNoCallCanHaveAreMalformed) {
+    const CapturedLog log;
+    const ConfigStore read = ConfigStore::parse(
+        store_text(R"({"device": "gpu", "problem": "p", "table": {}, "failed": {"v": {"build": "b", "tokens": )"
+                   R"(18446744073709551615, "error": "e"}}})"),
+        "text");
+    EXPECT_EQ(read.size(), 0U);
+    EXPECT_EQ(log.messages().size(), 1U);
+}
+
 }  // namespace
 }  // namespace tokamak

@@ -45,6 +45,22 @@ TEST(Log, ASinkMayReplaceItselfAndWarn) {
     EXPECT_EQ(log.messages(), std::vector<std::string>{"from inside"});
 }
 
+TEST(Log, HeldWarningsComeWhenTheOutermostScopeEnds) {
+    const test::CapturedLog log;
+    {
+        const HeldWarnings outer;
+        {
+            const HeldWarnings inner;
+            warn("one");
+        }
+        warn("two");
+        EXPECT_TRUE(log.messages().empty());
+    }
+    EXPECT_EQ(log.messages(), (std::vector<std::string>{"one", "two"}));
+    warn("three");
+    EXPECT_EQ(log.messages().size(), 3U);
+}
+
 TEST(Log, TheDefaultWritesOneLineToStandardError) {
     // In a process of its own: the default sink is the one that a fresh process has.
     EXPECT_EXIT(

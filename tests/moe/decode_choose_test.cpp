@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which teams of the decode kernel a token count selects: those that were measured as the best of their shape, or within
-// 1% of them (docs/kernels/moe_decode.md).
+// Which teams of the decode kernel a token count selects: those that were measured as the best of their shape, or
+// within 1% of them (docs/kernels/moe_decode.md).
 #include <gtest/gtest.h>
 
 #include "moe/cuda/decode_plan.h"
@@ -52,7 +52,8 @@ TEST(DecodeChoice, TakesTheTeamsThatWereMeasuredAsTheBest) {
 
 TEST(DecodeChoice, PassesOfMoreTokensAreThoseOfEight) {
     for (const Shape& shape : {kKimi, kGptOss, kFlash, kDeepSeek, kQwen})
-        for (const std::int64_t tokens : {9, 64, 100000}) EXPECT_EQ(chosen(shape, tokens), chosen(shape, 8)) << shape.name;
+        for (const std::int64_t tokens : {9, 64, 100000})
+            EXPECT_EQ(chosen(shape, tokens), chosen(shape, 8)) << shape.name;
 }
 
 TEST(DecodeChoice, EveryLegalShapeGetsSome) {

@@ -141,6 +141,9 @@ TEST(FusedMoeGpuLogits, WhatDoesNotFitIsRefused) {
     TOKAMAK_REQUIRE_GPU();
     FusedMoeProblem p = logit_case({RouteRule{}, 64, 33}, WeightSpec::bf16(), 4).problem;
     expect_unsupported(p, {"`route`", "33", "32"}, ErrorCode::unsupported, kGpu);
+    p = logit_case({RouteRule{}, 64, 8}, WeightSpec::int4(32), 4).problem;  // the grouped kernel takes no logits
+    p.hidden = 16384;
+    expect_unsupported(p, {"hidden 16384", "shared memory"}, ErrorCode::unsupported, kGpu);
 }
 
 }  // namespace

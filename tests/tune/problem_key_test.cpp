@@ -28,19 +28,30 @@ TEST(ProblemKey, EveryFieldOfFusedMoeCounts) {
     using Problem = moe::FusedMoeProblem;
     const Problem base{.max_tokens = 64, .hidden = 2048, .intermediate = 768, .num_experts = 128, .top_k = 8};
     expect_distinct<Problem>(
-        base,
-        {[](Problem& p) { p.hidden = 4096; }, [](Problem& p) { p.intermediate = 1536; },
-         [](Problem& p) { p.num_experts = 256; }, [](Problem& p) { p.num_local_experts = 16; },
-         [](Problem& p) { p.num_local_experts = 32; }, [](Problem& p) { p.top_k = 4; },
-         [](Problem& p) { p.weights = WeightSpec::int4(32); }, [](Problem& p) { p.weights = WeightSpec::int4(64); },
-         [](Problem& p) { p.weights = WeightSpec::int4(32, DType::f16); },
-         [](Problem& p) { p.weights = WeightSpec::mxfp4(); },
-         [](Problem& p) { p.activation = moe::Activation::gpt_oss(); },
-         [](Problem& p) { p.activation = moe::Activation::swiglu_clamped(7); },
-         [](Problem& p) { p.routing_weight = moe::RoutingWeight::input; },
-         [](Problem& p) { p.routing_weight = moe::RoutingWeight::none; },
-         [](Problem& p) { p.quantize_activations = true; }, [](Problem& p) { p.act_dtype = DType::f16; },
-         [](Problem& p) { p.out_dtype = DType::f32; }});
+        base, {[](Problem& p) { p.hidden = 4096; },
+               [](Problem& p) { p.intermediate = 1536; },
+               [](Problem& p) { p.num_experts = 256; },
+               [](Problem& p) { p.num_local_experts = 16; },
+               [](Problem& p) { p.num_local_experts = 32; },
+               [](Problem& p) { p.top_k = 4; },
+               [](Problem& p) { p.weights = WeightSpec::int4(32); },
+               [](Problem& p) { p.weights = WeightSpec::int4(64); },
+               [](Problem& p) { p.weights = WeightSpec::int4(32, DType::f16); },
+               [](Problem& p) { p.weights = WeightSpec::mxfp4(); },
+               [](Problem& p) { p.activation = moe::Activation::gpt_oss(); },
+               [](Problem& p) { p.activation = moe::Activation::swiglu_clamped(7); },
+               [](Problem& p) { p.routing_weight = moe::RoutingWeight::input; },
+               [](Problem& p) { p.routing_weight = moe::RoutingWeight::none; },
+               [](Problem& p) { p.quantize_activations = true; },
+               [](Problem& p) { p.act_dtype = DType::f16; },
+               [](Problem& p) { p.out_dtype = DType::f32; },
+               [](Problem& p) { p.route = moe::RouteRule{}; },
+               [](Problem& p) { p.route = moe::RouteRule{.logits_dtype = DType::bf16}; },
+               [](Problem& p) { p.route = moe::RouteRule{.method = moe::RouteMethod::sigmoid_grouped}; },
+               [](Problem& p) {
+                   p.route =
+                       moe::RouteRule{.method = moe::RouteMethod::sigmoid_grouped, .num_groups = 8, .top_groups = 4};
+               }});
 }
 
 TEST(ProblemKey, EveryFieldOfSparseAttentionCounts) {

@@ -50,8 +50,8 @@ struct FusedMoeProblem {
     RoutingWeight routing_weight = RoutingWeight::output;
     /// fp8_block: token rows and intermediate go through e4m3 with 1x128 scales, instead of being rounded to act_dtype
     bool quantize_activations = false;
-    DType act_dtype = DType::bf16;  ///< x: bf16, f16 or f32 (f32: CPU only)
-    DType out_dtype = DType::bf16;  ///< bf16, f16, f32; f64: the oracle variant
+    DType act_dtype = DType::bf16;  ///< x: bf16, f16 or f32 (CUDA: bf16)
+    DType out_dtype = DType::bf16;  ///< bf16, f16, f32; f64: the CPU's oracle variant
     /// Routes from `logits` in the same call, in place of `ids` and `weights`. On CUDA top_k and groups up to 32.
     std::optional<RouteRule> route{};
 };
@@ -62,7 +62,7 @@ struct FusedMoeArgs {
     Tensor x;                ///< [tokens, hidden] act_dtype, rows may be strided
     Tensor ids;              ///< [tokens, top_k] i32 or i64, global expert ids; negative or too large: masked
     Tensor weights;          ///< [tokens, top_k] f32 or bf16 routing weights; RoutingWeight::none ignores them.
-    Tensor logits;           ///< with `route` alone: [tokens, num_experts], rows may be strided
+    Tensor logits;           ///< only with `route`: [tokens, num_experts] route->logits_dtype, rows may be strided
     Tensor correction_bias;  ///< with `route`: optional f32 [num_experts], sigmoid_grouped only
     Tensor gate_up;          ///< packed u8 [local experts, gate_up layout bytes], 128-byte aligned
     Tensor down;             ///< packed u8 [local experts, down layout bytes]

@@ -17,7 +17,7 @@ struct RoutedGemmProblem {
     int top_k = 0;              ///< 1 to 64
     WeightSpec weights{};
     bool apply_routing_weight = true;
-    DType act_dtype = DType::bf16;  ///< bf16, f16 or f32 (f32: CPU only)
+    DType act_dtype = DType::bf16;  ///< bf16, f16 or f32 (CUDA: bf16)
     DType out_dtype = DType::bf16;  ///< bf16, f16, f32; f64: the oracle variant
 };
 

@@ -226,7 +226,7 @@ void require(const FusedMoeProblem& problem, Device device) {
     if (info.compute_capability != 90)
         unsupported(device, "compute capability {}, the kernels are for 90 (Hopper)", info.compute_capability);
     require_options(problem, device);
-    if (legal_decode_variants(problem, info).empty() && grouped_variants(problem, 1, info.shared_memory_bytes).empty())
+    if (legal_decode_variants(problem, info).empty() && legal_grouped_variants(problem, 1, info).empty())
         unsupported(device,
                     "hidden {}, intermediate {}, {} experts and top_k {} do not fit into {} bytes of shared memory",
                     problem.hidden, problem.intermediate, problem.num_experts, problem.top_k, info.shared_memory_bytes);
