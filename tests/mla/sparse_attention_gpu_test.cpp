@@ -80,6 +80,22 @@ TEST_P(SparseAttentionGpu, EveryCaseMatchesTheDefinition) {
     if (ran == 0) GTEST_SKIP() << "no problem is legal for " << GetParam();
 }
 
+/// A few blocks of rows of every kind: what compute-sanitizer follows in seconds.
+TEST_P(SparseAttentionGpu, SmallCasesMatchTheDefinition) {
+    TOKAMAK_REQUIRE_GPU();
+    const auto small = [](const char* name, std::int64_t dim, PoolCase pool) {
+        pool.pages = 5;
+        pool.page_size = 64;
+        pool.top_k = 200;
+        return AttentionCase{.name = name, .tokens = 1, .heads = 40, .dim = dim, .pools = {pool}};
+    };
+    for (const AttentionCase& c : {small("small_fp8_656", 576, {.format = KvFormat::fp8_656}),
+                                   small("small_odd_scales", 576, {.format = KvFormat::fp8_656, .odd_scales = true}),
+                                   small("small_fp8_584", 512, {.format = KvFormat::fp8_584}),
+                                   small("small_bf16", 576, {.format = KvFormat::bf16})})
+        check_attention(c, Device::cuda(), {.variant = GetParam()}, Accumulation::tensor);
+}
+
 INSTANTIATE_TEST_SUITE_P(Mla, SparseAttentionGpu, testing::ValuesIn(all_variants()),
                          [](const auto& info) { return info.param; });
 

@@ -89,7 +89,6 @@ __global__ void __launch_bounds__(32 * kWarps) write_kv(const __grid_constant__ 
     const int width = p.kv_dtype == DType::f32 ? 4 : 2;
     const auto* const kv = static_cast<const std::uint8_t*>(p.kv) + token * p.kv_stride * width;
     const int lanes = scale_group(p.cache.format) / codec::kChunk;
-#pragma unroll 3
     for (int first = 0; first < dim; first += 32 * codec::kChunk) {
         const int d = first + lane * codec::kChunk;
         const int count = max(0, min(codec::kChunk, dim - d));

@@ -16,15 +16,15 @@ __device__ __forceinline__ __half2 halves_of(std::uint32_t two) {
 }
 __device__ __forceinline__ std::uint32_t bits_of(__half2 v) { return *reinterpret_cast<std::uint32_t*>(&v); }
 
-/// Eight codes times the ratio `high` in f16; `odd`: times high + low, rounded once.
-__device__ __forceinline__ uint4 scale_codes(std::uint32_t first, std::uint32_t second, __half2 high, __half2 low,
-                                             bool odd) {
+/// Eight codes times the ratio `high` in f16; `Odd`: times high + low, rounded once.
+template <bool Odd>
+__device__ __forceinline__ uint4 scale_codes(std::uint32_t first, std::uint32_t second, __half2 high, __half2 low) {
     const __half2 codes[4] = {halves_of(first & 0xFFFFU), halves_of(first >> 16), halves_of(second & 0xFFFFU),
                               halves_of(second >> 16)};
     __half2 v[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) v[i] = __hmul2(codes[i], high);
-    if (odd) {
+    if constexpr (Odd) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) v[i] = __hfma2(codes[i], low, v[i]);
     }

@@ -133,9 +133,18 @@ class Fp8Gather {
             advance(block, s, next);
         }
         const int exponent = settle_rows(block, rotary, valid);
-        const bool odd = odd_;
+        if (Shape::kRests && odd_)
+            convert_slabs<Shape::kRests>(block, rotary, exponent, next);
+        else
+            convert_slabs<false>(block, rotary, exponent, next);
+    }
+
+    /// `Odd`: with rounding errors. Two copies of this code, so that the usual one has no branches.
+    template <bool Odd>
+    __device__ __forceinline__ void convert_slabs(int block, const uint4 (&rotary)[kOwnRows], int exponent,
+                                                  Step& next) {
         Places at;
-        open_stage(at, 0, odd);
+        open_stage<Odd>(at, 0);
         uint4 ratios[kOwnRows];
         store_rotary(block, rotary, exponent, at.stage[0], ratios);
 #pragma unroll
@@ -147,15 +156,15 @@ class Fp8Gather {
             const int first = 2 * piece + 1;  // positions of the two slabs
             const int second = first + 1 < Shape::kCount ? first + 1 : first;
             if (i == 0 && second / Shape::kPerStage > (first - 1) / Shape::kPerStage)
-                open_stage(at, second / Shape::kPerStage, odd);
+                open_stage<Odd>(at, second / Shape::kPerStage);
             if (first != second || (lane_ & 4) == 0) {
                 const std::uint32_t slab = codes_at_ + own_slab(at.stage, first, second);
-                const std::uint32_t rests = Shape::kRests ? own_slab(at.rests, first, second) + codes_at_ - slab : 0;
-                store_codes(slab + i * 512, own.unit[0], ratios[i], piece, odd, rests);
-                store_codes((slab ^ 64U) + (i + 1) * 512, own.unit[1], ratios[i + 1], piece, odd, rests);
+                const std::uint32_t rests = Odd ? own_slab(at.rests, first, second) + codes_at_ - slab : 0;
+                store_codes<Odd>(slab + i * 512, own.unit[0], ratios[i], piece, rests);
+                store_codes<Odd>((slab ^ 64U) + (i + 1) * 512, own.unit[1], ratios[i + 1], piece, rests);
             }
             if (i + 2 == kOwnRows && (second + 1) / Shape::kPerStage > first / Shape::kPerStage) {
-                if (odd) close_stage();
+                if (Odd) close_stage();
                 close_stage();
             }
         }
@@ -176,8 +185,9 @@ class Fp8Gather {
     }
 
     /// Rows 4 to 7 of eight differ from rows 0 to 3 in the swizzle's upper bit: `at` comes with it.
+    template <bool Odd>
     __device__ __forceinline__ void store_codes(std::uint32_t at, const uint4& codes, const uint4& ratios, int piece,
-                                                bool odd, std::uint32_t to_rests) const {
+                                                std::uint32_t to_rests) const {
         __half2 high;
         __half2 low = {};
         if constexpr (Dim == 576) {  // a scale covers both slabs
@@ -186,11 +196,11 @@ class Fp8Gather {
         } else {
             high = (lane_ & 4) == 0 ? twice(ratios, 2 * piece) : twice(ratios, 2 * piece + 1);
         }
-        const uint4 first = scale_codes(codes.x, codes.y, high, low, odd);
-        const uint4 second = scale_codes(codes.z, codes.w, high, low, odd);
+        const uint4 first = scale_codes<Odd>(codes.x, codes.y, high, low);
+        const uint4 second = scale_codes<Odd>(codes.z, codes.w, high, low);
         store_shared(at, first);
         store_shared(at ^ 16U, second);
-        if (Shape::kRests && odd) {
+        if constexpr (Odd) {
             store_shared(at + to_rests, rests_of(codes.x, codes.y, high, low, first));
             store_shared((at ^ 16U) + to_rests, rests_of(codes.z, codes.w, high, low, second));
         }
@@ -242,8 +252,9 @@ class Fp8Gather {
     }
 
     /// Takes the ring's next stage for stage s of a block, and the one before it for rounding errors.
-    __device__ __forceinline__ void open_stage(Places& at, int s, bool odd) {
-        if (Shape::kRests && odd) at.rests[s] = open_next();
+    template <bool Odd>
+    __device__ __forceinline__ void open_stage(Places& at, int s) {
+        if (Odd) at.rests[s] = open_next();
         at.stage[s] = open_next();
     }
     /// The next stage of the ring, when it is free; its offset.

@@ -33,6 +33,14 @@ cudaError_t prepare_route(const RouteParams& params);
 /// max_ctas 0: as many as there are rows for.
 cudaError_t launch_route(const RouteParams& params, int max_ctas, cudaStream_t stream);
 
+/// How the routes of a call are shared.
+struct AlignSplit {
+    int ctas = 1;        ///< a cluster
+    int warps = 1;       ///< of a CTA
+    unsigned steps = 0;  ///< of 32 routes that a warp takes
+    int lane_bits = 3;   ///< 2^lane_bits threads write the padding of a bin
+};
+
 struct AlignParams {
     const void* ids = nullptr;
     const std::int32_t* expert_map = nullptr;  ///< null: the id is the bin
@@ -47,14 +55,11 @@ struct AlignParams {
     int global_experts = 0, local_experts = 0;
     int bins = 0;  ///< local experts, one more for the ghost
     bool wide_ids = false;
-    int ctas = 1;        ///< a cluster
-    int warps = 1;       ///< of a CTA
-    unsigned steps = 0;  ///< of 32 routes that a warp takes
-    int bits = 0;        ///< of a bin's number
+    int bits = 0;  ///< of a bin's number
+    AlignSplit split;
     Divisor by_top_k, by_block;
 };
-/// How many warps a CTA may have so that its tables fit into shared memory.
-int align_max_warps(int bins);
+AlignSplit align_split(std::int64_t routes, int bins, int max_ctas);
 cudaError_t prepare_align();
 cudaError_t launch_align(const AlignParams& params, cudaStream_t stream);
 

@@ -17,8 +17,7 @@ using tokamak::cuda::check;
 using tokamak::cuda::DeviceGuard;
 
 constexpr const char* kVariant = "cuda";
-constexpr int kMaxCluster = 8;  ///< the largest portable one
-constexpr int kLeastWarps = 8;
+constexpr int kMaxSms = 1 << 20;  ///< no limit
 
 void choose(detail::PlanState& state, const char* op, Device device, std::int64_t max_tokens,
             const PlanOptions& options) {
@@ -50,21 +49,6 @@ RouteParams problem_params(const RouteProblem& p) {
     params.softmax = p.method == RouteMethod::softmax;
     params.renormalize = p.renormalize;
     return params;
-}
-
-/// CTAs that share the routes of a call, and the warps of each.
-struct Split {
-    int ctas = 1;
-    int warps = 1;
-};
-Split split_of(std::int64_t routes, int bins, int max_sms) {
-    Split split;
-    split.ctas = max_sms > 0 ? std::min(kMaxCluster, static_cast<int>(std::bit_floor(static_cast<unsigned>(max_sms))))
-                             : kMaxCluster;
-    const std::int64_t needed = (routes + std::int64_t{32} * split.ctas - 1) / (std::int64_t{32} * split.ctas);
-    const int most = align_max_warps(bins);
-    split.warps = static_cast<int>(std::clamp<std::int64_t>(needed, std::min(kLeastWarps, most), most));
-    return split;
 }
 
 }  // namespace
@@ -139,11 +123,8 @@ void run_small(const detail::TypedState<AlignProblem>& state, const AlignArgs& a
     params.local_experts = p.num_experts;
     params.global_experts = p.num_global_experts > 0 ? p.num_global_experts : p.num_experts;
     params.bins = p.num_experts + (p.non_local == NonLocal::ghost ? 1 : 0);
-    const Split split = split_of(sizes.pad_id, params.bins, state.options.max_sms);
-    params.ctas = split.ctas;
-    params.warps = split.warps;
-    const std::int64_t at_once = std::int64_t{32} * split.ctas * split.warps;
-    params.steps = static_cast<unsigned>((sizes.pad_id + at_once - 1) / at_once);
+    const int max_ctas = state.options.max_sms > 0 ? state.options.max_sms : kMaxSms;
+    params.split = align_split(sizes.pad_id, params.bins, max_ctas);
     params.bits = std::bit_width(static_cast<unsigned>(params.bins));
     params.by_top_k = Divisor(static_cast<std::uint32_t>(p.top_k));
     params.by_block = Divisor(static_cast<std::uint32_t>(p.block_size));
