@@ -10,8 +10,9 @@
 #include <cuda_runtime.h>
 
 #include "cuda/ptx/cluster.cuh"
-#include "moe/cuda/small/elements.cuh"
+#include "moe/cuda/elements.cuh"
 #include "moe/cuda/small/kernels.h"
+#include "moe/cuda/small/route_ranks.cuh"
 
 namespace tokamak::moe::cuda {
 namespace {
@@ -22,7 +23,6 @@ constexpr unsigned kAll = 0xFFFFFFFFU;
 constexpr int kMaxWarps = 32;
 constexpr int kMaxCtas = 8;
 constexpr int kSharedLimit = 200 * 1024;
-constexpr int kNone = -1;  ///< bin of a route that has no place in the output
 
 /// Ints of shared memory: an mbarrier, scan, counts, totals of all CTAs, sums, positions, first blocks with their end.
 constexpr int shared_ints(int bins, int warps) { return 2 + kMaxWarps + (warps + kMaxCtas + 3) * bins + 1; }
@@ -62,32 +62,10 @@ __device__ __forceinline__ int bin_of(const AlignParams& p, unsigned route) {
         at = token * p.ids_stride + (route - token * static_cast<unsigned>(p.top_k));
     }
     const std::int64_t id = load_id(p.ids, p.wide_ids, at);
-    if (id < 0 || id >= p.global_experts) return kNone;
+    if (id < 0 || id >= p.global_experts) return kNoBin;
     const int row = p.expert_map != nullptr ? p.expert_map[id] : static_cast<int>(id);
     if (row >= 0 && row < p.local_experts) return row;
-    return p.bins > p.local_experts ? p.local_experts : kNone;
-}
-
-/// Lanes whose bin is that of this lane; nothing for lanes without one.
-__device__ __forceinline__ unsigned peers(int bin, int bits) {
-    unsigned mask = __ballot_sync(kAll, bin != kNone);
-#pragma unroll 1
-    for (int b = 0; b < bits; ++b) {
-        const unsigned ones = __ballot_sync(kAll, (bin >> b & 1) != 0);
-        mask &= ones ^ ((bin >> b & 1) - 1U);
-    }
-    return bin == kNone ? 0 : mask;
-}
-
-/// Takes the places of 32 routes in `counts`, a row that this warp alone uses: the place of this lane's route.
-__device__ __forceinline__ int take_places(int* counts, int bin, unsigned same, int lane) {
-    const int rank = __popc(same & ((1U << lane) - 1U));
-    int before = 0;
-    if (same != 0) before = counts[bin];
-    __syncwarp();
-    if (same != 0 && rank == 0) counts[bin] = before + __popc(same);
-    __syncwarp();
-    return before + rank;
+    return p.bins > p.local_experts ? p.local_experts : kNoBin;
 }
 
 /// Exclusive sums over the warps of this CTA, in place; their totals go to every CTA.
@@ -217,13 +195,13 @@ __global__ void __launch_bounds__(32 * kMaxWarps) align_routes(const __grid_cons
     const unsigned begin = (rank * static_cast<unsigned>(p.warps) + static_cast<unsigned>(warp)) * p.steps * 32;
     const auto load_bin = [&](unsigned step) {
         const unsigned route = begin + step * 32 + static_cast<unsigned>(lane);
-        const int bin = route < static_cast<unsigned>(p.pad_id) ? bin_of(p, route) : kNone;
-        return route < live ? bin : kNone;  // nothing waits for the count before the id is on its way
+        const int bin = route < static_cast<unsigned>(p.pad_id) ? bin_of(p, route) : kNoBin;
+        return route < live ? bin : kNoBin;  // nothing waits for the count before the id is on its way
     };
 #pragma unroll 1
     for (int i = lane; i < p.bins; i += 32) counts[i] = 0;
     __syncwarp();
-    int bin = kNone;
+    int bin = kNoBin;
     unsigned same = 0;
     int place = 0;
 #pragma unroll 1
