@@ -108,7 +108,7 @@ __device__ __forceinline__ uint4 pack16(const float (&v)[kChunk], DType type) {
 /// Up to eight elements of type bf16, f16 or f32 at `from`; missing ones are 0.
 __device__ __forceinline__ void load_chunk(const std::uint8_t* from, DType type, int count, bool vector,
                                            float (&v)[kChunk]) {
-    if (vector && count == kChunk) {
+    if (vector && count >= kChunk) {
         if (type == DType::f32) {
             const float4 low = reinterpret_cast<const float4*>(from)[0];
             const float4 high = reinterpret_cast<const float4*>(from)[1];
@@ -132,7 +132,7 @@ __device__ __forceinline__ void load_chunk(const std::uint8_t* from, DType type,
 
 __device__ __forceinline__ void store_chunk(std::uint8_t* to, DType type, int count, bool vector,
                                             const float (&v)[kChunk]) {
-    if (vector && count == kChunk) {
+    if (vector && count >= kChunk) {
         if (type == DType::f32) {
             reinterpret_cast<float4*>(to)[0] = {v[0], v[1], v[2], v[3]};
             reinterpret_cast<float4*>(to)[1] = {v[4], v[5], v[6], v[7]};
@@ -141,7 +141,7 @@ __device__ __forceinline__ void store_chunk(std::uint8_t* to, DType type, int co
         }
         return;
     }
-    for (int i = 0; i < count; ++i) {
+    for (int i = 0; i < min(count, kChunk); ++i) {
         if (type == DType::f32)
             store_bytes(to + i * 4, v[i], false);
         else

@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(32 * kWarps) write_kv(const __grid_constant__ 
     const int lanes = scale_group(p.cache.format) / codec::kChunk;
     for (int first = 0; first < dim; first += 32 * codec::kChunk) {
         const int d = first + lane * codec::kChunk;
-        const int count = max(0, min(codec::kChunk, dim - d));
+        const int count = dim - d;  // not clamped: docs/kernels/compiler.md
         float v[codec::kChunk];
         codec::load_chunk(kv + d * width, p.kv_dtype, count, p.vector_kv, v);
         const float largest = lanes > 0 ? group_maximum(v, lanes) : 0.0F;

@@ -1,21 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Elements of run-time type, and what happens to one value between the GEMMs.
+// Elements of optional matrices, and what happens to one value between the GEMMs.
 #pragma once
-
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
 
 #include <cstdint>
 
 #include "moe/cuda/decode_args.h"
+#include "moe/cuda/elements.cuh"
 
 namespace tokamak::moe::cuda {
-
-__device__ __forceinline__ float load_element(const void* data, DType dtype, std::int64_t index) {
-    if (dtype == DType::bf16) return __bfloat162float(static_cast<const __nv_bfloat16*>(data)[index]);
-    if (dtype == DType::f16) return __half2float(static_cast<const __half*>(data)[index]);
-    return static_cast<const float*>(data)[index];
-}
 
 __device__ __forceinline__ float load_element(const DecodeRows& rows, std::int64_t row, std::int64_t col) {
     return load_element(rows.data, rows.dtype, row * rows.stride + col);
@@ -39,15 +31,6 @@ class PendingElement {
     unsigned short half_ = 0;
     float whole_ = 0.0F;
 };
-
-__device__ __forceinline__ void store_element(void* data, DType dtype, std::int64_t index, float value) {
-    if (dtype == DType::bf16)
-        static_cast<__nv_bfloat16*>(data)[index] = __float2bfloat16_rn(value);
-    else if (dtype == DType::f16)
-        static_cast<__half*>(data)[index] = __float2half_rn(value);
-    else
-        static_cast<float*>(data)[index] = value;
-}
 
 /// gate * sigmoid(alpha * gate), with its limit 0 where the sigmoid underflows: -inf * 0 is not a number.
 __device__ __forceinline__ float gated(float gate, float alpha) {

@@ -30,12 +30,13 @@ struct RowSource {
     [[nodiscard]] __device__ std::int64_t begin(int route) const {
         return (first_token + route / routes_per_row) * stride;
     }
-    /// `count` columns from element `at` on, zeros after them, past the L1: other SMs wrote the intermediate just now.
-    __device__ __forceinline__ void load(float (&values)[8], std::int64_t at, int count) const {
-        if (vectors && count == 8) return load_vectors(values, at);
+    /// Eight columns from element `at` on, of which the row has `left` (any number): zeros after them. Past the L1:
+    /// other SMs wrote the intermediate just now. Callers do not clamp `left`: see docs/kernels/compiler.md.
+    __device__ __forceinline__ void load(float (&values)[8], std::int64_t at, int left) const {
+        if (vectors && left >= 8) return load_vectors(values, at);
 #pragma unroll
         for (int i = 0; i < 8; ++i)
-            values[i] = i >= count ? 0.0F
+            values[i] = i >= left ? 0.0F
                         : f32      ? __ldcg(static_cast<const float*>(data) + at + i)
                                    : __bfloat162float(__ldcg(static_cast<const __nv_bfloat16*>(data) + at + i));
     }
@@ -131,7 +132,7 @@ __device__ __forceinline__ void prepare_rows(const RowSource& source, int routes
                         static_cast<int>(at % 16) * 8;
         const int route = row * source.prepared_per();
         float values[8];
-        source.load(values, source.begin(route) + col, max(0, min(8, source.cols - col)));
+        source.load(values, source.begin(route) + col, source.cols - col);
         source.weigh(values, route, Form != RowForm::quantized);
         std::uint16_t* const part = to + group * kPreparedGroup;
         const int vector = static_cast<int>(at % 16);

@@ -95,12 +95,12 @@ class RowGather {
     /// By way of registers: weighted or unaligned rows.
     __device__ __forceinline__ void convert(std::uint8_t* stage, int chunk, const Unit& unit) const {
         const int col = (chunk * Shape::kVectors + vector_) * 8;
-        const int count = max(0, min(8, source_.cols - col));
+        const int left = source_.cols - col;
         for (int i = 0; i < rows_; ++i) {
             const int row = row_ + i * kStep;
             const int route = lists_.list[unit.tile.first + (i < live_ ? row : 0)];
             float values[8];
-            source_.load(values, source_.begin(route) + col, i < live_ ? count : 0);
+            source_.load(values, source_.begin(route) + col, i < live_ ? left : 0);
             if (i < live_) source_.weigh(values, route, true);
             *reinterpret_cast<uint4*>(stage + place_of(row)) = {
                 bf16_pair(values[0], values[1]), bf16_pair(values[2], values[3]), bf16_pair(values[4], values[5]),

@@ -108,15 +108,6 @@ __device__ __forceinline__ void multiply_pass(const Args& args, const Lists& lis
     }
 }
 
-__device__ __forceinline__ void store_out(const Args& args, std::int64_t index, float value) {
-    if (args.out_dtype == DType::bf16)
-        static_cast<std::uint16_t*>(args.out)[index] = Element<DType::bf16>::bits(value);
-    else if (args.out_dtype == DType::f16)
-        static_cast<std::uint16_t*>(args.out)[index] = Element<DType::f16>::bits(value);
-    else
-        static_cast<float*>(args.out)[index] = value;
-}
-
 /// Columns [col, col + Cols) of one token; `token` counts within the pass.
 template <int Cols>
 __device__ __forceinline__ void combine_columns(const Args& args, const Lists& lists, std::int64_t first_token,
@@ -128,7 +119,7 @@ __device__ __forceinline__ void combine_columns(const Args& args, const Lists& l
         if (lists.local[route] < 0) continue;
         const std::int64_t at = (first_token + token) * args.weights.stride + slot;
         const float weight =
-            args.weights.data != nullptr ? load_element_as(args.weights.dtype, args.weights.data, at) : 1.0F;
+            args.weights.data != nullptr ? load_element(args.weights.data, args.weights.dtype, at) : 1.0F;
         const float* const from = args.partials + static_cast<std::int64_t>(route) * args.rows + col;
         if constexpr (Cols == 4) {
             const float4 four = __ldcg(reinterpret_cast<const float4*>(from));
@@ -141,7 +132,8 @@ __device__ __forceinline__ void combine_columns(const Args& args, const Lists& l
         }
     }
 #pragma unroll
-    for (int i = 0; i < Cols; ++i) store_out(args, (first_token + token) * args.out_stride + col + i, sums[i]);
+    for (int i = 0; i < Cols; ++i)
+        store_element(args.out, args.out_dtype, (first_token + token) * args.out_stride + col + i, sums[i]);
 }
 
 __device__ inline void combine(const Args& args, const Lists& lists, std::int64_t first_token, int count) {

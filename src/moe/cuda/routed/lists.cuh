@@ -4,8 +4,8 @@
 
 #include <cstdint>
 
+#include "moe/cuda/elements.cuh"
 #include "moe/cuda/routed/routed_args.h"
-#include "moe/cuda/small/elements.cuh"
 #include "moe/cuda/small/route_ranks.cuh"
 
 namespace tokamak::moe::cuda::routed {

@@ -10,7 +10,7 @@
 #include <cuda_runtime.h>
 
 #include "cuda/ptx/cluster.cuh"
-#include "moe/cuda/small/elements.cuh"
+#include "moe/cuda/elements.cuh"
 #include "moe/cuda/small/kernels.h"
 #include "moe/cuda/small/route_ranks.cuh"
 

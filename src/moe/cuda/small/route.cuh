@@ -7,7 +7,7 @@
 
 #include <cstdint>
 
-#include "moe/cuda/small/elements.cuh"
+#include "moe/cuda/elements.cuh"
 #include "moe/cuda/small/kernels.h"
 
 namespace tokamak::moe::cuda {
@@ -146,7 +146,7 @@ __device__ __forceinline__ void softmax_values(const RouteParams& p, std::int64_
     float largest = -INFINITY;
 #pragma unroll 2
     for (int e = static_cast<int>(threadIdx.x); e < p.experts; e += threads) {
-        const float logit = load_element_as(p.logits_dtype, p.logits, row * p.logits_stride + e);
+        const float logit = load_element(p.logits, p.logits_dtype, row * p.logits_stride + e);
         s.values[e] = logit;
         largest = fmaxf(largest, logit);
     }
@@ -173,7 +173,7 @@ __device__ __forceinline__ bool score_row(const RouteParams& p, std::int64_t row
         if (p.softmax)
             value = s.values[e];
         else
-            value = sigmoid(load_element_as(p.logits_dtype, p.logits, row * p.logits_stride + e));
+            value = sigmoid(load_element(p.logits, p.logits_dtype, row * p.logits_stride + e));
         const auto choice = static_cast<float>(value + (p.bias != nullptr ? static_cast<double>(p.bias[e]) : 0.0));
         s.values[e] = value;
         s.keys[e] = key_of(choice);

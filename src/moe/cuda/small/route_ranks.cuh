@@ -13,8 +13,8 @@ __device__ __forceinline__ unsigned peers(int bin, int bits) {
     unsigned mask = __ballot_sync(0xFFFFFFFFU, bin != kNoBin);
 #pragma unroll 1
     for (int b = 0; b < bits; ++b) {
-        const unsigned one = static_cast<unsigned>(bin) >> b & 1U;
-        mask &= __ballot_sync(0xFFFFFFFFU, one != 0) ^ (one - 1U);
+        const unsigned ones = __ballot_sync(0xFFFFFFFFU, (bin >> b & 1) != 0);
+        mask &= ones ^ ((bin >> b & 1) - 1U);
     }
     return bin == kNoBin ? 0 : mask;
 }

@@ -5,7 +5,7 @@
 
 #include <algorithm>
 
-#include "moe/cuda/small/elements.cuh"
+#include "moe/cuda/elements.cuh"
 #include "moe/cuda/small/kernels.h"
 
 namespace tokamak::moe::cuda {
@@ -16,7 +16,7 @@ constexpr int kInFlight = 8;      ///< slots that are loaded before the first is
 
 __device__ __forceinline__ float slot_weight(const SumReduceParams& p, std::int64_t token, int slot) {
     if (p.weights == nullptr) return 1.0F;
-    return load_element_as(p.weights_dtype, p.weights, token * p.weights_stride + slot);
+    return load_element(p.weights, p.weights_dtype, token * p.weights_stride + slot);
 }
 
 /// Adds the next kInFlight slots; fewer unless kFull.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Elements whose type is known when the kernel is compiled, alone and in 16-byte vectors.
+// Elements in memory: of a type known when the kernel is compiled, alone and in 16-byte vectors, and of run-time type.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -75,10 +75,18 @@ __device__ __forceinline__ void store_once(void* to, const Elements<kType, kWidt
 }
 
 /// An element of run-time type.
-__device__ __forceinline__ float load_element_as(DType type, const void* data, std::int64_t index) {
-    if (type == DType::bf16) return Element<DType::bf16>::value(static_cast<const std::uint16_t*>(data)[index]);
-    if (type == DType::f16) return Element<DType::f16>::value(static_cast<const std::uint16_t*>(data)[index]);
+__device__ __forceinline__ float load_element(const void* data, DType dtype, std::int64_t index) {
+    if (dtype == DType::bf16) return __bfloat162float(static_cast<const __nv_bfloat16*>(data)[index]);
+    if (dtype == DType::f16) return __half2float(static_cast<const __half*>(data)[index]);
     return static_cast<const float*>(data)[index];
+}
+__device__ __forceinline__ void store_element(void* data, DType dtype, std::int64_t index, float value) {
+    if (dtype == DType::bf16)
+        static_cast<__nv_bfloat16*>(data)[index] = __float2bfloat16_rn(value);
+    else if (dtype == DType::f16)
+        static_cast<__half*>(data)[index] = __float2half_rn(value);
+    else
+        static_cast<float*>(data)[index] = value;
 }
 
 /// An id of type i32 or i64.
