@@ -125,19 +125,7 @@ void check_routing(const FusedMoeState& state, const FusedMoeArgs& args) {
         check::absent(args.correction_bias, kOp, "correction_bias", "unless the problem has a `route`");
         return;
     }
-    check::tensor(args.logits, {.op = kOp,
-                                .name = "logits",
-                                .dtypes = {p.route->logits_dtype},
-                                .shape = {args.tokens, p.num_experts},
-                                .device = state.device});
-    if (p.route->method == RouteMethod::softmax)
-        check::absent(args.correction_bias, kOp, "correction_bias", "for the softmax method");
-    check::optional_tensor(args.correction_bias, {.op = kOp,
-                                                  .name = "correction_bias",
-                                                  .dtypes = {DType::f32},
-                                                  .shape = {p.num_experts},
-                                                  .device = state.device,
-                                                  .contiguous_from = 0});
+    check_scores(kOp, state.device, route_problem(p), {args.tokens, args.logits, args.correction_bias});
 }
 
 void check_args(const FusedMoeState& state, const FusedMoeArgs& args, const Workspace& workspace) {
