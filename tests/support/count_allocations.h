@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Counts calls of operator new, in this program and in the libraries it uses. Link count_allocations.cpp, which replaces it.
+// Counts calls of operator new, in this program and in the libraries it uses. Link count_allocations.cpp, which
+// replaces it.
 #pragma once
 
 #include <functional>
