@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -110,7 +112,9 @@ void Tuner::check_request() {
     const auto not_above = [](std::int64_t a, std::int64_t b) { return a >= b; };
     if (buckets.empty() || buckets.front() < 1 ||
         std::adjacent_find(buckets.begin(), buckets.end(), not_above) != buckets.end())
-        invalid("tune: `buckets` must be ascending token counts of at least 1, and not empty");
+        invalid("tune: `buckets` is [{}], expected ascending token counts of at least 1, one or more",
+                fmt::join(buckets, ", "));
+    if (!request_.fallback) invalid("tune: `fallback` is empty, expected the default for each token count");
     for (const Candidate& candidate : request_.candidates) {
         if (!candidate.refusal.empty()) continue;
         if (index_of(candidate.variant) < names_.size())

@@ -111,6 +111,21 @@ TEST(TunerLimits, RefusedInACaptureBeforeAnythingRuns) {
     EXPECT_TRUE(runner.prepared.empty());
 }
 
+TEST(TunerLimits, ARequestThatContradictsItselfIsNamed) {
+    ScriptedClock clock;
+    ScriptedRunner runner(clock, ten);
+    const auto refused = [&](const Request& request, const std::string& text) {
+        expect_error([&] { (void)tune(request, runner, clock); }, text);
+    };
+    refused(request_of({"a"}, {1, 8, 4}), "`buckets` is [1, 8, 4], expected ascending");
+    refused(request_of({"a"}, {0, 8}), "`buckets` is [0, 8]");
+    refused(request_of({"a"}, {}), "`buckets` is []");
+    Request request = request_of({"a"});
+    request.fallback = nullptr;
+    refused(request, "`fallback` is empty");
+    EXPECT_TRUE(runner.prepared.empty());
+}
+
 TEST(MeasurementScope, NestsAndBelongsToItsThread) {
     EXPECT_FALSE(in_measurement());
     {
