@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <limits>
 #include <map>
 #include <new>
 #include <optional>
@@ -74,7 +75,9 @@ class Tuner {
     Measured measure_bucket(std::int64_t tokens);
     bool prepare(Measured& bucket);
     void first_contact(Measured& bucket);
+    void make_ready(Measured& bucket);
     void rounds(Measured& bucket);
+    void drop_after_first_round(const Measured& bucket);
     bool round(Measured& bucket, int number, bool keep);
     void sample(Measured& bucket, std::size_t candidate, bool keep);
     void fail_candidate(Measured& bucket, std::size_t candidate, const Thrown& thrown);
@@ -175,6 +178,7 @@ Measured Tuner::measure_bucket(std::int64_t tokens) {
     if (time_is_up()) bucket.skipped = "the time budget was spent";
     if (!bucket.skipped.empty() || !prepare(bucket)) return bucket;
     first_contact(bucket);
+    make_ready(bucket);
     rounds(bucket);
     return bucket;
 }
@@ -200,6 +204,21 @@ void Tuner::first_contact(Measured& bucket) {
     }
 }
 
+void Tuner::make_ready(Measured& bucket) {
+    for (const std::size_t i : active(bucket))
+        if (const auto thrown = guarded([&] { runner_.ready(names_[i]); })) fail_candidate(bucket, i, *thrown);
+}
+
+/// One sample each: enough to see who is far behind, where most candidates are.
+void Tuner::drop_after_first_round(const Measured& bucket) {
+    const std::vector<std::size_t> candidates = active(bucket);
+    double fastest = std::numeric_limits<double>::infinity();
+    for (const std::size_t i : candidates) fastest = std::min(fastest, bucket.samples[i].us.front());
+    for (const std::size_t i : candidates)
+        if (i != bucket.fallback && bucket.samples[i].us.front() > fastest * (1.0 + options_.first_round_drop))
+            dropped_.insert(i);
+}
+
 void Tuner::rounds(Measured& bucket) {
     round(bucket, 0, /*keep=*/false);  // warms up
     for (int done = 0; done < options_.max_rounds && !active(bucket).empty();) {
@@ -209,6 +228,7 @@ void Tuner::rounds(Measured& bucket) {
             return;
         }
         report(bucket, ++done);
+        if (done == 1 && options_.first_round_drop > 0) drop_after_first_round(bucket);
         if (done < options_.min_rounds) continue;
         if (settled(bucket.samples, bucket.fallback, options_.min_gain)) return;
         for (const std::size_t slow : clearly_slower(bucket.samples, bucket.fallback, kDropShare))
