@@ -13,6 +13,7 @@
 
 #include "cli/commands.h"
 #include "cli/common.h"
+#include "cli/tuning/command.h"
 #include "core/config_store.h"
 #include "core/throw.h"
 
@@ -104,7 +105,7 @@ void add_max_tokens(CLI::App& command, Options& options) {
 void add_tune(CLI::App& app, int& status) {
     auto options = std::make_shared<Options>();
     CLI::App* tune =
-        app.add_subcommand("tune", "Token buckets, by which configurations are chosen, and stores of them");
+        app.add_subcommand("tune", "Measure configurations and keep the best; token buckets, and stores of what was found");
     tune->require_subcommand(1);
 
     CLI::App* buckets = tune->add_subcommand("buckets", "Print the token buckets of a plan, ascending, on one line");
@@ -114,6 +115,7 @@ void add_tune(CLI::App& app, int& status) {
         status = 0;
     });
 
+    tuning::add_commands(*tune, status);
     add_store_commands(*tune, options, status);
 
     CLI::App* map = tune->add_subcommand("map", "Print the bucket that each token count falls into, on one line");
