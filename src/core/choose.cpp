@@ -194,8 +194,9 @@ void choose_into(detail::PlanState& state, const char* op, Device device, std::i
     }
 }
 
-void choose_cpu(detail::PlanState& state, const char* op, std::int64_t max_tokens, const PlanOptions& options) {
-    choose_into(state, op, Device::cpu(), max_tokens, options, {}, {kCpuF32, kCpuF64},
+void choose_cpu(detail::PlanState& state, const char* op, std::int64_t max_tokens, const PlanOptions& options,
+                const std::string& fields) {
+    choose_into(state, op, Device::cpu(), max_tokens, options, fields, {kCpuF32, kCpuF64},
                 [](std::int64_t) { return std::string(kCpuF32); });
 }
 

@@ -6,7 +6,9 @@
 #include <string>
 
 #include "cli/common.h"
+#include "cli/tuning/bench.h"
 #include "cli/tuning/run.h"
+#include "core/throw.h"
 
 namespace tokamak::cli::tuning {
 namespace {
@@ -62,6 +64,28 @@ CLI::App& add_command(CLI::App& tune, const char* op, const char* text, Parsed& 
     return command;
 }
 
+struct ParsedBench {
+    BenchOptions options;
+    TuneOptions common;
+    std::vector<std::string> ops = {"moe", "mla"};
+    std::string device = "cuda";
+    bool shared_process = false;
+};
+
+int run(const ParsedBench& parsed) {
+    BenchOptions options = parsed.options;
+    for (const std::string& op : parsed.ops) {
+        if (op != "moe" && op != "mla") invalid("bench tuning: unknown operator '{}', known: moe, mla", op);
+        TuneOptions one = parsed.common;
+        one.op = op;
+        one.isolate = !parsed.shared_process;
+        static_cast<void>(tune_cases(one));
+        options.operators.push_back(one);
+    }
+    for (TuneOptions& one : options.operators) one.device = usable_device(parsed.device);
+    return bench_tuning(options);
+}
+
 }  // namespace
 
 void add_commands(CLI::App& tune, int& status) {
@@ -88,6 +112,31 @@ void add_commands(CLI::App& tune, int& status) {
                {"top-k", "Selected rows per token"},
                {"page-size", "Rows per page"}});
     mla_command.callback([mla, &status] { status = run(*mla); });
+}
+
+void add_bench_command(CLI::App& bench, int& status) {
+    auto parsed = std::make_shared<ParsedBench>();
+    CLI::App& command = *bench.add_subcommand(
+        "tuning", "Compare what plans take with the best of all configurations, measured in one run");
+    TuneOptions& common = parsed->common;
+    command.add_option("--ops", parsed->ops, "moe, mla; default: both")->delimiter(',');
+    command.add_option("--shapes", common.shapes, "Shapes by model name; default: all, with one of --ops")
+        ->delimiter(',');
+    command.add_option("--formats", common.formats, "Formats; default: the model's own")->delimiter(',');
+    command.add_option("--max-tokens", common.max_tokens, "Largest call")->check(CLI::PositiveNumber);
+    command.add_option("--tokens", common.tokens, "These token counts instead of all buckets")
+        ->delimiter(',')
+        ->check(CLI::PositiveNumber);
+    command.add_option("--tunings", parsed->options.tunings, "How often to tune first; 0: what plans take already")
+        ->check(CLI::NonNegativeNumber)
+        ->capture_default_str();
+    command.add_option("--rounds", parsed->options.rounds, "Of the exhaustive measurement")
+        ->check(CLI::Range(1, 1000))
+        ->capture_default_str();
+    command.add_option("--device", parsed->device, "cuda, cuda:N or cpu")->capture_default_str();
+    command.add_flag("--no-isolation", parsed->shared_process, "No process of their own for first contact");
+    command.add_option("--out,--json", parsed->options.out, "Write the results to this file");
+    command.callback([parsed, &status] { status = run(*parsed); });
 }
 
 }  // namespace tokamak::cli::tuning

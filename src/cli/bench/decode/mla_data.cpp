@@ -75,6 +75,7 @@ DeviceCache::DeviceCache(const Lane& lane, KvFormat format, std::int64_t dim, st
     const std::int64_t step = std::min(kFillRows, pages * page_size);
     const mla::WriteKvProblem problem{.max_tokens = step, .format = format, .dim = dim, .page_size = page_size};
     const auto plan = make_plan(problem, device);
+    const OwnedWorkspace workspace(plan.workspace(), device);
     const OwnedTensor source = OwnedTensor::allocate(DType::bf16, {step, dim}, device);
     const OwnedTensor slots = OwnedTensor::allocate(DType::i32, {step}, device);
     for (std::int64_t first = 0; first < pages * page_size; first += step) {
@@ -84,8 +85,8 @@ DeviceCache::DeviceCache(const Lane& lane, KvFormat format, std::int64_t dim, st
             fill_normal(lane, source.view().data, static_cast<std::size_t>(step * dim),
                         static_cast<std::uint32_t>(first / step + 1));
         fill_ascending(lane, slots.as<std::int32_t>(), static_cast<std::size_t>(step), static_cast<std::int32_t>(first));
-        mla::run(plan, {count, {}, source.view().first_rows(count), slots.view().first_rows(count), cache_}, {},
-                 lane.stream);
+        mla::run(plan, {count, {}, source.view().first_rows(count), slots.view().first_rows(count), cache_},
+                 workspace, lane.stream);
     }
     synchronize(device, lane.stream);
 }
