@@ -15,12 +15,11 @@
 
 namespace tokamak {
 
-/// How the contributions of a token's experts are summed. Every variant of this version is deterministic: `atomic` is
-/// taken as `automatic`, and only gives the problem another key in the stores of configurations.
+/// How the contributions of a token's experts are summed.
 enum class Combine : std::uint8_t {
     automatic,      ///< the configuration takes the faster one
     deterministic,  ///< same plan, call size and inputs: same bits
-    atomic,         ///< scatter-add; no operator has it yet
+    atomic,         ///< scatter-add; no operator has it yet: taken as automatic (with its own key in the stores)
 };
 
 /// Choices of the user that fix a plan. Defaults let the library choose.
@@ -29,8 +28,7 @@ struct PlanOptions {
     Combine combine = Combine::automatic;
     std::size_t max_workspace_bytes =
         0;                   ///< 0: no limit. A limit too small is refused naming the smallest workable one
-    int max_sms = 0;         ///< 0: all. Leaves the other SMs to communication; in sparse MLA it only steers which
-                             ///< variant is chosen, whose grid may be larger
+    int max_sms = 0;         ///< 0: all. Leaves the other SMs to communication; sparse MLA: only steers the choice
     bool check_ids = false;  ///< CPU: out-of-range ids are refused instead of masked
 };
 

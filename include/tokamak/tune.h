@@ -57,8 +57,8 @@ class Clock {
 Clock& steady_clock() noexcept;
 
 /// Runs and times candidates; the tuner decides which, how often and in which order. Any exception of `check`, `ready`
-/// and `time` costs the candidate, one of `prepare` the token count; an Error `out_of_memory` (or std::bad_alloc) costs the
-/// candidate only this token count.
+/// and `time` costs the candidate, one of `prepare` the token count; an Error `out_of_memory` (or std::bad_alloc) costs
+/// the candidate only this token count.
 class Runner {
   public:
     virtual ~Runner() = default;
@@ -94,9 +94,11 @@ struct Options {
     double seconds = 0;  ///< time budget of the whole tuning, shared out over the buckets; 0: none
     int min_rounds = 7;
     int max_rounds = 31;
-    double min_gain = 0.005;       ///< a win over the default has to exceed this share, and the noise
-    double first_round_drop = 0;   ///< a candidate that the first round shows slower than the fastest by more than this
-                                   ///< share is not measured further; never the default. 0: all get `min_rounds`
+    double min_gain = 0.005;      ///< a win over the default has to exceed this share, and the noise
+    double first_round_drop = 0;  ///< a candidate that the first round shows slower than the fastest by more than this
+                                  ///< share is not measured further; never the default. 0: all get `min_rounds`
+    double hopeless = 0;  ///< a candidate that takes more than this many times as long as the fastest, and the more the
+                          ///< more tokens there are, is not tried at still larger counts; never the default. 0: all are
     double candidate_seconds = 5;  ///< a candidate that takes longer for one call counts as hung
     bool retry_failed = false;     ///< also candidates that the user's store lists as failed for this build
     std::function<void(const Progress&)> progress{};
@@ -160,9 +162,9 @@ Tuning tune(const Request& request, Runner& runner, Clock& clock = steady_clock(
 /// mla::SparseAttentionArgs.
 template <class Args>
 struct Calls {
-    /// Arguments, with `out`, of a call of exactly `tokens` tokens on data set `set`, 0 <= set < calls(tokens). The sets
-    /// shall touch different weights or rows, together several times the L2 cache: then every call finds it cold, as
-    /// one layer after another does.
+    /// Arguments, with `out`, of a call of exactly `tokens` tokens on data set `set`, 0 <= set < calls(tokens). The
+    /// sets shall touch different weights or rows, together several times the L2 cache: then every call finds it cold,
+    /// as one layer after another does.
     std::function<Args(std::int64_t tokens, int set)> args;
     /// Sets, and calls of one replay of a graph; at least 1.
     std::function<int(std::int64_t tokens)> calls;

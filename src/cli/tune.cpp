@@ -49,6 +49,7 @@ void print_row(const TunedRow& row) {
     if (row.us > 0 && !row.runner_up.empty())
         measured +=
             fmt::format("; next {} {:+.1f}%", printable(row.runner_up), (row.runner_up_us / row.us - 1.0) * 100.0);
+    if (!row.build.empty()) measured += "; build " + printable(row.build);
     fmt::print("  tokens <= {:<6} {}{}\n", row.tokens, printable(row.variant), measured);
 }
 
@@ -104,8 +105,8 @@ void add_max_tokens(CLI::App& command, Options& options) {
 
 void add_tune(CLI::App& app, int& status) {
     auto options = std::make_shared<Options>();
-    CLI::App* tune =
-        app.add_subcommand("tune", "Measure configurations and keep the best; token buckets, and stores of what was found");
+    CLI::App* tune = app.add_subcommand(
+        "tune", "Measure configurations and keep the best; token buckets, and stores of what was found");
     tune->require_subcommand(1);
 
     CLI::App* buckets = tune->add_subcommand("buckets", "Print the token buckets of a plan, ascending, on one line");

@@ -119,8 +119,7 @@ class OperatorRunner : public Runner {
         const Tensor rows = out();
         if (rows.contiguous()) fill_bytes(rows.data, device_, kPoison, rows.bytes(), recorder_->stream());
         const Workspace workspace = workspace_;
-        if (workspace.bytes > 0)
-            fill_bytes(workspace.data, device_, kPoison, workspace.bytes, recorder_->stream());
+        if (workspace.bytes > 0) fill_bytes(workspace.data, device_, kPoison, workspace.bytes, recorder_->stream());
     }
 
     OwnedTensor result_of(const std::string& variant) {

@@ -23,6 +23,8 @@ namespace {
 
 constexpr double kDropShare = 0.05;  ///< a candidate that is slower than the fastest by more is not measured further
 
+constexpr double kFallsBehind = 1.2;  ///< growth of a factor from one token count to the next that is no noise
+
 /// What a call of the runner threw.
 struct Thrown {
     std::string message;
@@ -78,6 +80,7 @@ class Tuner {
     void make_ready(Measured& bucket);
     void rounds(Measured& bucket);
     void drop_after_first_round(const Measured& bucket);
+    void note_hopeless(const Measured& bucket);
     bool round(Measured& bucket, int number, bool keep);
     void sample(Measured& bucket, std::size_t candidate, bool keep);
     void fail_candidate(Measured& bucket, std::size_t candidate, const Thrown& thrown);
@@ -99,6 +102,8 @@ class Tuner {
     std::map<std::size_t, Skipped> failed_;  ///< for good, by candidate
     std::set<std::size_t> checked_;          ///< candidates after their first contact
     std::set<std::size_t> dropped_;          ///< of the present token count
+    std::map<std::size_t, double> behind_;   ///< time over that of the fastest at the token count before
+    std::set<std::size_t> hopeless_;         ///< at all larger token counts
     std::vector<Measured> buckets_;
     std::size_t position_ = 0;
     double start_ = 0;
@@ -170,6 +175,11 @@ Measured Tuner::measure_bucket(std::int64_t tokens) {
         bucket.samples[candidate].usable = false;
         bucket.errors[candidate] = failure.reason;
     }
+    for (const std::size_t candidate : hopeless_) {
+        if (candidate == bucket.fallback) continue;
+        bucket.samples[candidate].usable = false;
+        bucket.errors[candidate] = "not tried: far behind at smaller counts, and the further the larger they were";
+    }
     dropped_.clear();
     // An equal share of what is left for each token count that is left.
     const double now = clock_.seconds();
@@ -180,6 +190,7 @@ Measured Tuner::measure_bucket(std::int64_t tokens) {
     first_contact(bucket);
     make_ready(bucket);
     rounds(bucket);
+    note_hopeless(bucket);
     return bucket;
 }
 
@@ -217,6 +228,23 @@ void Tuner::drop_after_first_round(const Measured& bucket) {
     for (const std::size_t i : candidates)
         if (i != bucket.fallback && bucket.samples[i].us.front() > fastest * (1.0 + options_.first_round_drop))
             dropped_.insert(i);
+}
+
+/// What reads the weights once for every few tokens falls behind steadily; large tiles catch up.
+void Tuner::note_hopeless(const Measured& bucket) {
+    if (options_.hopeless <= 0 || !bucket.skipped.empty()) return;
+    double fastest = std::numeric_limits<double>::infinity();
+    const auto measured = [&](std::size_t i) { return bucket.samples[i].usable && !bucket.samples[i].us.empty(); };
+    for (std::size_t i = 0; i < names_.size(); ++i)
+        if (measured(i)) fastest = std::min(fastest, bucket.samples[i].us.front());
+    for (std::size_t i = 0; i < names_.size(); ++i) {
+        if (!measured(i)) continue;
+        const double factor = bucket.samples[i].us.front() / fastest;
+        const auto before = behind_.find(i);
+        if (before != behind_.end() && factor > options_.hopeless && factor > kFallsBehind * before->second)
+            hopeless_.insert(i);
+        behind_[i] = factor;
+    }
 }
 
 void Tuner::rounds(Measured& bucket) {

@@ -44,9 +44,9 @@ TEST(TunedTable, SerializedOnRankZeroGivesTheSameRowsToTheOthers) {
     const CapturedLog log;
     EXPECT_EQ(install(text), 2U);
     EXPECT_TRUE(log.messages().empty());
-    EXPECT_EQ(explain(row_of_plan("rank_op", 64)), "tuned at 64; next x +20.0%");
+    EXPECT_EQ(explain(row_of_plan("rank_op", 64)), "tuned at 64, with other kernels; next x +20.0%");
     EXPECT_EQ(row_of_plan("rank_op", 64).variant, "y");
-    EXPECT_EQ(explain(row_of_plan("rank_op", 256)), "tuned at 64, extrapolated; next x +20.0%");
+    EXPECT_EQ(explain(row_of_plan("rank_op", 256)), "tuned at 64, extrapolated, with other kernels; next x +20.0%");
     EXPECT_EQ(row_of_plan("third_op", 1).source, "heuristic");
 }
 
@@ -81,7 +81,7 @@ TEST(TunedTable, SaveMergesAndKeepsFailures) {
     save(std::vector{tuning_of("p", "z", {2, 4}), tuning_of("q", "y")}, path);
     const ConfigStore store = ConfigStore::load(path);
     EXPECT_EQ(*store.find("cpu", "p"),
-              (TunedTable{{1, "y", 10, "x", 12}, {2, "z", 10, "x", 12}, {4, "z", 10, "x", 12}}));
+              (TunedTable{{1, "y", 10, "x", 12, "b1"}, {2, "z", 10, "x", 12, "b1"}, {4, "z", 10, "x", 12, "b1"}}));
     EXPECT_EQ(store.entry("cpu", "p")->failed.at("broken").error, "crashed");
     EXPECT_EQ(store.entry("cpu", "p")->failed.at("broken").build, "b1");
     EXPECT_EQ(store.size(), 2U);
@@ -112,6 +112,7 @@ TEST(TunedTable, FromRequestToPlan) {
     EXPECT_EQ(row_of_plan("whole_op", 4).variant, "y");
     EXPECT_EQ(row_of_plan("whole_op", 8).variant, "x");
     EXPECT_EQ(row_of_plan("whole_op", 8).source, "tuned");
+    EXPECT_FALSE(row_of_plan("whole_op", 8).other_kernels) << "measured by this build";
 }
 
 }  // namespace

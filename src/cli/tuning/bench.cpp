@@ -65,6 +65,7 @@ std::vector<Judged> judge_case(const BenchOptions& bench, const TuneOptions& opt
     std::sort(counts.begin(), counts.end());
     tune::Options exhaustive = measurement_options(options);
     exhaustive.first_round_drop = 0;
+    exhaustive.hopeless = 0;
     exhaustive.seconds = 0;
     exhaustive.min_rounds = exhaustive.max_rounds = bench.rounds;  // nobody is dropped on the way
     std::vector<Judged> rows;
@@ -82,9 +83,10 @@ std::vector<Judged> judge_case(const BenchOptions& bench, const TuneOptions& opt
 void print_verdict(Table& table, const Verdict& verdict) {
     table.note(fmt::format("buckets within 2% of the best: {} of {}; counts between within 5%: {} of {}",
                            verdict.buckets_within, verdict.buckets, verdict.between_within, verdict.between));
-    table.note(fmt::format("tunings within 2% of one another: {} of {} buckets; slower than the default: {}; the default "
-                           "takes {:+.1f}% of the time in all",
-                           verdict.agreeing, verdict.buckets, verdict.slower_than_fallback, 100.0 * verdict.gain));
+    table.note(
+        fmt::format("tunings within 2% of one another: {} of {} buckets; slower than the default: {}; the default "
+                    "takes {:+.1f}% of the time in all",
+                    verdict.agreeing, verdict.buckets, verdict.slower_than_fallback, 100.0 * verdict.gain));
 }
 
 }  // namespace

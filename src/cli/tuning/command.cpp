@@ -13,6 +13,7 @@
 namespace tokamak::cli::tuning {
 namespace {
 
+/// `tune all` has the options that both operators share.
 struct Parsed {
     TuneOptions options;
     Outputs outputs;
@@ -21,12 +22,22 @@ struct Parsed {
     bool shared_process = false;
 };
 
-int run(Parsed parsed) {
-    TuneOptions& options = parsed.options;
-    options.isolate = !parsed.shared_process;
-    static_cast<void>(tune_cases(options));  // names are checked before a device is asked for
-    options.device = usable_device(parsed.device);
-    return parsed.probe.empty() ? run_tuning(options, parsed.outputs) : run_probe(options, parsed.probe);
+std::vector<TuneOptions> operators_of(const Parsed& parsed) {
+    std::vector<TuneOptions> operators;
+    for (const char* const op : {"moe", "mla"}) {
+        if (parsed.options.op != op && parsed.options.op != "all") continue;
+        operators.push_back(parsed.options);
+        operators.back().op = op;
+        operators.back().isolate = !parsed.shared_process;
+        static_cast<void>(tune_cases(operators.back()));  // names are checked before a device is asked for
+    }
+    for (TuneOptions& options : operators) options.device = usable_device(parsed.device);
+    return operators;
+}
+
+int run(const Parsed& parsed) {
+    const std::vector<TuneOptions> operators = operators_of(parsed);
+    return parsed.probe.empty() ? run_tuning(operators, parsed.outputs) : run_probe(operators.front(), parsed.probe);
 }
 
 void add_sizes(CLI::App& command, TuneOptions& options, const std::map<std::string, std::string>& texts) {
@@ -38,8 +49,10 @@ CLI::App& add_command(CLI::App& tune, const char* op, const char* text, Parsed& 
     CLI::App& command = *tune.add_subcommand(op, text);
     TuneOptions& options = parsed.options;
     options.op = op;
-    command.add_option("--shapes", options.shapes, "Shapes by model name; default: all")->delimiter(',');
-    command.add_option("--formats", options.formats, "Formats; default: the model's own")->delimiter(',');
+    if (options.op != "all") {
+        command.add_option("--shapes", options.shapes, "Shapes by model name; default: all")->delimiter(',');
+        command.add_option("--formats", options.formats, "Formats; default: the model's own")->delimiter(',');
+    }
     command.add_option("--max-tokens", options.max_tokens, "Largest call: all its buckets are tuned")
         ->check(CLI::PositiveNumber)
         ->capture_default_str();
@@ -103,6 +116,9 @@ void add_commands(CLI::App& tune, int& status) {
                {"experts", "Experts that ids may name, over all ranks"},
                {"top-k", "Experts per token"}});
     moe_command.callback([moe, &status] { status = run(*moe); });
+    auto all = std::make_shared<Parsed>();
+    CLI::App& all_command = add_command(tune, "all", "Tune both operators, all shapes in their own formats", *all);
+    all_command.callback([all, &status] { status = run(*all); });
     auto mla = std::make_shared<Parsed>();
     CLI::App& mla_command = add_command(tune, "mla", "Tune sparse MLA attention", *mla);
     add_sizes(mla_command, mla->options,

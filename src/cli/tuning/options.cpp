@@ -73,8 +73,7 @@ TuneCase moe_case(const TuneOptions& options, const std::shared_ptr<const MoeSha
 std::vector<TuneCase> moe_cases(const TuneOptions& options) {
     std::vector<std::shared_ptr<const MoeShape>> shapes;
     if (has_sizes(options)) shapes.push_back(std::make_shared<const MoeShape>(given_moe(options)));
-    for (const std::string& name : options.shapes)
-        shapes.push_back(std::make_shared<const MoeShape>(moe_shape(name)));
+    for (const std::string& name : options.shapes) shapes.push_back(std::make_shared<const MoeShape>(moe_shape(name)));
     if (shapes.empty())
         for (const MoeShape& shape : moe_shapes()) shapes.push_back(std::make_shared<const MoeShape>(shape));
     std::vector<TuneCase> cases;
@@ -90,8 +89,7 @@ std::vector<TuneCase> moe_cases(const TuneOptions& options) {
 std::vector<TuneCase> mla_cases(const TuneOptions& options) {
     std::vector<std::shared_ptr<const MlaShape>> shapes;
     if (has_sizes(options)) shapes.push_back(std::make_shared<const MlaShape>(given_mla(options)));
-    for (const std::string& name : options.shapes)
-        shapes.push_back(std::make_shared<const MlaShape>(mla_shape(name)));
+    for (const std::string& name : options.shapes) shapes.push_back(std::make_shared<const MlaShape>(mla_shape(name)));
     if (shapes.empty())
         for (const MlaShape& shape : mla_shapes()) shapes.push_back(std::make_shared<const MlaShape>(shape));
     std::vector<TuneCase> cases;

@@ -55,8 +55,7 @@ class Watchdog {
         std::unique_lock lock(mutex_);
         for (;;) {
             const int before = steps_;
-            const bool ended =
-                changed_.wait_for(lock, std::chrono::duration<double>(seconds_), [&] { return done_; });
+            const bool ended = changed_.wait_for(lock, std::chrono::duration<double>(seconds_), [&] { return done_; });
             if (ended) return;
             if (steps_ == before) _exit(kHungStatus);
         }

@@ -19,15 +19,16 @@ namespace {
 
 constexpr double kProbeSeconds = 300;  ///< of one child: starting, filling memory, all candidates
 constexpr double kFirstRoundDrop = 0.25;
+constexpr double kHopeless = 4;
 constexpr int kMostRounds = 21;
 
 /// A file name that no other process has; removed with the object.
 class Journal {
   public:
     Journal()
-        : path_((std::filesystem::temp_directory_path() /
-                 fmt::format("tokamak-tune-{}-{}.journal", getpid(), counter_++))
-                    .string()) {
+        : path_(
+              (std::filesystem::temp_directory_path() / fmt::format("tokamak-tune-{}-{}.journal", getpid(), counter_++))
+                  .string()) {
         std::filesystem::remove(path_);
     }
     ~Journal() {
@@ -43,10 +44,9 @@ class Journal {
     std::string path_;
 };
 
-void write_outputs(const std::vector<NamedTuning>& tunings, const TuneOptions& options, const Outputs& outputs) {
+void write_outputs(const std::vector<NamedTuning>& tunings, const Outputs& outputs) {
     if (outputs.json.empty() && outputs.report.empty()) return;
-    nlohmann::json document = tuning_json(tunings);
-    document["routing"] = options.op == "moe" ? nlohmann::json(options.routing) : nlohmann::json("random rows");
+    const nlohmann::json document = tuning_json(tunings);
     if (!outputs.json.empty()) write_text(outputs.json, to_text(document));
     if (!outputs.report.empty())
         write_text(outputs.report, report::html_report(report::read_results(document, "tuning")));
@@ -73,6 +73,7 @@ tune::Options measurement_options(const TuneOptions& options) {
     measurement.seconds = options.seconds;
     measurement.max_rounds = kMostRounds;
     measurement.first_round_drop = kFirstRoundDrop;
+    measurement.hopeless = kHopeless;
     measurement.candidate_seconds = options.candidate_seconds;
     measurement.retry_failed = options.retry_failed;
     return measurement;
@@ -91,23 +92,25 @@ Contact first_contact(const TuneOptions& options, const TuneCase& one) {
     };
 }
 
-int run_tuning(const TuneOptions& options, const Outputs& outputs) {
+int run_tuning(const std::vector<TuneOptions>& operators, const Outputs& outputs) {
     // What a store says about failures of this build is known before; its winners do not matter here.
     if (!outputs.store.empty() && std::filesystem::exists(outputs.store))
         static_cast<void>(tune::install(read_text(outputs.store), outputs.store));
     Table table = tuning_table();
     std::vector<NamedTuning> tunings;
-    for (const TuneCase& one : tune_cases(options)) {
-        try {
-            tunings.push_back(tune_case(options, one));
-        } catch (const Error& error) {
-            if (error.code() != ErrorCode::unsupported && error.code() != ErrorCode::out_of_memory) throw;
-            table.note(fmt::format("{} {}: {}", one.shape, one.format, error.what()));
-            continue;
+    for (const TuneOptions& options : operators) {
+        for (const TuneCase& one : tune_cases(options)) {
+            try {
+                tunings.push_back(tune_case(options, one));
+            } catch (const Error& error) {
+                if (error.code() != ErrorCode::unsupported && error.code() != ErrorCode::out_of_memory) throw;
+                table.note(fmt::format("{} {}: {}", one.shape, one.format, error.what()));
+                continue;
+            }
+            print_tuning(tunings.back(), table);
+            if (!outputs.store.empty()) tune::save(std::vector{tunings.back().tuning}, outputs.store);
+            write_outputs(tunings, outputs);  // so that a later crash costs less
         }
-        print_tuning(tunings.back(), table);
-        if (!outputs.store.empty()) tune::save(std::vector{tunings.back().tuning}, outputs.store);
-        write_outputs(tunings, options, outputs);  // so that a later crash costs less
     }
     return tunings.empty() ? 1 : 0;
 }

@@ -25,7 +25,7 @@ Contact first_contact(const TuneOptions& options, const TuneCase& one);
 
 /// Tunes every case and prints winners as it goes; a case that cannot run is noted and passed over. Exit status: 1 if
 /// nothing was tuned.
-int run_tuning(const TuneOptions& options, const Outputs& outputs);
+int run_tuning(const std::vector<TuneOptions>& operators, const Outputs& outputs);
 
 /// The child's part: see probe.h.
 int run_probe(const TuneOptions& options, const std::string& journal);

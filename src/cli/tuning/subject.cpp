@@ -2,7 +2,7 @@
 #include "cli/tuning/subject.h"
 
 #include <algorithm>
-#include <cstring>
+#include <cmath>
 
 #include "cli/bench/decode/mla_data.h"
 #include "cli/bench/decode/moe_data.h"
@@ -18,23 +18,31 @@ using bench::Lane;
 
 constexpr std::uint8_t kPoison = 0xFF;
 constexpr std::int64_t kGuardBytes = 4096;
-constexpr double kReadGbps = 4000;         ///< about; says how long a call takes at least
-constexpr double kLeastUs = 5;             ///< of any call
-constexpr int kCpuCalls = 2;               ///< no cache of a CPU is kept cold
+constexpr double kReadGbps = 4000;  ///< about, as the next; they say how long a call takes at least
+constexpr double kTflops = 500;
+constexpr double kFewReplayUs = 200;  ///< of a replay whose calls are all alike
+constexpr double kLeastUs = 5;        ///< of any call
+constexpr int kCpuCalls = 2;          ///< no cache of a CPU is kept cold
 constexpr std::int64_t kCpuBytes = 1 << 28;
 constexpr std::int64_t kMlaRowBytes = 1200;  ///< at most
 
 void expect_right(const Distance& error, const Distance& limit) {
     if (!error.within(limit))
-        fail(ErrorCode::internal, "differs from the oracle: error {:.2g} of the norm, largest {:.2g}, allowed {:.2g}, {:.2g}",
-             error.norm, error.largest, limit.norm, limit.largest);
+        fail(ErrorCode::internal,
+             "differs from the oracle: error {:.2g} of the norm, largest {:.2g}, allowed {:.2g}, {:.2g}", error.norm,
+             error.largest, limit.norm, limit.largest);
 }
 
-/// Calls of a replay: so many that they find the L2 cold.
-int calls_for(Device device, double bytes, int most) {
+/// Calls of a replay: so many that they find the L2 cold and that the mean over random ids is settled; few where one
+/// call has many ids.
+int calls_for(Device device, double bytes, double flops, bool many_ids, int most) {
     if (!device.is_cuda()) return std::min(kCpuCalls, most);
-    const double least = std::max(kLeastUs, bytes / kReadGbps * 1e-3);
-    return bench::calls_per_replay(bytes, least, device_info(device).l2_bytes, most);
+    const double least = std::max({kLeastUs, bytes / kReadGbps * 1e-3, flops / kTflops * 1e-6});
+    const auto l2 = device_info(device).l2_bytes;
+    const int calls = bench::calls_per_replay(bytes, least, l2, most);
+    if (!many_ids) return calls;
+    const double cold = bench::kColdFactor * static_cast<double>(l2) / bytes;
+    return std::min(calls, static_cast<int>(std::ceil(std::max(cold, kFewReplayUs / least))) + 1);
 }
 
 /// A workspace with a guard behind it.
@@ -154,7 +162,9 @@ class MoeSubject : public OperatorSubject<moe::FusedMoeProblem, moe::FusedMoeArg
         double active = 0;
         for (const bench::Routing routing : routings_) active += data_.active(routing, tokens, bench::kMoeSets);
         const double bytes = active / static_cast<double>(routings_.size()) * data_.expert_bytes();
-        return calls_for(device(), bytes, bench::kMoeSets);
+        const auto routes = static_cast<double>(tokens * problem_.top_k);
+        const double flops = 6.0 * routes * static_cast<double>(problem_.hidden * problem_.intermediate);
+        return calls_for(device(), bytes, flops, routes >= 4.0 * problem_.num_experts, bench::kMoeSets);
     }
     /// The largest count at once, if there is memory: ids are drawn anew with each.
     void reserve(std::int64_t tokens) override {
@@ -197,12 +207,10 @@ class MlaSubject : public OperatorSubject<mla::SparseAttentionProblem, mla::Spar
         return args;
     }
     int sets(std::int64_t tokens) override {
-        return calls_for(device(), data_.bytes(tokens), data_.sets(tokens));
+        return calls_for(device(), data_.bytes(tokens), data_.flops(tokens), true, data_.sets(tokens));
     }
     void reserve(std::int64_t) override {}
-    void compare(std::int64_t tokens) override {
-        expect_right(data_.check(data_.out(), tokens), bench::kMlaLimit);
-    }
+    void compare(std::int64_t tokens) override { expect_right(data_.check(data_.out(), tokens), bench::kMlaLimit); }
 
     std::shared_ptr<const MlaShape> shape_;
     bench::MlaData data_;

@@ -11,7 +11,7 @@
 namespace tokamak::cli::bench {
 namespace {
 
-constexpr std::int64_t kSetRows = 3840;                    ///< index rows beyond set 0
+constexpr std::int64_t kSetRows = 3840;  ///< index rows beyond set 0
 constexpr int kMostSets = 160;
 constexpr std::int64_t kFillRows = 1 << 16;
 
@@ -84,9 +84,10 @@ DeviceCache::DeviceCache(const Lane& lane, KvFormat format, std::int64_t dim, st
         if (first < 16 * step)
             fill_normal(lane, source.view().data, static_cast<std::size_t>(step * dim),
                         static_cast<std::uint32_t>(first / step + 1));
-        fill_ascending(lane, slots.as<std::int32_t>(), static_cast<std::size_t>(step), static_cast<std::int32_t>(first));
-        mla::run(plan, {count, {}, source.view().first_rows(count), slots.view().first_rows(count), cache_},
-                 workspace, lane.stream);
+        fill_ascending(lane, slots.as<std::int32_t>(), static_cast<std::size_t>(step),
+                       static_cast<std::int32_t>(first));
+        mla::run(plan, {count, {}, source.view().first_rows(count), slots.view().first_rows(count), cache_}, workspace,
+                 lane.stream);
     }
     synchronize(device, lane.stream);
 }
