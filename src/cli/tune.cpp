@@ -14,6 +14,7 @@
 #include "cli/commands.h"
 #include "cli/common.h"
 #include "cli/tuning/command.h"
+#include "core/build_info.h"
 #include "core/config_store.h"
 #include "core/throw.h"
 
@@ -49,7 +50,8 @@ void print_row(const TunedRow& row) {
     if (row.us > 0 && !row.runner_up.empty())
         measured +=
             fmt::format("; next {} {:+.1f}%", printable(row.runner_up), (row.runner_up_us / row.us - 1.0) * 100.0);
-    if (!row.build.empty()) measured += "; build " + printable(row.build);
+    if (!row.build.empty() && row.build != build_info::cuda_sources_hash())
+        measured += "; with other kernels, build " + printable(row.build);
     fmt::print("  tokens <= {:<6} {}{}\n", row.tokens, printable(row.variant), measured);
 }
 
