@@ -72,6 +72,9 @@ class Runner {
     virtual void check(const std::string& variant, std::int64_t tokens) = 0;
     /// Readies a variant for `time`, at each token count anew, before any is timed there.
     virtual void ready(const std::string& variant) { static_cast<void>(variant); }
+    /// Asked after a failure: whether nothing more can run, as after an illegal access on a GPU. Then the tuning ends
+    /// with what it has, and only the candidate that failed is recorded.
+    virtual bool broken() { return false; }
     /// Microseconds of one call of the prepared size.
     virtual double time(const std::string& variant) = 0;
 };

@@ -63,10 +63,24 @@ class OperatorRunner : public Runner {
         sets_ = calls_.calls(tokens);
         if (sets_ < 1) invalid("tune: `calls` gives {} for {} tokens, expected at least 1", sets_, tokens);
         WorkspaceSize size = plan_of(default_of(tokens)).workspace();
-        for (const std::string& variant : variants) size = max_of(std::vector{size, plan_of(variant).workspace()});
+        for (const std::string& variant : variants) {
+            try {
+                size = max_of(std::vector{size, plan_of(variant).workspace()});
+            } catch (const Error&) {  // `ready` meets it again, where it costs the candidate alone
+            }
+        }
         if (size.bytes <= workspace_.view().bytes) return;
         workspace_ = {};  // first, so that both need not fit
         workspace_ = OwnedWorkspace(size, device_);
+    }
+
+    bool broken() override {
+        try {
+            synchronize(device_);
+            return false;
+        } catch (const Error&) {
+            return true;
+        }
     }
 
     void check(const std::string& variant, std::int64_t tokens) override {

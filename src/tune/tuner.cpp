@@ -105,6 +105,7 @@ class Tuner {
     std::map<std::size_t, double> behind_;   ///< time over that of the fastest at the token count before
     std::set<std::size_t> hopeless_;         ///< at all larger token counts
     std::vector<Measured> buckets_;
+    std::string broken_;  ///< why nothing can run any more
     std::size_t position_ = 0;
     double start_ = 0;
     double bucket_deadline_ = 0;
@@ -165,6 +166,8 @@ void Tuner::fail_candidate(Measured& bucket, std::size_t candidate, const Thrown
     bucket.samples[candidate].usable = false;
     bucket.errors[candidate] = thrown.message;
     if (!thrown.out_of_memory) failed_[candidate] = {bucket.tokens, names_[candidate], thrown.message};
+    if (runner_.broken())
+        broken_ = fmt::format("nothing can run since {} failed: {}", names_[candidate], thrown.message);
 }
 
 Measured Tuner::measure_bucket(std::int64_t tokens) {
@@ -186,10 +189,12 @@ Measured Tuner::measure_bucket(std::int64_t tokens) {
     const auto left = static_cast<double>(request_.buckets.size() - position_);
     bucket_deadline_ = now + std::max(0.0, start_ + options_.seconds - now) / left;
     if (time_is_up()) bucket.skipped = "the time budget was spent";
+    if (!broken_.empty()) bucket.skipped = broken_;
     if (!bucket.skipped.empty() || !prepare(bucket)) return bucket;
     first_contact(bucket);
     make_ready(bucket);
     rounds(bucket);
+    if (!broken_.empty()) bucket.skipped = broken_;
     note_hopeless(bucket);
     return bucket;
 }
@@ -207,6 +212,7 @@ bool Tuner::prepare(Measured& bucket) {
 
 void Tuner::first_contact(Measured& bucket) {
     for (const std::size_t i : active(bucket)) {
+        if (!broken_.empty()) return;
         if (checked_.count(i) != 0) continue;
         if (const auto thrown = guarded([&] { runner_.check(names_[i], bucket.tokens); }))
             fail_candidate(bucket, i, *thrown);
@@ -216,8 +222,10 @@ void Tuner::first_contact(Measured& bucket) {
 }
 
 void Tuner::make_ready(Measured& bucket) {
-    for (const std::size_t i : active(bucket))
+    for (const std::size_t i : active(bucket)) {
+        if (!broken_.empty()) return;
         if (const auto thrown = guarded([&] { runner_.ready(names_[i]); })) fail_candidate(bucket, i, *thrown);
+    }
 }
 
 /// One sample each: enough to see who is far behind, where most candidates are.
@@ -249,7 +257,7 @@ void Tuner::note_hopeless(const Measured& bucket) {
 
 void Tuner::rounds(Measured& bucket) {
     round(bucket, 0, /*keep=*/false);  // warms up
-    for (int done = 0; done < options_.max_rounds && !active(bucket).empty();) {
+    for (int done = 0; done < options_.max_rounds && broken_.empty() && !active(bucket).empty();) {
         if (time_is_up() || !round(bucket, done, /*keep=*/true)) {
             if (done < options_.min_rounds)
                 bucket.skipped = fmt::format("the time budget was spent after {} rounds", done);
@@ -282,6 +290,7 @@ bool Tuner::round(Measured& bucket, int number, bool keep) {
 }
 
 void Tuner::sample(Measured& bucket, std::size_t candidate, bool keep) {
+    if (!broken_.empty()) return;
     double us = 0;
     const double begin = clock_.seconds();
     const auto thrown = guarded([&] {

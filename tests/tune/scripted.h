@@ -36,6 +36,7 @@ class ScriptedRunner : public tune::Runner {
         checked.push_back(variant);
         if (on_check) on_check(variant, tokens);
     }
+    bool broken() override { return is_broken; }
     void ready(const std::string& variant) override {
         if (on_ready) on_ready(variant);
     }
@@ -46,6 +47,7 @@ class ScriptedRunner : public tune::Runner {
     }
 
     bool is_capturing = false;
+    bool is_broken = false;
     double seconds_per_call = 1e-3;
     std::function<void(std::int64_t)> on_prepare;
     std::function<void(const std::string&, std::int64_t)> on_check;

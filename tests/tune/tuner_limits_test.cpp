@@ -126,6 +126,27 @@ TEST(TunerLimits, WhoFallsFurtherAndFurtherBehindIsNotTriedAtLargerCounts) {
     EXPECT_TRUE(tuning.failed.empty()) << "nothing to remember";
 }
 
+TEST(TunerLimits, AFailureThatBreaksTheDeviceEndsTheTuningAndCostsOnlyItsCandidate) {
+    ScriptedClock clock;
+    ScriptedRunner* broken = nullptr;
+    ScriptedRunner runner(clock, [&](const std::string& variant, std::int64_t tokens, int) {
+        if (broken->is_broken) throw Error(ErrorCode::device, "an illegal memory access was encountered");
+        if (variant == "b" && tokens == 2) {
+            broken->is_broken = true;
+            throw Error(ErrorCode::device, "an illegal memory access was encountered");
+        }
+        return 10.0;
+    });
+    broken = &runner;
+    const Tuning tuning = tune(request_of({"a", "b", "c"}, {1, 2, 4}), runner, clock);
+    ASSERT_EQ(tuning.rows.size(), 1U);
+    EXPECT_EQ(tuning.rows[0].tokens, 1);
+    ASSERT_EQ(tuning.failed.size(), 1U);
+    EXPECT_EQ(tuning.failed[0].variant, "b");
+    ASSERT_EQ(tuning.skipped.size(), 2U);
+    EXPECT_NE(tuning.skipped[1].reason.find("nothing can run since b failed"), std::string::npos);
+}
+
 TEST(TunerLimits, CandidatesAreReadiedAtEachCountOutsideTheMeasurement) {
     ScriptedClock clock;
     ScriptedRunner runner(clock, ten);
