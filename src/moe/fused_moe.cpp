@@ -12,6 +12,7 @@
 #include "moe/fused_moe_state.h"
 #include "moe/owning.h"
 #include "moe/problem_checks.h"
+#include "moe/problem_key.h"
 #include "moe/routing_args.h"
 
 namespace tokamak::moe {
@@ -177,7 +178,7 @@ FusedMoePlan make_plan(const FusedMoeProblem& problem, Device device, const Plan
         cuda::plan_fused_moe(*state, options);
         return detail::to_plan<FusedMoeProblem>(std::shared_ptr<const FusedMoeState>(std::move(state)));
     }
-    cpu::choose(*state, kOp, problem.max_tokens, options, problem.out_dtype);
+    cpu::choose(*state, kOp, problem.max_tokens, options, problem.out_dtype, problem_key(problem));
     if (problem.route) {
         const auto routes = static_cast<std::size_t>(problem.max_tokens * problem.top_k);
         state->routed_ids = state->layout.add<std::int32_t>("routed_ids", routes);
