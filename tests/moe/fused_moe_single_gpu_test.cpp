@@ -26,17 +26,17 @@ TEST(FusedMoeSingleGpu, Sizes) {
                                                                       {33, 45},   {1, 1},     {7168, 64},  {256, 4096}};
     for (const Format& format : formats())
         for (const auto& [hidden, intermediate] : sizes)
-            expect_reference(one_token(format, hidden, intermediate, 3, 2), purpose++, {1}, kPrefix);
+            expect_reference(one_token(format, hidden, intermediate, 2, 2), purpose++, {1}, kPrefix);
 }
 
 TEST(FusedMoeSingleGpu, SlotsAndMissingRoutes) {
     TOKAMAK_REQUIRE_GPU();
     std::uint64_t purpose = 800;
     for (const Format& format : formats())
-        for (const int top_k : {1, 3, 8, 16, 32})
+        for (const int top_k : {1, 8, 16, 32})
             for (const double bad : {0.0, 0.5}) {
-                FusedMoeCase c = one_token(format, 640, 320, 24, top_k);
-                c.problem.num_local_experts = 17;
+                FusedMoeCase c = one_token(format, 384, 288, 5, top_k);
+                c.problem.num_local_experts = 3;
                 c.bad_ids = bad;
                 c.gate_up_bias = c.down_bias = c.shared_output = bad > 0;
                 expect_reference(c, purpose++, {0, 1}, kPrefix);

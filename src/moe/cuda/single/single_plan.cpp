@@ -7,8 +7,6 @@
 namespace tokamak::moe::cuda {
 namespace {
 
-constexpr int kLeastSlots = 2;
-constexpr int kMostSlots = 16;
 constexpr int kSegmentBytes = 64 * 4;
 constexpr std::int64_t kMostPieces = 1 << 20;  ///< of a phase: what the kernel's divisions take
 
@@ -107,16 +105,10 @@ std::vector<SingleVariant> single_variants(const DecodeInstance& instance, const
     for (const PackedLayout& layout : {gate_up_layout(problem), down_layout(problem)})
         if (Runs(layout, problem.top_k, grid, instance.warps).pieces > kMostPieces) return {};
     std::vector<SingleVariant> variants;
-    const std::int64_t slot_bytes = std::int64_t{instance.warps} * instance.piece_bytes * instance.pieces;
-    for (const int ring : {192, 128, 80}) {
-        SingleVariant variant;
-        variant.name = "single_r" + std::to_string(ring);
-        variant.slots = static_cast<int>(std::min<std::int64_t>(kMostSlots, (ring << 10) / slot_bytes));
-        for (; variant.slots >= kLeastSlots; --variant.slots) {
-            if (lay_out(instance, problem, grid, variant) > static_cast<std::int64_t>(shared_limit)) continue;
+    for (const int slots : {2, 3, 4, 6}) {
+        SingleVariant variant{.name = "single_s" + std::to_string(slots), .slots = slots};
+        if (lay_out(instance, problem, grid, variant) <= static_cast<std::int64_t>(shared_limit))
             variants.push_back(variant);
-            break;
-        }
     }
     return variants;
 }

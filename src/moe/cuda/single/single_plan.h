@@ -11,9 +11,9 @@
 
 namespace tokamak::moe::cuda {
 
-/// A way to run an instance: its rings may take so much shared memory.
+/// A way to run an instance.
 struct SingleVariant {
-    std::string name;  ///< e.g. "single_r128": rings of up to 128 KB
+    std::string name;  ///< e.g. "single_s2": rings of 2 slots
     int slots = 0;     ///< of each warp's ring
     int gate_up_segments = 0;
     int down_segments = 0;
