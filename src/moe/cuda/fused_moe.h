@@ -56,7 +56,8 @@ struct FusedMoeCuda {
     Slice<std::uint16_t> prepared_rows;  ///< fp8_block: GroupedArgs says what they hold
     Slice<float> row_scales;
     Slice<float> partials;   ///< [routes of a pass, hidden]
-    Slice<float> published;  ///< SingleArgs says what it holds
+    Slice<float> published;  ///< SingleArgs says what they hold
+    Slice<float> activated;
 };
 
 /// Throws `unsupported` with the reason unless the kernels run the problem.

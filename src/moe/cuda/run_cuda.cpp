@@ -147,7 +147,7 @@ GroupedLaunch freeze(const GroupedVariant& variant, const DeviceInfo& info) {
 }
 
 SingleLaunch freeze(const DecodeInstance& instance, const SingleVariant& variant, const DeviceInfo& info) {
-    const int threads = instance.warps * 32 + 32;
+    const int threads = (instance.warps + kServiceWarps) * 32;
     load(instance.kernel, threads, variant.shared.bytes, variant.name, info);
     return {instance.kernel,       threads, variant.slots, variant.gate_up_segments, variant.down_segments,
             variant.shared};
@@ -199,6 +199,8 @@ void lay_out_workspace(FusedMoeState& state) {
     }
     lay_out_pass(state.problem, tokens, state.layout, state.cuda);
     state.cuda.published = state.layout.add<float>("published", static_cast<std::size_t>(published));
+    const auto activated = published > 0 ? state.problem.top_k * state.gate_up.strips * 32 : 0;
+    state.cuda.activated = state.layout.add<float>("activated", activated);
 }
 
 std::vector<DecodeVariant> legal_decode_variants(const FusedMoeProblem& p, const DeviceInfo& info) {
@@ -258,6 +260,7 @@ void run_single(const FusedMoeState& state, const SingleLaunch& choice, const De
     args.gate_up_tiles = Divisor(args.gate_up.tiles);
     args.down_tiles = Divisor(args.down.tiles);
     args.published = state.cuda.published.in(workspace);
+    args.activated = state.cuda.activated.in(workspace);
     args.gate_up_segments = choice.gate_up_segments;
     args.down_segments = choice.down_segments;
     args.parts = choice.shared;

@@ -8,11 +8,27 @@
 
 namespace tokamak::moe::cuda {
 
+/// Where the segments of a down strip are published: CTAs after the first one begin with this strip.
+struct StripSource {
+    const float* first = nullptr;
+    const float* rest = nullptr;
+    int ctas = 0;
+
+    StripSource() = default;
+    __device__ StripSource(const Phase<true>& phase, int strip, int pitch) {
+        const int cta = phase.by_cta(strip * phase.tiles());
+        ctas = phase.by_cta((strip + 1) * phase.tiles() - 1) - cta + 1;
+        first = phase.segment(cta, strip);
+        rest = phase.args.published + cta * pitch + phase.args.gate_up_segments * kSegmentSums;
+    }
+    [[nodiscard]] __device__ const float* segment(int i, int pitch) const { return i == 0 ? first : rest + i * pitch; }
+};
+
 /// The segments of one output column over all routes, in the order of routes and columns.
 __device__ __forceinline__ float sum_routes(const Phase<true>& phase, int routes, int col) {
     constexpr int batch = 8;  // routes that are asked for at once
     constexpr int most = 2;   // segments of each
-    const int pitch = cta_pitch(phase.args);
+    const int pitch = (phase.args.gate_up_segments + phase.args.down_segments) * kSegmentSums;
     const int row = col % kSegmentSums;
     float sum = 0.0F;
 #pragma unroll 1

@@ -29,15 +29,19 @@ struct NearDivisor {
 template <bool Down>
 struct Phase {
     const SingleArgs& args;
-    int pieces;
+    int pieces = 0;
     NearDivisor by_cta;   ///< tiles of a CTA
     NearDivisor by_warp;  ///< tiles of a warp
 
-    __device__ Phase(const SingleArgs& a, int routes, int warps)
-        : args(a),
-          pieces(routes * a_matrix(a).strips * a_matrix(a).tiles),
-          by_cta(max(1, quotient(pieces + static_cast<int>(a.grid.value) - 1, a.grid))),
-          by_warp((by_cta.value + warps - 1) / warps) {}
+    __device__ Phase(const SingleArgs& a, int routes, int warps) : args(a), by_cta(1), by_warp(1) {
+        cut(routes, warps);
+    }
+    /// For so many live routes.
+    __device__ __forceinline__ void cut(int routes, int warps) {
+        pieces = routes * matrix().strips * matrix().tiles;
+        by_cta = NearDivisor(max(1, quotient(pieces + static_cast<int>(args.grid.value) - 1, args.grid)));
+        by_warp = NearDivisor((by_cta.value + warps - 1) / warps);
+    }
 
     __device__ static const DecodeMatrix& a_matrix(const SingleArgs& a) {
         if constexpr (Down)
@@ -88,12 +92,27 @@ __device__ __forceinline__ float2 load_published_pair(const float* from) {
     return value;
 }
 
-/// Marks everything that this CTA will publish as not there. Call by one warp.
-__device__ __forceinline__ void clear_published(const SingleArgs& args, int lane) {
+__device__ __forceinline__ float4 load_published_four(const float* from) {
+    float4 value;
+    asm volatile("ld.relaxed.gpu.global.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w)
+                 : "l"(from)
+                 : "memory");
+    return value;
+}
+
+/// Marks as not there what will be published: the CTA's segments and its share of the intermediate.
+__device__ __forceinline__ void clear_published(const SingleArgs& args, int thread, int threads) {
+    constexpr uint4 unpublished = {kUnpublished, kUnpublished, kUnpublished, kUnpublished};
+    const int cta = static_cast<int>(blockIdx.x);
     const int vectors = (args.gate_up_segments + args.down_segments) * (kSegmentSums / 4);
-    auto* const to = reinterpret_cast<uint4*>(args.published) + static_cast<int>(blockIdx.x) * vectors;
+    auto* const segments = reinterpret_cast<uint4*>(args.published) + cta * vectors;
 #pragma unroll 1
-    for (int i = lane; i < vectors; i += 32) to[i] = {kUnpublished, kUnpublished, kUnpublished, kUnpublished};
+    for (int i = thread; i < vectors; i += threads) segments[i] = unpublished;
+    const int columns = args.top_k * args.gate_up.strips * 8;
+#pragma unroll 1
+    for (int i = cta * threads + thread; i < columns; i += threads * static_cast<int>(gridDim.x))
+        reinterpret_cast<uint4*>(args.activated)[i] = unpublished;
 }
 
 }  // namespace tokamak::moe::cuda

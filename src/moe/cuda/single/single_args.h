@@ -8,13 +8,15 @@ namespace tokamak::moe::cuda {
 
 /// Most slots of a token: a lane each.
 inline constexpr int kMostSingleRoutes = 32;
+/// Warps of a CTA that do not multiply: they fetch the token, clear, and combine. The first ones.
+inline constexpr int kServiceWarps = 4;
 
 /// Byte offsets into dynamic shared memory; the rings come first.
 struct SingleShared {
     int scales = 0;      ///< [warps, slots, 2] f32, for formats whose strips end with scales
     int barriers = 0;    ///< [warps, slots]
-    int experts = 0;     ///< [warps, 32]: local expert of each live route, a table for each warp
-    int weights = 0;     ///< [warps, 32]: its routing weight
+    int experts = 0;     ///< [all warps, 32]: local expert of each live route, a table for each warp
+    int weights = 0;     ///< [all warps, 32]: its routing weight
     int sums = 0;        ///< [warps, segments of a warp, 64] f32
     int x = 0;           ///< the token's row
     int x_groups = 0;    ///< its group sums or scales, for formats that have them
@@ -31,6 +33,7 @@ struct SingleArgs : DecodeArgs {
     Divisor gate_up_tiles;   ///< of a strip
     Divisor down_tiles;
     float* published = nullptr;  ///< workspace: [grid, gate/up segments + down segments, 64]
+    float* activated = nullptr;  ///< workspace: [routes, gate/up strips, 32]: the intermediate
     int gate_up_segments = 0;    ///< most of a CTA
     int down_segments = 0;
     SingleShared parts;

@@ -56,7 +56,7 @@ std::int64_t lay_out(const DecodeInstance& instance, const FusedMoeProblem& p, i
         return ceil_div(padded(layout), 128) * 128 * instance.value_bytes + 16;
     };
     const auto group_floats = [&](const PackedLayout& layout) {
-        return instance.token_groups ? ceil_div(padded(layout), instance.group) * 8 : 0;
+        return instance.token_groups ? ceil_div(padded(layout), 128) * 128 / instance.group * 8 : 0;
     };
     const std::int64_t slots = std::int64_t{instance.warps} * variant.slots;
     variant.gate_up_segments = static_cast<int>(touched(gate_up_runs.cta, tiles(gate_up)));
@@ -66,8 +66,8 @@ std::int64_t lay_out(const DecodeInstance& instance, const FusedMoeProblem& p, i
     booking.take(slots * instance.piece_bytes * instance.pieces);
     shared.scales = booking.take(instance.strip_scales ? slots * 8 : 0);
     shared.barriers = booking.take(slots * 8);
-    shared.experts = booking.take(std::int64_t{instance.warps} * kMostSingleRoutes * 4);
-    shared.weights = booking.take(std::int64_t{instance.warps} * kMostSingleRoutes * 4);
+    shared.experts = booking.take(std::int64_t{instance.warps + kServiceWarps} * kMostSingleRoutes * 4);
+    shared.weights = booking.take(std::int64_t{instance.warps + kServiceWarps} * kMostSingleRoutes * 4);
     shared.sums = booking.take(instance.warps * warp_segments * kSegmentBytes);
     shared.x = booking.take(row_bytes(gate_up));
     shared.x_groups = booking.take(group_floats(gate_up) * 4);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What becomes of the warps' sums: a CTA adds those of a segment and publishes them.
+// What becomes of the warps' sums. A strip's gate/up sums are completed by the CTA that has its last tile, which asks
+// the CTAs before it for theirs; down sums are published segment by segment.
 #pragma once
 
 #include <cstdint>
@@ -19,98 +20,198 @@ __device__ __forceinline__ void store_segment(float* to, int lane, const float (
     }
 }
 
-/// What a thread publishes of a phase: one row of a segment, later rows of further ones.
+/// The segments of the CTA in one phase.
 template <class Tile, bool Down>
-class Publication {
+struct Segments {
+    const Phase<Down>& phase;
+    const float* sums;  ///< [warps, segments of a warp, 64]
+    int first;          ///< tile of the CTA
+    int tiles;
+    int first_strip;
+    int count;
+
+    __device__ Segments(const Phase<Down>& p, const std::uint8_t* shared)
+        : phase(p),
+          sums(reinterpret_cast<const float*>(shared + p.args.parts.sums)),
+          first(p.cta_first()),
+          tiles(p.cta_end() - first),
+          first_strip(p.strip_of(first)),
+          count(tiles > 0 ? p.strip_of(first + tiles - 1) - first_strip + 1 : 0) {}
+
+    [[nodiscard]] __device__ bool begins(int strip) const { return strip * phase.tiles() >= first; }
+    [[nodiscard]] __device__ bool ends(int strip) const { return (strip + 1) * phase.tiles() <= first + tiles; }
+
+    /// Sums of rows `row` and `row + step` over the warps that have tiles of the segment; only the first of them may
+    /// have begun with another one.
+    [[nodiscard]] __device__ __forceinline__ float2 rows(int strip, int row, int step) const {
+        const int begin = max(strip * phase.tiles() - first, 0);
+        const int end = min((strip + 1) * phase.tiles() - first, tiles);
+        const int warp = phase.by_warp(begin);
+        const int last = phase.by_warp(end - 1);
+        const int pitch = phase.args.parts.warp_segments * kSegmentSums;
+        const float* from = sums + warp * pitch + row;
+        const int before = (strip - phase.strip_of(first + warp * phase.by_warp.value)) * kSegmentSums;
+        float2 total = {from[before], from[before + step]};
+        for (int i = warp + 1; i <= last; ++i) {
+            from += pitch;
+            total.x += from[0];
+            total.y += from[step];
+        }
+        return total;
+    }
+};
+
+/// What the last 128 bytes of a strip begin with: the scale of rows g and that of rows g + 8.
+__device__ __forceinline__ float2 global_scales(const DecodeMatrix& matrix, int expert, int strip) {
+    const std::int64_t end = expert * matrix.expert_bytes + (strip + 1) * matrix.strip_bytes;
+    return __ldg(reinterpret_cast<const float2*>(matrix.packed + end - 128));
+}
+
+/// A warp's work on a gate/up segment, a column for each lane.
+template <class Tile>
+class GateUpEnd {
     using Decode = typename Tile::Decode;
 
   public:
-    __device__ Publication(const Phase<Down>& phase, const std::uint8_t* shared, int thread, const int* experts)
-        : phase_(phase),
-          sums_(reinterpret_cast<const float*>(shared + phase.args.parts.sums)),
-          experts_(experts),
-          first_(phase.cta_first()),
-          count_(phase.cta_end() - first_),
-          first_strip_(phase.strip_of(first_)),
-          rows_(count_ > 0 ? (phase.strip_of(first_ + count_ - 1) - first_strip_ + 1) * kSegmentSums : 0) {
-        select(thread);
+    __device__ GateUpEnd(const Segments<Tile, false>& segments, const int* experts, int lane)
+        : segments_(segments), experts_(experts), lane_(lane) {}
+
+    /// Turns to a segment, and asks for what is added to its sums.
+    __device__ __forceinline__ void select(int segment) {
+        segment_ = segment;
+        if (segment >= segments_.count) return;
+        const Phase<false>& phase = segments_.phase;
+        const DecodeMatrix& matrix = phase.matrix();
+        const int strip = segments_.first_strip + segment;
+        const int route = phase.route_of(strip);
+        const int own = strip - route * matrix.strips;
+        column_ = own * 32 + lane_;
+        if constexpr (Tile::kGlobalScales) scales_ = global_scales(matrix, experts_[route], own);
+        const int cols = phase.args.down.cols;
+        gate_ = up_ = {};
+        if (matrix.bias.data == nullptr || column_ >= cols || !segments_.ends(strip)) return;
+        gate_.load(matrix.bias, experts_[route], column_);
+        up_.load(matrix.bias, experts_[route], cols + column_);
     }
 
-    /// Publishes the thread's rows. `weights`: of the routes, for results of the layer.
-    __device__ void publish_all(int threads, const float* weights) {
-#pragma unroll 1
-        for (; at_ < rows_; select(at_ + threads)) {
-            const int strip = first_strip_ + at_ / kSegmentSums;
-            float value = sum(strip);
-            if constexpr (Tile::kGlobalScales) value *= scale_;
-            value += bias_.value();
-            if constexpr (Down) value *= weights[route_];
-            publish(phase_.segment(static_cast<int>(blockIdx.x), strip) + at_ % kSegmentSums, value);
+    /// Publishes the segment, or, if the strip ends in it, the finished columns.
+    __device__ __forceinline__ void finish() {
+        const Phase<false>& phase = segments_.phase;
+        const int strip = segments_.first_strip + segment_;
+        const int cta = static_cast<int>(blockIdx.x);
+        float2 sum = segments_.rows(strip, lane_ / 8 * 16 + lane_ % 8, 8);
+        sum.x *= Decode::kRowScaleLow;
+        sum.y *= Decode::kRowScaleHigh;
+        if constexpr (Tile::kGlobalScales) {
+            sum.x *= scales_.x;
+            sum.y *= scales_.y;
         }
+        if (!segments_.ends(strip)) {
+            float* const to = phase.segment(cta, strip) + lane_ * 2;
+            publish(to, sum.x);
+            publish(to + 1, sum.y);
+            return;
+        }
+        if (!segments_.begins(strip)) {
+            const float2 before = sum_before(strip, cta);
+            sum.x += before.x;
+            sum.y += before.y;
+        }
+        const float value = column_ < phase.args.down.cols
+                                ? activate(phase.args.activation, sum.x + gate_.value(), sum.y + up_.value())
+                                : 0.0F;
+        publish(phase.args.activated + strip * 32 + lane_, value);
     }
+    [[nodiscard]] __device__ bool has_segment() const { return segment_ < segments_.count; }
 
   private:
-    /// Packed row of a place in a segment: gate and up of a column are neighbours.
-    [[nodiscard]] __device__ int row() const {
-        const int place = at_ % kSegmentSums;
-        return Down ? place : place / 16 * 16 + place % 16 / 2 + place % 2 * 8;
-    }
-
-    /// Turns to a row, and asks for what is added to its sum.
-    __device__ void select(int at) {
-        at_ = at;
-        if (at >= rows_) return;
-        const DecodeMatrix& matrix = phase_.matrix();
-        const int strip = first_strip_ + at / kSegmentSums;
-        route_ = phase_.route_of(strip);
-        const int own = strip - route_ * matrix.strips;  // in its expert
-        const int expert = experts_[route_];
-        bias_ = {};
-        const bool begins = strip * matrix.tiles >= first_;  // the strip, in this CTA
-        if (matrix.bias.data != nullptr && begins) {
-            const int place = at % kSegmentSums;
-            if constexpr (Down) {
-                const int col = own * kSegmentSums + place;
-                if (col < phase_.args.gate_up.cols) bias_.load(matrix.bias, expert, col);
-            } else {
-                const int cols = phase_.args.down.cols;
-                const int col = own * 32 + place / 2;
-                if (col < cols) bias_.load(matrix.bias, expert, place % 2 == 0 ? col : cols + col);
+    /// What the CTAs before this one have of the strip, in their order.
+    [[nodiscard]] __device__ __forceinline__ float2 sum_before(int strip, int cta) const {
+        constexpr int most = 3;  // asked for at once
+        const Phase<false>& phase = segments_.phase;
+        float2 sum = {0.0F, 0.0F};
+        const int begin = phase.by_cta(strip * phase.tiles());
+#pragma unroll 1
+        for (int base = begin; base < cta; base += most) {
+            float2 parts[most];
+            bool missing = true;
+            while (missing) {
+                missing = false;
+#pragma unroll
+                for (int i = 0; i < most; ++i) {
+                    parts[i] = {0.0F, 0.0F};
+                    if (base + i < cta) parts[i] = load_published_pair(phase.segment(base + i, strip) + lane_ * 2);
+                }
+#pragma unroll
+                for (int i = 0; i < most; ++i)
+                    missing = missing || !is_published(parts[i].x) || !is_published(parts[i].y);
+            }
+#pragma unroll
+            for (int i = 0; i < most; ++i) {
+                sum.x += parts[i].x;
+                sum.y += parts[i].y;
             }
         }
-        if constexpr (Tile::kGlobalScales) {
-            const std::uint8_t* const end =
-                matrix.packed + expert * matrix.expert_bytes + (own + 1) * matrix.strip_bytes - 128;
-            scale_ = __ldg(reinterpret_cast<const float*>(end) + row() / 8 % 2);
-        }
+        return sum;
     }
 
-    /// Over the warps that have tiles of the segment; only the first of them may have begun with another one.
-    [[nodiscard]] __device__ float sum(int strip) const {
-        const int tiles = phase_.tiles();
-        const int begin = max(strip * tiles - first_, 0);
-        const int end = min((strip + 1) * tiles - first_, count_);
-        const int warp = phase_.by_warp(begin);
-        const int last = phase_.by_warp(end - 1);
-        const int pitch = phase_.args.parts.warp_segments * kSegmentSums;
-        const float* from = sums_ + warp * pitch + row();
-        const int before = phase_.strip_of(first_ + warp * phase_.by_warp.value);
-        float total = from[(strip - before) * kSegmentSums];
-        for (int i = warp + 1; i <= last; ++i) total += (from += pitch)[0];
-        return total * (row() % 16 < 8 ? Decode::kRowScaleLow : Decode::kRowScaleHigh);
-    }
-
-    const Phase<Down>& phase_;
-    const float* sums_;
+    const Segments<Tile, false>& segments_;
     const int* experts_;
-    int first_;
-    int count_;
-    int first_strip_;
-    int rows_;
-    int at_ = 0;
-    int route_ = 0;
-    PendingElement bias_;
-    float scale_ = 1.0F;
+    int lane_;
+    int segment_ = 0;
+    int column_ = 0;
+    PendingElement gate_, up_;
+    float2 scales_ = {1.0F, 1.0F};
+};
+
+/// A warp's work on a down segment, two rows for each lane.
+template <class Tile>
+class DownEnd {
+    using Decode = typename Tile::Decode;
+
+  public:
+    __device__ DownEnd(const Segments<Tile, true>& segments, const int* experts, const float* weights, int lane)
+        : segments_(segments), experts_(experts), weights_(weights), lane_(lane) {}
+
+    __device__ __forceinline__ void select(int segment) {
+        segment_ = segment;
+        if (segment >= segments_.count) return;
+        const Phase<true>& phase = segments_.phase;
+        const DecodeMatrix& matrix = phase.matrix();
+        const int strip = segments_.first_strip + segment;
+        const int route = phase.route_of(strip);
+        const int own = strip - route * matrix.strips;
+        weight_ = weights_[route];
+        if constexpr (Tile::kGlobalScales) scales_ = global_scales(matrix, experts_[route], own);
+        low_ = high_ = {};
+        if (matrix.bias.data == nullptr || !segments_.begins(strip)) return;
+        const int col = own * kSegmentSums + lane_;
+        const int cols = phase.args.gate_up.cols;
+        if (col < cols) low_.load(matrix.bias, experts_[route], col);
+        if (col + 32 < cols) high_.load(matrix.bias, experts_[route], col + 32);
+    }
+
+    /// Publishes the segment, with its bias if the strip begins in it, times the routing weight.
+    __device__ __forceinline__ void finish() {
+        const int strip = segments_.first_strip + segment_;
+        float2 sum = segments_.rows(strip, lane_, 32);
+        float scale = lane_ % 16 < 8 ? Decode::kRowScaleLow : Decode::kRowScaleHigh;
+        if constexpr (Tile::kGlobalScales) scale *= lane_ % 16 < 8 ? scales_.x : scales_.y;
+        float* const to = segments_.phase.segment(static_cast<int>(blockIdx.x), strip) + lane_;
+        publish(to, (sum.x * scale + low_.value()) * weight_);
+        publish(to + 32, (sum.y * scale + high_.value()) * weight_);
+    }
+    [[nodiscard]] __device__ bool has_segment() const { return segment_ < segments_.count; }
+
+  private:
+    const Segments<Tile, true>& segments_;
+    const int* experts_;
+    const float* weights_;
+    int lane_;
+    int segment_ = 0;
+    float weight_ = 1.0F;
+    PendingElement low_, high_;
+    float2 scales_ = {1.0F, 1.0F};
 };
 
 }  // namespace tokamak::moe::cuda

@@ -35,14 +35,18 @@ class TileRing {
         __syncwarp();
     }
 
-    /// Fills the empty ring, a lane for each slot. `experts` is the warp's table.
-    __device__ void prime(const Phase<false>& gate_up, const Phase<true>& down, int warp, const int* experts) {
+    /// Finds the first tile of the lane's slot, which needs no ids.
+    __device__ __forceinline__ void plan(const Phase<false>& gate_up, const Phase<true>& down, int warp) {
         gate_up_first_ = gate_up.warp_first(warp);
         gate_up_count_ = gate_up.warp_count(warp);
         down_first_ = down.warp_first(warp);
         total_ = gate_up_count_ + down.warp_count(warp);
+        planned_ = locate(gate_up, down, lane_);
+    }
+    /// Fills the empty ring, a lane for each slot. `experts` is the warp's table.
+    __device__ __forceinline__ void prime(const int* experts) {
         experts_ = experts;
-        if (lane_ < min(count_, total_)) issue(gate_up, down, lane_, lane_);
+        if (lane_ < min(count_, total_)) copy(planned_, lane_);
         next_ = count_;
         __syncwarp();
     }
@@ -53,7 +57,7 @@ class TileRing {
     /// Call by all lanes when the slot has been read.
     __device__ void release(const Phase<false>& gate_up, const Phase<true>& down) {
         __syncwarp();
-        if (lane_ == 0 && next_ < total_) issue(gate_up, down, next_, slot_);
+        if (lane_ == 0 && next_ < total_) copy(locate(gate_up, down, next_), slot_);
         ++next_;
         if (++slot_ == count_) {
             slot_ = 0;
@@ -62,27 +66,40 @@ class TileRing {
     }
 
   private:
-    /// Copies the warp's tile `index` of both phases.
-    __device__ void issue(const Phase<false>& gate_up, const Phase<true>& down, int index, int slot) {
-        if (index < gate_up_count_)
-            copy(gate_up, gate_up_first_ + index, slot);
-        else
-            copy(down, down_first_ + index - gate_up_count_, slot);
+    /// Where a tile would be if its route went to expert 0.
+    struct Place {
+        const std::uint8_t* tile = nullptr;
+        const std::uint8_t* scales = nullptr;
+        std::int64_t expert_bytes = 0;
+        int route = 0;
+    };
+
+    /// The warp's tile `index` of both phases.
+    __device__ __forceinline__ Place locate(const Phase<false>& gate_up, const Phase<true>& down, int index) const {
+        return index < gate_up_count_ ? locate(gate_up, gate_up_first_ + index)
+                                      : locate(down, down_first_ + index - gate_up_count_);
     }
     template <bool Down>
-    __device__ __forceinline__ void copy(const Phase<Down>& phase, int piece, int slot) {
+    __device__ __forceinline__ static Place locate(const Phase<Down>& phase, int piece) {
         const DecodeMatrix& matrix = phase.matrix();
         const int strip = phase.strip_of(piece);
         const int tile = piece - strip * matrix.tiles;
-        const int route = phase.route_of(strip);
-        const std::uint8_t* const from = matrix.packed + experts_[route] * matrix.expert_bytes +
-                                         (strip - route * matrix.strips) * matrix.strip_bytes;
+        Place place;
+        place.route = phase.route_of(strip);
+        place.expert_bytes = matrix.expert_bytes;
+        const std::uint8_t* const begin = matrix.packed + (strip - place.route * matrix.strips) * matrix.strip_bytes;
+        place.tile = begin + tile * kBytes;
+        if constexpr (Tile::kStripScales) place.scales = begin + matrix.tiles * kBytes + tile * 8;
+        return place;
+    }
+    __device__ __forceinline__ void copy(const Place& place, int slot) {
+        const std::int64_t expert = experts_[place.route] * place.expert_bytes;
         if constexpr (Tile::kStripScales) {
-            ptx::copy_small<8>(ptx::shared_address(scales_ + slot * 8), from + matrix.tiles * kBytes + tile * 8, true);
+            ptx::copy_small<8>(ptx::shared_address(scales_ + slot * 8), place.scales + expert, true);
             ptx::copy_arrive(&barriers_[slot]);
         }
         ptx::barrier_arrive_expect(&barriers_[slot], kBytes);
-        ptx::bulk_copy_once(slots_ + slot * kBytes, from + tile * kBytes, kBytes, &barriers_[slot]);
+        ptx::bulk_copy_once(slots_ + slot * kBytes, place.tile + expert, kBytes, &barriers_[slot]);
     }
 
     std::uint8_t* slots_;
@@ -91,6 +108,7 @@ class TileRing {
     int count_;
     int lane_;
     const int* experts_ = nullptr;
+    Place planned_ = {};
     int gate_up_first_ = 0;
     int gate_up_count_ = 0;
     int down_first_ = 0;
