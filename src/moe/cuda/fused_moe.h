@@ -7,6 +7,7 @@
 
 #include "moe/cuda/decode_args.h"
 #include "moe/cuda/grouped/grouped_args.h"
+#include "moe/cuda/single/single_args.h"
 #include "tokamak/moe/fused_moe.h"
 #include "tokamak/workspace.h"
 
@@ -34,16 +35,29 @@ struct GroupedLaunch {
     GroupedShared shared;
 };
 
+/// A variant of the kernel for one token, frozen for one problem.
+struct SingleLaunch {
+    const void* kernel = nullptr;
+    int threads = 0;
+    int slots = 0;
+    int gate_up_segments = 0;
+    int down_segments = 0;
+    SingleShared shared;
+};
+
 /// What a fused_moe plan for a CUDA device holds.
 struct FusedMoeCuda {
     int grid = 0;
     std::vector<DecodeLaunch> launches;  ///< of the first legal variants
-    std::vector<GroupedLaunch> grouped;  ///< of the others
+    std::vector<GroupedLaunch> grouped;  ///< of the next
+    std::vector<SingleLaunch> single;    ///< of the last
     std::int64_t pass_tokens = 0;        ///< of the grouped kernel
     Slice<std::byte> intermediate;       ///< bf16 or (quantised) f32 [routes of a pass, intermediate_stride]
     Slice<std::uint16_t> prepared_rows;  ///< fp8_block: GroupedArgs says what they hold
     Slice<float> row_scales;
-    Slice<float> partials;  ///< [routes of a pass, hidden]
+    Slice<float> partials;   ///< [routes of a pass, hidden]
+    Slice<float> published;  ///< SingleArgs says what they hold
+    Slice<float> activated;
 };
 
 /// Throws `unsupported` with the reason unless the kernels run the problem.

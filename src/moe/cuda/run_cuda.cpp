@@ -13,6 +13,7 @@
 #include "cuda/check.h"
 #include "moe/cuda/decode_plan.h"
 #include "moe/cuda/grouped/grouped_plan.h"
+#include "moe/cuda/single/single_plan.h"
 #include "moe/fused_moe_state.h"
 #include "moe/problem_checks.h"
 #include "moe/problem_key.h"
@@ -145,6 +146,13 @@ GroupedLaunch freeze(const GroupedVariant& variant, const DeviceInfo& info) {
     return {instance.kernel, instance.threads, variant.stages, variant.shared};
 }
 
+SingleLaunch freeze(const DecodeInstance& instance, const SingleVariant& variant, const DeviceInfo& info) {
+    const int threads = (instance.warps + kServiceWarps) * 32;
+    load(instance.kernel, threads, variant.shared.bytes, variant.name, info);
+    return {instance.kernel,       threads, variant.slots, variant.gate_up_segments, variant.down_segments,
+            variant.shared};
+}
+
 /// Books the workspace of passes of `tokens` tokens.
 void lay_out_pass(const FusedMoeProblem& p, std::int64_t tokens, WorkspaceLayout& layout, FusedMoeCuda& cuda) {
     const auto routes = static_cast<std::size_t>(tokens * p.top_k);
@@ -178,9 +186,21 @@ std::int64_t pass_tokens(const FusedMoeProblem& p, const PlanOptions& options) {
 /// The largest pass of the variants in the plan's table.
 void lay_out_workspace(FusedMoeState& state) {
     std::int64_t tokens = std::min<std::int64_t>(state.problem.max_tokens, kPassTokens);
-    for (const std::size_t variant : state.row_variants)
-        if (variant >= state.cuda.launches.size()) tokens = std::max(tokens, state.cuda.pass_tokens);
+    const std::size_t decode = state.cuda.launches.size();
+    const std::size_t single = decode + state.cuda.grouped.size();
+    std::int64_t published = 0;
+    for (const std::size_t variant : state.row_variants) {
+        if (variant >= single) {
+            const SingleLaunch& launch = state.cuda.single[variant - single];
+            published = std::max(published, published_floats(launch.gate_up_segments + launch.down_segments, state.cuda.grid));
+        } else if (variant >= decode) {
+            tokens = std::max(tokens, state.cuda.pass_tokens);
+        }
+    }
     lay_out_pass(state.problem, tokens, state.layout, state.cuda);
+    state.cuda.published = state.layout.add<float>("published", static_cast<std::size_t>(published));
+    const auto activated = published > 0 ? state.problem.top_k * state.gate_up.strips * 32 : 0;
+    state.cuda.activated = state.layout.add<float>("activated", activated);
 }
 
 std::vector<DecodeVariant> legal_decode_variants(const FusedMoeProblem& p, const DeviceInfo& info) {
@@ -194,6 +214,12 @@ std::vector<GroupedVariant> legal_grouped_variants(const FusedMoeProblem& p, std
                                                    const DeviceInfo& info) {
     if (p.route) return {};
     return grouped_variants(p, pass, info.shared_memory_bytes);
+}
+
+std::vector<SingleVariant> legal_single_variants(const FusedMoeProblem& p, int grid, const DeviceInfo& info) {
+    const auto instance = single_instance(p.weights, p.quantize_activations);
+    if (!instance) return {};
+    return single_variants(*instance, p, grid, info.shared_memory_bytes);
 }
 
 void launch(const void* kernel, int grid, int threads, int shared_bytes, void* args, Stream stream) {
@@ -223,6 +249,23 @@ void run_grouped(const FusedMoeState& state, const GroupedLaunch& choice, const 
     args.stages = choice.stages;
     args.lists = choice.shared;
     launch(choice.kernel, state.cuda.grid, choice.threads, choice.shared.bytes, &args, stream);
+}
+
+/// One token after the other.
+void run_single(const FusedMoeState& state, const SingleLaunch& choice, const DecodeArgs& common,
+                const Workspace& workspace, Stream stream) {
+    SingleArgs args;
+    static_cast<DecodeArgs&>(args) = common;
+    args.slots = choice.slots;
+    args.gate_up_tiles = Divisor(args.gate_up.tiles);
+    args.down_tiles = Divisor(args.down.tiles);
+    args.published = state.cuda.published.in(workspace);
+    args.activated = state.cuda.activated.in(workspace);
+    args.gate_up_segments = choice.gate_up_segments;
+    args.down_segments = choice.down_segments;
+    args.parts = choice.shared;
+    for (; args.token < args.tokens; ++args.token)
+        launch(choice.kernel, state.cuda.grid, choice.threads, choice.shared.bytes, &args, stream);
 }
 
 /// Tokens up to which the decode kernel, which reads the weights again for every 8, is the faster. For fp8_block
@@ -256,6 +299,8 @@ void plan_fused_moe(FusedMoeState& state, const PlanOptions& options) {
     std::vector<std::string> names;
     for (const DecodeVariant& variant : decode) names.push_back(variant.name);
     for (const GroupedVariant& variant : grouped) names.emplace_back(variant.instance.name);
+    const std::vector<SingleVariant> single = legal_single_variants(p, state.cuda.grid, info);
+    for (const SingleVariant& variant : single) names.push_back(variant.name);
     const auto heuristic = [&](std::int64_t tokens) {
         if (decode.empty() || (tokens > most_decode_tokens(p.weights) && !grouped.empty())) return names[decode.size()];
         return names[choose_variant(*decode_instance(p.weights, p.quantize_activations), decode, p, state.cuda.grid,
@@ -266,6 +311,8 @@ void plan_fused_moe(FusedMoeState& state, const PlanOptions& options) {
     for (const DecodeVariant& variant : decode)
         state.cuda.launches.push_back(freeze(*decode_instance(p.weights, p.quantize_activations), variant, info));
     for (const GroupedVariant& variant : grouped) state.cuda.grouped.push_back(freeze(variant, info));
+    for (const SingleVariant& variant : single)
+        state.cuda.single.push_back(freeze(*single_instance(p.weights, p.quantize_activations), variant, info));
     lay_out_workspace(state);
     check_workspace_limit(kOp, options, state.layout.size());
 }
@@ -276,10 +323,13 @@ void run_fused_moe(const FusedMoeState& state, const FusedMoeArgs& args, const W
     const DecodeArgs common = kernel_args(state, args, workspace);
     const DeviceGuard guard(state.device.index);
     const std::size_t decode = state.cuda.launches.size();
+    const std::size_t grouped = state.cuda.grouped.size();
     if (variant < decode)
         run_decode(state, state.cuda.launches[variant], common, stream);
-    else
+    else if (variant < decode + grouped)
         run_grouped(state, state.cuda.grouped[variant - decode], common, workspace, stream);
+    else
+        run_single(state, state.cuda.single[variant - decode - grouped], common, workspace, stream);
 }
 
 }  // namespace tokamak::moe::cuda
