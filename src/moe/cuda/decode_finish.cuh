@@ -10,8 +10,6 @@
 
 namespace tokamak::moe::cuda {
 
-inline constexpr int kStripSums = tokamak::cuda::kTileRows * kPassTokens;
-
 /// Place of a sum among a warp's [8 tokens, rows of a piece]; the rows are permuted so that no two lanes of store_sums
 /// share a bank.
 template <int Rows>
@@ -19,11 +17,12 @@ __device__ __forceinline__ int sum_place(int token, int row) {
     return token * Rows + (row ^ token / 2 * 8);
 }
 
-/// One warp's sums of a strip go to its place among the team's.
+/// One warp's sums of a strip go to its place among the team's, [columns, rows of a piece].
 template <int Slabs>
-__device__ __forceinline__ void store_sums(float* partials, int lane, const float (&sums)[Slabs][4]) {
+__device__ __forceinline__ void store_sums(float* partials, int lane, int columns, const float (&sums)[Slabs][4]) {
     constexpr int rows = Slabs * 16;
     const int token = lane % 4 * 2;
+    if (token >= columns) return;
     float* const even = partials + token * rows;
     float* const odd = even + rows;
 #pragma unroll
@@ -79,6 +78,7 @@ struct StripSums {
     const float* bias;
     float2 scales;     ///< global ones of rows g and g + 8, for formats that have them
     TokenList tokens;  ///< routed to the expert: nobody looks at the sums of the others
+    int columns;       ///< tokens that partials hold
     int rank;
     int strip;
 };
@@ -90,19 +90,19 @@ __device__ __forceinline__ float row_sum(const StripSums& strip, int warps, int 
     constexpr int most = 12;
     constexpr int rows = tokamak::cuda::kTileRows / Tile::kPieces;
     const int first = row / rows;  // warp that has the row
-    const float* const from = strip.partials + first * rows * kPassTokens + sum_place<rows>(token, row % rows);
+    const float* const from = strip.partials + first * rows * strip.columns + sum_place<rows>(token, row % rows);
     float sum = 0.0F;
 #pragma unroll
     for (int i = 0; i < most; i += Tile::kPieces)
-        if (first + i < warps) sum += from[i * rows * kPassTokens];
+        if (first + i < warps) sum += from[i * rows * strip.columns];
     sum *= row % 16 < 8 ? Decode::kRowScaleLow : Decode::kRowScaleHigh;
     if constexpr (Tile::kGlobalScales) sum *= row % 16 < 8 ? strip.scales.x : strip.scales.y;
     return sum;
 }
 
 /// A strip of gate/up rows: 32 columns of the intermediate. Those beyond the true ones are zero.
-template <class Tile>
-__device__ __forceinline__ void finish_gate_up(const DecodeArgs& args, const RoutingTables& tables, const Team& team,
+template <class Tile, class Tables>
+__device__ __forceinline__ void finish_gate_up(const DecodeArgs& args, const Tables& tables, const Team& team,
                                                const StripSums& sums) {
     const int total = sums.tokens.count * 32;
 #pragma unroll 1
@@ -123,8 +123,8 @@ __device__ __forceinline__ void finish_gate_up(const DecodeArgs& args, const Rou
 }
 
 /// A strip of down rows: 64 columns of the routes' results, not yet weighted.
-template <class Tile>
-__device__ __forceinline__ void finish_down(const DecodeArgs& args, const RoutingTables& tables, const Team& team,
+template <class Tile, class Tables>
+__device__ __forceinline__ void finish_down(const DecodeArgs& args, const Tables& tables, const Team& team,
                                             const StripSums& sums) {
     const int total = sums.tokens.count * tokamak::cuda::kTileRows;
 #pragma unroll 1

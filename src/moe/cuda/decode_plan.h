@@ -14,19 +14,29 @@ namespace tokamak::moe::cuda {
 
 /// The instance for a weight format, and for fp8_block for quantised activations or others, if there is one.
 std::optional<DecodeInstance> decode_instance(const WeightSpec& spec, bool quantized);
+/// The same with rows gathered for each expert.
+std::optional<DecodeInstance> gather_instance(const WeightSpec& spec, bool quantized);
 
 /// A way to run an instance: its warps as so many teams.
 struct DecodeVariant {
-    std::string name;  ///< e.g. "decode_n8_g2x4_d8x1": 2 teams of 4 warps for gate/up, 8 of one for down
+    /// E.g. "decode_n8_g2x4_d8x1": 2 teams of 4 warps for gate/up, 8 of one for down; "gather_n6_g2x4_d8x1": the same
+    /// with up to 6 rows of an expert at a time.
+    std::string name;
     int gate_up_teams = 0;
     int down_teams = 0;
-    int slots = 0;  ///< of each warp's ring
+    int slots = 0;       ///< of each warp's ring
+    int group_rows = 0;  ///< gathered: most rows of an expert that are multiplied together; otherwise 0
     DecodeShared shared;
 };
 
 /// The variants whose shared memory fits into `shared_limit` bytes.
 std::vector<DecodeVariant> decode_variants(const DecodeInstance& instance, const FusedMoeProblem& problem,
                                            std::size_t shared_limit);
+/// Most tokens of a pass with gathered rows.
+std::int64_t gather_pass_tokens(const FusedMoeProblem& problem) noexcept;
+/// The variants with gathered rows, with tables for passes of `pass_tokens`.
+std::vector<DecodeVariant> gather_variants(const DecodeInstance& instance, const FusedMoeProblem& problem,
+                                           std::int64_t pass_tokens, std::size_t shared_limit);
 /// Bytes of the smallest variant, for the reason of a refusal.
 std::size_t least_shared_bytes(const DecodeInstance& instance, const FusedMoeProblem& problem);
 

@@ -48,6 +48,8 @@ struct RoutingTables {
           scores(reinterpret_cast<float*>(shared + args.shared.rows)) {}
 
     __device__ int active_count() const { return *actives; }
+    [[nodiscard]] __device__ const int* experts() const { return active; }
+    [[nodiscard]] __device__ TokenList tokens_of(int rank) const { return tokens(rank, rank); }
     /// First route of `token` to an active expert, or kNoSlot.
     __device__ int slot(int rank, int token) const { return slot_of[rank * kPassTokens + token]; }
     /// The tokens that are routed to the active experts `first` to `last`.

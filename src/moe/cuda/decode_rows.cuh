@@ -206,17 +206,16 @@ __device__ __forceinline__ void load_rare_rows(const RowCopy& copy, const TokenL
 }
 
 /// Loads the rows that `source(token)` names, which vectors must fit; does `meanwhile()` while the first loads are on
-/// their way. Rows of a whole number of groups: the lanes of a group stay together.
-template <class Tile, class Element, class Source, class Meanwhile>
+/// their way. Rows of a whole number of groups: the lanes of a group stay together. `Batch`: loads of a thread in flight.
+template <class Tile, class Element, int Batch = 4, class Source, class Meanwhile>
 __device__ __forceinline__ void load_rows(const RowCopy& copy, const TokenList& list, const Source& source,
                                           const Meanwhile& meanwhile) {
-    constexpr int batch = 4;  // loads in flight per thread
     RowWalk load(copy);
     RowWalk store = load;
-    Eight<Element> loaded[batch];
+    Eight<Element> loaded[Batch];
     const auto issue = [&] {
 #pragma unroll
-        for (int i = 0; i < batch; ++i, load.step()) {
+        for (int i = 0; i < Batch; ++i, load.step()) {
             const int col = load.vector() * 8;
             loaded[i] = {};
             if (load.row() < list.count && col < copy.cols) loaded[i].load(source(list.at(load.row())).row + col);
@@ -227,7 +226,7 @@ __device__ __forceinline__ void load_rows(const RowCopy& copy, const TokenList& 
 #pragma unroll 1
     while (any_left(store, list)) {
 #pragma unroll
-        for (int i = 0; i < batch; ++i, store.step()) {
+        for (int i = 0; i < Batch; ++i, store.step()) {
             const bool live = store.row() < list.count;
             const int token = list.at(live ? store.row() : 0);
             store_columns<Tile>(copy, loaded[i], source(token).weight, live, token, store.vector());

@@ -23,6 +23,7 @@ struct DecodeLaunch {
     int gate_up_teams = 0;
     int down_teams = 0;
     int slots = 0;
+    int group_rows = 0;  ///< gathered rows, else 0
     DecodeShared shared;
 };
 
@@ -38,6 +39,7 @@ struct GroupedLaunch {
 struct FusedMoeCuda {
     int grid = 0;
     std::vector<DecodeLaunch> launches;  ///< of the first legal variants
+    std::int64_t gather_tokens = 0;      ///< of a pass with gathered rows
     std::vector<GroupedLaunch> grouped;  ///< of the others
     std::int64_t pass_tokens = 0;        ///< of the grouped kernel
     Slice<std::byte> intermediate;       ///< bf16 or (quantised) f32 [routes of a pass, intermediate_stride]

@@ -133,8 +133,8 @@ void load(const void* kernel, int threads, int shared_bytes, const std::string& 
 }
 
 DecodeLaunch freeze(const DecodeInstance& instance, const DecodeVariant& variant, const DeviceInfo& info) {
-    const DecodeLaunch launch{instance.kernel,    instance.warps * 32, variant.gate_up_teams,
-                              variant.down_teams, variant.slots,       variant.shared};
+    const DecodeLaunch launch{instance.kernel, instance.warps * 32, variant.gate_up_teams, variant.down_teams,
+                              variant.slots,   variant.group_rows,  variant.shared};
     load(launch.kernel, launch.threads, launch.shared.bytes, variant.name, info);
     return launch;
 }
@@ -178,8 +178,12 @@ std::int64_t pass_tokens(const FusedMoeProblem& p, const PlanOptions& options) {
 /// The largest pass of the variants in the plan's table.
 void lay_out_workspace(FusedMoeState& state) {
     std::int64_t tokens = std::min<std::int64_t>(state.problem.max_tokens, kPassTokens);
+    const std::vector<DecodeLaunch>& launches = state.cuda.launches;
     for (const std::size_t variant : state.row_variants)
-        if (variant >= state.cuda.launches.size()) tokens = std::max(tokens, state.cuda.pass_tokens);
+        if (variant >= launches.size())
+            tokens = std::max(tokens, state.cuda.pass_tokens);
+        else if (launches[variant].group_rows > 0)
+            tokens = std::max(tokens, state.cuda.gather_tokens);
     lay_out_pass(state.problem, tokens, state.layout, state.cuda);
 }
 
@@ -187,6 +191,13 @@ std::vector<DecodeVariant> legal_decode_variants(const FusedMoeProblem& p, const
     const auto instance = decode_instance(p.weights, p.quantize_activations);
     if (!instance) return {};
     return decode_variants(*instance, p, info.shared_memory_bytes);
+}
+
+/// As yet they take ids, not logits.
+std::vector<DecodeVariant> legal_gather_variants(const FusedMoeProblem& p, std::int64_t pass, const DeviceInfo& info) {
+    const auto instance = gather_instance(p.weights, p.quantize_activations);
+    if (!instance || p.route || pass <= kPassTokens) return {};
+    return gather_variants(*instance, p, pass, info.shared_memory_bytes);
 }
 
 /// The grouped kernel takes ids, not logits.
@@ -209,6 +220,9 @@ void run_decode(const FusedMoeState& state, const DecodeLaunch& choice, const De
     args.gate_up_teams = DecodeTeams(choice.threads / 32, choice.gate_up_teams);
     args.down_teams = DecodeTeams(choice.threads / 32, choice.down_teams);
     args.slots = choice.slots;
+    args.gather_tokens = static_cast<int>(state.cuda.gather_tokens);
+    args.group_rows = choice.group_rows;
+    args.by_group_rows = Divisor(std::max(choice.group_rows, 1));
     launch(choice.kernel, state.cuda.grid, choice.threads, choice.shared.bytes, &args, stream);
 }
 
@@ -251,13 +265,17 @@ void plan_fused_moe(FusedMoeState& state, const PlanOptions& options) {
     const DeviceInfo& info = device_info(device);
     const std::vector<DecodeVariant> decode = legal_decode_variants(p, info);
     state.cuda.pass_tokens = pass_tokens(p, options);
+    state.cuda.gather_tokens = std::min(gather_pass_tokens(p), state.cuda.pass_tokens);
+    const std::vector<DecodeVariant> gather = legal_gather_variants(p, state.cuda.gather_tokens, info);
     const std::vector<GroupedVariant> grouped = legal_grouped_variants(p, state.cuda.pass_tokens, info);
     state.cuda.grid = options.max_sms > 0 ? std::min(options.max_sms, info.multiprocessors) : info.multiprocessors;
     std::vector<std::string> names;
     for (const DecodeVariant& variant : decode) names.push_back(variant.name);
+    for (const DecodeVariant& variant : gather) names.push_back(variant.name);
     for (const GroupedVariant& variant : grouped) names.emplace_back(variant.instance.name);
     const auto heuristic = [&](std::int64_t tokens) {
-        if (decode.empty() || (tokens > most_decode_tokens(p.weights) && !grouped.empty())) return names[decode.size()];
+        if (decode.empty() || (tokens > most_decode_tokens(p.weights) && !grouped.empty()))
+            return names[decode.size() + gather.size()];
         return names[choose_variant(*decode_instance(p.weights, p.quantize_activations), decode, p, state.cuda.grid,
                                     tokens)];
     };
@@ -265,6 +283,8 @@ void plan_fused_moe(FusedMoeState& state, const PlanOptions& options) {
     const DeviceGuard guard(device.index);
     for (const DecodeVariant& variant : decode)
         state.cuda.launches.push_back(freeze(*decode_instance(p.weights, p.quantize_activations), variant, info));
+    for (const DecodeVariant& variant : gather)
+        state.cuda.launches.push_back(freeze(*gather_instance(p.weights, p.quantize_activations), variant, info));
     for (const GroupedVariant& variant : grouped) state.cuda.grouped.push_back(freeze(variant, info));
     lay_out_workspace(state);
     check_workspace_limit(kOp, options, state.layout.size());
