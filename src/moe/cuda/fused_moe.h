@@ -3,12 +3,19 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 #include <vector>
 
 #include "moe/cuda/decode_args.h"
 #include "moe/cuda/grouped/grouped_args.h"
 #include "tokamak/moe/fused_moe.h"
+#include "tokamak/moe/route.h"
 #include "tokamak/workspace.h"
+
+namespace tokamak::detail {
+template <class Problem>
+struct TypedState;
+}
 
 namespace tokamak::moe {
 
@@ -45,7 +52,10 @@ struct FusedMoeCuda {
     Slice<std::byte> intermediate;       ///< bf16 or (quantised) f32 [routes of a pass, intermediate_stride]
     Slice<std::uint16_t> prepared_rows;  ///< fp8_block: GroupedArgs says what they hold
     Slice<float> row_scales;
-    Slice<float> partials;  ///< [routes of a pass, hidden]
+    Slice<float> partials;           ///< [routes of a pass, hidden]
+    Slice<std::int32_t> routed_ids;  ///< [max_tokens, top_k], where a launch of its own routes
+    Slice<float> routed_weights;
+    std::shared_ptr<const detail::TypedState<RouteProblem>> route_first;  ///< that launch
 };
 
 /// Throws `unsupported` with the reason unless the kernels run the problem.

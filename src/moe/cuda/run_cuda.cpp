@@ -13,6 +13,7 @@
 #include "cuda/check.h"
 #include "moe/cuda/decode_plan.h"
 #include "moe/cuda/grouped/grouped_plan.h"
+#include "moe/cuda/route_first.h"
 #include "moe/fused_moe_state.h"
 #include "moe/problem_checks.h"
 #include "moe/problem_key.h"
@@ -145,8 +146,9 @@ GroupedLaunch freeze(const GroupedVariant& variant, const DeviceInfo& info) {
     return {instance.kernel, instance.threads, variant.stages, variant.shared};
 }
 
-/// Books the workspace of passes of `tokens` tokens.
-void lay_out_pass(const FusedMoeProblem& p, std::int64_t tokens, WorkspaceLayout& layout, FusedMoeCuda& cuda) {
+/// Books the workspace of passes of `tokens` tokens, and of logits that are routed first.
+void lay_out_pass(const FusedMoeProblem& p, std::int64_t tokens, bool route_first, WorkspaceLayout& layout,
+                  FusedMoeCuda& cuda) {
     const auto routes = static_cast<std::size_t>(tokens * p.top_k);
     const bool fp8 = p.weights.format == WeightFormat::fp8_block;  // rows are prepared, the intermediate from f32
     const std::size_t value_bytes = fp8 ? 4 : 2;
@@ -158,6 +160,10 @@ void lay_out_pass(const FusedMoeProblem& p, std::int64_t tokens, WorkspaceLayout
     cuda.intermediate =
         layout.add<std::byte>("intermediate", routes * static_cast<std::size_t>(intermediate_stride(p)) * value_bytes);
     cuda.partials = layout.add<float>("partials", routes * static_cast<std::size_t>(p.hidden));
+    if (!route_first) return;
+    const auto all_routes = static_cast<std::size_t>(p.max_tokens * p.top_k);
+    cuda.routed_ids = layout.add<std::int32_t>("routed_ids", all_routes);
+    cuda.routed_weights = layout.add<float>("routed_weights", all_routes);
 }
 
 /// The grouped kernel's passes shrink to what `max_workspace_bytes` allows; those of the decode kernel have their size.
@@ -167,7 +173,7 @@ std::int64_t pass_tokens(const FusedMoeProblem& p, const PlanOptions& options) {
     const auto fits = [&](std::int64_t tokens) {
         WorkspaceLayout layout;
         FusedMoeCuda unused;
-        lay_out_pass(p, tokens, layout, unused);
+        lay_out_pass(p, tokens, p.route.has_value(), layout, unused);
         return layout.size().bytes <= options.max_workspace_bytes;
     };
     std::int64_t tokens = most;
@@ -179,12 +185,13 @@ std::int64_t pass_tokens(const FusedMoeProblem& p, const PlanOptions& options) {
 void lay_out_workspace(FusedMoeState& state) {
     std::int64_t tokens = std::min<std::int64_t>(state.problem.max_tokens, kPassTokens);
     const std::vector<DecodeLaunch>& launches = state.cuda.launches;
-    for (const std::size_t variant : state.row_variants)
-        if (variant >= launches.size())
-            tokens = std::max(tokens, state.cuda.pass_tokens);
-        else if (launches[variant].group_rows > 0)
-            tokens = std::max(tokens, state.cuda.gather_tokens);
-    lay_out_pass(state.problem, tokens, state.layout, state.cuda);
+    bool takes_ids = false;
+    for (const std::size_t variant : state.row_variants) {
+        if (variant < launches.size() && launches[variant].group_rows == 0) continue;
+        takes_ids = true;
+        tokens = std::max(tokens, variant < launches.size() ? state.cuda.gather_tokens : state.cuda.pass_tokens);
+    }
+    lay_out_pass(state.problem, tokens, takes_ids && state.problem.route, state.layout, state.cuda);
 }
 
 std::vector<DecodeVariant> legal_decode_variants(const FusedMoeProblem& p, const DeviceInfo& info) {
@@ -193,17 +200,14 @@ std::vector<DecodeVariant> legal_decode_variants(const FusedMoeProblem& p, const
     return decode_variants(*instance, p, info.shared_memory_bytes);
 }
 
-/// As yet they take ids, not logits.
 std::vector<DecodeVariant> legal_gather_variants(const FusedMoeProblem& p, std::int64_t pass, const DeviceInfo& info) {
     const auto instance = gather_instance(p.weights, p.quantize_activations);
-    if (!instance || p.route || pass <= kPassTokens) return {};
+    if (!instance || pass <= kPassTokens) return {};
     return gather_variants(*instance, p, pass, info.shared_memory_bytes);
 }
 
-/// The grouped kernel takes ids, not logits.
 std::vector<GroupedVariant> legal_grouped_variants(const FusedMoeProblem& p, std::int64_t pass,
                                                    const DeviceInfo& info) {
-    if (p.route) return {};
     return grouped_variants(p, pass, info.shared_memory_bytes);
 }
 
@@ -281,6 +285,7 @@ void plan_fused_moe(FusedMoeState& state, const PlanOptions& options) {
     };
     choose_into(state, kOp, device, p.max_tokens, options, problem_key(p), names, heuristic, environment::kMoeConfig);
     const DeviceGuard guard(device.index);
+    if (p.route) plan_route_first(state);
     for (const DecodeVariant& variant : decode)
         state.cuda.launches.push_back(freeze(*decode_instance(p.weights, p.quantize_activations), variant, info));
     for (const DecodeVariant& variant : gather)
@@ -293,9 +298,11 @@ void plan_fused_moe(FusedMoeState& state, const PlanOptions& options) {
 void run_fused_moe(const FusedMoeState& state, const FusedMoeArgs& args, const Workspace& workspace, Stream stream) {
     if (args.tokens == 0) return;
     const std::size_t variant = state.row_variants[state.row_index(args.tokens)];
-    const DecodeArgs common = kernel_args(state, args, workspace);
+    DecodeArgs common = kernel_args(state, args, workspace);
     const DeviceGuard guard(state.device.index);
     const std::size_t decode = state.cuda.launches.size();
+    const bool takes_ids = variant >= decode || state.cuda.launches[variant].group_rows > 0;
+    if (state.problem.route && takes_ids) route_first(state, args, workspace, stream, common);
     if (variant < decode)
         run_decode(state, state.cuda.launches[variant], common, stream);
     else
