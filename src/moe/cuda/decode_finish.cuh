@@ -138,6 +138,34 @@ __device__ __forceinline__ void finish_down(const DecodeArgs& args, const Tables
     }
 }
 
+/// The same where each warp of the team has its rows' whole sums: from its registers.
+template <class Tile, class Tables>
+__device__ __forceinline__ void finish_down_alone(const DecodeArgs& args, const Tables& tables, const StripSums& strip,
+                                                  int first_row, int lane, const float (&sums)[Tile::kSlabs][4]) {
+    using Decode = typename Tile::Decode;
+    const int row = first_row + lane / 4;
+    const int col = strip.strip * tokamak::cuda::kTileRows + row;
+    float scale[2] = {Decode::kRowScaleLow, Decode::kRowScaleHigh};
+    if constexpr (Tile::kGlobalScales) {
+        scale[0] *= strip.scales.x;
+        scale[1] *= strip.scales.y;
+    }
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+        const int slot = tables.column_slot(strip.rank, lane % 4 * 2 + i);
+        if (slot < 0) continue;
+        float* const to = args.partials + static_cast<std::int64_t>(slot) * args.gate_up.cols + col;
+#pragma unroll
+        for (int slab = 0; slab < Tile::kSlabs; ++slab)
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                const int more = slab * 16 + half * 8;
+                if (col + more < args.gate_up.cols)
+                    to[more] = sums[slab][half * 2 + i] * scale[half] + strip.bias[row + more];
+            }
+    }
+}
+
 /// The weighted results of one output, summed in the order of the slots.
 __device__ __forceinline__ float weighted_sum(const DecodeArgs& args, const RoutingTables& tables, int token, int col) {
     constexpr int batch = 8;  // loads in flight

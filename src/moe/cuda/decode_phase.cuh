@@ -95,6 +95,7 @@ __device__ __forceinline__ void run_phase(const Cta<typename Rows::Tables>& cta,
     const std::uint32_t x_address = x.address(cta.template rows_of<Down>(team), pitch, team.lane);
     const int pieces = matrix.tiles * Tile::kPieces;
     const int turns = pieces - quotient(pieces, team.teams.warps) * team.warps;
+    const bool alone = Down && team.warps == Tile::kPieces;  // a warp has its rows' whole sums
     int rank = share.rank;
     int strip = share.strip;
     int seen = -1;  // rank that `tokens` belongs to
@@ -128,11 +129,15 @@ __device__ __forceinline__ void run_phase(const Cta<typename Rows::Tables>& cta,
         float* const partials = cta.partials + (team.index * 2 + buffer) * team.warps * piece_sums;
         float* const strip_bias =
             (Down ? cta.down_bias : cta.gate_up_bias) + (team.index * 2 + buffer) * tokamak::cuda::kTileRows;
-        store_sums(partials + first * piece_sums, team.lane, columns, accumulators);
+        if (!alone) store_sums(partials + first * piece_sums, team.lane, columns, accumulators);
         bias.store(team, strip_bias);
         team.barrier();
         const StripSums strip_sums{partials, strip_bias, scales, tokens, columns, rank, strip};
-        if constexpr (Down)
+        if (alone)
+            finish_down_alone<Tile>(args, cta.tables, strip_sums,
+                                    first % Tile::kPieces * (tokamak::cuda::kTileRows / Tile::kPieces), team.lane,
+                                    accumulators);
+        else if constexpr (Down)
             finish_down<Tile>(args, cta.tables, team, strip_sums);
         else
             finish_gate_up<Tile>(args, cta.tables, team, strip_sums);

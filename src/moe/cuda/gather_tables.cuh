@@ -46,6 +46,10 @@ struct GroupTables {
     [[nodiscard]] __device__ TokenList tokens_of(int rank) const {
         return {0x76543210U, groups[rank + 1].first - groups[rank].first};
     }
+    [[nodiscard]] __device__ int column_slot(int rank, int place) const {
+        const int at = groups[rank].first + place;
+        return at < groups[rank + 1].first ? list[at] : -1;
+    }
     [[nodiscard]] __device__ bool is_live(int route) const { return (live[route / 32] >> (route % 32) & 1U) != 0; }
 };
 
