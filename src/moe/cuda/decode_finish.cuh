@@ -87,14 +87,12 @@ struct StripSums {
 template <class Tile>
 __device__ __forceinline__ float row_sum(const StripSums& strip, int warps, int row, int token) {
     using Decode = typename Tile::Decode;
-    constexpr int most = 12;
     constexpr int rows = tokamak::cuda::kTileRows / Tile::kPieces;
     const int first = row / rows;  // warp that has the row
     const float* const from = strip.partials + first * rows * strip.columns + sum_place<rows>(token, row % rows);
     float sum = 0.0F;
-#pragma unroll
-    for (int i = 0; i < most; i += Tile::kPieces)
-        if (first + i < warps) sum += from[i * rows * strip.columns];
+#pragma unroll 4
+    for (int i = 0; i < warps - first; i += Tile::kPieces) sum += from[i * rows * strip.columns];
     sum *= row % 16 < 8 ? Decode::kRowScaleLow : Decode::kRowScaleHigh;
     if constexpr (Tile::kGlobalScales) sum *= row % 16 < 8 ? strip.scales.x : strip.scales.y;
     return sum;

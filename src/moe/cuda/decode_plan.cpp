@@ -14,7 +14,9 @@ namespace {
 constexpr int kLeastSlots = 2;
 constexpr int kMostSlots = 6;
 constexpr std::int64_t kMostRingBytes = 160 << 10;  ///< more in flight gained nothing in the layout probe
-constexpr int kBuffers = 2;                         ///< of partial sums
+constexpr std::int64_t kEnoughRingBytes = 48 << 10;
+constexpr int kGroupRows[] = {8, 6, 4};
+constexpr int kBuffers = 2;  ///< of partial sums
 
 std::int64_t round_up(std::int64_t value, std::int64_t unit) { return (value + unit - 1) / unit * unit; }
 
@@ -84,7 +86,8 @@ std::int64_t lay_out(const DecodeInstance& instance, const FusedMoeProblem& p, s
     shared.partials = booking.take(std::max<std::int64_t>(
         std::int64_t{kBuffers} * instance.warps * 64 * rows * 4 / instance.pieces,
         gathered ? std::int64_t{8} * resolve_local_experts(p.num_experts, p.num_local_experts) + 64 : 0));
-    const std::int64_t scores = p.route && !gathered ? std::int64_t{kPassTokens} * p.num_experts * 4 : 0;
+    const std::int64_t ids = tokens * p.top_k * 8;  // while the tables are built
+    const std::int64_t scores = gathered ? ids : p.route ? std::int64_t{kPassTokens} * p.num_experts * 4 : 0;
     shared.rows = booking.take(std::max(
         {x_rows + bias_bytes(variant.gate_up_teams), intermediate_rows + bias_bytes(variant.down_teams), scores}));
     shared.gate_up_bias = shared.rows + static_cast<int>(x_rows);
@@ -158,6 +161,19 @@ Wish wish_for(const DecodeInstance& instance, const FusedMoeProblem& p, int sms,
     return {teams, warps};
 }
 
+/// Groups of up to `rows` routes that are expected for each expert, for uniform routing.
+double expected_groups(const FusedMoeProblem& p, std::int64_t tokens, int rows) {
+    const double hit = std::min(1.0, static_cast<double>(p.top_k) / p.num_experts);
+    if (hit == 1.0) return std::ceil(static_cast<double>(tokens) / rows);
+    double probability = std::pow(1.0 - hit, static_cast<double>(tokens));  // of `n` routes
+    double groups = 0.0;
+    for (std::int64_t n = 1; n <= tokens; ++n) {
+        probability *= static_cast<double>(tokens - n + 1) / static_cast<double>(n) * hit / (1.0 - hit);
+        groups += probability * static_cast<double>((n + rows - 1) / rows);
+    }
+    return groups;
+}
+
 double distance(double a, double b) { return std::abs(std::log2(a / b)); }
 
 }  // namespace
@@ -211,15 +227,51 @@ std::int64_t gather_pass_tokens(const FusedMoeProblem& problem) noexcept {
 std::vector<DecodeVariant> gather_variants(const DecodeInstance& instance, const FusedMoeProblem& problem,
                                            std::int64_t pass_tokens, std::size_t shared_limit) {
     std::vector<DecodeVariant> variants;
-    for (const int rows : {8, 6, 4})
-        for (DecodeVariant& variant : all_teams(instance, rows))
-            if (fit(instance, problem, pass_tokens, shared_limit, variant)) variants.push_back(variant);
+    const std::size_t teams = all_teams(instance, kGroupRows[0]).size();
+    for (std::size_t i = 0; i < teams; ++i) {
+        std::optional<DecodeVariant> best;
+        for (const int rows : kGroupRows) {
+            DecodeVariant variant = all_teams(instance, rows)[i];
+            if (!fit(instance, problem, pass_tokens, shared_limit, variant)) continue;
+            best = variant;
+            if (std::int64_t{variant.slots} * instance.warps * instance.piece_bytes >= kEnoughRingBytes) break;
+        }
+        if (best) variants.push_back(*best);
+    }
     return variants;
 }
 
 std::size_t least_shared_bytes(const DecodeInstance& instance, const FusedMoeProblem& problem) {
     DecodeVariant variant{.gate_up_teams = 1, .down_teams = 1, .slots = kLeastSlots};
     return static_cast<std::size_t>(lay_out(instance, problem, kPassTokens, variant));
+}
+
+double expected_reads(const FusedMoeProblem& problem, std::int64_t tokens, std::int64_t pass_tokens, int group_rows) {
+    const std::int64_t passes = tokens / pass_tokens;
+    const std::int64_t rest = tokens - passes * pass_tokens;
+    const double groups = static_cast<double>(passes) * expected_groups(problem, pass_tokens, group_rows) +
+                          expected_groups(problem, rest, group_rows);
+    const double hit = std::min(1.0, static_cast<double>(problem.top_k) / problem.num_experts);
+    return groups / (1.0 - std::pow(1.0 - hit, static_cast<double>(tokens)));
+}
+
+std::size_t choose_gather_variant(const DecodeInstance& instance, const std::vector<DecodeVariant>& variants,
+                                  const FusedMoeProblem& p, std::int64_t tokens) {
+    const std::int64_t pass = std::min(tokens, gather_pass_tokens(p));
+    std::size_t best = 0;
+    double least = std::numeric_limits<double>::infinity();
+    for (std::size_t i = 0; i < variants.size(); ++i) {
+        const DecodeVariant& v = variants[i];
+        // What was measured: one team waits for its rows, and the ends of down strips cost where warps share them.
+        const double teams = v.gate_up_teams == 1 ? 1.05 : 1.0 + 0.001 * v.gate_up_teams;
+        const double down =
+            1.0 + 0.05 * std::log2(static_cast<double>(instance.warps) / instance.pieces / v.down_teams);
+        const double cost = expected_groups(p, pass, v.group_rows) * teams * down;
+        if (cost >= least) continue;
+        least = cost;
+        best = i;
+    }
+    return best;
 }
 
 std::size_t choose_variant(const DecodeInstance& instance, const std::vector<DecodeVariant>& variants,

@@ -48,7 +48,7 @@ struct GatheredRows {
             return RowSource<__nv_bfloat16>{row, args.weight_input ? route_weight(args, first, route) : 1.0F};
         };
         const bool plain = copy.vectors && !copy.weighted;
-        load_rows<Tile, __nv_bfloat16, kRowLoads<Tile>>(copy, plain ? list : TokenList{}, source, prime);
+        load_rows<Tile, __nv_bfloat16>(copy, plain ? list : TokenList{}, source, prime);
         if (!plain) load_rare_rows<Tile>(copy, list, source);
         team.barrier();
     }
@@ -58,11 +58,6 @@ struct GatheredRows {
         const int token = quotient(route, args.by_top_k);
         return load_element(args.weights, first + token, route - token * args.top_k);
     }
-
-  private:
-    /// Loads of a thread in flight; quantising has longer code.
-    template <class Tile>
-    static constexpr int kRowLoads = Tile::kForm == tokamak::cuda::TokenForm::quantized ? 4 : 8;
 };
 
 /// `Width` neighbouring outputs of a token: the weighted results in the order of the slots.
@@ -131,13 +126,12 @@ __device__ __forceinline__ void combine_routes(const DecodeArgs& args, const Gro
 template <class Tile, int Warps>
 __global__ void __launch_bounds__(Warps * 32, 1) moe_gather(const __grid_constant__ DecodeArgs args) {
     extern __shared__ __align__(128) std::uint8_t shared[];
-    PendingIds<Warps * 32> ids;
-    ids.load(args, 0, static_cast<int>(min(static_cast<std::int64_t>(args.gather_tokens), args.tokens)));
+    const Cta<GroupTables> cta(args, shared);
+    copy_ids<Warps * 32>(args, cta.tables, 0);
     const std::int64_t tokens = live_tokens(args);
     const auto grid = cooperative_groups::this_grid();
     const Team gate_up(args.gate_up_teams);
     const Team down(args.down_teams);
-    const Cta<GroupTables> cta(args, shared);
     const int slot = static_cast<int>(threadIdx.x) / 32 * args.slots;
     WarpRing<Tile> ring(shared + slot * Tile::kBytes, shared + args.shared.scales + slot * 8,
                         reinterpret_cast<std::uint64_t*>(shared + args.shared.barriers) + slot, args.slots,
@@ -147,9 +141,9 @@ __global__ void __launch_bounds__(Warps * 32, 1) moe_gather(const __grid_constan
         const int count = static_cast<int>(min(static_cast<std::int64_t>(args.gather_tokens), tokens - first));
         if (first > 0) {
             __syncthreads();  // the tables of the last pass have been read
-            ids.load(args, first, count);
+            copy_ids<Warps * 32>(args, cta.tables, first);
         }
-        build_groups<Warps * 32>(args, cta.tables, ids, count);
+        build_groups<Warps * 32>(args, cta.tables, count);
         const int active = cta.tables.active_count();
         const Share gate_up_share(args, args.gate_up, gate_up, active);
         const Share down_share(args, args.down, down, active);

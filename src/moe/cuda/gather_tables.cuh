@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "cuda/ptx/gather.cuh"
 #include "moe/cuda/decode_routing.cuh"
 
 namespace tokamak::moe::cuda {
@@ -30,6 +31,7 @@ struct GroupTables {
     int* routes_of;  ///< [local experts]
     int* begins;     ///< [local experts]: first place in the list
     int* totals;     ///< [warps]
+    std::int64_t* ids;  ///< [routes], in the place of the rows
 
     __device__ GroupTables(std::uint8_t* shared, const DecodeArgs& args)
         : groups(reinterpret_cast<RouteGroup*>(shared + args.shared.route_groups)),
@@ -38,7 +40,8 @@ struct GroupTables {
           count(reinterpret_cast<int*>(live + args.shared.live_words)),
           routes_of(reinterpret_cast<int*>(shared + args.shared.partials)),
           begins(routes_of + args.local_experts),
-          totals(begins + args.local_experts) {}
+          totals(begins + args.local_experts),
+          ids(reinterpret_cast<std::int64_t*>(shared + args.shared.rows)) {}
 
     [[nodiscard]] __device__ int active_count() const { return *count; }
     [[nodiscard]] __device__ GroupExperts experts() const { return {groups}; }
@@ -53,32 +56,24 @@ struct GroupTables {
     [[nodiscard]] __device__ bool is_live(int route) const { return (live[route / 32] >> (route % 32) & 1U) != 0; }
 };
 
-/// Ids of a pass on their way from memory. `count` may exceed the live tokens, whose number is on its way too.
+/// Sends for the ids of a pass. Which of them are live is not known yet: their number is on its way too.
 template <int Threads>
-class PendingIds {
-  public:
-    static constexpr int kMost = (kGatherRoutes + Threads - 1) / Threads;  ///< of a thread
-
-    __device__ __forceinline__ void load(const DecodeArgs& args, std::int64_t first, int count) {
-#pragma unroll
-        for (int n = 0; n < kMost; ++n) {
-            const int token = quotient(route(n), args.by_top_k);
-            id_[n] = -1;
-            if (token >= count) continue;
-            const std::int64_t at = (first + token) * args.ids.stride + (route(n) - token * args.top_k);
-            id_[n] = args.ids.dtype == DType::i64 ? static_cast<const std::int64_t*>(args.ids.data)[at]
-                                                  : static_cast<const std::int32_t*>(args.ids.data)[at];
-        }
+__device__ __forceinline__ void copy_ids(const DecodeArgs& args, const GroupTables& tables, std::int64_t first) {
+    namespace ptx = tokamak::cuda::ptx;
+    const auto tokens = static_cast<int>(min(static_cast<std::int64_t>(args.gather_tokens), args.tokens - first));
+    const bool wide = args.ids.dtype == DType::i64;
+    const std::uint32_t to = ptx::shared_address(tables.ids);
+#pragma unroll 1
+    for (int route = static_cast<int>(threadIdx.x); route < tokens * args.top_k; route += Threads) {
+        const int token = quotient(route, args.by_top_k);
+        const std::int64_t at = (first + token) * args.ids.stride + (route - token * args.top_k);
+        if (wide)
+            ptx::copy_small<8>(to + route * 8, static_cast<const std::int64_t*>(args.ids.data) + at, true);
+        else
+            ptx::copy_small<4>(to + route * 8, static_cast<const std::int32_t*>(args.ids.data) + at, true);
     }
-    [[nodiscard]] __device__ static int route(int n) { return static_cast<int>(threadIdx.x) + n * Threads; }
-    /// Local expert, or -1, of one of `routes` live ones.
-    [[nodiscard]] __device__ int expert(const DecodeArgs& args, int n, int routes) const {
-        return route(n) < routes ? local_expert(args, id_[n]) : -1;
-    }
-
-  private:
-    std::int64_t id_[kMost];
-};
+    ptx::copy_commit();
+}
 
 /// Sum over the lanes up to this one.
 __device__ __forceinline__ int sum_up_to(int value, int lane) {
@@ -130,51 +125,72 @@ __device__ __forceinline__ void place_groups(const DecodeArgs& args, const Group
     __syncthreads();
 }
 
+/// A route while the tables are built.
+struct PlacedRoute {
+    std::int32_t expert;  ///< local, or -1
+    std::int32_t place;   ///< among the expert's routes
+};
+
+/// Puts each expert's routes into ascending order. Ends with a barrier of the CTA.
+template <int Threads>
+__device__ __forceinline__ void sort_routes(const GroupTables& tables, PlacedRoute* placed, int routes) {
+    const int thread = static_cast<int>(threadIdx.x);
+#pragma unroll 1
+    for (int route = thread; route < routes; route += Threads) {
+        const int expert = placed[route].expert;
+        if (expert < 0) continue;
+        const std::uint16_t* const run = tables.list + tables.begins[expert];
+        int place = 0;
+#pragma unroll 4
+        for (int i = 0; i < tables.routes_of[expert]; ++i) place += run[i] < route ? 1 : 0;
+        placed[route].place = place;
+    }
+    __syncthreads();
+#pragma unroll 1
+    for (int route = thread; route < routes; route += Threads) {
+        const PlacedRoute own = placed[route];
+        if (own.expert >= 0) tables.list[tables.begins[own.expert] + own.place] = static_cast<std::uint16_t>(route);
+    }
+    __syncthreads();
+}
+
 /// Fills the tables for `count` tokens. The order of an expert's routes decides which of them share a group, and every
 /// CTA must come to the same: places are taken as they come, and put into order where an expert has several groups.
-/// Call by all threads; ends with a barrier of the CTA.
+/// Call by all threads; ends with a barrier of the CTA. Loops are short on purpose: this runs once.
 template <int Threads>
-__device__ __forceinline__ void build_groups(const DecodeArgs& args, const GroupTables& tables,
-                                             const PendingIds<Threads>& ids, int count) {
-    using Ids = PendingIds<Threads>;
+__device__ __forceinline__ void build_groups(const DecodeArgs& args, const GroupTables& tables, int count) {
+    const int thread = static_cast<int>(threadIdx.x);
     const int routes = count * args.top_k;
+    auto* const placed = reinterpret_cast<PlacedRoute*>(tables.ids);  // in the place of this thread's own ids
 #pragma unroll 1
-    for (int i = static_cast<int>(threadIdx.x); i < args.local_experts; i += Threads) tables.routes_of[i] = 0;
+    for (int i = thread; i < args.local_experts; i += Threads) tables.routes_of[i] = 0;
+    tokamak::cuda::ptx::copy_wait<0>();
     __syncthreads();
-    int experts[Ids::kMost];
-    int places[Ids::kMost];
-#pragma unroll
-    for (int n = 0; n < Ids::kMost; ++n) {
-        experts[n] = ids.expert(args, n, routes);
-        places[n] = experts[n] >= 0 ? atomicAdd(&tables.routes_of[experts[n]], 1) : 0;
-        const unsigned live = __ballot_sync(0xFFFFFFFFU, experts[n] >= 0);
-        const int word = Ids::route(n) / 32;
-        if (threadIdx.x % 32 == 0 && word < args.shared.live_words) tables.live[word] = live;
+#pragma unroll 1
+    for (int route = thread; route - thread % 32 < routes; route += Threads) {
+        PlacedRoute own{-1, 0};
+        if (route < routes) {
+            const std::int64_t id = args.ids.dtype == DType::i64
+                                        ? tables.ids[route]
+                                        : *reinterpret_cast<const std::int32_t*>(tables.ids + route);
+            own.expert = local_expert(args, id);
+            if (own.expert >= 0) own.place = atomicAdd(&tables.routes_of[own.expert], 1);
+            placed[route] = own;
+        }
+        const unsigned live = __ballot_sync(0xFFFFFFFFU, own.expert >= 0);
+        if (thread % 32 == 0) tables.live[route / 32] = live;
     }
     __syncthreads();
     place_groups<Threads>(args, tables);
     bool several = false;
-#pragma unroll
-    for (int n = 0; n < Ids::kMost; ++n) {
-        if (experts[n] < 0) continue;
-        several |= tables.routes_of[experts[n]] > args.group_rows;
-        tables.list[tables.begins[experts[n]] + places[n]] = static_cast<std::uint16_t>(Ids::route(n));
-    }
-    if (__syncthreads_or(several ? 1 : 0) == 0) return;
-#pragma unroll
-    for (int n = 0; n < Ids::kMost; ++n) {
-        if (experts[n] < 0) continue;
-        const std::uint16_t* const run = tables.list + tables.begins[experts[n]];
-        places[n] = 0;
 #pragma unroll 1
-        for (int i = 0; i < tables.routes_of[experts[n]]; ++i) places[n] += run[i] < Ids::route(n) ? 1 : 0;
+    for (int route = thread; route < routes; route += Threads) {
+        const PlacedRoute own = placed[route];
+        if (own.expert < 0) continue;
+        several |= tables.routes_of[own.expert] > args.group_rows;
+        tables.list[tables.begins[own.expert] + own.place] = static_cast<std::uint16_t>(route);
     }
-    __syncthreads();
-#pragma unroll
-    for (int n = 0; n < Ids::kMost; ++n)
-        if (experts[n] >= 0)
-            tables.list[tables.begins[experts[n]] + places[n]] = static_cast<std::uint16_t>(Ids::route(n));
-    __syncthreads();
+    if (__syncthreads_or(several ? 1 : 0) != 0) sort_routes<Threads>(tables, placed, routes);
 }
 
 }  // namespace tokamak::moe::cuda

@@ -243,11 +243,36 @@ void run_grouped(const FusedMoeState& state, const GroupedLaunch& choice, const 
     launch(choice.kernel, state.cuda.grid, choice.threads, choice.shared.bytes, &args, stream);
 }
 
-/// Tokens up to which the decode kernel, which reads the weights again for every 8, is the faster. For fp8_block
-/// measured when the grouped kernel's gathering warps still converted rows (16 tokens of qwen3.5-35b: 226 us, the
-/// decode kernel 64 for each pass).
-std::int64_t most_decode_tokens(const WeightSpec& spec) noexcept {
-    return spec.format == WeightFormat::fp8_block ? 2 * kPassTokens : kPassTokens;
+/// The kernels that can run a problem.
+struct LegalVariants {
+    std::vector<DecodeVariant> decode;
+    std::vector<DecodeVariant> gather;
+    std::vector<GroupedVariant> grouped;
+
+    [[nodiscard]] std::vector<std::string> names() const {
+        std::vector<std::string> names;
+        for (const DecodeVariant& variant : decode) names.push_back(variant.name);
+        for (const DecodeVariant& variant : gather) names.push_back(variant.name);
+        for (const GroupedVariant& variant : grouped) names.emplace_back(variant.instance.name);
+        return names;
+    }
+};
+
+/// The decode kernel up to one of its passes; beyond that gathered rows, unless experts have so many that their
+/// weights would be read again and again, then the grouped kernel.
+std::string default_variant(const FusedMoeState& state, const LegalVariants& legal, std::int64_t tokens) {
+    const FusedMoeProblem& p = state.problem;
+    const bool many = tokens > kPassTokens || legal.decode.empty();
+    if (many && !legal.gather.empty()) {
+        const auto instance = *gather_instance(p.weights, p.quantize_activations);
+        const DecodeVariant& best = legal.gather[choose_gather_variant(instance, legal.gather, p, tokens)];
+        if (legal.grouped.empty() ||
+            expected_reads(p, tokens, state.cuda.gather_tokens, best.group_rows) <= kMostGatherReads)
+            return best.name;
+    }
+    if (many && !legal.grouped.empty()) return legal.grouped.front().instance.name;
+    const auto instance = *decode_instance(p.weights, p.quantize_activations);
+    return legal.decode[choose_variant(instance, legal.decode, p, state.cuda.grid, tokens)].name;
 }
 
 }  // namespace
@@ -267,30 +292,21 @@ void plan_fused_moe(FusedMoeState& state, const PlanOptions& options) {
     const FusedMoeProblem& p = state.problem;
     const Device device = state.device;
     const DeviceInfo& info = device_info(device);
-    const std::vector<DecodeVariant> decode = legal_decode_variants(p, info);
     state.cuda.pass_tokens = pass_tokens(p, options);
     state.cuda.gather_tokens = std::min(gather_pass_tokens(p), state.cuda.pass_tokens);
-    const std::vector<DecodeVariant> gather = legal_gather_variants(p, state.cuda.gather_tokens, info);
-    const std::vector<GroupedVariant> grouped = legal_grouped_variants(p, state.cuda.pass_tokens, info);
+    const LegalVariants legal{legal_decode_variants(p, info), legal_gather_variants(p, state.cuda.gather_tokens, info),
+                              legal_grouped_variants(p, state.cuda.pass_tokens, info)};
     state.cuda.grid = options.max_sms > 0 ? std::min(options.max_sms, info.multiprocessors) : info.multiprocessors;
-    std::vector<std::string> names;
-    for (const DecodeVariant& variant : decode) names.push_back(variant.name);
-    for (const DecodeVariant& variant : gather) names.push_back(variant.name);
-    for (const GroupedVariant& variant : grouped) names.emplace_back(variant.instance.name);
-    const auto heuristic = [&](std::int64_t tokens) {
-        if (decode.empty() || (tokens > most_decode_tokens(p.weights) && !grouped.empty()))
-            return names[decode.size() + gather.size()];
-        return names[choose_variant(*decode_instance(p.weights, p.quantize_activations), decode, p, state.cuda.grid,
-                                    tokens)];
-    };
-    choose_into(state, kOp, device, p.max_tokens, options, problem_key(p), names, heuristic, environment::kMoeConfig);
+    const auto heuristic = [&](std::int64_t tokens) { return default_variant(state, legal, tokens); };
+    choose_into(state, kOp, device, p.max_tokens, options, problem_key(p), legal.names(), heuristic,
+                environment::kMoeConfig);
     const DeviceGuard guard(device.index);
     if (p.route) plan_route_first(state);
-    for (const DecodeVariant& variant : decode)
+    for (const DecodeVariant& variant : legal.decode)
         state.cuda.launches.push_back(freeze(*decode_instance(p.weights, p.quantize_activations), variant, info));
-    for (const DecodeVariant& variant : gather)
+    for (const DecodeVariant& variant : legal.gather)
         state.cuda.launches.push_back(freeze(*gather_instance(p.weights, p.quantize_activations), variant, info));
-    for (const GroupedVariant& variant : grouped) state.cuda.grouped.push_back(freeze(variant, info));
+    for (const GroupedVariant& variant : legal.grouped) state.cuda.grouped.push_back(freeze(variant, info));
     lay_out_workspace(state);
     check_workspace_limit(kOp, options, state.layout.size());
 }
