@@ -20,13 +20,24 @@ struct Shape {
     int intermediate;
 };
 
+FusedMoeProblem problem_of(const Shape& shape) {
+    return {.max_tokens = 256,
+            .hidden = shape.hidden,
+            .intermediate = shape.intermediate,
+            .num_experts = shape.experts,
+            .top_k = shape.top_k,
+            .weights = shape.weights};
+}
+
+DecodeVariant chosen_gather(const Shape& shape, std::int64_t tokens) {
+    const FusedMoeProblem problem = problem_of(shape);
+    const DecodeInstance instance = *gather_instance(shape.weights, true);
+    const auto variants = gather_variants(instance, problem, gather_pass_tokens(problem), kSharedLimit);
+    return variants.at(choose_gather_variant(instance, variants, problem, tokens));
+}
+
 std::string chosen(const Shape& shape, std::int64_t tokens) {
-    const FusedMoeProblem problem{.max_tokens = 64,
-                                  .hidden = shape.hidden,
-                                  .intermediate = shape.intermediate,
-                                  .num_experts = shape.experts,
-                                  .top_k = shape.top_k,
-                                  .weights = shape.weights};
+    const FusedMoeProblem problem = problem_of(shape);
     const DecodeInstance instance = *decode_instance(shape.weights, true);
     const auto variants = decode_variants(instance, problem, kSharedLimit);
     return variants.at(choose_variant(instance, variants, problem, kMultiprocessors, tokens)).name;
@@ -54,6 +65,41 @@ TEST(DecodeChoice, PassesOfMoreTokensAreThoseOfEight) {
     for (const Shape& shape : {kKimi, kGptOss, kFlash, kDeepSeek, kQwen})
         for (const std::int64_t tokens : {9, 64, 100000})
             EXPECT_EQ(chosen(shape, tokens), chosen(shape, 8)) << shape.name;
+}
+
+TEST(DecodeChoice, GatheredRowsTakeTheTeamsThatWereMeasuredAsTheBest) {
+    for (const std::int64_t tokens : {9, 64}) {
+        EXPECT_EQ(chosen_gather(kGptOss, tokens).name, "gather_n8_g2x6_d2x6") << tokens;
+        EXPECT_EQ(chosen_gather(kQwen, tokens).name, "gather_n8_g2x4_d8x1") << tokens;
+        EXPECT_EQ(chosen_gather(kFlash, tokens).name, "gather_n6_g2x6_d12x1") << tokens;
+    }
+    EXPECT_EQ(chosen_gather(kDeepSeek, 64).name, "gather_n8_g1x8_d8x1");
+}
+
+/// Reads of an expert's weights: one while its rows fit a group, one for each group and pass beyond that.
+TEST(DecodeChoice, ReadsFollowTheRowsOfAnExpert) {
+    const auto reads = [](const Shape& shape, std::int64_t tokens, std::int64_t pass, int rows) {
+        return expected_reads(problem_of(shape), tokens, pass, rows);
+    };
+    EXPECT_NEAR(reads(kDeepSeek, 64, 128, 8), 1.0, 0.01);
+    EXPECT_NEAR(reads(kFlash, 64, 128, 6), 1.0, 0.02);
+    EXPECT_LT(reads(kQwen, 64, 128, 8), kMostGatherReads);
+    EXPECT_LT(reads(kKimi, 16, 128, 8), kMostGatherReads);
+    EXPECT_GT(reads(kKimi, 64, 128, 8), kMostGatherReads);
+    const Shape one{"one expert", WeightSpec::int4(32), 1, 1, 64, 64};
+    EXPECT_EQ(reads(one, 8, 128, 8), 1.0);
+    EXPECT_EQ(reads(one, 9, 128, 8), 2.0);
+    EXPECT_EQ(reads(one, 200, 128, 8), 25.0);
+    EXPECT_EQ(reads(one, 24, 12, 8), 4.0);
+}
+
+TEST(DecodeChoice, PassesOfGatheredRowsHoldTheirRoutes) {
+    FusedMoeProblem problem = problem_of(kQwen);
+    EXPECT_EQ(gather_pass_tokens(problem), kGatherTokens);
+    problem.top_k = 16;
+    EXPECT_EQ(gather_pass_tokens(problem), kGatherRoutes / 16);
+    problem.max_tokens = 20;
+    EXPECT_EQ(gather_pass_tokens(problem), 20);
 }
 
 TEST(DecodeChoice, EveryLegalShapeGetsSome) {

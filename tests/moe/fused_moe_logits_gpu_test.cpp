@@ -105,43 +105,47 @@ TEST(FusedMoeGpuLogits, NanScoresStayInTheirRow) {
     }
 }
 
-/// One capture serves other logits and fewer tokens.
+/// One capture serves other logits and fewer tokens; above a pass of the decode kernel routing has its own launch.
 TEST(FusedMoeGpuLogits, CapturedGraphFollowsTheLogits) {
     TOKAMAK_REQUIRE_GPU();
-    const FusedMoeCase c = logit_case(rule_cases()[8], WeightSpec::fp8_block(), 8);
-    Rng rng = rng_for(980);
-    const LogitData device = logit_data(rng, c, true).on(kGpu);
-    const FusedMoePlan plan = make_plan(c.problem, kGpu);
-    const cuda::OwnedStream stream;
-    const GuardedBuffer workspace(plan.workspace().bytes, kGpu);
-    const GuardedBuffer out(static_cast<std::size_t>(8 * c.problem.hidden * 2), kGpu);
-    const OwnedTensor count = OwnedTensor::copy_of(tensor_of(DType::i32, {1}, {0}), kGpu);
-    FusedMoeArgs args = device.args(8);
-    args.num_tokens = count;
-    args.out = out.tensor(DType::bf16, {8, c.problem.hidden});
-    const cuda::CapturedGraph graph(stream, [&] { run(plan, args, workspace.workspace(), stream.stream()); });
-    EXPECT_EQ(graph.nodes(), 1U);
-    for (const std::int32_t live : {8, 3, 0, 5}) {
-        const OwnedTensor fresh = random_tensor(rng, DType::f32, {8, c.problem.num_experts}, 4.0);
-        copy_bytes(device.logits.view().data, kGpu, fresh.view().data, Device::cpu(), fresh.view().bytes());
-        copy_bytes(count.view().data, kGpu, &live, Device::cpu(), 4);
-        workspace.fill_random(rng);
-        out.fill(0x6B);
-        synchronize(kGpu);
-        graph.replay();
-        synchronize(kGpu, stream.stream());
-        std::vector<std::byte> want = bytes_of(run_guarded(plan, device.args(live), 0x3C));
-        want.resize(out.bytes(), std::byte{0x6B});
-        EXPECT_EQ(out.contents(), want) << "live tokens " << live;
+    for (const std::int64_t tokens : {8, 20}) {
+        const FusedMoeCase c = logit_case(rule_cases()[8], WeightSpec::fp8_block(), tokens);
+        Rng rng = rng_for(980);
+        const LogitData device = logit_data(rng, c, true).on(kGpu);
+        PlanOptions captured;  // the graph keeps the variant of its own token count
+        captured.variant = make_plan(c.problem, kGpu).row_for(tokens).variant;
+        const FusedMoePlan plan = make_plan(c.problem, kGpu, captured);
+        const cuda::OwnedStream stream;
+        const GuardedBuffer workspace(plan.workspace().bytes, kGpu);
+        const GuardedBuffer out(static_cast<std::size_t>(tokens * c.problem.hidden * 2), kGpu);
+        const OwnedTensor count = OwnedTensor::copy_of(tensor_of(DType::i32, {1}, {0}), kGpu);
+        FusedMoeArgs args = device.args(tokens);
+        args.num_tokens = count;
+        args.out = out.tensor(DType::bf16, {tokens, c.problem.hidden});
+        const cuda::CapturedGraph graph(stream, [&] { run(plan, args, workspace.workspace(), stream.stream()); });
+        EXPECT_EQ(graph.nodes(), tokens > 8 ? 2U : 1U);
+        for (const std::int32_t live : {static_cast<std::int32_t>(tokens), 3, 0, 5}) {
+            const OwnedTensor fresh = random_tensor(rng, DType::f32, {tokens, c.problem.num_experts}, 4.0);
+            copy_bytes(device.logits.view().data, kGpu, fresh.view().data, Device::cpu(), fresh.view().bytes());
+            copy_bytes(count.view().data, kGpu, &live, Device::cpu(), 4);
+            workspace.fill_random(rng);
+            out.fill(0x6B);
+            synchronize(kGpu);
+            graph.replay();
+            synchronize(kGpu, stream.stream());
+            std::vector<std::byte> want = bytes_of(run_guarded(plan, device.args(live), 0x3C));
+            want.resize(out.bytes(), std::byte{0x6B});
+            EXPECT_EQ(out.contents(), want) << "live tokens " << live;
+        }
+        EXPECT_TRUE(workspace.guards_intact() && out.guards_intact());
     }
-    EXPECT_TRUE(workspace.guards_intact() && out.guards_intact());
 }
 
 TEST(FusedMoeGpuLogits, WhatDoesNotFitIsRefused) {
     TOKAMAK_REQUIRE_GPU();
     FusedMoeProblem p = logit_case({RouteRule{}, 64, 33}, WeightSpec::bf16(), 4).problem;
     expect_unsupported(p, {"`route`", "33", "32"}, ErrorCode::unsupported, kGpu);
-    p = logit_case({RouteRule{}, 64, 8}, WeightSpec::int4(32), 4).problem;  // the grouped kernel takes no logits
+    p = logit_case({RouteRule{}, 64, 8}, WeightSpec::nvfp4(), 4).problem;
     p.hidden = 16384;
     expect_unsupported(p, {"hidden 16384", "shared memory"}, ErrorCode::unsupported, kGpu);
 }

@@ -14,6 +14,10 @@ inline constexpr int kPassTokens = 8;
 /// Most (token, slot) pairs of a pass.
 constexpr int pass_routes(int top_k) noexcept { return kPassTokens * top_k; }
 
+/// Most tokens and (token, slot) pairs of a pass where each expert's rows are gathered.
+inline constexpr int kGatherTokens = 128;
+inline constexpr int kGatherRoutes = 1024;
+
 /// Divides without a division, which costs a warp a hundred cycles: exact while dividend * value < 2^32.
 struct Divisor {
     std::uint32_t value = 1;
@@ -83,6 +87,10 @@ struct DecodeShared {
     int route_weight = 0;  ///< [routes]
     int bitmap = 0;        ///< one bit for each local expert; then the number of active ones and that of rounds
     int bitmap_words = 0;  ///< a multiple of 4
+    int route_groups = 0;  ///< gathered: [groups + 1] RouteGroup
+    int route_list = 0;    ///< [routes] u16: expert by expert
+    int live_routes = 0;   ///< one bit for each route that has an expert here; then the number of groups
+    int live_words = 0;
     int x_team_rows = 0;   ///< bytes from one team's rows of x to the next; 0: they share them
     int x_team_groups = 0;
     int team_rows = 0;  ///< bytes from one team's intermediate rows to the next
@@ -122,6 +130,9 @@ struct DecodeArgs {
     DecodeTeams gate_up_teams;
     DecodeTeams down_teams;
     int slots = 0;  ///< of each warp's ring
+    int gather_tokens = 0;  ///< of a pass, where each expert's rows are gathered
+    int group_rows = 0;     ///< most rows of an expert that are multiplied together there, even
+    Divisor by_group_rows;
 };
 
 /// A compiled kernel with what the host must know about it.
@@ -148,5 +159,18 @@ DecodeInstance decode_int4_g64_f16();
 DecodeInstance decode_int4_g128_f16();
 DecodeInstance decode_mxfp4();
 DecodeInstance decode_nvfp4();
+
+/// The same formats with each expert's rows gathered.
+DecodeInstance gather_bf16();
+DecodeInstance gather_fp8_block();
+DecodeInstance gather_fp8_block_a16();
+DecodeInstance gather_int4_g32();
+DecodeInstance gather_int4_g64();
+DecodeInstance gather_int4_g128();
+DecodeInstance gather_int4_g32_f16();
+DecodeInstance gather_int4_g64_f16();
+DecodeInstance gather_int4_g128_f16();
+DecodeInstance gather_mxfp4();
+DecodeInstance gather_nvfp4();
 
 }  // namespace tokamak::moe::cuda

@@ -10,8 +10,6 @@
 
 namespace tokamak::moe::cuda {
 
-inline constexpr int kStripSums = tokamak::cuda::kTileRows * kPassTokens;
-
 /// Place of a sum among a warp's [8 tokens, rows of a piece]; the rows are permuted so that no two lanes of store_sums
 /// share a bank.
 template <int Rows>
@@ -19,11 +17,12 @@ __device__ __forceinline__ int sum_place(int token, int row) {
     return token * Rows + (row ^ token / 2 * 8);
 }
 
-/// One warp's sums of a strip go to its place among the team's.
+/// One warp's sums of a strip go to its place among the team's, [columns, rows of a piece].
 template <int Slabs>
-__device__ __forceinline__ void store_sums(float* partials, int lane, const float (&sums)[Slabs][4]) {
+__device__ __forceinline__ void store_sums(float* partials, int lane, int columns, const float (&sums)[Slabs][4]) {
     constexpr int rows = Slabs * 16;
     const int token = lane % 4 * 2;
+    if (token >= columns) return;
     float* const even = partials + token * rows;
     float* const odd = even + rows;
 #pragma unroll
@@ -79,6 +78,7 @@ struct StripSums {
     const float* bias;
     float2 scales;     ///< global ones of rows g and g + 8, for formats that have them
     TokenList tokens;  ///< routed to the expert: nobody looks at the sums of the others
+    int columns;       ///< tokens that partials hold
     int rank;
     int strip;
 };
@@ -87,22 +87,20 @@ struct StripSums {
 template <class Tile>
 __device__ __forceinline__ float row_sum(const StripSums& strip, int warps, int row, int token) {
     using Decode = typename Tile::Decode;
-    constexpr int most = 12;
     constexpr int rows = tokamak::cuda::kTileRows / Tile::kPieces;
     const int first = row / rows;  // warp that has the row
-    const float* const from = strip.partials + first * rows * kPassTokens + sum_place<rows>(token, row % rows);
+    const float* const from = strip.partials + first * rows * strip.columns + sum_place<rows>(token, row % rows);
     float sum = 0.0F;
-#pragma unroll
-    for (int i = 0; i < most; i += Tile::kPieces)
-        if (first + i < warps) sum += from[i * rows * kPassTokens];
+#pragma unroll 4
+    for (int i = 0; i < warps - first; i += Tile::kPieces) sum += from[i * rows * strip.columns];
     sum *= row % 16 < 8 ? Decode::kRowScaleLow : Decode::kRowScaleHigh;
     if constexpr (Tile::kGlobalScales) sum *= row % 16 < 8 ? strip.scales.x : strip.scales.y;
     return sum;
 }
 
 /// A strip of gate/up rows: 32 columns of the intermediate. Those beyond the true ones are zero.
-template <class Tile>
-__device__ __forceinline__ void finish_gate_up(const DecodeArgs& args, const RoutingTables& tables, const Team& team,
+template <class Tile, class Tables>
+__device__ __forceinline__ void finish_gate_up(const DecodeArgs& args, const Tables& tables, const Team& team,
                                                const StripSums& sums) {
     const int total = sums.tokens.count * 32;
 #pragma unroll 1
@@ -123,8 +121,8 @@ __device__ __forceinline__ void finish_gate_up(const DecodeArgs& args, const Rou
 }
 
 /// A strip of down rows: 64 columns of the routes' results, not yet weighted.
-template <class Tile>
-__device__ __forceinline__ void finish_down(const DecodeArgs& args, const RoutingTables& tables, const Team& team,
+template <class Tile, class Tables>
+__device__ __forceinline__ void finish_down(const DecodeArgs& args, const Tables& tables, const Team& team,
                                             const StripSums& sums) {
     const int total = sums.tokens.count * tokamak::cuda::kTileRows;
 #pragma unroll 1
@@ -135,6 +133,34 @@ __device__ __forceinline__ void finish_down(const DecodeArgs& args, const Routin
         if (col >= args.gate_up.cols) continue;
         args.partials[static_cast<std::int64_t>(tables.slot(sums.rank, token)) * args.gate_up.cols + col] =
             row_sum<Tile>(sums, team.warps, row, token) + sums.bias[row];
+    }
+}
+
+/// The same where each warp of the team has its rows' whole sums: from its registers.
+template <class Tile, class Tables>
+__device__ __forceinline__ void finish_down_alone(const DecodeArgs& args, const Tables& tables, const StripSums& strip,
+                                                  int first_row, int lane, const float (&sums)[Tile::kSlabs][4]) {
+    using Decode = typename Tile::Decode;
+    const int row = first_row + lane / 4;
+    const int col = strip.strip * tokamak::cuda::kTileRows + row;
+    float scale[2] = {Decode::kRowScaleLow, Decode::kRowScaleHigh};
+    if constexpr (Tile::kGlobalScales) {
+        scale[0] *= strip.scales.x;
+        scale[1] *= strip.scales.y;
+    }
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+        const int slot = tables.column_slot(strip.rank, lane % 4 * 2 + i);
+        if (slot < 0) continue;
+        float* const to = args.partials + static_cast<std::int64_t>(slot) * args.gate_up.cols + col;
+#pragma unroll
+        for (int slab = 0; slab < Tile::kSlabs; ++slab)
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                const int more = slab * 16 + half * 8;
+                if (col + more < args.gate_up.cols)
+                    to[more] = sums[slab][half * 2 + i] * scale[half] + strip.bias[row + more];
+            }
     }
 }
 

@@ -14,22 +14,40 @@ namespace tokamak::moe::cuda {
 
 /// The instance for a weight format, and for fp8_block for quantised activations or others, if there is one.
 std::optional<DecodeInstance> decode_instance(const WeightSpec& spec, bool quantized);
+/// The same with rows gathered for each expert.
+std::optional<DecodeInstance> gather_instance(const WeightSpec& spec, bool quantized);
 
 /// A way to run an instance: its warps as so many teams.
 struct DecodeVariant {
-    std::string name;  ///< e.g. "decode_n8_g2x4_d8x1": 2 teams of 4 warps for gate/up, 8 of one for down
+    /// E.g. "decode_n8_g2x4_d8x1": 2 teams of 4 warps for gate/up, 8 of one for down; "gather_n6_g2x4_d8x1": the same
+    /// with up to 6 rows of an expert at a time.
+    std::string name;
     int gate_up_teams = 0;
     int down_teams = 0;
-    int slots = 0;  ///< of each warp's ring
+    int slots = 0;       ///< of each warp's ring
+    int group_rows = 0;  ///< gathered: most rows of an expert that are multiplied together; otherwise 0
     DecodeShared shared;
 };
 
 /// The variants whose shared memory fits into `shared_limit` bytes.
 std::vector<DecodeVariant> decode_variants(const DecodeInstance& instance, const FusedMoeProblem& problem,
                                            std::size_t shared_limit);
+/// Most tokens of a pass with gathered rows.
+std::int64_t gather_pass_tokens(const FusedMoeProblem& problem) noexcept;
+/// The variants with gathered rows, with tables for passes of `pass_tokens`.
+std::vector<DecodeVariant> gather_variants(const DecodeInstance& instance, const FusedMoeProblem& problem,
+                                           std::int64_t pass_tokens, std::size_t shared_limit);
 /// Bytes of the smallest variant, for the reason of a refusal.
 std::size_t least_shared_bytes(const DecodeInstance& instance, const FusedMoeProblem& problem);
 
+/// The same for variants with gathered rows.
+std::size_t choose_gather_variant(const DecodeInstance& instance, const std::vector<DecodeVariant>& variants,
+                                  const FusedMoeProblem& problem, std::int64_t tokens);
+/// How often a call reads an expert's weights with groups of up to `group_rows` of its routes, in passes of
+/// `pass_tokens`, for uniform routing: 1 where its rows always fit one group.
+double expected_reads(const FusedMoeProblem& problem, std::int64_t tokens, std::int64_t pass_tokens, int group_rows);
+/// Up to so many reads the gathered form is faster than the grouped kernel (docs/kernels/moe_decode.md).
+inline constexpr double kMostGatherReads = 1.25;
 /// Index of the variant whose teams suit a call of `tokens` on `sms` SMs best, for uniform routing.
 std::size_t choose_variant(const DecodeInstance& instance, const std::vector<DecodeVariant>& variants,
                            const FusedMoeProblem& problem, int sms, std::int64_t tokens);

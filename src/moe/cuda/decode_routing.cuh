@@ -48,8 +48,15 @@ struct RoutingTables {
           scores(reinterpret_cast<float*>(shared + args.shared.rows)) {}
 
     __device__ int active_count() const { return *actives; }
+    [[nodiscard]] __device__ const int* experts() const { return active; }
+    [[nodiscard]] __device__ TokenList tokens_of(int rank) const { return tokens(rank, rank); }
     /// First route of `token` to an active expert, or kNoSlot.
     __device__ int slot(int rank, int token) const { return slot_of[rank * kPassTokens + token]; }
+    /// The same, or -1.
+    __device__ int column_slot(int rank, int token) const {
+        const int found = slot(rank, token);
+        return found == kNoSlot ? -1 : found;
+    }
     /// The tokens that are routed to the active experts `first` to `last`.
     __device__ TokenList tokens(int first, int last) const {
         int4 low = {kNoSlot, kNoSlot, kNoSlot, kNoSlot};

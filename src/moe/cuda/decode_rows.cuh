@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "cuda/decode/half_tile_n8.cuh"
+#include "cuda/ptx/gather.cuh"
 #include "moe/cuda/decode_routing.cuh"
 
 namespace tokamak::moe::cuda {
@@ -205,11 +206,60 @@ __device__ __forceinline__ void load_rare_rows(const RowCopy& copy, const TokenL
     }
 }
 
+/// Rows that lie in shared memory as they are in global memory, but for a factor, are copied there first: all loads are
+/// on their way at once, however many rows there are. (Scales that come by the same kind of copy would be waited for.)
+template <class Tile, class Element>
+inline constexpr bool kCopiesRows =
+    std::is_same_v<Element, __nv_bfloat16> && Tile::kForm == tokamak::cuda::TokenForm::scaled && !Tile::kStripScales;
+
+template <class Tile, class Source>
+__device__ __forceinline__ void copy_rows(const RowCopy& copy, const TokenList& list, const Source& source) {
+    const int pitch = tokamak::cuda::token_pitch<Tile>(copy.padded_cols);
+    const std::uint32_t to = tokamak::cuda::ptx::shared_address(copy.rows);
+#pragma unroll 4
+    for (RowWalk walk(copy); walk.row() < list.count; walk.step()) {
+        const int token = list.at(walk.row());
+        const int col = walk.vector() * 8;
+        tokamak::cuda::ptx::copy_16(to + token * pitch + walk.vector() * 16, source(token).row + col, col < copy.cols);
+    }
+    tokamak::cuda::ptx::copy_commit();
+}
+
+/// Gives rows that this thread has copied the tile's form.
+template <class Tile>
+__device__ __forceinline__ void convert_rows(const RowCopy& copy, const TokenList& list) {
+    using Decode = typename Tile::Decode;
+    constexpr int batch = 4;
+    if constexpr (Decode::kActivationScale == 1.0F && !Decode::kHasZeroPoint) return;
+    const int pitch = tokamak::cuda::token_pitch<Tile>(copy.padded_cols);
+    RowWalk load(copy);
+    RowWalk store = load;
+#pragma unroll 1
+    while (any_left(store, list)) {
+        Eight<__nv_bfloat16> loaded[batch];
+#pragma unroll
+        for (int i = 0; i < batch; ++i, load.step())
+            if (load.row() < list.count)
+                loaded[i].words =
+                    *reinterpret_cast<const uint4*>(copy.rows + list.at(load.row()) * pitch + load.vector() * 16);
+#pragma unroll
+        for (int i = 0; i < batch; ++i, store.step())
+            if (store.row() < list.count)
+                store_eight<Tile>(copy, loaded[i], list.at(store.row()), store.vector());
+    }
+}
+
 /// Loads the rows that `source(token)` names, which vectors must fit; does `meanwhile()` while the first loads are on
 /// their way. Rows of a whole number of groups: the lanes of a group stay together.
 template <class Tile, class Element, class Source, class Meanwhile>
 __device__ __forceinline__ void load_rows(const RowCopy& copy, const TokenList& list, const Source& source,
                                           const Meanwhile& meanwhile) {
+    if constexpr (kCopiesRows<Tile, Element>) {
+        copy_rows<Tile>(copy, list, source);
+        meanwhile();
+        tokamak::cuda::ptx::copy_wait<0>();
+        return convert_rows<Tile>(copy, list);
+    }
     constexpr int batch = 4;  // loads in flight per thread
     RowWalk load(copy);
     RowWalk store = load;

@@ -75,12 +75,13 @@ struct PieceSource {
 };
 
 /// Walks over the pieces of tiles that one warp multiplies, in both phases. Within a run (the strips of an expert;
-/// one strip where scales end it) the next piece is an addition away. All lanes walk alike.
-template <class Tile>
+/// one strip where scales end it) the next piece is an addition away. All lanes walk alike. `Experts` gives the local
+/// expert of a rank.
+template <class Tile, class Experts>
 class TileCursor {
   public:
     __device__ TileCursor(const DecodeArgs& args, const Team& gate_up, const Share& gate_up_share, const Team& down,
-                          const Share& down_share, const int* active)
+                          const Share& down_share, const Experts& active)
         : args_(args), down_team_(down), down_share_(down_share), active_(active) {
         start(gate_up, gate_up_share);
     }
@@ -144,7 +145,7 @@ class TileCursor {
     const DecodeArgs& args_;
     const Team& down_team_;
     const Share& down_share_;
-    const int* active_;
+    Experts active_;
     const Divisor* by_warps_ = nullptr;
     bool down_ = false;
     int warps_ = 1;  ///< of the phase's team
@@ -169,8 +170,6 @@ struct ArrivedPiece {
 template <class Tile>
 class WarpRing {
   public:
-    using Cursor = TileCursor<Tile>;
-
     /// `scales`: 8 bytes for each slot, for formats whose strips end with them.
     __device__ WarpRing(std::uint8_t* slots, std::uint8_t* scales, std::uint64_t* barriers, int count, int lane)
         : slots_(slots), scales_(scales), barriers_(barriers), count_(count), lane_(lane) {
@@ -183,6 +182,7 @@ class WarpRing {
     }
 
     /// Fills the empty ring.
+    template <class Cursor>
     __device__ void prime(Cursor& cursor) {
         int slot = slot_;
         PieceSource source;
@@ -196,6 +196,7 @@ class WarpRing {
         return {slots_ + slot_ * Tile::kBytes, reinterpret_cast<const float*>(scales_ + slot_ * 8)};
     }
     /// Call by all lanes when the slot has been read.
+    template <class Cursor>
     __device__ void release(Cursor& cursor) {
         __syncwarp();
         PieceSource source;

@@ -3,13 +3,19 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 #include <vector>
 
 #include "moe/cuda/decode_args.h"
 #include "moe/cuda/grouped/grouped_args.h"
-#include "moe/cuda/single/single_args.h"
 #include "tokamak/moe/fused_moe.h"
+#include "tokamak/moe/route.h"
 #include "tokamak/workspace.h"
+
+namespace tokamak::detail {
+template <class Problem>
+struct TypedState;
+}
 
 namespace tokamak::moe {
 
@@ -24,6 +30,7 @@ struct DecodeLaunch {
     int gate_up_teams = 0;
     int down_teams = 0;
     int slots = 0;
+    int group_rows = 0;  ///< gathered rows, else 0
     DecodeShared shared;
 };
 
@@ -35,29 +42,20 @@ struct GroupedLaunch {
     GroupedShared shared;
 };
 
-/// A variant of the kernel for one token, frozen for one problem.
-struct SingleLaunch {
-    const void* kernel = nullptr;
-    int threads = 0;
-    int slots = 0;
-    int gate_up_segments = 0;
-    int down_segments = 0;
-    SingleShared shared;
-};
-
 /// What a fused_moe plan for a CUDA device holds.
 struct FusedMoeCuda {
     int grid = 0;
     std::vector<DecodeLaunch> launches;  ///< of the first legal variants
-    std::vector<GroupedLaunch> grouped;  ///< of the next
-    std::vector<SingleLaunch> single;    ///< of the last
+    std::int64_t gather_tokens = 0;      ///< of a pass with gathered rows
+    std::vector<GroupedLaunch> grouped;  ///< of the others
     std::int64_t pass_tokens = 0;        ///< of the grouped kernel
     Slice<std::byte> intermediate;       ///< bf16 or (quantised) f32 [routes of a pass, intermediate_stride]
     Slice<std::uint16_t> prepared_rows;  ///< fp8_block: GroupedArgs says what they hold
     Slice<float> row_scales;
-    Slice<float> partials;   ///< [routes of a pass, hidden]
-    Slice<float> published;  ///< SingleArgs says what they hold
-    Slice<float> activated;
+    Slice<float> partials;           ///< [routes of a pass, hidden]
+    Slice<std::int32_t> routed_ids;  ///< [max_tokens, top_k], where a launch of its own routes
+    Slice<float> routed_weights;
+    std::shared_ptr<const detail::TypedState<RouteProblem>> route_first;  ///< that launch
 };
 
 /// Throws `unsupported` with the reason unless the kernels run the problem.

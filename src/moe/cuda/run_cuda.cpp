@@ -13,7 +13,7 @@
 #include "cuda/check.h"
 #include "moe/cuda/decode_plan.h"
 #include "moe/cuda/grouped/grouped_plan.h"
-#include "moe/cuda/single/single_plan.h"
+#include "moe/cuda/route_first.h"
 #include "moe/fused_moe_state.h"
 #include "moe/problem_checks.h"
 #include "moe/problem_key.h"
@@ -134,8 +134,8 @@ void load(const void* kernel, int threads, int shared_bytes, const std::string& 
 }
 
 DecodeLaunch freeze(const DecodeInstance& instance, const DecodeVariant& variant, const DeviceInfo& info) {
-    const DecodeLaunch launch{instance.kernel,    instance.warps * 32, variant.gate_up_teams,
-                              variant.down_teams, variant.slots,       variant.shared};
+    const DecodeLaunch launch{instance.kernel, instance.warps * 32, variant.gate_up_teams, variant.down_teams,
+                              variant.slots,   variant.group_rows,  variant.shared};
     load(launch.kernel, launch.threads, launch.shared.bytes, variant.name, info);
     return launch;
 }
@@ -146,15 +146,9 @@ GroupedLaunch freeze(const GroupedVariant& variant, const DeviceInfo& info) {
     return {instance.kernel, instance.threads, variant.stages, variant.shared};
 }
 
-SingleLaunch freeze(const DecodeInstance& instance, const SingleVariant& variant, const DeviceInfo& info) {
-    const int threads = (instance.warps + kServiceWarps) * 32;
-    load(instance.kernel, threads, variant.shared.bytes, variant.name, info);
-    return {instance.kernel,       threads, variant.slots, variant.gate_up_segments, variant.down_segments,
-            variant.shared};
-}
-
-/// Books the workspace of passes of `tokens` tokens.
-void lay_out_pass(const FusedMoeProblem& p, std::int64_t tokens, WorkspaceLayout& layout, FusedMoeCuda& cuda) {
+/// Books the workspace of passes of `tokens` tokens, and of logits that are routed first.
+void lay_out_pass(const FusedMoeProblem& p, std::int64_t tokens, bool route_first, WorkspaceLayout& layout,
+                  FusedMoeCuda& cuda) {
     const auto routes = static_cast<std::size_t>(tokens * p.top_k);
     const bool fp8 = p.weights.format == WeightFormat::fp8_block;  // rows are prepared, the intermediate from f32
     const std::size_t value_bytes = fp8 ? 4 : 2;
@@ -166,6 +160,10 @@ void lay_out_pass(const FusedMoeProblem& p, std::int64_t tokens, WorkspaceLayout
     cuda.intermediate =
         layout.add<std::byte>("intermediate", routes * static_cast<std::size_t>(intermediate_stride(p)) * value_bytes);
     cuda.partials = layout.add<float>("partials", routes * static_cast<std::size_t>(p.hidden));
+    if (!route_first) return;
+    const auto all_routes = static_cast<std::size_t>(p.max_tokens * p.top_k);
+    cuda.routed_ids = layout.add<std::int32_t>("routed_ids", all_routes);
+    cuda.routed_weights = layout.add<float>("routed_weights", all_routes);
 }
 
 /// The grouped kernel's passes shrink to what `max_workspace_bytes` allows; those of the decode kernel have their size.
@@ -175,7 +173,7 @@ std::int64_t pass_tokens(const FusedMoeProblem& p, const PlanOptions& options) {
     const auto fits = [&](std::int64_t tokens) {
         WorkspaceLayout layout;
         FusedMoeCuda unused;
-        lay_out_pass(p, tokens, layout, unused);
+        lay_out_pass(p, tokens, p.route.has_value(), layout, unused);
         return layout.size().bytes <= options.max_workspace_bytes;
     };
     std::int64_t tokens = most;
@@ -186,21 +184,14 @@ std::int64_t pass_tokens(const FusedMoeProblem& p, const PlanOptions& options) {
 /// The largest pass of the variants in the plan's table.
 void lay_out_workspace(FusedMoeState& state) {
     std::int64_t tokens = std::min<std::int64_t>(state.problem.max_tokens, kPassTokens);
-    const std::size_t decode = state.cuda.launches.size();
-    const std::size_t single = decode + state.cuda.grouped.size();
-    std::int64_t published = 0;
+    const std::vector<DecodeLaunch>& launches = state.cuda.launches;
+    bool takes_ids = false;
     for (const std::size_t variant : state.row_variants) {
-        if (variant >= single) {
-            const SingleLaunch& launch = state.cuda.single[variant - single];
-            published = std::max(published, published_floats(launch.gate_up_segments + launch.down_segments, state.cuda.grid));
-        } else if (variant >= decode) {
-            tokens = std::max(tokens, state.cuda.pass_tokens);
-        }
+        if (variant < launches.size() && launches[variant].group_rows == 0) continue;
+        takes_ids = true;
+        tokens = std::max(tokens, variant < launches.size() ? state.cuda.gather_tokens : state.cuda.pass_tokens);
     }
-    lay_out_pass(state.problem, tokens, state.layout, state.cuda);
-    state.cuda.published = state.layout.add<float>("published", static_cast<std::size_t>(published));
-    const auto activated = published > 0 ? state.problem.top_k * state.gate_up.strips * 32 : 0;
-    state.cuda.activated = state.layout.add<float>("activated", activated);
+    lay_out_pass(state.problem, tokens, takes_ids && state.problem.route, state.layout, state.cuda);
 }
 
 std::vector<DecodeVariant> legal_decode_variants(const FusedMoeProblem& p, const DeviceInfo& info) {
@@ -209,17 +200,15 @@ std::vector<DecodeVariant> legal_decode_variants(const FusedMoeProblem& p, const
     return decode_variants(*instance, p, info.shared_memory_bytes);
 }
 
-/// The grouped kernel takes ids, not logits.
-std::vector<GroupedVariant> legal_grouped_variants(const FusedMoeProblem& p, std::int64_t pass,
-                                                   const DeviceInfo& info) {
-    if (p.route) return {};
-    return grouped_variants(p, pass, info.shared_memory_bytes);
+std::vector<DecodeVariant> legal_gather_variants(const FusedMoeProblem& p, std::int64_t pass, const DeviceInfo& info) {
+    const auto instance = gather_instance(p.weights, p.quantize_activations);
+    if (!instance || pass <= kPassTokens) return {};
+    return gather_variants(*instance, p, pass, info.shared_memory_bytes);
 }
 
-std::vector<SingleVariant> legal_single_variants(const FusedMoeProblem& p, int grid, const DeviceInfo& info) {
-    const auto instance = single_instance(p.weights, p.quantize_activations);
-    if (!instance) return {};
-    return single_variants(*instance, p, grid, info.shared_memory_bytes);
+std::vector<GroupedVariant> legal_grouped_variants(const FusedMoeProblem& p, std::int64_t pass,
+                                                   const DeviceInfo& info) {
+    return grouped_variants(p, pass, info.shared_memory_bytes);
 }
 
 void launch(const void* kernel, int grid, int threads, int shared_bytes, void* args, Stream stream) {
@@ -235,6 +224,9 @@ void run_decode(const FusedMoeState& state, const DecodeLaunch& choice, const De
     args.gate_up_teams = DecodeTeams(choice.threads / 32, choice.gate_up_teams);
     args.down_teams = DecodeTeams(choice.threads / 32, choice.down_teams);
     args.slots = choice.slots;
+    args.gather_tokens = static_cast<int>(state.cuda.gather_tokens);
+    args.group_rows = choice.group_rows;
+    args.by_group_rows = Divisor(std::max(choice.group_rows, 1));
     launch(choice.kernel, state.cuda.grid, choice.threads, choice.shared.bytes, &args, stream);
 }
 
@@ -251,28 +243,36 @@ void run_grouped(const FusedMoeState& state, const GroupedLaunch& choice, const 
     launch(choice.kernel, state.cuda.grid, choice.threads, choice.shared.bytes, &args, stream);
 }
 
-/// One token after the other.
-void run_single(const FusedMoeState& state, const SingleLaunch& choice, const DecodeArgs& common,
-                const Workspace& workspace, Stream stream) {
-    SingleArgs args;
-    static_cast<DecodeArgs&>(args) = common;
-    args.slots = choice.slots;
-    args.gate_up_tiles = Divisor(args.gate_up.tiles);
-    args.down_tiles = Divisor(args.down.tiles);
-    args.published = state.cuda.published.in(workspace);
-    args.activated = state.cuda.activated.in(workspace);
-    args.gate_up_segments = choice.gate_up_segments;
-    args.down_segments = choice.down_segments;
-    args.parts = choice.shared;
-    for (; args.token < args.tokens; ++args.token)
-        launch(choice.kernel, state.cuda.grid, choice.threads, choice.shared.bytes, &args, stream);
-}
+/// The kernels that can run a problem.
+struct LegalVariants {
+    std::vector<DecodeVariant> decode;
+    std::vector<DecodeVariant> gather;
+    std::vector<GroupedVariant> grouped;
 
-/// Tokens up to which the decode kernel, which reads the weights again for every 8, is the faster. For fp8_block
-/// measured when the grouped kernel's gathering warps still converted rows (16 tokens of qwen3.5-35b: 226 us, the
-/// decode kernel 64 for each pass).
-std::int64_t most_decode_tokens(const WeightSpec& spec) noexcept {
-    return spec.format == WeightFormat::fp8_block ? 2 * kPassTokens : kPassTokens;
+    [[nodiscard]] std::vector<std::string> names() const {
+        std::vector<std::string> names;
+        for (const DecodeVariant& variant : decode) names.push_back(variant.name);
+        for (const DecodeVariant& variant : gather) names.push_back(variant.name);
+        for (const GroupedVariant& variant : grouped) names.emplace_back(variant.instance.name);
+        return names;
+    }
+};
+
+/// The decode kernel up to one of its passes; beyond that gathered rows, unless experts have so many that their
+/// weights would be read again and again, then the grouped kernel.
+std::string default_variant(const FusedMoeState& state, const LegalVariants& legal, std::int64_t tokens) {
+    const FusedMoeProblem& p = state.problem;
+    const bool many = tokens > kPassTokens || legal.decode.empty();
+    if (many && !legal.gather.empty()) {
+        const auto instance = *gather_instance(p.weights, p.quantize_activations);
+        const DecodeVariant& best = legal.gather[choose_gather_variant(instance, legal.gather, p, tokens)];
+        if (legal.grouped.empty() ||
+            expected_reads(p, tokens, state.cuda.gather_tokens, best.group_rows) <= kMostGatherReads)
+            return best.name;
+    }
+    if (many && !legal.grouped.empty()) return legal.grouped.front().instance.name;
+    const auto instance = *decode_instance(p.weights, p.quantize_activations);
+    return legal.decode[choose_variant(instance, legal.decode, p, state.cuda.grid, tokens)].name;
 }
 
 }  // namespace
@@ -292,27 +292,21 @@ void plan_fused_moe(FusedMoeState& state, const PlanOptions& options) {
     const FusedMoeProblem& p = state.problem;
     const Device device = state.device;
     const DeviceInfo& info = device_info(device);
-    const std::vector<DecodeVariant> decode = legal_decode_variants(p, info);
     state.cuda.pass_tokens = pass_tokens(p, options);
-    const std::vector<GroupedVariant> grouped = legal_grouped_variants(p, state.cuda.pass_tokens, info);
+    state.cuda.gather_tokens = std::min(gather_pass_tokens(p), state.cuda.pass_tokens);
+    const LegalVariants legal{legal_decode_variants(p, info), legal_gather_variants(p, state.cuda.gather_tokens, info),
+                              legal_grouped_variants(p, state.cuda.pass_tokens, info)};
     state.cuda.grid = options.max_sms > 0 ? std::min(options.max_sms, info.multiprocessors) : info.multiprocessors;
-    std::vector<std::string> names;
-    for (const DecodeVariant& variant : decode) names.push_back(variant.name);
-    for (const GroupedVariant& variant : grouped) names.emplace_back(variant.instance.name);
-    const std::vector<SingleVariant> single = legal_single_variants(p, state.cuda.grid, info);
-    for (const SingleVariant& variant : single) names.push_back(variant.name);
-    const auto heuristic = [&](std::int64_t tokens) {
-        if (decode.empty() || (tokens > most_decode_tokens(p.weights) && !grouped.empty())) return names[decode.size()];
-        return names[choose_variant(*decode_instance(p.weights, p.quantize_activations), decode, p, state.cuda.grid,
-                                    tokens)];
-    };
-    choose_into(state, kOp, device, p.max_tokens, options, problem_key(p), names, heuristic, environment::kMoeConfig);
+    const auto heuristic = [&](std::int64_t tokens) { return default_variant(state, legal, tokens); };
+    choose_into(state, kOp, device, p.max_tokens, options, problem_key(p), legal.names(), heuristic,
+                environment::kMoeConfig);
     const DeviceGuard guard(device.index);
-    for (const DecodeVariant& variant : decode)
+    if (p.route) plan_route_first(state);
+    for (const DecodeVariant& variant : legal.decode)
         state.cuda.launches.push_back(freeze(*decode_instance(p.weights, p.quantize_activations), variant, info));
-    for (const GroupedVariant& variant : grouped) state.cuda.grouped.push_back(freeze(variant, info));
-    for (const SingleVariant& variant : single)
-        state.cuda.single.push_back(freeze(*single_instance(p.weights, p.quantize_activations), variant, info));
+    for (const DecodeVariant& variant : legal.gather)
+        state.cuda.launches.push_back(freeze(*gather_instance(p.weights, p.quantize_activations), variant, info));
+    for (const GroupedVariant& variant : legal.grouped) state.cuda.grouped.push_back(freeze(variant, info));
     lay_out_workspace(state);
     check_workspace_limit(kOp, options, state.layout.size());
 }
@@ -320,16 +314,15 @@ void plan_fused_moe(FusedMoeState& state, const PlanOptions& options) {
 void run_fused_moe(const FusedMoeState& state, const FusedMoeArgs& args, const Workspace& workspace, Stream stream) {
     if (args.tokens == 0) return;
     const std::size_t variant = state.row_variants[state.row_index(args.tokens)];
-    const DecodeArgs common = kernel_args(state, args, workspace);
+    DecodeArgs common = kernel_args(state, args, workspace);
     const DeviceGuard guard(state.device.index);
     const std::size_t decode = state.cuda.launches.size();
-    const std::size_t grouped = state.cuda.grouped.size();
+    const bool takes_ids = variant >= decode || state.cuda.launches[variant].group_rows > 0;
+    if (state.problem.route && takes_ids) route_first(state, args, workspace, stream, common);
     if (variant < decode)
         run_decode(state, state.cuda.launches[variant], common, stream);
-    else if (variant < decode + grouped)
-        run_grouped(state, state.cuda.grouped[variant - decode], common, workspace, stream);
     else
-        run_single(state, state.cuda.single[variant - decode - grouped], common, workspace, stream);
+        run_grouped(state, state.cuda.grouped[variant - decode], common, workspace, stream);
 }
 
 }  // namespace tokamak::moe::cuda

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+// One phase of the layer, gate/up or down, as the decode kernel and its gathered form run it.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include "moe/cuda/decode_finish.cuh"
+
+namespace tokamak::moe::cuda {
+
+/// Parts of a CTA that both phases use.
+template <class RouteTables>
+struct Cta {
+    using Tables = RouteTables;
+
+    const DecodeArgs& args;
+    Tables tables;
+    float* partials;      ///< [2, warps, rows of a piece, 8]: each team has a run of its own
+    float* gate_up_bias;  ///< [teams, 2, 64]
+    float* down_bias;     ///< overlaps the rows of x
+    std::uint8_t* rows;
+    float* groups;
+
+    __device__ Cta(const DecodeArgs& a, std::uint8_t* shared)
+        : args(a),
+          tables(shared, a),
+          partials(reinterpret_cast<float*>(shared + a.shared.partials)),
+          gate_up_bias(reinterpret_cast<float*>(shared + a.shared.gate_up_bias)),
+          down_bias(reinterpret_cast<float*>(shared + a.shared.down_bias)),
+          rows(shared + a.shared.rows),
+          groups(reinterpret_cast<float*>(shared + a.shared.groups)) {}
+
+    template <bool Down>
+    [[nodiscard]] __device__ std::uint8_t* rows_of(const Team& team) const {
+        return rows + team.index * (Down ? args.shared.team_rows : args.shared.x_team_rows);
+    }
+    template <bool Down>
+    [[nodiscard]] __device__ float* groups_of(const Team& team) const {
+        return groups + team.index * (Down ? args.shared.team_groups : args.shared.x_team_groups);
+    }
+};
+
+/// The intermediate rows of the tokens that go to an active expert, into the team's own part.
+template <class Tile, class Tables>
+__device__ __forceinline__ void load_intermediate(const Cta<Tables>& cta, const Team& team, int rank, const TokenList& list) {
+    constexpr bool quantized = Tile::kForm == tokamak::cuda::TokenForm::quantized;
+    using Element = std::conditional_t<quantized, float, __nv_bfloat16>;
+    const DecodeArgs& args = cta.args;
+    const RowCopy copy{.cols = static_cast<int>(args.intermediate_stride),
+                       .padded_cols = args.down.padded_cols,
+                       .vectors_of_row = args.down.row_vectors,
+                       .rows = cta.rows_of<true>(team),
+                       .groups = cta.groups_of<true>(team),
+                       .thread = team.thread(),
+                       .threads = team.threads()};
+    const auto* const base = static_cast<const Element*>(args.intermediate);
+    load_rows<Tile, Element>(
+        copy, list,
+        [&](int token) { return RowSource<Element>{base + cta.tables.slot(rank, token) * args.intermediate_stride}; },
+        [] {});
+    team.barrier();
+}
+
+/// What the last 128 bytes of a strip begin with.
+__device__ __forceinline__ float2 global_scales(const DecodeMatrix& matrix, int expert, int strip) {
+    const std::int64_t end = expert * matrix.expert_bytes + (strip + 1) * matrix.strip_bytes;
+    return __ldg(reinterpret_cast<const float2*>(matrix.packed + end - 128));
+}
+
+/// One arrived piece times the tokens.
+template <class Tile>
+__device__ __forceinline__ void multiply(const ArrivedPiece& piece, std::uint32_t x_address, const float* groups,
+                                         int lane, float (&sums)[Tile::kSlabs][4]) {
+    if constexpr (Tile::kPieces == 1)
+        tokamak::cuda::multiply_tile<Tile>(piece.weights, x_address, groups, lane, sums);
+    else
+        tokamak::cuda::multiply_piece<Tile>(piece.weights, piece.scales, x_address, groups, lane, sums);
+}
+
+/// Multiplies the team's strips of one phase. A warp takes every `warps`-th piece of the team's run, so that its ring
+/// crosses strips; which of a strip's columns it gets then depends on the strip, but its sums are filed by columns.
+/// (An even number of warps where a tile has two pieces: a warp always has the same rows.) `Rows` knows how the gate/up
+/// phase comes by its token rows, and how many there are room for; where it fills the rings, a team without strips asks it too.
+template <class Tile, bool Down, class Rows, class Cursor>
+__device__ __forceinline__ void run_phase(const Cta<typename Rows::Tables>& cta, const Team& team, const Share& share,
+                                          const Rows& x, WarpRing<Tile>& ring, Cursor& cursor) {
+    constexpr int tile_bytes = Tile::kCols * tokamak::cuda::token_value_bytes(Tile::kForm);
+    const DecodeArgs& args = cta.args;
+    const DecodeMatrix& matrix = Down ? args.down : args.gate_up;
+    const float* const groups = cta.template groups_of<Down>(team);
+    const int pitch = tokamak::cuda::token_pitch<Tile>(matrix.padded_cols);
+    const int columns = x.columns();
+    const int piece_sums = tokamak::cuda::kTileRows / Tile::kPieces * columns;
+    const std::uint32_t x_address = x.address(cta.template rows_of<Down>(team), pitch, team.lane);
+    const int pieces = matrix.tiles * Tile::kPieces;
+    const int turns = pieces - quotient(pieces, team.teams.warps) * team.warps;
+    const bool alone = Down && team.warps == Tile::kPieces;  // a warp has its rows' whole sums
+    int rank = share.rank;
+    int strip = share.strip;
+    int seen = -1;  // rank that `tokens` belongs to
+    TokenList tokens;
+    int turn = 0;    // warp that has the strip's first piece
+    int buffer = 0;  // two, so that a strip costs one barrier
+    constexpr bool primes = Rows::kPrimes && !Down;
+    for (int left = share.strips; left > 0 || (primes && seen < 0); --left) {
+        if (rank != seen) {
+            if (!primes || left > 0) tokens = cta.tables.tokens_of(rank);
+            if constexpr (Down)
+                load_intermediate<Tile>(cta, team, rank, tokens);
+            else
+                x.template load_expert<Tile>(team, rank, tokens);
+            seen = rank;
+            if (primes && left == 0) break;
+        }
+        StripBias<Down> bias;
+        const int expert = cta.tables.experts()[rank];
+        bias.load(args, team, expert, strip);
+        float2 scales{1.0F, 1.0F};
+        if constexpr (Tile::kGlobalScales) scales = global_scales(matrix, expert, strip);
+        float accumulators[Tile::kSlabs][4] = {};
+        const int first = team.warp >= turn ? team.warp - turn : team.warp - turn + team.warps;
+        for (int piece = first; piece < pieces; piece += team.warps) {
+            const int tile = piece / Tile::kPieces;
+            multiply<Tile>(ring.wait(), x_address + tile * tile_bytes, groups + tile * Tile::kGroups * kPassTokens,
+                           team.lane, accumulators);
+            ring.release(cursor);
+        }
+        float* const partials = cta.partials + (team.index * 2 + buffer) * team.warps * piece_sums;
+        float* const strip_bias =
+            (Down ? cta.down_bias : cta.gate_up_bias) + (team.index * 2 + buffer) * tokamak::cuda::kTileRows;
+        if (!alone) store_sums(partials + first * piece_sums, team.lane, columns, accumulators);
+        bias.store(team, strip_bias);
+        team.barrier();
+        const StripSums strip_sums{partials, strip_bias, scales, tokens, columns, rank, strip};
+        if (alone)
+            finish_down_alone<Tile>(args, cta.tables, strip_sums,
+                                    first % Tile::kPieces * (tokamak::cuda::kTileRows / Tile::kPieces), team.lane,
+                                    accumulators);
+        else if constexpr (Down)
+            finish_down<Tile>(args, cta.tables, team, strip_sums);
+        else
+            finish_gate_up<Tile>(args, cta.tables, team, strip_sums);
+        buffer ^= 1;
+        turn += turns;
+        if (turn >= team.warps) turn -= team.warps;
+        if (++strip == matrix.strips) {
+            strip = 0;
+            ++rank;
+        }
+    }
+}
+
+__device__ __forceinline__ std::int64_t live_tokens(const DecodeArgs& args) {
+    if (args.num_tokens == nullptr) return args.tokens;
+    const std::int64_t given = *args.num_tokens;
+    return given < 0 ? 0 : given < args.tokens ? given : args.tokens;
+}
+
+template <class Tile>
+DecodeInstance instance_of(const void* kernel, int warps) {
+    using tokamak::cuda::TokenForm;
+    return {.kernel = kernel,
+            .warps = warps,
+            .piece_bytes = Tile::kBytes,
+            .pieces = Tile::kPieces,
+            .tile_cols = Tile::kCols,
+            .value_bytes = tokamak::cuda::token_value_bytes(Tile::kForm),
+            .group = Tile::kGroup,
+            .token_groups = Tile::Decode::kHasZeroPoint || Tile::kForm == TokenForm::quantized,
+            .strip_scales = Tile::kStripScales};
+}
+
+}  // namespace tokamak::moe::cuda

@@ -1,0 +1,6 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "moe/cuda/gather_kernel.cuh"
+
+namespace tokamak::moe::cuda {
+DecodeInstance gather_int4_g128_f16() { return gather_instance<tokamak::cuda::Int4Tile<128, __half>, 8>(); }
+}  // namespace tokamak::moe::cuda

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+// Routing by a launch of its own before kernels that take ids.
+#pragma once
+
+#include "moe/cuda/fused_moe.h"
+
+namespace tokamak::moe::cuda {
+
+/// Prepares what route_first launches, for a state whose problem, device and options are set.
+void plan_route_first(FusedMoeState& state);
+/// Routes the call's logits into the workspace, and lets `kernel_args` take ids and weights from there.
+void route_first(const FusedMoeState& state, const FusedMoeArgs& args, const Workspace& workspace, Stream stream,
+                 DecodeArgs& kernel_args);
+
+}  // namespace tokamak::moe::cuda
