@@ -9,7 +9,7 @@
 
 namespace tokamak::moe::cuda {
 
-/// Most rows of one expert that are multiplied at a time.
+/// Most rows of one expert that mma.m16n8k16 multiplies at a time.
 inline constexpr int kMostTileRows = 32;
 /// Most (token, slot) pairs of a pass; a larger batch takes several inside the launch.
 inline constexpr int kMostPassRoutes = 8192;
@@ -58,6 +58,7 @@ struct GroupedInstance {
     const char* name = nullptr;  ///< of the variant
     int threads = 0;
     int stage_bytes = 0;
+    int tile_rows = 0;
 };
 
 std::vector<GroupedInstance> grouped_bf16();

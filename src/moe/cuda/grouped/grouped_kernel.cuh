@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "moe/cuda/grouped/finish.cuh"
+#include "moe/cuda/grouped/multiply_e4m3.cuh"
 #include "moe/cuda/grouped/row_gather.cuh"
 
 namespace tokamak::moe::cuda {
@@ -26,7 +27,10 @@ __device__ __forceinline__ void consume_unit(const GroupedArgs& args, const RowL
     const int blocks = matrix.tiles * Shape::Weights::kTileBlocks;
     for (int chunk = 0; chunk * stage_blocks < blocks; ++chunk) {
         ptx::barrier_wait(&ring.full[place.slot], place.parity);
-        multiply_stage<Shape>(ring.stage(place.slot), me, chunk, blocks - chunk * stage_blocks, sums);
+        if constexpr (Shape::kRowScales)
+            multiply_e4m3<Shape>(ring.stage(place.slot), me, chunk, sums);
+        else
+            multiply_stage<Shape>(ring.stage(place.slot), me, chunk, blocks - chunk * stage_blocks, sums);
         __syncwarp();
         if (me.lane == 0) ptx::barrier_arrive(&ring.empty[place.slot]);
         place.advance(ring.stages);
@@ -56,15 +60,21 @@ __device__ __forceinline__ void consume_width(const GroupedArgs& args, const Row
         consume_unit<Down, Shape, Strips, 2>(args, lists, unit, me, ring, place);
     else if (width == 24)
         consume_unit<Down, Shape, Strips, 3>(args, lists, unit, me, ring, place);
-    else
+    else if (Shape::kTileRows == 32 || width == 32)
         consume_unit<Down, Shape, Strips, 4>(args, lists, unit, me, ring, place);
+    else if constexpr (Shape::kTileRows == 64) {
+        if (width <= 48)
+            consume_unit<Down, Shape, Strips, 6>(args, lists, unit, me, ring, place);
+        else
+            consume_unit<Down, Shape, Strips, 8>(args, lists, unit, me, ring, place);
+    }
 }
 
 template <bool Down, class Shape>
 __device__ void consume_phase(const GroupedArgs& args, const RowLists& lists, const Consumer& me,
                               const StageRing<Shape>& ring, RingPlace& place) {
     const DecodeMatrix& matrix = Down ? args.down : args.gate_up;
-    UnitWalk walk(lists, matrix, lists.units(Down), Shape::kStrips);
+    UnitWalk<Shape> walk(lists, matrix, lists.units(Down));
     Unit unit;
     while (walk.next(unit)) {
         const int mine = (unit.strips - me.warpgroup + Shape::kWarpgroups - 1) / Shape::kWarpgroups;
@@ -95,9 +105,12 @@ __device__ __forceinline__ RowSource token_rows(const GroupedArgs& args, std::in
 __device__ __forceinline__ RowSource intermediate_rows(const GroupedArgs& args, bool f32) {
     return {.data = args.intermediate, .f32 = f32, .stride = args.intermediate_stride, .cols = args.down.cols};
 }
+/// They are gathered as if they were of 16 bits: quantised rows have half as many.
+template <RowForm Form>
 __device__ __forceinline__ RowSource prepared_rows(const RowSource& source, const std::uint16_t* rows,
                                                    const float* scales) {
-    const int cols = (source.cols + kPreparedGroup - 1) / kPreparedGroup * kPreparedGroup;
+    constexpr int group = Form == RowForm::quantized ? kPreparedGroup / 2 : kPreparedGroup;
+    const int cols = (source.cols + kPreparedGroup - 1) / kPreparedGroup * group;
     return {.data = rows, .stride = cols, .routes_per_row = source.prepared_per(), .cols = cols, .scales = scales};
 }
 
@@ -145,7 +158,9 @@ __device__ __forceinline__ void feed(const GroupedArgs& args, const RowLists& li
     } else {
         const int thread = (warp - kWeightWarps) * 32 + static_cast<int>(threadIdx.x) % 32;
         const RowSource tokens = token_rows(args, first);
-        const RowSource x = !Shape::kPrepares ? tokens : prepared_rows(tokens, args.prepared_rows, args.row_scales);
+        const RowSource x = !Shape::kPrepares
+                                ? tokens
+                                : prepared_rows<Shape::Weights::kForm>(tokens, args.prepared_rows, args.row_scales);
         prepare_phase<Shape, false>(args, first, count);
         if (args.single) {
             RowGather<Shape>(lists, args.down, x, lists.units(true), thread).run(ring, place);
@@ -154,7 +169,8 @@ __device__ __forceinline__ void feed(const GroupedArgs& args, const RowLists& li
         RowGather<Shape>(lists, args.gate_up, x, lists.units(false), thread).run(ring, place);
         prepare_phase<Shape, true>(args, first, count);
         const RowSource own = intermediate_rows(args, false);
-        const RowSource rows = Shape::kPrepares ? prepared_rows(own, args.prepared_rows, args.row_scales) : own;
+        const RowSource rows =
+            Shape::kPrepares ? prepared_rows<Shape::Weights::kForm>(own, args.prepared_rows, args.row_scales) : own;
         RowGather<Shape>(lists, args.down, rows, lists.units(true), thread).run(ring, place);
     }
 }
@@ -188,7 +204,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_grouped(const __grid_c
     for (std::int64_t first = 0; first < tokens; first += args.pass_tokens) {
         const int count = static_cast<int>(min(static_cast<std::int64_t>(args.pass_tokens), tokens - first));
         __syncthreads();  // the lists of the last pass have been read
-        build_lists(args, lists, shared, first, count);
+        build_lists<Shape>(args, lists, shared, first, count);
         if (threadIdx.x < 32) {
             const int gate_up = choose_units<Shape>(args.gate_up, lists.tile_count());
             const int down = choose_units<Shape>(args.down, lists.tile_count());
@@ -207,7 +223,8 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_grouped(const __grid_c
 
 template <class Shape>
 GroupedInstance grouped_instance(const char* name) {
-    return {reinterpret_cast<const void*>(&moe_grouped<Shape>), name, Shape::kThreads, Shape::kStageBytes};
+    return {reinterpret_cast<const void*>(&moe_grouped<Shape>), name, Shape::kThreads, Shape::kStageBytes,
+            Shape::kTileRows};
 }
 
 }  // namespace tokamak::moe::cuda

@@ -34,7 +34,7 @@ std::int64_t lay_out(const FusedMoeProblem& p, std::int64_t pass_tokens, Grouped
     shared.counts = booking.take(20);
     shared.list = booking.take(routes * 2);
     shared.tiles =
-        booking.take((std::min(experts, routes) + routes / kMostTileRows) * static_cast<std::int64_t>(sizeof(RowTile)));
+        booking.take((std::min(experts, routes) + routes / variant.instance.tile_rows) * static_cast<std::int64_t>(sizeof(RowTile)));
     shared.route_expert = booking.take(routes * 2);
     shared.bytes = static_cast<int>(booking.bytes);
     return booking.bytes;

@@ -37,8 +37,8 @@ struct RowSource {
 #pragma unroll
         for (int i = 0; i < 8; ++i)
             values[i] = i >= left ? 0.0F
-                        : f32      ? __ldcg(static_cast<const float*>(data) + at + i)
-                                   : __bfloat162float(__ldcg(static_cast<const __nv_bfloat16*>(data) + at + i));
+                        : f32     ? __ldcg(static_cast<const float*>(data) + at + i)
+                                  : __bfloat162float(__ldcg(static_cast<const __nv_bfloat16*>(data) + at + i));
     }
     /// The row times its routing weight.
     __device__ __forceinline__ void weigh(float (&values)[8], int route, bool rounded) const {
@@ -91,13 +91,10 @@ __device__ __forceinline__ PreparedEight move_columns(const float (&v)[8]) {
             {bf16_pair(v[0] * scale, v[2] * scale), bf16_pair(v[4] * scale, v[6] * scale)}};
 }
 
-__device__ __forceinline__ PreparedEight quantize_columns(const float (&v)[8], const tokamak::cuda::E4m3Scale& scale) {
-    PreparedEight eight;
-    tokamak::cuda::e4m3_to_f16(tokamak::cuda::e4m3_quantized(scale, {v[0], v[1], v[2], v[3]}), eight.first.x,
-                               eight.second.x);
-    tokamak::cuda::e4m3_to_f16(tokamak::cuda::e4m3_quantized(scale, {v[4], v[5], v[6], v[7]}), eight.first.y,
-                               eight.second.y);
-    return eight;
+/// Codes of eight columns, in order.
+__device__ __forceinline__ uint2 quantize_columns(const float (&v)[8], const tokamak::cuda::E4m3Scale& scale) {
+    return {tokamak::cuda::e4m3_quantized(scale, {v[0], v[1], v[2], v[3]}),
+            tokamak::cuda::e4m3_quantized(scale, {v[4], v[5], v[6], v[7]})};
 }
 
 __device__ __forceinline__ void store_halves(std::uint16_t* group, int vector, const PreparedEight& eight) {
@@ -118,8 +115,8 @@ __device__ __forceinline__ float largest_of_group(const float (&values)[8]) {
     return largest;
 }
 
-/// Makes the rows of routes [0, routes) of `source` into `to`, [rows, groups of 128 columns], and, where
-/// they are quantised, their scales. By all threads of the grid; 16 neighbours share a group.
+/// Makes the rows of routes [0, routes) of `source` into `to`, [rows, groups of 128 columns] of 16 or 8 bits, and,
+/// where they are quantised, their scales. By all threads of the grid; 16 neighbours share a group.
 template <RowForm Form>
 __device__ __forceinline__ void prepare_rows(const RowSource& source, int routes, std::uint16_t* to, float* scales) {
     const int groups = (source.cols + kPreparedGroup - 1) / kPreparedGroup;
@@ -134,14 +131,13 @@ __device__ __forceinline__ void prepare_rows(const RowSource& source, int routes
         float values[8];
         source.load(values, source.begin(route) + col, source.cols - col);
         source.weigh(values, route, Form != RowForm::quantized);
-        std::uint16_t* const part = to + group * kPreparedGroup;
         const int vector = static_cast<int>(at % 16);
         if constexpr (Form == RowForm::quantized) {
             const auto scale = tokamak::cuda::E4m3Scale::of(largest_of_group(values));
-            store_halves(part, vector, quantize_columns(values, scale));
+            reinterpret_cast<uint2*>(to)[at] = quantize_columns(values, scale);
             if (vector == 0) scales[group] = scale.scale;
         } else {
-            store_halves(part, vector, move_columns(values));
+            store_halves(to + group * kPreparedGroup, vector, move_columns(values));
         }
     }
 }

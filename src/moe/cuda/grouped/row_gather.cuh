@@ -16,7 +16,7 @@ template <class Shape>
 class RowGather {
     static constexpr int kThreads = kGatherWarps * 32;
     static constexpr int kStep = kThreads / Shape::kVectors;  ///< rows apart
-    static constexpr int kMost = kMostTileRows / kStep;
+    static constexpr int kMost = Shape::kTileRows / kStep;
     static constexpr bool kScaled = Shape::kRowScales;
 
   public:
@@ -30,7 +30,7 @@ class RowGather {
           row_(thread / Shape::kVectors) {}
 
     __device__ void run(const StageRing<Shape>& ring, RingPlace& place) {
-        UnitWalk walk(lists_, matrix_, units_, Shape::kStrips);
+        UnitWalk<Shape> walk(lists_, matrix_, units_);
         const bool copied = source_.vectors && source_.weights.data == nullptr;
         const int chunks = Shape::chunks(matrix_);
         Unit unit;

@@ -68,11 +68,18 @@ __device__ __forceinline__ void rank_routes(const RowLists& lists, const ListScr
     }
 }
 
-/// What a strip costs by the rows that it meets; measured for int4, where 24 rows and more bind the tensor cores.
-__device__ __forceinline__ int strip_cost(int rows) { return rows <= 8 ? 20 : rows <= 16 ? 21 : rows <= 24 ? 27 : 33; }
+/// What a strip costs by the rows that it meets; measured for int4, where 24 rows and more bind the tensor cores. e4m3
+/// is multiplied faster than its weights arrive.
+template <class Shape>
+__device__ __forceinline__ int strip_cost(int rows) {
+    if constexpr (Shape::kRowScales) return 20;
+    return rows <= 8 ? 20 : rows <= 16 ? 21 : rows <= 24 ? 27 : 33;
+}
 
 /// By one warp: where each expert's routes begin, and its row tiles. `begins` holds the experts' numbers of routes.
+template <class Shape>
 __device__ __forceinline__ void place_experts(const RowLists& lists, const ListScratch& scratch, int experts) {
+    constexpr int most = Shape::kTileRows;
     const int lane = static_cast<int>(threadIdx.x) % 32;
     int rows_before = 0;
     int tiles_before = 0;
@@ -81,9 +88,9 @@ __device__ __forceinline__ void place_experts(const RowLists& lists, const ListS
     for (int first = 0; first < experts; first += 32) {
         const int expert = first + lane;
         const int rows = expert < experts ? scratch.begins[expert] : 0;
-        const int tiles = (rows + kMostTileRows - 1) / kMostTileRows;
-        const int last_rows = rows - (tiles - 1) * kMostTileRows;
-        const int cost = tiles > 0 ? (tiles - 1) * strip_cost(kMostTileRows) + strip_cost(last_rows) : 0;
+        const int tiles = (rows + most - 1) / most;
+        const int last_rows = rows - (tiles - 1) * most;
+        const int cost = tiles > 0 ? (tiles - 1) * strip_cost<Shape>(most) + strip_cost<Shape>(last_rows) : 0;
         int row_sum = rows;
         int tile_sum = tiles;
         int cost_sum = cost;
@@ -102,12 +109,12 @@ __device__ __forceinline__ void place_experts(const RowLists& lists, const ListS
         if (expert < experts) scratch.begins[expert] = begin;
         for (int tile = 0; tile < tiles; ++tile)
             lists.tiles[tiles_before + tile_sum - tiles + tile] = {
-                begin + tile * kMostTileRows,
+                begin + tile * most,
                 static_cast<std::int16_t>(expert),
-                static_cast<std::int16_t>(min(kMostTileRows, rows - tile * kMostTileRows)),
+                static_cast<std::int16_t>(min(most, rows - tile * most)),
                 static_cast<std::int16_t>(tile),
                 static_cast<std::int16_t>(tiles),
-                cost_before + cost_sum - cost + tile * strip_cost(kMostTileRows)};
+                cost_before + cost_sum - cost + tile * strip_cost<Shape>(most)};
         several |= tiles > 1 ? 1 : 0;
         rows_before += __shfl_sync(0xFFFFFFFFU, row_sum, 31);
         tiles_before += __shfl_sync(0xFFFFFFFFU, tile_sum, 31);
@@ -122,8 +129,9 @@ __device__ __forceinline__ void place_experts(const RowLists& lists, const ListS
 }
 
 /// Fills the lists for `count` tokens from `first` on. Call by all threads; complete after the CTA's next barrier.
-__device__ inline void build_lists(const GroupedArgs& args, const RowLists& lists, std::uint8_t* memory,
-                                   std::int64_t first, int count) {
+template <class Shape>
+__device__ __forceinline__ void build_lists(const GroupedArgs& args, const RowLists& lists, std::uint8_t* memory,
+                                            std::int64_t first, int count) {
     const int threads = static_cast<int>(blockDim.x);
     const int thread = static_cast<int>(threadIdx.x);
     const int warps = threads / 32;
@@ -148,7 +156,7 @@ __device__ inline void build_lists(const GroupedArgs& args, const RowLists& list
         scratch.begins[expert] = sum;
     }
     __syncthreads();
-    if (thread < 32) place_experts(lists, scratch, experts);
+    if (thread < 32) place_experts<Shape>(lists, scratch, experts);
     __syncthreads();
     for (int route = thread; route < routes; route += threads) {
         const int expert = lists.route_expert[route];

@@ -54,10 +54,7 @@ class WeightStream {
 
   public:
     __device__ WeightStream(const RowLists& lists, const DecodeMatrix& matrix, int units)
-        : walk_(lists, matrix, units, Shape::kStrips),
-          matrix_(matrix),
-          chunks_(Shape::chunks(matrix)),
-          chunk_(chunks_) {}
+        : walk_(lists, matrix, units), matrix_(matrix), chunks_(Shape::chunks(matrix)), chunk_(chunks_) {}
 
     /// Issues up to `most` stages.
     __device__ void issue(const StageRing<Shape>& ring, RingPlace& place, int most) {
@@ -96,7 +93,7 @@ class WeightStream {
         source_ += bytes;
     }
 
-    UnitWalk walk_;
+    UnitWalk<Shape> walk_;
     const DecodeMatrix& matrix_;
     int chunks_;
     int chunk_;

@@ -53,14 +53,15 @@ __device__ __forceinline__ int choose_units(const DecodeMatrix& matrix, int tile
 
 /// Deals units to the CTAs, in one of two ways.
 /// One row tile for each expert: the strips are numbered tile by tile, a CTA takes a contiguous range of equal cost and
-/// from it up to `most` strips at a time.
+/// from it up to kStrips at a time.
 /// Several: each row tile has the same number of units, which share its strips evenly; they are numbered expert by
 /// expert, in an expert strips by strips, then row tile by row tile, and dealt in turn: row tiles that need the same
 /// weights are at work at the same time, so that all but one find them in the L2.
+template <class Shape>
 class UnitWalk {
   public:
-    __device__ UnitWalk(const RowLists& lists, const DecodeMatrix& matrix, int units, int most)
-        : lists_(lists), strips_(matrix.strips), units_(units), most_(most), ranges_(lists.single_tiles()) {
+    __device__ UnitWalk(const RowLists& lists, const DecodeMatrix& matrix, int units)
+        : lists_(lists), strips_(matrix.strips), units_(units), ranges_(lists.single_tiles()) {
         if (!ranges_) {
             next_ = static_cast<int>(blockIdx.x);
             end_ = lists.tile_count() * units;
@@ -75,7 +76,7 @@ class UnitWalk {
         if (ranges_) {
             const int tile = next_ / strips_;
             const int strip = next_ % strips_;
-            unit = {lists_.tiles[tile], strip, min(min(most_, strips_ - strip), end_ - next_)};
+            unit = {lists_.tiles[tile], strip, min(min(Shape::kStrips, strips_ - strip), end_ - next_)};
             next_ += unit.strips;
             return true;
         }
@@ -106,7 +107,7 @@ class UnitWalk {
                 high = middle;
         }
         const RowTile& tile = lists_.tiles[low];
-        const int cost = strip_cost(tile.rows);
+        const int cost = strip_cost<Shape>(tile.rows);
         const auto inside = static_cast<int>(share - static_cast<std::int64_t>(tile.cost_before) * strips_);
         return low * strips_ + min(strips_, (inside + cost - 1) / cost);
     }
@@ -114,7 +115,6 @@ class UnitWalk {
     const RowLists& lists_;
     int strips_;
     int units_;  ///< of a row tile
-    int most_;
     bool ranges_;
     int next_;
     int end_;
