@@ -43,6 +43,8 @@ struct FusedMoeCuda {
     Slice<std::byte> intermediate;       ///< bf16 or (quantised) f32 [routes of a pass, intermediate_stride]
     Slice<std::uint16_t> prepared_rows;  ///< fp8_block: GroupedArgs says what they hold
     Slice<float> row_scales;
+    Slice<float> intermediate_scales;
+    Slice<std::int32_t> tile_groups;
     Slice<float> partials;  ///< [routes of a pass, hidden]
 };
 

@@ -149,14 +149,17 @@ GroupedLaunch freeze(const GroupedVariant& variant, const DeviceInfo& info) {
 void lay_out_pass(const FusedMoeProblem& p, std::int64_t tokens, WorkspaceLayout& layout, FusedMoeCuda& cuda) {
     const auto routes = static_cast<std::size_t>(tokens * p.top_k);
     const bool fp8 = p.weights.format == WeightFormat::fp8_block;  // rows are prepared, the intermediate from f32
-    const std::size_t value_bytes = fp8 ? 4 : 2;
+    std::size_t row_bytes = static_cast<std::size_t>(intermediate_stride(p)) * (fp8 ? 4 : 2);
     if (fp8) {
-        const auto groups = static_cast<std::size_t>((std::max(p.hidden, p.intermediate) + 127) / 128);
-        cuda.prepared_rows = layout.add<std::uint16_t>("prepared_rows", routes * groups * 128);
-        cuda.row_scales = layout.add<float>("row_scales", routes * groups);
+        const auto hidden_groups = static_cast<std::size_t>((p.hidden + 127) / 128);
+        const auto groups = static_cast<std::size_t>((p.intermediate + 127) / 128);
+        cuda.prepared_rows = layout.add<std::uint16_t>("prepared_rows", routes * std::max(hidden_groups, groups) * 128);
+        cuda.row_scales = layout.add<float>("row_scales", routes * hidden_groups);
+        cuda.intermediate_scales = layout.add<float>("intermediate_scales", routes * groups);
+        cuda.tile_groups = layout.add<std::int32_t>("tile_groups", routes);
+        row_bytes = std::max(row_bytes, groups * 128);
     }
-    cuda.intermediate =
-        layout.add<std::byte>("intermediate", routes * static_cast<std::size_t>(intermediate_stride(p)) * value_bytes);
+    cuda.intermediate = layout.add<std::byte>("intermediate", routes * row_bytes);
     cuda.partials = layout.add<float>("partials", routes * static_cast<std::size_t>(p.hidden));
 }
 
@@ -219,6 +222,8 @@ void run_grouped(const FusedMoeState& state, const GroupedLaunch& choice, const 
     if (args.weight_input) std::swap(args.input_weights, args.weights);
     args.prepared_rows = state.cuda.prepared_rows.in(workspace);
     args.row_scales = state.cuda.row_scales.in(workspace);
+    args.intermediate_scales = state.cuda.intermediate_scales.in(workspace);
+    args.tile_groups = state.cuda.tile_groups.in(workspace);
     args.pass_tokens = static_cast<int>(state.cuda.pass_tokens);
     args.stages = choice.stages;
     args.lists = choice.shared;

@@ -33,6 +33,7 @@ struct GroupedShared {
     int list = 0;          ///< [routes] u16: routes, expert by expert
     int tiles = 0;         ///< [row tiles] RowTile
     int route_expert = 0;  ///< [routes] i16: local expert, or -1
+    int maxima = 0;        ///< [2, rows of a tile] u32, for quantised rows
     int bytes = 0;
 };
 
@@ -47,6 +48,10 @@ struct GroupedArgs : DecodeArgs {
     /// with a scale for each group (prepare.cuh).
     std::uint16_t* prepared_rows = nullptr;
     float* row_scales = nullptr;
+    /// Quantised rows alone: scales of the intermediate's codes [routes of a pass, groups of 128 columns], and for each
+    /// row tile how many groups are there.
+    float* intermediate_scales = nullptr;
+    std::int32_t* tile_groups = nullptr;
     int pass_tokens = 0;
     int stages = 0;
     GroupedShared lists;

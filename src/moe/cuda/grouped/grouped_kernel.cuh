@@ -7,7 +7,7 @@
 
 #include <cstdint>
 
-#include "moe/cuda/grouped/finish.cuh"
+#include "moe/cuda/grouped/finish_quantized.cuh"
 #include "moe/cuda/grouped/multiply_e4m3.cuh"
 #include "moe/cuda/grouped/row_gather.cuh"
 
@@ -16,7 +16,8 @@ namespace tokamak::moe::cuda {
 /// Multiplies the strips of a unit that belong to a warp, and finishes them.
 template <bool Down, class Shape, int Strips, int Blocks>
 __device__ __forceinline__ void consume_unit(const GroupedArgs& args, const RowLists& lists, const Unit& unit,
-                                             const Consumer& me, const StageRing<Shape>& ring, RingPlace& place) {
+                                             const Consumer& me, const StageRing<Shape>& ring, RingPlace& place,
+                                             RowMaxima<Shape>& maxima) {
     constexpr int stage_blocks = Shape::Weights::kStageBlocks;
     const DecodeMatrix& matrix = Down ? args.down : args.gate_up;
     LaneBias<Down> bias[Strips];
@@ -35,7 +36,10 @@ __device__ __forceinline__ void consume_unit(const GroupedArgs& args, const RowL
         if (me.lane == 0) ptx::barrier_arrive(&ring.empty[place.slot]);
         place.advance(ring.stages);
     }
-    finish_unit<Down, Shape, Strips, Blocks>(args, lists, unit, me, bias, sums);
+    if constexpr (!Down && Shape::kRowScales)
+        finish_quantized<Shape>(args, lists, unit, me, bias, sums, maxima);
+    else
+        finish_unit<Down, Shape, Strips, Blocks>(args, lists, unit, me, bias, sums);
 }
 
 /// A warp without a strip in the unit lets its stages pass.
@@ -52,38 +56,43 @@ __device__ __forceinline__ void skip_unit(const DecodeMatrix& matrix, const Cons
 
 template <bool Down, class Shape, int Strips>
 __device__ __forceinline__ void consume_width(const GroupedArgs& args, const RowLists& lists, const Unit& unit,
-                                              const Consumer& me, const StageRing<Shape>& ring, RingPlace& place) {
+                                              const Consumer& me, const StageRing<Shape>& ring, RingPlace& place,
+                                              RowMaxima<Shape>& maxima) {
     const int width = unit.width();
     if (width == 8)
-        consume_unit<Down, Shape, Strips, 1>(args, lists, unit, me, ring, place);
+        consume_unit<Down, Shape, Strips, 1>(args, lists, unit, me, ring, place, maxima);
     else if (width == 16)
-        consume_unit<Down, Shape, Strips, 2>(args, lists, unit, me, ring, place);
+        consume_unit<Down, Shape, Strips, 2>(args, lists, unit, me, ring, place, maxima);
     else if (width == 24)
-        consume_unit<Down, Shape, Strips, 3>(args, lists, unit, me, ring, place);
+        consume_unit<Down, Shape, Strips, 3>(args, lists, unit, me, ring, place, maxima);
     else if (Shape::kTileRows == 32 || width == 32)
-        consume_unit<Down, Shape, Strips, 4>(args, lists, unit, me, ring, place);
+        consume_unit<Down, Shape, Strips, 4>(args, lists, unit, me, ring, place, maxima);
     else if constexpr (Shape::kTileRows == 64) {
         if (width <= 48)
-            consume_unit<Down, Shape, Strips, 6>(args, lists, unit, me, ring, place);
+            consume_unit<Down, Shape, Strips, 6>(args, lists, unit, me, ring, place, maxima);
         else
-            consume_unit<Down, Shape, Strips, 8>(args, lists, unit, me, ring, place);
+            consume_unit<Down, Shape, Strips, 8>(args, lists, unit, me, ring, place, maxima);
     }
 }
 
 template <bool Down, class Shape>
 __device__ void consume_phase(const GroupedArgs& args, const RowLists& lists, const Consumer& me,
-                              const StageRing<Shape>& ring, RingPlace& place) {
+                              const StageRing<Shape>& ring, RingPlace& place, std::uint32_t* shared_maxima) {
     const DecodeMatrix& matrix = Down ? args.down : args.gate_up;
-    UnitWalk<Shape> walk(lists, matrix, lists.units(Down));
+    constexpr bool quantizes = !Down && Shape::kRowScales;
+    RowMaxima<Shape> maxima{shared_maxima};
+    UnitWalk<Shape> walk(lists, args, Down);
     Unit unit;
     while (walk.next(unit)) {
         const int mine = (unit.strips - me.warpgroup + Shape::kWarpgroups - 1) / Shape::kWarpgroups;
-        if (mine <= 0)
+        if (mine <= 0) {
             skip_unit(matrix, me, ring, place);
-        else if (mine == 1)
-            consume_width<Down, Shape, 1>(args, lists, unit, me, ring, place);
+            if constexpr (quantizes) maxima.sync();
+        } else if (mine == 1)
+            consume_width<Down, Shape, 1>(args, lists, unit, me, ring, place, maxima);
         else if constexpr (Shape::kStripsEach == 2)
-            consume_width<Down, Shape, 2>(args, lists, unit, me, ring, place);
+            consume_width<Down, Shape, 2>(args, lists, unit, me, ring, place, maxima);
+        if constexpr (quantizes) publish_group(args, unit, maxima);
     }
 }
 
@@ -114,6 +123,19 @@ __device__ __forceinline__ RowSource prepared_rows(const RowSource& source, cons
     return {.data = rows, .stride = cols, .routes_per_row = source.prepared_per(), .cols = cols, .scales = scales};
 }
 
+/// Rows that the down phase gathers.
+template <class Shape>
+__device__ __forceinline__ RowSource down_rows(const GroupedArgs& args) {
+    constexpr RowForm form = Shape::Weights::kForm;
+    const RowSource own = intermediate_rows(args, false);
+    if constexpr (form == RowForm::quantized)
+        return prepared_rows<form>(own, static_cast<const std::uint16_t*>(args.intermediate), args.intermediate_scales);
+    else if constexpr (Shape::kPrepares)
+        return prepared_rows<form>(own, args.prepared_rows, nullptr);
+    else
+        return own;
+}
+
 /// What stands between the launch and the first phase, or between the phases: rows are brought into the form of the
 /// format, if that is another one than they have.
 template <class Shape, bool Down>
@@ -121,9 +143,10 @@ __device__ __forceinline__ void prepare_phase(const GroupedArgs& args, std::int6
     constexpr RowForm form = Shape::Weights::kForm;
     const auto grid = cooperative_groups::this_grid();
     if constexpr (Down) {
+        if constexpr (Shape::kRowScales) return;  // tiles tell when they are there
         grid.sync();
         if constexpr (!Shape::kPrepares) return;
-        prepare_rows<form>(intermediate_rows(args, true), count * args.top_k, args.prepared_rows, args.row_scales);
+        prepare_rows<form>(intermediate_rows(args, true), count * args.top_k, args.prepared_rows, nullptr);
         grid.sync();
     } else {
         if constexpr (!Shape::kPrepares) return;
@@ -139,8 +162,8 @@ __device__ __forceinline__ void feed(const GroupedArgs& args, const RowLists& li
     constexpr int unlimited = 0x7FFFFFFF;
     if (warp < kWeightWarps) {
         const bool leader = threadIdx.x % 32 == 0;
-        WeightStream<Shape> gate_up(lists, args.gate_up, args.single ? 0 : lists.units(false));
-        WeightStream<Shape> down(lists, args.down, lists.units(true));
+        WeightStream<Shape> gate_up(lists, args, false);
+        WeightStream<Shape> down(lists, args, true);
         if (leader && args.single) down.issue(ring, place, ring.stages);
         if (leader && !args.single) gate_up.issue(ring, place, ring.stages);
         __syncwarp();
@@ -163,15 +186,13 @@ __device__ __forceinline__ void feed(const GroupedArgs& args, const RowLists& li
                                 : prepared_rows<Shape::Weights::kForm>(tokens, args.prepared_rows, args.row_scales);
         prepare_phase<Shape, false>(args, first, count);
         if (args.single) {
-            RowGather<Shape>(lists, args.down, x, lists.units(true), thread).run(ring, place);
+            RowGather<Shape>(lists, args, true, x, thread).run(ring, place);
             return;
         }
-        RowGather<Shape>(lists, args.gate_up, x, lists.units(false), thread).run(ring, place);
+        RowGather<Shape>(lists, args, false, x, thread).run(ring, place);
         prepare_phase<Shape, true>(args, first, count);
-        const RowSource own = intermediate_rows(args, false);
-        const RowSource rows =
-            Shape::kPrepares ? prepared_rows<Shape::Weights::kForm>(own, args.prepared_rows, args.row_scales) : own;
-        RowGather<Shape>(lists, args.down, rows, lists.units(true), thread).run(ring, place);
+        const RowSource rows = down_rows<Shape>(args);
+        RowGather<Shape>(lists, args, true, rows, thread).run(ring, place);
     }
 }
 
@@ -184,12 +205,13 @@ __device__ __forceinline__ void run_gemms(const GroupedArgs& args, const RowList
     if (warp >= Shape::kConsumerWarps)
         return feed<Shape>(args, lists, ring, place, first, count, warp - Shape::kConsumerWarps);
     const Consumer me(warp);
+    auto* const maxima = reinterpret_cast<std::uint32_t*>(ring.memory + args.lists.maxima);
     prepare_phase<Shape, false>(args, first, count);
     if (!args.single) {
-        consume_phase<false>(args, lists, me, ring, place);
+        consume_phase<false>(args, lists, me, ring, place, maxima);
         prepare_phase<Shape, true>(args, first, count);
     }
-    consume_phase<true>(args, lists, me, ring, place);
+    consume_phase<true>(args, lists, me, ring, place, maxima);
 }
 
 template <class Shape>
@@ -199,6 +221,8 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_grouped(const __grid_c
     const StageRing<Shape> ring(shared, args);
     const RowLists lists(shared, args);
     if (threadIdx.x == 0) ring.initialise();
+    if (Shape::kRowScales && threadIdx.x < 2 * Shape::kTileRows)
+        reinterpret_cast<std::uint32_t*>(shared + args.lists.maxima)[threadIdx.x] = 0;
     RingPlace place;
     const std::int64_t tokens = tokens_of_call(args);
     for (std::int64_t first = 0; first < tokens; first += args.pass_tokens) {
@@ -206,13 +230,15 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_grouped(const __grid_c
         __syncthreads();  // the lists of the last pass have been read
         build_lists<Shape>(args, lists, shared, first, count);
         if (threadIdx.x < 32) {
-            const int gate_up = choose_units<Shape>(args.gate_up, lists.tile_count());
-            const int down = choose_units<Shape>(args.down, lists.tile_count());
+            const int gate_up = choose_units<Shape>(args.gate_up, lists.tile_count(), false);
+            const int down = choose_units<Shape>(args.down, lists.tile_count(), true);
             if (threadIdx.x == 0) {
                 lists.counts[2] = gate_up;
                 lists.counts[3] = down;
             }
         }
+        if constexpr (Shape::kRowScales)
+            if (blockIdx.x == 0) TileCounts{args.tile_groups}.clear(lists.tile_count());
         ptx::fence_shared_async();  // the ring takes its place back
         __syncthreads();
         run_gemms(args, lists, ring, place, first, count);

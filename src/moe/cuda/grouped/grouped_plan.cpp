@@ -36,6 +36,7 @@ std::int64_t lay_out(const FusedMoeProblem& p, std::int64_t pass_tokens, Grouped
     shared.tiles =
         booking.take((std::min(experts, routes) + routes / variant.instance.tile_rows) * static_cast<std::int64_t>(sizeof(RowTile)));
     shared.route_expert = booking.take(routes * 2);
+    shared.maxima = booking.take(std::int64_t{variant.instance.tile_rows} * 8);
     shared.bytes = static_cast<int>(booking.bytes);
     return booking.bytes;
 }

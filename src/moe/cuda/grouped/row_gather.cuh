@@ -9,6 +9,7 @@
 
 #include "moe/cuda/grouped/prepare.cuh"
 #include "moe/cuda/grouped/stage_ring.cuh"
+#include "moe/cuda/grouped/tile_counts.cuh"
 
 namespace tokamak::moe::cuda {
 
@@ -20,22 +21,22 @@ class RowGather {
     static constexpr bool kScaled = Shape::kRowScales;
 
   public:
-    __device__ RowGather(const RowLists& lists, const DecodeMatrix& matrix, const RowSource& source, int units,
-                         int thread)
+    __device__ RowGather(const RowLists& lists, const GroupedArgs& args, bool down, const RowSource& source, int thread)
         : lists_(lists),
+          args_(args),
+          down_(down),
           source_(source),
-          matrix_(matrix),
-          units_(units),
           vector_(thread % Shape::kVectors),
           row_(thread / Shape::kVectors) {}
 
     __device__ void run(const StageRing<Shape>& ring, RingPlace& place) {
-        UnitWalk<Shape> walk(lists_, matrix_, units_);
+        UnitWalk<Shape> walk(lists_, args_, down_);
         const bool copied = source_.vectors && source_.weights.data == nullptr;
-        const int chunks = Shape::chunks(matrix_);
+        const int chunks = Shape::chunks(down_ ? args_.down : args_.gate_up);
         Unit unit;
         while (walk.next(unit)) {
             find_rows(unit);
+            if constexpr (Shape::kStepStrips > 1) await_rows(unit);
             if constexpr (kScaled) load_scale(unit, 0, chunks);
             for (int chunk = 0; chunk < chunks; ++chunk) {
                 ptx::barrier_wait(&ring.empty[place.slot], place.parity ^ 1U);
@@ -66,6 +67,12 @@ class RowGather {
             const int route = lists_.list[unit.tile.first + (i < live_ ? row_ + i * kStep : 0)];
             from_[i] = static_cast<const std::uint16_t*>(source_.data) + source_.begin(route) + vector_ * 8;
         }
+    }
+    /// Rows of the intermediate are there when all groups of their tile are.
+    __device__ void await_rows(const Unit& unit) const {
+        if (!down_ || args_.single) return;
+        if (threadIdx.x % 32 == 0) TileCounts{args_.tile_groups}.await(unit.index, quantized_groups(args_.down.cols));
+        __syncwarp();
     }
     /// Byte of this thread's part of a row in the stage.
     [[nodiscard]] __device__ int place_of(int row) const {
@@ -109,9 +116,9 @@ class RowGather {
     }
 
     const RowLists& lists_;
+    const GroupedArgs& args_;
+    bool down_;
     const RowSource source_;
-    const DecodeMatrix& matrix_;
-    int units_;
     int vector_;
     int row_;
     int rows_ = 0;  ///< of this thread in the unit

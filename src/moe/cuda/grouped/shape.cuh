@@ -30,6 +30,10 @@ struct GroupedShape {
     static_assert(!Weights::kStripScales || kRowScalesOffset + kTileRows * 4 <= kStageBytes);
     static constexpr int kVectors = kRowBlocks * 8;  ///< of 16 bytes in a stage's row
 
+    /// Strips that a gate/up unit has together: those of a group of 128 columns of the intermediate, which share a
+    /// scale.
+    static constexpr int kStepStrips = kRowScales ? 4 : 1;
+    static_assert(kStrips % kStepStrips == 0);
     /// Rows are brought into the form of the format before each phase; the first one leaves f32 rows.
     static constexpr bool kPrepares = Weights::kForm != RowForm::natural;
 

@@ -53,8 +53,11 @@ class WeightStream {
     using Weights = typename Shape::Weights;
 
   public:
-    __device__ WeightStream(const RowLists& lists, const DecodeMatrix& matrix, int units)
-        : walk_(lists, matrix, units), matrix_(matrix), chunks_(Shape::chunks(matrix)), chunk_(chunks_) {}
+    __device__ WeightStream(const RowLists& lists, const GroupedArgs& args, bool down)
+        : walk_(lists, args, down),
+          matrix_(down ? args.down : args.gate_up),
+          chunks_(Shape::chunks(matrix_)),
+          chunk_(chunks_) {}
 
     /// Issues up to `most` stages.
     __device__ void issue(const StageRing<Shape>& ring, RingPlace& place, int most) {

@@ -11,6 +11,7 @@ namespace tokamak::moe::cuda {
 /// Some neighbouring strips of one expert times one tile of its rows.
 struct Unit {
     RowTile tile;
+    int index;  ///< of the row tile
     int strip;
     int strips;
 
@@ -33,8 +34,9 @@ __device__ __forceinline__ int unit_cycles(int chunks, int strips) {
 /// Into how many units the strips of a row tile are cut so that the CTA with the most of them is done first. By the
 /// lanes of one warp; all get the answer. It moves work about and changes no sum.
 template <class Shape>
-__device__ __forceinline__ int choose_units(const DecodeMatrix& matrix, int tiles) {
+__device__ __forceinline__ int choose_units(const DecodeMatrix& matrix, int tiles, bool down) {
     if (matrix.strips == 0) return 1;
+    if (!down && Shape::kStepStrips > 1) return (matrix.strips + Shape::kStepStrips - 1) / Shape::kStepStrips;
     const int lane = static_cast<int>(threadIdx.x) % 32;
     const int chunks = Shape::chunks(matrix);
     std::uint32_t best = 0xFFFFFFFFU;
@@ -51,33 +53,40 @@ __device__ __forceinline__ int choose_units(const DecodeMatrix& matrix, int tile
     return (matrix.strips + most - 1) / most;
 }
 
-/// Deals units to the CTAs, in one of two ways.
-/// One row tile for each expert: the strips are numbered tile by tile, a CTA takes a contiguous range of equal cost and
-/// from it up to kStrips at a time.
-/// Several: each row tile has the same number of units, which share its strips evenly; they are numbered expert by
+/// Deals units to the CTAs, in one of two ways. They consist of steps: a strip, or where the end of a unit needs all
+/// columns of a group, the strips of one.
+/// One row tile for each expert: the steps are numbered tile by tile, a CTA takes a contiguous range of equal cost and
+/// from it up to kStrips strips at a time.
+/// Several: each row tile has the same number of units, which share its steps evenly; they are numbered expert by
 /// expert, in an expert strips by strips, then row tile by row tile, and dealt in turn: row tiles that need the same
 /// weights are at work at the same time, so that all but one find them in the L2.
 template <class Shape>
 class UnitWalk {
   public:
-    __device__ UnitWalk(const RowLists& lists, const DecodeMatrix& matrix, int units)
-        : lists_(lists), strips_(matrix.strips), units_(units), ranges_(lists.single_tiles()) {
+    __device__ UnitWalk(const RowLists& lists, const GroupedArgs& args, bool down)
+        : lists_(lists),
+          strips_((down ? args.down : args.gate_up).strips),
+          step_strips_(down ? 1 : Shape::kStepStrips),
+          steps_((strips_ + step_strips_ - 1) / step_strips_),
+          units_(lists.units(down)),
+          ranges_(lists.single_tiles()) {
+        const int cta = static_cast<int>(blockIdx.x);
         if (!ranges_) {
-            next_ = static_cast<int>(blockIdx.x);
-            end_ = lists.tile_count() * units;
+            next_ = cta;
+            end_ = lists.tile_count() * units_;
             return;
         }
-        next_ = first_strip(static_cast<int>(blockIdx.x));
-        end_ = first_strip(static_cast<int>(blockIdx.x) + 1);
+        next_ = first_step(cta, steps_, lag(args, down, cta));
+        end_ = first_step(cta + 1, steps_, lag(args, down, cta + 1));
     }
 
     __device__ bool next(Unit& unit) {
         if (next_ >= end_) return false;
         if (ranges_) {
-            const int tile = next_ / strips_;
-            const int strip = next_ % strips_;
-            unit = {lists_.tiles[tile], strip, min(min(Shape::kStrips, strips_ - strip), end_ - next_)};
-            next_ += unit.strips;
+            const int tile = next_ / steps_;
+            const int step = next_ % steps_;
+            take(unit, tile, step, min(min(Shape::kStrips / step_strips_, steps_ - step), end_ - next_));
+            next_ += (unit.strips + step_strips_ - 1) / step_strips_;
             return true;
         }
         const int some_tile = next_ / units_;  // of the expert
@@ -85,36 +94,63 @@ class UnitWalk {
         const int count = lists_.tiles[some_tile].count;
         const int index = next_ - first_tile * units_;
         const int part = index / count;
-        const int begin = static_cast<int>(static_cast<std::int64_t>(strips_) * part / units_);
-        const int end = static_cast<int>(static_cast<std::int64_t>(strips_) * (part + 1) / units_);
-        unit = {lists_.tiles[first_tile + index % count], begin, end - begin};
+        const int begin = static_cast<int>(static_cast<std::int64_t>(steps_) * part / units_);
+        const int end = static_cast<int>(static_cast<std::int64_t>(steps_) * (part + 1) / units_);
+        take(unit, first_tile + index % count, begin, end - begin);
         next_ += static_cast<int>(gridDim.x);
         return true;
     }
 
   private:
-    /// The first (row tile, strip) whose cost before it reaches the share of the CTAs before `cta`.
-    [[nodiscard]] __device__ int first_strip(int cta) const {
-        const std::int64_t share = static_cast<std::int64_t>(lists_.cost()) * strips_ * cta / gridDim.x;
+    __device__ void take(Unit& unit, int tile, int step, int steps) const {
+        const int strip = step * step_strips_;
+        unit = {lists_.tiles[tile], tile, strip, min(steps * step_strips_, strips_ - strip)};
+    }
+    /// Cost of what the CTAs before `cta` are due.
+    [[nodiscard]] __device__ std::int64_t due(int cta, int steps) const {
+        return static_cast<std::int64_t>(lists_.cost()) * steps * cta / gridDim.x;
+    }
+    /// The first (row tile, step) whose cost before it reaches the share of the CTAs before `cta`, less `lag`.
+    [[nodiscard]] __device__ int first_step(int cta, int steps, std::int64_t lag) const {
+        const std::int64_t share = due(cta, steps) - lag;
         int low = 0;
         int high = lists_.tile_count();
-        if (cta == static_cast<int>(gridDim.x) || high == 0) return high * strips_;
+        if (cta == static_cast<int>(gridDim.x) || high == 0) return high * steps;
         while (high - low > 1) {
             const int middle = (low + high) / 2;
-            if (static_cast<std::int64_t>(lists_.tiles[middle].cost_before) * strips_ <= share)
+            if (static_cast<std::int64_t>(lists_.tiles[middle].cost_before) * steps <= share)
                 low = middle;
             else
                 high = middle;
         }
         const RowTile& tile = lists_.tiles[low];
         const int cost = strip_cost<Shape>(tile.rows);
-        const auto inside = static_cast<int>(share - static_cast<std::int64_t>(tile.cost_before) * strips_);
-        return low * strips_ + min(strips_, (inside + cost - 1) / cost);
+        const auto inside = static_cast<int>(share - static_cast<std::int64_t>(tile.cost_before) * steps);
+        return low * steps + min(steps, (inside + cost / 2) / cost);
+    }
+    /// What whole steps gave the CTAs before `cta` beyond their share in the gate/up phase, as cost of down strips: the
+    /// down phase, which does not wait for all of the other, makes up for it.
+    [[nodiscard]] __device__ std::int64_t lag(const GroupedArgs& args, bool down, int cta) const {
+        if (Shape::kStepStrips == 1 || !down || args.single || cta == 0 || cta == static_cast<int>(gridDim.x)) return 0;
+        const int steps = (args.gate_up.strips + Shape::kStepStrips - 1) / Shape::kStepStrips;
+        const int first = first_step(cta, steps, 0);
+        const int index = first / steps;
+        std::int64_t done = static_cast<std::int64_t>(lists_.cost()) * steps;
+        if (index < lists_.tile_count()) {
+            const RowTile& tile = lists_.tiles[index];
+            done = static_cast<std::int64_t>(tile.cost_before) * steps + strip_cost<Shape>(tile.rows) * (first % steps);
+        }
+        const std::int64_t ahead =
+            (done - due(cta, steps)) * Shape::kStepStrips * Shape::chunks(args.gate_up) / Shape::chunks(args.down);
+        const std::int64_t most = due(1, strips_) / 2;
+        return ahead > most ? most : ahead < -most ? -most : ahead;
     }
 
     const RowLists& lists_;
     int strips_;
-    int units_;  ///< of a row tile
+    int step_strips_;
+    int steps_;  ///< of a row tile
+    int units_;
     bool ranges_;
     int next_;
     int end_;
