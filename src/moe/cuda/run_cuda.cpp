@@ -148,16 +148,16 @@ GroupedLaunch freeze(const GroupedVariant& variant, const DeviceInfo& info) {
 /// Books the workspace of passes of `tokens` tokens.
 void lay_out_pass(const FusedMoeProblem& p, std::int64_t tokens, WorkspaceLayout& layout, FusedMoeCuda& cuda) {
     const auto routes = static_cast<std::size_t>(tokens * p.top_k);
-    const bool fp8 = p.weights.format == WeightFormat::fp8_block;  // rows are prepared, the intermediate from f32
+    const bool fp8 = p.weights.format == WeightFormat::fp8_block;  // rows are prepared
     std::size_t row_bytes = static_cast<std::size_t>(intermediate_stride(p)) * (fp8 ? 4 : 2);
     if (fp8) {
-        const auto hidden_groups = static_cast<std::size_t>((p.hidden + 127) / 128);
+        const auto row_groups = static_cast<std::size_t>((std::max(p.hidden, p.intermediate) + 127) / 128);
         const auto groups = static_cast<std::size_t>((p.intermediate + 127) / 128);
-        cuda.prepared_rows = layout.add<std::uint16_t>("prepared_rows", routes * std::max(hidden_groups, groups) * 128);
-        cuda.row_scales = layout.add<float>("row_scales", routes * hidden_groups);
+        cuda.prepared_rows = layout.add<std::uint16_t>("prepared_rows", routes * row_groups * 128);
+        cuda.row_scales = layout.add<float>("row_scales", routes * row_groups);
         cuda.intermediate_scales = layout.add<float>("intermediate_scales", routes * groups);
         cuda.tile_groups = layout.add<std::int32_t>("tile_groups", routes);
-        row_bytes = std::max(row_bytes, groups * 128);
+        row_bytes = std::max(row_bytes, groups * 256);
     }
     cuda.intermediate = layout.add<std::byte>("intermediate", routes * row_bytes);
     cuda.partials = layout.add<float>("partials", routes * static_cast<std::size_t>(p.hidden));

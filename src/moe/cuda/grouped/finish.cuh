@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "moe/cuda/grouped/multiply.cuh"
+#include "moe/cuda/grouped/prepare.cuh"
 
 namespace tokamak::moe::cuda {
 
@@ -46,12 +47,14 @@ __device__ __forceinline__ void finish_pair(const GroupedArgs& args, int route, 
     } else {
         const int col = strip * 32 + me.slab * 8 + g;
         if (col >= args.down.cols) return;
-        const std::int64_t to = route * args.intermediate_stride + col;
         const float value = activate(args.activation, low, high);
-        if constexpr (Shape::kPrepares)
-            static_cast<float*>(args.intermediate)[to] = value;
-        else
-            static_cast<__nv_bfloat16*>(args.intermediate)[to] = __float2bfloat16_rn(value);
+        auto* const rows = static_cast<__nv_bfloat16*>(args.intermediate);
+        if constexpr (Shape::kPrepares) {
+            const std::int64_t padded = (args.down.cols + kPreparedGroup - 1) / kPreparedGroup * kPreparedGroup;
+            rows[route * padded + moved_place(col)] = __float2bfloat16_rn(value * kLargeActivations);
+        } else {
+            rows[route * args.intermediate_stride + col] = __float2bfloat16_rn(value);
+        }
     }
 }
 
@@ -75,26 +78,43 @@ __device__ __forceinline__ void finish_unit(const GroupedArgs& args, const RowLi
         }
 }
 
+/// Past the L1: other SMs wrote them just now.
+template <int Cols>
+__device__ __forceinline__ void load_partials(const float* from, float (&values)[Cols]) {
+    if constexpr (Cols == 4) {
+        const float4 four = __ldcg(reinterpret_cast<const float4*>(from));
+        values[0] = four.x;
+        values[1] = four.y;
+        values[2] = four.z;
+        values[3] = four.w;
+    } else {
+        values[0] = __ldcg(from);
+    }
+}
+
 /// out = what it held (if asked) + shared output + weighted results in the order of the slots; one rounding.
 template <int Cols>
 __device__ __forceinline__ void combine_columns(const GroupedArgs& args, const RowLists& lists, std::int64_t row,
                                                 int token, int col) {
     const int hidden = args.gate_up.cols;
     float sums[Cols] = {};
-#pragma unroll 4
-    for (int slot = 0; slot < args.top_k; ++slot) {
-        const int route = token * args.top_k + slot;
-        if (lists.route_expert[route] < 0) continue;
-        const float weight = args.weights.data != nullptr ? load_element(args.weights, row, slot) : 1.0F;
-        const float* const from = args.partials + static_cast<std::int64_t>(route) * hidden + col;
-        if constexpr (Cols == 4) {
-            const float4 four = __ldcg(reinterpret_cast<const float4*>(from));
-            sums[0] = fmaf(weight, four.x, sums[0]);
-            sums[1] = fmaf(weight, four.y, sums[1]);
-            sums[2] = fmaf(weight, four.z, sums[2]);
-            sums[3] = fmaf(weight, four.w, sums[3]);
-        } else {
-            sums[0] = fmaf(weight, __ldcg(from), sums[0]);
+    constexpr int at_once = 8;  // loads that are on their way together
+    for (int first = 0; first < args.top_k; first += at_once) {
+        float values[at_once][Cols];
+        float weights[at_once];
+#pragma unroll
+        for (int i = 0; i < at_once; ++i) {
+            const int route = token * args.top_k + first + i;
+            weights[i] = 0.0F;
+            if (first + i >= args.top_k || lists.route_expert[route] < 0) continue;
+            load_partials(args.partials + static_cast<std::int64_t>(route) * hidden + col, values[i]);
+            weights[i] = args.weights.data != nullptr ? load_element(args.weights, row, first + i) : 1.0F;
+        }
+#pragma unroll
+        for (int i = 0; i < at_once; ++i) {
+            if (first + i >= args.top_k || lists.route_expert[token * args.top_k + first + i] < 0) continue;
+#pragma unroll
+            for (int c = 0; c < Cols; ++c) sums[c] = fmaf(weights[i], values[i][c], sums[c]);
         }
     }
     const std::int64_t to = row * args.out_stride + col;

@@ -6,6 +6,7 @@
 #include <cooperative_groups.h>
 
 #include <cstdint>
+#include <utility>
 
 #include "moe/cuda/grouped/finish_quantized.cuh"
 #include "moe/cuda/grouped/multiply_e4m3.cuh"
@@ -111,9 +112,6 @@ __device__ __forceinline__ RowSource token_rows(const GroupedArgs& args, std::in
             .first_token = first,
             .top_k = args.top_k};
 }
-__device__ __forceinline__ RowSource intermediate_rows(const GroupedArgs& args, bool f32) {
-    return {.data = args.intermediate, .f32 = f32, .stride = args.intermediate_stride, .cols = args.down.cols};
-}
 /// They are gathered as if they were of 16 bits: quantised rows have half as many.
 template <RowForm Form>
 __device__ __forceinline__ RowSource prepared_rows(const RowSource& source, const std::uint16_t* rows,
@@ -127,32 +125,17 @@ __device__ __forceinline__ RowSource prepared_rows(const RowSource& source, cons
 template <class Shape>
 __device__ __forceinline__ RowSource down_rows(const GroupedArgs& args) {
     constexpr RowForm form = Shape::Weights::kForm;
-    const RowSource own = intermediate_rows(args, false);
-    if constexpr (form == RowForm::quantized)
+    const RowSource own = {.data = args.intermediate, .stride = args.intermediate_stride, .cols = args.down.cols};
+    if constexpr (Shape::kPrepares)
         return prepared_rows<form>(own, static_cast<const std::uint16_t*>(args.intermediate), args.intermediate_scales);
-    else if constexpr (Shape::kPrepares)
-        return prepared_rows<form>(own, args.prepared_rows, nullptr);
     else
         return own;
 }
 
-/// What stands between the launch and the first phase, or between the phases: rows are brought into the form of the
-/// format, if that is another one than they have.
-template <class Shape, bool Down>
-__device__ __forceinline__ void prepare_phase(const GroupedArgs& args, std::int64_t first, int count) {
-    constexpr RowForm form = Shape::Weights::kForm;
-    const auto grid = cooperative_groups::this_grid();
-    if constexpr (Down) {
-        if constexpr (Shape::kRowScales) return;  // tiles tell when they are there
-        grid.sync();
-        if constexpr (!Shape::kPrepares) return;
-        prepare_rows<form>(intermediate_rows(args, true), count * args.top_k, args.prepared_rows, nullptr);
-        grid.sync();
-    } else {
-        if constexpr (!Shape::kPrepares) return;
-        prepare_rows<form>(token_rows(args, first), count * args.top_k, args.prepared_rows, args.row_scales);
-        grid.sync();
-    }
+/// What stands between the phases. Quantised rows need nothing: their tiles tell when they are there.
+template <class Shape>
+__device__ __forceinline__ void between_phases() {
+    if constexpr (!Shape::kRowScales) cooperative_groups::this_grid().sync();
 }
 
 /// The feeding warps: copies of weights, gathering of rows.
@@ -164,17 +147,13 @@ __device__ __forceinline__ void feed(const GroupedArgs& args, const RowLists& li
         const bool leader = threadIdx.x % 32 == 0;
         WeightStream<Shape> gate_up(lists, args, false);
         WeightStream<Shape> down(lists, args, true);
-        if (leader && args.single) down.issue(ring, place, ring.stages);
-        if (leader && !args.single) gate_up.issue(ring, place, ring.stages);
-        __syncwarp();
-        prepare_phase<Shape, false>(args, first, count);
         if (!args.single) {
             if (leader) {
                 gate_up.issue(ring, place, unlimited);
                 down.issue(ring, place, ring.stages);
             }
             __syncwarp();
-            prepare_phase<Shape, true>(args, first, count);
+            between_phases<Shape>();
         }
         if (leader) down.issue(ring, place, unlimited);
         __syncwarp();
@@ -184,16 +163,30 @@ __device__ __forceinline__ void feed(const GroupedArgs& args, const RowLists& li
         const RowSource x = !Shape::kPrepares
                                 ? tokens
                                 : prepared_rows<Shape::Weights::kForm>(tokens, args.prepared_rows, args.row_scales);
-        prepare_phase<Shape, false>(args, first, count);
         if (args.single) {
             RowGather<Shape>(lists, args, true, x, thread).run(ring, place);
             return;
         }
         RowGather<Shape>(lists, args, false, x, thread).run(ring, place);
-        prepare_phase<Shape, true>(args, first, count);
+        between_phases<Shape>();
         const RowSource rows = down_rows<Shape>(args);
         RowGather<Shape>(lists, args, true, rows, thread).run(ring, place);
     }
+}
+
+/// Before the lists are built: rows are brought into the form of the format, what the phases expect to be zero is
+/// cleared. All of it is complete after the grid's next barrier.
+template <class Shape>
+__device__ __forceinline__ void prepare_pass(const GroupedArgs& args, std::int64_t first, int count) {
+    const int routes = count * args.top_k;
+    prepare_rows<Shape::Weights::kForm>(token_rows(args, first), routes, args.prepared_rows, args.row_scales);
+    if (args.single) return;
+    const int thread = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+    const int threads = static_cast<int>(gridDim.x * blockDim.x);
+    if constexpr (Shape::kRowScales)
+        for (int tile = thread; tile < routes; tile += threads) args.tile_groups[tile] = 0;
+    else
+        clear_padding(static_cast<std::uint16_t*>(args.intermediate), routes, args.down.cols, thread, threads);
 }
 
 /// Both GEMMs of a pass (or the second alone), by the role of the warp. Every role passes the same barriers of the
@@ -206,12 +199,27 @@ __device__ __forceinline__ void run_gemms(const GroupedArgs& args, const RowList
         return feed<Shape>(args, lists, ring, place, first, count, warp - Shape::kConsumerWarps);
     const Consumer me(warp);
     auto* const maxima = reinterpret_cast<std::uint32_t*>(ring.memory + args.lists.maxima);
-    prepare_phase<Shape, false>(args, first, count);
     if (!args.single) {
         consume_phase<false>(args, lists, me, ring, place, maxima);
-        prepare_phase<Shape, true>(args, first, count);
+        between_phases<Shape>();
     }
     consume_phase<true>(args, lists, me, ring, place, maxima);
+}
+
+/// Lists and units. Complete after the CTA's next barrier.
+template <class Shape>
+__device__ __forceinline__ void build_tables(const GroupedArgs& args, const RowLists& lists, std::uint8_t* memory,
+                                             std::int64_t first, int count) {
+    build_lists<Shape>(args, lists, memory, first, count);
+    if (threadIdx.x < 32 && !lists.single_tiles()) {
+        const int gate_up = choose_units<Shape>(args.gate_up, lists.tile_count(), false);
+        const int down = choose_units<Shape>(args.down, lists.tile_count(), true);
+        if (threadIdx.x == 0) {
+            lists.counts[2] = gate_up;
+            lists.counts[3] = down;
+        }
+    }
+    ptx::fence_shared_async();  // the ring takes its place back
 }
 
 template <class Shape>
@@ -227,20 +235,16 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_grouped(const __grid_c
     const std::int64_t tokens = tokens_of_call(args);
     for (std::int64_t first = 0; first < tokens; first += args.pass_tokens) {
         const int count = static_cast<int>(min(static_cast<std::int64_t>(args.pass_tokens), tokens - first));
-        __syncthreads();  // the lists of the last pass have been read
-        build_lists<Shape>(args, lists, shared, first, count);
-        if (threadIdx.x < 32) {
-            const int gate_up = choose_units<Shape>(args.gate_up, lists.tile_count(), false);
-            const int down = choose_units<Shape>(args.down, lists.tile_count(), true);
-            if (threadIdx.x == 0) {
-                lists.counts[2] = gate_up;
-                lists.counts[3] = down;
-            }
+        if constexpr (Shape::kPrepares) {
+            prepare_pass<Shape>(args, first, count);
+            auto prepared = grid.barrier_arrive();  // also: the lists of the last pass have been read
+            build_tables<Shape>(args, lists, shared, first, count);
+            grid.barrier_wait(std::move(prepared));
+        } else {
+            __syncthreads();  // the lists of the last pass have been read
+            build_tables<Shape>(args, lists, shared, first, count);
+            __syncthreads();
         }
-        if constexpr (Shape::kRowScales)
-            if (blockIdx.x == 0) TileCounts{args.tile_groups}.clear(lists.tile_count());
-        ptx::fence_shared_async();  // the ring takes its place back
-        __syncthreads();
         run_gemms(args, lists, ring, place, first, count);
         grid.sync();
         combine(args, lists, first, count);

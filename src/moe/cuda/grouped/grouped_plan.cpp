@@ -9,7 +9,7 @@ namespace tokamak::moe::cuda {
 namespace {
 
 constexpr int kLeastStages = 2;
-constexpr int kMostStages = 6;  ///< 100 KB of weights in flight where a unit has all its strips
+constexpr int kMostStages = 4;
 
 /// Hands out pieces of shared memory, each aligned to 16 bytes.
 struct Booking {

@@ -14,8 +14,7 @@ namespace tokamak::moe::cuda {
 
 /// Where rows come from.
 struct RowSource {
-    const void* data = nullptr;
-    bool f32 = false;  ///< or 16 bits
+    const void* data = nullptr;  ///< 16 bits each
     std::int64_t stride = 0;
     int routes_per_row = 1;  ///< top_k: rows of tokens; 1: rows of routes
     int cols = 0;
@@ -30,15 +29,13 @@ struct RowSource {
     [[nodiscard]] __device__ std::int64_t begin(int route) const {
         return (first_token + route / routes_per_row) * stride;
     }
-    /// Eight columns from element `at` on, of which the row has `left` (any number): zeros after them. Past the L1:
-    /// other SMs wrote the intermediate just now. Callers do not clamp `left`: see docs/kernels/compiler.md.
+    /// Eight columns from element `at` on, of which the row has `left` (any number): zeros after them. Callers do not
+    /// clamp `left`: see docs/kernels/compiler.md.
     __device__ __forceinline__ void load(float (&values)[8], std::int64_t at, int left) const {
         if (vectors && left >= 8) return load_vectors(values, at);
 #pragma unroll
         for (int i = 0; i < 8; ++i)
-            values[i] = i >= left ? 0.0F
-                        : f32     ? __ldcg(static_cast<const float*>(data) + at + i)
-                                  : __bfloat162float(__ldcg(static_cast<const __nv_bfloat16*>(data) + at + i));
+            values[i] = i >= left ? 0.0F : __bfloat162float(__ldcg(static_cast<const __nv_bfloat16*>(data) + at + i));
     }
     /// The row times its routing weight.
     __device__ __forceinline__ void weigh(float (&values)[8], int route, bool rounded) const {
@@ -53,15 +50,6 @@ struct RowSource {
 
   private:
     __device__ __forceinline__ void load_vectors(float (&values)[8], std::int64_t at) const {
-        if (f32) {
-            const auto* const fours = reinterpret_cast<const float4*>(static_cast<const float*>(data) + at);
-            const float4 low = __ldcg(fours);
-            const float4 high = __ldcg(fours + 1);
-            const float all[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-#pragma unroll
-            for (int i = 0; i < 8; ++i) values[i] = all[i];
-            return;
-        }
         const uint4 eight = __ldcg(reinterpret_cast<const uint4*>(static_cast<const __nv_bfloat16*>(data) + at));
         const std::uint32_t words[4] = {eight.x, eight.y, eight.z, eight.w};
 #pragma unroll
@@ -95,6 +83,20 @@ __device__ __forceinline__ PreparedEight move_columns(const float (&v)[8]) {
 __device__ __forceinline__ uint2 quantize_columns(const float (&v)[8], const tokamak::cuda::E4m3Scale& scale) {
     return {tokamak::cuda::e4m3_quantized(scale, {v[0], v[1], v[2], v[3]}),
             tokamak::cuda::e4m3_quantized(scale, {v[4], v[5], v[6], v[7]})};
+}
+
+/// Place of a column in a row of RowForm::moved.
+__device__ __forceinline__ int moved_place(int col) { return col / 16 * 16 + (col % 2 == 0 ? 8 : 0) + col % 16 / 2; }
+
+/// Zeros behind the columns of rows that are written in their form, up to whole groups.
+__device__ __forceinline__ void clear_padding(std::uint16_t* rows, int count, int cols, int thread, int threads) {
+    const int padded = (cols + kPreparedGroup - 1) / kPreparedGroup * kPreparedGroup;
+    if (padded == cols) return;
+    const std::int64_t total = static_cast<std::int64_t>(count) * (padded - cols);
+    for (std::int64_t at = thread; at < total; at += threads) {
+        const std::int64_t row = at / (padded - cols);
+        rows[row * padded + moved_place(cols + static_cast<int>(at - row * (padded - cols)))] = 0;
+    }
 }
 
 __device__ __forceinline__ void store_halves(std::uint16_t* group, int vector, const PreparedEight& eight) {

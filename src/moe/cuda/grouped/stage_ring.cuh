@@ -57,7 +57,8 @@ class WeightStream {
         : walk_(lists, args, down),
           matrix_(down ? args.down : args.gate_up),
           chunks_(Shape::chunks(matrix_)),
-          chunk_(chunks_) {}
+          chunk_(chunks_),
+          once_(lists.single_tiles()) {}
 
     /// Issues up to `most` stages.
     __device__ void issue(const StageRing<Shape>& ring, RingPlace& place, int most) {
@@ -85,7 +86,10 @@ class WeightStream {
     __device__ void copy_strips(std::uint8_t* stage, std::uint32_t bytes, std::uint64_t* full) {
         const std::uint8_t* from = source_;
         for (int strip = 0; strip < unit_.strips; ++strip) {
-            ptx::bulk_copy(stage + strip * Weights::kStripStageBytes, from, bytes, full);
+            if (once_)
+                ptx::bulk_copy_once(stage + strip * Weights::kStripStageBytes, from, bytes, full);
+            else
+                ptx::bulk_copy(stage + strip * Weights::kStripStageBytes, from, bytes, full);
             if constexpr (Weights::kStripScales)
                 ptx::bulk_copy(stage + Shape::kStripScalesOffset + strip * kStripScaleBytes,
                                from + static_cast<std::int64_t>(matrix_.tiles - chunk_) * Weights::kTileBytes +
@@ -100,6 +104,7 @@ class WeightStream {
     const DecodeMatrix& matrix_;
     int chunks_;
     int chunk_;
+    bool once_;  ///< no other unit reads the same weights: they give way to the rows in the L2
     Unit unit_{};
     const std::uint8_t* source_ = nullptr;
 };

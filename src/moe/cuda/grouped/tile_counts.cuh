@@ -13,11 +13,6 @@ __device__ __forceinline__ int quantized_groups(int cols) { return (cols + 127) 
 struct TileCounts {
     std::int32_t* counts;
 
-    /// By one block, before a barrier of the grid that all others pass before their first unit.
-    __device__ void clear(int tiles) const {
-        for (int tile = static_cast<int>(threadIdx.x); tile < tiles; tile += static_cast<int>(blockDim.x))
-            counts[tile] = 0;
-    }
     __device__ void add(int tile) const {
         asm volatile("red.release.gpu.global.add.s32 [%0], 1;" ::"l"(counts + tile) : "memory");
     }
