@@ -145,13 +145,11 @@ __device__ __forceinline__ void feed(const GroupedArgs& args, const RowLists& li
     constexpr int unlimited = 0x7FFFFFFF;
     if (warp < kWeightWarps) {
         const bool leader = threadIdx.x % 32 == 0;
-        WeightStream<Shape> gate_up(lists, args, false);
+        ptx::named_barrier(kRowsAhead, (kWeightWarps + kGatherWarps) * 32);
+        if (leader && !args.single) WeightStream<Shape>(lists, args, false).issue(ring, place, unlimited);
         WeightStream<Shape> down(lists, args, true);
         if (!args.single) {
-            if (leader) {
-                gate_up.issue(ring, place, unlimited);
-                down.issue(ring, place, ring.stages);
-            }
+            if (leader) down.issue(ring, place, ring.stages);
             __syncwarp();
             between_phases<Shape>();
         }
@@ -236,6 +234,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_grouped(const __grid_c
     for (std::int64_t first = 0; first < tokens; first += args.pass_tokens) {
         const int count = static_cast<int>(min(static_cast<std::int64_t>(args.pass_tokens), tokens - first));
         if constexpr (Shape::kPrepares) {
+            prefetch_ids(args, first, count);
             prepare_pass<Shape>(args, first, count);
             auto prepared = grid.barrier_arrive();  // also: the lists of the last pass have been read
             build_tables<Shape>(args, lists, shared, first, count);

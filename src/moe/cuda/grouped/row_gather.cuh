@@ -25,6 +25,7 @@ class RowGather {
         : lists_(lists),
           args_(args),
           down_(down),
+          announced_(down && !args.single),
           source_(source),
           vector_(thread % Shape::kVectors),
           row_(thread / Shape::kVectors) {}
@@ -54,11 +55,19 @@ class RowGather {
                     ptx::barrier_arrive(&ring.full[place.slot]);
                 }
                 place.advance(ring.stages);
+                announce();
             }
         }
+        announce();
     }
 
   private:
+    /// The first rows of a pass are asked for: weights may follow.
+    __device__ void announce() {
+        if (announced_) return;
+        announced_ = true;
+        ptx::named_barrier(kRowsAhead, (kWeightWarps + kGatherWarps) * 32);
+    }
     __device__ void find_rows(const Unit& unit) {
         rows_ = unit.width() / kStep;
         live_ = (unit.tile.rows - row_ + kStep - 1) / kStep;
@@ -118,6 +127,7 @@ class RowGather {
     const RowLists& lists_;
     const GroupedArgs& args_;
     bool down_;
+    bool announced_;
     const RowSource source_;
     int vector_;
     int row_;

@@ -47,6 +47,16 @@ __device__ __forceinline__ std::int64_t load_id(const DecodeRows& ids, std::int6
                                    : static_cast<const std::int32_t*>(ids.data)[at];
 }
 
+/// Into the L2, while something else is done.
+__device__ __forceinline__ void prefetch_ids(const GroupedArgs& args, std::int64_t first, int count) {
+    const int route = static_cast<int>(threadIdx.x);
+    if (route >= count * args.top_k) return;
+    const std::int64_t at = (first + route / args.top_k) * args.ids.stride + route % args.top_k;
+    const void* const id =
+        static_cast<const std::uint8_t*>(args.ids.data) + at * (args.ids.dtype == DType::i64 ? 8 : 4);
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(id));
+}
+
 /// Each warp numbers the routes of its own run of the pass, expert by expert, in order.
 __device__ __forceinline__ void rank_routes(const RowLists& lists, const ListScratch& scratch, int routes, int experts,
                                             int share) {

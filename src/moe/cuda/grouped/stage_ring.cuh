@@ -13,6 +13,9 @@ namespace tokamak::moe::cuda {
 
 namespace ptx = tokamak::cuda::ptx;
 
+/// Named barrier of the feeding warps: what the first rows of a pass wait for should not be the first weights.
+inline constexpr int kRowsAhead = 2;
+
 /// Slot and parity of the stage that a role is at.
 struct RingPlace {
     int slot = 0;

@@ -55,11 +55,12 @@ __device__ __forceinline__ int choose_units(const DecodeMatrix& matrix, int tile
 
 /// Deals units to the CTAs, in one of two ways. They consist of steps: a strip, or where the end of a unit needs all
 /// columns of a group, the strips of one.
-/// One row tile for each expert: the steps are numbered tile by tile, a CTA takes a contiguous range of equal cost and
+/// One row tile for each expert: the strips are numbered tile by tile, a CTA takes a contiguous range of equal cost and
 /// from it up to kStrips strips at a time.
-/// Several: each row tile has the same number of units, which share its steps evenly; they are numbered expert by
-/// expert, in an expert strips by strips, then row tile by row tile, and dealt in turn: row tiles that need the same
-/// weights are at work at the same time, so that all but one find them in the L2.
+/// Several, or whole groups: each row tile has the same number of units, which share its steps evenly; they are
+/// numbered expert by expert, in an expert strips by strips, then row tile by row tile, and dealt in turn: row tiles
+/// that need the same weights are at work at the same time, so that all but one find them in the L2. The first experts
+/// are done first, so that the down phase can begin while the last units of the gate/up phase are at work.
 template <class Shape>
 class UnitWalk {
   public:
@@ -68,25 +69,29 @@ class UnitWalk {
           strips_((down ? args.down : args.gate_up).strips),
           step_strips_(down ? 1 : Shape::kStepStrips),
           steps_((strips_ + step_strips_ - 1) / step_strips_),
-          units_(lists.units(down)),
-          ranges_(lists.single_tiles()) {
+          units_(kGroups && !down ? steps_ : lists.units(down)),
+          ranges_(lists.single_tiles() && (!kGroups || down)) {
         const int cta = static_cast<int>(blockIdx.x);
         if (!ranges_) {
             next_ = cta;
             end_ = lists.tile_count() * units_;
             return;
         }
-        next_ = first_step(cta, steps_, lag(args, down, cta));
-        end_ = first_step(cta + 1, steps_, lag(args, down, cta + 1));
+        if constexpr (kGroups) {
+            share_down(args, cta);
+        } else {
+            next_ = first_strip(cta);
+            end_ = first_strip(cta + 1);
+        }
     }
 
     __device__ bool next(Unit& unit) {
         if (next_ >= end_) return false;
         if (ranges_) {
-            const int tile = next_ / steps_;
-            const int step = next_ % steps_;
-            take(unit, tile, step, min(min(Shape::kStrips / step_strips_, steps_ - step), end_ - next_));
-            next_ += (unit.strips + step_strips_ - 1) / step_strips_;
+            const int tile = next_ / strips_;
+            const int strip = next_ % strips_;
+            take(unit, tile, strip, min(min(Shape::kStrips, strips_ - strip), end_ - next_));
+            next_ += unit.strips;
             return true;
         }
         const int some_tile = next_ / units_;  // of the expert
@@ -106,46 +111,50 @@ class UnitWalk {
         const int strip = step * step_strips_;
         unit = {lists_.tiles[tile], tile, strip, min(steps * step_strips_, strips_ - strip)};
     }
-    /// Cost of what the CTAs before `cta` are due.
-    [[nodiscard]] __device__ std::int64_t due(int cta, int steps) const {
-        return static_cast<std::int64_t>(lists_.cost()) * steps * cta / gridDim.x;
-    }
-    /// The first (row tile, step) whose cost before it reaches the share of the CTAs before `cta`, less `lag`.
-    [[nodiscard]] __device__ int first_step(int cta, int steps, std::int64_t lag) const {
-        const std::int64_t share = due(cta, steps) - lag;
+    /// The first (row tile, strip) whose cost before it reaches the share of the CTAs before `cta`.
+    [[nodiscard]] __device__ int first_strip(int cta) const {
+        const std::int64_t share = static_cast<std::int64_t>(lists_.cost()) * strips_ * cta / gridDim.x;
         int low = 0;
         int high = lists_.tile_count();
-        if (cta == static_cast<int>(gridDim.x) || high == 0) return high * steps;
+        if (cta == static_cast<int>(gridDim.x) || high == 0) return high * strips_;
         while (high - low > 1) {
             const int middle = (low + high) / 2;
-            if (static_cast<std::int64_t>(lists_.tiles[middle].cost_before) * steps <= share)
+            if (static_cast<std::int64_t>(lists_.tiles[middle].cost_before) * strips_ <= share)
                 low = middle;
             else
                 high = middle;
         }
         const RowTile& tile = lists_.tiles[low];
         const int cost = strip_cost<Shape>(tile.rows);
-        const auto inside = static_cast<int>(share - static_cast<std::int64_t>(tile.cost_before) * steps);
-        return low * steps + min(steps, (inside + cost / 2) / cost);
+        const auto inside = static_cast<int>(share - static_cast<std::int64_t>(tile.cost_before) * strips_);
+        return low * strips_ + min(strips_, (inside + cost - 1) / cost);
     }
-    /// What whole steps gave the CTAs before `cta` beyond their share in the gate/up phase, as cost of down strips: the
-    /// down phase, which does not wait for all of the other, makes up for it.
-    [[nodiscard]] __device__ std::int64_t lag(const GroupedArgs& args, bool down, int cta) const {
-        if (Shape::kStepStrips == 1 || !down || args.single || cta == 0 || cta == static_cast<int>(gridDim.x)) return 0;
-        const int steps = (args.gate_up.strips + Shape::kStepStrips - 1) / Shape::kStepStrips;
-        const int first = first_step(cta, steps, 0);
-        const int index = first / steps;
-        std::int64_t done = static_cast<std::int64_t>(lists_.cost()) * steps;
-        if (index < lists_.tile_count()) {
-            const RowTile& tile = lists_.tiles[index];
-            done = static_cast<std::int64_t>(tile.cost_before) * steps + strip_cost<Shape>(tile.rows) * (first % steps);
-        }
-        const std::int64_t ahead =
-            (done - due(cta, steps)) * Shape::kStepStrips * Shape::chunks(args.gate_up) / Shape::chunks(args.down);
-        const std::int64_t most = due(1, strips_) / 2;
-        return ahead > most ? most : ahead < -most ? -most : ahead;
+    /// A range of down strips: CTAs that had a gate/up unit less come first and get as much more.
+    __device__ void share_down(const GroupedArgs& args, int cta) {
+        constexpr int part = 256;  // of a strip
+        const int ctas = static_cast<int>(gridDim.x);
+        const int groups = (args.gate_up.strips + Shape::kStepStrips - 1) / Shape::kStepStrips;
+        const int longer = lists_.tile_count() * groups % ctas;  // CTAs with a unit more
+        const int shorter = longer == 0 ? 0 : ctas - longer;
+        const int total = lists_.tile_count() * strips_;
+        int more = 0;
+        if (shorter > 0)
+            more = min(Shape::kStepStrips * part * Shape::chunks(args.gate_up) / Shape::chunks(args.down),
+                       static_cast<int>(static_cast<std::int64_t>(total) * part / shorter));
+        const auto each = static_cast<int>(
+            (static_cast<std::int64_t>(total) * part - static_cast<std::int64_t>(shorter) * more) / ctas);
+        const auto begin = [&](int place) {
+            if (place == ctas) return total;
+            return static_cast<int>(
+                (static_cast<std::int64_t>(place) * each + static_cast<std::int64_t>(min(place, shorter)) * more) /
+                part);
+        };
+        const int place = cta < longer ? cta + shorter : cta - longer;
+        next_ = begin(place);
+        end_ = begin(place + 1);
     }
 
+    static constexpr bool kGroups = Shape::kStepStrips > 1;
     const RowLists& lists_;
     int strips_;
     int step_strips_;
