@@ -32,6 +32,7 @@ struct GroupedLaunch {
     int threads = 0;
     int stages = 0;
     GroupedShared shared;
+    bool grid_lists = false;  ///< one launch for each pass
 };
 
 /// What a fused_moe plan for a CUDA device holds.
@@ -40,11 +41,15 @@ struct FusedMoeCuda {
     std::vector<DecodeLaunch> launches;  ///< of the first legal variants
     std::vector<GroupedLaunch> grouped;  ///< of the others
     std::int64_t pass_tokens = 0;        ///< of the grouped kernel
+    std::int64_t grid_pass_tokens = 0;   ///< of its variants with one list of routes
     Slice<std::byte> intermediate;       ///< bf16 or (quantised) f32 [routes of a pass, intermediate_stride]
     Slice<std::uint16_t> prepared_rows;  ///< fp8_block: GroupedArgs says what they hold
     Slice<float> row_scales;
     Slice<float> intermediate_scales;
     Slice<std::int32_t> tile_groups;
+    Slice<std::int32_t> grid_list;
+    Slice<std::uint32_t> grid_places;
+    Slice<std::int32_t> cta_counts;
     Slice<float> partials;  ///< [routes of a pass, hidden]
 };
 

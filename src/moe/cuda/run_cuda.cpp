@@ -16,6 +16,7 @@
 #include "moe/fused_moe_state.h"
 #include "moe/problem_checks.h"
 #include "moe/problem_key.h"
+#include "moe/routing_args.h"
 
 namespace tokamak::moe::cuda {
 namespace {
@@ -142,7 +143,7 @@ DecodeLaunch freeze(const DecodeInstance& instance, const DecodeVariant& variant
 GroupedLaunch freeze(const GroupedVariant& variant, const DeviceInfo& info) {
     const GroupedInstance& instance = variant.instance;
     load(instance.kernel, instance.threads, variant.shared.bytes, instance.name, info);
-    return {instance.kernel, instance.threads, variant.stages, variant.shared};
+    return {instance.kernel, instance.threads, variant.stages, variant.shared, instance.grid_lists};
 }
 
 /// Books the workspace of passes of `tokens` tokens.
@@ -153,23 +154,31 @@ void lay_out_pass(const FusedMoeProblem& p, std::int64_t tokens, WorkspaceLayout
     if (fp8) {
         const auto row_groups = static_cast<std::size_t>((std::max(p.hidden, p.intermediate) + 127) / 128);
         const auto groups = static_cast<std::size_t>((p.intermediate + 127) / 128);
-        cuda.prepared_rows = layout.add<std::uint16_t>("prepared_rows", routes * row_groups * 128);
-        cuda.row_scales = layout.add<float>("row_scales", routes * row_groups);
+        const std::size_t rows = p.routing_weight == RoutingWeight::input ? routes : static_cast<std::size_t>(tokens);
+        cuda.prepared_rows = layout.add<std::uint16_t>("prepared_rows", rows * row_groups * 128);
+        cuda.row_scales = layout.add<float>("row_scales", rows * row_groups);
         cuda.intermediate_scales = layout.add<float>("intermediate_scales", routes * groups);
         cuda.tile_groups = layout.add<std::int32_t>("tile_groups", routes);
         row_bytes = std::max(row_bytes, groups * 256);
+    }
+    if (!grid_list_instances(p.weights, p.quantize_activations).empty()) {
+        const auto experts = static_cast<std::size_t>(resolve_local_experts(p.num_experts, p.num_local_experts));
+        cuda.grid_list = layout.add<std::int32_t>("grid_list", routes);
+        cuda.grid_places = layout.add<std::uint32_t>("grid_places", routes);
+        cuda.cta_counts = layout.add<std::int32_t>("cta_counts", experts * static_cast<std::size_t>(cuda.grid));
     }
     cuda.intermediate = layout.add<std::byte>("intermediate", routes * row_bytes);
     cuda.partials = layout.add<float>("partials", routes * static_cast<std::size_t>(p.hidden));
 }
 
 /// The grouped kernel's passes shrink to what `max_workspace_bytes` allows; those of the decode kernel have their size.
-std::int64_t pass_tokens(const FusedMoeProblem& p, const PlanOptions& options) {
-    const std::int64_t most = most_pass_tokens(p);
+std::int64_t pass_tokens(const FusedMoeProblem& p, const PlanOptions& options, int grid, bool grid_lists) {
+    const std::int64_t most = most_pass_tokens(p, grid_lists);
     const std::int64_t least = std::min<std::int64_t>(most, kPassTokens);
     const auto fits = [&](std::int64_t tokens) {
         WorkspaceLayout layout;
         FusedMoeCuda unused;
+        unused.grid = grid;
         lay_out_pass(p, tokens, layout, unused);
         return layout.size().bytes <= options.max_workspace_bytes;
     };
@@ -182,7 +191,10 @@ std::int64_t pass_tokens(const FusedMoeProblem& p, const PlanOptions& options) {
 void lay_out_workspace(FusedMoeState& state) {
     std::int64_t tokens = std::min<std::int64_t>(state.problem.max_tokens, kPassTokens);
     for (const std::size_t variant : state.row_variants)
-        if (variant >= state.cuda.launches.size()) tokens = std::max(tokens, state.cuda.pass_tokens);
+        if (variant >= state.cuda.launches.size())
+            tokens = std::max(tokens, state.cuda.grouped[variant - state.cuda.launches.size()].grid_lists
+                                          ? state.cuda.grid_pass_tokens
+                                          : state.cuda.pass_tokens);
     lay_out_pass(state.problem, tokens, state.layout, state.cuda);
 }
 
@@ -193,10 +205,13 @@ std::vector<DecodeVariant> legal_decode_variants(const FusedMoeProblem& p, const
 }
 
 /// The grouped kernel takes ids, not logits.
-std::vector<GroupedVariant> legal_grouped_variants(const FusedMoeProblem& p, std::int64_t pass,
+std::vector<GroupedVariant> legal_grouped_variants(const FusedMoeProblem& p, std::int64_t pass, std::int64_t grid_pass,
                                                    const DeviceInfo& info) {
     if (p.route) return {};
-    return grouped_variants(p, pass, info.shared_memory_bytes);
+    std::vector<GroupedVariant> variants = grouped_variants(p, pass, info.shared_memory_bytes);
+    for (const GroupedVariant& many : grid_list_variants(p, grid_pass, info.shared_memory_bytes))
+        variants.push_back(many);
+    return variants;
 }
 
 void launch(const void* kernel, int grid, int threads, int shared_bytes, void* args, Stream stream) {
@@ -224,17 +239,30 @@ void run_grouped(const FusedMoeState& state, const GroupedLaunch& choice, const 
     args.row_scales = state.cuda.row_scales.in(workspace);
     args.intermediate_scales = state.cuda.intermediate_scales.in(workspace);
     args.tile_groups = state.cuda.tile_groups.in(workspace);
-    args.pass_tokens = static_cast<int>(state.cuda.pass_tokens);
+    args.grid_list = state.cuda.grid_list.in(workspace);
+    args.grid_places = state.cuda.grid_places.in(workspace);
+    args.cta_counts = state.cuda.cta_counts.in(workspace);
+    args.pass_tokens = static_cast<int>(choice.grid_lists ? state.cuda.grid_pass_tokens : state.cuda.pass_tokens);
     args.stages = choice.stages;
     args.lists = choice.shared;
-    launch(choice.kernel, state.cuda.grid, choice.threads, choice.shared.bytes, &args, stream);
+    const std::int64_t launch_tokens = choice.grid_lists ? args.pass_tokens : args.tokens;
+    for (; args.first_token < args.tokens; args.first_token += launch_tokens)
+        launch(choice.kernel, state.cuda.grid, choice.threads, choice.shared.bytes, &args, stream);
 }
 
-/// Tokens up to which the decode kernel, which reads the weights again for every 8, is the faster. For fp8_block
-/// measured when the grouped kernel's gathering warps still converted rows (16 tokens of qwen3.5-35b: 226 us, the
-/// decode kernel 64 for each pass).
-std::int64_t most_decode_tokens(const WeightSpec& spec) noexcept {
-    return spec.format == WeightFormat::fp8_block ? 2 * kPassTokens : kPassTokens;
+/// Tokens up to which the decode kernel, which reads the weights again for every 8, is the faster (16 tokens of
+/// qwen3.5-35b with fp8_block: 104 us, the grouped kernel 95).
+constexpr std::int64_t kMostDecodeTokens = kPassTokens;
+/// Rows of an expert, on average, from which tiles of many rows pay: those of 64 would often need a second one.
+constexpr std::int64_t kManyRows = 44;
+
+/// Index of the first grouped variant that suits so many tokens.
+std::size_t choose_grouped(const std::vector<GroupedVariant>& variants, const FusedMoeProblem& p, std::int64_t pass,
+                           std::int64_t tokens) {
+    const bool many = tokens > pass || tokens * p.top_k > kManyRows * p.num_experts;
+    for (std::size_t i = 0; i < variants.size(); ++i)
+        if (variants[i].instance.grid_lists == many) return i;
+    return 0;
 }
 
 }  // namespace
@@ -244,7 +272,7 @@ void require(const FusedMoeProblem& problem, Device device) {
     if (info.compute_capability != 90)
         unsupported(device, "compute capability {}, the kernels are for 90 (Hopper)", info.compute_capability);
     require_options(problem, device);
-    if (legal_decode_variants(problem, info).empty() && legal_grouped_variants(problem, 1, info).empty())
+    if (legal_decode_variants(problem, info).empty() && legal_grouped_variants(problem, 1, 1, info).empty())
         unsupported(device,
                     "hidden {}, intermediate {}, {} experts and top_k {} do not fit into {} bytes of shared memory",
                     problem.hidden, problem.intermediate, problem.num_experts, problem.top_k, info.shared_memory_bytes);
@@ -255,14 +283,17 @@ void plan_fused_moe(FusedMoeState& state, const PlanOptions& options) {
     const Device device = state.device;
     const DeviceInfo& info = device_info(device);
     const std::vector<DecodeVariant> decode = legal_decode_variants(p, info);
-    state.cuda.pass_tokens = pass_tokens(p, options);
-    const std::vector<GroupedVariant> grouped = legal_grouped_variants(p, state.cuda.pass_tokens, info);
     state.cuda.grid = options.max_sms > 0 ? std::min(options.max_sms, info.multiprocessors) : info.multiprocessors;
+    state.cuda.pass_tokens = pass_tokens(p, options, state.cuda.grid, false);
+    state.cuda.grid_pass_tokens = pass_tokens(p, options, state.cuda.grid, true);
+    const std::vector<GroupedVariant> grouped =
+        legal_grouped_variants(p, state.cuda.pass_tokens, state.cuda.grid_pass_tokens, info);
     std::vector<std::string> names;
     for (const DecodeVariant& variant : decode) names.push_back(variant.name);
     for (const GroupedVariant& variant : grouped) names.emplace_back(variant.instance.name);
     const auto heuristic = [&](std::int64_t tokens) {
-        if (decode.empty() || (tokens > most_decode_tokens(p.weights) && !grouped.empty())) return names[decode.size()];
+        if (!grouped.empty() && (decode.empty() || tokens > kMostDecodeTokens))
+            return names[decode.size() + choose_grouped(grouped, p, state.cuda.pass_tokens, tokens)];
         return names[choose_variant(*decode_instance(p.weights, p.quantize_activations), decode, p, state.cuda.grid,
                                     tokens)];
     };

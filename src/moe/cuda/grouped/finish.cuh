@@ -58,8 +58,17 @@ __device__ __forceinline__ void finish_pair(const GroupedArgs& args, int route, 
     }
 }
 
+/// Routes of a unit's rows.
+template <class Shape>
+struct UnitRoutes {
+    const std::uint16_t* list;
+    const std::int32_t* copied;  ///< in its place where the list is in the workspace
+
+    [[nodiscard]] __device__ int at(int row) const { return Shape::kGridLists ? copied[row] : list[row]; }
+};
+
 template <bool Down, class Shape, int Strips, int Blocks>
-__device__ __forceinline__ void finish_unit(const GroupedArgs& args, const RowLists& lists, const Unit& unit,
+__device__ __forceinline__ void finish_unit(const GroupedArgs& args, const UnitRoutes<Shape>& routes, const Unit& unit,
                                             const Consumer& me, const LaneBias<Down> (&bias)[Strips],
                                             const float (&sums)[Strips][Blocks][4]) {
     constexpr float scale = Shape::Weights::kSumScale;
@@ -69,77 +78,16 @@ __device__ __forceinline__ void finish_unit(const GroupedArgs& args, const RowLi
         for (int odd = 0; odd < 2; ++odd) {
             const int row = n * 8 + me.lane % 4 * 2 + odd;
             if (row >= unit.tile.rows) continue;
-            const int route = lists.list[unit.tile.first + row];
+            const int route = routes.at(row);
 #pragma unroll
-            for (int i = 0; i < Strips; ++i)
-                finish_pair<Down, Shape>(args, route, unit.strip + me.warpgroup + i * Shape::kWarpgroups, me,
-                                         fmaf(sums[i][n][odd], scale, bias[i].low.value()),
-                                         fmaf(sums[i][n][odd + 2], scale, bias[i].high.value()));
+            for (int i = 0; i < Strips; ++i) {
+                const int strip = me.warpgroup + i * Shape::kWarpgroups;
+                if (strip < unit.strips)
+                    finish_pair<Down, Shape>(args, route, unit.strip + strip, me,
+                                             fmaf(sums[i][n][odd], scale, bias[i].low.value()),
+                                             fmaf(sums[i][n][odd + 2], scale, bias[i].high.value()));
+            }
         }
-}
-
-/// Past the L1: other SMs wrote them just now.
-template <int Cols>
-__device__ __forceinline__ void load_partials(const float* from, float (&values)[Cols]) {
-    if constexpr (Cols == 4) {
-        const float4 four = __ldcg(reinterpret_cast<const float4*>(from));
-        values[0] = four.x;
-        values[1] = four.y;
-        values[2] = four.z;
-        values[3] = four.w;
-    } else {
-        values[0] = __ldcg(from);
-    }
-}
-
-/// out = what it held (if asked) + shared output + weighted results in the order of the slots; one rounding.
-template <int Cols>
-__device__ __forceinline__ void combine_columns(const GroupedArgs& args, const RowLists& lists, std::int64_t row,
-                                                int token, int col) {
-    const int hidden = args.gate_up.cols;
-    float sums[Cols] = {};
-    constexpr int at_once = 8;  // loads that are on their way together
-    for (int first = 0; first < args.top_k; first += at_once) {
-        float values[at_once][Cols];
-        float weights[at_once];
-#pragma unroll
-        for (int i = 0; i < at_once; ++i) {
-            const int route = token * args.top_k + first + i;
-            weights[i] = 0.0F;
-            if (first + i >= args.top_k || lists.route_expert[route] < 0) continue;
-            load_partials(args.partials + static_cast<std::int64_t>(route) * hidden + col, values[i]);
-            weights[i] = args.weights.data != nullptr ? load_element(args.weights, row, first + i) : 1.0F;
-        }
-#pragma unroll
-        for (int i = 0; i < at_once; ++i) {
-            if (first + i >= args.top_k || lists.route_expert[token * args.top_k + first + i] < 0) continue;
-#pragma unroll
-            for (int c = 0; c < Cols; ++c) sums[c] = fmaf(weights[i], values[i][c], sums[c]);
-        }
-    }
-    const std::int64_t to = row * args.out_stride + col;
-#pragma unroll
-    for (int i = 0; i < Cols; ++i) {
-        if (args.shared_output.data != nullptr) sums[i] += load_element(args.shared_output, row, col + i);
-        if (args.accumulate) sums[i] += load_element(args.out, args.out_dtype, to + i);
-        store_element(args.out, args.out_dtype, to + i, sums[i]);
-    }
-}
-
-__device__ inline void combine(const GroupedArgs& args, const RowLists& lists, std::int64_t first, int count) {
-    const int hidden = args.gate_up.cols;
-    const bool vectors = hidden % 4 == 0;
-    const int row_jobs = vectors ? hidden / 4 : hidden;
-    const std::int64_t total = static_cast<std::int64_t>(count) * row_jobs;
-    const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
-    for (std::int64_t at = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; at < total; at += step) {
-        const int token = static_cast<int>(at / row_jobs);
-        const int job = static_cast<int>(at - static_cast<std::int64_t>(token) * row_jobs);
-        if (vectors)
-            combine_columns<4>(args, lists, first + token, token, job * 4);
-        else
-            combine_columns<1>(args, lists, first + token, token, job);
-    }
 }
 
 }  // namespace tokamak::moe::cuda

@@ -10,26 +10,9 @@
 #include "moe/cuda/grouped/finish.cuh"
 #include "moe/cuda/grouped/prepare.cuh"
 #include "moe/cuda/grouped/tile_counts.cuh"
+#include "moe/cuda/grouped/unit_scratch.cuh"
 
 namespace tokamak::moe::cuda {
-
-/// Where the consumers of a CTA find the largest magnitude of each row of a unit: bits of f32, zeros between units.
-/// Two sets, because one is cleared while the next unit may begin.
-template <class Shape>
-struct RowMaxima {
-    static constexpr int kBytes = 2 * Shape::kTileRows * 4;
-    static constexpr int kThreads = Shape::kConsumerWarps * 32;
-    std::uint32_t* sets;
-    int turn = 0;
-
-    __device__ std::uint32_t* set() const { return sets + turn * Shape::kTileRows; }
-    __device__ static void sync() { ptx::named_barrier(1, kThreads); }
-    /// After the unit's last barrier.
-    __device__ void next() {
-        if (threadIdx.x < Shape::kTileRows) set()[threadIdx.x] = 0;
-        turn ^= 1;
-    }
-};
 
 /// Sums become values of the intermediate, in sums[..][..][0 and 1]; columns beyond the last are zeros.
 template <int Strips, int Blocks>
@@ -67,9 +50,9 @@ __device__ __forceinline__ void find_largest(std::uint32_t* largest, int lane,
         }
 }
 
-/// Codes of the lane's values, and zeros where the group has no strip; scales by one warp.
+/// Codes of the lane's values; scales by one warp.
 template <class Shape, int Strips, int Blocks>
-__device__ __forceinline__ void store_codes(const GroupedArgs& args, const RowLists& lists, const Unit& unit,
+__device__ __forceinline__ void store_codes(const GroupedArgs& args, const UnitRoutes<Shape>& routes, const Unit& unit,
                                             const Consumer& me, const std::uint32_t* largest,
                                             const float (&values)[Strips][Blocks][4]) {
     const int groups = quantized_groups(args.down.cols);
@@ -82,39 +65,41 @@ __device__ __forceinline__ void store_codes(const GroupedArgs& args, const RowLi
         for (int odd = 0; odd < 2; ++odd) {
             const int row = n * 8 + me.lane % 4 * 2 + odd;
             if (row >= unit.tile.rows) continue;
-            const std::int64_t at = static_cast<std::int64_t>(lists.list[unit.tile.first + row]) * groups + group;
+            const std::int64_t at = static_cast<std::int64_t>(routes.at(row)) * groups + group;
             const auto scale = tokamak::cuda::E4m3Scale::of(__uint_as_float(largest[row]));
             std::uint8_t* const to = codes + at * kPreparedGroup + inside;
 #pragma unroll
             for (int i = 0; i < Strips; ++i)
                 to[(me.warpgroup + i * Shape::kWarpgroups) * 32] =
                     static_cast<std::uint8_t>(tokamak::cuda::e4m3_codes(scale.divide(values[i][n][odd]), 0.0F));
-            if (me.warpgroup != 0) continue;
-            for (int strip = unit.strips; strip < Shape::kStepStrips; ++strip) to[strip * 32] = 0;
-            if (inside == 0) args.intermediate_scales[at] = scale.scale;
+            if (me.warpgroup == 0 && inside == 0) args.intermediate_scales[at] = scale.scale;
         }
 }
 
 template <class Shape, int Strips, int Blocks>
-__device__ __forceinline__ void finish_quantized(const GroupedArgs& args, const RowLists& lists, const Unit& unit,
-                                                 const Consumer& me, const LaneBias<false> (&bias)[Strips],
-                                                 float (&sums)[Strips][Blocks][4], RowMaxima<Shape>& maxima) {
+__device__ __forceinline__ void finish_quantized(const GroupedArgs& args, const UnitRoutes<Shape>& routes,
+                                                 const Unit& unit, const Consumer& me,
+                                                 const LaneBias<false> (&bias)[Strips],
+                                                 float (&sums)[Strips][Blocks][4], UnitScratch<Shape>& scratch) {
     int cols[Strips];
 #pragma unroll
     for (int i = 0; i < Strips; ++i)
-        cols[i] = (unit.strip + me.warpgroup + i * Shape::kWarpgroups) * 32 + me.slab * 8 + me.lane / 4;
+        cols[i] = me.warpgroup + i * Shape::kWarpgroups < unit.strips
+                      ? (unit.strip + me.warpgroup + i * Shape::kWarpgroups) * 32 + me.slab * 8 + me.lane / 4
+                      : args.down.cols;  // no such strip: zeros
     activate_sums(args, cols, bias, sums);
-    find_largest(maxima.set(), me.lane, sums);
-    maxima.sync();
-    store_codes<Shape>(args, lists, unit, me, maxima.set(), sums);
+    find_largest(scratch.maxima(), me.lane, sums);
+    scratch.sync();
+    store_codes<Shape>(args, routes, unit, me, scratch.maxima(), sums);
 }
 
 /// The unit's codes are complete. By all consumers, also those without a strip.
 template <class Shape>
-__device__ __forceinline__ void publish_group(const GroupedArgs& args, const Unit& unit, RowMaxima<Shape>& maxima) {
-    maxima.sync();
+__device__ __forceinline__ void publish_group(const GroupedArgs& args, const Unit& unit, UnitScratch<Shape>& scratch) {
+    scratch.sync();
     if (threadIdx.x == 0) TileCounts{args.tile_groups}.add(unit.index);
-    maxima.next();
+    scratch.clear_maxima();
+    scratch.next();
 }
 
 }  // namespace tokamak::moe::cuda

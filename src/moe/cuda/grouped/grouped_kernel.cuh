@@ -8,7 +8,9 @@
 #include <cstdint>
 #include <utility>
 
+#include "moe/cuda/grouped/combine.cuh"
 #include "moe/cuda/grouped/finish_quantized.cuh"
+#include "moe/cuda/grouped/grid_lists.cuh"
 #include "moe/cuda/grouped/multiply_e4m3.cuh"
 #include "moe/cuda/grouped/row_gather.cuh"
 
@@ -18,13 +20,15 @@ namespace tokamak::moe::cuda {
 template <bool Down, class Shape, int Strips, int Blocks>
 __device__ __forceinline__ void consume_unit(const GroupedArgs& args, const RowLists& lists, const Unit& unit,
                                              const Consumer& me, const StageRing<Shape>& ring, RingPlace& place,
-                                             RowMaxima<Shape>& maxima) {
+                                             UnitScratch<Shape>& scratch) {
     constexpr int stage_blocks = Shape::Weights::kStageBlocks;
     const DecodeMatrix& matrix = Down ? args.down : args.gate_up;
     LaneBias<Down> bias[Strips];
 #pragma unroll
     for (int i = 0; i < Strips; ++i)
         bias[i].load(args, unit.tile.expert, unit.strip + me.warpgroup + i * Shape::kWarpgroups, me);
+    if constexpr (Shape::kGridLists) scratch.copy_routes(lists, unit);
+    const UnitRoutes<Shape> routes{lists.list + unit.tile.first, scratch.routes()};
     float sums[Strips][Blocks][4] = {};
     const int blocks = matrix.tiles * Shape::Weights::kTileBlocks;
     for (int chunk = 0; chunk * stage_blocks < blocks; ++chunk) {
@@ -38,9 +42,9 @@ __device__ __forceinline__ void consume_unit(const GroupedArgs& args, const RowL
         place.advance(ring.stages);
     }
     if constexpr (!Down && Shape::kRowScales)
-        finish_quantized<Shape>(args, lists, unit, me, bias, sums, maxima);
-    else
-        finish_unit<Down, Shape, Strips, Blocks>(args, lists, unit, me, bias, sums);
+        return finish_quantized<Shape>(args, routes, unit, me, bias, sums, scratch);
+    if constexpr (Shape::kGridLists) scratch.sync();
+    finish_unit<Down, Shape, Strips, Blocks>(args, routes, unit, me, bias, sums);
 }
 
 /// A warp without a strip in the unit lets its stages pass.
@@ -58,42 +62,51 @@ __device__ __forceinline__ void skip_unit(const DecodeMatrix& matrix, const Cons
 template <bool Down, class Shape, int Strips>
 __device__ __forceinline__ void consume_width(const GroupedArgs& args, const RowLists& lists, const Unit& unit,
                                               const Consumer& me, const StageRing<Shape>& ring, RingPlace& place,
-                                              RowMaxima<Shape>& maxima) {
+                                              UnitScratch<Shape>& scratch) {
     const int width = unit.width();
-    if (width == 8)
-        consume_unit<Down, Shape, Strips, 1>(args, lists, unit, me, ring, place, maxima);
+    if constexpr (Shape::kGridLists) {
+        if (width <= 32)
+            consume_unit<Down, Shape, Strips, 4>(args, lists, unit, me, ring, place, scratch);
+        else if (width <= 64)
+            consume_unit<Down, Shape, Strips, 8>(args, lists, unit, me, ring, place, scratch);
+        else
+            consume_unit<Down, Shape, Strips, 12>(args, lists, unit, me, ring, place, scratch);
+    } else if (width == 8)
+        consume_unit<Down, Shape, Strips, 1>(args, lists, unit, me, ring, place, scratch);
     else if (width == 16)
-        consume_unit<Down, Shape, Strips, 2>(args, lists, unit, me, ring, place, maxima);
+        consume_unit<Down, Shape, Strips, 2>(args, lists, unit, me, ring, place, scratch);
     else if (width == 24)
-        consume_unit<Down, Shape, Strips, 3>(args, lists, unit, me, ring, place, maxima);
+        consume_unit<Down, Shape, Strips, 3>(args, lists, unit, me, ring, place, scratch);
     else if (Shape::kTileRows == 32 || width == 32)
-        consume_unit<Down, Shape, Strips, 4>(args, lists, unit, me, ring, place, maxima);
+        consume_unit<Down, Shape, Strips, 4>(args, lists, unit, me, ring, place, scratch);
     else if constexpr (Shape::kTileRows == 64) {
         if (width <= 48)
-            consume_unit<Down, Shape, Strips, 6>(args, lists, unit, me, ring, place, maxima);
+            consume_unit<Down, Shape, Strips, 6>(args, lists, unit, me, ring, place, scratch);
         else
-            consume_unit<Down, Shape, Strips, 8>(args, lists, unit, me, ring, place, maxima);
+            consume_unit<Down, Shape, Strips, 8>(args, lists, unit, me, ring, place, scratch);
     }
 }
 
 template <bool Down, class Shape>
 __device__ void consume_phase(const GroupedArgs& args, const RowLists& lists, const Consumer& me,
-                              const StageRing<Shape>& ring, RingPlace& place, std::uint32_t* shared_maxima) {
-    const DecodeMatrix& matrix = Down ? args.down : args.gate_up;
+                              const StageRing<Shape>& ring, RingPlace& place, UnitScratch<Shape>& scratch) {
     constexpr bool quantizes = !Down && Shape::kRowScales;
-    RowMaxima<Shape> maxima{shared_maxima};
     UnitWalk<Shape> walk(lists, args, Down);
     Unit unit;
     while (walk.next(unit)) {
         const int mine = (unit.strips - me.warpgroup + Shape::kWarpgroups - 1) / Shape::kWarpgroups;
-        if (mine <= 0) {
-            skip_unit(matrix, me, ring, place);
-            if constexpr (quantizes) maxima.sync();
-        } else if (mine == 1)
-            consume_width<Down, Shape, 1>(args, lists, unit, me, ring, place, maxima);
+        if constexpr (Shape::kRowScales)
+            consume_width<Down, Shape, Shape::kStripsEach>(args, lists, unit, me, ring, place, scratch);
+        else if (mine <= 0)
+            skip_unit(Down ? args.down : args.gate_up, me, ring, place);
+        else if (mine == 1)
+            consume_width<Down, Shape, 1>(args, lists, unit, me, ring, place, scratch);
         else if constexpr (Shape::kStripsEach == 2)
-            consume_width<Down, Shape, 2>(args, lists, unit, me, ring, place, maxima);
-        if constexpr (quantizes) publish_group(args, unit, maxima);
+            consume_width<Down, Shape, 2>(args, lists, unit, me, ring, place, scratch);
+        if constexpr (quantizes)
+            publish_group(args, unit, scratch);
+        else
+            scratch.next();
     }
 }
 
@@ -141,7 +154,7 @@ __device__ __forceinline__ void between_phases() {
 /// The feeding warps: copies of weights, gathering of rows.
 template <class Shape>
 __device__ __forceinline__ void feed(const GroupedArgs& args, const RowLists& lists, const StageRing<Shape>& ring,
-                                     RingPlace& place, std::int64_t first, int count, int warp) {
+                                     RingPlace& place, std::int64_t first, int warp) {
     constexpr int unlimited = 0x7FFFFFFF;
     if (warp < kWeightWarps) {
         const bool leader = threadIdx.x % 32 == 0;
@@ -191,33 +204,63 @@ __device__ __forceinline__ void prepare_pass(const GroupedArgs& args, std::int64
 /// grid; weights flow into free stages before them.
 template <class Shape>
 __device__ __forceinline__ void run_gemms(const GroupedArgs& args, const RowLists& lists, const StageRing<Shape>& ring,
-                                          RingPlace& place, std::int64_t first, int count) {
+                                          RingPlace& place, std::int64_t first) {
     const int warp = static_cast<int>(threadIdx.x) / 32;
-    if (warp >= Shape::kConsumerWarps)
-        return feed<Shape>(args, lists, ring, place, first, count, warp - Shape::kConsumerWarps);
+    if (warp >= Shape::kConsumerWarps) {
+        return feed<Shape>(args, lists, ring, place, first, warp - Shape::kConsumerWarps);
+    }
     const Consumer me(warp);
-    auto* const maxima = reinterpret_cast<std::uint32_t*>(ring.memory + args.lists.maxima);
+    UnitScratch<Shape> scratch(ring.memory, args);
     if (!args.single) {
-        consume_phase<false>(args, lists, me, ring, place, maxima);
+        consume_phase<false>(args, lists, me, ring, place, scratch);
         between_phases<Shape>();
     }
-    consume_phase<true>(args, lists, me, ring, place, maxima);
+    consume_phase<true>(args, lists, me, ring, place, scratch);
 }
 
-/// Lists and units. Complete after the CTA's next barrier.
+/// By one warp: units of each row tile, where they are dealt in turn.
 template <class Shape>
-__device__ __forceinline__ void build_tables(const GroupedArgs& args, const RowLists& lists, std::uint8_t* memory,
-                                             std::int64_t first, int count) {
-    build_lists<Shape>(args, lists, memory, first, count);
-    if (threadIdx.x < 32 && !lists.single_tiles()) {
-        const int gate_up = choose_units<Shape>(args.gate_up, lists.tile_count(), false);
-        const int down = choose_units<Shape>(args.down, lists.tile_count(), true);
-        if (threadIdx.x == 0) {
-            lists.counts[2] = gate_up;
-            lists.counts[3] = down;
-        }
+__device__ __forceinline__ void place_units(const GroupedArgs& args, const RowLists& lists) {
+    if (lists.single_tiles()) return;
+    const int gate_up = choose_units<Shape>(args.gate_up, lists.tile_count(), false);
+    const int down = choose_units<Shape>(args.down, lists.tile_count(), true);
+    if (threadIdx.x == 0) {
+        lists.counts[2] = gate_up;
+        lists.counts[3] = down;
     }
-    ptx::fence_shared_async();  // the ring takes its place back
+}
+
+/// All that stands before the first unit of a pass: prepared rows, lists, units. Rows come first, so that their barrier
+/// of the grid is over when the lists are built.
+template <class Shape>
+__device__ __forceinline__ void prepare_tables(const GroupedArgs& args, const RowLists& lists, std::uint8_t* memory,
+                                               std::int64_t first, int count) {
+    const auto grid = cooperative_groups::this_grid();
+    if constexpr (Shape::kGridLists) {
+        count_share(args, memory, first, count);
+        prepare_pass<Shape>(args, first, count);
+        grid.sync();
+        place_shares<Shape>(args, lists, memory, count);
+        if (threadIdx.x < 32) place_units<Shape>(args, lists);
+        ptx::fence_shared_async();  // the ring takes its place back
+        grid.sync();
+        return;
+    }
+    if constexpr (Shape::kPrepares) {
+        prefetch_ids(args, first, count);
+        prepare_pass<Shape>(args, first, count);
+        auto prepared = grid.barrier_arrive();  // also: the lists of the last pass have been read
+        build_lists<Shape>(args, lists, memory, first, count);
+        if (threadIdx.x < 32) place_units<Shape>(args, lists);
+        ptx::fence_shared_async();
+        grid.barrier_wait(std::move(prepared));
+    } else {
+        __syncthreads();  // the lists of the last pass have been read
+        build_lists<Shape>(args, lists, memory, first, count);
+        if (threadIdx.x < 32) place_units<Shape>(args, lists);
+        ptx::fence_shared_async();
+        __syncthreads();
+    }
 }
 
 template <class Shape>
@@ -228,32 +271,27 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_grouped(const __grid_c
     const RowLists lists(shared, args);
     if (threadIdx.x == 0) ring.initialise();
     if (Shape::kRowScales && threadIdx.x < 2 * Shape::kTileRows)
-        reinterpret_cast<std::uint32_t*>(shared + args.lists.maxima)[threadIdx.x] = 0;
+        UnitScratch<Shape>(shared, args).all_maxima[threadIdx.x] = 0;
     RingPlace place;
     const std::int64_t tokens = tokens_of_call(args);
-    for (std::int64_t first = 0; first < tokens; first += args.pass_tokens) {
+    for (std::int64_t first = args.first_token; first < tokens; first += args.pass_tokens) {
         const int count = static_cast<int>(min(static_cast<std::int64_t>(args.pass_tokens), tokens - first));
-        if constexpr (Shape::kPrepares) {
-            prefetch_ids(args, first, count);
-            prepare_pass<Shape>(args, first, count);
-            auto prepared = grid.barrier_arrive();  // also: the lists of the last pass have been read
-            build_tables<Shape>(args, lists, shared, first, count);
-            grid.barrier_wait(std::move(prepared));
-        } else {
-            __syncthreads();  // the lists of the last pass have been read
-            build_tables<Shape>(args, lists, shared, first, count);
-            __syncthreads();
-        }
-        run_gemms(args, lists, ring, place, first, count);
+        prepare_tables<Shape>(args, lists, shared, first, count);
+        run_gemms(args, lists, ring, place, first);
         grid.sync();
-        combine(args, lists, first, count);
+        combine<Shape>(args, lists, first, count);
+        if constexpr (Shape::kGridLists) return;  // the host launches again
     }
 }
 
 template <class Shape>
 GroupedInstance grouped_instance(const char* name) {
-    return {reinterpret_cast<const void*>(&moe_grouped<Shape>), name, Shape::kThreads, Shape::kStageBytes,
-            Shape::kTileRows};
+    return {reinterpret_cast<const void*>(&moe_grouped<Shape>),
+            name,
+            Shape::kThreads,
+            Shape::kStageBytes,
+            Shape::kTileRows,
+            Shape::kGridLists};
 }
 
 }  // namespace tokamak::moe::cuda

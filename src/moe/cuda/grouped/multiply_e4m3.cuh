@@ -38,20 +38,36 @@ __device__ __forceinline__ void settle_products(float (&products)[Blocks][4]) {
 }
 
 /// sums += products times the scales of the strip's tile (rows g and g + 8 may have different ones) and of the rows.
-template <int Blocks>
+template <int First, int Part, int Blocks>
 __device__ __forceinline__ void add_scaled(const std::uint8_t* row_scales, float2 tile, int lane,
-                                           const float (&products)[Blocks][4], float (&sums)[Blocks][4]) {
+                                           const float (&products)[Part][4], float (&sums)[Blocks][4]) {
 #pragma unroll
-    for (int n = 0; n < Blocks; ++n) {
-        const float2 rows = reinterpret_cast<const float2*>(row_scales)[n * 4 + lane % 4];
-        sums[n][0] = fmaf(tile.x * rows.x, products[n][0], sums[n][0]);
-        sums[n][1] = fmaf(tile.x * rows.y, products[n][1], sums[n][1]);
-        sums[n][2] = fmaf(tile.y * rows.x, products[n][2], sums[n][2]);
-        sums[n][3] = fmaf(tile.y * rows.y, products[n][3], sums[n][3]);
+    for (int n = 0; n < Part; ++n) {
+        const float2 rows = reinterpret_cast<const float2*>(row_scales)[(First + n) * 4 + lane % 4];
+        float(&sum)[4] = sums[First + n];
+        sum[0] = fmaf(tile.x * rows.x, products[n][0], sum[0]);
+        sum[1] = fmaf(tile.x * rows.y, products[n][1], sum[1]);
+        sum[2] = fmaf(tile.y * rows.x, products[n][2], sum[2]);
+        sum[3] = fmaf(tile.y * rows.y, products[n][3], sum[3]);
     }
 }
 
-/// Strips follow one another: while one warpgroup adds, another multiplies.
+/// Rows of eight from `First` on: all at once, or as two halves, which need fewer registers.
+template <class Shape, int First, int Blocks>
+__device__ __forceinline__ void multiply_strip(const std::uint8_t* stage, int strip, float2 tile, int lane,
+                                               float (&sums)[Blocks][4]) {
+    constexpr int part = Blocks > 8 ? Blocks / 2 : Blocks;
+    float products[part][4];
+    start_products(stage + strip * Shape::Weights::kStripStageBytes, stage + Shape::kRowsOffset + First * 1024,
+                   products);
+    ptx::wgmma_wait<0>();
+    settle_products(products);
+    add_scaled<First>(stage + Shape::kRowScalesOffset, tile, lane, products, sums);
+    if constexpr (First + part < Blocks) multiply_strip<Shape, First + part>(stage, strip, tile, lane, sums);
+}
+
+/// Strips follow one another: while one warpgroup adds, another multiplies. Strips that a unit does not have are
+/// multiplied too, whatever their places hold, and not looked at afterwards.
 template <class Shape, int Strips, int Blocks>
 __device__ __forceinline__ void multiply_e4m3(const std::uint8_t* stage, const Consumer& me, int chunk,
                                               float (&sums)[Strips][Blocks][4]) {
@@ -59,13 +75,9 @@ __device__ __forceinline__ void multiply_e4m3(const std::uint8_t* stage, const C
 #pragma unroll
     for (int i = 0; i < Strips; ++i) {
         const int strip = me.warpgroup + i * Shape::kWarpgroups;
-        float products[Blocks][4];
-        start_products(stage + strip * Shape::Weights::kStripStageBytes, stage + Shape::kRowsOffset, products);
         const float2 tile =
             reinterpret_cast<const float2*>(stage + Shape::kStripScalesOffset + strip * kStripScaleBytes)[chunk % 2];
-        ptx::wgmma_wait<0>();
-        settle_products(products);
-        add_scaled(stage + Shape::kRowScalesOffset, tile, me.lane, products, sums[i]);
+        multiply_strip<Shape, 0>(stage, strip, tile, me.lane, sums[i]);
     }
 }
 

@@ -117,29 +117,46 @@ __device__ __forceinline__ float largest_of_group(const float (&values)[8]) {
     return largest;
 }
 
+template <RowForm Form>
+__device__ __forceinline__ void prepare_eight(const float (&values)[8], std::int64_t group, std::uint16_t* to,
+                                              float* scales) {
+    const int vector = static_cast<int>(threadIdx.x % 16);
+    if constexpr (Form == RowForm::quantized) {
+        const auto scale = tokamak::cuda::E4m3Scale::of(largest_of_group(values));
+        reinterpret_cast<uint2*>(to)[group * 16 + vector] = quantize_columns(values, scale);
+        if (vector == 0) scales[group] = scale.scale;
+    } else {
+        store_halves(to + group * kPreparedGroup, vector, move_columns(values));
+    }
+}
+
 /// Makes the rows of routes [0, routes) of `source` into `to`, [rows, groups of 128 columns] of 16 or 8 bits, and,
 /// where they are quantised, their scales. By all threads of the grid; 16 neighbours share a group.
 template <RowForm Form>
 __device__ __forceinline__ void prepare_rows(const RowSource& source, int routes, std::uint16_t* to, float* scales) {
+    constexpr int at_once = 4;  // loads that are on their way together
+    const int per = source.prepared_per();
     const int groups = (source.cols + kPreparedGroup - 1) / kPreparedGroup;
-    const std::int64_t total = static_cast<std::int64_t>(routes / source.prepared_per()) * groups * 16;
-    const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
-    for (std::int64_t at = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; at < total; at += step) {
-        const std::int64_t group = at / 16;
-        const int row = static_cast<int>(group / groups);
-        const int col = static_cast<int>(group - static_cast<std::int64_t>(row) * groups) * kPreparedGroup +
-                        static_cast<int>(at % 16) * 8;
-        const int route = row * source.prepared_per();
-        float values[8];
-        source.load(values, source.begin(route) + col, source.cols - col);
-        source.weigh(values, route, Form != RowForm::quantized);
-        const int vector = static_cast<int>(at % 16);
-        if constexpr (Form == RowForm::quantized) {
-            const auto scale = tokamak::cuda::E4m3Scale::of(largest_of_group(values));
-            reinterpret_cast<uint2*>(to)[at] = quantize_columns(values, scale);
-            if (vector == 0) scales[group] = scale.scale;
-        } else {
-            store_halves(to + group * kPreparedGroup, vector, move_columns(values));
+    const std::int64_t total = static_cast<std::int64_t>(routes / per) * groups;
+    const int step = static_cast<int>(gridDim.x * (blockDim.x / 16));
+    for (std::int64_t begin = blockIdx.x * (blockDim.x / 16) + threadIdx.x / 16; begin < total;
+         begin += at_once * step) {
+        float values[at_once][8];
+        int rows[at_once];
+#pragma unroll
+        for (int i = 0; i < at_once; ++i) {
+            const std::int64_t group = begin + i * step;
+            if (group >= total) break;
+            rows[i] = static_cast<int>(group / groups);
+            const int col = static_cast<int>(group - static_cast<std::int64_t>(rows[i]) * groups) * kPreparedGroup +
+                            static_cast<int>(threadIdx.x % 16) * 8;
+            source.load(values[i], source.begin(rows[i] * per) + col, source.cols - col);
+        }
+#pragma unroll
+        for (int i = 0; i < at_once; ++i) {
+            if (begin + i * step >= total) break;
+            source.weigh(values[i], rows[i] * per, Form != RowForm::quantized);
+            prepare_eight<Form>(values[i], begin + i * step, to, scales);
         }
     }
 }

@@ -13,14 +13,20 @@ namespace tokamak::moe::cuda {
 struct RowLists {
     int* counts;
     std::uint16_t* list;
+    const std::int32_t* grid_list;  ///< in its place where the grid made one list
     RowTile* tiles;
     std::int16_t* route_expert;
 
     __device__ RowLists(std::uint8_t* shared, const GroupedArgs& args)
         : counts(reinterpret_cast<int*>(shared + args.lists.counts)),
           list(reinterpret_cast<std::uint16_t*>(shared + args.lists.list)),
+          grid_list(args.grid_list),
           tiles(reinterpret_cast<RowTile*>(shared + args.lists.tiles)),
           route_expert(reinterpret_cast<std::int16_t*>(shared + args.lists.route_expert)) {}
+    template <class Shape>
+    [[nodiscard]] __device__ int route(int place) const {
+        return Shape::kGridLists ? __ldcg(grid_list + place) : list[place];
+    }
     [[nodiscard]] __device__ int tile_count() const { return counts[1]; }
     /// Whether no expert has several row tiles.
     [[nodiscard]] __device__ bool single_tiles() const { return counts[0] == 0; }
@@ -86,9 +92,10 @@ __device__ __forceinline__ int strip_cost(int rows) {
     return rows <= 8 ? 20 : rows <= 16 ? 21 : rows <= 24 ? 27 : 33;
 }
 
-/// By one warp: where each expert's routes begin, and its row tiles. `begins` holds the experts' numbers of routes.
+/// By one warp: where each expert's routes begin, and its row tiles, which share its rows evenly if they are many.
+/// `begins` holds the experts' numbers of routes.
 template <class Shape>
-__device__ __forceinline__ void place_experts(const RowLists& lists, const ListScratch& scratch, int experts) {
+__device__ __forceinline__ void place_experts(const RowLists& lists, int* begins, int experts) {
     constexpr int most = Shape::kTileRows;
     const int lane = static_cast<int>(threadIdx.x) % 32;
     int rows_before = 0;
@@ -97,10 +104,11 @@ __device__ __forceinline__ void place_experts(const RowLists& lists, const ListS
     int several = 0;
     for (int first = 0; first < experts; first += 32) {
         const int expert = first + lane;
-        const int rows = expert < experts ? scratch.begins[expert] : 0;
+        const int rows = expert < experts ? begins[expert] : 0;
         const int tiles = (rows + most - 1) / most;
-        const int last_rows = rows - (tiles - 1) * most;
-        const int cost = tiles > 0 ? (tiles - 1) * strip_cost<Shape>(most) + strip_cost<Shape>(last_rows) : 0;
+        const int each = Shape::kGridLists && tiles > 1 ? ((rows + tiles - 1) / tiles + 7) / 8 * 8 : most;
+        const int last_rows = rows - (tiles - 1) * each;
+        const int cost = tiles > 0 ? (tiles - 1) * strip_cost<Shape>(each) + strip_cost<Shape>(last_rows) : 0;
         int row_sum = rows;
         int tile_sum = tiles;
         int cost_sum = cost;
@@ -116,15 +124,15 @@ __device__ __forceinline__ void place_experts(const RowLists& lists, const ListS
             }
         }
         const int begin = rows_before + row_sum - rows;
-        if (expert < experts) scratch.begins[expert] = begin;
+        if (expert < experts) begins[expert] = begin;
         for (int tile = 0; tile < tiles; ++tile)
             lists.tiles[tiles_before + tile_sum - tiles + tile] = {
-                begin + tile * most,
+                begin + tile * each,
                 static_cast<std::int16_t>(expert),
-                static_cast<std::int16_t>(min(most, rows - tile * most)),
+                static_cast<std::int16_t>(min(each, rows - tile * each)),
                 static_cast<std::int16_t>(tile),
                 static_cast<std::int16_t>(tiles),
-                cost_before + cost_sum - cost + tile * strip_cost<Shape>(most)};
+                cost_before + cost_sum - cost + tile * strip_cost<Shape>(each)};
         several |= tiles > 1 ? 1 : 0;
         rows_before += __shfl_sync(0xFFFFFFFFU, row_sum, 31);
         tiles_before += __shfl_sync(0xFFFFFFFFU, tile_sum, 31);
@@ -150,9 +158,20 @@ __device__ __forceinline__ void build_lists(const GroupedArgs& args, const RowLi
     const int share = (routes + warps - 1) / warps;
     const ListScratch scratch(memory, experts, warps);
     for (int i = thread; i < warps * experts; i += threads) scratch.before[i] = 0;
-    for (int route = thread; route < routes; route += threads)
-        lists.route_expert[route] = static_cast<std::int16_t>(
-            local_expert(args, load_id(args.ids, first + route / args.top_k, route % args.top_k)));
+    constexpr int at_once = 4;  // loads that are on their way together
+    for (int begin = thread; begin < routes; begin += at_once * threads) {
+        std::int16_t experts_of[at_once];
+#pragma unroll
+        for (int i = 0; i < at_once; ++i) {
+            const int route = begin + i * threads;
+            if (route < routes)
+                experts_of[i] = static_cast<std::int16_t>(
+                    local_expert(args, load_id(args.ids, first + route / args.top_k, route % args.top_k)));
+        }
+#pragma unroll
+        for (int i = 0; i < at_once; ++i)
+            if (begin + i * threads < routes) lists.route_expert[begin + i * threads] = experts_of[i];
+    }
     __syncthreads();
     rank_routes(lists, scratch, routes, experts, share);
     __syncthreads();
@@ -166,7 +185,7 @@ __device__ __forceinline__ void build_lists(const GroupedArgs& args, const RowLi
         scratch.begins[expert] = sum;
     }
     __syncthreads();
-    if (thread < 32) place_experts<Shape>(lists, scratch, experts);
+    if (thread < 32) place_experts<Shape>(lists, scratch.begins, experts);
     __syncthreads();
     for (int route = thread; route < routes; route += threads) {
         const int expert = lists.route_expert[route];

@@ -19,6 +19,7 @@ struct GroupedShape {
     static constexpr int kStrips = kWarpgroups * kStripsEach;
     static constexpr int kConsumerWarps = kWarpgroups * 4;
     static constexpr int kThreads = (kConsumerWarps + kWeightWarps + kGatherWarps) * 32;
+    static constexpr bool kGridLists = TileRows_ > 64;  ///< many rows: the grid makes one list in the workspace
     static constexpr int kTileRows = TileRows_;
     static constexpr int kRowBlockBytes = kTileRows * 128;  ///< rows of 128 bytes, swizzled
     static constexpr bool kRowScales = Weights::kForm == RowForm::quantized;

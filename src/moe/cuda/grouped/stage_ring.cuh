@@ -31,7 +31,7 @@ struct RingPlace {
 template <class Shape>
 struct StageRing {
     std::uint8_t* memory;
-    std::uint64_t* full;   ///< one arrival for the weights, one of each gathering thread (two if rows have scales)
+    std::uint64_t* full;   ///< one arrival for the weights, one of each gathering thread
     std::uint64_t* empty;  ///< one arrival of each consumer warp
     int stages;
 
@@ -42,7 +42,7 @@ struct StageRing {
           stages(args.stages) {}
     __device__ void initialise() const {
         for (int slot = 0; slot < stages; ++slot) {
-            ptx::barrier_init(&full[slot], 1 + kGatherWarps * 32 * (Shape::kRowScales ? 2 : 1));
+            ptx::barrier_init(&full[slot], 1 + kGatherWarps * 32);
             ptx::barrier_init(&empty[slot], Shape::kConsumerWarps);
         }
         ptx::fence_barrier_init();
