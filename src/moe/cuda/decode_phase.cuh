@@ -43,7 +43,8 @@ struct Cta {
 
 /// The intermediate rows of the tokens that go to an active expert, into the team's own part.
 template <class Tile, class Tables>
-__device__ __forceinline__ void load_intermediate(const Cta<Tables>& cta, const Team& team, int rank, const TokenList& list) {
+__device__ __forceinline__ void load_intermediate(const Cta<Tables>& cta, const Team& team, int rank,
+                                                  const TokenList& list) {
     constexpr bool quantized = Tile::kForm == tokamak::cuda::TokenForm::quantized;
     using Element = std::conditional_t<quantized, float, __nv_bfloat16>;
     const DecodeArgs& args = cta.args;
@@ -81,7 +82,8 @@ __device__ __forceinline__ void multiply(const ArrivedPiece& piece, std::uint32_
 /// Multiplies the team's strips of one phase. A warp takes every `warps`-th piece of the team's run, so that its ring
 /// crosses strips; which of a strip's columns it gets then depends on the strip, but its sums are filed by columns.
 /// (An even number of warps where a tile has two pieces: a warp always has the same rows.) `Rows` knows how the gate/up
-/// phase comes by its token rows, and how many there are room for; where it fills the rings, a team without strips asks it too.
+/// phase comes by its token rows, and how many there are room for; where it fills the rings, a team without strips asks
+/// it too.
 template <class Tile, bool Down, class Rows, class Cursor>
 __device__ __forceinline__ void run_phase(const Cta<typename Rows::Tables>& cta, const Team& team, const Share& share,
                                           const Rows& x, WarpRing<Tile>& ring, Cursor& cursor) {
