@@ -101,7 +101,7 @@ std::optional<DecodeInstance> single_instance(const WeightSpec& spec, bool quant
 
 std::vector<SingleVariant> single_variants(const DecodeInstance& instance, const FusedMoeProblem& problem, int grid,
                                            std::size_t shared_limit) {
-    if (problem.route || problem.routing_weight == RoutingWeight::input || problem.top_k > kMostSingleRoutes) return {};
+    if (problem.routing_weight == RoutingWeight::input || problem.top_k > kMostSingleRoutes) return {};
     for (const PackedLayout& layout : {gate_up_layout(problem), down_layout(problem)})
         if (Runs(layout, problem.top_k, grid, instance.warps).pieces > kMostPieces) return {};
     std::vector<SingleVariant> variants;
