@@ -149,8 +149,7 @@ GroupedLaunch freeze(const GroupedVariant& variant, const DeviceInfo& info) {
 SingleLaunch freeze(const DecodeInstance& instance, const SingleVariant& variant, const DeviceInfo& info) {
     const int threads = (instance.warps + kServiceWarps) * 32;
     load(instance.kernel, threads, variant.shared.bytes, variant.name, info);
-    return {instance.kernel,       threads, variant.slots, variant.gate_up_segments, variant.down_segments,
-            variant.shared};
+    return {instance.kernel, threads, variant.slots, variant.gate_up_segments, variant.down_segments, variant.shared};
 }
 
 /// Books the workspace of passes of `tokens` tokens.
@@ -166,6 +165,14 @@ void lay_out_pass(const FusedMoeProblem& p, std::int64_t tokens, WorkspaceLayout
     cuda.intermediate =
         layout.add<std::byte>("intermediate", routes * static_cast<std::size_t>(intermediate_stride(p)) * value_bytes);
     cuda.partials = layout.add<float>("partials", routes * static_cast<std::size_t>(p.hidden));
+}
+
+/// Books what the kernel for one token uses; it shares the memory with the passes of the others. Returns its bytes.
+std::size_t lay_out_single(const FusedMoeProblem& p, int segments, FusedMoeCuda& cuda) {
+    WorkspaceLayout layout;
+    cuda.published = layout.add<float>("published", published_floats(segments, cuda.grid));
+    cuda.activated = layout.add<float>("activated", activated_floats(p));
+    return layout.size().bytes;
 }
 
 /// The grouped kernel's passes shrink to what `max_workspace_bytes` allows; those of the decode kernel have their size.
@@ -188,19 +195,20 @@ void lay_out_workspace(FusedMoeState& state) {
     std::int64_t tokens = std::min<std::int64_t>(state.problem.max_tokens, kPassTokens);
     const std::size_t decode = state.cuda.launches.size();
     const std::size_t single = decode + state.cuda.grouped.size();
-    std::int64_t published = 0;
+    int segments = 0;
     for (const std::size_t variant : state.row_variants) {
         if (variant >= single) {
             const SingleLaunch& launch = state.cuda.single[variant - single];
-            published = std::max(published, published_floats(launch.gate_up_segments + launch.down_segments, state.cuda.grid));
+            segments = std::max(segments, launch.gate_up_segments + launch.down_segments);
         } else if (variant >= decode) {
             tokens = std::max(tokens, state.cuda.pass_tokens);
         }
     }
     lay_out_pass(state.problem, tokens, state.layout, state.cuda);
-    state.cuda.published = state.layout.add<float>("published", static_cast<std::size_t>(published));
-    const auto activated = published > 0 ? state.problem.top_k * state.gate_up.strips * 32 : 0;
-    state.cuda.activated = state.layout.add<float>("activated", activated);
+    if (segments == 0) return;
+    const std::size_t pass_bytes = state.layout.size().bytes;
+    const std::size_t single_bytes = lay_out_single(state.problem, segments, state.cuda);
+    if (single_bytes > pass_bytes) state.layout.add<std::byte>("single", single_bytes - pass_bytes);
 }
 
 std::vector<DecodeVariant> legal_decode_variants(const FusedMoeProblem& p, const DeviceInfo& info) {
@@ -216,10 +224,17 @@ std::vector<GroupedVariant> legal_grouped_variants(const FusedMoeProblem& p, std
     return grouped_variants(p, pass, info.shared_memory_bytes);
 }
 
-std::vector<SingleVariant> legal_single_variants(const FusedMoeProblem& p, int grid, const DeviceInfo& info) {
+/// Those that fit into a limited workspace.
+std::vector<SingleVariant> legal_single_variants(const FusedMoeProblem& p, int grid, const DeviceInfo& info,
+                                                 const PlanOptions& options) {
     const auto instance = single_instance(p.weights, p.quantize_activations);
     if (!instance) return {};
-    return single_variants(*instance, p, grid, info.shared_memory_bytes);
+    std::vector<SingleVariant> variants = single_variants(*instance, p, grid, info.shared_memory_bytes);
+    if (variants.empty() || options.max_workspace_bytes == 0) return variants;
+    FusedMoeCuda unused{.grid = grid};
+    const int segments = variants.front().gate_up_segments + variants.front().down_segments;
+    if (lay_out_single(p, segments, unused) > options.max_workspace_bytes) variants.clear();
+    return variants;
 }
 
 void launch(const void* kernel, int grid, int threads, int shared_bytes, void* args, Stream stream) {
@@ -299,9 +314,13 @@ void plan_fused_moe(FusedMoeState& state, const PlanOptions& options) {
     std::vector<std::string> names;
     for (const DecodeVariant& variant : decode) names.push_back(variant.name);
     for (const GroupedVariant& variant : grouped) names.emplace_back(variant.instance.name);
-    const std::vector<SingleVariant> single = legal_single_variants(p, state.cuda.grid, info);
+    const std::vector<SingleVariant> single = legal_single_variants(p, state.cuda.grid, info, options);
     for (const SingleVariant& variant : single) names.push_back(variant.name);
     const auto heuristic = [&](std::int64_t tokens) {
+        if (tokens <= 1 && !single.empty())
+            return names[decode.size() + grouped.size() +
+                         choose_single(*single_instance(p.weights, p.quantize_activations), single, p,
+                                       state.cuda.grid)];
         if (decode.empty() || (tokens > most_decode_tokens(p.weights) && !grouped.empty())) return names[decode.size()];
         return names[choose_variant(*decode_instance(p.weights, p.quantize_activations), decode, p, state.cuda.grid,
                                     tokens)];

@@ -34,7 +34,8 @@ template <class Tile>
 __device__ __forceinline__ void store_block(std::uint8_t* row, float* groups, int block, int lane,
                                             const float (&values)[4]) {
     using Decode = typename Tile::Decode;
-    __nv_bfloat162 pairs[2] = {__floats2bfloat162_rn(values[0], values[1]), __floats2bfloat162_rn(values[2], values[3])};
+    __nv_bfloat162 pairs[2] = {__floats2bfloat162_rn(values[0], values[1]),
+                               __floats2bfloat162_rn(values[2], values[3])};
     if constexpr (Decode::kHasZeroPoint) {
         constexpr int lanes = Tile::kGroup / 4;  // that share a group
         float sum = (__low2float(pairs[0]) + __high2float(pairs[0])) + (__low2float(pairs[1]) + __high2float(pairs[1]));

@@ -26,8 +26,8 @@ __device__ __forceinline__ void multiply_arrived(const ArrivedTile& tile, std::u
 
 /// The warp's tiles of one phase; the sums of each segment go to its own place in shared memory.
 template <class Tile, bool Down>
-__device__ __forceinline__ void multiply_run(const Phase<false>& gate_up, const Phase<true>& down,
-                                             std::uint8_t* shared, int warp, int lane, TileRing<Tile>& ring) {
+__device__ __forceinline__ void multiply_run(const Phase<false>& gate_up, const Phase<true>& down, std::uint8_t* shared,
+                                             int warp, int lane, TileRing<Tile>& ring) {
     constexpr int tile_bytes = Tile::kCols * tokamak::cuda::token_value_bytes(Tile::kForm);
     const SingleArgs& args = gate_up.args;
     const auto& phase = [&]() -> const auto& {
@@ -35,7 +35,8 @@ __device__ __forceinline__ void multiply_run(const Phase<false>& gate_up, const 
             return down;
         else
             return gate_up;
-    }();
+    }
+    ();
     const SingleShared& parts = args.parts;
     const int first = phase.warp_first(warp);
     int left = phase.warp_count(warp);

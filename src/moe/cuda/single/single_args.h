@@ -13,17 +13,17 @@ inline constexpr int kServiceWarps = 4;
 
 /// Byte offsets into dynamic shared memory; the rings come first.
 struct SingleShared {
-    int scales = 0;      ///< [warps, slots, 2] f32, for formats whose strips end with scales
-    int barriers = 0;    ///< [warps, slots]
-    int experts = 0;     ///< [all warps, 32]: local expert of each live route, a table for each warp
-    int weights = 0;     ///< [all warps, 32]: its routing weight
-    int sums = 0;        ///< [warps, segments of a warp, 64] f32
-    int x = 0;           ///< the token's row
-    int x_groups = 0;    ///< its group sums or scales, for formats that have them
-    int rows = 0;        ///< intermediate rows of the routes that a CTA's down tiles need
-    int row_groups = 0;  ///< theirs
-    int row_pitch = 0;   ///< bytes from one route's row to the next
-    int group_pitch = 0; ///< floats
+    int scales = 0;       ///< [warps, slots, 2] f32, for formats whose strips end with scales
+    int barriers = 0;     ///< [warps, slots]
+    int experts = 0;      ///< [all warps, 32]: local expert of each live route, a table for each warp
+    int weights = 0;      ///< [all warps, 32]: its routing weight
+    int sums = 0;         ///< [warps, segments of a warp, 64] f32
+    int x = 0;            ///< the token's row
+    int x_groups = 0;     ///< its group sums or scales, for formats that have them
+    int rows = 0;         ///< intermediate rows of the routes that a CTA's down tiles need
+    int row_groups = 0;   ///< theirs
+    int row_pitch = 0;    ///< bytes from one route's row to the next
+    int group_pitch = 0;  ///< floats
     int warp_segments = 0;
     int bytes = 0;
 };
