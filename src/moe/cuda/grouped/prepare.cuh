@@ -37,8 +37,8 @@ struct RowSource {
 #pragma unroll
         for (int i = 0; i < 8; ++i)
             values[i] = i >= left ? 0.0F
-                        : f32     ? __ldcg(static_cast<const float*>(data) + at + i)
-                                  : __bfloat162float(__ldcg(static_cast<const __nv_bfloat16*>(data) + at + i));
+                        : f32      ? __ldcg(static_cast<const float*>(data) + at + i)
+                                   : __bfloat162float(__ldcg(static_cast<const __nv_bfloat16*>(data) + at + i));
     }
     /// The row times its routing weight.
     __device__ __forceinline__ void weigh(float (&values)[8], int route, bool rounded) const {
