@@ -105,7 +105,7 @@ std::vector<SingleVariant> single_variants(const DecodeInstance& instance, const
     for (const PackedLayout& layout : {gate_up_layout(problem), down_layout(problem)})
         if (Runs(layout, problem.top_k, grid, instance.warps).pieces > kMostPieces) return {};
     std::vector<SingleVariant> variants;
-    for (const int slots : {2, 3, 4, 6}) {
+    for (const int slots : {2, 3}) {  // 4 and 6 were never faster
         SingleVariant variant{.name = "single_s" + std::to_string(slots), .slots = slots};
         if (lay_out(instance, problem, grid, variant) <= static_cast<std::int64_t>(shared_limit))
             variants.push_back(variant);
@@ -113,8 +113,23 @@ std::vector<SingleVariant> single_variants(const DecodeInstance& instance, const
     return variants;
 }
 
-std::int64_t published_floats(int segments, int grid) noexcept {
-    return std::int64_t{grid} * segments * (kSegmentBytes / 4);
+std::size_t choose_single(const DecodeInstance& instance, const std::vector<SingleVariant>& variants,
+                          const FusedMoeProblem& problem, int grid) {
+    constexpr int long_run = 16;                         // tiles of a warp
+    constexpr std::int64_t enough_in_flight = 80 << 10;  // bytes of an SM, to stream at full rate
+    if (Runs(gate_up_layout(problem), problem.top_k, grid, instance.warps).warp <= long_run) return 0;
+    const std::int64_t slot_bytes = std::int64_t{instance.warps} * instance.piece_bytes * instance.pieces;
+    for (std::size_t i = 0; i < variants.size(); ++i)
+        if (variants[i].slots * slot_bytes >= enough_in_flight) return i;
+    return variants.size() - 1;
+}
+
+std::size_t published_floats(int segments, int grid) noexcept {
+    return static_cast<std::size_t>(segments) * static_cast<std::size_t>(grid) * (kSegmentBytes / 4);
+}
+
+std::size_t activated_floats(const FusedMoeProblem& problem) {
+    return static_cast<std::size_t>(problem.top_k) * gate_up_layout(problem).strips * 32;
 }
 
 }  // namespace tokamak::moe::cuda

@@ -28,7 +28,13 @@ std::optional<DecodeInstance> single_instance(const WeightSpec& spec, bool quant
 std::vector<SingleVariant> single_variants(const DecodeInstance& instance, const FusedMoeProblem& problem, int grid,
                                            std::size_t shared_limit);
 
-/// Floats that CTAs with so many segments publish.
-std::int64_t published_floats(int segments, int grid) noexcept;
+/// Index of the variant that suits a problem best: where little is in flight, what is asked for in between arrives
+/// sooner; long runs of tiles want more.
+std::size_t choose_single(const DecodeInstance& instance, const std::vector<SingleVariant>& variants,
+                          const FusedMoeProblem& problem, int grid);
+
+/// Floats that CTAs with so many segments publish, and those of the intermediate.
+std::size_t published_floats(int segments, int grid) noexcept;
+std::size_t activated_floats(const FusedMoeProblem& problem);
 
 }  // namespace tokamak::moe::cuda
