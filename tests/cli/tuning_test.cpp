@@ -126,7 +126,8 @@ TEST(FirstContact, HereEachVariantIsProbedOnceAndExceptionsAreVerdicts) {
     const test::TemporaryFolder folder;
     const std::string journal = folder.write("journal", "begin a\nend a\tcrashed\n");
     std::vector<std::string> probed;
-    probe_here({"a", "b", "c"}, journal, 60, [&](const std::string& variant) {
+    probe_here({"a", "b", "c"}, journal, 60, [&](const std::string& variant, const std::function<void()>& alive) {
+        alive();
         probed.push_back(variant);
         if (variant == "c") throw Error(ErrorCode::internal, "wrote\nbehind");
     });
