@@ -111,18 +111,18 @@ Verdicts probe_in_child(const std::string& program, const std::vector<std::strin
     }
 }
 
-void probe_here(const std::vector<std::string>& variants, const std::string& journal, double candidate_seconds,
-                const std::function<void(const std::string& variant)>& probe) {
+void probe_here(const std::vector<std::string>& variants, const std::string& journal, double step_seconds,
+                const ProbeVariant& probe) {
     const Verdicts known = read_journal(text_of(journal), "?");
     std::ofstream out(journal, std::ios::app);
-    Watchdog watchdog(candidate_seconds);
+    Watchdog watchdog(step_seconds);
     for (const std::string& variant : variants) {
         if (known.count(variant) != 0) continue;
         watchdog.step();
         out << kBegin << variant << std::endl;  // NOLINT: flushed, since the process may end at once
         std::string reason;
         try {
-            probe(variant);
+            probe(variant, [&] { watchdog.step(); });
         } catch (const Error& error) {
             reason = error.what();
             // Nothing works after a sticky CUDA error: the next process goes on.

@@ -22,9 +22,12 @@ Verdicts read_journal(const std::string& text, const std::string& unfinished);
 Verdicts probe_in_child(const std::string& program, const std::vector<std::string>& arguments,
                         const std::string& journal, double seconds, double candidate_seconds);
 
-/// In the child: probes each variant that the journal does not know. A candidate that takes longer than
-/// `candidate_seconds` ends the process.
-void probe_here(const std::vector<std::string>& variants, const std::string& journal, double candidate_seconds,
-                const std::function<void(const std::string& variant)>& probe);
+/// Runs a variant; calls `alive` after each step.
+using ProbeVariant = std::function<void(const std::string& variant, const std::function<void()>& alive)>;
+
+/// In the child: probes each variant that the journal does not know. A step that takes longer than `step_seconds` ends
+/// the process.
+void probe_here(const std::vector<std::string>& variants, const std::string& journal, double step_seconds,
+                const ProbeVariant& probe);
 
 }  // namespace tokamak::cli::tuning

@@ -120,7 +120,7 @@ int run_probe(const TuneOptions& options, const std::string& journal) {
     if (cases.size() != 1) invalid("tune: --probe is for one case, given are {}", cases.size());
     const std::unique_ptr<Subject> subject = make_subject(cases.front(), options);
     probe_here(subject->variants(), journal, options.candidate_seconds,
-               [&](const std::string& variant) { subject->probe(variant); });
+               [&](const std::string& variant, const std::function<void()>& alive) { subject->probe(variant, alive); });
     return 0;
 }
 

@@ -103,7 +103,7 @@ class OperatorSubject : public Subject {
         return tune::tune(problem_, options_.device, calls, options);
     }
 
-    void probe(const std::string& variant) override {
+    void probe(const std::string& variant, const std::function<void()>& alive) override {
         const auto plan = make_plan(problem_, options_.device, {.variant = variant});
         for (const std::int64_t tokens : options_.buckets()) {
             reserve(tokens);
@@ -115,6 +115,7 @@ class OperatorSubject : public Subject {
             synchronize(options_.device);
             workspace.expect_intact();
             expect_untouched(call.out, tokens);
+            alive();
         }
     }
 
