@@ -144,6 +144,14 @@ struct Wish {
     int down_warps;  ///< of a team
 };
 
+/// The fewest warps that take a down strip in 8 turns: they wait least for each other.
+int down_warps_for(const DecodeInstance& instance, const FusedMoeProblem& p, int teams) {
+    const std::int64_t pieces = padded_cols(instance, p.intermediate) / 64;
+    int warps = 1;
+    while (warps < instance.warps / teams && pieces > 8 * warps) ++warps;
+    return warps;
+}
+
 /// A rule from what was measured, not more than 1% behind the best teams of any 4-bit shape
 /// (docs/kernels/moe_decode.md).
 Wish wish_for(const DecodeInstance& instance, const FusedMoeProblem& p, int sms, std::int64_t tokens) {
@@ -154,11 +162,7 @@ Wish wish_for(const DecodeInstance& instance, const FusedMoeProblem& p, int sms,
     const double strips = experts * std::ceil(2.0 * static_cast<double>(p.intermediate) / 64.0);  // of gate/up
     // As many teams as an SM has strips: while one ends a strip, the others multiply.
     const auto teams = static_cast<int>(std::clamp(std::ceil(strips / sms), 1.0, instance.warps / 4.0));
-    // The fewest warps that take a strip in 8 turns: they wait least for each other.
-    const std::int64_t pieces = padded_cols(instance, p.intermediate) / 64;
-    int warps = 1;
-    while (warps < instance.warps / teams && pieces > 8 * warps) ++warps;
-    return {teams, warps};
+    return {teams, down_warps_for(instance, p, teams)};
 }
 
 /// Groups of up to `rows` routes that are expected for each expert, for uniform routing.
@@ -258,14 +262,18 @@ double expected_reads(const FusedMoeProblem& problem, std::int64_t tokens, std::
 std::size_t choose_gather_variant(const DecodeInstance& instance, const std::vector<DecodeVariant>& variants,
                                   const FusedMoeProblem& p, std::int64_t tokens) {
     const std::int64_t pass = std::min(tokens, gather_pass_tokens(p));
+    const double tiles = static_cast<double>(padded_cols(instance, p.intermediate)) / instance.tile_cols;
     std::size_t best = 0;
     double least = std::numeric_limits<double>::infinity();
     for (std::size_t i = 0; i < variants.size(); ++i) {
         const DecodeVariant& v = variants[i];
-        // What was measured: one team waits for its rows, and the ends of down strips cost where warps share them.
+        // What was measured: one team waits for its rows, and the end of a down strip costs where warps share it, the
+        // more the fewer tiles it has; where they do, other widths than in the decode kernel lose too.
         const double teams = v.gate_up_teams == 1 ? 1.05 : 1.0 + 0.001 * v.gate_up_teams;
-        const double down =
-            1.0 + 0.05 * std::log2(static_cast<double>(instance.warps) / instance.pieces / v.down_teams);
+        const int down_warps = instance.warps / v.down_teams;
+        const int wished = down_warps_for(instance, p, v.gate_up_teams);
+        const double ends = down_warps == instance.pieces ? 0.0 : std::min(0.15, 0.8 / tiles);
+        const double down = 1.0 + ends + (ends > 0.0 ? 0.02 * distance(down_warps, wished) : 0.0);
         const double cost = expected_groups(p, pass, v.group_rows) * teams * down;
         if (cost >= least) continue;
         least = cost;
