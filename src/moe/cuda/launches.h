@@ -2,11 +2,11 @@
 // Variants of the kernels of fused_moe: frozen when a plan is made, launched by a call.
 #pragma once
 
-#include "tokamak/device.h"
 #include "moe/cuda/decode_plan.h"
 #include "moe/cuda/fused_moe.h"
 #include "moe/cuda/grouped/grouped_plan.h"
 #include "moe/cuda/single/single_plan.h"
+#include "tokamak/device.h"
 
 namespace tokamak::moe::cuda {
 

@@ -72,15 +72,14 @@ LegalVariants legal_variants(const FusedMoeProblem& problem, const FusedMoeCuda&
 std::string default_variant(const FusedMoeProblem& p, const FusedMoeCuda& cuda, const LegalVariants& legal,
                             std::int64_t tokens) {
     if (tokens <= 1 && !legal.single.empty())
-        return legal.single[choose_single(*single_instance(p.weights, p.quantize_activations), legal.single, p,
-                                          cuda.grid)]
+        return legal
+            .single[choose_single(*single_instance(p.weights, p.quantize_activations), legal.single, p, cuda.grid)]
             .name;
     const bool many = tokens > kMostDecodeTokens || legal.decode.empty();
     if (many && !legal.gather.empty()) {
         const auto instance = *gather_instance(p.weights, p.quantize_activations);
         const DecodeVariant& best = legal.gather[choose_gather_variant(instance, legal.gather, p, tokens)];
-        if (legal.grouped.empty() ||
-            expected_reads(p, tokens, cuda.gather_tokens, best.group_rows) <= kMostGatherReads)
+        if (legal.grouped.empty() || expected_reads(p, tokens, cuda.gather_tokens, best.group_rows) <= kMostGatherReads)
             return best.name;
     }
     if (many && !legal.grouped.empty()) return choose_grouped(legal, p, cuda.pass_tokens, tokens).instance.name;

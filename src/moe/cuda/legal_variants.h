@@ -5,11 +5,11 @@
 #include <string>
 #include <vector>
 
-#include "tokamak/device.h"
 #include "moe/cuda/decode_plan.h"
 #include "moe/cuda/fused_moe.h"
 #include "moe/cuda/grouped/grouped_plan.h"
 #include "moe/cuda/single/single_plan.h"
+#include "tokamak/device.h"
 #include "tokamak/plan.h"
 
 namespace tokamak::moe::cuda {

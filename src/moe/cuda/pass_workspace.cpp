@@ -94,11 +94,11 @@ void lay_out_workspace(FusedMoeState& state) {
     for (const std::size_t variant : state.row_variants) {
         const KernelOfVariant of = cuda.kernel_of(variant);
         if (of.takes_ids) needs.route_first = state.problem.route.has_value();
-        if (of.decode != nullptr && of.decode->group_rows > 0) needs.tokens = std::max(needs.tokens, cuda.gather_tokens);
+        if (of.decode != nullptr && of.decode->group_rows > 0)
+            needs.tokens = std::max(needs.tokens, cuda.gather_tokens);
         if (of.grouped != nullptr) {
             needs.grid_lists = needs.grid_lists || of.grouped->grid_lists;
-            needs.tokens =
-                std::max(needs.tokens, of.grouped->grid_lists ? cuda.grid_pass_tokens : cuda.pass_tokens);
+            needs.tokens = std::max(needs.tokens, of.grouped->grid_lists ? cuda.grid_pass_tokens : cuda.pass_tokens);
         }
         if (of.single != nullptr) segments = std::max(segments, of.single->gate_up_segments + of.single->down_segments);
     }
