@@ -13,7 +13,7 @@ namespace tokamak::moe::cuda {
 /// The token rows of a pass for the whole CTA, or, times their routing weights, those of one expert for a team.
 struct TokenRows {
     using Tables = RoutingTables;
-    static constexpr bool kPrimes = false;
+    static constexpr bool kGathers = false;
 
     const Cta<Tables>& cta;
     std::int64_t first;  ///< token of the pass
@@ -39,9 +39,9 @@ struct TokenRows {
 
     template <class Tile>
     /// The rows of one expert where they are weighted.
-    __device__ __forceinline__ void load_expert(const Team& team, int rank, const TokenList& list) const {
+    __device__ __forceinline__ void load_weighted(const Team& team, int rank, const TokenList& list) const {
         if (!cta.args.weight_input) return;
-        RowCopy copy = copy_to(cta.rows_of<false>(team), cta.groups_of<false>(team));
+        RowCopy copy = copy_to(cta.rows_of<false>(team.index), cta.groups_of<false>(team.index));
         copy.weighted = true;
         copy.thread = team.thread();
         copy.threads = team.threads();

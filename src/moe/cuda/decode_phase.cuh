@@ -31,36 +31,92 @@ struct Cta {
           rows(shared + a.shared.rows),
           groups(reinterpret_cast<float*>(shared + a.shared.groups)) {}
 
+    /// Room for the rows of an expert; there are as many as the phase has teams.
     template <bool Down>
-    [[nodiscard]] __device__ std::uint8_t* rows_of(const Team& team) const {
-        return rows + team.index * (Down ? args.shared.team_rows : args.shared.x_team_rows);
+    [[nodiscard]] __device__ std::uint8_t* rows_of(int part) const {
+        return rows + part * (Down ? args.shared.team_rows : args.shared.x_team_rows);
     }
     template <bool Down>
-    [[nodiscard]] __device__ float* groups_of(const Team& team) const {
-        return groups + team.index * (Down ? args.shared.team_groups : args.shared.x_team_groups);
+    [[nodiscard]] __device__ float* groups_of(int part) const {
+        return groups + part * (Down ? args.shared.team_groups : args.shared.x_team_groups);
     }
 };
 
-/// The intermediate rows of the tokens that go to an active expert, into the team's own part.
+/// Who loads the rows of which experts: where the experts that the CTA's strips belong to find room, all of it at once,
+/// else each team for itself when its expert changes.
+struct RowLoad {
+    int first;
+    int last;  ///< below `first`: none
+    bool whole;
+    int team;
+    int thread;
+    int threads;
+
+    __device__ RowLoad(const Team& own, const Share& share, int rank, int left)
+        : first(rank),
+          last(left > 0 ? rank : rank - 1),
+          whole(share.last_rank - share.first_rank < static_cast<int>(own.teams.count.value)),
+          team(own.index),
+          thread(own.thread()),
+          threads(own.threads()) {
+        if (!whole) return;
+        first = share.first_rank;
+        last = share.last_rank;
+        thread = static_cast<int>(threadIdx.x);
+        threads = static_cast<int>(blockDim.x);
+    }
+    [[nodiscard]] __device__ int part(int rank) const { return whole ? rank - first : team; }
+    __device__ void barrier(const Team& own) const {
+        if (whole)
+            __syncthreads();
+        else
+            own.barrier();
+    }
+};
+
+/// Loads what `copy_of(rank)` and `source(rank, token)` say; does `meanwhile()` while the first loads are on their way.
+template <class Tile, class Element, class Tables, class CopyOf, class Source, class Meanwhile>
+__device__ __forceinline__ void load_ranks(const RowLoad& load, const Tables& tables, const CopyOf& copy_of,
+                                           const Source& source, const Meanwhile& meanwhile) {
+    if constexpr (kCopiesRows<Tile, Element>) {
+#pragma unroll 1
+        for (int rank = load.first; rank <= load.last; ++rank)
+            copy_rows<Tile>(copy_of(rank), tables.tokens_of(rank), [&](int token) { return source(rank, token); });
+        tokamak::cuda::ptx::copy_commit();
+        meanwhile();
+        tokamak::cuda::ptx::copy_wait<0>();
+#pragma unroll 1
+        for (int rank = load.first; rank <= load.last; ++rank)
+            convert_rows<Tile>(copy_of(rank), tables.tokens_of(rank));
+    } else {
+#pragma unroll 1
+        for (int rank = load.first; rank <= max(load.first, load.last); ++rank)
+            load_rows<Tile, Element>(
+                copy_of(rank), rank <= load.last ? tables.tokens_of(rank) : TokenList{},
+                [&](int token) { return source(rank, token); }, meanwhile);
+    }
+}
+
+/// The intermediate rows of the tokens that go to active experts.
 template <class Tile, class Tables>
-__device__ __forceinline__ void load_intermediate(const Cta<Tables>& cta, const Team& team, int rank,
-                                                  const TokenList& list) {
+__device__ __forceinline__ void load_intermediate(const Cta<Tables>& cta, const RowLoad& load) {
     constexpr bool quantized = Tile::kForm == tokamak::cuda::TokenForm::quantized;
     using Element = std::conditional_t<quantized, float, __nv_bfloat16>;
     const DecodeArgs& args = cta.args;
-    const RowCopy copy{.cols = static_cast<int>(args.intermediate_stride),
+    const auto copy_of = [&](int rank) {
+        return RowCopy{.cols = static_cast<int>(args.intermediate_stride),
                        .padded_cols = args.down.padded_cols,
                        .vectors_of_row = args.down.row_vectors,
-                       .rows = cta.rows_of<true>(team),
-                       .groups = cta.groups_of<true>(team),
-                       .thread = team.thread(),
-                       .threads = team.threads()};
+                       .rows = cta.template rows_of<true>(load.part(rank)),
+                       .groups = cta.template groups_of<true>(load.part(rank)),
+                       .thread = load.thread,
+                       .threads = load.threads};
+    };
     const auto* const base = static_cast<const Element*>(args.intermediate);
-    load_rows<Tile, Element>(
-        copy, list,
-        [&](int token) { return RowSource<Element>{base + cta.tables.slot(rank, token) * args.intermediate_stride}; },
-        [] {});
-    team.barrier();
+    const auto source = [&](int rank, int token) {
+        return RowSource<Element>{base + cta.tables.slot(rank, token) * args.intermediate_stride};
+    };
+    load_ranks<Tile, Element>(load, cta.tables, copy_of, source, [] {});
 }
 
 /// What the last 128 bytes of a strip begin with.
@@ -82,38 +138,48 @@ __device__ __forceinline__ void multiply(const ArrivedPiece& piece, std::uint32_
 /// Multiplies the team's strips of one phase. A warp takes every `warps`-th piece of the team's run, so that its ring
 /// crosses strips; which of a strip's columns it gets then depends on the strip, but its sums are filed by columns.
 /// (An even number of warps where a tile has two pieces: a warp always has the same rows.) `Rows` knows how the gate/up
-/// phase comes by its token rows, and how many there are room for; where it fills the rings, a team without strips asks
-/// it too.
+/// phase comes by its token rows, and how many there are room for; a team without strips helps to load.
 template <class Tile, bool Down, class Rows, class Cursor>
 __device__ __forceinline__ void run_phase(const Cta<typename Rows::Tables>& cta, const Team& team, const Share& share,
                                           const Rows& x, WarpRing<Tile>& ring, Cursor& cursor) {
     constexpr int tile_bytes = Tile::kCols * tokamak::cuda::token_value_bytes(Tile::kForm);
     const DecodeArgs& args = cta.args;
     const DecodeMatrix& matrix = Down ? args.down : args.gate_up;
-    const float* const groups = cta.template groups_of<Down>(team);
     const int pitch = tokamak::cuda::token_pitch<Tile>(matrix.padded_cols);
     const int columns = x.columns();
     const int piece_sums = tokamak::cuda::kTileRows / Tile::kPieces * columns;
-    const std::uint32_t x_address = x.address(cta.template rows_of<Down>(team), pitch, team.lane);
     const int pieces = matrix.tiles * Tile::kPieces;
     const int turns = pieces - quotient(pieces, team.teams.warps) * team.warps;
     const bool alone = Down && team.warps == Tile::kPieces;  // a warp has its rows' whole sums
     int rank = share.rank;
     int strip = share.strip;
-    int seen = -1;  // rank that `tokens` belongs to
+    int seen = -1;  // rank that what follows belongs to
     TokenList tokens;
+    std::uint32_t x_address = 0;
+    const float* groups = nullptr;
     int turn = 0;    // warp that has the strip's first piece
     int buffer = 0;  // two, so that a strip costs one barrier
-    constexpr bool primes = Rows::kPrimes && !Down;
-    for (int left = share.strips; left > 0 || (primes && seen < 0); --left) {
+    constexpr bool loads = Down || Rows::kGathers;
+    for (int left = share.strips; left > 0 || (loads && seen < 0); --left) {
         if (rank != seen) {
-            if (!primes || left > 0) tokens = cta.tables.tokens_of(rank);
-            if constexpr (Down)
-                load_intermediate<Tile>(cta, team, rank, tokens);
-            else
-                x.template load_expert<Tile>(team, rank, tokens);
+            int part = team.index;
+            if constexpr (loads) {
+                const RowLoad load(team, share, rank, left);
+                if (seen < 0 || !load.whole) {
+                    if constexpr (Down)
+                        load_intermediate<Tile>(cta, load);
+                    else
+                        x.template load_experts<Tile>(load);
+                    load.barrier(team);
+                }
+                part = load.part(rank);
+            }
             seen = rank;
-            if (primes && left == 0) break;
+            if (left == 0) break;
+            tokens = cta.tables.tokens_of(rank);
+            if constexpr (!loads) x.template load_weighted<Tile>(team, rank, tokens);
+            x_address = x.address(cta.template rows_of<Down>(part), pitch, team.lane);
+            groups = cta.template groups_of<Down>(part);
         }
         StripBias<Down> bias;
         const int expert = cta.tables.experts()[rank];

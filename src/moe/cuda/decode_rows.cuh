@@ -222,7 +222,6 @@ __device__ __forceinline__ void copy_rows(const RowCopy& copy, const TokenList& 
         const int col = walk.vector() * 8;
         tokamak::cuda::ptx::copy_16(to + token * pitch + walk.vector() * 16, source(token).row + col, col < copy.cols);
     }
-    tokamak::cuda::ptx::copy_commit();
 }
 
 /// Gives rows that this thread has copied the tile's form.
@@ -255,6 +254,7 @@ __device__ __forceinline__ void load_rows(const RowCopy& copy, const TokenList& 
                                           const Meanwhile& meanwhile) {
     if constexpr (kCopiesRows<Tile, Element>) {
         copy_rows<Tile>(copy, list, source);
+        tokamak::cuda::ptx::copy_commit();
         meanwhile();
         tokamak::cuda::ptx::copy_wait<0>();
         return convert_rows<Tile>(copy, list);

@@ -12,12 +12,12 @@
 
 namespace tokamak::moe::cuda {
 
-/// The token rows of a group for a team. `prime` fills the rings: the team's first rows are asked for before its first
-/// weights, behind which they would wait for microseconds.
+/// The token rows of groups. `prime` fills the rings: the first rows are asked for before the first weights, behind which
+/// they would wait for microseconds.
 template <class Prime>
 struct GatheredRows {
     using Tables = GroupTables;
-    static constexpr bool kPrimes = true;
+    static constexpr bool kGathers = true;
 
     const Cta<Tables>& cta;
     std::int64_t first;  ///< token of the pass
@@ -30,27 +30,34 @@ struct GatheredRows {
     }
 
     template <class Tile>
-    __device__ __forceinline__ void load_expert(const Team& team, int rank, const TokenList& list) const {
+    __device__ __forceinline__ void load_experts(const RowLoad& load) const {
         const DecodeArgs& args = cta.args;
-        const RowCopy copy{.cols = args.gate_up.cols,
+        const auto copy_of = [&](int rank) {
+            return RowCopy{.cols = args.gate_up.cols,
                            .padded_cols = args.gate_up.padded_cols,
                            .vectors_of_row = args.gate_up.row_vectors,
                            .vectors = args.x_vectors && args.gate_up.cols % 8 == 0,
                            .weighted = args.weight_input,
-                           .rows = cta.rows_of<false>(team),
-                           .groups = cta.groups_of<false>(team),
-                           .thread = team.thread(),
-                           .threads = team.threads()};
-        const auto source = [&](int place) {
+                           .rows = cta.rows_of<false>(load.part(rank)),
+                           .groups = cta.groups_of<false>(load.part(rank)),
+                           .thread = load.thread,
+                           .threads = load.threads};
+        };
+        const auto source = [&](int rank, int place) {
             const int route = cta.tables.slot(rank, place);
             const std::int64_t token = first + quotient(route, args.by_top_k);
             const auto* const row = static_cast<const __nv_bfloat16*>(args.x) + token * args.x_stride;
             return RowSource<__nv_bfloat16>{row, args.weight_input ? route_weight(args, first, route) : 1.0F};
         };
-        const bool plain = copy.vectors && !copy.weighted;
-        load_rows<Tile, __nv_bfloat16>(copy, plain ? list : TokenList{}, source, prime);
-        if (!plain) load_rare_rows<Tile>(copy, list, source);
-        team.barrier();
+        const bool plain = args.x_vectors && args.gate_up.cols % 8 == 0 && !args.weight_input;
+        RowLoad quick = load;
+        if (!plain) quick.last = quick.first - 1;
+        load_ranks<Tile, __nv_bfloat16>(quick, cta.tables, copy_of, source, prime);
+        if (plain) return;
+#pragma unroll 1
+        for (int rank = load.first; rank <= load.last; ++rank)
+            load_rare_rows<Tile>(copy_of(rank), cta.tables.tokens_of(rank),
+                                 [&](int place) { return source(rank, place); });
     }
 
     [[nodiscard]] __device__ static float route_weight(const DecodeArgs& args, std::int64_t first, int route) {
