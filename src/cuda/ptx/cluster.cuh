@@ -24,14 +24,22 @@ __device__ __forceinline__ void cluster_arrive_relaxed() {
 }
 __device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 
-/// The address in the cluster window of the same object in the shared memory of block `rank`.
-__device__ __forceinline__ std::uint32_t address_in(std::uint32_t rank, const void* shared) {
-    std::uint32_t address;
-    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared_address(shared)), "r"(rank));
-    return address;
+/// Arrival on a barrier of any block of the cluster, by its address in the cluster window.
+__device__ __forceinline__ void barrier_arrive_in(std::uint32_t barrier) {
+    asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
-/// Stores 16 bytes that count on a barrier of the same block. Addresses in the cluster window.
+/// The address in the cluster window of the same object in the shared memory of block `rank`.
+__device__ __forceinline__ std::uint32_t address_in(std::uint32_t rank, std::uint32_t shared) {
+    std::uint32_t address;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared), "r"(rank));
+    return address;
+}
+__device__ __forceinline__ std::uint32_t address_in(std::uint32_t rank, const void* shared) {
+    return address_in(rank, shared_address(shared));
+}
+
+/// Stores 16 (4) bytes that count on a barrier of the same block. Addresses in the cluster window.
 __device__ __forceinline__ void store_counted(std::uint32_t address, float4 value, std::uint32_t barrier) {
     asm volatile(
         "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(
@@ -40,12 +48,18 @@ __device__ __forceinline__ void store_counted(std::uint32_t address, float4 valu
         : "memory");
 }
 
+__device__ __forceinline__ void store_counted(std::uint32_t address, int value, std::uint32_t barrier) {
+    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(address),
+                 "r"(value), "r"(barrier)
+                 : "memory");
+}
+
 /// Copies own shared memory into another block's; completes on a barrier there. Addresses in the cluster window.
-__device__ __forceinline__ void bulk_push(std::uint32_t destination, const void* source, std::uint32_t bytes,
+__device__ __forceinline__ void bulk_push(std::uint32_t destination, std::uint32_t source, std::uint32_t bytes,
                                           std::uint32_t barrier) {
     asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
                      destination),
-                 "r"(shared_address(source)), "r"(bytes), "r"(barrier)
+                 "r"(source), "r"(bytes), "r"(barrier)
                  : "memory");
 }
 

@@ -4,7 +4,7 @@
 #pragma once
 
 #include "cuda/ptx/wgmma_16bit.cuh"
-#include "mla/cuda/sparse_decode/shared.cuh"
+#include "mla/cuda/sparse_decode/pair.cuh"
 
 namespace tokamak::mla::cuda::sparse_decode {
 
@@ -37,7 +37,7 @@ struct Sums {
     }
 };
 
-template <int Dim, int N, bool Half>
+template <int Dim, int N, bool Half, bool Pair>
 __device__ __forceinline__ void accumulate(const Params& params, Control<N>& control, unsigned char* shared, int blocks,
                                            int group, int lane, Sums<N>& sums) {
     using Shape = Slabs<Dim>;
@@ -60,7 +60,7 @@ __device__ __forceinline__ void accumulate(const Params& params, Control<N>& con
             if (stage[s] >= stages) stage[s] -= stages;
         }
         const auto release = [&](int s) {
-            if (lane == 0) ptx::barrier_arrive(&control.empty[stage[s]]);
+            release_stage<N, Pair>(control, stage[s], lane);
         };
         ptx::wgmma_fence();
 #pragma unroll

@@ -7,10 +7,11 @@
 #pragma once
 
 #include "mla/cuda/sparse_decode/decode.cuh"
+#include "mla/cuda/sparse_decode/pair.cuh"
 
 namespace tokamak::mla::cuda::sparse_decode {
 
-template <int Dim, int N>
+template <int Dim, int N, bool Pair>
 class Fp8Gather {
   public:
     /// Asks for the first indices.
@@ -18,20 +19,25 @@ class Fp8Gather {
                                          const Columns& columns, int token, int warp, int lane)
         : control_(control),
           stages_(params.shared.stages),
-          first_row_(warp * kPerWarp),
+          warp_(warp),
+          first_row_((Pair ? pair_half() * (kRowBlock / 2) : 0) + warp * kPerWarp),
           lane_(lane),
-          raw_(base + params.shared.raw + warp * kAhead * kStepBytes + lane * 16),
-          scales_(base + params.shared.raw_scales + first_row_ * 16) {
+          raw_(base + params.shared.raw + warp * kAhead * kStepBytes<N, Pair> + lane * 16),
+          scales_(base + params.shared.raw_scales) {
         const int chunk = lane & 7;
         const int row = lane / 8;
         // Lanes 4 to 7 of a row hold the second slab's codes. They, and in odd rows the others, begin with their upper
         // eight: stores and loads then touch every bank once.
         const int upper = ((chunk >> 2) ^ row) & 1;
         first_half_ = raw_ + upper * 8;
-        const std::uint32_t rows_at = base + params.shared.ring + first_row_ * 128;
-        rotary_at_ = rows_at + swizzled(row, chunk);
-        codes_at_ = rows_at + swizzled(row, 2 * (chunk & 3) + upper);
-        rows_.start(params, columns, token, first_row_, lane);
+        ring_rows_ = base + params.shared.ring + first_row_ * 128;
+        const std::uint32_t swizzle = (first_row_ & 4) << 4;  // a warp with four rows begins in the middle of eight
+        rotary_at_ = ring_rows_ + (swizzled(row, chunk) ^ swizzle);
+        codes_at_ = ring_rows_ + (swizzled(row, 2 * (chunk & 3) + upper) ^ swizzle);
+        // A lane of a pair's upper half finds a row of the other block's, for what its scales say.
+        const int found = lane % kFound;
+        found_row_ = (first_row_ ^ (found < kPerWarp ? 0 : kRowBlock / 2)) + found % kPerWarp;
+        rows_.start(params, columns, token, found_row_, lane);
     }
 
     __device__ __forceinline__ void run(int blocks) {
@@ -47,22 +53,25 @@ class Fp8Gather {
   private:
     using Fp8 = Fp8Row<Dim>;
     using Shape = Slabs<Dim>;
-    static constexpr int kPerWarp = kRowBlock / kProducerWarps<N>;
+    static constexpr int kPerWarp = kRowBlock / kProducerWarps<N, Pair> / kTogether<Pair>;
+    /// Rows that a warp finds: the other block's too, if all must know whether their scales are odd.
+    static constexpr int kFound = Pair && Shape::kRests ? 2 * kPerWarp : kPerWarp;
     static constexpr int kOwnRows = kPerWarp / 4;          ///< of a lane
-    static constexpr int kSteps = kPieces * kOwnRows / 2;  ///< of a block
-    static constexpr int kRotarySteps = kOwnRows / 2;
+    static constexpr int kUnits = kOwnRows == 1 ? 1 : 2;        ///< of a step
+    static constexpr int kSteps = kPieces * kOwnRows / kUnits;  ///< of a block
+    static constexpr int kRotarySteps = kOwnRows / kUnits;
     static constexpr int kAhead = kStepsAhead;
     static constexpr int kScaleBlocks = kRawScaleBlocks<N>;
     static_assert(kSteps % kAhead == 0);
 
-    /// Own 16 bytes of two units; codes with the eight first that are stored first.
+    /// Own 16 bytes of each unit; codes with the eight first that are stored first.
     struct Step {
-        uint4 unit[2];
+        uint4 unit[kUnits];
     };
 
     /// Where step `s` of any block waits.
     [[nodiscard]] __device__ __forceinline__ static constexpr std::uint32_t place(int s) {
-        return s % kAhead * kStepBytes;
+        return s % kAhead * kStepBytes<N, Pair>;
     }
     [[nodiscard]] __device__ __forceinline__ std::uint32_t scales_of(int block) const {
         return scales_ + block % kScaleBlocks * (kRowBlock * 16);
@@ -72,9 +81,9 @@ class Fp8Gather {
     __device__ __forceinline__ void start_step(int block, int s) {
         if (s == 0) turn(block);
 #pragma unroll
-        for (int j = 0; j < 2; ++j) {
-            const int piece = (2 * s + j) / kOwnRows;
-            const int i = (2 * s + j) % kOwnRows;
+        for (int j = 0; j < kUnits; ++j) {
+            const int piece = (kUnits * s + j) / kOwnRows;
+            const int i = (kUnits * s + j) % kOwnRows;
             const int offset = piece == 0 ? Fp8::kRotaryByte : (piece - 1) * 128;
             bool valid = (valid_ >> (4 * i + lane_ / 8) & 1U) != 0;
             if (2 * piece > Fp8::kCodeSlabs) valid = valid && (lane_ & 7) < 4;  // 512: the last piece is one slab
@@ -87,7 +96,7 @@ class Fp8Gather {
         rows_.turn(block);
         const Row& row = rows_.own();
         if (rows_.owns(block, lane_)) {
-            const std::uint32_t to = scales_of(block) + lane_ % kPerWarp * 16;
+            const std::uint32_t to = scales_of(block) + found_row_ * 16;
             if constexpr (Dim == 576)
                 ptx::copy_16(to, row.scales, row.valid);
             else
@@ -101,7 +110,7 @@ class Fp8Gather {
     [[nodiscard]] __device__ __forceinline__ Step read(int s) const {
         Step step;
 #pragma unroll
-        for (int j = 0; j < 2; ++j) {
+        for (int j = 0; j < kUnits; ++j) {
             const std::uint32_t offset = place(s) + j * 512;
             if (s < kRotarySteps) {
                 step.unit[j] = load_shared_16(raw_ + offset);
@@ -114,11 +123,12 @@ class Fp8Gather {
         return step;
     }
 
-    /// Reads the step after s, then lets the copies of a later one take the place of s, which has been read.
+    /// Lets the copies of a later step take the place of s, which has been read, then reads the step after s. (In the
+    /// other order the copies would wait for what the reads bring.)
     __device__ __forceinline__ void advance(int block, int s, Step& next) {
         ptx::copy_wait<kAhead - 2>();
-        next = read((s + 1) % kSteps);  // behind the last block: old bytes
         start_step(block + (s + kAhead) / kSteps, (s + kAhead) % kSteps);
+        next = read((s + 1) % kSteps);  // behind the last block: old bytes
     }
 
     /// `next`: the block's first step; then the next block's.
@@ -128,8 +138,8 @@ class Fp8Gather {
         uint4 rotary[kOwnRows];
 #pragma unroll
         for (int s = 0; s < kRotarySteps; ++s) {
-            rotary[2 * s] = next.unit[0];
-            rotary[2 * s + 1] = next.unit[1];
+#pragma unroll
+            for (int j = 0; j < kUnits; ++j) rotary[kUnits * s + j] = next.unit[j];
             advance(block, s, next);
         }
         const int exponent = settle_rows(block, rotary, valid);
@@ -151,8 +161,8 @@ class Fp8Gather {
         for (int s = kRotarySteps; s < kSteps; ++s) {
             const Step own = next;
             advance(block, s, next);
-            const int piece = 2 * s / kOwnRows - 1;  // of codes
-            const int i = 2 * s % kOwnRows;
+            const int piece = kUnits * s / kOwnRows - 1;  // of codes
+            const int i = kUnits * s % kOwnRows;
             const int first = 2 * piece + 1;  // positions of the two slabs
             const int second = first + 1 < Shape::kCount ? first + 1 : first;
             if (i == 0 && second / Shape::kPerStage > (first - 1) / Shape::kPerStage)
@@ -160,12 +170,13 @@ class Fp8Gather {
             if (first != second || (lane_ & 4) == 0) {
                 const std::uint32_t slab = codes_at_ + own_slab(at.stage, first, second);
                 const std::uint32_t rests = Odd ? own_slab(at.rests, first, second) + codes_at_ - slab : 0;
-                store_codes<Odd>(slab + i * 512, own.unit[0], ratios[i], piece, rests);
-                store_codes<Odd>((slab ^ 64U) + (i + 1) * 512, own.unit[1], ratios[i + 1], piece, rests);
+#pragma unroll
+                for (int j = 0; j < kUnits; ++j)
+                    store_codes<Odd>((slab ^ (j * 64U)) + (i + j) * 512, own.unit[j], ratios[i + j], piece, rests);
             }
-            if (i + 2 == kOwnRows && (second + 1) / Shape::kPerStage > first / Shape::kPerStage) {
-                if (Odd) close_stage();
-                close_stage();
+            if (i + kUnits == kOwnRows && (second + 1) / Shape::kPerStage > first / Shape::kPerStage) {
+                if (Odd) close_stage(at.rests[first / Shape::kPerStage], -1);
+                close_stage(at.stage[first / Shape::kPerStage], first / Shape::kPerStage == 0 ? block : -1);
             }
         }
     }
@@ -219,16 +230,17 @@ class Fp8Gather {
             of_row = __shfl_sync(~0U, of_row, lane_ % 4 * 8);
             if (lane_ / 4 % kOwnRows == i) top = of_row;
         }
-        const int row = lane_ % kPerWarp;
-        const std::uint32_t own = scales_of(block) + row * 16;
+        const std::uint32_t own = scales_of(block) + found_row_ * 16;
         const RowScales<Dim> factors(load_shared_16(own), max(top >> 16, top & 0xFFFFU));
         __syncwarp();
-        store_shared(own, factors.ratios);
-        control_.exponent[block % kNoteDepth][first_row_ + row] =
-            (valid >> row & 1U) != 0 ? factors.exponent : kMaskedRow;
+        if (lane_ % kFound < kPerWarp) {
+            store_shared(own, factors.ratios);
+            noted_ = (valid >> lane_ % kPerWarp & 1U) != 0 ? factors.exponent : kMaskedRow;
+            control_.exponent[block % kNoteDepth][found_row_] = noted_;
+        }
         if constexpr (Shape::kRests) {
-            odd_ = ptx::named_barrier_any(kProducerBarrier, 32 * kProducerWarps<N>, factors.odd);
-            if (first_row_ == 0) control_.odd[block % kNoteDepth] = odd_ ? 1 : 0;
+            odd_ = ptx::named_barrier_any(kProducerBarrier, 32 * kProducerWarps<N, Pair>, factors.odd);
+            if (warp_ == 0) control_.odd[block % kNoteDepth] = odd_ ? 1 : 0;
         }
         __syncwarp();
         return factors.exponent;
@@ -239,7 +251,7 @@ class Fp8Gather {
 #pragma unroll
         for (int i = 0; i < kOwnRows; ++i) {
             const int r = 4 * i + lane_ / 8;
-            ratios[i] = load_shared_16(scales_of(block) + r * 16);
+            ratios[i] = load_shared_16(scales_of(block) + (first_row_ + r) * 16);
             const float factor = power_of(2 * kUnitExponent - __shfl_sync(~0U, exponent, r));
             const uint4& v = rotary[i];
             store_shared(
@@ -264,19 +276,37 @@ class Fp8Gather {
         open_.advance(stages_);
         return at;
     }
-    /// The scoring warps order these ordinary stores before the tensor cores' reads.
-    __device__ __forceinline__ void close_stage() {
-        __syncwarp();
-        if (lane_ == 0) ptx::barrier_arrive(&control_.full[closed_.index]);
+    /// Announces the stage at this offset in the ring. The scoring warps order these ordinary stores before the tensor
+    /// cores' reads. To the other block of a pair go the warp's rows and, with a block's first stage, their exponents.
+    __device__ __forceinline__ void close_stage(std::uint32_t at, int first_of) {
+        std::uint64_t* const full = &control_.full[closed_.index];
+        if constexpr (Pair) {
+            ptx::fence_shared_async();
+            __syncwarp();
+            if (!met_) ptx::cluster_wait();  // the other block's barriers are made
+            met_ = true;
+            if (lane_ < Shape::kPerStage) peer_.send(ring_rows_ + at + lane_ * kSlabBytes, kPerWarp * 128, full);
+            if (first_of >= 0 && lane_ < kPerWarp)
+                peer_.send(&control_.exponent[first_of % kNoteDepth][found_row_], noted_, full);
+            if (lane_ == 0)
+                ptx::barrier_arrive_expect(full, Shape::kPerStage * kPerWarp * 128 + (first_of >= 0 ? kPerWarp * 4 : 0));
+        } else {
+            __syncwarp();
+            if (lane_ == 0) ptx::barrier_arrive(full);
+        }
         closed_.advance(stages_);
     }
 
     Control<N>& control_;
     int stages_;
-    int first_row_, lane_;
-    std::uint32_t raw_, scales_, first_half_, rotary_at_, codes_at_;
+    int warp_, first_row_, lane_;
+    int found_row_;  ///< of a block: its scales are brought by this lane
+    int noted_ = 0;  ///< exponent of that row
+    std::uint32_t ring_rows_, raw_, scales_, first_half_, rotary_at_, codes_at_;
     Stage open_, closed_;
-    RowStream<kPerWarp> rows_;
+    Peer peer_;
+    bool met_ = false;
+    RowStream<kFound> rows_;
     const std::uint8_t* source_[kOwnRows];
     bool odd_ = false;
     unsigned valid_ = 0;  ///< a bit for each row of the warp in the block turned to last

@@ -19,8 +19,8 @@ struct Kernel {
 
 /// For rows of 512 or 576 elements; `heads` is 8, 16, 32 or 64. The fp8 kernels take aligned fp8 rows only, the bf16
 /// kernels any rows.
-Kernel kernel_512_fp8(int heads);
-Kernel kernel_576_fp8(int heads);
+Kernel kernel_512_fp8(int heads, bool pair);
+Kernel kernel_576_fp8(int heads, bool pair);
 Kernel kernel_512_bf16(int heads);
 Kernel kernel_576_bf16(int heads);
 

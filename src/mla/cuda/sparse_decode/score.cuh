@@ -8,7 +8,7 @@
 #pragma once
 
 #include "cuda/ptx/wgmma_16bit.cuh"
-#include "mla/cuda/sparse_decode/shared.cuh"
+#include "mla/cuda/sparse_decode/pair.cuh"
 
 namespace tokamak::mla::cuda::sparse_decode {
 
@@ -19,7 +19,7 @@ struct HeadSums {
     float sum = 0.0F;
 };
 
-template <int Dim, int N, bool Half>
+template <int Dim, int N, bool Half, bool Pair>
 class Scorer {
   public:
     /// `power`: of the queries, as load_queries returns it.
@@ -97,17 +97,18 @@ class Scorer {
                 stage_.advance(params_.shared.stages);
             }
             ptx::wgmma_wait<0>();
-            if (lane_ < 2) ptx::barrier_arrive(&control_.empty[rests]);  // for the eight accumulating warps
+            release_stage<N, Pair>(control_, rests, lane_);  // twice: for the eight accumulating warps
+            release_stage<N, Pair>(control_, rests, lane_);
         }
     }
 
     /// A thread's two rows.
-    struct Pair {
+    struct TwoRows {
         float low, high;
     };
 
     /// score = score * factor + shift, where a row takes part; else minus infinity.
-    __device__ __forceinline__ void scale_scores(Pair factor, Pair shift, bool low, bool high) {
+    __device__ __forceinline__ void scale_scores(TwoRows factor, TwoRows shift, bool low, bool high) {
 #pragma unroll
         for (int g = 0; g < kPairs; ++g) {
 #pragma unroll
@@ -187,9 +188,9 @@ class Scorer {
         const int row = warp_ * 16 + lane_ / 4;
         const int low = control_.exponent[block % kNoteDepth][row];
         const int high = control_.exponent[block % kNoteDepth][row + 8];
-        Pair factor = {scale_, scale_};
-        Pair shift = {0.0F, 0.0F};
-        Pair inverse = {1.0F, 1.0F};
+        TwoRows factor = {scale_, scale_};
+        TwoRows shift = {0.0F, 0.0F};
+        TwoRows inverse = {1.0F, 1.0F};
         if constexpr (Half) {
             factor = {scale_ * power_of(low), scale_ * power_of(high)};
             shift = {static_cast<float>(low - kUnitExponent), static_cast<float>(high - kUnitExponent)};
@@ -211,7 +212,7 @@ class Scorer {
         store_weights(buffer, inverse, corrected);
     }
 
-    __device__ __forceinline__ void store_weights(int buffer, Pair inverse, bool corrected) {
+    __device__ __forceinline__ void store_weights(int buffer, TwoRows inverse, bool corrected) {
         std::uint32_t pairs[N / 4];
 #pragma unroll
         for (int g = 0; g < kPairs; ++g) {

@@ -18,7 +18,8 @@ enum : int {
     kMathBarrier = 2,
     kAccumulateBarrier = 3,
     kTileBarrier = 4 /* and 5 */,
-    kProducerBarrier = 6
+    kProducerBarrier = 6,
+    kStartBarrier = 7
 };
 
 /// Blocks whose exponents are kept: the ring never holds as many.
@@ -52,6 +53,12 @@ struct Control {
     int corrected[kWeightBuffers<N>];                    ///< whether any correction is not 1
     unsigned query_top;                                  ///< largest magnitude of a query element, as bf16
 };
+
+/// All roles, when the barriers are made. (A barrier without a count must be one instruction for the whole block.)
+template <int N, bool Pair>
+__device__ __forceinline__ void start_together() {
+    ptx::named_barrier(kStartBarrier, kThreads<N, Pair>);
+}
 
 /// Position in the ring of stages.
 struct Stage {
