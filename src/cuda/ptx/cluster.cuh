@@ -24,9 +24,10 @@ __device__ __forceinline__ void cluster_arrive_relaxed() {
 }
 __device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 
-/// Arrival on a barrier of any block of the cluster, by its address in the cluster window.
+/// Arrival on a barrier of any block of the cluster, by its address in the cluster window. It orders nothing beyond
+/// this block: as a release for the cluster it would wait for all stores, 600 cycles and more.
 __device__ __forceinline__ void barrier_arrive_in(std::uint32_t barrier) {
-    asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+    asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
 /// The address in the cluster window of the same object in the shared memory of block `rank`.
@@ -48,6 +49,12 @@ __device__ __forceinline__ void store_counted(std::uint32_t address, float4 valu
         : "memory");
 }
 
+__device__ __forceinline__ void store_counted(std::uint32_t address, uint4 value, std::uint32_t barrier) {
+    asm volatile(
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(address),
+        "r"(value.x), "r"(value.y), "r"(value.z), "r"(value.w), "r"(barrier)
+        : "memory");
+}
 __device__ __forceinline__ void store_counted(std::uint32_t address, int value, std::uint32_t barrier) {
     asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(address),
                  "r"(value), "r"(barrier)

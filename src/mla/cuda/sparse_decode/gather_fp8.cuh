@@ -22,6 +22,8 @@ class Fp8Gather {
           warp_(warp),
           first_row_((Pair ? pair_half() * (kRowBlock / 2) : 0) + warp * kPerWarp),
           lane_(lane),
+          full_(ptx::shared_address(control.full)),
+          peer_(base),
           raw_(base + params.shared.raw + warp * kAhead * kStepBytes<N, Pair> + lane * 16),
           scales_(base + params.shared.raw_scales) {
         const int chunk = lane & 7;
@@ -30,10 +32,10 @@ class Fp8Gather {
         // eight: stores and loads then touch every bank once.
         const int upper = ((chunk >> 2) ^ row) & 1;
         first_half_ = raw_ + upper * 8;
-        ring_rows_ = base + params.shared.ring + first_row_ * 128;
+        const std::uint32_t rows_at = base + params.shared.ring + first_row_ * 128;
         const std::uint32_t swizzle = (first_row_ & 4) << 4;  // a warp with four rows begins in the middle of eight
-        rotary_at_ = ring_rows_ + (swizzled(row, chunk) ^ swizzle);
-        codes_at_ = ring_rows_ + (swizzled(row, 2 * (chunk & 3) + upper) ^ swizzle);
+        rotary_at_ = rows_at + (swizzled(row, chunk) ^ swizzle);
+        codes_at_ = rows_at + (swizzled(row, 2 * (chunk & 3) + upper) ^ swizzle);
         // A lane of a pair's upper half finds a row of the other block's, for what its scales say.
         const int found = lane % kFound;
         found_row_ = (first_row_ ^ (found < kPerWarp ? 0 : kRowBlock / 2)) + found % kPerWarp;
@@ -44,6 +46,7 @@ class Fp8Gather {
         rows_.begin();
 #pragma unroll
         for (int s = 0; s < kAhead; ++s) start_step(0, s);
+        if constexpr (Pair) ptx::cluster_wait();  // the other block's barriers are made
         ptx::copy_wait<kAhead - 1>();
         Step next = read(0);
         for (int block = 0; block < blocks; ++block) convert_block(block, next);
@@ -156,7 +159,8 @@ class Fp8Gather {
         Places at;
         open_stage<Odd>(at, 0);
         uint4 ratios[kOwnRows];
-        store_rotary(block, rotary, exponent, at.stage[0], ratios);
+        if constexpr (Pair) share_exponents(block, at.full[0]);
+        store_rotary(block, rotary, exponent, at, ratios);
 #pragma unroll
         for (int s = kRotarySteps; s < kSteps; ++s) {
             const Step own = next;
@@ -169,14 +173,17 @@ class Fp8Gather {
                 open_stage<Odd>(at, second / Shape::kPerStage);
             if (first != second || (lane_ & 4) == 0) {
                 const std::uint32_t slab = codes_at_ + own_slab(at.stage, first, second);
+                const std::uint32_t full = 
+                    (lane_ & 4) == 0 ? at.full[first / Shape::kPerStage] : at.full[second / Shape::kPerStage];
                 const std::uint32_t rests = Odd ? own_slab(at.rests, first, second) + codes_at_ - slab : 0;
 #pragma unroll
                 for (int j = 0; j < kUnits; ++j)
-                    store_codes<Odd>((slab ^ (j * 64U)) + (i + j) * 512, own.unit[j], ratios[i + j], piece, rests);
+                    store_codes<Odd>((slab ^ (j * 64U)) + (i + j) * 512, own.unit[j], ratios[i + j], piece, rests, full);
             }
             if (i + kUnits == kOwnRows && (second + 1) / Shape::kPerStage > first / Shape::kPerStage) {
-                if (Odd) close_stage(at.rests[first / Shape::kPerStage], -1);
-                close_stage(at.stage[first / Shape::kPerStage], first / Shape::kPerStage == 0 ? block : -1);
+                const bool initial = first / Shape::kPerStage == 0;
+                if (Odd) close_stage(Shape::kPerStage - (initial ? 1 : 0), false);  // no rotary errors
+                close_stage(Shape::kPerStage, initial);
             }
         }
     }
@@ -184,6 +191,7 @@ class Fp8Gather {
     /// Offsets of the block's stages in the ring, and of those of their rounding errors.
     struct Places {
         std::uint32_t stage[Shape::kStages];
+        std::uint32_t full[Shape::kStages] = {};  ///< barriers of the stages
         std::uint32_t rests[Shape::kStages] = {};
     };
 
@@ -198,7 +206,7 @@ class Fp8Gather {
     /// Rows 4 to 7 of eight differ from rows 0 to 3 in the swizzle's upper bit: `at` comes with it.
     template <bool Odd>
     __device__ __forceinline__ void store_codes(std::uint32_t at, const uint4& codes, const uint4& ratios, int piece,
-                                                std::uint32_t to_rests) const {
+                                                std::uint32_t to_rests, std::uint32_t full) const {
         __half2 high;
         __half2 low = {};
         if constexpr (Dim == 576) {  // a scale covers both slabs
@@ -209,12 +217,19 @@ class Fp8Gather {
         }
         const uint4 first = scale_codes<Odd>(codes.x, codes.y, high, low);
         const uint4 second = scale_codes<Odd>(codes.z, codes.w, high, low);
-        store_shared(at, first);
-        store_shared(at ^ 16U, second);
+        store(at, first, full);
+        store(at ^ 16U, second, full);
         if constexpr (Odd) {
-            store_shared(at + to_rests, rests_of(codes.x, codes.y, high, low, first));
-            store_shared((at ^ 16U) + to_rests, rests_of(codes.z, codes.w, high, low, second));
+            const std::uint32_t rests_full = full_ + (full == full_ ? stages_ - 1 : (full - full_) / 8 - 1) * 8;
+            store(at + to_rests, rests_of(codes.x, codes.y, high, low, first), rests_full);
+            store((at ^ 16U) + to_rests, rests_of(codes.z, codes.w, high, low, second), rests_full);
         }
+    }
+
+    /// For a pair, in both blocks.
+    __device__ __forceinline__ void store(std::uint32_t at, const uint4& values, std::uint32_t full) const {
+        store_shared(at, values);
+        if constexpr (Pair) peer_.store(at, values, full);
     }
 
     /// Settles the rows' factors, which need the rotary values: lane l those of row l, whose exponent it returns. All
@@ -247,16 +262,16 @@ class Fp8Gather {
     }
 
     __device__ __forceinline__ void store_rotary(int block, const uint4 (&rotary)[kOwnRows], int exponent,
-                                                 std::uint32_t stage_at, uint4 (&ratios)[kOwnRows]) const {
+                                                 const Places& at, uint4 (&ratios)[kOwnRows]) const {
 #pragma unroll
         for (int i = 0; i < kOwnRows; ++i) {
             const int r = 4 * i + lane_ / 8;
             ratios[i] = load_shared_16(scales_of(block) + (first_row_ + r) * 16);
             const float factor = power_of(2 * kUnitExponent - __shfl_sync(~0U, exponent, r));
             const uint4& v = rotary[i];
-            store_shared(
-                ((rotary_at_ + stage_at) ^ (i % 2 * 64)) + i * 512,
-                {scale_bf16(v.x, factor), scale_bf16(v.y, factor), scale_bf16(v.z, factor), scale_bf16(v.w, factor)});
+            store(((rotary_at_ + at.stage[0]) ^ (i % 2 * 64)) + i * 512,
+                  {scale_bf16(v.x, factor), scale_bf16(v.y, factor), scale_bf16(v.z, factor), scale_bf16(v.w, factor)},
+                  at.full[0]);
         }
     }
     __device__ __forceinline__ static unsigned max_bf16(unsigned a, unsigned b) {
@@ -267,6 +282,7 @@ class Fp8Gather {
     template <bool Odd>
     __device__ __forceinline__ void open_stage(Places& at, int s) {
         if (Odd) at.rests[s] = open_next();
+        if (Pair) at.full[s] = full_ + open_.index * 8;
         at.stage[s] = open_next();
     }
     /// The next stage of the ring, when it is free; its offset.
@@ -276,25 +292,24 @@ class Fp8Gather {
         open_.advance(stages_);
         return at;
     }
-    /// Announces the stage at this offset in the ring. The scoring warps order these ordinary stores before the tensor
-    /// cores' reads. To the other block of a pair go the warp's rows and, with a block's first stage, their exponents.
-    __device__ __forceinline__ void close_stage(std::uint32_t at, int first_of) {
-        std::uint64_t* const full = &control_.full[closed_.index];
-        if constexpr (Pair) {
-            ptx::fence_shared_async();
-            __syncwarp();
-            if (!met_) ptx::cluster_wait();  // the other block's barriers are made
-            met_ = true;
-            if (lane_ < Shape::kPerStage) peer_.send(ring_rows_ + at + lane_ * kSlabBytes, kPerWarp * 128, full);
-            if (first_of >= 0 && lane_ < kPerWarp)
-                peer_.send(&control_.exponent[first_of % kNoteDepth][found_row_], noted_, full);
-            if (lane_ == 0)
-                ptx::barrier_arrive_expect(full, Shape::kPerStage * kPerWarp * 128 + (first_of >= 0 ? kPerWarp * 4 : 0));
-        } else {
-            __syncwarp();
-            if (lane_ == 0) ptx::barrier_arrive(full);
+    /// Announces a stage. The scoring warps order these stores before the tensor cores' reads. Of a pair, a warp
+    /// announces here what the same warp of the other block has stored or will: as many bytes as itself.
+    __device__ __forceinline__ void close_stage(int slabs, bool with_exponents) {
+        __syncwarp();
+        if (lane_ == 0) {
+            if constexpr (Pair)
+                ptx::barrier_arrive_expect(&control_.full[closed_.index],
+                                           slabs * kPerWarp * 128 + (with_exponents ? kPerWarp * 4 : 0));
+            else
+                ptx::barrier_arrive(&control_.full[closed_.index]);
         }
         closed_.advance(stages_);
+    }
+
+    /// Tells the other block of a pair the exponents of a block of rows.
+    __device__ __forceinline__ void share_exponents(int block, std::uint32_t full) {
+        if (lane_ < kPerWarp)
+            peer_.store(ptx::shared_address(&control_.exponent[block % kNoteDepth][found_row_]), noted_, full);
     }
 
     Control<N>& control_;
@@ -302,10 +317,10 @@ class Fp8Gather {
     int warp_, first_row_, lane_;
     int found_row_;  ///< of a block: its scales are brought by this lane
     int noted_ = 0;  ///< exponent of that row
-    std::uint32_t ring_rows_, raw_, scales_, first_half_, rotary_at_, codes_at_;
-    Stage open_, closed_;
+    std::uint32_t full_;
     Peer peer_;
-    bool met_ = false;
+    std::uint32_t raw_, scales_, first_half_, rotary_at_, codes_at_;
+    Stage open_, closed_;
     RowStream<kFound> rows_;
     const std::uint8_t* source_[kOwnRows];
     bool odd_ = false;

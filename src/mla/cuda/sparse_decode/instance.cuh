@@ -32,13 +32,7 @@ Kernel kernel_of(int heads) {
 /// Of rows in fp8: two blocks of a cluster, each with its own heads, share the work of converting them.
 template <int Dim>
 Kernel pair_of(int heads) {
-    switch (heads) {
-        case 8: return describe<Dim, 8, true, true>();
-        case 16: return describe<Dim, 16, true, true>();
-        case 32: return describe<Dim, 32, true, true>();
-        case 64: return describe<Dim, 64, true, true>();
-        default: return {};
-    }
+    return heads == 64 ? describe<Dim, 64, true, true>() : Kernel{};
 }
 
 }  // namespace tokamak::mla::cuda::sparse_decode

@@ -14,7 +14,7 @@
 namespace tokamak::mla::cuda::sparse_decode {
 
 /// Registers of a thread by role: a multiprocessor's 65536, in shares that its launch with kThreads<N> allows.
-template <int N, bool Pair>
+template <int N>
 struct Registers {
     static constexpr int kScore = N == 64 ? 88 : N == 32 ? 80 : 72;
     static constexpr int kAccumulate = N == 64 ? 160 : N == 32 ? 96 : 72;
@@ -42,7 +42,6 @@ __device__ __forceinline__ void init_control(const Params& params, Control<N>& c
         control.query_top = 0;
         ptx::barrier_init(&control.told, 1);
         ptx::barrier_init(&control.landed, 1);
-        ptx::fence_barrier_init();
         if (params.splits > 1) expect_others(params, control);
     }
     ptx::fence_barrier_init();
@@ -165,13 +164,13 @@ __global__ void __launch_bounds__(kThreads<N, Pair>, 1)
     const int warp = __shfl_sync(~0U, static_cast<int>(threadIdx.x) / 32, 0);  // uniform, and known to be
     const int lane = static_cast<int>(threadIdx.x) % 32;
     if (warp >= kMathThreads / 32) {
-        ptx::set_registers<kThreads<N, Pair>, Registers<N, Pair>::kProduce>();
+        ptx::set_registers<kThreads<N, Pair>, Registers<N>::kProduce>();
         produce<Dim, N, Half, Pair>(params, control, ptx::shared_address(shared), place, warp - kMathThreads / 32, lane);
     } else if (warp < 4) {
-        ptx::set_registers<kThreads<N, Pair>, Registers<N, Pair>::kScore>();
+        ptx::set_registers<kThreads<N, Pair>, Registers<N>::kScore>();
         score<Dim, N, Half, Pair>(params, control, shared, splits, place, warp, lane);
     } else {
-        ptx::set_registers<kThreads<N, Pair>, Registers<N, Pair>::kAccumulate>();
+        ptx::set_registers<kThreads<N, Pair>, Registers<N>::kAccumulate>();
         sum_values<Dim, N, Half, Pair>(params, control, shared, splits, place, warp, lane);
     }
     if (Pair || params.splits > 1) {  // nobody leaves while others still copy to its memory or out of it
