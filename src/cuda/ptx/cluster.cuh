@@ -24,23 +24,14 @@ __device__ __forceinline__ void cluster_arrive_relaxed() {
 }
 __device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 
-/// Arrival on a barrier of any block of the cluster, by its address in the cluster window. It orders nothing beyond
-/// this block: as a release for the cluster it would wait for all stores, 600 cycles and more.
-__device__ __forceinline__ void barrier_arrive_in(std::uint32_t barrier) {
-    asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
-
 /// The address in the cluster window of the same object in the shared memory of block `rank`.
-__device__ __forceinline__ std::uint32_t address_in(std::uint32_t rank, std::uint32_t shared) {
+__device__ __forceinline__ std::uint32_t address_in(std::uint32_t rank, const void* shared) {
     std::uint32_t address;
-    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared), "r"(rank));
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared_address(shared)), "r"(rank));
     return address;
 }
-__device__ __forceinline__ std::uint32_t address_in(std::uint32_t rank, const void* shared) {
-    return address_in(rank, shared_address(shared));
-}
 
-/// Stores 16 (4) bytes that count on a barrier of the same block. Addresses in the cluster window.
+/// Stores 16 bytes that count on a barrier of the same block. Addresses in the cluster window.
 __device__ __forceinline__ void store_counted(std::uint32_t address, float4 value, std::uint32_t barrier) {
     asm volatile(
         "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(
@@ -49,24 +40,12 @@ __device__ __forceinline__ void store_counted(std::uint32_t address, float4 valu
         : "memory");
 }
 
-__device__ __forceinline__ void store_counted(std::uint32_t address, uint4 value, std::uint32_t barrier) {
-    asm volatile(
-        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(address),
-        "r"(value.x), "r"(value.y), "r"(value.z), "r"(value.w), "r"(barrier)
-        : "memory");
-}
-__device__ __forceinline__ void store_counted(std::uint32_t address, int value, std::uint32_t barrier) {
-    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(address),
-                 "r"(value), "r"(barrier)
-                 : "memory");
-}
-
 /// Copies own shared memory into another block's; completes on a barrier there. Addresses in the cluster window.
-__device__ __forceinline__ void bulk_push(std::uint32_t destination, std::uint32_t source, std::uint32_t bytes,
+__device__ __forceinline__ void bulk_push(std::uint32_t destination, const void* source, std::uint32_t bytes,
                                           std::uint32_t barrier) {
     asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
                      destination),
-                 "r"(source), "r"(bytes), "r"(barrier)
+                 "r"(shared_address(source)), "r"(bytes), "r"(barrier)
                  : "memory");
 }
 

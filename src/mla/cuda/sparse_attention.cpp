@@ -50,11 +50,11 @@ bool all_fp8(const SparseAttentionProblem& problem) {
 }
 
 Kernel kernel_of(const SparseConfig& config, const SparseAttentionProblem& problem, bool fp8) {
-    const bool pair = fp8 && config.heads == kPairHeads;
+    const bool pair = fp8 && problem.dim == 512 && config.heads == kPairHeads;
     const int heads = std::min(config.heads, kPairHeads / 2);
     Kernel kernel;
     if (problem.dim == 576)
-        kernel.code = fp8 ? decode::kernel_576_fp8(heads, pair) : decode::kernel_576_bf16(heads);
+        kernel.code = fp8 ? decode::kernel_576_fp8(heads) : decode::kernel_576_bf16(heads);
     else
         kernel.code = fp8 ? decode::kernel_512_fp8(heads, pair) : decode::kernel_512_bf16(heads);
     kernel.shared = decode::divide_shared(kernel.code, static_cast<int>(problem.dim), config.splits, kSharedBytes);
@@ -72,7 +72,8 @@ Launch prepare(const SparseConfig& config, const SparseAttentionProblem& problem
 }
 
 bool fits(const SparseConfig& config, const SparseAttentionProblem& problem) {
-    if (config.heads == kPairHeads && (!all_fp8(problem) || 2 * config.splits > decode::kMaxSplits)) return false;
+    const bool pairs = problem.dim == 512 && all_fp8(problem) && 2 * config.splits <= decode::kMaxSplits;
+    if (config.heads == kPairHeads && !pairs) return false;
     const Launch launch = prepare(config, problem);
     return launch.aligned.shared.bytes > 0 && launch.anywhere.shared.bytes > 0;
 }

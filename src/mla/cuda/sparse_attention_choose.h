@@ -11,8 +11,8 @@
 
 namespace tokamak::mla::cuda {
 
-/// One launch shape: heads of a thread block, and thread blocks that share the selected rows of a token. 128 heads are a
-/// pair of blocks with 64 each, which share the conversion of rows (fp8 only).
+/// One launch shape: heads of a thread block, and thread blocks that share the selected rows of a token. 128 heads are
+/// a pair of blocks with 64 each, which share the conversion of rows (fp8 rows of 512 only).
 struct SparseConfig {
     int heads = 0;
     int splits = 0;

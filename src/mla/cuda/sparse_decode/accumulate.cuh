@@ -59,9 +59,7 @@ __device__ __forceinline__ void accumulate(const Params& params, Control<N>& con
             stage[s] = first + (rests ? 2 * s + 1 : s);
             if (stage[s] >= stages) stage[s] -= stages;
         }
-        const auto release = [&](int s) {
-            release_stage<N, Pair>(control, stage[s], lane);
-        };
+        const auto release = [&](int s) { release_stage<N, Pair>(control, stage[s], lane); };
         ptx::wgmma_fence();
 #pragma unroll
         for (int i = 0; i < kOwnTiles; ++i) {

@@ -60,8 +60,8 @@ class Exchange {
         const int tile = own_tile<Dim>(at_.lane, at_.group);
         const int owner = owns_.owner(tile);
         if (owner == rank_) return;
-        ptx::bulk_push(ptx::address_in(in_cluster<Pair>(owner), landing(tile, owner, rank_)), ptx::shared_address(staged(tile)), kTilePartBytes<N>,
-                       ptx::address_in(in_cluster<Pair>(owner), &control_.landed));
+        ptx::bulk_push(ptx::address_in(in_cluster<Pair>(owner), landing(tile, owner, rank_)), staged(tile),
+                       kTilePartBytes<N>, ptx::address_in(in_cluster<Pair>(owner), &control_.landed));
     }
 
     /// Adds and stores the tiles that this block owns, when they have landed and `splits` holds the factors. With few

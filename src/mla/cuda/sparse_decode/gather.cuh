@@ -14,11 +14,11 @@ template <int Dim, int N>
 __device__ __forceinline__ void gather_bf16(const Params& params, Control<N>& control, std::uint32_t ring,
                                             const Columns& columns, int token, int blocks, int warp, int lane) {
     using Shape = Slabs<Dim>;
-    constexpr int kPerWarp = kRowBlock / kProducerWarps<N, false>;
+    constexpr int kPerWarp = kRowBlock / kProducerWarps<N>;
     constexpr int kOwnRows = kPerWarp / 4;
     RowStream<kPerWarp> rows;
     rows.start(params, columns, token, warp * kPerWarp + lane % kPerWarp, lane);
-    start_together<N, false>();
+    start_together<N>();
     rows.begin();
     Stage stage;
     const std::uint32_t at = ring + warp * kPerWarp * 128 + swizzled(lane / 8, lane & 7);
@@ -54,10 +54,10 @@ template <int Dim, int N>
 __device__ __noinline__ void gather_any(const Params& params, Control<N>& control, std::uint32_t ring, Columns columns,
                                         int token, int blocks, int warp, int lane) {
     using Shape = Slabs<Dim>;
-    constexpr int kPerWarp = kRowBlock / kProducerWarps<N, false>;
+    constexpr int kPerWarp = kRowBlock / kProducerWarps<N>;
     RowStream<kPerWarp> rows;
     rows.start(params, columns, token, warp * kPerWarp + lane % kPerWarp, lane);
-    start_together<N, false>();
+    start_together<N>();
     rows.begin();
     Stage stage;
     for (int block = 0; block < blocks; ++block) {

@@ -22,9 +22,7 @@ class Fp8Gather {
           warp_(warp),
           first_row_((Pair ? pair_half() * (kRowBlock / 2) : 0) + warp * kPerWarp),
           lane_(lane),
-          full_(ptx::shared_address(control.full)),
-          peer_(base),
-          raw_(base + params.shared.raw + warp * kAhead * kStepBytes<N, Pair> + lane * 16),
+          raw_(base + params.shared.raw + warp * kAhead * kStepBytes + lane * 16),
           scales_(base + params.shared.raw_scales) {
         const int chunk = lane & 7;
         const int row = lane / 8;
@@ -32,13 +30,10 @@ class Fp8Gather {
         // eight: stores and loads then touch every bank once.
         const int upper = ((chunk >> 2) ^ row) & 1;
         first_half_ = raw_ + upper * 8;
-        const std::uint32_t rows_at = base + params.shared.ring + first_row_ * 128;
-        const std::uint32_t swizzle = (first_row_ & 4) << 4;  // a warp with four rows begins in the middle of eight
-        rotary_at_ = rows_at + (swizzled(row, chunk) ^ swizzle);
-        codes_at_ = rows_at + (swizzled(row, 2 * (chunk & 3) + upper) ^ swizzle);
-        // A lane of a pair's upper half finds a row of the other block's, for what its scales say.
-        const int found = lane % kFound;
-        found_row_ = (first_row_ ^ (found < kPerWarp ? 0 : kRowBlock / 2)) + found % kPerWarp;
+        ring_rows_ = base + params.shared.ring + first_row_ * 128;
+        rotary_at_ = ring_rows_ + swizzled(row, chunk);
+        codes_at_ = ring_rows_ + swizzled(row, 2 * (chunk & 3) + upper);
+        found_row_ = first_row_ + lane % kPerWarp;
         rows_.start(params, columns, token, found_row_, lane);
     }
 
@@ -56,25 +51,23 @@ class Fp8Gather {
   private:
     using Fp8 = Fp8Row<Dim>;
     using Shape = Slabs<Dim>;
-    static constexpr int kPerWarp = kRowBlock / kProducerWarps<N, Pair> / kTogether<Pair>;
-    /// Rows that a warp finds: the other block's too, if all must know whether their scales are odd.
-    static constexpr int kFound = Pair && Shape::kRests ? 2 * kPerWarp : kPerWarp;
+    static constexpr int kPerWarp = kRowBlock / kProducerWarps<N> / kTogether<Pair>;
     static constexpr int kOwnRows = kPerWarp / 4;          ///< of a lane
-    static constexpr int kUnits = kOwnRows == 1 ? 1 : 2;        ///< of a step
-    static constexpr int kSteps = kPieces * kOwnRows / kUnits;  ///< of a block
-    static constexpr int kRotarySteps = kOwnRows / kUnits;
+    static constexpr int kSteps = kPieces * kOwnRows / 2;  ///< of a block
+    static constexpr int kRotarySteps = kOwnRows / 2;
     static constexpr int kAhead = kStepsAhead;
     static constexpr int kScaleBlocks = kRawScaleBlocks<N>;
     static_assert(kSteps % kAhead == 0);
+    static_assert(!Pair || !Shape::kRests, "both blocks would have to know whether a scale is odd");
 
-    /// Own 16 bytes of each unit; codes with the eight first that are stored first.
+    /// Own 16 bytes of two units; codes with the eight first that are stored first.
     struct Step {
-        uint4 unit[kUnits];
+        uint4 unit[2];
     };
 
     /// Where step `s` of any block waits.
     [[nodiscard]] __device__ __forceinline__ static constexpr std::uint32_t place(int s) {
-        return s % kAhead * kStepBytes<N, Pair>;
+        return s % kAhead * kStepBytes;
     }
     [[nodiscard]] __device__ __forceinline__ std::uint32_t scales_of(int block) const {
         return scales_ + block % kScaleBlocks * (kRowBlock * 16);
@@ -84,9 +77,9 @@ class Fp8Gather {
     __device__ __forceinline__ void start_step(int block, int s) {
         if (s == 0) turn(block);
 #pragma unroll
-        for (int j = 0; j < kUnits; ++j) {
-            const int piece = (kUnits * s + j) / kOwnRows;
-            const int i = (kUnits * s + j) % kOwnRows;
+        for (int j = 0; j < 2; ++j) {
+            const int piece = (2 * s + j) / kOwnRows;
+            const int i = (2 * s + j) % kOwnRows;
             const int offset = piece == 0 ? Fp8::kRotaryByte : (piece - 1) * 128;
             bool valid = (valid_ >> (4 * i + lane_ / 8) & 1U) != 0;
             if (2 * piece > Fp8::kCodeSlabs) valid = valid && (lane_ & 7) < 4;  // 512: the last piece is one slab
@@ -113,7 +106,7 @@ class Fp8Gather {
     [[nodiscard]] __device__ __forceinline__ Step read(int s) const {
         Step step;
 #pragma unroll
-        for (int j = 0; j < kUnits; ++j) {
+        for (int j = 0; j < 2; ++j) {
             const std::uint32_t offset = place(s) + j * 512;
             if (s < kRotarySteps) {
                 step.unit[j] = load_shared_16(raw_ + offset);
@@ -141,8 +134,8 @@ class Fp8Gather {
         uint4 rotary[kOwnRows];
 #pragma unroll
         for (int s = 0; s < kRotarySteps; ++s) {
-#pragma unroll
-            for (int j = 0; j < kUnits; ++j) rotary[kUnits * s + j] = next.unit[j];
+            rotary[2 * s] = next.unit[0];
+            rotary[2 * s + 1] = next.unit[1];
             advance(block, s, next);
         }
         const int exponent = settle_rows(block, rotary, valid);
@@ -159,31 +152,26 @@ class Fp8Gather {
         Places at;
         open_stage<Odd>(at, 0);
         uint4 ratios[kOwnRows];
-        if constexpr (Pair) share_exponents(block, at.full[0]);
-        store_rotary(block, rotary, exponent, at, ratios);
+        store_rotary(block, rotary, exponent, at.stage[0], ratios);
 #pragma unroll
         for (int s = kRotarySteps; s < kSteps; ++s) {
             const Step own = next;
             advance(block, s, next);
-            const int piece = kUnits * s / kOwnRows - 1;  // of codes
-            const int i = kUnits * s % kOwnRows;
+            const int piece = 2 * s / kOwnRows - 1;  // of codes
+            const int i = 2 * s % kOwnRows;
             const int first = 2 * piece + 1;  // positions of the two slabs
             const int second = first + 1 < Shape::kCount ? first + 1 : first;
             if (i == 0 && second / Shape::kPerStage > (first - 1) / Shape::kPerStage)
                 open_stage<Odd>(at, second / Shape::kPerStage);
             if (first != second || (lane_ & 4) == 0) {
                 const std::uint32_t slab = codes_at_ + own_slab(at.stage, first, second);
-                const std::uint32_t full = 
-                    (lane_ & 4) == 0 ? at.full[first / Shape::kPerStage] : at.full[second / Shape::kPerStage];
                 const std::uint32_t rests = Odd ? own_slab(at.rests, first, second) + codes_at_ - slab : 0;
-#pragma unroll
-                for (int j = 0; j < kUnits; ++j)
-                    store_codes<Odd>((slab ^ (j * 64U)) + (i + j) * 512, own.unit[j], ratios[i + j], piece, rests, full);
+                store_codes<Odd>(slab + i * 512, own.unit[0], ratios[i], piece, rests);
+                store_codes<Odd>((slab ^ 64U) + (i + 1) * 512, own.unit[1], ratios[i + 1], piece, rests);
             }
-            if (i + kUnits == kOwnRows && (second + 1) / Shape::kPerStage > first / Shape::kPerStage) {
-                const bool initial = first / Shape::kPerStage == 0;
-                if (Odd) close_stage(Shape::kPerStage - (initial ? 1 : 0), false);  // no rotary errors
-                close_stage(Shape::kPerStage, initial);
+            if (i + 2 == kOwnRows && (second + 1) / Shape::kPerStage > first / Shape::kPerStage) {
+                if (Odd) close_stage(at.rests[first / Shape::kPerStage], -1);
+                close_stage(at.stage[first / Shape::kPerStage], first / Shape::kPerStage == 0 ? block : -1);
             }
         }
     }
@@ -191,7 +179,6 @@ class Fp8Gather {
     /// Offsets of the block's stages in the ring, and of those of their rounding errors.
     struct Places {
         std::uint32_t stage[Shape::kStages];
-        std::uint32_t full[Shape::kStages] = {};  ///< barriers of the stages
         std::uint32_t rests[Shape::kStages] = {};
     };
 
@@ -206,7 +193,7 @@ class Fp8Gather {
     /// Rows 4 to 7 of eight differ from rows 0 to 3 in the swizzle's upper bit: `at` comes with it.
     template <bool Odd>
     __device__ __forceinline__ void store_codes(std::uint32_t at, const uint4& codes, const uint4& ratios, int piece,
-                                                std::uint32_t to_rests, std::uint32_t full) const {
+                                                std::uint32_t to_rests) const {
         __half2 high;
         __half2 low = {};
         if constexpr (Dim == 576) {  // a scale covers both slabs
@@ -217,19 +204,12 @@ class Fp8Gather {
         }
         const uint4 first = scale_codes<Odd>(codes.x, codes.y, high, low);
         const uint4 second = scale_codes<Odd>(codes.z, codes.w, high, low);
-        store(at, first, full);
-        store(at ^ 16U, second, full);
+        store_shared(at, first);
+        store_shared(at ^ 16U, second);
         if constexpr (Odd) {
-            const std::uint32_t rests_full = full_ + (full == full_ ? stages_ - 1 : (full - full_) / 8 - 1) * 8;
-            store(at + to_rests, rests_of(codes.x, codes.y, high, low, first), rests_full);
-            store((at ^ 16U) + to_rests, rests_of(codes.z, codes.w, high, low, second), rests_full);
+            store_shared(at + to_rests, rests_of(codes.x, codes.y, high, low, first));
+            store_shared((at ^ 16U) + to_rests, rests_of(codes.z, codes.w, high, low, second));
         }
-    }
-
-    /// For a pair, in both blocks.
-    __device__ __forceinline__ void store(std::uint32_t at, const uint4& values, std::uint32_t full) const {
-        store_shared(at, values);
-        if constexpr (Pair) peer_.store(at, values, full);
     }
 
     /// Settles the rows' factors, which need the rotary values: lane l those of row l, whose exponent it returns. All
@@ -248,13 +228,11 @@ class Fp8Gather {
         const std::uint32_t own = scales_of(block) + found_row_ * 16;
         const RowScales<Dim> factors(load_shared_16(own), max(top >> 16, top & 0xFFFFU));
         __syncwarp();
-        if (lane_ % kFound < kPerWarp) {
-            store_shared(own, factors.ratios);
-            noted_ = (valid >> lane_ % kPerWarp & 1U) != 0 ? factors.exponent : kMaskedRow;
-            control_.exponent[block % kNoteDepth][found_row_] = noted_;
-        }
+        store_shared(own, factors.ratios);
+        noted_ = (valid >> lane_ % kPerWarp & 1U) != 0 ? factors.exponent : kMaskedRow;
+        control_.exponent[block % kNoteDepth][found_row_] = noted_;
         if constexpr (Shape::kRests) {
-            odd_ = ptx::named_barrier_any(kProducerBarrier, 32 * kProducerWarps<N, Pair>, factors.odd);
+            odd_ = ptx::named_barrier_any(kProducerBarrier, 32 * kProducerWarps<N>, factors.odd);
             if (warp_ == 0) control_.odd[block % kNoteDepth] = odd_ ? 1 : 0;
         }
         __syncwarp();
@@ -262,16 +240,16 @@ class Fp8Gather {
     }
 
     __device__ __forceinline__ void store_rotary(int block, const uint4 (&rotary)[kOwnRows], int exponent,
-                                                 const Places& at, uint4 (&ratios)[kOwnRows]) const {
+                                                 std::uint32_t stage_at, uint4 (&ratios)[kOwnRows]) const {
 #pragma unroll
         for (int i = 0; i < kOwnRows; ++i) {
             const int r = 4 * i + lane_ / 8;
             ratios[i] = load_shared_16(scales_of(block) + (first_row_ + r) * 16);
             const float factor = power_of(2 * kUnitExponent - __shfl_sync(~0U, exponent, r));
             const uint4& v = rotary[i];
-            store(((rotary_at_ + at.stage[0]) ^ (i % 2 * 64)) + i * 512,
-                  {scale_bf16(v.x, factor), scale_bf16(v.y, factor), scale_bf16(v.z, factor), scale_bf16(v.w, factor)},
-                  at.full[0]);
+            store_shared(
+                ((rotary_at_ + stage_at) ^ (i % 2 * 64)) + i * 512,
+                {scale_bf16(v.x, factor), scale_bf16(v.y, factor), scale_bf16(v.z, factor), scale_bf16(v.w, factor)});
         }
     }
     __device__ __forceinline__ static unsigned max_bf16(unsigned a, unsigned b) {
@@ -282,7 +260,6 @@ class Fp8Gather {
     template <bool Odd>
     __device__ __forceinline__ void open_stage(Places& at, int s) {
         if (Odd) at.rests[s] = open_next();
-        if (Pair) at.full[s] = full_ + open_.index * 8;
         at.stage[s] = open_next();
     }
     /// The next stage of the ring, when it is free; its offset.
@@ -292,24 +269,24 @@ class Fp8Gather {
         open_.advance(stages_);
         return at;
     }
-    /// Announces a stage. The scoring warps order these stores before the tensor cores' reads. Of a pair, a warp
-    /// announces here what the same warp of the other block has stored or will: as many bytes as itself.
-    __device__ __forceinline__ void close_stage(int slabs, bool with_exponents) {
-        __syncwarp();
-        if (lane_ == 0) {
-            if constexpr (Pair)
-                ptx::barrier_arrive_expect(&control_.full[closed_.index],
-                                           slabs * kPerWarp * 128 + (with_exponents ? kPerWarp * 4 : 0));
-            else
-                ptx::barrier_arrive(&control_.full[closed_.index]);
+    /// Announces the stage at this offset in the ring. The scoring warps order these ordinary stores before the tensor
+    /// cores' reads. To the other block of a pair go the warp's rows and, with a block's first stage, their exponents.
+    __device__ __forceinline__ void close_stage(std::uint32_t at, int first_of) {
+        std::uint64_t* const full = &control_.full[closed_.index];
+        if constexpr (Pair) {
+            ptx::fence_shared_async();
+            __syncwarp();
+            if (lane_ < Shape::kPerStage) peer_.send(ring_rows_ + at + lane_ * kSlabBytes, kPerWarp * 128, full);
+            if (first_of >= 0 && lane_ < kPerWarp)
+                peer_.send(&control_.exponent[first_of % kNoteDepth][found_row_], noted_, full);
+            if (lane_ == 0)
+                ptx::barrier_arrive_expect(full,
+                                           Shape::kPerStage * kPerWarp * 128 + (first_of >= 0 ? kPerWarp * 4 : 0));
+        } else {
+            __syncwarp();
+            if (lane_ == 0) ptx::barrier_arrive(full);
         }
         closed_.advance(stages_);
-    }
-
-    /// Tells the other block of a pair the exponents of a block of rows.
-    __device__ __forceinline__ void share_exponents(int block, std::uint32_t full) {
-        if (lane_ < kPerWarp)
-            peer_.store(ptx::shared_address(&control_.exponent[block % kNoteDepth][found_row_]), noted_, full);
     }
 
     Control<N>& control_;
@@ -317,11 +294,10 @@ class Fp8Gather {
     int warp_, first_row_, lane_;
     int found_row_;  ///< of a block: its scales are brought by this lane
     int noted_ = 0;  ///< exponent of that row
-    std::uint32_t full_;
-    Peer peer_;
-    std::uint32_t raw_, scales_, first_half_, rotary_at_, codes_at_;
+    std::uint32_t ring_rows_, raw_, scales_, first_half_, rotary_at_, codes_at_;
     Stage open_, closed_;
-    RowStream<kFound> rows_;
+    Peer peer_;
+    RowStream<kPerWarp> rows_;
     const std::uint8_t* source_[kOwnRows];
     bool odd_ = false;
     unsigned valid_ = 0;  ///< a bit for each row of the warp in the block turned to last

@@ -10,9 +10,9 @@ template <int Dim, int N, bool Half, bool Pair>
 Kernel describe() {
     return {reinterpret_cast<const void*>(&sparse_decode<Dim, N, Half, Pair>),
             N,
-            kThreads<N, Pair>,
+            kThreads<N>,
             kWeightBuffers<N>,
-            Half ? kRawBytes<N, Pair> : 0,
+            Half ? kRawBytes<N> : 0,
             Half ? kRawScaleBlocks<N> * kRowBlock * 16 : 0,
             sizeof(Control<N>),
             sizeof(SplitSums<N>)};
@@ -27,12 +27,6 @@ Kernel kernel_of(int heads) {
         case 64: return describe<Dim, 64, Half, false>();
         default: return {};
     }
-}
-
-/// Of rows in fp8: two blocks of a cluster, each with its own heads, share the work of converting them.
-template <int Dim>
-Kernel pair_of(int heads) {
-    return heads == 64 ? describe<Dim, 64, true, true>() : Kernel{};
 }
 
 }  // namespace tokamak::mla::cuda::sparse_decode

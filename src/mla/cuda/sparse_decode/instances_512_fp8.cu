@@ -3,6 +3,6 @@
 
 namespace tokamak::mla::cuda::sparse_decode {
 Kernel kernel_512_fp8(int heads, bool pair) {
-    return pair ? pair_of<512>(heads) : kernel_of<512, true>(heads);
+    return pair && heads == 64 ? describe<512, 64, true, true>() : kernel_of<512, true>(heads);
 }
 }  // namespace tokamak::mla::cuda::sparse_decode

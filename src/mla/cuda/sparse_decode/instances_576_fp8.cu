@@ -2,7 +2,5 @@
 #include "mla/cuda/sparse_decode/instance.cuh"
 
 namespace tokamak::mla::cuda::sparse_decode {
-Kernel kernel_576_fp8(int heads, bool pair) {
-    return pair ? pair_of<576>(heads) : kernel_of<576, true>(heads);
-}
+Kernel kernel_576_fp8(int heads) { return kernel_of<576, true>(heads); }
 }  // namespace tokamak::mla::cuda::sparse_decode

@@ -30,14 +30,14 @@ struct Place {
 template <int N, bool Pair>
 __device__ __forceinline__ void init_control(const Params& params, Control<N>& control, bool per_warp, int lane) {
     if (lane < params.shared.stages) {
-        ptx::barrier_init(&control.full[lane], kProducerWarps<N, Pair> * (per_warp ? 1 : 32));
+        ptx::barrier_init(&control.full[lane], kProducerWarps<N> * (per_warp ? 1 : 32));
         ptx::barrier_init(&control.empty[lane], 8 * kTogether<Pair>);
     }
     if (lane < kWeightBuffers<N>) {
         ptx::barrier_init(&control.weights_full[lane], 4);
         ptx::barrier_init(&control.weights_empty[lane], 8);
     }
-    for (int h = lane; h < N; h += 32) control.reference[h] = kNoReference;
+    for (int h = lane; h < N; h += 32) control.reference[h] = 0.0F;  // nothing to subtract yet
     if (lane == 0) {
         control.query_top = 0;
         ptx::barrier_init(&control.told, 1);
@@ -55,7 +55,7 @@ __device__ __forceinline__ void produce(const Params& params, Control<N>& contro
     const int blocks = columns.blocks();
     if constexpr (Half) {
         Fp8Gather<Dim, N, Pair> gather(params, control, base, columns, place.token, warp, lane);
-        start_together<N, Pair>();
+        start_together<N>();
         if constexpr (Pair) ptx::cluster_arrive_relaxed();
         gather.run(blocks);
     } else {
@@ -78,7 +78,7 @@ __device__ __forceinline__ void score(const Params& params, Control<N>& control,
     const int h = warp * 32 + lane;
     if (warp == 0) init_control<N, Pair>(params, control, Half, lane);
     const int blocks = columns_of(params, place.token, place.rank).blocks();
-    start_together<N, Pair>();
+    start_together<N>();
     if constexpr (Pair) ptx::cluster_arrive_relaxed();
     const int power =
         load_queries<Dim, N, Half>(params, control, ptx::shared_address(shared), place.token, place.first_head, h);
@@ -112,7 +112,7 @@ template <int Dim, int N, bool Half, bool Pair>
 __device__ __forceinline__ void sum_values(const Params& params, Control<N>& control, unsigned char* shared,
                                            const SplitSums<N>* splits, const Place& place, int warp, int lane) {
     const int blocks = columns_of(params, place.token, place.rank).blocks();
-    start_together<N, Pair>();
+    start_together<N>();
     if constexpr (Pair) ptx::cluster_arrive_relaxed();
     const std::uint32_t base = ptx::shared_address(shared);
     (void)load_queries<Dim, N, Half>(params, control, base, place.token, place.first_head,
@@ -150,8 +150,7 @@ __device__ __forceinline__ void sum_values(const Params& params, Control<N>& con
 }
 
 template <int Dim, int N, bool Half, bool Pair>
-__global__ void __launch_bounds__(kThreads<N, Pair>, 1)
-    sparse_decode(const __grid_constant__ Params params) {
+__global__ void __launch_bounds__(kThreads<N>, 1) sparse_decode(const __grid_constant__ Params params) {
     extern __shared__ __align__(1024) unsigned char shared[];
     auto& control = *reinterpret_cast<Control<N>*>(shared + params.shared.control);
     auto* const splits = reinterpret_cast<SplitSums<N>*>(shared + params.shared.statistics);
@@ -164,13 +163,14 @@ __global__ void __launch_bounds__(kThreads<N, Pair>, 1)
     const int warp = __shfl_sync(~0U, static_cast<int>(threadIdx.x) / 32, 0);  // uniform, and known to be
     const int lane = static_cast<int>(threadIdx.x) % 32;
     if (warp >= kMathThreads / 32) {
-        ptx::set_registers<kThreads<N, Pair>, Registers<N>::kProduce>();
-        produce<Dim, N, Half, Pair>(params, control, ptx::shared_address(shared), place, warp - kMathThreads / 32, lane);
+        ptx::set_registers<kThreads<N>, Registers<N>::kProduce>();
+        produce<Dim, N, Half, Pair>(params, control, ptx::shared_address(shared), place, warp - kMathThreads / 32,
+                                    lane);
     } else if (warp < 4) {
-        ptx::set_registers<kThreads<N, Pair>, Registers<N>::kScore>();
+        ptx::set_registers<kThreads<N>, Registers<N>::kScore>();
         score<Dim, N, Half, Pair>(params, control, shared, splits, place, warp, lane);
     } else {
-        ptx::set_registers<kThreads<N, Pair>, Registers<N>::kAccumulate>();
+        ptx::set_registers<kThreads<N>, Registers<N>::kAccumulate>();
         sum_values<Dim, N, Half, Pair>(params, control, shared, splits, place, warp, lane);
     }
     if (Pair || params.splits > 1) {  // nobody leaves while others still copy to its memory or out of it

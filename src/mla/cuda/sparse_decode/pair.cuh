@@ -4,7 +4,7 @@
 // taken when both blocks have let it go.
 #pragma once
 
-#include "cuda/ptx/cluster.cuh"
+#include "cuda/ptx/peer.cuh"
 #include "mla/cuda/sparse_decode/shared.cuh"
 
 namespace tokamak::mla::cuda::sparse_decode {
@@ -31,20 +31,21 @@ __device__ __forceinline__ void release_stage(Control<N>& control, int stage, in
     }
 }
 
-/// The other block's shared memory: what is where it is here.
+/// The other block's shared memory.
 class Peer {
   public:
-    __device__ __forceinline__ explicit Peer(std::uint32_t base)
-        : distance_(ptx::address_in(ptx::cluster_rank() ^ 1U, base) - base) {}
+    __device__ __forceinline__ Peer() : rank_(ptx::cluster_rank() ^ 1U) {}
 
-    /// Stores to the same place; the bytes count on a barrier there.
-    template <typename Value>
-    __device__ __forceinline__ void store(std::uint32_t at, Value value, std::uint32_t barrier) const {
-        ptx::store_counted(at + distance_, value, barrier + distance_);
+    /// Sends bytes to the same place; they count on a barrier there.
+    __device__ __forceinline__ void send(std::uint32_t at, std::uint32_t bytes, const std::uint64_t* barrier) const {
+        ptx::bulk_push(ptx::address_in(rank_, at), at, bytes, ptx::address_in(rank_, barrier));
+    }
+    __device__ __forceinline__ void send(const int* at, int value, const std::uint64_t* barrier) const {
+        ptx::store_counted(ptx::address_in(rank_, at), value, ptx::address_in(rank_, barrier));
     }
 
   private:
-    std::uint32_t distance_;
+    std::uint32_t rank_;
 };
 
 }  // namespace tokamak::mla::cuda::sparse_decode

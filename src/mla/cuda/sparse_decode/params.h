@@ -35,10 +35,10 @@ struct Slabs {
 
 /// Warps that bring rows: 64 heads leave registers for four only. Of a pair, two blocks with different heads of one
 /// token, each brings half of the rows to both.
-template <int N, bool Pair>
+template <int N>
 inline constexpr int kProducerWarps = N == 64 ? 4 : 8;
-template <int N, bool Pair>
-inline constexpr int kThreads = kMathThreads + 32 * kProducerWarps<N, Pair>;
+template <int N>
+inline constexpr int kThreads = kMathThreads + 32 * kProducerWarps<N>;
 
 /// Row format in fp8 of a given row width: 576 is fp8_656, 512 is fp8_584 or fp8_split. Rows are read in pieces of 128
 /// bytes: the rotary dimensions, then two slabs of codes each.
@@ -49,13 +49,12 @@ struct Fp8Row {
 };
 inline constexpr int kPieces = 5;
 
-/// fp8 rows in flight, in steps of eight rows (four, if a warp has no more of a block) by a piece for each producer
-/// warp: a block, or half of one where the queries leave less room.
+/// fp8 rows in flight, in steps of eight rows by a piece for each producer warp: a block, or half of one where the
+/// queries leave less room.
 inline constexpr int kStepsAhead = 5;
-template <int N, bool Pair>
-inline constexpr int kStepBytes = kRowBlock / kProducerWarps<N, Pair> == 8 && Pair ? 512 : 1024;  ///< of a warp
-template <int N, bool Pair>
-inline constexpr int kRawBytes = kProducerWarps<N, Pair>* kStepsAhead* kStepBytes<N, Pair>;
+inline constexpr int kStepBytes = 1024;  ///< of a warp
+template <int N>
+inline constexpr int kRawBytes = kProducerWarps<N>* kStepsAhead* kStepBytes;
 template <int N>
 inline constexpr int kRawScaleBlocks = N == 64 ? 2 : 3;
 
@@ -108,8 +107,8 @@ struct Params {
     std::int64_t max_token_stride, max_head_stride;
     std::int64_t sink_stride;
     std::int32_t tokens, heads, head_groups, value_dim;  ///< head groups: of a block, or of a pair
-    std::int32_t splits, split_shift;  ///< a power of two
-    float scale_log2;                  ///< softmax scale times log2 e
+    std::int32_t splits, split_shift;                    ///< a power of two
+    float scale_log2;                                    ///< softmax scale times log2 e
     OutKind out_kind;
     bool anywhere;  ///< two kinds of rows, or addresses that are no multiples of 16
     bool q_vectors, out_vectors;
