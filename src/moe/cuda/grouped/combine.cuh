@@ -45,41 +45,36 @@ __device__ __forceinline__ void load_partials(const float* from, float (&values)
     }
 }
 
-/// Weighted results in the order of the slots. By a warp; `live`: the lane's columns exist.
-template <int Cols>
-__device__ __forceinline__ void sum_results(const GroupedArgs& args, const TokenResults& results, int token, int col,
-                                            bool live, float (&sums)[Cols]) {
-    constexpr int at_once = 8;  // loads that are on their way together
-    for (std::uint32_t left = results.local; left != 0;) {
-        float values[at_once][Cols];
-        float weights[at_once];
-        const int count = __popc(left);
+/// Adds the weighted results of up to `Slots` of the slots in `left`, lowest first, to the sums of `Pieces` pieces of
+/// columns; takes them out of `left`. By a warp; `live`: pieces of which the lane's columns exist.
+template <int Slots, int Pieces, int Cols>
+__device__ __forceinline__ void add_results(const GroupedArgs& args, const TokenResults& results, std::uint32_t& left,
+                                            int token, int col, int live, float (&sums)[Pieces][Cols]) {
+    float values[Slots][Pieces][Cols] = {};
+    float weights[Slots];
+    const int count = __popc(left);
 #pragma unroll
-        for (int i = 0; i < at_once; ++i) {
-            const int slot = i < count ? __ffs(static_cast<int>(left)) - 1 : 0;
-            weights[i] = __shfl_sync(0xFFFFFFFFU, results.weight, slot);
-            if (i < count && live)
-                load_partials(
-                    args.partials + (static_cast<std::int64_t>(token) * args.top_k + slot) * args.gate_up.cols + col,
-                    values[i]);
-            left &= left - 1;
-        }
+    for (int i = 0; i < Slots; ++i) {
+        const int slot = i < count ? __ffs(static_cast<int>(left)) - 1 : 0;
+        weights[i] = __shfl_sync(0xFFFFFFFFU, results.weight, slot);
+        const float* const from =
+            args.partials + (static_cast<std::int64_t>(token) * args.top_k + slot) * args.gate_up.cols + col;
 #pragma unroll
-        for (int i = 0; i < at_once; ++i)
-            if (i < count && live)
-#pragma unroll
-                for (int c = 0; c < Cols; ++c) sums[c] = fmaf(weights[i], values[i][c], sums[c]);
+        for (int p = 0; p < Pieces; ++p)
+            if (i < count && p < live) load_partials(from + p * 32 * Cols, values[i][p]);
+        left &= left - 1;
     }
+#pragma unroll
+    for (int i = 0; i < Slots; ++i)
+#pragma unroll
+        for (int p = 0; p < Pieces; ++p)
+            if (i < count && p < live)
+#pragma unroll
+                for (int c = 0; c < Cols; ++c) sums[p][c] = fmaf(weights[i], values[i][p][c], sums[p][c]);
 }
 
-/// out = what it held (if asked) + shared output + weighted results; one rounding.
 template <int Cols>
-__device__ __forceinline__ void combine_columns(const GroupedArgs& args, const TokenResults& results, std::int64_t row,
-                                                int token, int col) {
-    const bool live = col < args.gate_up.cols;
-    float sums[Cols] = {};
-    sum_results(args, results, token, col, live, sums);
-    if (!live) return;
+__device__ __forceinline__ void store_sums(const GroupedArgs& args, std::int64_t row, int col, float (&sums)[Cols]) {
     const std::int64_t to = row * args.out_stride + col;
 #pragma unroll
     for (int i = 0; i < Cols; ++i) {
@@ -89,7 +84,38 @@ __device__ __forceinline__ void combine_columns(const GroupedArgs& args, const T
     }
 }
 
-/// Warps share the pass evenly; one takes neighbouring pieces, most of the same token.
+/// out = what it held (if asked) + shared output + weighted results; one rounding. `pieces` of 32 * Cols columns; a
+/// lane has Cols of each, its first at `col`.
+template <int Slots, int Pieces, int Cols>
+__device__ __forceinline__ void combine_pieces(const GroupedArgs& args, const TokenResults& results, std::int64_t row,
+                                               int token, int col, int pieces) {
+    const int inside = (args.gate_up.cols - col + 32 * Cols - 1) / (32 * Cols);  // not positive behind the last column
+    const int live = inside < pieces ? inside : pieces;
+    float sums[Pieces][Cols] = {};
+    for (std::uint32_t left = results.local; left != 0;)
+        add_results<Slots>(args, results, left, token, col, live, sums);
+#pragma unroll
+    for (int p = 0; p < Pieces; ++p)
+        if (p < live) store_sums(args, row, col + p * 32 * Cols, sums[p]);
+}
+
+/// All loads of a call are on their way together: many results of one piece, or few of several.
+template <int Cols>
+__device__ __forceinline__ int combine_some(const GroupedArgs& args, const TokenResults& results, std::int64_t row,
+                                            int token, int piece, int left) {
+    constexpr int few = 2;
+    const int col = piece * 32 * Cols + static_cast<int>(threadIdx.x) % 32 * Cols;
+    if (__popc(results.local) > few) {
+        combine_pieces<8, 1, Cols>(args, results, row, token, col, 1);
+        return 1;
+    }
+    const int pieces = left < 4 ? left : 4;
+    combine_pieces<few, 4, Cols>(args, results, row, token, col, pieces);
+    return pieces;
+}
+
+/// Warps share the pass evenly; one takes neighbouring pieces, most of the same token. Which it takes together changes
+/// no sum.
 template <class Shape>
 __device__ __forceinline__ void combine(const GroupedArgs& args, const RowLists& lists, std::int64_t first, int count) {
     const bool vectors = args.gate_up.cols % 4 == 0;
@@ -105,11 +131,13 @@ __device__ __forceinline__ void combine(const GroupedArgs& args, const RowLists&
     int own = static_cast<int>(at - static_cast<std::int64_t>(token) * pieces);
     while (at < end) {
         const TokenResults results = find_results<Shape>(args, lists, first + token, token);
-        for (; own < pieces && at < end; ++own, ++at)
-            if (vectors)
-                combine_columns<4>(args, results, first + token, token, own * piece + lane * 4);
-            else
-                combine_columns<1>(args, results, first + token, token, own * piece + lane);
+        while (own < pieces && at < end) {
+            const int left = static_cast<int>(end - at < pieces - own ? end - at : pieces - own);
+            const int done = vectors ? combine_some<4>(args, results, first + token, token, own, left)
+                                     : combine_some<1>(args, results, first + token, token, own, left);
+            own += done;
+            at += done;
+        }
         own = 0;
         ++token;
     }

@@ -82,7 +82,7 @@ __device__ __forceinline__ void finish_unit(const GroupedArgs& args, const UnitR
 #pragma unroll
             for (int i = 0; i < Strips; ++i) {
                 const int strip = me.warpgroup + i * Shape::kWarpgroups;
-                if (strip < unit.strips)
+                if (!Shape::kRowScales || strip < unit.strips)
                     finish_pair<Down, Shape>(args, route, unit.strip + strip, me,
                                              fmaf(sums[i][n][odd], scale, bias[i].low.value()),
                                              fmaf(sums[i][n][odd + 2], scale, bias[i].high.value()));

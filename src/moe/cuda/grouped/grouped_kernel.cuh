@@ -28,7 +28,6 @@ __device__ __forceinline__ void consume_unit(const GroupedArgs& args, const RowL
     for (int i = 0; i < Strips; ++i)
         bias[i].load(args, unit.tile.expert, unit.strip + me.warpgroup + i * Shape::kWarpgroups, me);
     if constexpr (Shape::kGridLists) scratch.copy_routes(lists, unit);
-    const UnitRoutes<Shape> routes{lists.list + unit.tile.first, scratch.routes()};
     float sums[Strips][Blocks][4] = {};
     const int blocks = matrix.tiles * Shape::Weights::kTileBlocks;
     for (int chunk = 0; chunk * stage_blocks < blocks; ++chunk) {
@@ -41,6 +40,7 @@ __device__ __forceinline__ void consume_unit(const GroupedArgs& args, const RowL
         if (me.lane == 0) ptx::barrier_arrive(&ring.empty[place.slot]);
         place.advance(ring.stages);
     }
+    const UnitRoutes<Shape> routes{lists.list + unit.tile.first, Shape::kGridLists ? scratch.routes() : nullptr};
     if constexpr (!Down && Shape::kRowScales)
         return finish_quantized<Shape>(args, routes, unit, me, bias, sums, scratch);
     if constexpr (Shape::kGridLists) scratch.sync();
@@ -210,7 +210,7 @@ __device__ __forceinline__ void run_gemms(const GroupedArgs& args, const RowList
         return feed<Shape>(args, lists, ring, place, first, warp - Shape::kConsumerWarps);
     }
     const Consumer me(warp);
-    UnitScratch<Shape> scratch(ring.memory, args);
+    UnitScratch<Shape> scratch{ring.memory, args};
     if (!args.single) {
         consume_phase<false>(args, lists, me, ring, place, scratch);
         between_phases<Shape>();
@@ -271,7 +271,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_grouped(const __grid_c
     const RowLists lists(shared, args);
     if (threadIdx.x == 0) ring.initialise();
     if (Shape::kRowScales && threadIdx.x < 2 * Shape::kTileRows)
-        UnitScratch<Shape>(shared, args).all_maxima[threadIdx.x] = 0;
+        UnitScratch<Shape>{shared, args}.maxima()[threadIdx.x] = 0;
     RingPlace place;
     const std::int64_t tokens = tokens_of_call(args);
     for (std::int64_t first = args.first_token; first < tokens; first += args.pass_tokens) {

@@ -52,11 +52,12 @@ __device__ __forceinline__ void add_scaled(const std::uint8_t* row_scales, float
     }
 }
 
-/// Rows of eight from `First` on: all at once, or as two halves, which need fewer registers.
+/// Rows of eight from `First` on: all at once, or in parts, which need fewer registers.
 template <class Shape, int First, int Blocks>
 __device__ __forceinline__ void multiply_strip(const std::uint8_t* stage, int strip, float2 tile, int lane,
                                                float (&sums)[Blocks][4]) {
-    constexpr int part = Blocks > 8 ? Blocks / 2 : Blocks;
+    constexpr int part = Blocks > 6 ? 4 : Blocks;
+    static_assert(Blocks % part == 0);
     float products[part][4];
     start_products(stage + strip * Shape::Weights::kStripStageBytes, stage + Shape::kRowsOffset + First * 1024,
                    products);

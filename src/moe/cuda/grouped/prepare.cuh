@@ -31,11 +31,26 @@ struct RowSource {
     }
     /// Eight columns from element `at` on, of which the row has `left` (any number): zeros after them. Callers do not
     /// clamp `left`: see docs/kernels/compiler.md.
-    __device__ __forceinline__ void load(float (&values)[8], std::int64_t at, int left) const {
-        if (vectors && left >= 8) return load_vectors(values, at);
+    [[nodiscard]] __device__ __forceinline__ uint4 load_bits(std::int64_t at, int left) const {
+        const auto* const from = static_cast<const std::uint16_t*>(data) + at;
+        if (vectors && left >= 8) return __ldcg(reinterpret_cast<const uint4*>(from));
+        std::uint32_t words[4];
 #pragma unroll
-        for (int i = 0; i < 8; ++i)
-            values[i] = i >= left ? 0.0F : __bfloat162float(__ldcg(static_cast<const __nv_bfloat16*>(data) + at + i));
+        for (int i = 0; i < 4; ++i)
+            words[i] = (2 * i < left ? __ldcg(from + 2 * i) : 0U) |
+                       (2 * i + 1 < left ? static_cast<std::uint32_t>(__ldcg(from + 2 * i + 1)) << 16 : 0U);
+        return {words[0], words[1], words[2], words[3]};
+    }
+    __device__ __forceinline__ static void unpack(float (&values)[8], const uint4& bits) {
+        const std::uint32_t words[4] = {bits.x, bits.y, bits.z, bits.w};
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            values[2 * i] = __uint_as_float(words[i] << 16);
+            values[2 * i + 1] = __uint_as_float(words[i] & 0xFFFF0000U);
+        }
+    }
+    __device__ __forceinline__ void load(float (&values)[8], std::int64_t at, int left) const {
+        unpack(values, load_bits(at, left));
     }
     /// The row times its routing weight.
     __device__ __forceinline__ void weigh(float (&values)[8], int route, bool rounded) const {
@@ -45,17 +60,6 @@ struct RowSource {
         for (int i = 0; i < 8; ++i) {
             values[i] *= weight;
             if (rounded) values[i] = __bfloat162float(__float2bfloat16_rn(values[i]));
-        }
-    }
-
-  private:
-    __device__ __forceinline__ void load_vectors(float (&values)[8], std::int64_t at) const {
-        const uint4 eight = __ldcg(reinterpret_cast<const uint4*>(static_cast<const __nv_bfloat16*>(data) + at));
-        const std::uint32_t words[4] = {eight.x, eight.y, eight.z, eight.w};
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            values[2 * i] = __uint_as_float(words[i] << 16);
-            values[2 * i + 1] = __uint_as_float(words[i] & 0xFFFF0000U);
         }
     }
 };
@@ -141,22 +145,23 @@ __device__ __forceinline__ void prepare_rows(const RowSource& source, int routes
     const int step = static_cast<int>(gridDim.x * (blockDim.x / 16));
     for (std::int64_t begin = blockIdx.x * (blockDim.x / 16) + threadIdx.x / 16; begin < total;
          begin += at_once * step) {
-        float values[at_once][8];
+        uint4 bits[at_once] = {};
         int rows[at_once];
 #pragma unroll
         for (int i = 0; i < at_once; ++i) {
             const std::int64_t group = begin + i * step;
-            if (group >= total) break;
             rows[i] = static_cast<int>(group / groups);
             const int col = static_cast<int>(group - static_cast<std::int64_t>(rows[i]) * groups) * kPreparedGroup +
                             static_cast<int>(threadIdx.x % 16) * 8;
-            source.load(values[i], source.begin(rows[i] * per) + col, source.cols - col);
+            if (group < total) bits[i] = source.load_bits(source.begin(rows[i] * per) + col, source.cols - col);
         }
 #pragma unroll
         for (int i = 0; i < at_once; ++i) {
             if (begin + i * step >= total) break;
-            source.weigh(values[i], rows[i] * per, Form != RowForm::quantized);
-            prepare_eight<Form>(values[i], begin + i * step, to, scales);
+            float values[8];
+            RowSource::unpack(values, bits[i]);
+            source.weigh(values, rows[i] * per, Form != RowForm::quantized);
+            prepare_eight<Form>(values, begin + i * step, to, scales);
         }
     }
 }

@@ -160,7 +160,7 @@ __device__ __forceinline__ void build_lists(const GroupedArgs& args, const RowLi
     for (int i = thread; i < warps * experts; i += threads) scratch.before[i] = 0;
     constexpr int at_once = 4;  // loads that are on their way together
     for (int begin = thread; begin < routes; begin += at_once * threads) {
-        std::int16_t experts_of[at_once];
+        std::int16_t experts_of[at_once] = {};
 #pragma unroll
         for (int i = 0; i < at_once; ++i) {
             const int route = begin + i * threads;

@@ -10,18 +10,21 @@
 
 namespace tokamak::moe::cuda {
 
+/// Finds its sets by the kernel's arguments, so that it takes no registers while a unit is multiplied.
 template <class Shape>
 struct UnitScratch {
-    std::uint32_t* all_maxima;  ///< largest magnitude of each row: bits of f32, zeros between units
-    std::int32_t* all_routes;   ///< where the list is in the workspace
+    std::uint8_t* shared;
+    const GroupedArgs& args;
     int turn = 0;
 
-    __device__ UnitScratch(std::uint8_t* shared, const GroupedArgs& args)
-        : all_maxima(reinterpret_cast<std::uint32_t*>(shared + args.lists.maxima)),
-          all_routes(reinterpret_cast<std::int32_t*>(shared + args.lists.unit_routes)) {}
-
-    [[nodiscard]] __device__ std::uint32_t* maxima() const { return all_maxima + turn * Shape::kTileRows; }
-    [[nodiscard]] __device__ std::int32_t* routes() const { return all_routes + turn * Shape::kTileRows; }
+    /// Largest magnitude of each row: bits of f32, zeros between units.
+    [[nodiscard]] __device__ std::uint32_t* maxima() const {
+        return reinterpret_cast<std::uint32_t*>(shared + args.lists.maxima) + turn * Shape::kTileRows;
+    }
+    /// Routes of the unit's rows, where the list is in the workspace.
+    [[nodiscard]] __device__ std::int32_t* routes() const {
+        return reinterpret_cast<std::int32_t*>(shared + args.lists.unit_routes) + turn * Shape::kTileRows;
+    }
     __device__ static void sync() { ptx::named_barrier(1, Shape::kConsumerWarps * 32); }
     /// Complete after the next sync.
     __device__ void copy_routes(const RowLists& lists, const Unit& unit) const {
@@ -32,7 +35,9 @@ struct UnitScratch {
     __device__ void clear_maxima() const {
         if (threadIdx.x < Shape::kTileRows) maxima()[threadIdx.x] = 0;
     }
-    __device__ void next() { turn ^= 1; }
+    __device__ void next() {
+        if constexpr (Shape::kRowScales) turn ^= 1;
+    }
 };
 
 }  // namespace tokamak::moe::cuda
