@@ -64,8 +64,10 @@ TEST(TuneToolOnADevice, ACandidateThatHangsIsKilledAndRecorded) {
     const test::TemporaryFolder folder;
     const std::string json = folder.file("tuning.json");
     // No step ends in a microsecond: the watchdog takes each candidate for one that hangs.
-    const auto result = run_tool({"tune", "mla", "--shapes", "v32-h16", "--formats", "bf16", "--tokens", "1",
-                                  "--memory", "400000000", "--candidate-seconds", "0.000001", "--out", json});
+    const auto result = run_tool({"tune",      "moe", "--hidden", "512",       "--intermediate",      "256",
+                                  "--experts", "16",  "--top-k",  "4",         "--formats",           "int4_g32",
+                                  "--tokens",  "1",   "--memory", "200000000", "--candidate-seconds", "0.000001",
+                                  "--out",     json});
     EXPECT_EQ(result.status, 0) << result.error;
     const auto document = nlohmann::json::parse(test::read_file(json));
     ASSERT_FALSE(document["failed"].empty());
