@@ -45,6 +45,12 @@ class Watchdog {
     }
     Watchdog(const Watchdog&) = delete;
     Watchdog& operator=(const Watchdog&) = delete;
+    /// From now on a step is awaited, or none.
+    void watch_steps(bool active) {
+        const std::lock_guard lock(mutex_);
+        active_ = active;
+        ++steps_;
+    }
     void step() {
         const std::lock_guard lock(mutex_);
         ++steps_;
@@ -57,7 +63,7 @@ class Watchdog {
             const int before = steps_;
             const bool ended = changed_.wait_for(lock, std::chrono::duration<double>(seconds_), [&] { return done_; });
             if (ended) return;
-            if (steps_ == before) _exit(kHungStatus);
+            if (active_ && steps_ == before) _exit(kHungStatus);
         }
     }
 
@@ -65,6 +71,7 @@ class Watchdog {
     std::mutex mutex_;
     std::condition_variable changed_;
     bool done_ = false;
+    bool active_ = false;
     int steps_ = 0;
     std::thread thread_;
 };
@@ -118,8 +125,8 @@ void probe_here(const std::vector<std::string>& variants, const std::string& jou
     Watchdog watchdog(step_seconds);
     for (const std::string& variant : variants) {
         if (known.count(variant) != 0) continue;
-        watchdog.step();
         out << kBegin << variant << std::endl;  // NOLINT: flushed, since the process may end at once
+        watchdog.watch_steps(true);
         std::string reason;
         try {
             probe(variant, [&] { watchdog.step(); });
@@ -133,6 +140,7 @@ void probe_here(const std::vector<std::string>& variants, const std::string& jou
         } catch (const std::exception& error) {
             reason = error.what();
         }
+        watchdog.watch_steps(false);
         out << kEnd << variant << '\t' << one_line(reason) << std::endl;  // NOLINT
     }
 }
