@@ -123,7 +123,6 @@ __device__ __forceinline__ void combine(const GroupedArgs& args, const RowLists&
     const int pieces = (args.gate_up.cols + piece - 1) / piece;
     const int warps = static_cast<int>(gridDim.x) * (Shape::kThreads / 32);
     const int warp = static_cast<int>(blockIdx.x) * (Shape::kThreads / 32) + static_cast<int>(threadIdx.x) / 32;
-    const int lane = static_cast<int>(threadIdx.x) % 32;
     const std::int64_t total = static_cast<std::int64_t>(count) * pieces;
     const std::int64_t end = total * (warp + 1) / warps;
     std::int64_t at = total * warp / warps;
