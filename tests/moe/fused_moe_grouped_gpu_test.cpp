@@ -19,7 +19,7 @@ TEST(FusedMoeGrouped, RowsAroundTheBordersOfTiles) {
         c.problem.top_k = 1;
         c.bad_ids = 0;
         c.gate_up_bias = c.down_bias = true;
-        expect_reference(c, purpose++, {1, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 129, 200});
+        expect_reference(c, purpose++, {1, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 96, 97, 129, 193, 200});
     }
 }
 
@@ -89,20 +89,27 @@ TEST(FusedMoeGrouped, ManyExperts) {
     expect_reference(c, 790, {70});
 }
 
-/// A limit shortens the passes and changes no bit.
+/// A limit shortens the passes and changes no bit, whether a launch makes all passes or one.
 TEST(FusedMoeGrouped, LimitedWorkspace) {
     TOKAMAK_REQUIRE_GPU();
-    FusedMoeCase c = gpu_case(WeightSpec::int4(32), 60, 160, 96);
-    Rng rng = rng_for(800);
-    const FusedMoeData data = random_data(rng, c).on(Device::cuda());
-    const FusedMoePlan whole = make_plan(c.problem, Device::cuda());
-    PlanOptions options;
-    options.max_workspace_bytes = whole.workspace().bytes / 4;
-    const FusedMoePlan limited = make_plan(c.problem, Device::cuda(), options);
-    EXPECT_LE(limited.workspace().bytes, options.max_workspace_bytes);
-    EXPECT_EQ(bytes_of(run_guarded(limited, data.args())), bytes_of(run_guarded(whole, data.args())));
-    options.max_workspace_bytes = 64;
-    EXPECT_THROW(make_plan(c.problem, Device::cuda(), options), Error);
+    for (const Format& spec : {Format(WeightSpec::int4(32)), Format(WeightSpec::fp8_block(), true)})
+        for (const std::string& variant :
+             make_plan(gpu_case(spec, 60, 160, 96).problem, Device::cuda()).state().variants) {
+            if (variant.rfind("grouped", 0) != 0) continue;
+            SCOPED_TRACE(variant);
+            FusedMoeCase c = gpu_case(spec, 60, 160, 96);
+            Rng rng = rng_for(800);
+            const FusedMoeData data = random_data(rng, c).on(Device::cuda());
+            PlanOptions options;
+            options.variant = variant;
+            const FusedMoePlan whole = make_plan(c.problem, Device::cuda(), options);
+            options.max_workspace_bytes = whole.workspace().bytes / 4;
+            const FusedMoePlan limited = make_plan(c.problem, Device::cuda(), options);
+            EXPECT_LE(limited.workspace().bytes, options.max_workspace_bytes);
+            EXPECT_EQ(bytes_of(run_guarded(limited, data.args())), bytes_of(run_guarded(whole, data.args())));
+            options.max_workspace_bytes = 64;
+            EXPECT_THROW(make_plan(c.problem, Device::cuda(), options), Error);
+        }
 }
 
 }  // namespace
