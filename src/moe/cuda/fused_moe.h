@@ -7,6 +7,7 @@
 
 #include "moe/cuda/decode_args.h"
 #include "moe/cuda/grouped/grouped_args.h"
+#include "moe/cuda/wide/wide_args.h"
 #include "tokamak/moe/fused_moe.h"
 #include "tokamak/workspace.h"
 
@@ -34,12 +35,24 @@ struct GroupedLaunch {
     GroupedShared shared;
 };
 
+/// A variant of the wide kernel, frozen for one problem.
+struct WideLaunch {
+    const void* kernel = nullptr;
+    int threads = 0;
+    int stages = 0;
+    WideShared shared;
+};
+
 /// What a fused_moe plan for a CUDA device holds.
 struct FusedMoeCuda {
     int grid = 0;
     std::vector<DecodeLaunch> launches;  ///< of the first legal variants
-    std::vector<GroupedLaunch> grouped;  ///< of the others
+    std::vector<GroupedLaunch> grouped;  ///< of the next ones
+    std::vector<WideLaunch> wide;        ///< of the last ones
     std::int64_t pass_tokens = 0;        ///< of the grouped kernel
+    std::int64_t wide_tokens = 0;        ///< of a launch of the wide kernel
+    Slice<std::int32_t> wide_list;       ///< WideArgs says what they hold
+    Slice<std::int32_t> wide_counts;
     Slice<std::byte> intermediate;       ///< bf16 or (quantised) f32 [routes of a pass, intermediate_stride]
     Slice<std::uint16_t> prepared_rows;  ///< fp8_block: GroupedArgs says what they hold
     Slice<float> row_scales;

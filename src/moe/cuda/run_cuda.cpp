@@ -3,6 +3,7 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
+#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -13,9 +14,11 @@
 #include "cuda/check.h"
 #include "moe/cuda/decode_plan.h"
 #include "moe/cuda/grouped/grouped_plan.h"
+#include "moe/cuda/wide/wide_plan.h"
 #include "moe/fused_moe_state.h"
 #include "moe/problem_checks.h"
 #include "moe/problem_key.h"
+#include "moe/routing_args.h"
 
 namespace tokamak::moe::cuda {
 namespace {
@@ -145,6 +148,12 @@ GroupedLaunch freeze(const GroupedVariant& variant, const DeviceInfo& info) {
     return {instance.kernel, instance.threads, variant.stages, variant.shared};
 }
 
+WideLaunch freeze(const WideVariant& variant, const DeviceInfo& info) {
+    const WideInstance& instance = variant.instance;
+    load(instance.kernel, instance.threads, variant.shared.bytes, instance.name, info);
+    return {instance.kernel, instance.threads, variant.stages, variant.shared};
+}
+
 /// Books the workspace of passes of `tokens` tokens.
 void lay_out_pass(const FusedMoeProblem& p, std::int64_t tokens, WorkspaceLayout& layout, FusedMoeCuda& cuda) {
     const auto routes = static_cast<std::size_t>(tokens * p.top_k);
@@ -160,27 +169,59 @@ void lay_out_pass(const FusedMoeProblem& p, std::int64_t tokens, WorkspaceLayout
     cuda.partials = layout.add<float>("partials", routes * static_cast<std::size_t>(p.hidden));
 }
 
-/// The grouped kernel's passes shrink to what `max_workspace_bytes` allows; those of the decode kernel have their size.
-std::int64_t pass_tokens(const FusedMoeProblem& p, const PlanOptions& options) {
-    const std::int64_t most = most_pass_tokens(p);
-    const std::int64_t least = std::min<std::int64_t>(most, kPassTokens);
+/// Books the lists of launches of the wide kernel, of `tokens` tokens each.
+void lay_out_wide(const FusedMoeProblem& p, std::int64_t tokens, WorkspaceLayout& layout, FusedMoeCuda& cuda) {
+    const auto experts = static_cast<std::size_t>(resolve_local_experts(p.num_experts, p.num_local_experts));
+    cuda.wide_list = layout.add<std::int32_t>("wide_list", static_cast<std::size_t>(tokens * p.top_k));
+    cuda.wide_counts = layout.add<std::int32_t>("wide_counts", static_cast<std::size_t>(cuda.grid) * experts);
+}
+
+/// Passes shrink to what `max_workspace_bytes` allows; those of the decode kernel have their size.
+std::int64_t fitting_tokens(std::int64_t most, const PlanOptions& options,
+                            const std::function<void(std::int64_t, WorkspaceLayout&)>& lay_out) {
     const auto fits = [&](std::int64_t tokens) {
         WorkspaceLayout layout;
-        FusedMoeCuda unused;
-        lay_out_pass(p, tokens, layout, unused);
+        lay_out(tokens, layout);
         return layout.size().bytes <= options.max_workspace_bytes;
     };
-    std::int64_t tokens = most;
-    while (options.max_workspace_bytes != 0 && tokens > least && !fits(tokens)) --tokens;
-    return tokens;
+    if (options.max_workspace_bytes == 0 || fits(most)) return most;
+    std::int64_t low = std::min<std::int64_t>(most, kPassTokens);  // taken as fitting
+    std::int64_t high = most;
+    while (high - low > 1) {
+        const std::int64_t middle = (low + high) / 2;
+        (fits(middle) ? low : high) = middle;
+    }
+    return low;
+}
+
+std::int64_t pass_tokens(const FusedMoeProblem& p, const PlanOptions& options) {
+    return fitting_tokens(most_pass_tokens(p), options, [&](std::int64_t tokens, WorkspaceLayout& layout) {
+        FusedMoeCuda unused;
+        lay_out_pass(p, tokens, layout, unused);
+    });
+}
+
+std::int64_t wide_tokens(const FusedMoeProblem& p, const PlanOptions& options, int grid) {
+    return fitting_tokens(most_wide_tokens(p), options, [&](std::int64_t tokens, WorkspaceLayout& layout) {
+        FusedMoeCuda unused;
+        unused.grid = grid;
+        lay_out_pass(p, tokens, layout, unused);
+        lay_out_wide(p, tokens, layout, unused);
+    });
 }
 
 /// The largest pass of the variants in the plan's table.
 void lay_out_workspace(FusedMoeState& state) {
     std::int64_t tokens = std::min<std::int64_t>(state.problem.max_tokens, kPassTokens);
-    for (const std::size_t variant : state.row_variants)
-        if (variant >= state.cuda.launches.size()) tokens = std::max(tokens, state.cuda.pass_tokens);
+    const std::size_t decode = state.cuda.launches.size();
+    bool wide = false;
+    for (const std::size_t variant : state.row_variants) {
+        const bool is_wide = variant >= decode + state.cuda.grouped.size();
+        if (variant >= decode) tokens = std::max(tokens, is_wide ? state.cuda.wide_tokens : state.cuda.pass_tokens);
+        wide = wide || is_wide;
+    }
     lay_out_pass(state.problem, tokens, state.layout, state.cuda);
+    if (wide) lay_out_wide(state.problem, state.cuda.wide_tokens, state.layout, state.cuda);
 }
 
 std::vector<DecodeVariant> legal_decode_variants(const FusedMoeProblem& p, const DeviceInfo& info) {
@@ -194,6 +235,12 @@ std::vector<GroupedVariant> legal_grouped_variants(const FusedMoeProblem& p, std
                                                    const DeviceInfo& info) {
     if (p.route) return {};
     return grouped_variants(p, pass, info.shared_memory_bytes);
+}
+
+/// So does the wide kernel.
+std::vector<WideVariant> legal_wide_variants(const FusedMoeProblem& p, const DeviceInfo& info) {
+    if (p.route) return {};
+    return wide_variants(p, info.shared_memory_bytes);
 }
 
 void launch(const void* kernel, int grid, int threads, int shared_bytes, void* args, Stream stream) {
@@ -225,6 +272,26 @@ void run_grouped(const FusedMoeState& state, const GroupedLaunch& choice, const 
     launch(choice.kernel, state.cuda.grid, choice.threads, choice.shared.bytes, &args, stream);
 }
 
+/// One launch for each pass; those past the tokens on the device end at once.
+void run_wide(const FusedMoeState& state, const WideLaunch& choice, const DecodeArgs& common,
+              const Workspace& workspace, Stream stream) {
+    WideArgs args;
+    static_cast<DecodeArgs&>(args) = common;
+    if (args.weight_input) std::swap(args.input_weights, args.weights);
+    args.list = state.cuda.wide_list.in(workspace);
+    args.counts = state.cuda.wide_counts.in(workspace);
+    args.stages = choice.stages;
+    args.lists = choice.shared;
+    for (std::int64_t first = 0; first < args.tokens; first += state.cuda.wide_tokens) {
+        args.first_token = first;
+        args.pass_tokens = static_cast<int>(std::min(state.cuda.wide_tokens, args.tokens - first));
+        launch(choice.kernel, state.cuda.grid, choice.threads, choice.shared.bytes, &args, stream);
+    }
+}
+
+/// Rows of an expert, with uniform routing, from which the wide kernel is the faster.
+constexpr std::int64_t kLeastWideRows = 8;
+
 /// Tokens up to which the decode kernel, which reads the weights again for every 8, is the faster. For fp8_block
 /// measured when the grouped kernel's gathering warps still converted rows (16 tokens of qwen3.5-35b: 226 us, the
 /// decode kernel 64 for each pass).
@@ -252,11 +319,16 @@ void plan_fused_moe(FusedMoeState& state, const PlanOptions& options) {
     const std::vector<DecodeVariant> decode = legal_decode_variants(p, info);
     state.cuda.pass_tokens = pass_tokens(p, options);
     const std::vector<GroupedVariant> grouped = legal_grouped_variants(p, state.cuda.pass_tokens, info);
+    const std::vector<WideVariant> wide = legal_wide_variants(p, info);
     state.cuda.grid = options.max_sms > 0 ? std::min(options.max_sms, info.multiprocessors) : info.multiprocessors;
+    state.cuda.wide_tokens = wide_tokens(p, options, state.cuda.grid);
     std::vector<std::string> names;
     for (const DecodeVariant& variant : decode) names.push_back(variant.name);
     for (const GroupedVariant& variant : grouped) names.emplace_back(variant.instance.name);
+    for (const WideVariant& variant : wide) names.emplace_back(variant.instance.name);
     const auto heuristic = [&](std::int64_t tokens) {
+        if (tokens * p.top_k >= kLeastWideRows * p.num_experts && !wide.empty())
+            return names[decode.size() + grouped.size() + choose_wide(p, wide, tokens)];
         if (decode.empty() || (tokens > most_decode_tokens(p.weights) && !grouped.empty())) return names[decode.size()];
         return names[choose_variant(*decode_instance(p.weights, p.quantize_activations), decode, p, state.cuda.grid,
                                     tokens)];
@@ -266,6 +338,7 @@ void plan_fused_moe(FusedMoeState& state, const PlanOptions& options) {
     for (const DecodeVariant& variant : decode)
         state.cuda.launches.push_back(freeze(*decode_instance(p.weights, p.quantize_activations), variant, info));
     for (const GroupedVariant& variant : grouped) state.cuda.grouped.push_back(freeze(variant, info));
+    for (const WideVariant& variant : wide) state.cuda.wide.push_back(freeze(variant, info));
     lay_out_workspace(state);
     check_workspace_limit(kOp, options, state.layout.size());
 }
@@ -278,8 +351,10 @@ void run_fused_moe(const FusedMoeState& state, const FusedMoeArgs& args, const W
     const std::size_t decode = state.cuda.launches.size();
     if (variant < decode)
         run_decode(state, state.cuda.launches[variant], common, stream);
-    else
+    else if (variant < decode + state.cuda.grouped.size())
         run_grouped(state, state.cuda.grouped[variant - decode], common, workspace, stream);
+    else
+        run_wide(state, state.cuda.wide[variant - decode - state.cuda.grouped.size()], common, workspace, stream);
 }
 
 }  // namespace tokamak::moe::cuda

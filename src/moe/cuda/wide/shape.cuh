@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+// The shape of a wide kernel at compile time.
+#pragma once
+
+#include "moe/cuda/wide/wide_args.h"
+
+namespace tokamak::moe::cuda {
+
+/// Consumer warpgroups with up to `StripsEach` strips of 64 weight rows, times `LeastRows` to `MostRows` rows of one
+/// expert in steps of `StepRows`; and one warpgroup that feeds them.
+template <class Weights_, int Warpgroups_, int StripsEach_, int LeastRows_, int StepRows_, int MostRows_>
+struct WideShape {
+    using Weights = Weights_;
+    static constexpr int kWarpgroups = Warpgroups_;
+    static constexpr int kStripsEach = StripsEach_;
+    static constexpr int kLeastRows = LeastRows_;
+    static constexpr int kStepRows = StepRows_;
+    static constexpr int kMostRows = MostRows_;
+    static constexpr int kStrips = kWarpgroups * kStripsEach;
+    static constexpr int kConsumerWarps = kWarpgroups * 4;
+    static constexpr int kThreads = (kConsumerWarps + 4) * 32;
+    /// Registers of a thread after the roles have parted: together no more than before.
+    static constexpr int kConsumerRegisters = kWarpgroups == 2 ? 232 : 152;
+    static constexpr int kProducerRegisters = kWarpgroups == 2 ? 40 : 56;
+    static constexpr int kBlocks = Weights::kStageBlocks;  ///< of 64 columns in a stage
+    static constexpr int kRowBlockBytes = kMostRows * 128;
+    static constexpr int kRowsOffset = (kStrips * Weights::kStripStageBytes + 1023) / 1024 * 1024;
+    static constexpr int kStageBytes = kRowsOffset + kBlocks * kRowBlockBytes;
+
+    __device__ static int chunks(const DecodeMatrix& matrix) {
+        constexpr int tiles = kBlocks / Weights::kTileBlocks;
+        return (matrix.tiles + tiles - 1) / tiles;
+    }
+    /// Rows that a tile is multiplied as.
+    __device__ static int width(int rows) { return (rows + 15) / 16 * 16; }
+};
+
+}  // namespace tokamak::moe::cuda
