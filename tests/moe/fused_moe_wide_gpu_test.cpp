@@ -11,7 +11,8 @@ namespace {
 
 std::vector<std::string> wide_variants(const FusedMoeProblem& problem) {
     std::vector<std::string> names;
-    for (const std::string& name : make_plan(problem, Device::cuda()).state().variants)
+    const FusedMoePlan plan = make_plan(problem, Device::cuda());
+    for (const std::string& name : plan.state().variants)
         if (name.rfind("wide", 0) == 0) names.push_back(name);
     return names;
 }
