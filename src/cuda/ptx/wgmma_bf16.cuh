@@ -25,6 +25,14 @@ namespace tokamak::cuda::ptx {
 #define TOKAMAK_T13 "%52, %53, %54, %55"
 #define TOKAMAK_T14 "%56, %57, %58, %59"
 #define TOKAMAK_T15 "%60, %61, %62, %63"
+#define TOKAMAK_T16 "%64, %65, %66, %67"
+#define TOKAMAK_T17 "%68, %69, %70, %71"
+#define TOKAMAK_T18 "%72, %73, %74, %75"
+#define TOKAMAK_T19 "%76, %77, %78, %79"
+#define TOKAMAK_T20 "%80, %81, %82, %83"
+#define TOKAMAK_T21 "%84, %85, %86, %87"
+#define TOKAMAK_T22 "%88, %89, %90, %91"
+#define TOKAMAK_T23 "%92, %93, %94, %95"
 #define TOKAMAK_D(n) "+f"(d[n][0]), "+f"(d[n][1]), "+f"(d[n][2]), "+f"(d[n][3])
 #define TOKAMAK_TEXT2 TOKAMAK_T0 ", " TOKAMAK_T1
 #define TOKAMAK_SUMS2 TOKAMAK_D(0), TOKAMAK_D(1)
@@ -42,6 +50,14 @@ namespace tokamak::cuda::ptx {
 #define TOKAMAK_SUMS14 TOKAMAK_SUMS12, TOKAMAK_D(12), TOKAMAK_D(13)
 #define TOKAMAK_TEXT16 TOKAMAK_TEXT14 ", " TOKAMAK_T14 ", " TOKAMAK_T15
 #define TOKAMAK_SUMS16 TOKAMAK_SUMS14, TOKAMAK_D(14), TOKAMAK_D(15)
+#define TOKAMAK_TEXT18 TOKAMAK_TEXT16 ", " TOKAMAK_T16 ", " TOKAMAK_T17
+#define TOKAMAK_SUMS18 TOKAMAK_SUMS16, TOKAMAK_D(16), TOKAMAK_D(17)
+#define TOKAMAK_TEXT20 TOKAMAK_TEXT18 ", " TOKAMAK_T18 ", " TOKAMAK_T19
+#define TOKAMAK_SUMS20 TOKAMAK_SUMS18, TOKAMAK_D(18), TOKAMAK_D(19)
+#define TOKAMAK_TEXT22 TOKAMAK_TEXT20 ", " TOKAMAK_T20 ", " TOKAMAK_T21
+#define TOKAMAK_SUMS22 TOKAMAK_SUMS20, TOKAMAK_D(20), TOKAMAK_D(21)
+#define TOKAMAK_TEXT24 TOKAMAK_TEXT22 ", " TOKAMAK_T22 ", " TOKAMAK_T23
+#define TOKAMAK_SUMS24 TOKAMAK_SUMS22, TOKAMAK_D(22), TOKAMAK_D(23)
 
 #define TOKAMAK_WGMMA(n, width, a_text, b_text, tail, ...)                                                      \
     asm volatile("{\n .reg .pred p;\n setp.eq.u32 p, 0, 0;\n wgmma.mma_async.sync.aligned.m64n" width             \
@@ -67,6 +83,10 @@ TOKAMAK_WIDTH(10, "80", "40", "41", "42", "43", "44")
 TOKAMAK_WIDTH(12, "96", "48", "49", "50", "51", "52")
 TOKAMAK_WIDTH(14, "112", "56", "57", "58", "59", "60")
 TOKAMAK_WIDTH(16, "128", "64", "65", "66", "67", "68")
+TOKAMAK_WIDTH(18, "144", "72", "73", "74", "75", "76")
+TOKAMAK_WIDTH(20, "160", "80", "81", "82", "83", "84")
+TOKAMAK_WIDTH(22, "176", "88", "89", "90", "91", "92")
+TOKAMAK_WIDTH(24, "192", "96", "97", "98", "99", "100")
 
 #undef TOKAMAK_T0
 #undef TOKAMAK_T1
@@ -84,6 +104,14 @@ TOKAMAK_WIDTH(16, "128", "64", "65", "66", "67", "68")
 #undef TOKAMAK_T13
 #undef TOKAMAK_T14
 #undef TOKAMAK_T15
+#undef TOKAMAK_T16
+#undef TOKAMAK_T17
+#undef TOKAMAK_T18
+#undef TOKAMAK_T19
+#undef TOKAMAK_T20
+#undef TOKAMAK_T21
+#undef TOKAMAK_T22
+#undef TOKAMAK_T23
 #undef TOKAMAK_D
 #undef TOKAMAK_TEXT2
 #undef TOKAMAK_SUMS2
@@ -101,6 +129,14 @@ TOKAMAK_WIDTH(16, "128", "64", "65", "66", "67", "68")
 #undef TOKAMAK_SUMS14
 #undef TOKAMAK_TEXT16
 #undef TOKAMAK_SUMS16
+#undef TOKAMAK_TEXT18
+#undef TOKAMAK_SUMS18
+#undef TOKAMAK_TEXT20
+#undef TOKAMAK_SUMS20
+#undef TOKAMAK_TEXT22
+#undef TOKAMAK_SUMS22
+#undef TOKAMAK_TEXT24
+#undef TOKAMAK_SUMS24
 #undef TOKAMAK_WGMMA
 #undef TOKAMAK_WIDTH
 

@@ -63,26 +63,52 @@ struct WideActivation {
     }
 };
 
+/// Eight neighbouring columns of one row of the intermediate, as much of them as it has.
+__device__ __forceinline__ void store_eight(__nv_bfloat16* to, int left, const uint4& eight) {
+    if (left >= 8) {
+        *reinterpret_cast<uint4*>(to) = eight;
+        return;
+    }
+    const std::uint32_t words[4] = {eight.x, eight.y, eight.z, eight.w};
+    auto* const halves = reinterpret_cast<std::uint16_t*>(to);
+#pragma unroll
+    for (int i = 0; i < 8; ++i)
+        if (i < left) halves[i] = static_cast<std::uint16_t>(words[i / 2] >> (i % 2 * 16));
+}
+
+/// By way of the warp's 512 bytes of `patch`, so that a lane stores eight columns of a row at once.
 template <class Shape, int Eights>
 __device__ __forceinline__ void finish_gate_up(const WideArgs& args, const WideUnit& unit, int strip,
-                                               const WideConsumer& me, const float (&sums)[Eights][4]) {
-    const int col = strip * 32 + me.slab * 8 + me.lane / 4;
-    if (col >= args.down.cols) return;
+                                               const WideConsumer& me, std::uint8_t* patch,
+                                               const float (&sums)[Eights][4]) {
     WideLaneRows<Shape, false> rows;
     rows.load(args, unit.expert, strip, me);
     const float low = rows.low.value();
     const float high = rows.high.value();
     const WideActivation activation(args.activation);
-    auto* const to = static_cast<__nv_bfloat16*>(args.intermediate) + unit.first * args.intermediate_stride + col;
+    const int col = strip * 32 + me.slab * 8;
+    auto* const to = static_cast<__nv_bfloat16*>(args.intermediate) +
+                     (unit.first + me.lane) * args.intermediate_stride + col;
+    const std::uint32_t own = ptx::shared_address(patch) + static_cast<std::uint32_t>(me.lane) * 16;
 #pragma unroll
-    for (int n = 0; n < Eights; ++n)
+    for (int four = 0; four < Eights; four += 4) {
+        std::uint32_t pairs[4] = {};
 #pragma unroll
-        for (int odd = 0; odd < 2; ++odd) {
-            const int row = n * 8 + me.lane % 4 * 2 + odd;
-            const float value = activation(fmaf(sums[n][odd], rows.scale_low, low),
-                                           fmaf(sums[n][odd + 2], rows.scale_high, high));
-            if (row < unit.rows) to[row * args.intermediate_stride] = __float2bfloat16_rn(value);
+        for (int i = 0; i < 4; ++i) {
+            if (four + i >= Eights) break;
+            const float(&s)[4] = sums[four + i];
+            const __nv_bfloat162 pair = __floats2bfloat162_rn(
+                activation(fmaf(s[0], rows.scale_low, low), fmaf(s[2], rows.scale_high, high)),
+                activation(fmaf(s[1], rows.scale_low, low), fmaf(s[3], rows.scale_high, high)));
+            pairs[i] = *reinterpret_cast<const std::uint32_t*>(&pair);
         }
+        __syncwarp();
+        ptx::store_matrix_transposed_x4(own, pairs);
+        __syncwarp();
+        const uint4 eight = *reinterpret_cast<const uint4*>(patch + me.lane * 16);
+        if (four * 8 + me.lane < unit.rows)
+            store_eight(to + four * 8 * args.intermediate_stride, args.down.cols - col, eight);
+    }
 }
 
 template <class Shape, int Eights>
@@ -90,22 +116,26 @@ __device__ __forceinline__ void finish_down(const WideArgs& args, const WideUnit
                                             const WideConsumer& me, const float (&sums)[Eights][4]) {
     const int hidden = args.gate_up.cols;
     const int col = strip * 64 + me.slab * 16 + me.lane / 4;
-    if (col >= hidden) return;
     WideLaneRows<Shape, true> rows;
     rows.load(args, unit.expert, strip, me);
+    int routes[(Eights + 3) / 4];  // of rows `lane` of each 32; asked for together
+#pragma unroll
+    for (int i = 0; i < (Eights + 3) / 4; ++i) {
+        const int row = i * 32 + me.lane;
+        routes[i] = row < unit.rows ? __ldcg(args.list + unit.first + row) : -1;
+    }
     const float low = rows.low.value();
     const float high = rows.high.value();
-    const bool both = col + 8 < hidden;
+    const bool first = col < hidden;
+    const bool second = col + 8 < hidden;
 #pragma unroll
     for (int n = 0; n < Eights; ++n)
 #pragma unroll
         for (int odd = 0; odd < 2; ++odd) {
-            const int row = n * 8 + me.lane % 4 * 2 + odd;
-            if (row >= unit.rows) continue;
-            const int route = __ldcg(args.list + unit.first + row);
+            const int route = __shfl_sync(0xFFFFFFFFU, routes[n / 4], n % 4 * 8 + me.lane % 4 * 2 + odd);
             float* const to = args.partials + static_cast<std::int64_t>(route) * hidden + col;
-            to[0] = fmaf(sums[n][odd], rows.scale_low, low);
-            if (both) to[8] = fmaf(sums[n][odd + 2], rows.scale_high, high);
+            if (route >= 0 && first) to[0] = fmaf(sums[n][odd], rows.scale_low, low);
+            if (route >= 0 && second) to[8] = fmaf(sums[n][odd + 2], rows.scale_high, high);
         }
 }
 

@@ -54,7 +54,7 @@ class WideGather {
           row_(warp * 4 + static_cast<int>(threadIdx.x) % 32 / 8) {}
 
     __device__ void run(const WideRing<Shape>& ring, WidePlace& place) {
-        WideWalk walk(tables_, matrix_, down_, Shape::kStrips);
+        WideWalk walk(tables_, matrix_, down_);
         const bool copied = source_.vectors && source_.weights.data == nullptr;
         const int chunks = Shape::chunks(matrix_);
         WideUnit unit;
@@ -91,23 +91,37 @@ class WideGather {
         return row * 128 + ((vector_ ^ row % 8) << 4);
     }
     __device__ __forceinline__ void copy(std::uint32_t rows, int col, int count) const {
-        const auto* const from = reinterpret_cast<const uint4*>(source_.data);
-        int bytes[Shape::kBlocks];
-        std::uint32_t first[Shape::kBlocks];
+        if (source_.cols - col >= kCols)
+            copy_whole(rows, col, count);
+        else
+            copy_end(rows, col, count);
+    }
+    __device__ __forceinline__ void copy_whole(std::uint32_t rows, int col, int count) const {
+        const auto* const from = static_cast<const uint4*>(static_cast<const void*>(source_.data)) + col / 8 + vector_;
+        const std::uint32_t to[2] = {rows + place_of(row_), rows + place_of(row_ + kStep)};
+        constexpr int most = (Shape::kMostRows + kStep - 1) / kStep;
 #pragma unroll
+        for (int i = 0; i < most; ++i) {
+            if (row_ + i * kStep >= count) break;
+            const uint4* const row = from + offsets_[row_ + i * kStep];
+#pragma unroll
+            for (int block = 0; block < Shape::kBlocks; ++block)
+                ptx::copy_16(to[i % 2] + i / 2 * 2 * kStep * 128 + block * Shape::kRowBlockBytes, row + block * 8, true);
+        }
+    }
+    /// Zeros behind the end of the row.
+    __device__ __forceinline__ void copy_end(std::uint32_t rows, int col, int count) const {
+        const auto* const from = static_cast<const uint4*>(static_cast<const void*>(source_.data));
+#pragma unroll 1
         for (int block = 0; block < Shape::kBlocks; ++block) {
             const int at = col + block * 64 + vector_ * 8;
             const int left = (source_.cols - at) * 2;
-            bytes[block] = left >= 16 ? 16 : left > 0 ? left : 0;
-            first[block] = left > 0 ? static_cast<std::uint32_t>(at / 8) : 0;
-        }
-#pragma unroll 4
-        for (int row = row_; row < count; row += kStep) {
-            const std::uint32_t offset = offsets_[row];
-            const std::uint32_t to = rows + place_of(row);
-#pragma unroll
-            for (int block = 0; block < Shape::kBlocks; ++block)
-                ptx::copy_16_of(to + block * Shape::kRowBlockBytes, from + (offset + first[block]), bytes[block]);
+            const int bytes = left >= 16 ? 16 : left > 0 ? left : 0;
+            const std::uint32_t first = left > 0 ? static_cast<std::uint32_t>(at / 8) : 0;
+#pragma unroll 1
+            for (int row = row_; row < count; row += kStep)
+                ptx::copy_16_of(rows + place_of(row) + block * Shape::kRowBlockBytes, from + (offsets_[row] + first),
+                                bytes);
         }
     }
     /// By way of registers: weighted or unaligned rows.

@@ -6,6 +6,7 @@
 #include <cooperative_groups.h>
 
 #include <cstdint>
+#include <new>
 
 #include "moe/cuda/wide/combine.cuh"
 #include "moe/cuda/wide/finish.cuh"
@@ -31,7 +32,7 @@ __device__ __forceinline__ void consume_wide_unit(const WideArgs& args, const Wi
         if (down)
             finish_down<Shape>(args, unit, unit.strip + first + i, me, sums[i]);
         else
-            finish_gate_up<Shape>(args, unit, unit.strip + first + i, me, sums[i]);
+            finish_gate_up<Shape>(args, unit, unit.strip + first + i, me, stages.patch, sums[i]);
     }
 }
 
@@ -44,13 +45,29 @@ __device__ __forceinline__ void consume_wide_width(const WideArgs& args, const W
     consume_wide_unit<Shape, Width / 8>(args, unit, down, first, last, me, stages);
 }
 
+/// A consumer warp's place in the order of work, in shared memory: its registers are for sums and operands.
+struct WideOrder {
+    WideWalk walk;
+    WideUnit unit;
+    bool more;
+
+    __device__ __forceinline__ bool next(int lane) {
+        __syncwarp();
+        if (lane == 0) more = walk.next(unit);
+        __syncwarp();
+        return more;
+    }
+};
+static_assert(sizeof(WideOrder) <= kWidePatchBytes - kWideTurnBytes);
+
 template <class Shape>
 __device__ __forceinline__ void consume_wide_phase(const WideArgs& args, const WideTables& tables, bool down,
                                                    const WideConsumer& me, WideStages<Shape>& stages) {
     const DecodeMatrix& matrix = down ? args.down : args.gate_up;
-    WideWalk walk(tables, matrix, down, Shape::kStrips);
-    WideUnit unit;
-    while (walk.next(unit)) {
+    auto& order = *reinterpret_cast<WideOrder*>(stages.patch + kWideTurnBytes);
+    if (me.lane == 0) new (&order) WideOrder{WideWalk(tables, matrix, down), {}, false};
+    while (order.next(me.lane)) {
+        const WideUnit& unit = order.unit;
         const int each = (unit.strips + Shape::kWarpgroups - 1) / Shape::kWarpgroups;
         const int first = me.warpgroup * each;
         if (first < unit.strips) {
@@ -86,21 +103,20 @@ __device__ __forceinline__ void feed_wide(const WideArgs& args, const WideTables
         grid.sync();
         return;
     }
-    const WideRows x{.data = static_cast<const __nv_bfloat16*>(args.x),
-                     .stride = args.x_stride,
-                     .cols = args.gate_up.cols,
-                     .vectors = args.x_vectors,
-                     .list = args.list,
-                     .top_k = args.top_k,
-                     .first_token = args.first_token,
-                     .weights = args.input_weights};
-    WideGather<Shape>(tables, args.gate_up, x, false, warp - 1, offsets).run(ring, place);
-    grid.sync();
-    const WideRows intermediate{.data = static_cast<const __nv_bfloat16*>(args.intermediate),
-                                .stride = args.intermediate_stride,
-                                .cols = args.down.cols};
-    WideGather<Shape>(tables, args.down, intermediate, true, warp - 1, offsets).run(ring, place);
-    grid.sync();
+#pragma unroll 1
+    for (int phase = 0; phase < 2; ++phase) {
+        const bool down = phase == 1;
+        WideRows rows{.data = static_cast<const __nv_bfloat16*>(down ? args.intermediate : args.x),
+                      .stride = down ? args.intermediate_stride : args.x_stride,
+                      .cols = down ? args.down.cols : args.gate_up.cols,
+                      .vectors = down || args.x_vectors,
+                      .list = down ? nullptr : args.list,
+                      .top_k = args.top_k,
+                      .first_token = args.first_token};
+        if (!down) rows.weights = args.input_weights;
+        WideGather<Shape>(tables, down ? args.down : args.gate_up, rows, down, warp - 1, offsets).run(ring, place);
+        grid.sync();
+    }
 }
 
 __device__ __forceinline__ int pass_count(const WideArgs& args) {
@@ -129,7 +145,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
         ptx::set_registers<Shape::kThreads, Shape::kConsumerRegisters>();
         const WideConsumer me(warp);
         WidePlace place;
-        WideStages<Shape> stages{ring, place, me.lane};
+        WideStages<Shape> stages{ring, place, me.lane, shared + args.lists.patches + warp * kWidePatchBytes};
         consume_wide_phase<Shape>(args, tables, false, me, stages);
         grid.sync();
         consume_wide_phase<Shape>(args, tables, true, me, stages);

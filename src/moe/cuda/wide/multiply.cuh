@@ -26,6 +26,7 @@ struct WideStages {
     const WideRing<Shape>& ring;
     WidePlace& place;
     int lane;
+    std::uint8_t* patch;  ///< of the warp: where sums are turned
 
     /// The fence orders the gathering threads' copies before the matrix unit's reads.
     __device__ __forceinline__ const std::uint8_t* await() const {
@@ -44,24 +45,36 @@ struct WideStages {
     }
 };
 
+/// Low word of ptx::wgmma_descriptor; the high one is constant, so that no addition carries into it.
+__device__ __forceinline__ std::uint32_t tile_word(std::uint32_t shared) { return (shared & 0x3FFFFU) >> 4 | 1U << 16; }
 /// Descriptor of 16 columns of a swizzled tile: 32 bytes further for each step.
-__device__ __forceinline__ std::uint64_t step_of(std::uint64_t descriptor, int step) {
-    return descriptor + static_cast<std::uint64_t>(step) * 2;
+__device__ __forceinline__ std::uint64_t step_of(std::uint32_t word, int step) {
+    constexpr std::uint32_t high = 1024 / 16 | 1U << 30;
+    std::uint64_t descriptor;
+    asm("mov.b64 %0, {%1, %2};" : "=l"(descriptor) : "r"(word + static_cast<std::uint32_t>(step) * 2), "r"(high));
+    return descriptor;
+}
+
+/// For the rows of the first block of a stage; in a uniform register, as are the words of steps and blocks made of it.
+template <class Shape>
+__device__ __forceinline__ std::uint32_t rows_word(const std::uint8_t* stage) {
+    return __shfl_sync(0xFFFFFFFFU, tile_word(ptx::shared_address(stage + Shape::kRowsOffset)), 0);
 }
 
 /// One stage from shared memory; it is being read when this returns.
 template <class Shape, int Strips, int Eights>
 __device__ __forceinline__ void multiply_shared(const std::uint8_t* stage, int first,
                                                 float (&sums)[Strips][Eights][4]) {
-    const std::uint64_t rows = ptx::wgmma_descriptor(stage + Shape::kRowsOffset);
-    const std::uint64_t weights = ptx::wgmma_descriptor(stage + first * Shape::Weights::kStripStageBytes);
-    constexpr int tile = Shape::Weights::kStripStageBytes / 16;
+    const std::uint32_t rows = rows_word<Shape>(stage);
+    const std::uint32_t weights = __shfl_sync(
+        0xFFFFFFFFU, tile_word(ptx::shared_address(stage + first * Shape::Weights::kStripStageBytes)), 0);
+    constexpr std::uint32_t tile = Shape::Weights::kStripStageBytes / 16;
     ptx::wgmma_fence();
 #pragma unroll
     for (int step = 0; step < 4; ++step)
 #pragma unroll
         for (int i = 0; i < Strips; ++i)
-            ptx::wgmma_bf16(sums[i], step_of(weights, step) + static_cast<std::uint64_t>(i) * tile,
+            ptx::wgmma_bf16(sums[i], step_of(weights + static_cast<std::uint32_t>(i) * tile, step),
                             step_of(rows, step));
     ptx::wgmma_commit();
 }
@@ -81,10 +94,13 @@ __device__ __forceinline__ void multiply_unit_shared(WideStages<Shape>& stages, 
 }
 
 /// 64 columns of one strip: converts them while the ones before are multiplied, and has them multiplied. `a` is the
-/// set of registers that nobody reads.
+/// set of registers that nobody reads: each set is written at one place of a loop, or ptxas serialises everything.
 template <class Shape, int Eights>
-__device__ __forceinline__ void multiply_block(const typename Shape::Weights::Slab& slab, std::uint64_t rows,
-                                               std::uint32_t (&a)[4][4], float (&sums)[Eights][4]) {
+__device__ __forceinline__ void multiply_block(const std::uint8_t* strip, std::uint32_t rows, int block,
+                                               const WideConsumer& me, std::uint32_t (&a)[4][4],
+                                               float (&sums)[Eights][4]) {
+    typename Shape::Weights::Slab slab;
+    slab.load(strip, block, me.slab, me.lane);
 #pragma unroll
     for (int step = 0; step < 4; ++step) slab.fragment(a[step], step);
     ptx::wgmma_fence();
@@ -94,29 +110,57 @@ __device__ __forceinline__ void multiply_block(const typename Shape::Weights::Sl
     ptx::wgmma_wait<1>();
 }
 
-template <class Shape, int Strips, int Eights>
+/// Two strips, which have a set each.
+template <class Shape, int Eights>
 __device__ __forceinline__ void multiply_unit_registers(WideStages<Shape>& stages, int first, int blocks,
-                                                        const WideConsumer& me, float (&sums)[Strips][Eights][4]) {
-    static_assert(Strips % 2 == 0, "they take turns at two sets of registers");
+                                                        const WideConsumer& me, float (&sums)[2][Eights][4]) {
+    constexpr int strip_bytes = Shape::Weights::kStripStageBytes;
     std::uint32_t a[2][4][4];
     const std::uint8_t* stage = nullptr;
+    std::uint32_t first_rows = 0;
     int reading = -1;
 #pragma unroll 1
     for (int done = 0; done < blocks; ++done) {
         const int block = done % Shape::kBlocks;
-        if (block == 0) stage = stages.await();
-        const std::uint64_t rows = ptx::wgmma_descriptor(stage + Shape::kRowsOffset + block * Shape::kRowBlockBytes);
-#pragma unroll
-        for (int i = 0; i < Strips; ++i) {
-            typename Shape::Weights::Slab slab;
-            slab.load(stage + (first + i) * Shape::Weights::kStripStageBytes, block, me.slab, me.lane);
-            multiply_block<Shape>(slab, rows, a[i % 2], sums[i]);
-            if (i == 0 && block == 0 && reading >= 0) stages.release(reading);
+        if (block == 0) {
+            stage = stages.await();
+            first_rows = rows_word<Shape>(stage);
         }
+        const std::uint32_t rows = first_rows + static_cast<std::uint32_t>(block) * (Shape::kRowBlockBytes / 16);
+        multiply_block<Shape>(stage + first * strip_bytes, rows, block, me, a[0], sums[0]);
+        if (block == 0 && reading >= 0) stages.release(reading);
+        multiply_block<Shape>(stage + (first + 1) * strip_bytes, rows, block, me, a[1], sums[1]);
         if (block == Shape::kBlocks - 1 || done == blocks - 1) reading = stages.advance();
     }
     ptx::wgmma_wait<0>();
     stages.release(reading);
+}
+
+/// One strip: the two blocks of a stage have a set each.
+template <class Shape, int Eights>
+__device__ __forceinline__ void multiply_unit_registers(WideStages<Shape>& stages, int first, int blocks,
+                                                        const WideConsumer& me, float (&sums)[1][Eights][4]) {
+    static_assert(Shape::kBlocks == 2);
+    constexpr int strip_bytes = Shape::Weights::kStripStageBytes;
+    std::uint32_t a[2][4][4];
+    int reading = -1;
+#pragma unroll 1
+    for (; blocks >= 2; blocks -= 2) {
+        const std::uint8_t* const stage = stages.await();
+        const std::uint8_t* const strip = stage + first * strip_bytes;
+        const std::uint32_t rows = rows_word<Shape>(stage);
+        multiply_block<Shape>(strip, rows, 0, me, a[0], sums[0]);
+        if (reading >= 0) stages.release(reading);
+        multiply_block<Shape>(strip, rows + Shape::kRowBlockBytes / 16, 1, me, a[1], sums[0]);
+        reading = stages.advance();
+    }
+    ptx::wgmma_wait<0>();
+    if (reading >= 0) stages.release(reading);
+    if (blocks == 0) return;
+    const std::uint8_t* const stage = stages.await();
+    multiply_block<Shape>(stage + first * strip_bytes, rows_word<Shape>(stage), 0, me, a[0], sums[0]);
+    ptx::wgmma_wait<0>();
+    stages.release(stages.advance());
 }
 
 }  // namespace tokamak::moe::cuda

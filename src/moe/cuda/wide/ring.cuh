@@ -54,7 +54,7 @@ class WideWeightStream {
 
   public:
     __device__ WideWeightStream(const WideTables& tables, const DecodeMatrix& matrix, bool down)
-        : walk_(tables, matrix, down, Shape::kStrips),
+        : walk_(tables, matrix, down),
           matrix_(matrix),
           chunks_(Shape::chunks(matrix)),
           chunk_(chunks_) {}

@@ -20,8 +20,9 @@ struct WideShape {
     static constexpr int kConsumerWarps = kWarpgroups * 4;
     static constexpr int kThreads = (kConsumerWarps + 4) * 32;
     /// Registers of a thread after the roles have parted: together no more than before.
-    static constexpr int kConsumerRegisters = kWarpgroups == 2 ? 232 : 152;
-    static constexpr int kProducerRegisters = kWarpgroups == 2 ? 40 : 56;
+    static_assert(kWarpgroups == 2 || kWarpgroups == 4);
+    static constexpr int kConsumerRegisters = kWarpgroups == 2 ? 232 : 112;
+    static constexpr int kProducerRegisters = kWarpgroups == 2 ? 40 : 32;
     static constexpr int kBlocks = Weights::kStageBlocks;  ///< of 64 columns in a stage
     static constexpr int kRowBlockBytes = kMostRows * 128;
     static constexpr int kRowsOffset = (kStrips * Weights::kStripStageBytes + 1023) / 1024 * 1024;

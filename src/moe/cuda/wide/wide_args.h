@@ -10,11 +10,16 @@ namespace tokamak::moe::cuda {
 
 inline constexpr int kWideGatherWarps = 3;  ///< the fourth producer warp copies weights
 
+/// Of each consumer warp in shared memory: where sums are turned, then its place in the order of work.
+inline constexpr int kWideTurnBytes = 512;
+inline constexpr int kWidePatchBytes = kWideTurnBytes + 128;
+
 /// Byte offsets into dynamic shared memory; the ring comes first, building the lists uses its place.
 struct WideShared {
     int barriers = 0;  ///< [2, stages]
     int facts = 0;     ///< WideFacts
     int offsets = 0;   ///< [most rows of a unit]: of the gathering warps
+    int patches = 0;   ///< [consumer warps, kWidePatchBytes]
     int begins = 0;    ///< [local experts + 1]: first place of an expert in the list of routes
     int tiles = 0;     ///< [local experts + 1]: row tiles before an expert
     int costs = 0;     ///< [local experts + 1]: cost of a strip for all tiles before an expert
@@ -40,16 +45,21 @@ struct WideInstance {
     int most_rows = 0;  ///< of a unit
 };
 
-WideInstance wide_bf16_n128();
-WideInstance wide_int4_g32_n48();
+WideInstance wide_bf16_n192();
+WideInstance wide_int4_g32_n32();
+WideInstance wide_int4_g32_n96();
 WideInstance wide_int4_g32_n128();
-WideInstance wide_int4_g64_n48();
+WideInstance wide_int4_g64_n32();
+WideInstance wide_int4_g64_n96();
 WideInstance wide_int4_g64_n128();
-WideInstance wide_int4_g128_n48();
+WideInstance wide_int4_g128_n32();
+WideInstance wide_int4_g128_n96();
 WideInstance wide_int4_g128_n128();
-WideInstance wide_mxfp4_n48();
+WideInstance wide_mxfp4_n32();
+WideInstance wide_mxfp4_n96();
 WideInstance wide_mxfp4_n128();
-WideInstance wide_nvfp4_n48();
+WideInstance wide_nvfp4_n32();
+WideInstance wide_nvfp4_n96();
 WideInstance wide_nvfp4_n128();
 
 }  // namespace tokamak::moe::cuda

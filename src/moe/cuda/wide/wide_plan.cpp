@@ -32,6 +32,7 @@ std::int64_t lay_out(std::int64_t experts, WideVariant& variant) {
     shared.barriers = booking.take(std::int64_t{variant.stages} * 16);
     shared.facts = booking.take(kFactsBytes);
     shared.offsets = booking.take(variant.instance.most_rows * 4);
+    shared.patches = booking.take((variant.instance.threads / 32 - 4) * kWidePatchBytes);
     shared.begins = booking.take((experts + 1) * 4);
     shared.tiles = booking.take((experts + 1) * 4);
     shared.costs = booking.take((experts + 1) * 4);
@@ -43,17 +44,14 @@ std::int64_t lay_out(std::int64_t experts, WideVariant& variant) {
 
 std::vector<WideInstance> wide_instances(const WeightSpec& spec) {
     switch (spec.format) {
-        case WeightFormat::bf16: return {wide_bf16_n128()};
-        case WeightFormat::mxfp4: return {wide_mxfp4_n48(), wide_mxfp4_n128()};
-        case WeightFormat::nvfp4: return {wide_nvfp4_n48(), wide_nvfp4_n128()};
+        case WeightFormat::bf16: return {wide_bf16_n192()};
+        case WeightFormat::mxfp4: return {wide_mxfp4_n32(), wide_mxfp4_n96(), wide_mxfp4_n128()};
         case WeightFormat::int4: break;
         default: return {};
     }
     if (spec.scale_dtype != DType::bf16) return {};
     switch (spec.group_size) {
-        case 32: return {wide_int4_g32_n48(), wide_int4_g32_n128()};
-        case 64: return {wide_int4_g64_n48(), wide_int4_g64_n128()};
-        case 128: return {wide_int4_g128_n48(), wide_int4_g128_n128()};
+        case 32: return {wide_int4_g32_n32(), wide_int4_g32_n96(), wide_int4_g32_n128()};
         default: return {};
     }
 }
@@ -78,7 +76,7 @@ std::vector<WideVariant> wide_variants(const FusedMoeProblem& problem, std::size
 std::size_t choose_wide(const FusedMoeProblem& problem, const std::vector<WideVariant>& variants, std::int64_t tokens) {
     const std::int64_t rows = tokens * problem.top_k / problem.num_experts;
     for (std::size_t i = 0; i + 1 < variants.size(); ++i)
-        if (rows * 5 / 4 <= variants[i].instance.most_rows) return i;
+        if (rows * 5 / 4 + 8 <= variants[i].instance.most_rows) return i;
     return variants.empty() ? 0 : variants.size() - 1;
 }
 

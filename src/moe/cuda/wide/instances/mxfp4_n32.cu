@@ -3,5 +3,5 @@
 #include "moe/cuda/wide/weights.cuh"
 
 namespace tokamak::moe::cuda {
-WideInstance wide_mxfp4_n48() { return wide_instance<WideShape<Wide4Bit<Mxfp4Weights>, 3, 2, 16, 16, 48>>("wide_r384_n48"); }
+WideInstance wide_mxfp4_n32() { return wide_instance<WideShape<Wide4Bit<Mxfp4Weights>, 4, 1, 16, 16, 32>>("wide_n32"); }
 }  // namespace tokamak::moe::cuda

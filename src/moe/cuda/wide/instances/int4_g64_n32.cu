@@ -3,5 +3,5 @@
 #include "moe/cuda/wide/weights.cuh"
 
 namespace tokamak::moe::cuda {
-WideInstance wide_bf16_n128() { return wide_instance<WideShape<WideBf16, 2, 2, 32, 32, 128>>("wide_r256_n128"); }
+WideInstance wide_int4_g64_n32() { return wide_instance<WideShape<Wide4Bit<Int4Weights<64>>, 4, 1, 16, 16, 32>>("wide_n32"); }
 }  // namespace tokamak::moe::cuda

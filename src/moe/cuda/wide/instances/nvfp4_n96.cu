@@ -3,5 +3,5 @@
 #include "moe/cuda/wide/weights.cuh"
 
 namespace tokamak::moe::cuda {
-WideInstance wide_int4_g128_n48() { return wide_instance<WideShape<Wide4Bit<Int4Weights<128>>, 3, 2, 16, 16, 48>>("wide_r384_n48"); }
+WideInstance wide_nvfp4_n96() { return wide_instance<WideShape<WideNvfp4, 2, 2, 32, 32, 96>>("wide_n96"); }
 }  // namespace tokamak::moe::cuda
