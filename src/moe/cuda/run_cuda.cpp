@@ -159,14 +159,17 @@ void lay_out_pass(const FusedMoeProblem& p, std::int64_t tokens, WorkspaceLayout
     const auto routes = static_cast<std::size_t>(tokens * p.top_k);
     const bool fp8 = p.weights.format == WeightFormat::fp8_block;  // rows are prepared, the intermediate from f32
     const std::size_t value_bytes = fp8 ? 4 : 2;
+    // The wide kernel keeps whole blocks of columns, and its rows of x in the place of the partial sums.
+    const auto padded = [](std::int64_t cols) { return static_cast<std::size_t>((cols + 127) / 128 * 128); };
     if (fp8) {
         const auto groups = static_cast<std::size_t>((std::max(p.hidden, p.intermediate) + 127) / 128);
         cuda.prepared_rows = layout.add<std::uint16_t>("prepared_rows", routes * groups * 128);
         cuda.row_scales = layout.add<float>("row_scales", routes * groups);
     }
     cuda.intermediate =
-        layout.add<std::byte>("intermediate", routes * static_cast<std::size_t>(intermediate_stride(p)) * value_bytes);
-    cuda.partials = layout.add<float>("partials", routes * static_cast<std::size_t>(p.hidden));
+        layout.add<std::byte>("intermediate", routes * padded(p.intermediate) * value_bytes);
+    const std::size_t partial_cols = std::max(static_cast<std::size_t>(p.hidden), padded(p.hidden) / 2);
+    cuda.partials = layout.add<float>("partials", routes * partial_cols);
 }
 
 /// Books the lists of launches of the wide kernel, of `tokens` tokens each.

@@ -64,7 +64,7 @@ struct WideActivation {
 };
 
 /// Eight neighbouring columns of one row of the intermediate, as much of them as it has.
-__device__ __forceinline__ void store_eight(__nv_bfloat16* to, int left, const uint4& eight) {
+__device__ __forceinline__ void store_eight(std::uint8_t* to, int left, const uint4& eight) {
     if (left >= 8) {
         *reinterpret_cast<uint4*>(to) = eight;
         return;
@@ -87,8 +87,7 @@ __device__ __forceinline__ void finish_gate_up(const WideArgs& args, const WideU
     const float high = rows.high.value();
     const WideActivation activation(args.activation);
     const int col = strip * 32 + me.slab * 8;
-    auto* const to = static_cast<__nv_bfloat16*>(args.intermediate) +
-                     (unit.first + me.lane) * args.intermediate_stride + col;
+    const WideTileRows to(args.intermediate, unit.first, unit.rows, args.down.padded_cols);
     const std::uint32_t own = ptx::shared_address(patch) + static_cast<std::uint32_t>(me.lane) * 16;
 #pragma unroll
     for (int four = 0; four < Eights; four += 4) {
@@ -107,7 +106,7 @@ __device__ __forceinline__ void finish_gate_up(const WideArgs& args, const WideU
         __syncwarp();
         const uint4 eight = *reinterpret_cast<const uint4*>(patch + me.lane * 16);
         if (four * 8 + me.lane < unit.rows)
-            store_eight(to + four * 8 * args.intermediate_stride, args.down.cols - col, eight);
+            store_eight(to.place(four * 8 + me.lane, col / 8), args.down.cols - col, eight);
     }
 }
 

@@ -10,7 +10,6 @@
 
 #include "moe/cuda/wide/combine.cuh"
 #include "moe/cuda/wide/finish.cuh"
-#include "moe/cuda/wide/gather.cuh"
 
 namespace tokamak::moe::cuda {
 
@@ -81,15 +80,15 @@ __device__ __forceinline__ void consume_wide_phase(const WideArgs& args, const W
     }
 }
 
-/// The feeding warps: copies of weights, gathering of rows.
+/// The feeding warps: copies of weights, copies of rows. Those of weights run ahead of the grid's barrier.
 template <class Shape>
 __device__ __forceinline__ void feed_wide(const WideArgs& args, const WideTables& tables, const WideRing<Shape>& ring,
-                                          int warp, std::uint32_t* offsets) {
+                                          int warp) {
     const auto grid = cooperative_groups::this_grid();
+    const bool leader = threadIdx.x % 32 == 0;
     WidePlace place;
     if (warp == 0) {
         constexpr int unlimited = 0x7FFFFFFF;
-        const bool leader = threadIdx.x % 32 == 0;
         WideWeightStream<Shape> down(tables, args.down, true);
         if (leader) {
             WideWeightStream<Shape> gate_up(tables, args.gate_up, false);
@@ -103,20 +102,19 @@ __device__ __forceinline__ void feed_wide(const WideArgs& args, const WideTables
         grid.sync();
         return;
     }
-#pragma unroll 1
-    for (int phase = 0; phase < 2; ++phase) {
-        const bool down = phase == 1;
-        WideRows rows{.data = static_cast<const __nv_bfloat16*>(down ? args.intermediate : args.x),
-                      .stride = down ? args.intermediate_stride : args.x_stride,
-                      .cols = down ? args.down.cols : args.gate_up.cols,
-                      .vectors = down || args.x_vectors,
-                      .list = down ? nullptr : args.list,
-                      .top_k = args.top_k,
-                      .first_token = args.first_token};
-        if (!down) rows.weights = args.input_weights;
-        WideGather<Shape>(tables, down ? args.down : args.gate_up, rows, down, warp - 1, offsets).run(ring, place);
-        grid.sync();
+    const bool copies = warp == 1 && leader;
+    if (copies) {
+        fence_all_async();
+        copy_wide_rows<Shape>(ring, place, tables, args.gate_up, args.partials, false);
     }
+    __syncwarp();
+    grid.sync();
+    if (copies) {
+        fence_all_async();
+        copy_wide_rows<Shape>(ring, place, tables, args.down, args.intermediate, true);
+    }
+    __syncwarp();
+    grid.sync();
 }
 
 __device__ __forceinline__ int pass_count(const WideArgs& args) {
@@ -136,17 +134,20 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
     build_wide_lists<Shape>(args, tables, shared, count);
     ptx::fence_shared_async();  // the ring takes its place back
     grid.sync();
+    WidePrepare(args, tables).run();
+    fence_all_async();
+    grid.sync();
     const int warp = static_cast<int>(threadIdx.x) / 32;
     if (warp >= Shape::kConsumerWarps) {
         ptx::set_registers<Shape::kThreads, Shape::kProducerRegisters>();
-        feed_wide<Shape>(args, tables, ring, warp - Shape::kConsumerWarps,
-                         reinterpret_cast<std::uint32_t*>(shared + args.lists.offsets));
+        feed_wide<Shape>(args, tables, ring, warp - Shape::kConsumerWarps);
     } else {
         ptx::set_registers<Shape::kThreads, Shape::kConsumerRegisters>();
         const WideConsumer me(warp);
         WidePlace place;
         WideStages<Shape> stages{ring, place, me.lane, shared + args.lists.patches + warp * kWidePatchBytes};
         consume_wide_phase<Shape>(args, tables, false, me, stages);
+        fence_all_async();
         grid.sync();
         consume_wide_phase<Shape>(args, tables, true, me, stages);
         grid.sync();

@@ -28,10 +28,8 @@ struct WideStages {
     int lane;
     std::uint8_t* patch;  ///< of the warp: where sums are turned
 
-    /// The fence orders the gathering threads' copies before the matrix unit's reads.
     __device__ __forceinline__ const std::uint8_t* await() const {
         ptx::barrier_wait(&ring.full[place.slot], place.parity);
-        ptx::fence_shared_async();
         return ring.stage(place.slot);
     }
     __device__ __forceinline__ void release(int slot) const {

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // The ring of stages: a stage holds 64 or 128 columns of a unit's strips and of its rows. One warp copies weights,
-// others gather rows, the rest consume; the ring runs on across units, experts and phases.
+// another one rows, the rest consume; the ring runs on across units, experts and phases.
 #pragma once
 
 #include <cstdint>
 
 #include "cuda/ptx/copy.cuh"
 #include "cuda/ptx/gather.cuh"
-#include "moe/cuda/wide/units.cuh"
+#include "moe/cuda/wide/rows.cuh"
 
 namespace tokamak::moe::cuda {
 
@@ -28,7 +28,7 @@ struct WidePlace {
 template <class Shape>
 struct WideRing {
     std::uint8_t* memory;
-    std::uint64_t* full;   ///< one arrival for the weights, one of each gathering thread
+    std::uint64_t* full;   ///< one arrival for the weights, one for the rows
     std::uint64_t* empty;  ///< one arrival of each consumer warp
     int stages;
 
@@ -39,7 +39,7 @@ struct WideRing {
           stages(args.stages) {}
     __device__ void initialise() const {
         for (int slot = 0; slot < stages; ++slot) {
-            ptx::barrier_init(&full[slot], 1 + kWideGatherWarps * 32);
+            ptx::barrier_init(&full[slot], 2);
             ptx::barrier_init(&empty[slot], Shape::kConsumerWarps);
         }
         ptx::fence_barrier_init();
@@ -94,5 +94,28 @@ class WideWeightStream {
     WideUnit unit_{};
     const std::uint8_t* source_ = nullptr;
 };
+
+/// Copies the rows of a phase, stage by stage. One lane runs it.
+template <class Shape>
+__device__ __forceinline__ void copy_wide_rows(const WideRing<Shape>& ring, WidePlace& place, const WideTables& tables,
+                                               const DecodeMatrix& matrix, void* all, bool down) {
+    WideWalk walk(tables, matrix, down);
+    WideUnit unit;
+    const int blocks = matrix.padded_cols / 64;
+    while (walk.next(unit)) {
+        const WideTileRows rows(all, unit.first, unit.rows, matrix.padded_cols);
+        const auto bytes = static_cast<std::uint32_t>(unit.rows) * 128;
+        for (int first = 0; first < blocks; first += Shape::kBlocks) {
+            std::uint64_t* const full = &ring.full[place.slot];
+            std::uint8_t* const to = ring.stage(place.slot) + Shape::kRowsOffset;
+            const int count = min(Shape::kBlocks, blocks - first);
+            ptx::barrier_wait(&ring.empty[place.slot], place.parity ^ 1U);
+            ptx::barrier_arrive_expect(full, bytes * static_cast<std::uint32_t>(count));
+            for (int block = 0; block < count; ++block)
+                ptx::bulk_copy(to + block * Shape::kRowBlockBytes, rows.block(first + block), bytes, full);
+            place.advance(ring.stages);
+        }
+    }
+}
 
 }  // namespace tokamak::moe::cuda

@@ -8,8 +8,6 @@
 
 namespace tokamak::moe::cuda {
 
-inline constexpr int kWideGatherWarps = 3;  ///< the fourth producer warp copies weights
-
 /// Of each consumer warp in shared memory: where sums are turned, then its place in the order of work.
 inline constexpr int kWideTurnBytes = 512;
 inline constexpr int kWidePatchBytes = kWideTurnBytes + 128;
@@ -18,7 +16,6 @@ inline constexpr int kWidePatchBytes = kWideTurnBytes + 128;
 struct WideShared {
     int barriers = 0;  ///< [2, stages]
     int facts = 0;     ///< WideFacts
-    int offsets = 0;   ///< [most rows of a unit]: of the gathering warps
     int patches = 0;   ///< [consumer warps, kWidePatchBytes]
     int begins = 0;    ///< [local experts + 1]: first place of an expert in the list of routes
     int tiles = 0;     ///< [local experts + 1]: row tiles before an expert
@@ -26,6 +23,7 @@ struct WideShared {
     int bytes = 0;
 };
 
+/// `partials` holds the rows of x until the second phase writes it (WideTileRows); so does `intermediate` its own.
 struct WideArgs : DecodeArgs {
     DecodeRows input_weights;        ///< of RoutingWeight::input
     std::int64_t first_token = 0;    ///< of the pass
@@ -46,20 +44,10 @@ struct WideInstance {
 };
 
 WideInstance wide_bf16_n192();
-WideInstance wide_int4_g32_n32();
-WideInstance wide_int4_g32_n96();
 WideInstance wide_int4_g32_n128();
-WideInstance wide_int4_g64_n32();
-WideInstance wide_int4_g64_n96();
 WideInstance wide_int4_g64_n128();
-WideInstance wide_int4_g128_n32();
-WideInstance wide_int4_g128_n96();
 WideInstance wide_int4_g128_n128();
-WideInstance wide_mxfp4_n32();
-WideInstance wide_mxfp4_n96();
 WideInstance wide_mxfp4_n128();
-WideInstance wide_nvfp4_n32();
-WideInstance wide_nvfp4_n96();
 WideInstance wide_nvfp4_n128();
 
 }  // namespace tokamak::moe::cuda

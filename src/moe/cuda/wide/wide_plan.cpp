@@ -31,7 +31,6 @@ std::int64_t lay_out(std::int64_t experts, WideVariant& variant) {
     booking.take(std::int64_t{variant.stages} * variant.instance.stage_bytes);
     shared.barriers = booking.take(std::int64_t{variant.stages} * 16);
     shared.facts = booking.take(kFactsBytes);
-    shared.offsets = booking.take(variant.instance.most_rows * 4);
     shared.patches = booking.take((variant.instance.threads / 32 - 4) * kWidePatchBytes);
     shared.begins = booking.take((experts + 1) * 4);
     shared.tiles = booking.take((experts + 1) * 4);
@@ -45,13 +44,16 @@ std::int64_t lay_out(std::int64_t experts, WideVariant& variant) {
 std::vector<WideInstance> wide_instances(const WeightSpec& spec) {
     switch (spec.format) {
         case WeightFormat::bf16: return {wide_bf16_n192()};
-        case WeightFormat::mxfp4: return {wide_mxfp4_n32(), wide_mxfp4_n96(), wide_mxfp4_n128()};
+        case WeightFormat::mxfp4: return {wide_mxfp4_n128()};
+        case WeightFormat::nvfp4: return {wide_nvfp4_n128()};
         case WeightFormat::int4: break;
         default: return {};
     }
     if (spec.scale_dtype != DType::bf16) return {};
     switch (spec.group_size) {
-        case 32: return {wide_int4_g32_n32(), wide_int4_g32_n96(), wide_int4_g32_n128()};
+        case 32: return {wide_int4_g32_n128()};
+        case 64: return {wide_int4_g64_n128()};
+        case 128: return {wide_int4_g128_n128()};
         default: return {};
     }
 }

@@ -1,7 +1,0 @@
-// SPDX-License-Identifier: Apache-2.0
-#include "moe/cuda/wide/kernel.cuh"
-#include "moe/cuda/wide/weights.cuh"
-
-namespace tokamak::moe::cuda {
-WideInstance wide_nvfp4_n32() { return wide_instance<WideShape<WideNvfp4, 4, 1, 16, 16, 32>>("wide_n32"); }
-}  // namespace tokamak::moe::cuda
