@@ -224,9 +224,9 @@ void measure(const Shape& shape, const moe::FusedMoeProblem& problem, const Inpu
                         {"tflops", tflops},
                         {"floor_us", floor_us},
                         {"floor_share", floor_us * layers / us.median}});
-        fmt::print("{:13} {:9} M={:<5} {:16}{} {:7.1f} us  floor {:6.1f}  share {:5.1f}%  {:5.0f} TFLOP/s\n", shape.name,
-                   format_name(shape), tokens, variant, variant == chosen ? '*' : ' ', us.median / layers, floor_us,
-                   100.0 * floor_us * layers / us.median, tflops);
+        fmt::print("{:13} {:9} M={:<5} {:16}{} {:7.1f} us  floor {:6.1f}  share {:5.1f}%  {:5.0f} TFLOP/s\n",
+                   shape.name, format_name(shape), tokens, variant, variant == chosen ? '*' : ' ', us.median / layers,
+                   floor_us, 100.0 * floor_us * layers / us.median, tflops);
         std::fflush(stdout);
     }
 }

@@ -53,7 +53,7 @@ TEST(FusedMoeWide, RowsAroundTheBordersOfTiles) {
         c.problem.top_k = 1;
         c.bad_ids = 0;
         c.gate_up_bias = c.down_bias = true;
-        expect_wide(c, purpose++, {1,  8,  15, 16, 17, 31, 32, 33, 47,  48,  49,  63,  64,
+        expect_wide(c, purpose++, {1,  8,  15, 16, 17,  31,  32,  33,  47,  48,  49,  63, 64,
                                    65, 95, 96, 97, 127, 128, 129, 191, 255, 256, 257, 300});
     }
 }

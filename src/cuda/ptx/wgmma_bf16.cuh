@@ -59,20 +59,19 @@ namespace tokamak::cuda::ptx {
 #define TOKAMAK_TEXT24 TOKAMAK_TEXT22 ", " TOKAMAK_T22 ", " TOKAMAK_T23
 #define TOKAMAK_SUMS24 TOKAMAK_SUMS22, TOKAMAK_D(22), TOKAMAK_D(23)
 
-#define TOKAMAK_WGMMA(n, width, a_text, b_text, tail, ...)                                                      \
-    asm volatile("{\n .reg .pred p;\n setp.eq.u32 p, 0, 0;\n wgmma.mma_async.sync.aligned.m64n" width             \
-                 "k16.f32.bf16.bf16 {" TOKAMAK_TEXT##n "}, " a_text ", " b_text ", p, 1, 1, " tail ";\n}"       \
-                 : TOKAMAK_SUMS##n                                                                              \
+#define TOKAMAK_WGMMA(n, width, a_text, b_text, tail, ...)                                                \
+    asm volatile("{\n .reg .pred p;\n setp.eq.u32 p, 0, 0;\n wgmma.mma_async.sync.aligned.m64n" width     \
+                 "k16.f32.bf16.bf16 {" TOKAMAK_TEXT##n "}, " a_text ", " b_text ", p, 1, 1, " tail ";\n}" \
+                 : TOKAMAK_SUMS##n                                                                        \
                  : __VA_ARGS__)
 // One width: where the operands behind the sums begin, counted by 1.
-#define TOKAMAK_WIDTH(n, width, i0, i1, i2, i3, i4)                                                           \
-    __device__ __forceinline__ void wgmma_bf16(float (&d)[n][4], std::uint64_t a, std::uint64_t b) {          \
-        TOKAMAK_WGMMA(n, width, "%" i0, "%" i1, "0, 0", "l"(a), "l"(b));                                      \
-    }                                                                                                         \
-    __device__ __forceinline__ void wgmma_bf16(float (&d)[n][4], const std::uint32_t (&a)[4],                 \
-                                               std::uint64_t b) {                                             \
-        TOKAMAK_WGMMA(n, width, "{%" i0 ", %" i1 ", %" i2 ", %" i3 "}", "%" i4, "0", "r"(a[0]), "r"(a[1]),    \
-                      "r"(a[2]), "r"(a[3]), "l"(b));                                                          \
+#define TOKAMAK_WIDTH(n, width, i0, i1, i2, i3, i4)                                                                   \
+    __device__ __forceinline__ void wgmma_bf16(float(&d)[n][4], std::uint64_t a, std::uint64_t b) {                   \
+        TOKAMAK_WGMMA(n, width, "%" i0, "%" i1, "0, 0", "l"(a), "l"(b));                                              \
+    }                                                                                                                 \
+    __device__ __forceinline__ void wgmma_bf16(float(&d)[n][4], const std::uint32_t(&a)[4], std::uint64_t b) {        \
+        TOKAMAK_WGMMA(n, width, "{%" i0 ", %" i1 ", %" i2 ", %" i3 "}", "%" i4, "0", "r"(a[0]), "r"(a[1]), "r"(a[2]), \
+                      "r"(a[3]), "l"(b));                                                                             \
     }
 
 TOKAMAK_WIDTH(2, "16", "8", "9", "10", "11", "12")

@@ -166,8 +166,7 @@ void lay_out_pass(const FusedMoeProblem& p, std::int64_t tokens, WorkspaceLayout
         cuda.prepared_rows = layout.add<std::uint16_t>("prepared_rows", routes * groups * 128);
         cuda.row_scales = layout.add<float>("row_scales", routes * groups);
     }
-    cuda.intermediate =
-        layout.add<std::byte>("intermediate", routes * padded(p.intermediate) * value_bytes);
+    cuda.intermediate = layout.add<std::byte>("intermediate", routes * padded(p.intermediate) * value_bytes);
     const std::size_t partial_cols = std::max(static_cast<std::size_t>(p.hidden), padded(p.hidden) / 2);
     cuda.partials = layout.add<float>("partials", routes * partial_cols);
 }
@@ -205,7 +204,7 @@ std::int64_t pass_tokens(const FusedMoeProblem& p, const PlanOptions& options) {
 }
 
 std::int64_t wide_tokens(const FusedMoeProblem& p, const PlanOptions& options, int grid) {
-    return fitting_tokens(most_wide_tokens(p), options, [&](std::int64_t tokens, WorkspaceLayout& layout) {
+    return fitting_tokens(most_wide_tokens(p, grid), options, [&](std::int64_t tokens, WorkspaceLayout& layout) {
         FusedMoeCuda unused;
         unused.grid = grid;
         lay_out_pass(p, tokens, layout, unused);
@@ -292,8 +291,13 @@ void run_wide(const FusedMoeState& state, const WideLaunch& choice, const Decode
     }
 }
 
-/// Rows of an expert, with uniform routing, from which the wide kernel is the faster.
-constexpr std::int64_t kLeastWideRows = 8;
+/// Whether the wide kernel is the faster for a call with uniform routing (docs/kernels/moe_wide.md). Where no grouped
+/// kernel is, it competes with passes of the decode kernel.
+bool prefers_wide(const FusedMoeProblem& p, std::int64_t tokens, bool has_grouped) noexcept {
+    if (!has_grouped) return tokens > 2 * kPassTokens;
+    const std::int64_t rows = p.weights.format == WeightFormat::bf16 ? 32 : 48;  // of an expert
+    return tokens * p.top_k >= rows * p.num_experts;
+}
 
 /// Tokens up to which the decode kernel, which reads the weights again for every 8, is the faster. For fp8_block
 /// measured when the grouped kernel's gathering warps still converted rows (16 tokens of qwen3.5-35b: 226 us, the
@@ -330,8 +334,7 @@ void plan_fused_moe(FusedMoeState& state, const PlanOptions& options) {
     for (const GroupedVariant& variant : grouped) names.emplace_back(variant.instance.name);
     for (const WideVariant& variant : wide) names.emplace_back(variant.instance.name);
     const auto heuristic = [&](std::int64_t tokens) {
-        if (tokens * p.top_k >= kLeastWideRows * p.num_experts && !wide.empty())
-            return names[decode.size() + grouped.size() + choose_wide(p, wide, tokens)];
+        if (!wide.empty() && prefers_wide(p, tokens, !grouped.empty())) return names[decode.size() + grouped.size()];
         if (decode.empty() || (tokens > most_decode_tokens(p.weights) && !grouped.empty())) return names[decode.size()];
         return names[choose_variant(*decode_instance(p.weights, p.quantize_activations), decode, p, state.cuda.grid,
                                     tokens)];

@@ -96,9 +96,9 @@ __device__ __forceinline__ void finish_gate_up(const WideArgs& args, const WideU
         for (int i = 0; i < 4; ++i) {
             if (four + i >= Eights) break;
             const float(&s)[4] = sums[four + i];
-            const __nv_bfloat162 pair = __floats2bfloat162_rn(
-                activation(fmaf(s[0], rows.scale_low, low), fmaf(s[2], rows.scale_high, high)),
-                activation(fmaf(s[1], rows.scale_low, low), fmaf(s[3], rows.scale_high, high)));
+            const __nv_bfloat162 pair =
+                __floats2bfloat162_rn(activation(fmaf(s[0], rows.scale_low, low), fmaf(s[2], rows.scale_high, high)),
+                                      activation(fmaf(s[1], rows.scale_low, low), fmaf(s[3], rows.scale_high, high)));
             pairs[i] = *reinterpret_cast<const std::uint32_t*>(&pair);
         }
         __syncwarp();

@@ -13,9 +13,9 @@
 namespace tokamak::moe::cuda {
 
 struct WideFacts {
-    int tiles = 0;    ///< row tiles of all experts
-    int cost = 0;     ///< of a strip for all of them
-    int several = 0;  ///< whether an expert has more than one
+    int tiles = 0;          ///< row tiles of all experts
+    int cost = 0;           ///< of a strip for all of them
+    int several = 0;        ///< whether an expert has more than one
     int gate_up_units = 0;  ///< of a row tile, where an expert has several
     int down_units = 0;
 };

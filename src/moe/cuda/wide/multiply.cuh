@@ -64,8 +64,8 @@ template <class Shape, int Strips, int Eights>
 __device__ __forceinline__ void multiply_shared(const std::uint8_t* stage, int first,
                                                 float (&sums)[Strips][Eights][4]) {
     const std::uint32_t rows = rows_word<Shape>(stage);
-    const std::uint32_t weights = __shfl_sync(
-        0xFFFFFFFFU, tile_word(ptx::shared_address(stage + first * Shape::Weights::kStripStageBytes)), 0);
+    const std::uint32_t weights =
+        __shfl_sync(0xFFFFFFFFU, tile_word(ptx::shared_address(stage + first * Shape::Weights::kStripStageBytes)), 0);
     constexpr std::uint32_t tile = Shape::Weights::kStripStageBytes / 16;
     ptx::wgmma_fence();
 #pragma unroll
@@ -132,33 +132,6 @@ __device__ __forceinline__ void multiply_unit_registers(WideStages<Shape>& stage
     }
     ptx::wgmma_wait<0>();
     stages.release(reading);
-}
-
-/// One strip: the two blocks of a stage have a set each.
-template <class Shape, int Eights>
-__device__ __forceinline__ void multiply_unit_registers(WideStages<Shape>& stages, int first, int blocks,
-                                                        const WideConsumer& me, float (&sums)[1][Eights][4]) {
-    static_assert(Shape::kBlocks == 2);
-    constexpr int strip_bytes = Shape::Weights::kStripStageBytes;
-    std::uint32_t a[2][4][4];
-    int reading = -1;
-#pragma unroll 1
-    for (; blocks >= 2; blocks -= 2) {
-        const std::uint8_t* const stage = stages.await();
-        const std::uint8_t* const strip = stage + first * strip_bytes;
-        const std::uint32_t rows = rows_word<Shape>(stage);
-        multiply_block<Shape>(strip, rows, 0, me, a[0], sums[0]);
-        if (reading >= 0) stages.release(reading);
-        multiply_block<Shape>(strip, rows + Shape::kRowBlockBytes / 16, 1, me, a[1], sums[0]);
-        reading = stages.advance();
-    }
-    ptx::wgmma_wait<0>();
-    if (reading >= 0) stages.release(reading);
-    if (blocks == 0) return;
-    const std::uint8_t* const stage = stages.await();
-    multiply_block<Shape>(stage + first * strip_bytes, rows_word<Shape>(stage), 0, me, a[0], sums[0]);
-    ptx::wgmma_wait<0>();
-    stages.release(stages.advance());
 }
 
 }  // namespace tokamak::moe::cuda

@@ -54,10 +54,7 @@ class WideWeightStream {
 
   public:
     __device__ WideWeightStream(const WideTables& tables, const DecodeMatrix& matrix, bool down)
-        : walk_(tables, matrix, down),
-          matrix_(matrix),
-          chunks_(Shape::chunks(matrix)),
-          chunk_(chunks_) {}
+        : walk_(tables, matrix, down), matrix_(matrix), chunks_(Shape::chunks(matrix)), chunk_(chunks_) {}
 
     /// Issues up to `most` stages.
     __device__ void issue(const WideRing<Shape>& ring, WidePlace& place, int most) {

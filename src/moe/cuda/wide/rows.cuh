@@ -40,8 +40,7 @@ __device__ __forceinline__ uint4 load_x(const WideArgs& args, int route, int col
     if (args.x_vectors && left >= 8 && args.input_weights.data == nullptr)
         return __ldg(reinterpret_cast<const uint4*>(from));
     float weight = 1.0F;
-    if (args.input_weights.data != nullptr)
-        weight = load_element(args.input_weights, row, route - token * args.top_k);
+    if (args.input_weights.data != nullptr) weight = load_element(args.input_weights, row, route - token * args.top_k);
     std::uint32_t pairs[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {

@@ -6,13 +6,13 @@
 
 namespace tokamak::moe::cuda {
 
-/// Consumer warpgroups with up to `StripsEach` strips of 64 weight rows, times `LeastRows` to `MostRows` rows of one
+/// Two consumer warpgroups with up to two strips of 64 weight rows each, times `LeastRows` to `MostRows` rows of one
 /// expert in steps of `StepRows`; and one warpgroup that feeds them.
-template <class Weights_, int Warpgroups_, int StripsEach_, int LeastRows_, int StepRows_, int MostRows_>
+template <class Weights_, int LeastRows_, int StepRows_, int MostRows_>
 struct WideShape {
     using Weights = Weights_;
-    static constexpr int kWarpgroups = Warpgroups_;
-    static constexpr int kStripsEach = StripsEach_;
+    static constexpr int kWarpgroups = 2;
+    static constexpr int kStripsEach = 2;
     static constexpr int kLeastRows = LeastRows_;
     static constexpr int kStepRows = StepRows_;
     static constexpr int kMostRows = MostRows_;
@@ -20,9 +20,8 @@ struct WideShape {
     static constexpr int kConsumerWarps = kWarpgroups * 4;
     static constexpr int kThreads = (kConsumerWarps + 4) * 32;
     /// Registers of a thread after the roles have parted: together no more than before.
-    static_assert(kWarpgroups == 2 || kWarpgroups == 4);
-    static constexpr int kConsumerRegisters = kWarpgroups == 2 ? 232 : 112;
-    static constexpr int kProducerRegisters = kWarpgroups == 2 ? 40 : 32;
+    static constexpr int kConsumerRegisters = 232;
+    static constexpr int kProducerRegisters = 40;
     static constexpr int kBlocks = Weights::kStageBlocks;  ///< of 64 columns in a stage
     static constexpr int kRowBlockBytes = kMostRows * 128;
     static constexpr int kRowsOffset = (kStrips * Weights::kStripStageBytes + 1023) / 1024 * 1024;
@@ -33,7 +32,10 @@ struct WideShape {
         return (matrix.tiles + tiles - 1) / tiles;
     }
     /// Rows that a tile is multiplied as.
-    __device__ static int width(int rows) { return (rows + 15) / 16 * 16; }
+    __device__ static int width(int rows) {
+        return rows <= kLeastRows ? kLeastRows
+                                  : kLeastRows + (rows - kLeastRows + kStepRows - 1) / kStepRows * kStepRows;
+    }
 };
 
 }  // namespace tokamak::moe::cuda

@@ -47,8 +47,7 @@ struct WideNvfp4 : Tiles4Bit<64, 2304> {
 
         __device__ __forceinline__ void load(const std::uint8_t* strip, int block, int slab, int lane) {
             words = codes(strip, block, slab, lane);
-            scales =
-                *reinterpret_cast<const uint2*>(strip + block * kTileBytes + 2048 + (slab * 8 + lane / 4) * 8);
+            scales = *reinterpret_cast<const uint2*>(strip + block * kTileBytes + 2048 + (slab * 8 + lane / 4) * 8);
         }
         __device__ __forceinline__ void fragment(std::uint32_t (&a)[4], int step) const {
             const std::uint32_t word = step < 2 ? (step == 0 ? words.x : words.y) : (step == 2 ? words.z : words.w);

@@ -10,8 +10,9 @@ namespace {
 
 constexpr int kLeastStages = 2;
 constexpr int kMostStages = 8;
-constexpr int kMostExperts = 1 << 15;             ///< the list of a CTA packs an expert and a rank into a word
-constexpr std::int64_t kMostRoutes = 1 << 20;     ///< of a launch: a CTA's share has its place in the ring
+// Building the lists takes the place of two stages, 100 KB: 8 bytes for each expert, 4 for each route of a CTA.
+constexpr int kMostExperts = 4096;
+constexpr std::int64_t kMostCtaRoutes = 16384;
 constexpr std::int64_t kFactsBytes = 32;
 
 /// Hands out pieces of shared memory, each aligned to 16 bytes.
@@ -58,8 +59,8 @@ std::vector<WideInstance> wide_instances(const WeightSpec& spec) {
     }
 }
 
-std::int64_t most_wide_tokens(const FusedMoeProblem& problem) noexcept {
-    return std::min<std::int64_t>(problem.max_tokens, std::max<std::int64_t>(1, kMostRoutes / problem.top_k));
+std::int64_t most_wide_tokens(const FusedMoeProblem& problem, int grid) noexcept {
+    return std::min(problem.max_tokens, std::max<std::int64_t>(1, grid * kMostCtaRoutes / problem.top_k));
 }
 
 std::vector<WideVariant> wide_variants(const FusedMoeProblem& problem, std::size_t shared_limit) {
@@ -73,13 +74,6 @@ std::vector<WideVariant> wide_variants(const FusedMoeProblem& problem, std::size
         if (variant.stages >= kLeastStages) variants.push_back(variant);
     }
     return variants;
-}
-
-std::size_t choose_wide(const FusedMoeProblem& problem, const std::vector<WideVariant>& variants, std::int64_t tokens) {
-    const std::int64_t rows = tokens * problem.top_k / problem.num_experts;
-    for (std::size_t i = 0; i + 1 < variants.size(); ++i)
-        if (rows * 5 / 4 + 8 <= variants[i].instance.most_rows) return i;
-    return variants.empty() ? 0 : variants.size() - 1;
 }
 
 }  // namespace tokamak::moe::cuda

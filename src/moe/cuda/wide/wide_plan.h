@@ -18,16 +18,13 @@ struct WideVariant {
     WideShared shared;
 };
 
-/// The instances for a weight format, the one for fewer rows of an expert first; none if it has no kernel.
+/// The instances for a weight format; none if it has no kernel.
 std::vector<WideInstance> wide_instances(const WeightSpec& spec);
 
-/// Tokens of a launch where the workspace is not limited.
-std::int64_t most_wide_tokens(const FusedMoeProblem& problem) noexcept;
+/// Tokens of a launch of `grid` CTAs where the workspace is not limited.
+std::int64_t most_wide_tokens(const FusedMoeProblem& problem, int grid) noexcept;
 
 /// The variants whose shared memory fits into `shared_limit` bytes.
 std::vector<WideVariant> wide_variants(const FusedMoeProblem& problem, std::size_t shared_limit);
-
-/// Index of the variant that suits a call of `tokens`, for uniform routing.
-std::size_t choose_wide(const FusedMoeProblem& problem, const std::vector<WideVariant>& variants, std::int64_t tokens);
 
 }  // namespace tokamak::moe::cuda

@@ -3,5 +3,7 @@
 #include "moe/cuda/wide/weights.cuh"
 
 namespace tokamak::moe::cuda {
-WideInstance wide_int4_g64_n128() { return wide_instance<WideShape<Wide4Bit<Int4Weights<64>>, 2, 2, 64, 32, 128>>("wide_n128"); }
+WideInstance wide_int4_g64_n128() {
+    return wide_instance<WideShape<Wide4Bit<Int4Weights<64>>, 64, 32, 128>>("wide_n128");
+}
 }  // namespace tokamak::moe::cuda

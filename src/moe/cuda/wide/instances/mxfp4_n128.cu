@@ -3,5 +3,7 @@
 #include "moe/cuda/wide/weights.cuh"
 
 namespace tokamak::moe::cuda {
-WideInstance wide_mxfp4_n128() { return wide_instance<WideShape<Wide4Bit<Mxfp4Weights>, 2, 2, 64, 32, 128>>("wide_n128"); }
+WideInstance wide_mxfp4_n128() {
+    return wide_instance<WideShape<Wide4Bit<Mxfp4Weights>, 64, 32, 128>>("wide_n128");
+}
 }  // namespace tokamak::moe::cuda

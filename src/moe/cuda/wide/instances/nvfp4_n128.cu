@@ -3,5 +3,5 @@
 #include "moe/cuda/wide/weights.cuh"
 
 namespace tokamak::moe::cuda {
-WideInstance wide_nvfp4_n128() { return wide_instance<WideShape<WideNvfp4, 2, 2, 64, 32, 128>>("wide_n128"); }
+WideInstance wide_nvfp4_n128() { return wide_instance<WideShape<WideNvfp4, 64, 32, 128>>("wide_n128"); }
 }  // namespace tokamak::moe::cuda
