@@ -9,6 +9,7 @@
 #include "moe/cuda/decode_args.h"
 #include "moe/cuda/grouped/grouped_args.h"
 #include "moe/cuda/single/single_args.h"
+#include "moe/cuda/wide/wide_args.h"
 #include "tokamak/moe/fused_moe.h"
 #include "tokamak/moe/route.h"
 #include "tokamak/workspace.h"
@@ -54,10 +55,19 @@ struct SingleLaunch {
     SingleShared shared;
 };
 
+/// A variant of the wide kernel, frozen for one problem.
+struct WideLaunch {
+    const void* kernel = nullptr;
+    int threads = 0;
+    int stages = 0;
+    WideShared shared;
+};
+
 /// The kernel behind a variant: one of them is set.
 struct KernelOfVariant {
     const DecodeLaunch* decode = nullptr;
     const GroupedLaunch* grouped = nullptr;
+    const WideLaunch* wide = nullptr;
     const SingleLaunch* single = nullptr;
     bool takes_ids = false;  ///< logits are routed by a launch before
 };
@@ -67,10 +77,12 @@ struct FusedMoeCuda {
     int grid = 0;
     std::vector<DecodeLaunch> launches;  ///< of the first legal variants
     std::vector<GroupedLaunch> grouped;  ///< of the next
+    std::vector<WideLaunch> wide;        ///< of the next
     std::vector<SingleLaunch> single;    ///< of the last
     std::int64_t gather_tokens = 0;      ///< of a pass with gathered rows
     std::int64_t pass_tokens = 0;        ///< of the grouped kernel
     std::int64_t grid_pass_tokens = 0;   ///< of its variants with one list of routes
+    std::int64_t wide_tokens = 0;        ///< of a launch of the wide kernel
     Slice<std::byte> intermediate;       ///< bf16 or (quantised) f32 [routes of a pass, intermediate_stride]
     Slice<std::uint16_t> prepared_rows;  ///< fp8_block: GroupedArgs says what they hold
     Slice<float> row_scales;
@@ -79,6 +91,8 @@ struct FusedMoeCuda {
     Slice<std::int32_t> grid_list;
     Slice<std::uint32_t> grid_places;
     Slice<std::int32_t> cta_counts;
+    Slice<std::int32_t> wide_list;  ///< WideArgs says what they hold
+    Slice<std::int32_t> wide_counts;
     Slice<float> partials;   ///< [routes of a pass, hidden]
     Slice<float> published;  ///< SingleArgs says what they hold
     Slice<float> activated;
@@ -91,7 +105,9 @@ struct FusedMoeCuda {
             return {.decode = &launches[variant], .takes_ids = launches[variant].group_rows > 0};
         variant -= launches.size();
         if (variant < grouped.size()) return {.grouped = &grouped[variant], .takes_ids = true};
-        return {.single = &single[variant - grouped.size()], .takes_ids = true};
+        variant -= grouped.size();
+        if (variant < wide.size()) return {.wide = &wide[variant], .takes_ids = true};
+        return {.single = &single[variant - wide.size()], .takes_ids = true};
     }
 };
 

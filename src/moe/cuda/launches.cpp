@@ -50,6 +50,12 @@ GroupedLaunch freeze(const GroupedVariant& variant, const DeviceInfo& info) {
     return {instance.kernel, instance.threads, variant.stages, variant.shared, instance.grid_lists};
 }
 
+WideLaunch freeze(const WideVariant& variant, const DeviceInfo& info) {
+    const WideInstance& instance = variant.instance;
+    load(instance.kernel, instance.threads, variant.shared.bytes, instance.name, info);
+    return {instance.kernel, instance.threads, variant.stages, variant.shared};
+}
+
 SingleLaunch freeze(const DecodeInstance& instance, const SingleVariant& variant, const DeviceInfo& info) {
     const int threads = (instance.warps + kServiceWarps) * 32;
     load(instance.kernel, threads, variant.shared.bytes, variant.name, info);
@@ -86,6 +92,22 @@ void run_grouped(const FusedMoeState& state, const GroupedLaunch& choice, const 
     const std::int64_t launch_tokens = choice.grid_lists ? args.pass_tokens : args.tokens;
     for (; args.first_token < args.tokens; args.first_token += launch_tokens)
         launch(choice.kernel, state.cuda.grid, choice.threads, choice.shared.bytes, &args, stream);
+}
+
+void run_wide(const FusedMoeState& state, const WideLaunch& choice, const DecodeArgs& common,
+              const Workspace& workspace, Stream stream) {
+    WideArgs args;
+    static_cast<DecodeArgs&>(args) = common;
+    if (args.weight_input) std::swap(args.input_weights, args.weights);
+    args.list = state.cuda.wide_list.in(workspace);
+    args.counts = state.cuda.wide_counts.in(workspace);
+    args.stages = choice.stages;
+    args.lists = choice.shared;
+    for (std::int64_t first = 0; first < args.tokens; first += state.cuda.wide_tokens) {
+        args.first_token = first;
+        args.pass_tokens = static_cast<int>(std::min(state.cuda.wide_tokens, args.tokens - first));
+        launch(choice.kernel, state.cuda.grid, choice.threads, choice.shared.bytes, &args, stream);
+    }
 }
 
 void run_single(const FusedMoeState& state, const SingleLaunch& choice, const DecodeArgs& common,

@@ -6,6 +6,7 @@
 #include "moe/cuda/fused_moe.h"
 #include "moe/cuda/grouped/grouped_plan.h"
 #include "moe/cuda/single/single_plan.h"
+#include "moe/cuda/wide/wide_plan.h"
 #include "tokamak/device.h"
 
 namespace tokamak::moe::cuda {
@@ -13,12 +14,16 @@ namespace tokamak::moe::cuda {
 /// Load the kernel and allow it its shared memory. The device is current.
 DecodeLaunch freeze(const DecodeInstance& instance, const DecodeVariant& variant, const DeviceInfo& info);
 GroupedLaunch freeze(const GroupedVariant& variant, const DeviceInfo& info);
+WideLaunch freeze(const WideVariant& variant, const DeviceInfo& info);
 SingleLaunch freeze(const DecodeInstance& instance, const SingleVariant& variant, const DeviceInfo& info);
 
 void run_decode(const FusedMoeState& state, const DecodeLaunch& choice, const DecodeArgs& common, Stream stream);
 /// One launch; with one list of routes, one for each pass.
 void run_grouped(const FusedMoeState& state, const GroupedLaunch& choice, const DecodeArgs& common,
                  const Workspace& workspace, Stream stream);
+/// One launch for each pass; those past the tokens on the device end at once.
+void run_wide(const FusedMoeState& state, const WideLaunch& choice, const DecodeArgs& common,
+              const Workspace& workspace, Stream stream);
 /// One launch for each token.
 void run_single(const FusedMoeState& state, const SingleLaunch& choice, const DecodeArgs& common,
                 const Workspace& workspace, Stream stream);

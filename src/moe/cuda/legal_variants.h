@@ -9,6 +9,7 @@
 #include "moe/cuda/fused_moe.h"
 #include "moe/cuda/grouped/grouped_plan.h"
 #include "moe/cuda/single/single_plan.h"
+#include "moe/cuda/wide/wide_plan.h"
 #include "tokamak/device.h"
 #include "tokamak/plan.h"
 
@@ -19,6 +20,7 @@ struct LegalVariants {
     std::vector<DecodeVariant> decode;    ///< weights read once for every 8 tokens
     std::vector<DecodeVariant> gather;    ///< the same kernel, once for every 8 rows of an expert
     std::vector<GroupedVariant> grouped;  ///< row tiles of an expert
+    std::vector<WideVariant> wide;        ///< row tiles of many rows, on wgmma
     std::vector<SingleVariant> single;    ///< one token
 
     [[nodiscard]] std::vector<std::string> names() const;

@@ -61,6 +61,7 @@ void freeze_all(FusedMoeState& state, const LegalVariants& legal, const DeviceIn
     for (const DecodeVariant& variant : legal.gather)
         cuda.launches.push_back(freeze(*gather_instance(p.weights, p.quantize_activations), variant, info));
     for (const GroupedVariant& variant : legal.grouped) cuda.grouped.push_back(freeze(variant, info));
+    for (const WideVariant& variant : legal.wide) cuda.wide.push_back(freeze(variant, info));
     for (const SingleVariant& variant : legal.single)
         cuda.single.push_back(freeze(*single_instance(p.weights, p.quantize_activations), variant, info));
 }
@@ -88,6 +89,7 @@ void plan_fused_moe(FusedMoeState& state, const PlanOptions& options) {
     cuda.grid = options.max_sms > 0 ? std::min(options.max_sms, info.multiprocessors) : info.multiprocessors;
     cuda.pass_tokens = pass_tokens(p, options, cuda, false);
     cuda.grid_pass_tokens = pass_tokens(p, options, cuda, true);
+    cuda.wide_tokens = wide_tokens(p, options, cuda);
     cuda.gather_tokens = std::min(gather_pass_tokens(p), cuda.pass_tokens);
     const LegalVariants legal = legal_variants(p, cuda, info, options);
     const auto heuristic = [&](std::int64_t tokens) { return default_variant(p, cuda, legal, tokens); };
@@ -108,6 +110,7 @@ void run_fused_moe(const FusedMoeState& state, const FusedMoeArgs& args, const W
     if (state.problem.route && kernel.takes_ids) route_first(state, args, workspace, stream, common);
     if (kernel.decode != nullptr) return run_decode(state, *kernel.decode, common, stream);
     if (kernel.grouped != nullptr) return run_grouped(state, *kernel.grouped, common, workspace, stream);
+    if (kernel.wide != nullptr) return run_wide(state, *kernel.wide, common, workspace, stream);
     run_single(state, *kernel.single, common, workspace, stream);
 }
 

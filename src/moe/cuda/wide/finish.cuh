@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+// What becomes of a unit's sums, straight from the registers of the matrix instruction: a lane holds rows g and g + 8
+// of a slab for rows 2t and 2t + 1 of each eight of the batch.
+#pragma once
+
+#include <cuda_bf16.h>
+
+#include <cstdint>
+
+#include "moe/cuda/wide/multiply.cuh"
+
+namespace tokamak::moe::cuda {
+
+/// What the lane's two rows of a strip are multiplied by, and what is added.
+template <class Shape, bool Down>
+struct WideLaneRows {
+    float scale_low = Shape::Weights::kSumScale;
+    float scale_high = Shape::Weights::kSumScale;
+    PendingElement low;
+    PendingElement high;
+
+    __device__ void load(const WideArgs& args, int expert, int strip, const WideConsumer& me) {
+        const DecodeMatrix& matrix = Down ? args.down : args.gate_up;
+        if constexpr (Shape::Weights::kGlobalScales) {
+            const float2 global = *reinterpret_cast<const float2*>(
+                matrix.packed + expert * matrix.expert_bytes + strip * matrix.strip_bytes +
+                static_cast<std::int64_t>(matrix.tiles) * Shape::Weights::kTileBytes);
+            scale_low *= global.x;
+            scale_high *= global.y;
+        }
+        if (matrix.bias.data == nullptr) return;
+        const int g = me.lane / 4;
+        if constexpr (Down) {
+            const int col = strip * 64 + me.slab * 16 + g;
+            if (col < args.gate_up.cols) low.load(matrix.bias, expert, col);
+            if (col + 8 < args.gate_up.cols) high.load(matrix.bias, expert, col + 8);
+        } else {
+            const int col = strip * 32 + me.slab * 8 + g;
+            if (col >= args.down.cols) return;
+            low.load(matrix.bias, expert, col);
+            high.load(matrix.bias, expert, args.down.cols + col);
+        }
+    }
+};
+
+/// The activations as one formula: (up + offset) * gate * sigmoid(alpha * gate), with limits that may be infinite.
+struct WideActivation {
+    float alpha;
+    float limit;
+    float offset;
+
+    __device__ explicit WideActivation(const Activation& a)
+        : alpha(a.kind == ActivationKind::gpt_oss ? a.alpha : 1.0F),
+          limit(a.kind != ActivationKind::swiglu && a.limit > 0.0F ? a.limit : INFINITY),
+          offset(a.kind == ActivationKind::gpt_oss ? 1.0F : 0.0F) {}
+
+    /// Comparisons let NaN through.
+    [[nodiscard]] __device__ __forceinline__ float operator()(float gate, float up) const {
+        gate = gate > limit ? limit : gate;
+        up = up > limit ? limit : up;
+        up = up < -limit ? -limit : up;
+        return (up + offset) * gated(gate, alpha);
+    }
+};
+
+/// Eight neighbouring columns of one row of the intermediate, as much of them as it has.
+__device__ __forceinline__ void store_eight(std::uint8_t* to, int left, const uint4& eight) {
+    if (left >= 8) {
+        *reinterpret_cast<uint4*>(to) = eight;
+        return;
+    }
+    const std::uint32_t words[4] = {eight.x, eight.y, eight.z, eight.w};
+    auto* const halves = reinterpret_cast<std::uint16_t*>(to);
+#pragma unroll
+    for (int i = 0; i < 8; ++i)
+        if (i < left) halves[i] = static_cast<std::uint16_t>(words[i / 2] >> (i % 2 * 16));
+}
+
+/// By way of the warp's 512 bytes of `patch`, so that a lane stores eight columns of a row at once.
+template <class Shape, int Eights>
+__device__ __forceinline__ void finish_gate_up(const WideArgs& args, const WideUnit& unit, int strip,
+                                               const WideConsumer& me, std::uint8_t* patch,
+                                               const float (&sums)[Eights][4]) {
+    WideLaneRows<Shape, false> rows;
+    rows.load(args, unit.expert, strip, me);
+    const float low = rows.low.value();
+    const float high = rows.high.value();
+    const WideActivation activation(args.activation);
+    const int col = strip * 32 + me.slab * 8;
+    const WideTileRows to(args.intermediate, unit.first, unit.rows, args.down.padded_cols);
+    const std::uint32_t own = ptx::shared_address(patch) + static_cast<std::uint32_t>(me.lane) * 16;
+#pragma unroll
+    for (int four = 0; four < Eights; four += 4) {
+        std::uint32_t pairs[4] = {};
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            if (four + i >= Eights) break;
+            const float(&s)[4] = sums[four + i];
+            const __nv_bfloat162 pair =
+                __floats2bfloat162_rn(activation(fmaf(s[0], rows.scale_low, low), fmaf(s[2], rows.scale_high, high)),
+                                      activation(fmaf(s[1], rows.scale_low, low), fmaf(s[3], rows.scale_high, high)));
+            pairs[i] = *reinterpret_cast<const std::uint32_t*>(&pair);
+        }
+        __syncwarp();
+        ptx::store_matrix_transposed_x4(own, pairs);
+        __syncwarp();
+        const uint4 eight = *reinterpret_cast<const uint4*>(patch + me.lane * 16);
+        if (four * 8 + me.lane < unit.rows)
+            store_eight(to.place(four * 8 + me.lane, col / 8), args.down.cols - col, eight);
+    }
+}
+
+template <class Shape, int Eights>
+__device__ __forceinline__ void finish_down(const WideArgs& args, const WideUnit& unit, int strip,
+                                            const WideConsumer& me, const float (&sums)[Eights][4]) {
+    const int hidden = args.gate_up.cols;
+    const int col = strip * 64 + me.slab * 16 + me.lane / 4;
+    WideLaneRows<Shape, true> rows;
+    rows.load(args, unit.expert, strip, me);
+    int routes[(Eights + 3) / 4];  // of rows `lane` of each 32; asked for together
+#pragma unroll
+    for (int i = 0; i < (Eights + 3) / 4; ++i) {
+        const int row = i * 32 + me.lane;
+        routes[i] = row < unit.rows ? __ldcg(args.list + unit.first + row) : -1;
+    }
+    const float low = rows.low.value();
+    const float high = rows.high.value();
+    const bool first = col < hidden;
+    const bool second = col + 8 < hidden;
+#pragma unroll
+    for (int n = 0; n < Eights; ++n)
+#pragma unroll
+        for (int odd = 0; odd < 2; ++odd) {
+            const int route = __shfl_sync(0xFFFFFFFFU, routes[n / 4], n % 4 * 8 + me.lane % 4 * 2 + odd);
+            float* const to = args.partials + static_cast<std::int64_t>(route) * hidden + col;
+            if (route >= 0 && first) to[0] = fmaf(sums[n][odd], rows.scale_low, low);
+            if (route >= 0 && second) to[8] = fmaf(sums[n][odd + 2], rows.scale_high, high);
+        }
+}
+
+}  // namespace tokamak::moe::cuda

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which rows meet which expert: every CTA counts a share of the routes, then all of them write one list. The order of
+// an expert's rows in it varies; no sum depends on it.
+#pragma once
+
+#include <cooperative_groups.h>
+
+#include <cstdint>
+
+#include "moe/cuda/decode_routing.cuh"
+#include "moe/cuda/wide/shape.cuh"
+
+namespace tokamak::moe::cuda {
+
+struct WideFacts {
+    int tiles = 0;          ///< row tiles of all experts
+    int cost = 0;           ///< of a strip for all of them
+    int several = 0;        ///< whether an expert has more than one
+    int gate_up_units = 0;  ///< of a row tile, where an expert has several
+    int down_units = 0;
+};
+
+/// Views of the tables (WideShared says what they hold).
+struct WideTables {
+    WideFacts* facts;
+    int* begins;
+    int* tiles;
+    int* costs;
+
+    __device__ WideTables(std::uint8_t* shared, const WideArgs& args)
+        : facts(reinterpret_cast<WideFacts*>(shared + args.lists.facts)),
+          begins(reinterpret_cast<int*>(shared + args.lists.begins)),
+          tiles(reinterpret_cast<int*>(shared + args.lists.tiles)),
+          costs(reinterpret_cast<int*>(shared + args.lists.costs)) {}
+    [[nodiscard]] __device__ int rows(int expert) const { return begins[expert + 1] - begins[expert]; }
+    [[nodiscard]] __device__ int tile_count(int expert) const { return tiles[expert + 1] - tiles[expert]; }
+    /// Rows of an expert's tiles but for the last: evenly shared, in eights.
+    [[nodiscard]] __device__ int tile_rows(int expert) const {
+        const int count = tile_count(expert);
+        return ((rows(expert) + count - 1) / count + 7) / 8 * 8;
+    }
+};
+
+inline constexpr std::uint32_t kNoRoute = 0xFFFFFFFFU;
+
+__device__ __forceinline__ int wide_local_expert(const WideArgs& args, std::int64_t token, int slot) {
+    return local_expert(args, load_id(args.ids.data, args.ids.dtype == DType::i64, token * args.ids.stride + slot));
+}
+
+/// The CTA's share of the routes: expert and rank of each into `own`, numbers for each expert into the workspace.
+__device__ __forceinline__ void count_share(const WideArgs& args, int* counts, std::uint32_t* own, int begin, int end) {
+    const int threads = static_cast<int>(blockDim.x);
+    const int thread = static_cast<int>(threadIdx.x);
+    for (int expert = thread; expert < args.local_experts; expert += threads) counts[expert] = 0;
+    __syncthreads();
+    for (int route = begin + thread; route < end; route += threads) {
+        const int token = route / args.top_k;
+        const int expert = wide_local_expert(args, args.first_token + token, route - token * args.top_k);
+        own[route - begin] = expert < 0 ? kNoRoute
+                                        : static_cast<std::uint32_t>(expert) << 16 |
+                                              static_cast<std::uint32_t>(atomicAdd(&counts[expert], 1));
+    }
+    __syncthreads();
+    std::int32_t* const to = args.counts + static_cast<std::int64_t>(blockIdx.x) * args.local_experts;
+    for (int expert = thread; expert < args.local_experts; expert += threads) to[expert] = counts[expert];
+}
+
+/// rows[e]: routes to e of all CTAs; before[e]: of those before this one. Both are zeros at first.
+__device__ __forceinline__ void sum_counts(const WideArgs& args, int* rows, int* before) {
+    const int experts = args.local_experts;
+    const int padded = (experts + 31) / 32 * 32;
+    const int threads = static_cast<int>(blockDim.x);
+    const int parts = max(1, threads / padded);
+    const int part = static_cast<int>(threadIdx.x) / padded;
+    if (part >= parts) return;
+    const int ctas = static_cast<int>(gridDim.x);
+    const int share = (ctas + parts - 1) / parts;
+    const int last = min(ctas, (part + 1) * share);
+    for (int expert = static_cast<int>(threadIdx.x) % padded; expert < experts; expert += threads) {
+        int sum = 0;
+        int sum_before = 0;
+#pragma unroll 12
+        for (int cta = part * share; cta < last; ++cta) {
+            const int count = __ldcg(args.counts + static_cast<std::int64_t>(cta) * experts + expert);
+            sum += count;
+            sum_before += cta < static_cast<int>(blockIdx.x) ? count : 0;
+        }
+        atomicAdd(&rows[expert], sum);
+        atomicAdd(&before[expert], sum_before);
+    }
+}
+
+/// What a strip costs by the rows that it meets: reading and converting it, then the matrix unit.
+template <class Shape>
+__device__ __forceinline__ int wide_strip_cost(int rows) {
+    return Shape::Weights::kStripCost + Shape::width(rows);
+}
+
+/// Into how many units a matrix's strips are cut for each row tile so that the CTA with the most of them is done first.
+template <class Shape>
+__device__ __forceinline__ int choose_wide_units(const DecodeMatrix& matrix, int tiles) {
+    int best = 1;
+    std::int64_t least = INT64_MAX;
+    for (int strips = 1; strips <= Shape::kStrips; ++strips) {
+        const int units = (matrix.strips + strips - 1) / strips;
+        const std::int64_t rounds = (static_cast<std::int64_t>(tiles) * units + gridDim.x - 1) / gridDim.x;
+        const std::int64_t cost = rounds * (strips * 10 + 4);  // a unit has its price besides its strips
+        if (cost > least) continue;
+        least = cost;
+        best = units;
+    }
+    return best;
+}
+
+/// By one warp: `rows` [experts] become the tables of begins, tiles and costs, and the facts.
+template <class Shape>
+__device__ __forceinline__ void place_wide_experts(const WideArgs& args, const WideTables& tables, const int* rows_of) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    int before[3] = {0, 0, 0};
+    int several = 0;
+    for (int first = 0; first < args.local_experts; first += 32) {
+        const int expert = first + lane;
+        const int rows = expert < args.local_experts ? rows_of[expert] : 0;
+        const int tiles = (rows + Shape::kMostRows - 1) / Shape::kMostRows;
+        const int cost = tiles == 0 ? 0 : tiles * wide_strip_cost<Shape>((rows + tiles - 1) / tiles);
+        const int own[3] = {rows, tiles, cost};
+        int sums[3] = {rows, tiles, cost};
+#pragma unroll
+        for (int distance = 1; distance < 32; distance *= 2)
+#pragma unroll
+            for (int i = 0; i < 3; ++i) {
+                const int other = __shfl_up_sync(0xFFFFFFFFU, sums[i], distance);
+                if (lane >= distance) sums[i] += other;
+            }
+        if (expert < args.local_experts) {
+            tables.begins[expert] = before[0] + sums[0] - own[0];
+            tables.tiles[expert] = before[1] + sums[1] - own[1];
+            tables.costs[expert] = before[2] + sums[2] - own[2];
+        }
+#pragma unroll
+        for (int i = 0; i < 3; ++i) before[i] += __shfl_sync(0xFFFFFFFFU, sums[i], 31);
+        several |= tiles > 1 ? 1 : 0;
+    }
+    several = __any_sync(0xFFFFFFFFU, several) ? 1 : 0;
+    if (lane != 0) return;
+    tables.begins[args.local_experts] = before[0];
+    tables.tiles[args.local_experts] = before[1];
+    tables.costs[args.local_experts] = before[2];
+    *tables.facts = {before[1], before[2], several, choose_wide_units<Shape>(args.gate_up, before[1]),
+                     choose_wide_units<Shape>(args.down, before[1])};
+}
+
+/// List and tables for `count` tokens. By all threads of the grid; complete after the grid's next barrier.
+template <class Shape>
+__device__ inline void build_wide_lists(const WideArgs& args, const WideTables& tables, std::uint8_t* scratch,
+                                        int count) {
+    const int threads = static_cast<int>(blockDim.x);
+    const int thread = static_cast<int>(threadIdx.x);
+    const int experts = args.local_experts;
+    const int routes = count * args.top_k;
+    const int share = (routes + static_cast<int>(gridDim.x) - 1) / static_cast<int>(gridDim.x);
+    const int begin = min(routes, static_cast<int>(blockIdx.x) * share);
+    const int end = min(routes, begin + share);
+    int* const rows = reinterpret_cast<int*>(scratch);
+    int* const before = rows + experts;
+    auto* const own = reinterpret_cast<std::uint32_t*>(before + experts);
+    count_share(args, rows, own, begin, end);
+    cooperative_groups::this_grid().sync();
+    for (int expert = thread; expert < 2 * experts; expert += threads) rows[expert] = 0;
+    __syncthreads();
+    sum_counts(args, rows, before);
+    __syncthreads();
+    if (thread < 32) place_wide_experts<Shape>(args, tables, rows);
+    __syncthreads();
+    for (int route = begin + thread; route < end; route += threads) {
+        const std::uint32_t place = own[route - begin];
+        if (place == kNoRoute) continue;
+        const int expert = static_cast<int>(place >> 16);
+        args.list[tables.begins[expert] + before[expert] + static_cast<int>(place & 0xFFFFU)] = route;
+    }
+}
+
+}  // namespace tokamak::moe::cuda

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+// The sums of a unit, for the strips of one warpgroup: weights from shared memory, or converted in registers while the
+// matrix unit works on the 64 columns before.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/ptx/wgmma_bf16.cuh"
+#include "moe/cuda/wide/ring.cuh"
+
+namespace tokamak::moe::cuda {
+
+/// Place of a consumer warp.
+struct WideConsumer {
+    int warpgroup;
+    int slab;
+    int lane;
+
+    __device__ explicit WideConsumer(int warp)
+        : warpgroup(warp / 4), slab(warp % 4), lane(static_cast<int>(threadIdx.x) % 32) {}
+};
+
+/// A consumer's way through the ring: a stage is given back one step late, when the matrix unit has read it.
+template <class Shape>
+struct WideStages {
+    const WideRing<Shape>& ring;
+    WidePlace& place;
+    int lane;
+    std::uint8_t* patch;  ///< of the warp: where sums are turned
+
+    __device__ __forceinline__ const std::uint8_t* await() const {
+        ptx::barrier_wait(&ring.full[place.slot], place.parity);
+        return ring.stage(place.slot);
+    }
+    __device__ __forceinline__ void release(int slot) const {
+        __syncwarp();
+        if (lane == 0) ptx::barrier_arrive(&ring.empty[slot]);
+    }
+    __device__ __forceinline__ int advance() {
+        const int slot = place.slot;
+        place.advance(ring.stages);
+        return slot;
+    }
+};
+
+/// Low word of ptx::wgmma_descriptor; the high one is constant, so that no addition carries into it.
+__device__ __forceinline__ std::uint32_t tile_word(std::uint32_t shared) { return (shared & 0x3FFFFU) >> 4 | 1U << 16; }
+/// Descriptor of 16 columns of a swizzled tile: 32 bytes further for each step.
+__device__ __forceinline__ std::uint64_t step_of(std::uint32_t word, int step) {
+    constexpr std::uint32_t high = 1024 / 16 | 1U << 30;
+    std::uint64_t descriptor;
+    asm("mov.b64 %0, {%1, %2};" : "=l"(descriptor) : "r"(word + static_cast<std::uint32_t>(step) * 2), "r"(high));
+    return descriptor;
+}
+
+/// For the rows of the first block of a stage; in a uniform register, as are the words of steps and blocks made of it.
+template <class Shape>
+__device__ __forceinline__ std::uint32_t rows_word(const std::uint8_t* stage) {
+    return __shfl_sync(0xFFFFFFFFU, tile_word(ptx::shared_address(stage + Shape::kRowsOffset)), 0);
+}
+
+/// One stage from shared memory; it is being read when this returns.
+template <class Shape, int Strips, int Eights>
+__device__ __forceinline__ void multiply_shared(const std::uint8_t* stage, int first,
+                                                float (&sums)[Strips][Eights][4]) {
+    const std::uint32_t rows = rows_word<Shape>(stage);
+    const std::uint32_t weights =
+        __shfl_sync(0xFFFFFFFFU, tile_word(ptx::shared_address(stage + first * Shape::Weights::kStripStageBytes)), 0);
+    constexpr std::uint32_t tile = Shape::Weights::kStripStageBytes / 16;
+    ptx::wgmma_fence();
+#pragma unroll
+    for (int step = 0; step < 4; ++step)
+#pragma unroll
+        for (int i = 0; i < Strips; ++i)
+            ptx::wgmma_bf16(sums[i], step_of(weights + static_cast<std::uint32_t>(i) * tile, step),
+                            step_of(rows, step));
+    ptx::wgmma_commit();
+}
+
+template <class Shape, int Strips, int Eights>
+__device__ __forceinline__ void multiply_unit_shared(WideStages<Shape>& stages, int first, int chunks,
+                                                     float (&sums)[Strips][Eights][4]) {
+    int reading = 0;
+    for (int chunk = 0; chunk < chunks; ++chunk) {
+        multiply_shared<Shape>(stages.await(), first, sums);
+        ptx::wgmma_wait<1>();
+        if (chunk > 0) stages.release(reading);
+        reading = stages.advance();
+    }
+    ptx::wgmma_wait<0>();
+    stages.release(reading);
+}
+
+/// 64 columns of one strip: converts them while the ones before are multiplied, and has them multiplied. `a` is the
+/// set of registers that nobody reads: each set is written at one place of a loop, or ptxas serialises everything.
+template <class Shape, int Eights>
+__device__ __forceinline__ void multiply_block(const std::uint8_t* strip, std::uint32_t rows, int block,
+                                               const WideConsumer& me, std::uint32_t (&a)[4][4],
+                                               float (&sums)[Eights][4]) {
+    typename Shape::Weights::Slab slab;
+    slab.load(strip, block, me.slab, me.lane);
+#pragma unroll
+    for (int step = 0; step < 4; ++step) slab.fragment(a[step], step);
+    ptx::wgmma_fence();
+#pragma unroll
+    for (int step = 0; step < 4; ++step) ptx::wgmma_bf16(sums, a[step], step_of(rows, step));
+    ptx::wgmma_commit();
+    ptx::wgmma_wait<1>();
+}
+
+/// Two strips, which have a set each.
+template <class Shape, int Eights>
+__device__ __forceinline__ void multiply_unit_registers(WideStages<Shape>& stages, int first, int blocks,
+                                                        const WideConsumer& me, float (&sums)[2][Eights][4]) {
+    constexpr int strip_bytes = Shape::Weights::kStripStageBytes;
+    std::uint32_t a[2][4][4];
+    const std::uint8_t* stage = nullptr;
+    std::uint32_t first_rows = 0;
+    int reading = -1;
+#pragma unroll 1
+    for (int done = 0; done < blocks; ++done) {
+        const int block = done % Shape::kBlocks;
+        if (block == 0) {
+            stage = stages.await();
+            first_rows = rows_word<Shape>(stage);
+        }
+        const std::uint32_t rows = first_rows + static_cast<std::uint32_t>(block) * (Shape::kRowBlockBytes / 16);
+        multiply_block<Shape>(stage + first * strip_bytes, rows, block, me, a[0], sums[0]);
+        if (block == 0 && reading >= 0) stages.release(reading);
+        multiply_block<Shape>(stage + (first + 1) * strip_bytes, rows, block, me, a[1], sums[1]);
+        if (block == Shape::kBlocks - 1 || done == blocks - 1) reading = stages.advance();
+    }
+    ptx::wgmma_wait<0>();
+    stages.release(reading);
+}
+
+}  // namespace tokamak::moe::cuda

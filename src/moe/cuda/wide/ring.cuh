@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+// The ring of stages: a stage holds 64 or 128 columns of a unit's strips and of its rows. One warp copies weights,
+// another one rows, the rest consume; the ring runs on across units, experts and phases.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/ptx/copy.cuh"
+#include "cuda/ptx/gather.cuh"
+#include "moe/cuda/wide/rows.cuh"
+
+namespace tokamak::moe::cuda {
+
+namespace ptx = tokamak::cuda::ptx;
+
+/// Slot and parity of the stage that a role is at.
+struct WidePlace {
+    int slot = 0;
+    std::uint32_t parity = 0;
+    __device__ __forceinline__ void advance(int stages) {
+        if (++slot == stages) {
+            slot = 0;
+            parity ^= 1U;
+        }
+    }
+};
+
+template <class Shape>
+struct WideRing {
+    std::uint8_t* memory;
+    std::uint64_t* full;   ///< one arrival for the weights, one for the rows
+    std::uint64_t* empty;  ///< one arrival of each consumer warp
+    int stages;
+
+    __device__ WideRing(std::uint8_t* shared, const WideArgs& args)
+        : memory(shared),
+          full(reinterpret_cast<std::uint64_t*>(shared + args.lists.barriers)),
+          empty(full + args.stages),
+          stages(args.stages) {}
+    __device__ void initialise() const {
+        for (int slot = 0; slot < stages; ++slot) {
+            ptx::barrier_init(&full[slot], 2);
+            ptx::barrier_init(&empty[slot], Shape::kConsumerWarps);
+        }
+        ptx::fence_barrier_init();
+    }
+    [[nodiscard]] __device__ std::uint8_t* stage(int slot) const { return memory + slot * Shape::kStageBytes; }
+};
+
+/// Copies the weights of a phase, stage by stage. One lane runs it.
+template <class Shape>
+class WideWeightStream {
+    using Weights = typename Shape::Weights;
+
+  public:
+    __device__ WideWeightStream(const WideTables& tables, const DecodeMatrix& matrix, bool down)
+        : walk_(tables, matrix, down), matrix_(matrix), chunks_(Shape::chunks(matrix)), chunk_(chunks_) {}
+
+    /// Issues up to `most` stages.
+    __device__ void issue(const WideRing<Shape>& ring, WidePlace& place, int most) {
+        constexpr int stage_tiles = Shape::kBlocks / Weights::kTileBlocks;
+        for (; most > 0; --most) {
+            if (chunk_ == chunks_) {
+                if (!walk_.next(unit_)) return;
+                chunk_ = 0;
+                source_ = matrix_.packed + unit_.expert * matrix_.expert_bytes + unit_.strip * matrix_.strip_bytes;
+            }
+            const int tiles = min(stage_tiles, matrix_.tiles - chunk_ * stage_tiles);
+            const std::uint32_t bytes = static_cast<std::uint32_t>(tiles) * Weights::kTileBytes;
+            std::uint64_t* const full = &ring.full[place.slot];
+            std::uint8_t* to = ring.stage(place.slot);
+            ptx::barrier_wait(&ring.empty[place.slot], place.parity ^ 1U);
+            ptx::barrier_arrive_expect(full, bytes * static_cast<std::uint32_t>(unit_.strips));
+            const std::uint8_t* from = source_;
+            for (int strip = 0; strip < unit_.strips; ++strip) {
+                ptx::bulk_copy(to, from, bytes, full);
+                to += Weights::kStripStageBytes;
+                from += matrix_.strip_bytes;
+            }
+            source_ += bytes;
+            ++chunk_;
+            place.advance(ring.stages);
+        }
+    }
+
+  private:
+    WideWalk walk_;
+    const DecodeMatrix& matrix_;
+    int chunks_;
+    int chunk_;
+    WideUnit unit_{};
+    const std::uint8_t* source_ = nullptr;
+};
+
+/// Copies the rows of a phase, stage by stage. One lane runs it.
+template <class Shape>
+__device__ __forceinline__ void copy_wide_rows(const WideRing<Shape>& ring, WidePlace& place, const WideTables& tables,
+                                               const DecodeMatrix& matrix, void* all, bool down) {
+    WideWalk walk(tables, matrix, down);
+    WideUnit unit;
+    const int blocks = matrix.padded_cols / 64;
+    while (walk.next(unit)) {
+        const WideTileRows rows(all, unit.first, unit.rows, matrix.padded_cols);
+        const auto bytes = static_cast<std::uint32_t>(unit.rows) * 128;
+        for (int first = 0; first < blocks; first += Shape::kBlocks) {
+            std::uint64_t* const full = &ring.full[place.slot];
+            std::uint8_t* const to = ring.stage(place.slot) + Shape::kRowsOffset;
+            const int count = min(Shape::kBlocks, blocks - first);
+            ptx::barrier_wait(&ring.empty[place.slot], place.parity ^ 1U);
+            ptx::barrier_arrive_expect(full, bytes * static_cast<std::uint32_t>(count));
+            for (int block = 0; block < count; ++block)
+                ptx::bulk_copy(to + block * Shape::kRowBlockBytes, rows.block(first + block), bytes, full);
+            place.advance(ring.stages);
+        }
+    }
+}
+
+}  // namespace tokamak::moe::cuda

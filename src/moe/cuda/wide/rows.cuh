@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+// Rows in the order and form in which the ring takes them: for each row tile, for each 64 columns, its rows of 128
+// bytes, swizzled as wgmma reads them. So a stage's rows are one or two bulk copies.
+#pragma once
+
+#include <cuda_bf16.h>
+
+#include <cstdint>
+
+#include "moe/cuda/wide/units.cuh"
+
+namespace tokamak::moe::cuda {
+
+/// Orders this thread's ordinary accesses to memory and those of the copy engine; of what threads wrote, a barrier
+/// between.
+__device__ __forceinline__ void fence_all_async() { asm volatile("fence.proxy.async;" ::: "memory"); }
+
+/// Rows of one tile: `first` is the place of its first row in the list.
+struct WideTileRows {
+    std::uint8_t* base;
+    int rows;
+
+    __device__ WideTileRows(void* all, int first, int count, int padded_cols)
+        : base(static_cast<std::uint8_t*>(all) + static_cast<std::int64_t>(first) * padded_cols * 2), rows(count) {}
+    [[nodiscard]] __device__ __forceinline__ std::uint8_t* block(int number) const {
+        return base + static_cast<std::int64_t>(number) * rows * 128;
+    }
+    /// The 16 bytes of a row that hold columns 8 * eight to 8 * eight + 7.
+    [[nodiscard]] __device__ __forceinline__ std::uint8_t* place(int row, int eight) const {
+        return block(eight / 8) + row * 128 + ((eight % 8 ^ row % 8) << 4);
+    }
+};
+
+/// Eight columns of x for a route, zeros behind the row's end, times the weight of the route if it has one.
+__device__ __forceinline__ uint4 load_x(const WideArgs& args, int route, int col) {
+    const int token = route / args.top_k;
+    const std::int64_t row = args.first_token + token;
+    const auto* const from = static_cast<const __nv_bfloat16*>(args.x) + row * args.x_stride + col;
+    const int left = args.gate_up.cols - col;
+    if (args.x_vectors && left >= 8 && args.input_weights.data == nullptr)
+        return __ldg(reinterpret_cast<const uint4*>(from));
+    float weight = 1.0F;
+    if (args.input_weights.data != nullptr) weight = load_element(args.input_weights, row, route - token * args.top_k);
+    std::uint32_t pairs[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        const float low = 2 * i < left ? __bfloat162float(from[2 * i]) * weight : 0.0F;
+        const float high = 2 * i + 1 < left ? __bfloat162float(from[2 * i + 1]) * weight : 0.0F;
+        const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+        pairs[i] = *reinterpret_cast<const std::uint32_t*>(&pair);
+    }
+    return {pairs[0], pairs[1], pairs[2], pairs[3]};
+}
+
+/// The rows of x that experts here take, and zeros behind the rows of the intermediate. By all warps of the grid.
+class WidePrepare {
+    static constexpr int kLoads = 4;  ///< of a lane at once
+
+  public:
+    __device__ WidePrepare(const WideArgs& args, const WideTables& tables)
+        : args_(args), tables_(tables), lane_(static_cast<int>(threadIdx.x) % 32) {}
+
+    __device__ void run() const {
+        const int eights = args_.gate_up.padded_cols / 8;
+        const int parts = (eights + 32 * kLoads - 1) / (32 * kLoads);
+        const int warps = static_cast<int>(blockDim.x) / 32;
+        const std::int64_t total = static_cast<std::int64_t>(tables_.begins[args_.local_experts]) * parts;
+        const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * warps;
+        for (std::int64_t job = static_cast<std::int64_t>(blockIdx.x) * warps + threadIdx.x / 32; job < total;
+             job += step) {
+            const int place = static_cast<int>(job / parts);
+            const int part = static_cast<int>(job - static_cast<std::int64_t>(place) * parts);
+            const int expert = expert_of(place);
+            const int tile_rows = tables_.tile_rows(expert);
+            const int tile = (place - tables_.begins[expert]) / tile_rows;
+            const int first = tables_.begins[expert] + tile * tile_rows;
+            const int rows = min(tile_rows, tables_.begins[expert + 1] - first);
+            copy(WideTileRows(args_.partials, first, rows, args_.gate_up.padded_cols), place, place - first,
+                 part * 32 * kLoads + lane_, eights);
+            if (part == 0) clear(WideTileRows(args_.intermediate, first, rows, args_.down.padded_cols), place - first);
+        }
+    }
+
+  private:
+    [[nodiscard]] __device__ int expert_of(int place) const {
+        int low = 0;
+        int high = args_.local_experts;
+        while (high - low > 1) {
+            const int middle = (low + high) / 2;
+            (tables_.begins[middle] <= place ? low : high) = middle;
+        }
+        return low;
+    }
+    __device__ __forceinline__ void copy(const WideTileRows& to, int place, int row, int eight, int eights) const {
+        const int route = __ldcg(args_.list + place);
+        uint4 values[kLoads];
+#pragma unroll
+        for (int i = 0; i < kLoads; ++i)
+            if (eight + i * 32 < eights) values[i] = load_x(args_, route, (eight + i * 32) * 8);
+#pragma unroll
+        for (int i = 0; i < kLoads; ++i)
+            if (eight + i * 32 < eights) *reinterpret_cast<uint4*>(to.place(row, eight + i * 32)) = values[i];
+    }
+    __device__ __forceinline__ void clear(const WideTileRows& rows, int row) const {
+        const int eight = args_.down.cols / 8 + lane_;  // at most 127 columns of padding
+        if (eight < args_.down.padded_cols / 8) *reinterpret_cast<uint4*>(rows.place(row, eight)) = {0, 0, 0, 0};
+    }
+
+    const WideArgs& args_;
+    const WideTables& tables_;
+    int lane_;
+};
+
+}  // namespace tokamak::moe::cuda

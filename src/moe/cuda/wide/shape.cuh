@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+// The shape of a wide kernel at compile time.
+#pragma once
+
+#include "moe/cuda/wide/wide_args.h"
+
+namespace tokamak::moe::cuda {
+
+/// Two consumer warpgroups with up to two strips of 64 weight rows each, times `LeastRows` to `MostRows` rows of one
+/// expert in steps of `StepRows`; and one warpgroup that feeds them.
+template <class Weights_, int LeastRows_, int StepRows_, int MostRows_>
+struct WideShape {
+    using Weights = Weights_;
+    static constexpr int kWarpgroups = 2;
+    static constexpr int kStripsEach = 2;
+    static constexpr int kLeastRows = LeastRows_;
+    static constexpr int kStepRows = StepRows_;
+    static constexpr int kMostRows = MostRows_;
+    static constexpr int kStrips = kWarpgroups * kStripsEach;
+    static constexpr int kConsumerWarps = kWarpgroups * 4;
+    static constexpr int kThreads = (kConsumerWarps + 4) * 32;
+    /// Registers of a thread after the roles have parted: together no more than before.
+    static constexpr int kConsumerRegisters = 232;
+    static constexpr int kProducerRegisters = 40;
+    static constexpr int kBlocks = Weights::kStageBlocks;  ///< of 64 columns in a stage
+    static constexpr int kRowBlockBytes = kMostRows * 128;
+    static constexpr int kRowsOffset = (kStrips * Weights::kStripStageBytes + 1023) / 1024 * 1024;
+    static constexpr int kStageBytes = kRowsOffset + kBlocks * kRowBlockBytes;
+
+    __device__ static int chunks(const DecodeMatrix& matrix) {
+        constexpr int tiles = kBlocks / Weights::kTileBlocks;
+        return (matrix.tiles + tiles - 1) / tiles;
+    }
+    /// Rows that a tile is multiplied as.
+    __device__ static int width(int rows) {
+        return rows <= kLeastRows ? kLeastRows
+                                  : kLeastRows + (rows - kLeastRows + kStepRows - 1) / kStepRows * kStepRows;
+    }
+};
+
+}  // namespace tokamak::moe::cuda

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+// The order of work: every role of a CTA walks over the same units.
+#pragma once
+
+#include <cstdint>
+
+#include "moe/cuda/wide/lists.cuh"
+
+namespace tokamak::moe::cuda {
+
+/// Some neighbouring strips of one expert times one tile of its rows.
+struct WideUnit {
+    int expert;
+    int first;  ///< place of the first row in the list
+    int rows;
+    int strip;
+    int strips;
+};
+
+/// Deals units to the CTAs. They are numbered expert by expert, in an expert strips by strips, then row tile by row
+/// tile; those of a row tile share its strips evenly.
+/// One row tile for each expert: a CTA takes a contiguous range of equal cost.
+/// Several: units are dealt in turn: row tiles that need the same weights are at work at the same time, so that all but
+/// one find them in the L2.
+class WideWalk {
+  public:
+    __device__ WideWalk(const WideTables& tables, const DecodeMatrix& matrix, bool down)
+        : tables_(tables),
+          strips_(matrix.strips),
+          units_(down ? tables.facts->down_units : tables.facts->gate_up_units) {
+        const bool ranges = tables.facts->several == 0;
+        const int cta = static_cast<int>(blockIdx.x);
+        next_ = ranges ? first_unit(cta) : cta;
+        end_ = ranges ? first_unit(cta + 1) : tables.facts->tiles * units_;
+        step_ = ranges ? 1 : static_cast<int>(gridDim.x);
+    }
+
+    __device__ bool next(WideUnit& unit) {
+        if (next_ >= end_) return false;
+        while (tables_.tiles[expert_ + 1] * units_ <= next_) ++expert_;
+        const int inside = next_ - tables_.tiles[expert_] * units_;
+        const int count = tables_.tile_count(expert_);
+        const int tile_rows = tables_.tile_rows(expert_);
+        const int part = inside / count;
+        const int tile = inside - part * count;
+        unit.expert = expert_;
+        unit.first = tables_.begins[expert_] + tile * tile_rows;
+        unit.rows = min(tile_rows, tables_.begins[expert_ + 1] - unit.first);
+        unit.strip = strips_ * part / units_;
+        unit.strips = strips_ * (part + 1) / units_ - unit.strip;
+        next_ += step_;
+        return true;
+    }
+
+  private:
+    /// The first unit whose cost before it reaches the share of the CTAs before `cta`.
+    [[nodiscard]] __device__ int first_unit(int cta) const {
+        const WideFacts& facts = *tables_.facts;
+        const std::int64_t share = static_cast<std::int64_t>(facts.cost) * units_ * cta / gridDim.x;
+        if (cta == static_cast<int>(gridDim.x) || facts.tiles == 0) return facts.tiles * units_;
+        int expert = 0;
+        while (static_cast<std::int64_t>(tables_.costs[expert + 1]) * units_ <= share) ++expert;
+        const int cost = tables_.costs[expert + 1] - tables_.costs[expert];
+        const auto inside = static_cast<int>(share - static_cast<std::int64_t>(tables_.costs[expert]) * units_);
+        return tables_.tiles[expert] * units_ + min(units_, (inside + cost - 1) / cost);
+    }
+
+    const WideTables& tables_;
+    int strips_;
+    int units_;  ///< of a row tile
+    int next_;
+    int end_;
+    int step_;
+    int expert_ = 0;
+};
+
+}  // namespace tokamak::moe::cuda

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the host hands to the wide kernel.
+#pragma once
+
+#include <cstdint>
+
+#include "moe/cuda/decode_args.h"
+
+namespace tokamak::moe::cuda {
+
+/// Of each consumer warp in shared memory: where sums are turned, then its place in the order of work.
+inline constexpr int kWideTurnBytes = 512;
+inline constexpr int kWidePatchBytes = kWideTurnBytes + 128;
+
+/// Byte offsets into dynamic shared memory; the ring comes first, building the lists uses its place.
+struct WideShared {
+    int barriers = 0;  ///< [2, stages]
+    int facts = 0;     ///< WideFacts
+    int patches = 0;   ///< [consumer warps, kWidePatchBytes]
+    int begins = 0;    ///< [local experts + 1]: first place of an expert in the list of routes
+    int tiles = 0;     ///< [local experts + 1]: row tiles before an expert
+    int costs = 0;     ///< [local experts + 1]: cost of a strip for all tiles before an expert
+    int bytes = 0;
+};
+
+/// `partials` holds the rows of x until the second phase writes it (WideTileRows); so does `intermediate` its own.
+struct WideArgs : DecodeArgs {
+    DecodeRows input_weights;        ///< of RoutingWeight::input
+    std::int64_t first_token = 0;    ///< of the pass
+    int pass_tokens = 0;             ///< at most, from there on
+    std::int32_t* list = nullptr;    ///< workspace: [routes], routes expert by expert
+    std::int32_t* counts = nullptr;  ///< workspace: [CTAs, local experts], routes of a CTA's share
+    int stages = 0;
+    WideShared lists;
+};
+
+/// A compiled kernel with what the host must know about it.
+struct WideInstance {
+    const void* kernel = nullptr;
+    const char* name = nullptr;  ///< of the variant
+    int threads = 0;
+    int stage_bytes = 0;
+    int most_rows = 0;  ///< of a unit
+};
+
+WideInstance wide_bf16_n192();
+WideInstance wide_int4_g32_n128();
+WideInstance wide_int4_g64_n128();
+WideInstance wide_int4_g128_n128();
+WideInstance wide_mxfp4_n128();
+WideInstance wide_nvfp4_n128();
+
+}  // namespace tokamak::moe::cuda

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "moe/cuda/wide/wide_plan.h"
+
+#include <algorithm>
+
+#include "moe/routing_args.h"
+
+namespace tokamak::moe::cuda {
+namespace {
+
+constexpr int kLeastStages = 2;
+constexpr int kMostStages = 8;
+// Building the lists takes the place of two stages, 100 KB: 8 bytes for each expert, 4 for each route of a CTA.
+constexpr int kMostExperts = 4096;
+constexpr std::int64_t kMostCtaRoutes = 16384;
+constexpr std::int64_t kFactsBytes = 32;
+
+/// Hands out pieces of shared memory, each aligned to 16 bytes.
+struct Booking {
+    std::int64_t bytes = 0;
+    int take(std::int64_t size) {
+        const std::int64_t offset = bytes;
+        bytes += (size + 15) / 16 * 16;
+        return static_cast<int>(offset);
+    }
+};
+
+/// The layout and its size.
+std::int64_t lay_out(std::int64_t experts, WideVariant& variant) {
+    WideShared& shared = variant.shared;
+    Booking booking;
+    booking.take(std::int64_t{variant.stages} * variant.instance.stage_bytes);
+    shared.barriers = booking.take(std::int64_t{variant.stages} * 16);
+    shared.facts = booking.take(kFactsBytes);
+    shared.patches = booking.take((variant.instance.threads / 32 - 4) * kWidePatchBytes);
+    shared.begins = booking.take((experts + 1) * 4);
+    shared.tiles = booking.take((experts + 1) * 4);
+    shared.costs = booking.take((experts + 1) * 4);
+    shared.bytes = static_cast<int>(booking.bytes);
+    return booking.bytes;
+}
+
+}  // namespace
+
+std::vector<WideInstance> wide_instances(const WeightSpec& spec) {
+    switch (spec.format) {
+        case WeightFormat::bf16: return {wide_bf16_n192()};
+        case WeightFormat::mxfp4: return {wide_mxfp4_n128()};
+        case WeightFormat::nvfp4: return {wide_nvfp4_n128()};
+        case WeightFormat::int4: break;
+        default: return {};
+    }
+    if (spec.scale_dtype != DType::bf16) return {};
+    switch (spec.group_size) {
+        case 32: return {wide_int4_g32_n128()};
+        case 64: return {wide_int4_g64_n128()};
+        case 128: return {wide_int4_g128_n128()};
+        default: return {};
+    }
+}
+
+std::int64_t most_wide_tokens(const FusedMoeProblem& problem, int grid) noexcept {
+    return std::min(problem.max_tokens, std::max<std::int64_t>(1, grid * kMostCtaRoutes / problem.top_k));
+}
+
+std::vector<WideVariant> wide_variants(const FusedMoeProblem& problem, std::size_t shared_limit) {
+    const std::int64_t experts = resolve_local_experts(problem.num_experts, problem.num_local_experts);
+    std::vector<WideVariant> variants;
+    if (experts > kMostExperts) return variants;
+    for (const WideInstance& instance : wide_instances(problem.weights)) {
+        WideVariant variant{.instance = instance, .stages = kMostStages, .shared = {}};
+        while (variant.stages >= kLeastStages && lay_out(experts, variant) > static_cast<std::int64_t>(shared_limit))
+            --variant.stages;
+        if (variant.stages >= kLeastStages) variants.push_back(variant);
+    }
+    return variants;
+}
+
+}  // namespace tokamak::moe::cuda

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+// The wide kernel of fused_moe on a GPU: row counts around the borders of its tiles, many and few routes, sizes that
+// are no multiple of a tile, weights at the input, launches in parts.
+#include <gtest/gtest.h>
+
+#include "cuda/gpu.h"
+#include "moe/gpu_cases.h"
+
+namespace tokamak::moe::test {
+namespace {
+
+std::vector<std::string> wide_variants(const FusedMoeProblem& problem) {
+    std::vector<std::string> names;
+    const FusedMoePlan plan = make_plan(problem, Device::cuda());
+    for (const std::string& name : plan.state().variants)
+        if (name.rfind("wide", 0) == 0) names.push_back(name);
+    return names;
+}
+
+/// Every wide variant, for the given leading numbers of tokens, one after the other on one poisoned workspace.
+void expect_wide(const FusedMoeCase& c, std::uint64_t purpose, std::initializer_list<std::int64_t> counts) {
+    SCOPED_TRACE(to_string(c));
+    Rng rng = rng_for(purpose);
+    const FusedMoeData host = random_data(rng, c);
+    const FusedMoeData data = host.on(Device::cuda());
+    const std::vector<Expected> want = reference(host);
+    for (const std::string& variant : wide_variants(c.problem)) {
+        PlanOptions options;
+        options.variant = variant;
+        const FusedMoePlan plan = make_plan(c.problem, Device::cuda(), options);
+        for (const std::int64_t tokens : counts) {
+            SCOPED_TRACE(variant + ", tokens " + std::to_string(tokens));
+            const OwnedTensor got = run_guarded(plan, data.args(tokens), tokens % 2 == 0 ? 0xFF : 0x7F);
+            const std::vector<Expected> head(want.begin(), want.begin() + tokens * c.problem.hidden);
+            expect_near(got, head, tolerance_of(c.problem));
+        }
+    }
+}
+
+const std::vector<WeightSpec>& wide_formats() {
+    static const std::vector<WeightSpec> all = {WeightSpec::bf16(),    WeightSpec::int4(32), WeightSpec::int4(64),
+                                                WeightSpec::int4(128), WeightSpec::mxfp4(),  WeightSpec::nvfp4()};
+    return all;
+}
+
+/// One expert's rows are the tokens: every border of a tile is met.
+TEST(FusedMoeWide, RowsAroundTheBordersOfTiles) {
+    TOKAMAK_REQUIRE_GPU();
+    std::uint64_t purpose = 1700;
+    for (const WeightSpec& spec : wide_formats()) {
+        FusedMoeCase c = gpu_case(spec, 300, 288, 160);
+        c.problem.num_experts = c.problem.num_local_experts = 1;
+        c.problem.top_k = 1;
+        c.bad_ids = 0;
+        c.gate_up_bias = c.down_bias = true;
+        expect_wide(c, purpose++, {1,  8,  15, 16, 17,  31,  32,  33,  47,  48,  49,  63, 64,
+                                   65, 95, 96, 97, 127, 128, 129, 191, 255, 256, 257, 300});
+    }
+}
+
+TEST(FusedMoeWide, SeveralExperts) {
+    TOKAMAK_REQUIRE_GPU();
+    std::uint64_t purpose = 1720;
+    for (const WeightSpec& spec : wide_formats()) {
+        FusedMoeCase c = gpu_case(spec, 300, 416, 224);
+        c.problem.num_experts = 11;
+        c.problem.num_local_experts = 9;
+        c.problem.top_k = 4;
+        c.problem.activation = purpose % 2 == 0 ? Activation::gpt_oss() : Activation::swiglu_clamped(2.0F);
+        c.gate_up_bias = c.down_bias = true;
+        c.shared_output = true;
+        expect_wide(c, purpose++, {1, 9, 64, 65, 200, 300});
+    }
+}
+
+TEST(FusedMoeWide, OddSizes) {
+    TOKAMAK_REQUIRE_GPU();
+    std::uint64_t purpose = 1750;
+    for (const WeightSpec& spec : {WeightSpec::bf16(), WeightSpec::int4(32), WeightSpec::mxfp4()})
+        for (const std::pair<int, int>& size : {std::pair{2880, 704}, {704, 1408}, {96, 2880}, {8224, 32}}) {
+            FusedMoeCase c = gpu_case(spec, 70, size.first, size.second);
+            c.problem.num_experts = c.problem.num_local_experts = 3;
+            c.problem.top_k = 2;
+            c.placement = Placement::all;
+            expect_wide(c, purpose++, {20, 70});
+        }
+    for (const std::pair<int, int>& size : {std::pair{37, 51}, {130, 7}}) {
+        FusedMoeCase c = gpu_case(WeightSpec::bf16(), 40, size.first, size.second);
+        expect_wide(c, purpose++, {3, 40});
+    }
+}
+
+TEST(FusedMoeWide, RoutingWeightOnTheInput) {
+    TOKAMAK_REQUIRE_GPU();
+    std::uint64_t purpose = 1770;
+    for (const WeightSpec& spec : wide_formats()) {
+        FusedMoeCase c = gpu_case(spec, 150, 160, 96);
+        c.problem.routing_weight = RoutingWeight::input;
+        c.weights_dtype = purpose % 2 == 0 ? DType::f32 : DType::bf16;
+        c.problem.out_dtype = DType::f32;
+        expect_wide(c, purpose++, {1, 8, 150});
+    }
+}
+
+TEST(FusedMoeWide, NoIdNamesAnExpert) {
+    TOKAMAK_REQUIRE_GPU();
+    FusedMoeCase c = gpu_case(WeightSpec::int4(32), 40, 160, 96);
+    c.bad_ids = 1.0;
+    expect_wide(c, 1780, {40});
+    c.shared_output = true;
+    expect_wide(c, 1781, {40});
+}
+
+TEST(FusedMoeWide, ManyExperts) {
+    TOKAMAK_REQUIRE_GPU();
+    FusedMoeCase c = gpu_case(WeightSpec::mxfp4(), 70, 64, 32);
+    c.problem.num_experts = 1029;
+    c.problem.num_local_experts = 1001;
+    c.problem.top_k = 16;
+    expect_wide(c, 1790, {70});
+}
+
+/// A limit makes it several launches and changes no bit.
+TEST(FusedMoeWide, LimitedWorkspace) {
+    TOKAMAK_REQUIRE_GPU();
+    FusedMoeCase c = gpu_case(WeightSpec::int4(32), 300, 160, 96);
+    Rng rng = rng_for(1800);
+    const FusedMoeData data = random_data(rng, c).on(Device::cuda());
+    for (const std::string& variant : wide_variants(c.problem)) {
+        PlanOptions options;
+        options.variant = variant;
+        const FusedMoePlan whole = make_plan(c.problem, Device::cuda(), options);
+        options.max_workspace_bytes = whole.workspace().bytes / 3;
+        const FusedMoePlan limited = make_plan(c.problem, Device::cuda(), options);
+        EXPECT_LE(limited.workspace().bytes, options.max_workspace_bytes);
+        EXPECT_EQ(bytes_of(run_guarded(limited, data.args())), bytes_of(run_guarded(whole, data.args())));
+    }
+}
+
+/// A large call, a small one and the large one again share a workspace that nobody clears.
+TEST(FusedMoeWide, LargeSmallLargeOnOneWorkspace) {
+    TOKAMAK_REQUIRE_GPU();
+    FusedMoeCase c = gpu_case(WeightSpec::mxfp4(), 300, 416, 224);
+    Rng rng = rng_for(1810);
+    const FusedMoeData data = random_data(rng, c).on(Device::cuda());
+    for (const std::string& variant : wide_variants(c.problem)) {
+        PlanOptions options;
+        options.variant = variant;
+        const FusedMoePlan plan = make_plan(c.problem, Device::cuda(), options);
+        const OwnedWorkspace workspace(plan.workspace(), Device::cuda());
+        const auto result = [&](std::int64_t tokens) {
+            const OwnedTensor out = fused_moe(plan, data.args(tokens), workspace);
+            synchronize(Device::cuda());
+            return bytes_of(out);
+        };
+        const auto large = result(300);
+        const auto small = result(9);
+        EXPECT_EQ(result(300), large);
+        EXPECT_EQ(result(9), small);
+        EXPECT_EQ(std::vector<std::byte>(large.begin(), large.begin() + static_cast<std::ptrdiff_t>(small.size())),
+                  small);
+    }
+}
+
+}  // namespace
+}  // namespace tokamak::moe::test
