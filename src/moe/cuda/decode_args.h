@@ -91,7 +91,7 @@ struct DecodeShared {
     int route_list = 0;    ///< [routes] u16: expert by expert
     int live_routes = 0;   ///< one bit for each route that has an expert here; then the number of groups
     int live_words = 0;
-    int x_team_rows = 0;   ///< bytes from one team's rows of x to the next; 0: they share them
+    int x_team_rows = 0;  ///< bytes from one team's rows of x to the next; 0: they share them
     int x_team_groups = 0;
     int team_rows = 0;  ///< bytes from one team's intermediate rows to the next
     int team_groups = 0;
@@ -129,7 +129,7 @@ struct DecodeArgs {
     DecodeShared shared;
     DecodeTeams gate_up_teams;
     DecodeTeams down_teams;
-    int slots = 0;  ///< of each warp's ring
+    int slots = 0;          ///< of each warp's ring
     int gather_tokens = 0;  ///< of a pass, where each expert's rows are gathered
     int group_rows = 0;     ///< most rows of an expert that are multiplied together there, even
     Divisor by_group_rows;

@@ -210,7 +210,7 @@ __device__ __forceinline__ void load_rare_rows(const RowCopy& copy, const TokenL
 /// on their way at once, however many rows there are. (Scales that come by the same kind of copy would be waited for.)
 template <class Tile, class Element>
 inline constexpr bool kCopiesRows =
-    std::is_same_v<Element, __nv_bfloat16> && Tile::kForm == tokamak::cuda::TokenForm::scaled && !Tile::kStripScales;
+    std::is_same_v<Element, __nv_bfloat16>&& Tile::kForm == tokamak::cuda::TokenForm::scaled && !Tile::kStripScales;
 
 template <class Tile, class Source>
 __device__ __forceinline__ void copy_rows(const RowCopy& copy, const TokenList& list, const Source& source) {
@@ -243,8 +243,7 @@ __device__ __forceinline__ void convert_rows(const RowCopy& copy, const TokenLis
                     *reinterpret_cast<const uint4*>(copy.rows + list.at(load.row()) * pitch + load.vector() * 16);
 #pragma unroll
         for (int i = 0; i < batch; ++i, store.step())
-            if (store.row() < list.count)
-                store_eight<Tile>(copy, loaded[i], list.at(store.row()), store.vector());
+            if (store.row() < list.count) store_eight<Tile>(copy, loaded[i], list.at(store.row()), store.vector());
     }
 }
 

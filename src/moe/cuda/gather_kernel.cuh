@@ -12,8 +12,8 @@
 
 namespace tokamak::moe::cuda {
 
-/// The token rows of groups. `prime` fills the rings: the first rows are asked for before the first weights, behind which
-/// they would wait for microseconds.
+/// The token rows of groups. `prime` fills the rings: the first rows are asked for before the first weights, behind
+/// which they would wait for microseconds.
 template <class Prime>
 struct GatheredRows {
     using Tables = GroupTables;

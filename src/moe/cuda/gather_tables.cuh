@@ -28,9 +28,9 @@ struct GroupTables {
     std::uint32_t* live;  ///< bit of a route: it has an expert here
     int* count;           ///< of groups; lies behind the bits
     // While building, in the place of the partial sums:
-    int* routes_of;  ///< [local experts]
-    int* begins;     ///< [local experts]: first place in the list
-    int* totals;     ///< [warps]
+    int* routes_of;     ///< [local experts]
+    int* begins;        ///< [local experts]: first place in the list
+    int* totals;        ///< [warps]
     std::int64_t* ids;  ///< [routes], in the place of the rows
 
     __device__ GroupTables(std::uint8_t* shared, const DecodeArgs& args)
