@@ -160,7 +160,8 @@ __device__ __forceinline__ void run_phase(const Cta<typename Rows::Tables>& cta,
     int turn = 0;    // warp that has the strip's first piece
     int buffer = 0;  // two, so that a strip costs one barrier
     constexpr bool loads = Down || Rows::kGathers;
-    // Measured: one vector for each thread of a team is loaded sooner than the CTA has met (docs/kernels/moe_decode.md).
+    // Measured: one vector for each thread of a team is loaded sooner than the CTA has met
+    // (docs/kernels/moe_decode.md).
     const bool at_once = (Down && Tile::kForm == tokamak::cuda::TokenForm::quantized) ||
                          static_cast<int>(matrix.row_vectors.value) >= (Down ? 3 : 2) * team.threads();
     for (int left = share.strips; left > 0 || (loads && seen < 0); --left) {
