@@ -42,8 +42,8 @@ struct Cta {
     }
 };
 
-/// Who loads the rows of which experts: where that is work enough and the experts that the CTA's strips belong to find
-/// room, all of it at once, else each team for itself when its expert changes.
+/// Who loads the rows of which experts: where the experts that the CTA's strips belong to find room, all of it at once,
+/// else each team for itself when its expert changes.
 struct RowLoad {
     int first;
     int last;  ///< below `first`: none
@@ -52,10 +52,10 @@ struct RowLoad {
     int thread;
     int threads;
 
-    __device__ RowLoad(const Team& own, const Share& share, bool at_once, int rank, int left)
+    __device__ RowLoad(const Team& own, const Share& share, int rank, int left)
         : first(rank),
           last(left > 0 ? rank : rank - 1),
-          whole(at_once && share.last_rank - share.first_rank < static_cast<int>(own.teams.count.value)),
+          whole(share.last_rank - share.first_rank < static_cast<int>(own.teams.count.value)),
           team(own.index),
           thread(own.thread()),
           threads(own.threads()) {
@@ -160,15 +160,11 @@ __device__ __forceinline__ void run_phase(const Cta<typename Rows::Tables>& cta,
     int turn = 0;    // warp that has the strip's first piece
     int buffer = 0;  // two, so that a strip costs one barrier
     constexpr bool loads = Down || Rows::kGathers;
-    // Measured: one vector for each thread of a team is loaded sooner than the CTA has met
-    // (docs/kernels/moe_decode.md).
-    const bool at_once = (Down && Tile::kForm == tokamak::cuda::TokenForm::quantized) ||
-                         static_cast<int>(matrix.row_vectors.value) >= (Down ? 3 : 2) * team.threads();
     for (int left = share.strips; left > 0 || (loads && seen < 0); --left) {
         if (rank != seen) {
             int part = team.index;
             if constexpr (loads) {
-                const RowLoad load(team, share, at_once, rank, left);
+                const RowLoad load(team, share, rank, left);
                 if (seen < 0 || !load.whole) {
                     if constexpr (Down)
                         load_intermediate<Tile>(cta, load);
