@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // moe_decode_bench OUT.json [SHAPE or all [FORMAT or all [TOKENS...]]]: fused_moe for few tokens on layers that do not
 // fit the L2, from a captured graph. Every layer of the graph has its own ids and, as far as memory allows, its own
-// weights. The read
-// floor is the time to read the active experts' packed weights once at the read ceiling of the same process.
+// weights. The read floor is the time to read the active experts' packed weights once at the read ceiling of the same
+// process.
 #include <fmt/format.h>
 
 #include <algorithm>

@@ -19,7 +19,7 @@ namespace tokamak {
 enum class Combine : std::uint8_t {
     automatic,      ///< the configuration takes the faster one
     deterministic,  ///< same plan, call size and inputs: same bits
-    atomic,         ///< scatter-add
+    atomic,         ///< scatter-add; no operator has it yet: taken as automatic (with its own key in the stores)
 };
 
 /// Choices of the user that fix a plan. Defaults let the library choose.
@@ -28,7 +28,7 @@ struct PlanOptions {
     Combine combine = Combine::automatic;
     std::size_t max_workspace_bytes =
         0;                   ///< 0: no limit. A limit too small is refused naming the smallest workable one
-    int max_sms = 0;         ///< 0: all. Leaves the other SMs to communication
+    int max_sms = 0;         ///< 0: all. Leaves the other SMs to communication; sparse MLA: only steers the choice
     bool check_ids = false;  ///< CPU: out-of-range ids are refused instead of masked
 };
 

@@ -9,7 +9,18 @@
 #include <string_view>
 #include <vector>
 
+#include "tokamak/device.h"
 #include "tokamak/error.h"
+#include "tokamak/plan.h"
+
+namespace tokamak::moe {
+struct FusedMoeProblem;
+struct FusedMoeArgs;
+}  // namespace tokamak::moe
+namespace tokamak::mla {
+struct SparseAttentionProblem;
+struct SparseAttentionArgs;
+}  // namespace tokamak::mla
 
 namespace tokamak::tune {
 
@@ -45,9 +56,9 @@ class Clock {
 };
 Clock& steady_clock() noexcept;
 
-/// Runs and times candidates; the tuner decides which, how often and in which order. Any exception of `check` and
-/// `time` costs the candidate, one of `prepare` the token count; an Error `out_of_memory` (or std::bad_alloc) costs the
-/// candidate only this token count.
+/// Runs and times candidates; the tuner decides which, how often and in which order. Any exception of `check`, `ready`
+/// and `time` costs the candidate, one of `prepare` the token count; an Error `out_of_memory` (or std::bad_alloc) costs
+/// the candidate only this token count.
 class Runner {
   public:
     virtual ~Runner() = default;
@@ -59,12 +70,17 @@ class Runner {
     /// First contact with a variant, once per tuning: throws if it crashes (in a process of its own), hangs, or gives
     /// another result than the oracle.
     virtual void check(const std::string& variant, std::int64_t tokens) = 0;
+    /// Readies a variant for `time`, at each token count anew, before any is timed there.
+    virtual void ready(const std::string& variant) { static_cast<void>(variant); }
+    /// Asked after a failure: whether nothing more can run, as after an illegal access on a GPU. Then the tuning ends
+    /// with what it has, and only the candidate that failed is recorded.
+    virtual bool broken() { return false; }
     /// Microseconds of one call of the prepared size.
     virtual double time(const std::string& variant) = 0;
 };
 
-/// True on a thread while it runs `Runner::time` for the tuner, nowhere else: not during `prepare` and `check`, not on
-/// other threads, not while a chosen variant runs.
+/// True on a thread while it runs `Runner::time` for the tuner, nowhere else: not during the other steps, not on other
+/// threads, not while a chosen variant runs.
 bool in_measurement() noexcept;
 
 /// Where a tuning stands.
@@ -81,7 +97,11 @@ struct Options {
     double seconds = 0;  ///< time budget of the whole tuning, shared out over the buckets; 0: none
     int min_rounds = 7;
     int max_rounds = 31;
-    double min_gain = 0.005;       ///< a win over the default has to exceed this share, and the noise
+    double min_gain = 0.005;      ///< a win over the default has to exceed this share, and the noise
+    double first_round_drop = 0;  ///< a candidate that the first round shows slower than the fastest by more than this
+                                  ///< share is not measured further; never the default. 0: all get `min_rounds`
+    double hopeless = 0;  ///< a candidate that takes more than this many times as long as the fastest, and the more the
+                          ///< more tokens there are, is not tried at still larger counts; never the default. 0: all are
     double candidate_seconds = 5;  ///< a candidate that takes longer for one call counts as hung
     bool retry_failed = false;     ///< also candidates that the user's store lists as failed for this build
     std::function<void(const Progress&)> progress{};
@@ -140,6 +160,38 @@ struct Tuning {
 /// contradicts itself and `unsupported` inside a capture or inside another measurement. Thread-safe for different
 /// runners.
 Tuning tune(const Request& request, Runner& runner, Clock& clock = steady_clock());
+
+/// The calls of an operator that are measured: the caller's weights, inputs and outputs. `Args` is moe::FusedMoeArgs or
+/// mla::SparseAttentionArgs.
+template <class Args>
+struct Calls {
+    /// Arguments, with `out`, of a call of exactly `tokens` tokens on data set `set`, 0 <= set < calls(tokens). The
+    /// sets shall touch different weights or rows, together several times the L2 cache: then every call finds it cold,
+    /// as one layer after another does.
+    std::function<Args(std::int64_t tokens, int set)> args;
+    /// Sets, and calls of one replay of a graph; at least 1.
+    std::function<int(std::int64_t tokens)> calls;
+    /// Called before the others for a token count; may allocate, and may throw what costs this token count only.
+    std::function<void(std::int64_t tokens)> reserve{};
+    /// Throws if what the latest call, one of set 0, wrote to `out` is wrong. Empty: every candidate is compared with
+    /// what the default computes, 3 % of the norm apart at most.
+    std::function<void(std::int64_t tokens)> compare{};
+    /// First contact with a variant, before it runs in this process: throws if it crashed or hung elsewhere.
+    std::function<void(const std::string& variant, std::int64_t tokens)> contact{};
+    /// Tuning is refused while this stream is being captured; what it holds is waited for. The measurements have a
+    /// stream of their own.
+    Stream stream{};
+    /// Token counts, ascending; empty: token_buckets(problem.max_tokens).
+    std::vector<std::int64_t> buckets{};
+};
+
+/// Measures every variant that can run the problem, as plans of it with these options run it: graphs of several calls
+/// on CUDA, plain calls on the CPU, all in one workspace of the largest need. The default is what the library takes
+/// without any table. Not at serve time: allocates, waits, and is refused in capture (`unsupported`).
+Tuning tune(const moe::FusedMoeProblem& problem, Device device, const Calls<moe::FusedMoeArgs>& calls,
+            const Options& options = {}, const PlanOptions& plan_options = {});
+Tuning tune(const mla::SparseAttentionProblem& problem, Device device, const Calls<mla::SparseAttentionArgs>& calls,
+            const Options& options = {}, const PlanOptions& plan_options = {});
 
 /// Tunings as the text of a configuration store: what rank 0 sends to the other ranks, or a file of configs/.
 std::string serialize(std::span<const Tuning> tunings);

@@ -59,8 +59,8 @@ enum class RowOrder : std::uint8_t {
 ///   int4       values i32 [rows, cols/8], element j of a word in bits 4j..4j+3; scales bf16|f16 [rows, cols/group]
 ///   mxfp4      values u4x2 (or u8) [rows, cols/2], low nibble first; scales e8m0 (or u8) [rows, cols/32]
 ///   nvfp4      values as mxfp4; scales e4m3 (or u8) [rows, cols/16]; global_scale f32 [1], or [2] in one matrix of
-///   gate
-///              and up rows: that of gate, that of up. It multiplies; checkpoints with its reciprocal are inverted.
+///              gate and up rows: that of gate, that of up. It multiplies; checkpoints with its reciprocal are
+///              inverted.
 struct WeightMatrix {
     WeightSpec spec;
     std::int64_t rows = 0;

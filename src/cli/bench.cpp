@@ -11,6 +11,7 @@
 #include "cli/bench/preset.h"
 #include "cli/commands.h"
 #include "cli/common.h"
+#include "cli/tuning/command.h"
 #include "core/throw.h"
 
 namespace tokamak::cli {
@@ -93,6 +94,7 @@ void add_bench(CLI::App& app, int& status) {
     command->add_option("--keep", options->settings.keep_folder, "Make the checkpoint files here and keep them");
     add_layer_options(*command, *options);
     bench::add_decode_commands(*command, status);
+    tuning::add_bench_command(*command, status);
     command->callback([options, command, &status] {
         if (command->get_subcommands().empty()) status = bench_command(*options);
     });

@@ -64,7 +64,11 @@ const MoeShape* shape_of_moe(const Options& options) {
     return options.shape.empty() ? nullptr : &moe_shape(options.shape);
 }
 
+/// fp8_block has e4m3 activations too, fp8_block_a16 has not: as in `bench` and `tune`.
+constexpr const char* kFp8A16 = "fp8_block_a16";
+
 WeightSpec weights_of(const Options& options, const MoeShape* shape) {
+    if (options.format == kFp8A16) return WeightSpec::fp8_block();
     if (!options.format.empty()) return parse_weight_spec(options.format);
     if (shape == nullptr) invalid("explain {}: give --format, or a --shape", options.op);
     return shape->formats.front();
@@ -77,6 +81,7 @@ Plan explain_fused_moe(const Options& options) {
     if (shape != nullptr) problem = fused_moe_problem(*shape, weights, options.max_tokens);
     problem.max_tokens = options.max_tokens;
     problem.weights = weights;
+    problem.quantize_activations = weights.format == WeightFormat::fp8_block && options.format != kFp8A16;
     problem.hidden = options.size("hidden", shape != nullptr ? shape->hidden : kUnset);
     problem.intermediate = options.size("intermediate", shape != nullptr ? shape->intermediate : kUnset);
     problem.num_experts = options.int_size("experts", shape != nullptr ? shape->experts : kUnset);

@@ -19,6 +19,18 @@ std::size_t terminal_width() {
     return size.ws_col;
 }
 
+double share_of(std::size_t done, std::size_t total) {
+    return total == 0 ? 1.0 : static_cast<double>(done) / static_cast<double>(total);
+}
+
+std::string with_bar(const std::string& what, double share, const std::string& text, std::size_t width) {
+    const std::size_t taken = what.size() + text.size() + 3;
+    const std::size_t cells = std::clamp<std::size_t>(width > taken + 1 ? width - taken - 1 : 0, 0, 40);
+    if (cells < 8) return what + text;
+    const auto filled = static_cast<std::size_t>(share * static_cast<double>(cells));
+    return what + " [" + std::string(filled, '#') + std::string(cells - filled, '.') + "]" + text;
+}
+
 }  // namespace
 
 std::string byte_text(double bytes) {
@@ -37,18 +49,21 @@ std::string duration_text(double seconds) {
 }
 
 std::string bar_line(const std::string& what, std::size_t bytes, std::size_t total, double seconds, std::size_t width) {
-    const double share = total == 0 ? 1.0 : static_cast<double>(bytes) / static_cast<double>(total);
+    const double share = share_of(bytes, total);
     const double rate = seconds > 0 ? static_cast<double>(bytes) / seconds : 0.0;
     std::string text = fmt::format(" {:3.0f}%  {} of {}", std::floor(100 * share),
                                    byte_text(static_cast<double>(bytes)), byte_text(static_cast<double>(total)));
     if (rate > 0)
         text += fmt::format("  {}/s  {} left", byte_text(rate),
                             duration_text(static_cast<double>(total - std::min(bytes, total)) / rate));
-    const std::size_t taken = what.size() + text.size() + 3;
-    const std::size_t cells = std::clamp<std::size_t>(width > taken + 1 ? width - taken - 1 : 0, 0, 40);
-    if (cells < 8) return what + text;
-    const auto filled = static_cast<std::size_t>(share * static_cast<double>(cells));
-    return what + " [" + std::string(filled, '#') + std::string(cells - filled, '.') + "]" + text;
+    return with_bar(what, share, text, width);
+}
+
+std::string step_line(const std::string& what, std::size_t done, std::size_t total, double seconds, std::size_t width) {
+    const double share = share_of(done, total);
+    std::string text = fmt::format(" {:3.0f}%", std::floor(100 * share));
+    if (share > 0) text += fmt::format("  {} left", duration_text(seconds / share - seconds));
+    return with_bar(what, share, text, width);
 }
 
 ProgressBar::ProgressBar() : terminal_(isatty(STDERR_FILENO) == 1) {}
@@ -62,17 +77,26 @@ void ProgressBar::clear() {
 }
 
 void ProgressBar::show(const std::string& phase, const std::string& what, std::size_t bytes, std::size_t total) {
+    draw(bar_line, phase, what, bytes, total);
+}
+
+void ProgressBar::show_steps(const std::string& phase, const std::string& what, std::size_t done, std::size_t total) {
+    draw(step_line, phase, what, done, total);
+}
+
+void ProgressBar::draw(Line line, const std::string& phase, const std::string& what, std::size_t done,
+                       std::size_t total) {
     if (!terminal_) return;
     const auto now = Clock::now();
     if (phase != phase_) {
         phase_ = phase;
         begin_ = now;
-    } else if (bytes < total && now - drawn_ < std::chrono::milliseconds(100)) {
+    } else if (done < total && now - drawn_ < std::chrono::milliseconds(100)) {
         return;
     }
     drawn_ = now;
     const double seconds = std::chrono::duration<double>(now - begin_).count();
-    fmt::print(stderr, "\r\033[K{}", bar_line(phase + what, bytes, total, seconds, terminal_width()));
+    fmt::print(stderr, "\r\033[K{}", line(phase + what, done, total, seconds, terminal_width()));
     std::fflush(stderr);
     shown_ = true;
 }

@@ -17,6 +17,9 @@ std::string duration_text(double seconds);
 /// text needs.
 std::string bar_line(const std::string& what, std::size_t bytes, std::size_t total, double seconds, std::size_t width);
 
+/// The same for steps, which have no size.
+std::string step_line(const std::string& what, std::size_t done, std::size_t total, double seconds, std::size_t width);
+
 class ProgressBar {
   public:
     /// Draws only if stderr is a terminal.
@@ -27,10 +30,14 @@ class ProgressBar {
 
     /// Redraws, at most ten times a second. Another `phase` begins anew.
     void show(const std::string& phase, const std::string& what, std::size_t bytes, std::size_t total);
+    void show_steps(const std::string& phase, const std::string& what, std::size_t done, std::size_t total);
 
   private:
     using Clock = std::chrono::steady_clock;
 
+    using Line = std::string (*)(const std::string&, std::size_t, std::size_t, double, std::size_t);
+
+    void draw(Line line, const std::string& phase, const std::string& what, std::size_t done, std::size_t total);
     void clear();
 
     bool terminal_;

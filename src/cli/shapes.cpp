@@ -23,14 +23,15 @@ std::vector<MoeShape> make_moe_shapes() {
     const auto gpt_oss = moe::Activation::gpt_oss();
     const auto clamped = moe::Activation::swiglu_clamped(10.0F);
     const auto softmax = softmax_routing();
+    const auto deepseek = grouped_routing(8, 4, 2.5F);
     return {
         {"kimi-k2-e48", 48, 7168, 2048, 8, {WeightSpec::int4(32)}, swiglu, false, grouped_routing(1, 1, 2.827F)},
         {"gpt-oss-120b", 128, 2880, 2880, 4, {WeightSpec::mxfp4()}, gpt_oss, true, softmax},
         {"v4-flash-tp4", 256, 4096, 512, 6, {WeightSpec::mxfp4()}, clamped, false, grouped_routing(1, 1, 1.5F)},
         {"qwen3-30b-a3b", 128, 2048, 768, 8, {WeightSpec::int4(128), WeightSpec::bf16()}, swiglu, false, softmax},
-        {"dsv3-tp8", 256, 7168, 256, 8, {WeightSpec::int4(32)}, swiglu, false, grouped_routing(8, 4, 2.5F)},
+        {"dsv3-tp8", 256, 7168, 256, 8, {WeightSpec::int4(32)}, swiglu, false, deepseek},
         {"qwen3.5-35b", 256, 2048, 512, 8, {WeightSpec::fp8_block()}, swiglu, false, softmax},
-        {"dsv3-e32", 32, 7168, 2048, 8, {WeightSpec::fp8_block()}, swiglu, false, grouped_routing(8, 4, 2.5F)},
+        {"dsv3-e32", 32, 7168, 2048, 8, {WeightSpec::fp8_block(), WeightSpec::nvfp4()}, swiglu, false, deepseek},
     };
 }
 

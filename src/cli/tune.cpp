@@ -13,6 +13,8 @@
 
 #include "cli/commands.h"
 #include "cli/common.h"
+#include "cli/tuning/command.h"
+#include "core/build_info.h"
 #include "core/config_store.h"
 #include "core/throw.h"
 
@@ -48,6 +50,8 @@ void print_row(const TunedRow& row) {
     if (row.us > 0 && !row.runner_up.empty())
         measured +=
             fmt::format("; next {} {:+.1f}%", printable(row.runner_up), (row.runner_up_us / row.us - 1.0) * 100.0);
+    if (!row.build.empty() && row.build != build_info::cuda_sources_hash())
+        measured += "; with other kernels, build " + printable(row.build);
     fmt::print("  tokens <= {:<6} {}{}\n", row.tokens, printable(row.variant), measured);
 }
 
@@ -103,8 +107,8 @@ void add_max_tokens(CLI::App& command, Options& options) {
 
 void add_tune(CLI::App& app, int& status) {
     auto options = std::make_shared<Options>();
-    CLI::App* tune =
-        app.add_subcommand("tune", "Token buckets, by which configurations are chosen, and stores of them");
+    CLI::App* tune = app.add_subcommand(
+        "tune", "Measure configurations and keep the best; token buckets, and stores of what was found");
     tune->require_subcommand(1);
 
     CLI::App* buckets = tune->add_subcommand("buckets", "Print the token buckets of a plan, ascending, on one line");
@@ -114,6 +118,7 @@ void add_tune(CLI::App& app, int& status) {
         status = 0;
     });
 
+    tuning::add_commands(*tune, status);
     add_store_commands(*tune, options, status);
 
     CLI::App* map = tune->add_subcommand("map", "Print the bucket that each token count falls into, on one line");

@@ -186,14 +186,17 @@ void choose_into(detail::PlanState& state, const char* op, Device device, std::i
     state.problem_key = std::move(request.problem_key);
     state.variants = std::move(request.legal);
     state.row_variants.clear();
+    state.defaults.clear();
     for (const PlanRow& row : state.table) {
+        state.defaults.push_back(request.heuristic(row.tokens));
         const auto found = std::find(state.variants.begin(), state.variants.end(), row.variant);
         state.row_variants.push_back(static_cast<std::size_t>(found - state.variants.begin()));
     }
 }
 
-void choose_cpu(detail::PlanState& state, const char* op, std::int64_t max_tokens, const PlanOptions& options) {
-    choose_into(state, op, Device::cpu(), max_tokens, options, {}, {kCpuF32, kCpuF64},
+void choose_cpu(detail::PlanState& state, const char* op, std::int64_t max_tokens, const PlanOptions& options,
+                const std::string& fields) {
+    choose_into(state, op, Device::cpu(), max_tokens, options, fields, {kCpuF32, kCpuF64},
                 [](std::int64_t) { return std::string(kCpuF32); });
 }
 

@@ -58,7 +58,8 @@ inline constexpr const char* kCpuF32 = "cpu_f32";
 inline constexpr const char* kCpuF64 = "cpu_f64";
 
 /// choose_into for a CPU operator: cpu_f32 unless pinned otherwise.
-void choose_cpu(detail::PlanState& state, const char* op, std::int64_t max_tokens, const PlanOptions& options);
+void choose_cpu(detail::PlanState& state, const char* op, std::int64_t max_tokens, const PlanOptions& options,
+                const std::string& fields = {});
 /// Whether a call of `tokens` tokens runs the oracle variant of a plan made by choose_cpu.
 bool is_oracle(const detail::PlanState& state, std::int64_t tokens) noexcept;
 

@@ -20,6 +20,7 @@ struct TunedRow {
     double us = 0;
     std::string runner_up{};  ///< empty: there was none
     double runner_up_us = 0;
+    std::string build{};  ///< of the kernels that were measured, build_info::cuda_sources_hash(); empty: not known
     friend bool operator==(const TunedRow&, const TunedRow&) = default;
 };
 
@@ -44,7 +45,7 @@ struct StoreEntry {
 ///
 /// File format: {"tokamak_store": 1, "entries": [{"device": "NVIDIA H200", "problem": "fused_moe ...",
 ///               "table": {"1": "variant", "64": "variant"},
-///               "measured": {"64": {"us": 12.5, "runner_up": "variant", "runner_up_us": 12.9}},
+///               "measured": {"64": {"us": 12.5, "runner_up": "variant", "runner_up_us": 12.9, "build": "1234abcd"}},
 ///               "failed": {"variant": {"build": "1234abcd", "tokens": 64, "error": "text"}}}]}.
 /// "measured" and "failed" may be absent, the table may be empty if something failed. Unknown keys are ignored.
 class ConfigStore {

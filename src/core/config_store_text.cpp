@@ -63,6 +63,7 @@ void parse_measured(const json& measured, TunedTable& table) {
             std::find_if(table.begin(), table.end(), [&](const TunedRow& r) { return r.tokens == tokens; });
         if (row == table.end() || !values.is_object()) throw Malformed();
         row->us = positive(values, "us");
+        if (values.contains("build")) row->build = text_of(values, "build");
         if (!values.contains("runner_up")) continue;
         row->runner_up = text_of(values, "runner_up");
         row->runner_up_us = positive(values, "runner_up_us");
@@ -97,6 +98,7 @@ json to_json(const StoreEntry& entry) {
         if (row.us <= 0) continue;
         json& measured = result["measured"][bucket];
         measured["us"] = row.us;
+        if (!row.build.empty()) measured["build"] = row.build;
         if (row.runner_up.empty()) continue;
         measured["runner_up"] = row.runner_up;
         measured["runner_up_us"] = row.runner_up_us;

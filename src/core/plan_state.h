@@ -20,6 +20,7 @@ struct PlanState {
     std::vector<PlanRow> table;
     std::vector<std::string> variants;      ///< legal ones
     std::vector<std::size_t> row_variants;  ///< index into `variants` for each table row
+    std::vector<std::string> defaults;      ///< what the heuristic takes for each table row
     WorkspaceLayout layout;
 
     PlanState() = default;

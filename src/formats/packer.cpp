@@ -2,6 +2,7 @@
 // pack_checkpoint: a plan, a temporary file with its journal, layer after layer, and the final name.
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -110,6 +111,19 @@ void lock(const OpenFile& partial) {
     formats::fail_with_errno(partial.path(), "cannot be locked", errno);
 }
 
+/// Opens and locks the partial file. Another process may have given it its final name between the two, and then what is
+/// locked is that process's output.
+OpenFile claim_partial(const std::string& path) {
+    OpenFile partial(path, O_RDWR | O_CREAT);
+    lock(partial);
+    struct stat locked {};
+    struct stat named {};
+    if (::fstat(partial.descriptor(), &locked) != 0) formats::fail_with_errno(path, "cannot be examined", errno);
+    if (::stat(path.c_str(), &named) != 0 || locked.st_ino != named.st_ino || locked.st_dev != named.st_dev)
+        fail(ErrorCode::io, "{}: another process has just finished it", path);
+    return partial;
+}
+
 void take_name(const std::string& partial, const std::string& output) {
     if (std::rename(partial.c_str(), output.c_str()) != 0)
         formats::fail_with_errno(output, "cannot take its name", errno);
@@ -132,11 +146,12 @@ PackReport pack_checkpoint(const PackRequest& request, const PackObserver& obser
     if (request.output.empty()) invalid("pack: `output` is empty, expected a path");
     if (!request.overwrite && std::filesystem::exists(request.output, ignored))
         fail(ErrorCode::io, "{}: exists already", request.output);
+    if (std::filesystem::is_directory(request.output, ignored))
+        fail(ErrorCode::io, "{}: is a directory, expected the path of a file", request.output);
     const PackPlan plan = formats::make_pack_plan(request);
     const std::string partial_path = request.output + ".partial";
     const std::string journal_path = partial_path + ".journal";
-    const OpenFile partial(partial_path, O_RDWR | O_CREAT);
-    lock(partial);
+    const OpenFile partial = claim_partial(partial_path);
     PackJournal journal(journal_path, plan.identity());
     if (!has_header(partial, plan)) {
         journal.clear();

@@ -4,6 +4,7 @@
 #include "core/check.h"
 #include "mla/call.h"
 #include "mla/cpu/sparse_attention.h"
+#include "mla/problem_key.h"
 #include "mla/sparse_attention_state.h"
 
 namespace tokamak::mla {
@@ -17,7 +18,7 @@ SparseAttentionPlan make_plan(const SparseAttentionProblem& problem, Device devi
     if (device.is_cuda()) return cuda::make_plan(problem, device, options);
     auto state = std::make_shared<SparseAttentionState>();
     state->problem = problem;
-    choose_cpu(*state, kSparseAttention, problem.max_tokens, options);
+    choose_cpu(*state, kSparseAttention, problem.max_tokens, options, problem_key(problem));
     if (problem.out_dtype == DType::f64 && !all_oracle(*state))
         invalid("{}: `out_dtype` is f64, which only the variant {} writes", kSparseAttention, kCpuF64);
     cpu::book_scratch(*state);

@@ -12,6 +12,7 @@
 #include "moe/fused_moe_state.h"
 #include "moe/owning.h"
 #include "moe/problem_checks.h"
+#include "moe/problem_key.h"
 #include "moe/routing_args.h"
 
 namespace tokamak::moe {
@@ -125,19 +126,7 @@ void check_routing(const FusedMoeState& state, const FusedMoeArgs& args) {
         check::absent(args.correction_bias, kOp, "correction_bias", "unless the problem has a `route`");
         return;
     }
-    check::tensor(args.logits, {.op = kOp,
-                                .name = "logits",
-                                .dtypes = {p.route->logits_dtype},
-                                .shape = {args.tokens, p.num_experts},
-                                .device = state.device});
-    if (p.route->method == RouteMethod::softmax)
-        check::absent(args.correction_bias, kOp, "correction_bias", "for the softmax method");
-    check::optional_tensor(args.correction_bias, {.op = kOp,
-                                                  .name = "correction_bias",
-                                                  .dtypes = {DType::f32},
-                                                  .shape = {p.num_experts},
-                                                  .device = state.device,
-                                                  .contiguous_from = 0});
+    check_scores(kOp, state.device, route_problem(p), {args.tokens, args.logits, args.correction_bias});
 }
 
 void check_args(const FusedMoeState& state, const FusedMoeArgs& args, const Workspace& workspace) {
@@ -189,7 +178,7 @@ FusedMoePlan make_plan(const FusedMoeProblem& problem, Device device, const Plan
         cuda::plan_fused_moe(*state, options);
         return detail::to_plan<FusedMoeProblem>(std::shared_ptr<const FusedMoeState>(std::move(state)));
     }
-    cpu::choose(*state, kOp, problem.max_tokens, options, problem.out_dtype);
+    cpu::choose(*state, kOp, problem.max_tokens, options, problem.out_dtype, problem_key(problem));
     if (problem.route) {
         const auto routes = static_cast<std::size_t>(problem.max_tokens * problem.top_k);
         state->routed_ids = state->layout.add<std::int32_t>("routed_ids", routes);

@@ -57,19 +57,7 @@ void check_args(const RouteState& state, const RouteArgs& args, const Workspace&
     const RouteProblem& p = state.problem;
     check::tokens(kOp, args.tokens, state.max_tokens);
     check::num_tokens(args.num_tokens, kOp, state.device);
-    check::tensor(args.logits, {.op = kOp,
-                                .name = "logits",
-                                .dtypes = {p.logits_dtype},
-                                .shape = {args.tokens, p.num_experts},
-                                .device = state.device});
-    if (p.method == RouteMethod::softmax)
-        check::absent(args.correction_bias, kOp, "correction_bias", "for the softmax method");
-    check::optional_tensor(args.correction_bias, {.op = kOp,
-                                                  .name = "correction_bias",
-                                                  .dtypes = {DType::f32},
-                                                  .shape = {p.num_experts},
-                                                  .device = state.device,
-                                                  .contiguous_from = 0});
+    check_scores(kOp, state.device, p, {args.tokens, args.logits, args.correction_bias});
     const auto output = [&](const char* name, const Tensor& tensor, DType dtype) {
         check::tensor(tensor, {.op = kOp,
                                .name = name,

@@ -55,6 +55,22 @@ void check_routing_args(const RoutingShape& shape, const RoutingArgs& args) {
     if (!mapped) check::range(op, "first_expert", args.first_expert, 0, shape.num_experts - shape.local_experts);
 }
 
+void check_scores(const char* op, Device device, const RouteProblem& problem, const ScoreArgs& args) {
+    check::tensor(args.logits, {.op = op,
+                                .name = "logits",
+                                .dtypes = {problem.logits_dtype},
+                                .shape = {args.tokens, problem.num_experts},
+                                .device = device});
+    if (problem.method == RouteMethod::softmax)
+        check::absent(args.correction_bias, op, "correction_bias", "for the softmax method");
+    check::optional_tensor(args.correction_bias, {.op = op,
+                                                  .name = "correction_bias",
+                                                  .dtypes = {DType::f32},
+                                                  .shape = {problem.num_experts},
+                                                  .device = device,
+                                                  .contiguous_from = 0});
+}
+
 void check_ids(const char* op, const Tensor& ids, std::int64_t tokens, int num_experts) {
     for (std::int64_t token = 0; token < tokens; ++token)
         for (std::int64_t slot = 0; slot < ids.size(1); ++slot) {

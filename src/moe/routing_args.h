@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <initializer_list>
 
+#include "tokamak/moe/route.h"
 #include "tokamak/plan.h"
 #include "tokamak/tensor.h"
 
@@ -41,6 +42,14 @@ inline int resolve_local_experts(int num_experts, int num_local_experts) noexcep
 
 /// Shapes, dtypes, devices and the expert range. Reads no device data.
 void check_routing_args(const RoutingShape& shape, const RoutingArgs& args);
+
+/// What routing inside a call starts from.
+struct ScoreArgs {
+    std::int64_t tokens = 0;
+    const Tensor& logits;
+    const Tensor& correction_bias;
+};
+void check_scores(const char* op, Device device, const RouteProblem& problem, const ScoreArgs& args);
 
 /// PlanOptions::check_ids on the CPU: throws for the first id outside [0, num_experts), naming token, slot and id.
 void check_ids(const char* op, const Tensor& ids, std::int64_t tokens, int num_experts);

@@ -72,6 +72,14 @@ bool read_some(int file, std::string& output) {
     return true;
 }
 
+/// As waitpid, over interruptions. Not 0: the child has ended, and `status` is set if the return is its id.
+pid_t wait_for(pid_t child, int& status, int options) {
+    pid_t ended = 0;
+    do ended = waitpid(child, &status, options);
+    while (ended < 0 && errno == EINTR);
+    return ended;
+}
+
 std::string last_line(std::string text) {
     text.erase(text.find_last_not_of(" \r\n\t") + 1);
     return text.substr(text.find_last_of('\n') + 1);
@@ -100,6 +108,7 @@ ChildResult run_child(const std::vector<std::string>& arguments, double seconds)
     ChildResult result;
     const auto elapsed = [&] { return std::chrono::duration<double>(Clock::now() - begin).count(); };
     int status = 0;
+    pid_t ended = 0;
     bool open = true;
     const auto read_within = [&](int milliseconds) {
         pollfd waiting = {open ? from_child.number() : -1, POLLIN, 0};
@@ -108,7 +117,7 @@ ChildResult run_child(const std::vector<std::string>& arguments, double seconds)
         return open;
     };
     // The output may stay open in what the child started, so its end alone does not count.
-    while (waitpid(child, &status, WNOHANG) == 0) {
+    while ((ended = wait_for(child, status, WNOHANG)) == 0) {
         if (elapsed() >= seconds) {
             result.timed_out = true;
             break;
@@ -116,13 +125,16 @@ ChildResult run_child(const std::vector<std::string>& arguments, double seconds)
         read_within(10);
     }
     kill(-child, SIGKILL);
-    if (result.timed_out) waitpid(child, &status, 0);
+    if (result.timed_out) wait_for(child, status, 0);
     while (read_within(0)) {
     }
     result.seconds = elapsed();
     if (result.output.size() > kOutputBytes) result.output.erase(0, result.output.size() - kOutputBytes);
-    if (!result.timed_out && WIFEXITED(status)) result.status = WEXITSTATUS(status);
-    if (!result.timed_out && WIFSIGNALED(status)) result.signal = WTERMSIG(status);
+    // Somebody else waited for it (SIGCHLD ignored, say): how it ended is not known, so it counts as failed.
+    const bool known = ended == child && !result.timed_out;
+    if (known && WIFEXITED(status)) result.status = WEXITSTATUS(status);
+    if (known && WIFSIGNALED(status)) result.signal = WTERMSIG(status);
+    if (ended < 0) result.output += "\nits exit status was lost";
     return result;
 }
 

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <limits>
 #include <map>
 #include <new>
 #include <optional>
@@ -19,6 +22,8 @@ namespace tokamak::tune {
 namespace {
 
 constexpr double kDropShare = 0.05;  ///< a candidate that is slower than the fastest by more is not measured further
+
+constexpr double kFallsBehind = 1.2;  ///< growth of a factor from one token count to the next that is no noise
 
 /// What a call of the runner threw.
 struct Thrown {
@@ -72,7 +77,10 @@ class Tuner {
     Measured measure_bucket(std::int64_t tokens);
     bool prepare(Measured& bucket);
     void first_contact(Measured& bucket);
+    void make_ready(Measured& bucket);
     void rounds(Measured& bucket);
+    void drop_after_first_round(const Measured& bucket);
+    void note_hopeless(const Measured& bucket);
     bool round(Measured& bucket, int number, bool keep);
     void sample(Measured& bucket, std::size_t candidate, bool keep);
     void fail_candidate(Measured& bucket, std::size_t candidate, const Thrown& thrown);
@@ -94,7 +102,10 @@ class Tuner {
     std::map<std::size_t, Skipped> failed_;  ///< for good, by candidate
     std::set<std::size_t> checked_;          ///< candidates after their first contact
     std::set<std::size_t> dropped_;          ///< of the present token count
+    std::map<std::size_t, double> behind_;   ///< time over that of the fastest at the token count before
+    std::set<std::size_t> hopeless_;         ///< at all larger token counts
     std::vector<Measured> buckets_;
+    std::string broken_;  ///< why nothing can run any more
     std::size_t position_ = 0;
     double start_ = 0;
     double bucket_deadline_ = 0;
@@ -110,7 +121,9 @@ void Tuner::check_request() {
     const auto not_above = [](std::int64_t a, std::int64_t b) { return a >= b; };
     if (buckets.empty() || buckets.front() < 1 ||
         std::adjacent_find(buckets.begin(), buckets.end(), not_above) != buckets.end())
-        invalid("tune: `buckets` must be ascending token counts of at least 1, and not empty");
+        invalid("tune: `buckets` is [{}], expected ascending token counts of at least 1, one or more",
+                fmt::join(buckets, ", "));
+    if (!request_.fallback) invalid("tune: `fallback` is empty, expected the default for each token count");
     for (const Candidate& candidate : request_.candidates) {
         if (!candidate.refusal.empty()) continue;
         if (index_of(candidate.variant) < names_.size())
@@ -153,6 +166,8 @@ void Tuner::fail_candidate(Measured& bucket, std::size_t candidate, const Thrown
     bucket.samples[candidate].usable = false;
     bucket.errors[candidate] = thrown.message;
     if (!thrown.out_of_memory) failed_[candidate] = {bucket.tokens, names_[candidate], thrown.message};
+    if (runner_.broken())
+        broken_ = fmt::format("nothing can run since {} failed: {}", names_[candidate], thrown.message);
 }
 
 Measured Tuner::measure_bucket(std::int64_t tokens) {
@@ -163,15 +178,24 @@ Measured Tuner::measure_bucket(std::int64_t tokens) {
         bucket.samples[candidate].usable = false;
         bucket.errors[candidate] = failure.reason;
     }
+    for (const std::size_t candidate : hopeless_) {
+        if (candidate == bucket.fallback) continue;
+        bucket.samples[candidate].usable = false;
+        bucket.errors[candidate] = "not tried: far behind at smaller counts, and the further the larger they were";
+    }
     dropped_.clear();
     // An equal share of what is left for each token count that is left.
     const double now = clock_.seconds();
     const auto left = static_cast<double>(request_.buckets.size() - position_);
     bucket_deadline_ = now + std::max(0.0, start_ + options_.seconds - now) / left;
     if (time_is_up()) bucket.skipped = "the time budget was spent";
+    if (!broken_.empty()) bucket.skipped = broken_;
     if (!bucket.skipped.empty() || !prepare(bucket)) return bucket;
     first_contact(bucket);
+    make_ready(bucket);
     rounds(bucket);
+    if (!broken_.empty()) bucket.skipped = broken_;
+    note_hopeless(bucket);
     return bucket;
 }
 
@@ -188,6 +212,7 @@ bool Tuner::prepare(Measured& bucket) {
 
 void Tuner::first_contact(Measured& bucket) {
     for (const std::size_t i : active(bucket)) {
+        if (!broken_.empty()) return;
         if (checked_.count(i) != 0) continue;
         if (const auto thrown = guarded([&] { runner_.check(names_[i], bucket.tokens); }))
             fail_candidate(bucket, i, *thrown);
@@ -196,15 +221,50 @@ void Tuner::first_contact(Measured& bucket) {
     }
 }
 
+void Tuner::make_ready(Measured& bucket) {
+    for (const std::size_t i : active(bucket)) {
+        if (!broken_.empty()) return;
+        if (const auto thrown = guarded([&] { runner_.ready(names_[i]); })) fail_candidate(bucket, i, *thrown);
+    }
+}
+
+/// One sample each: enough to see who is far behind, where most candidates are.
+void Tuner::drop_after_first_round(const Measured& bucket) {
+    const std::vector<std::size_t> candidates = active(bucket);
+    double fastest = std::numeric_limits<double>::infinity();
+    for (const std::size_t i : candidates) fastest = std::min(fastest, bucket.samples[i].us.front());
+    for (const std::size_t i : candidates)
+        if (i != bucket.fallback && bucket.samples[i].us.front() > fastest * (1.0 + options_.first_round_drop))
+            dropped_.insert(i);
+}
+
+/// What reads the weights once for every few tokens falls behind steadily; large tiles catch up.
+void Tuner::note_hopeless(const Measured& bucket) {
+    if (options_.hopeless <= 0 || !bucket.skipped.empty()) return;
+    double fastest = std::numeric_limits<double>::infinity();
+    const auto measured = [&](std::size_t i) { return bucket.samples[i].usable && !bucket.samples[i].us.empty(); };
+    for (std::size_t i = 0; i < names_.size(); ++i)
+        if (measured(i)) fastest = std::min(fastest, bucket.samples[i].us.front());
+    for (std::size_t i = 0; i < names_.size(); ++i) {
+        if (!measured(i)) continue;
+        const double factor = bucket.samples[i].us.front() / fastest;
+        const auto before = behind_.find(i);
+        if (before != behind_.end() && factor > options_.hopeless && factor > kFallsBehind * before->second)
+            hopeless_.insert(i);
+        behind_[i] = factor;
+    }
+}
+
 void Tuner::rounds(Measured& bucket) {
     round(bucket, 0, /*keep=*/false);  // warms up
-    for (int done = 0; done < options_.max_rounds && !active(bucket).empty();) {
+    for (int done = 0; done < options_.max_rounds && broken_.empty() && !active(bucket).empty();) {
         if (time_is_up() || !round(bucket, done, /*keep=*/true)) {
             if (done < options_.min_rounds)
                 bucket.skipped = fmt::format("the time budget was spent after {} rounds", done);
             return;
         }
         report(bucket, ++done);
+        if (done == 1 && options_.first_round_drop > 0) drop_after_first_round(bucket);
         if (done < options_.min_rounds) continue;
         if (settled(bucket.samples, bucket.fallback, options_.min_gain)) return;
         for (const std::size_t slow : clearly_slower(bucket.samples, bucket.fallback, kDropShare))
@@ -230,6 +290,7 @@ bool Tuner::round(Measured& bucket, int number, bool keep) {
 }
 
 void Tuner::sample(Measured& bucket, std::size_t candidate, bool keep) {
+    if (!broken_.empty()) return;
     double us = 0;
     const double begin = clock_.seconds();
     const auto thrown = guarded([&] {

@@ -35,10 +35,10 @@ TEST(DecodeCases, EveryShapeOfTheTableInEveryFormatThePublishedOnesFirst) {
     EXPECT_EQ(shapes, (std::set<std::string>{"kimi-k2-e48", "gpt-oss-120b", "v4-flash-tp4", "qwen3-30b-a3b", "dsv3-tp8",
                                              "qwen3.5-35b", "dsv3-e32"}));
     EXPECT_EQ(formats, (std::set<std::string>{"bf16", "fp8_block", "fp8_block_a16", "int4_g32", "int4_g64", "int4_g128",
-                                              "mxfp4"}));
+                                              "mxfp4", "nvfp4"}));
     EXPECT_EQ(cases.size(), shapes.size() * formats.size());
     const auto published = [](const MoeCase& layer) { return layer.published; };
-    EXPECT_EQ(std::count_if(cases.begin(), cases.end(), published), 8) << "the rows of the table";
+    EXPECT_EQ(std::count_if(cases.begin(), cases.end(), published), 9) << "the rows of the tables";
     EXPECT_TRUE(std::is_partitioned(cases.begin(), cases.end(), published));
 }
 
@@ -51,13 +51,14 @@ TEST(DecodeCases, EveryGoalBelongsToACaseThatIsMeasuredByDefault) {
             if (call.routing == Routing::uniform && call.mode == Mode::graph && call.device_tokens == call.tokens)
                 goals += moe_target(layer.shape->name, layer.format, call.tokens) ? 1 : 0;
     }
-    EXPECT_EQ(goals, 24);
+    EXPECT_EQ(goals, 27);
     goals = 0;
     for (const MlaCase& attention : mla_cases({}))
         for (const std::int64_t tokens : DecodeOptions{}.token_counts())
             goals += mla_target(attention.shape->name, to_string(attention.format), tokens) ? 1 : 0;
     EXPECT_EQ(goals, 24);
     EXPECT_FALSE(moe_target("kimi-k2-e48", "mxfp4", 1));
+    EXPECT_EQ(moe_target("dsv3-e32", "nvfp4", 64)->must, 240);
     EXPECT_EQ(moe_target("gpt-oss-120b", "mxfp4", 8)->must, 108);
     EXPECT_FALSE(moe_target("dsv3-e32", "fp8_block", 1)->best_public);
     EXPECT_DOUBLE_EQ(host_target(1), 4.5);

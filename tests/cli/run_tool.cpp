@@ -6,10 +6,17 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <filesystem>
 #include <stdexcept>
 
 namespace tokamak::test {
 namespace {
+
+/// The tool of the build; where the programs were copied to another machine, the one beside this program.
+std::string tool_path() {
+    if (access(TOKAMAK_TOOL, X_OK) == 0) return TOKAMAK_TOOL;
+    return std::filesystem::read_symlink("/proc/self/exe").parent_path() / "tokamak";
+}
 
 [[noreturn]] void become_tool(const std::vector<std::string>& arguments, const std::string& out,
                               const std::string& error) {
@@ -18,7 +25,7 @@ namespace {
     dup2(out_file, STDOUT_FILENO);
     dup2(error_file, STDERR_FILENO);
     std::vector<char*> argv;
-    std::string tool = TOKAMAK_TOOL;
+    std::string tool = tool_path();
     argv.push_back(tool.data());
     for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
     argv.push_back(nullptr);

@@ -103,10 +103,14 @@ TEST(TuneStoreTool, MergesStoresAndRefusesOtherFiles) {
     EXPECT_EQ(test::read_file(notes), "[1, 2]");
 }
 
+constexpr const char* kQwenKey =
+    "fused_moe experts=128/128 hidden=2048 intermediate=768 top_k=8 weights=int4_g128 activation=swiglu weight=output "
+    "act=bf16 out=bf16";
+
 TEST(TuneStoreTool, ExplainSaysWhatATunedStoreGives) {
     const test::TemporaryFolder folder;
     const test::ScopedVariable variable(environment::kConfigStore,
-                                        folder.write("s.json", store_text("fused_moe", kMeasured)));
+                                        folder.write("s.json", store_text(kQwenKey, kMeasured)));
     const auto result =
         test::run_tool({"explain", "moe", "--shape", "qwen3-30b-a3b", "--max-tokens", "256", "--tokens", "200"});
     EXPECT_EQ(result.status, 0) << result.error;

@@ -87,6 +87,7 @@ TEST(ConfigStore, EachMalformedEntryIsOneWarningAndTheOthersStay) {
          R"({"device": "gpu", "problem": "x", "table": {"1": "v"}, "measured": {"1": {"us": "1"}}})",
          R"({"device": "gpu", "problem": "x", "table": {"1": "v"}, "measured": {"1": {"us": 1, "runner_up": "w"}}})",
          R"({"device": "gpu", "problem": "x", "table": {"1": "v"}, "measured": {"1": 7}})",
+         R"({"device": "gpu", "problem": "x", "table": {"1": "v"}, "measured": {"1": {"us": 1, "build": 7}}})",
          R"({"device": "gpu", "problem": "x", "table": {}, "failed": {}})",
          R"({"device": "gpu", "problem": "x", "table": {}, "failed": {"v": "crashed"}})",
          R"({"device": "gpu", "problem": "x", "table": {}, "failed": {"v": {"build": "b", "error": "e"}}})",

@@ -283,6 +283,11 @@ TEST(Packer, AnOutputIsNotReplacedUnasked) {
     EXPECT_EQ(PackedFile::open(request.output).layers().size(), 2U);
     request.tensor_size = 2;
     expect_error([&] { (void)verify_packed_file(request); }, ErrorCode::parse, {"not what this request makes"});
+    const std::string folder = request.output + ".folder";
+    std::filesystem::create_directory(folder);
+    request.output = folder;
+    expect_error([&] { (void)pack_checkpoint(request); }, ErrorCode::io, {folder, "is a directory"});
+    EXPECT_FALSE(std::filesystem::exists(folder + ".partial")) << "refused before any work";
 }
 
 TEST(Packer, TheConfigurationSaysHowGptqStoresZeroPoints) {

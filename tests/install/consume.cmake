@@ -42,6 +42,11 @@ if(WAY STREQUAL "find_package")
   step(${CMAKE_COMMAND} --build ${WORK}/build)
   step(${WORK}/build/moe_layer ${CHECKPOINT} 0)
   step(${WORK}/prefix/bin/tokamak --version)
+  step(${WORK}/prefix/bin/tokamak tune show)
+  file(GLOB_RECURSE tables ${WORK}/prefix/*/tokamak/configs/h200.json)
+  if(NOT tables)
+    message(FATAL_ERROR "the shipped table was not installed for reading")
+  endif()
 else()
   file(WRITE ${WORK}/source/CMakeLists.txt "cmake_minimum_required(VERSION 3.25)\nproject(consumer LANGUAGES CXX)\n"
     "set(TOKAMAK_CUDA OFF)\nadd_subdirectory(${SOURCE} tokamak)\nadd_subdirectory(${SOURCE}/examples examples)\n"

@@ -1,26 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// A program of its own: it replaces operator new to see that `run` never comes there.
+// A program of its own: operator new is replaced to see that `run` never comes there.
 #include <gtest/gtest.h>
 
-#include <atomic>
-#include <cstdlib>
-#include <new>
-
 #include "mla/mla_cases.h"
+#include "support/count_allocations.h"
 #include "tokamak/mla.h"
-
-namespace {
-std::atomic<bool> counting{false};
-std::atomic<int> allocations{0};
-}  // namespace
-
-void* operator new(std::size_t bytes) {
-    if (counting) ++allocations;
-    if (void* const memory = std::malloc(bytes)) return memory;
-    throw std::bad_alloc();
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace tokamak::test {
 namespace {
@@ -29,19 +13,11 @@ template <class AnyPlan, class Args>
 void expect_no_allocation(const AnyPlan& plan, const Args& args) {
     const OwnedWorkspace workspace(plan.workspace(), Device::cpu());
     mla::run(plan, args, workspace);  // OpenMP starts its threads once
-    allocations = 0;
-    counting = true;
-    mla::run(plan, args, workspace);
-    counting = false;
-    EXPECT_EQ(allocations, 0) << plan.op();
+    EXPECT_EQ(count_allocations([&] { mla::run(plan, args, workspace); }), 0) << plan.op();
 }
 
 TEST(Allocation, TheCounterCounts) {
-    allocations = 0;
-    counting = true;
-    const std::string text(100, 'x');
-    counting = false;
-    EXPECT_GE(allocations, 1) << text;
+    EXPECT_GE(count_allocations([] { EXPECT_EQ(std::string(100, 'x').size(), 100U); }), 1);
 }
 
 TEST(Allocation, SparseAttentionRunsWithout) {

@@ -61,6 +61,17 @@ TEST(SparseAttentionChoice, OneTokenSplitsOverTheChipAndManyDoNot) {
     }
 }
 
+TEST(SparseAttentionChoice, PairsTakeManyTokensOfManyHeads) {
+    const SparseAttentionProblem problem = problem_of(128, {128, 1024});
+    for (const std::int64_t tokens : {64, 128, 256})
+        EXPECT_EQ(variant_at(table(problem, {}, 256), tokens), "sparse_decode_h128_s1");
+    for (const SparseConfig& config : legal_configs(64, &anything_fits, problem_of(64, {2048})))
+        EXPECT_LE(config.heads, 64) << "a pair of which one block has no heads";
+    const auto no_pairs = [](const SparseConfig& config, const SparseAttentionProblem&) { return config.heads <= 64; };
+    const auto configs = legal_configs(128, no_pairs, problem);
+    EXPECT_EQ(to_string(choose_config(configs, problem, 64, kMultiprocessors)), "sparse_decode_h64_s1");
+}
+
 TEST(SparseAttentionChoice, EveryTokenCountHasALegalConfiguration) {
     for (int heads = 1; heads <= 128; ++heads) {
         const SparseAttentionProblem problem = problem_of(heads, {128, 1024});

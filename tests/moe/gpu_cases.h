@@ -66,8 +66,9 @@ inline Tolerance tolerance_of(const FusedMoeProblem& p) {
                          {p.act_dtype, p.out_dtype, p.routing_weight == RoutingWeight::input, p.quantize_activations});
 }
 
-/// Every variant, for the given leading numbers of tokens.
-inline void expect_reference(const FusedMoeCase& c, std::uint64_t purpose, std::initializer_list<std::int64_t> counts) {
+/// Every variant whose name begins with `prefix`, for the given leading numbers of tokens.
+inline void expect_reference(const FusedMoeCase& c, std::uint64_t purpose, std::initializer_list<std::int64_t> counts,
+                             const std::string& prefix = "") {
     SCOPED_TRACE(to_string(c));
     Rng rng = rng_for(purpose);
     const FusedMoeData host = random_data(rng, c);
@@ -76,6 +77,7 @@ inline void expect_reference(const FusedMoeCase& c, std::uint64_t purpose, std::
     const std::vector<std::string> variants = make_plan(c.problem, Device::cuda()).state().variants;
     ASSERT_FALSE(variants.empty());
     for (const std::string& variant : variants) {
+        if (variant.rfind(prefix, 0) != 0) continue;
         PlanOptions options;
         options.variant = variant;
         const FusedMoePlan plan = make_plan(c.problem, Device::cuda(), options);

@@ -8,7 +8,8 @@
 
 #include "cuda/gpu.h"
 #include "cuda/graph.h"
-#include "moe/moe_cases.h"
+#include "formats/matrix.h"
+#include "moe/gemm_cases.h"
 #include "moe/refusal.h"
 
 namespace tokamak::moe::test {
@@ -16,41 +17,6 @@ namespace {
 
 const Device kGpu = Device::cuda();
 using Bytes = std::vector<std::byte>;
-
-std::vector<WeightSpec> all_formats() {
-    return {WeightSpec::bf16(),
-            WeightSpec::fp8_block(),
-            WeightSpec::int4(32),
-            WeightSpec::int4(64),
-            WeightSpec::int4(128),
-            WeightSpec::int4(32, DType::f16),
-            WeightSpec::int4(64, DType::f16),
-            WeightSpec::int4(128, DType::f16),
-            WeightSpec::mxfp4(),
-            WeightSpec::nvfp4()};
-}
-
-/// Columns that the format allows, near `cols`.
-std::int64_t legal_cols(const WeightSpec& spec, std::int64_t cols) {
-    const bool any = spec.format == WeightFormat::bf16 || spec.format == WeightFormat::fp8_block;
-    const std::int64_t group = any ? 1 : spec.group_size;
-    return (cols + group - 1) / group * group;
-}
-
-RoutedGemmCase gemm_case(const WeightSpec& spec, std::int64_t tokens = 9) {
-    RoutedGemmCase c;
-    c.tokens = tokens;
-    c.problem = {.max_tokens = tokens + 2,
-                 .rows = 53,
-                 .cols = legal_cols(spec, 77),
-                 .num_experts = 6,
-                 .num_local_experts = 4,
-                 .top_k = 3,
-                 .weights = spec};
-    c.placement = Placement::scattered;
-    c.bad_ids = 0.1;
-    return c;
-}
 
 void expect_definition(const RoutedGemmCase& c, std::uint64_t purpose) {
     const RoutedGemmProblem& p = c.problem;
@@ -66,7 +32,7 @@ void expect_definition(const RoutedGemmCase& c, std::uint64_t purpose) {
 TEST(RoutedGemmGpu, EveryFormatAndOptionGivesTheDefinition) {
     TOKAMAK_REQUIRE_GPU();
     std::uint64_t purpose = 8000;
-    for (const WeightSpec& spec : all_formats())
+    for (const WeightSpec& spec : tokamak::test::all_specs())
         for (int options = 0; options < 12; ++options) {
             RoutedGemmCase c = gemm_case(spec);
             c.problem.apply_routing_weight = options % 2 == 0;
@@ -82,7 +48,7 @@ TEST(RoutedGemmGpu, EveryFormatAndOptionGivesTheDefinition) {
 TEST(RoutedGemmGpu, RandomShapes) {
     TOKAMAK_REQUIRE_GPU();
     Rng rng = rng_for(8200);
-    const auto formats = all_formats();
+    const auto formats = tokamak::test::all_specs();
     int round = 0;
     for (const int experts : {1, 3, 8, 96, 257, 1000, 1024, 4096})
         for (int i = experts > 300 ? 3 : 0; i < 6; ++i, ++round) {
@@ -106,7 +72,7 @@ TEST(RoutedGemmGpu, ShapesOfModels) {
     constexpr std::array<std::array<std::int64_t, 3>, 4> shapes = {
         {{704, 1408, 7}, {33, 4096, 5}, {96, 2048, 20}, {2880, 704, 2}}};
     std::uint64_t purpose = 8400;
-    for (const WeightSpec& spec : all_formats()) {
+    for (const WeightSpec& spec : tokamak::test::all_specs()) {
         const auto& [rows, cols, tokens] = shapes.at(purpose % shapes.size());
         expect_definition({.problem = {.max_tokens = tokens,
                                        .rows = rows,
@@ -122,7 +88,7 @@ TEST(RoutedGemmGpu, ShapesOfModels) {
 /// Routes in tiles of every width, in several passes.
 TEST(RoutedGemmGpu, OneExpertTakesEverythingAndDuplicatesCountTwice) {
     TOKAMAK_REQUIRE_GPU();
-    for (const WeightSpec& spec : all_formats())
+    for (const WeightSpec& spec : tokamak::test::all_specs())
         for (const std::int64_t tokens : {3, 11, 30, 380}) {
             RoutedGemmCase c = gemm_case(spec, tokens);
             c.placement = Placement::all;
@@ -147,7 +113,7 @@ TEST(RoutedGemmGpu, WhatNoExpertTakesIsZero) {
 
 TEST(RoutedGemmGpu, CallsOfEveryKindGiveTheSameBits) {
     TOKAMAK_REQUIRE_GPU();
-    for (const WeightSpec& spec : all_formats()) {
+    for (const WeightSpec& spec : tokamak::test::all_specs()) {
         const RoutedGemmCase c = gemm_case(spec, 45);
         Rng rng = rng_for(8700);
         const RoutedGemmData data = random_data(rng, c).on(kGpu);

@@ -6,28 +6,12 @@
 #include <functional>
 #include <limits>
 
-#include "moe/moe_cases.h"
+#include "moe/gemm_cases.h"
 #include "moe/refusal.h"
 #include "tokamak/tune.h"
 
 namespace tokamak::moe::test {
 namespace {
-
-RoutedGemmCase gemm_case(const WeightSpec& spec) {
-    const std::int64_t group = spec.group_size > 0 && spec.format != WeightFormat::fp8_block ? spec.group_size : 1;
-    RoutedGemmCase c;
-    c.tokens = 9;
-    c.problem = {.max_tokens = 11,
-                 .rows = 53,
-                 .cols = (77 / group + 1) * group,
-                 .num_experts = 6,
-                 .num_local_experts = 4,
-                 .top_k = 3,
-                 .weights = spec};
-    c.placement = Placement::scattered;
-    c.bad_ids = 0.1;
-    return c;
-}
 
 TEST(RoutedGemm, EveryFormatAndOptionGivesTheDefinition) {
     std::uint64_t purpose = 1000;

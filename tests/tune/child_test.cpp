@@ -2,6 +2,7 @@
 #include "tune/child.h"
 
 #include <gtest/gtest.h>
+#include <signal.h>  // NOLINT: SIGCHLD is POSIX
 
 #include <chrono>
 #include <filesystem>
@@ -35,6 +36,14 @@ TEST(Child, ACrashIsNamedByItsSignal) {
     const ChildResult result = shell("kill -SEGV $$");
     EXPECT_EQ(result.signal, 11);
     EXPECT_EQ(result.failure(), "crashed: signal 11 (Segmentation fault)");
+}
+
+TEST(Child, WhoseStatusWasTakenBySomebodyElseCountsAsFailed) {
+    const auto before = signal(SIGCHLD, SIG_IGN);  // the kernel then waits for children itself
+    const ChildResult result = shell("exit 0");
+    signal(SIGCHLD, before);
+    EXPECT_FALSE(result.ok());
+    EXPECT_NE(result.failure().find("its exit status was lost"), std::string::npos) << result.failure();
 }
 
 TEST(Child, AHangIsKilledWithAllThatItStarted) {

@@ -36,6 +36,10 @@ class ScriptedRunner : public tune::Runner {
         checked.push_back(variant);
         if (on_check) on_check(variant, tokens);
     }
+    bool broken() override { return is_broken; }
+    void ready(const std::string& variant) override {
+        if (on_ready) on_ready(variant);
+    }
     double time(const std::string& variant) override {
         clock_.now += seconds_per_call;
         order.push_back(variant);
@@ -43,9 +47,11 @@ class ScriptedRunner : public tune::Runner {
     }
 
     bool is_capturing = false;
+    bool is_broken = false;
     double seconds_per_call = 1e-3;
     std::function<void(std::int64_t)> on_prepare;
     std::function<void(const std::string&, std::int64_t)> on_check;
+    std::function<void(const std::string&)> on_ready;
     std::vector<std::vector<std::string>> prepared;  ///< variants of each call of prepare
     std::vector<std::string> checked;
     std::vector<std::string> order;  ///< variants in the order in which they were timed

@@ -81,7 +81,7 @@ TEST(TunedTable, SaveMergesAndKeepsFailures) {
     save(std::vector{tuning_of("p", "z", {2, 4}), tuning_of("q", "y")}, path);
     const ConfigStore store = ConfigStore::load(path);
     EXPECT_EQ(*store.find("cpu", "p"),
-              (TunedTable{{1, "y", 10, "x", 12}, {2, "z", 10, "x", 12}, {4, "z", 10, "x", 12}}));
+              (TunedTable{{1, "y", 10, "x", 12, "b1"}, {2, "z", 10, "x", 12, "b1"}, {4, "z", 10, "x", 12, "b1"}}));
     EXPECT_EQ(store.entry("cpu", "p")->failed.at("broken").error, "crashed");
     EXPECT_EQ(store.entry("cpu", "p")->failed.at("broken").build, "b1");
     EXPECT_EQ(store.size(), 2U);

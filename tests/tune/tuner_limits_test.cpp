@@ -2,6 +2,7 @@
 // Time budgets, hanging candidates, captures, the measurement scope, what is remembered between tunings.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <thread>
 
 #include "core/build_info.h"
@@ -87,6 +88,84 @@ TEST(TunerLimits, UnusedShareGoesToTheLaterCounts) {
     EXPECT_EQ(tuning.rows[1].timed[0].rounds, 31) << "6.4 s, more than half of the budget";
 }
 
+TEST(TunerLimits, TheFirstRoundDropsWhoIsFarBehindButNeverTheDefault) {
+    ScriptedClock clock;
+    ScriptedRunner runner(clock, [](const std::string& variant, std::int64_t, int) {
+        return variant == "slow" ? 12.6 : variant == "near" ? 12.4 : variant == "fast" ? 10.0 : 30.0;
+    });
+    Request request = request_of({"default", "slow", "near", "fast"}, {1, 2});
+    request.options.first_round_drop = 0.25;
+    const Tuning tuning = tune(request, runner, clock);
+    for (const Row& row : tuning.rows) {
+        EXPECT_EQ(row.variant, "fast");
+        EXPECT_EQ(row.timed[0].rounds, 7) << "its margin is wanted";
+        EXPECT_EQ(row.timed[1].rounds, 1);
+        EXPECT_EQ(row.timed[2].rounds, 7);
+        EXPECT_EQ(row.timed[3].rounds, 7);
+        EXPECT_EQ(row.runner_up, "near");
+    }
+}
+
+TEST(TunerLimits, WhoFallsFurtherAndFurtherBehindIsNotTriedAtLargerCounts) {
+    ScriptedClock clock;
+    // "passes" grows with the tokens, "wide" is far behind at first and catches up.
+    ScriptedRunner runner(clock, [](const std::string& variant, std::int64_t tokens, int) {
+        const auto count = static_cast<double>(tokens);
+        return variant == "passes" ? 5.0 * count : variant == "wide" ? 60.0 : 10.0 + 2.0 * count;
+    });
+    Request request = request_of({"default", "passes", "wide"}, {1, 8, 64, 256});
+    request.options.hopeless = 2;
+    const Tuning tuning = tune(request, runner, clock);
+    const auto rounds = [&](std::size_t row, std::size_t candidate) {
+        return tuning.rows[row].timed[candidate].rounds;
+    };
+    EXPECT_GT(rounds(2, 1), 0);
+    EXPECT_EQ(tuning.rows[3].timed[1].rounds, 0);
+    EXPECT_NE(tuning.rows[3].timed[1].error.find("not tried"), std::string::npos);
+    EXPECT_EQ(tuning.rows[3].variant, "wide") << "12 times as slow as the fastest at 1 token, but not falling behind";
+    EXPECT_TRUE(tuning.failed.empty()) << "nothing to remember";
+}
+
+TEST(TunerLimits, AFailureThatBreaksTheDeviceEndsTheTuningAndCostsOnlyItsCandidate) {
+    ScriptedClock clock;
+    ScriptedRunner* broken = nullptr;
+    ScriptedRunner runner(clock, [&](const std::string& variant, std::int64_t tokens, int) {
+        if (broken->is_broken) throw Error(ErrorCode::device, "an illegal memory access was encountered");
+        if (variant == "b" && tokens == 2) {
+            broken->is_broken = true;
+            throw Error(ErrorCode::device, "an illegal memory access was encountered");
+        }
+        return 10.0;
+    });
+    broken = &runner;
+    const Tuning tuning = tune(request_of({"a", "b", "c"}, {1, 2, 4}), runner, clock);
+    ASSERT_EQ(tuning.rows.size(), 1U);
+    EXPECT_EQ(tuning.rows[0].tokens, 1);
+    ASSERT_EQ(tuning.failed.size(), 1U);
+    EXPECT_EQ(tuning.failed[0].variant, "b");
+    ASSERT_EQ(tuning.skipped.size(), 2U);
+    EXPECT_NE(tuning.skipped[1].reason.find("nothing can run since b failed"), std::string::npos);
+}
+
+TEST(TunerLimits, CandidatesAreReadiedAtEachCountOutsideTheMeasurement) {
+    ScriptedClock clock;
+    ScriptedRunner runner(clock, ten);
+    std::vector<std::string> readied;
+    runner.on_ready = [&](const std::string& variant) {
+        EXPECT_FALSE(in_measurement());
+        readied.push_back(variant);
+        if (variant == "b") throw Error(ErrorCode::internal, "differs from the oracle");
+        if (variant == "c" && readied.size() < 4) throw Error(ErrorCode::out_of_memory, "no memory for a graph");
+    };
+    const Tuning tuning = tune(request_of({"a", "b", "c"}, {1, 2}), runner, clock);
+    EXPECT_EQ(readied, (std::vector<std::string>{"a", "b", "c", "a", "c"}));
+    EXPECT_EQ(std::count(runner.order.begin(), runner.order.end(), "b"), 0);
+    ASSERT_EQ(tuning.failed.size(), 1U);
+    EXPECT_EQ(tuning.failed[0].reason, "differs from the oracle");
+    EXPECT_EQ(tuning.rows[0].timed[2].error, "no memory for a graph");
+    EXPECT_GT(tuning.rows[1].timed[2].rounds, 0) << "memory counts for one token count only";
+}
+
 TEST(TunerLimits, ProgressCountsRoundsAndBuckets) {
     ScriptedClock clock;
     ScriptedRunner runner(clock, ten);
@@ -108,6 +187,21 @@ TEST(TunerLimits, RefusedInACaptureBeforeAnythingRuns) {
     ScriptedRunner runner(clock, ten);
     runner.is_capturing = true;
     expect_error([&] { (void)tune(request_of({"a"}), runner, clock); }, "captured", ErrorCode::unsupported);
+    EXPECT_TRUE(runner.prepared.empty());
+}
+
+TEST(TunerLimits, ARequestThatContradictsItselfIsNamed) {
+    ScriptedClock clock;
+    ScriptedRunner runner(clock, ten);
+    const auto refused = [&](const Request& request, const std::string& text) {
+        expect_error([&] { (void)tune(request, runner, clock); }, text);
+    };
+    refused(request_of({"a"}, {1, 8, 4}), "`buckets` is [1, 8, 4], expected ascending");
+    refused(request_of({"a"}, {0, 8}), "`buckets` is [0, 8]");
+    refused(request_of({"a"}, {}), "`buckets` is []");
+    Request request = request_of({"a"});
+    request.fallback = nullptr;
+    refused(request, "`fallback` is empty");
     EXPECT_TRUE(runner.prepared.empty());
 }
 

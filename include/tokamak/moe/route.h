@@ -11,9 +11,8 @@ enum class RouteMethod : std::uint8_t {
     /// `renormalize`, times `routed_scaling_factor`. (vLLM topk_softmax.)
     softmax,
     /// s = sigmoid(logits); choice by s + correction_bias: keep the `top_groups` groups with the largest sum of their
-    /// two
-    /// best, then the top-k inside them, ties to the lower id; weights s (without the bias), divided by their sum (plus
-    /// 1e-20) if `renormalize`, times `routed_scaling_factor`. (DeepSeek-V3 noaux_tc.)
+    /// two best, then the top-k inside them, ties to the lower id; weights s (without the bias), divided by their sum
+    /// (plus 1e-20) if `renormalize`, times `routed_scaling_factor`. (DeepSeek-V3 noaux_tc.)
     sigmoid_grouped,
 };
 

@@ -24,17 +24,18 @@ using tokamak::cuda::check;
 
 constexpr std::size_t kSharedBytes = 232448;  ///< of a Hopper multiprocessor, for one block
 
-/// A kernel and how it divides its memory.
+/// A kernel, how it divides its memory, and how the heads are divided.
 struct Kernel {
     decode::Kernel code;
     decode::SharedLayout shared;
+    int pair = 1;         ///< 2: blocks with different heads share the conversion of rows
+    int head_groups = 0;  ///< of a block, or of a pair
 };
 
 /// A configuration made ready to launch.
 struct Launch {
     Kernel aligned;   ///< for rows of one kind at addresses that are multiples of 16
     Kernel anywhere;  ///< for all others
-    int head_groups = 0;
     int splits = 0;
 };
 
@@ -48,26 +49,31 @@ bool all_fp8(const SparseAttentionProblem& problem) {
     return true;
 }
 
-Kernel kernel_of(const SparseConfig& config, std::int64_t dim, bool fp8) {
+Kernel kernel_of(const SparseConfig& config, const SparseAttentionProblem& problem, bool fp8) {
+    const bool pair = fp8 && problem.dim == 512 && config.heads == kPairHeads;
+    const int heads = std::min(config.heads, kPairHeads / 2);
     Kernel kernel;
-    if (dim == 576)
-        kernel.code = fp8 ? decode::kernel_576_fp8(config.heads) : decode::kernel_576_bf16(config.heads);
+    if (problem.dim == 576)
+        kernel.code = fp8 ? decode::kernel_576_fp8(heads) : decode::kernel_576_bf16(heads);
     else
-        kernel.code = fp8 ? decode::kernel_512_fp8(config.heads) : decode::kernel_512_bf16(config.heads);
-    kernel.shared = decode::divide_shared(kernel.code, static_cast<int>(dim), config.splits, kSharedBytes);
+        kernel.code = fp8 ? decode::kernel_512_fp8(heads, pair) : decode::kernel_512_bf16(heads);
+    kernel.shared = decode::divide_shared(kernel.code, static_cast<int>(problem.dim), config.splits, kSharedBytes);
+    kernel.pair = pair ? 2 : 1;
+    kernel.head_groups = (problem.heads + heads * kernel.pair - 1) / (heads * kernel.pair);
     return kernel;
 }
 
 Launch prepare(const SparseConfig& config, const SparseAttentionProblem& problem) {
     Launch launch;
-    launch.aligned = kernel_of(config, problem.dim, all_fp8(problem));
-    launch.anywhere = kernel_of(config, problem.dim, false);
-    launch.head_groups = (problem.heads + config.heads - 1) / config.heads;
+    launch.aligned = kernel_of(config, problem, all_fp8(problem));
+    launch.anywhere = kernel_of(config, problem, false);
     launch.splits = config.splits;
     return launch;
 }
 
 bool fits(const SparseConfig& config, const SparseAttentionProblem& problem) {
+    const bool pairs = problem.dim == 512 && all_fp8(problem) && 2 * config.splits <= decode::kMaxSplits;
+    if (config.heads == kPairHeads && !pairs) return false;
     const Launch launch = prepare(config, problem);
     return launch.aligned.shared.bytes > 0 && launch.anywhere.shared.bytes > 0;
 }
@@ -130,23 +136,23 @@ void run(const SparseAttentionPlan& plan, const SparseAttentionArgs& args, const
     const tokamak::cuda::DeviceGuard guard(plan.device().index);
     const Launch& launch = state.launches[state.row_variants[state.row_index(args.tokens)]];
     decode::Params params = decode_params(state.problem, args);
-    params.head_groups = launch.head_groups;
     params.splits = launch.splits;
     params.split_shift = std::countr_zero(static_cast<unsigned>(launch.splits));
     const Kernel& kernel = params.anywhere ? launch.anywhere : launch.aligned;
+    params.head_groups = kernel.head_groups;
     params.shared = kernel.shared;
 
     cudaLaunchConfig_t config{};
-    config.gridDim = dim3(static_cast<unsigned>(args.tokens * launch.head_groups * launch.splits));
+    config.gridDim = dim3(static_cast<unsigned>(args.tokens * kernel.head_groups * launch.splits * kernel.pair));
     config.blockDim = dim3(static_cast<unsigned>(kernel.code.threads));
     config.dynamicSmemBytes = static_cast<std::size_t>(kernel.shared.bytes);
     config.stream = stream.handle;
     cudaLaunchAttribute cluster{};
     cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim.x = static_cast<unsigned>(launch.splits);
+    cluster.val.clusterDim.x = static_cast<unsigned>(launch.splits * kernel.pair);
     cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
     config.attrs = &cluster;
-    config.numAttrs = launch.splits > 1 ? 1 : 0;
+    config.numAttrs = launch.splits * kernel.pair > 1 ? 1 : 0;
     void* arguments[] = {&params};
     check(cudaLaunchKernelExC(&config, kernel.code.function, arguments), "sparse_attention launch");
 }

@@ -13,20 +13,21 @@ constexpr double kWaveUs = 3.5;
 constexpr double kExchangeUs = 1.5;
 constexpr double kExchangeUsPerHead = 0.10;
 
-/// Of a block of 64 rows, by heads of the thread block.
+/// Of a block of 64 rows, by heads of the thread block or pair.
 double block_us(int heads) {
     switch (heads) {
         case 8:
         case 16: return 2.0;
         case 32: return 2.2;
-        default: return 2.9;
+        case 64: return 2.9;
+        default: return 2.7;
     }
 }
 
-/// Thread blocks that run at once: clusters of 4 and 8 leave a tenth of the multiprocessors empty.
-std::int64_t resident_clusters(int splits, int multiprocessors) {
-    if (splits <= 2) return multiprocessors / splits;
-    return multiprocessors * 10 / 11 / splits;
+/// Clusters that run at once: those of 4 and 8 blocks leave a tenth of the multiprocessors empty.
+std::int64_t resident_clusters(int blocks, int multiprocessors) {
+    if (blocks <= 2) return multiprocessors / blocks;
+    return multiprocessors * 10 / 11 / blocks;
 }
 
 }  // namespace
@@ -61,10 +62,12 @@ double predicted_us(const SparseConfig& config, const SparseAttentionProblem& pr
     std::int64_t columns = 0;
     for (const KvPool& pool : problem.pools) columns += pool.top_k;
     const std::int64_t groups = (problem.heads + config.heads - 1) / config.heads;
-    const std::int64_t resident = std::max<std::int64_t>(1, resident_clusters(config.splits, multiprocessors));
+    const int in_cluster = config.heads == kPairHeads ? 2 * config.splits : config.splits;
+    const std::int64_t resident = std::max<std::int64_t>(1, resident_clusters(in_cluster, multiprocessors));
     const std::int64_t waves = (tokens * groups + resident - 1) / resident;
     const std::int64_t blocks = ((columns + config.splits - 1) / config.splits + 63) / 64;
-    const double exchange = config.splits == 1 ? 0.0 : kExchangeUs + kExchangeUsPerHead * config.heads;
+    const double exchange =
+        config.splits == 1 ? 0.0 : kExchangeUs + kExchangeUsPerHead * std::min(config.heads, kPairHeads / 2);
     return static_cast<double>(waves) * (kWaveUs + static_cast<double>(blocks) * block_us(config.heads) + exchange);
 }
 

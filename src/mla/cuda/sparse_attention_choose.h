@@ -11,14 +11,16 @@
 
 namespace tokamak::mla::cuda {
 
-/// One launch shape: heads of a thread block, and thread blocks that share the selected rows of a token.
+/// One launch shape: heads of a thread block, and thread blocks that share the selected rows of a token. 128 heads are
+/// a pair of blocks with 64 each, which share the conversion of rows (fp8 rows of 512 only).
 struct SparseConfig {
     int heads = 0;
     int splits = 0;
     friend bool operator==(const SparseConfig&, const SparseConfig&) = default;
 };
 
-inline constexpr int kHeadCounts[] = {8, 16, 32, 64};
+inline constexpr int kHeadCounts[] = {8, 16, 32, 64, 128};
+inline constexpr int kPairHeads = 128;
 inline constexpr int kSplitCounts[] = {1, 2, 4, 8};
 
 /// "sparse_decode_h16_s8".

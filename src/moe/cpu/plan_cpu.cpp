@@ -8,9 +8,9 @@
 namespace tokamak::moe::cpu {
 
 void choose(detail::PlanState& state, const char* op, std::int64_t max_tokens, const PlanOptions& options,
-            DType out_dtype) {
+            DType out_dtype, const std::string& fields) {
     const char* const variant = out_dtype == DType::f64 ? kCpuF64 : kCpuF32;
-    choose_into(state, op, Device::cpu(), max_tokens, options, {}, {kCpuF32, kCpuF64},
+    choose_into(state, op, Device::cpu(), max_tokens, options, fields, {kCpuF32, kCpuF64},
                 [variant](std::int64_t) { return std::string(variant); });
     if (out_dtype == DType::f64 && !is_oracle(state, max_tokens))
         invalid("{}: `out_dtype` is f64 with variant \"{}\", expected variant \"{}\"", op, options.variant, kCpuF64);

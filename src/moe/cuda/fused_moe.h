@@ -8,6 +8,7 @@
 
 #include "moe/cuda/decode_args.h"
 #include "moe/cuda/grouped/grouped_args.h"
+#include "moe/cuda/single/single_args.h"
 #include "tokamak/moe/fused_moe.h"
 #include "tokamak/moe/route.h"
 #include "tokamak/workspace.h"
@@ -40,22 +41,58 @@ struct GroupedLaunch {
     int threads = 0;
     int stages = 0;
     GroupedShared shared;
+    bool grid_lists = false;  ///< one launch for each pass
+};
+
+/// A variant of the kernel for one token, frozen for one problem.
+struct SingleLaunch {
+    const void* kernel = nullptr;
+    int threads = 0;
+    int slots = 0;
+    int gate_up_segments = 0;
+    int down_segments = 0;
+    SingleShared shared;
+};
+
+/// The kernel behind a variant: one of them is set.
+struct KernelOfVariant {
+    const DecodeLaunch* decode = nullptr;
+    const GroupedLaunch* grouped = nullptr;
+    const SingleLaunch* single = nullptr;
+    bool takes_ids = false;  ///< logits are routed by a launch before
 };
 
 /// What a fused_moe plan for a CUDA device holds.
 struct FusedMoeCuda {
     int grid = 0;
     std::vector<DecodeLaunch> launches;  ///< of the first legal variants
+    std::vector<GroupedLaunch> grouped;  ///< of the next
+    std::vector<SingleLaunch> single;    ///< of the last
     std::int64_t gather_tokens = 0;      ///< of a pass with gathered rows
-    std::vector<GroupedLaunch> grouped;  ///< of the others
     std::int64_t pass_tokens = 0;        ///< of the grouped kernel
+    std::int64_t grid_pass_tokens = 0;   ///< of its variants with one list of routes
     Slice<std::byte> intermediate;       ///< bf16 or (quantised) f32 [routes of a pass, intermediate_stride]
     Slice<std::uint16_t> prepared_rows;  ///< fp8_block: GroupedArgs says what they hold
     Slice<float> row_scales;
-    Slice<float> partials;           ///< [routes of a pass, hidden]
+    Slice<float> intermediate_scales;
+    Slice<std::int32_t> tile_groups;
+    Slice<std::int32_t> grid_list;
+    Slice<std::uint32_t> grid_places;
+    Slice<std::int32_t> cta_counts;
+    Slice<float> partials;   ///< [routes of a pass, hidden]
+    Slice<float> published;  ///< SingleArgs says what they hold
+    Slice<float> activated;
     Slice<std::int32_t> routed_ids;  ///< [max_tokens, top_k], where a launch of its own routes
     Slice<float> routed_weights;
     std::shared_ptr<const detail::TypedState<RouteProblem>> route_first;  ///< that launch
+
+    [[nodiscard]] KernelOfVariant kernel_of(std::size_t variant) const {
+        if (variant < launches.size())
+            return {.decode = &launches[variant], .takes_ids = launches[variant].group_rows > 0};
+        variant -= launches.size();
+        if (variant < grouped.size()) return {.grouped = &grouped[variant], .takes_ids = true};
+        return {.single = &single[variant - grouped.size()], .takes_ids = true};
+    }
 };
 
 /// Throws `unsupported` with the reason unless the kernels run the problem.

@@ -1,18 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// Freezes a plan for the decode and grouped kernels, and launches them.
-#include <cuda_runtime_api.h>
-
+// Freezes a plan of fused_moe for a CUDA device, and runs it.
 #include <algorithm>
-#include <string>
-#include <utility>
-#include <vector>
 
 #include "core/choose.h"
 #include "core/environment.h"
 #include "core/throw.h"
 #include "cuda/check.h"
-#include "moe/cuda/decode_plan.h"
-#include "moe/cuda/grouped/grouped_plan.h"
+#include "moe/cuda/kernel_args.h"
+#include "moe/cuda/launches.h"
+#include "moe/cuda/legal_variants.h"
+#include "moe/cuda/pass_workspace.h"
 #include "moe/cuda/route_first.h"
 #include "moe/fused_moe_state.h"
 #include "moe/problem_checks.h"
@@ -21,7 +18,6 @@
 namespace tokamak::moe::cuda {
 namespace {
 
-using tokamak::cuda::check;
 using tokamak::cuda::DeviceGuard;
 
 constexpr const char* kOp = "fused_moe";
@@ -56,223 +52,17 @@ void require_options(const FusedMoeProblem& p, Device device) {
         unsupported(device, "hidden {} and intermediate {} must not exceed {}", p.hidden, p.intermediate, kMaxSize);
 }
 
-DecodeRows rows_of(const Tensor& tensor) {
-    if (!tensor.present) return {};
-    return {tensor.data, tensor.stride(0), tensor.dtype};
-}
-
-DecodeMatrix matrix_of(const Tensor& packed, const Tensor& bias, const PackedLayout& layout) {
-    return {.packed = packed.as<std::uint8_t>(),
-            .expert_bytes = packed.stride(0),
-            .bias = rows_of(bias),
-            .cols = static_cast<int>(layout.cols),
-            .padded_cols = static_cast<int>(layout.tiles * layout.tile_cols),
-            .row_vectors = Divisor(layout.tiles * layout.tile_cols / 8),
-            .strip_bytes = static_cast<std::int64_t>(layout.strip_bytes),
-            .strips = static_cast<int>(layout.strips),
-            .by_strips = Divisor(layout.strips),
-            .tiles = static_cast<int>(layout.tiles)};
-}
-
-bool vector_rows(const Tensor& x) {
-    return reinterpret_cast<std::uintptr_t>(x.data) % 16 == 0 && x.stride(0) * 2 % 16 == 0;
-}
-
-/// Rows of the intermediate begin at 16 bytes.
-std::int64_t intermediate_stride(const FusedMoeProblem& p) { return (p.intermediate + 7) / 8 * 8; }
-
-DecodeArgs kernel_args(const FusedMoeState& state, const FusedMoeArgs& args, const Workspace& workspace) {
+/// Keeps a launch for every legal variant, in their order.
+void freeze_all(FusedMoeState& state, const LegalVariants& legal, const DeviceInfo& info) {
     const FusedMoeProblem& p = state.problem;
-    DecodeArgs a;
-    a.tokens = args.tokens;
-    a.num_tokens = args.num_tokens.present ? args.num_tokens.as<std::int32_t>() : nullptr;
-    a.x = args.x.data;
-    a.x_stride = args.x.stride(0);
-    a.x_vectors = vector_rows(args.x);
-    a.ids = rows_of(args.ids);
-    if (p.route)
-        a.route = {.logits = rows_of(args.logits),
-                   .bias = args.correction_bias.present ? args.correction_bias.as<float>() : nullptr,
-                   .softmax = p.route->method == RouteMethod::softmax,
-                   .renormalize = p.route->renormalize,
-                   .weighted = p.routing_weight != RoutingWeight::none,
-                   .factor = p.route->routed_scaling_factor,
-                   .groups = p.route->num_groups,
-                   .top_groups = p.route->top_groups};
-    if (p.routing_weight != RoutingWeight::none) a.weights = rows_of(args.weights);
-    a.weight_input = p.routing_weight == RoutingWeight::input;
-    a.expert_map = args.expert_map.present ? args.expert_map.as<std::int32_t>() : nullptr;
-    a.first_expert = args.first_expert;
-    a.num_experts = p.num_experts;
-    a.local_experts = state.local_experts;
-    a.top_k = p.top_k;
-    a.by_top_k = Divisor(p.top_k);
-    a.grid = Divisor(state.cuda.grid);
-    a.gate_up = matrix_of(args.gate_up, args.gate_up_bias, state.gate_up);
-    a.down = matrix_of(args.down, args.down_bias, state.down);
-    a.activation = p.activation;
-    a.shared_output = rows_of(args.shared_output);
-    a.out = args.out.data;
-    a.out_stride = args.out.stride(0);
-    a.out_dtype = p.out_dtype;
-    a.accumulate = args.accumulate_into_out;
-    a.intermediate = state.cuda.intermediate.in(workspace);
-    a.intermediate_stride = intermediate_stride(p);
-    a.partials = state.cuda.partials.in(workspace);
-    return a;
-}
-
-/// Loads a kernel, allows it all shared memory and makes sure that a CTA fits on an SM, as the grid barrier needs.
-void load(const void* kernel, int threads, int shared_bytes, const std::string& name, const DeviceInfo& info) {
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(info.shared_memory_bytes)),
-          "cudaFuncSetAttribute");
-    int ctas = 0;
-    check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&ctas, kernel, threads, static_cast<std::size_t>(shared_bytes)),
-          "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
-    if (ctas < 1) fail(ErrorCode::internal, "{}: variant {} does not fit on an SM", kOp, name);
-}
-
-DecodeLaunch freeze(const DecodeInstance& instance, const DecodeVariant& variant, const DeviceInfo& info) {
-    const DecodeLaunch launch{instance.kernel, instance.warps * 32, variant.gate_up_teams, variant.down_teams,
-                              variant.slots,   variant.group_rows,  variant.shared};
-    load(launch.kernel, launch.threads, launch.shared.bytes, variant.name, info);
-    return launch;
-}
-
-GroupedLaunch freeze(const GroupedVariant& variant, const DeviceInfo& info) {
-    const GroupedInstance& instance = variant.instance;
-    load(instance.kernel, instance.threads, variant.shared.bytes, instance.name, info);
-    return {instance.kernel, instance.threads, variant.stages, variant.shared};
-}
-
-/// Books the workspace of passes of `tokens` tokens, and of logits that are routed first.
-void lay_out_pass(const FusedMoeProblem& p, std::int64_t tokens, bool route_first, WorkspaceLayout& layout,
-                  FusedMoeCuda& cuda) {
-    const auto routes = static_cast<std::size_t>(tokens * p.top_k);
-    const bool fp8 = p.weights.format == WeightFormat::fp8_block;  // rows are prepared, the intermediate from f32
-    const std::size_t value_bytes = fp8 ? 4 : 2;
-    if (fp8) {
-        const auto groups = static_cast<std::size_t>((std::max(p.hidden, p.intermediate) + 127) / 128);
-        cuda.prepared_rows = layout.add<std::uint16_t>("prepared_rows", routes * groups * 128);
-        cuda.row_scales = layout.add<float>("row_scales", routes * groups);
-    }
-    cuda.intermediate =
-        layout.add<std::byte>("intermediate", routes * static_cast<std::size_t>(intermediate_stride(p)) * value_bytes);
-    cuda.partials = layout.add<float>("partials", routes * static_cast<std::size_t>(p.hidden));
-    if (!route_first) return;
-    const auto all_routes = static_cast<std::size_t>(p.max_tokens * p.top_k);
-    cuda.routed_ids = layout.add<std::int32_t>("routed_ids", all_routes);
-    cuda.routed_weights = layout.add<float>("routed_weights", all_routes);
-}
-
-/// The grouped kernel's passes shrink to what `max_workspace_bytes` allows; those of the decode kernel have their size.
-std::int64_t pass_tokens(const FusedMoeProblem& p, const PlanOptions& options) {
-    const std::int64_t most = most_pass_tokens(p);
-    const std::int64_t least = std::min<std::int64_t>(most, kPassTokens);
-    const auto fits = [&](std::int64_t tokens) {
-        WorkspaceLayout layout;
-        FusedMoeCuda unused;
-        lay_out_pass(p, tokens, p.route.has_value(), layout, unused);
-        return layout.size().bytes <= options.max_workspace_bytes;
-    };
-    std::int64_t tokens = most;
-    while (options.max_workspace_bytes != 0 && tokens > least && !fits(tokens)) --tokens;
-    return tokens;
-}
-
-/// The largest pass of the variants in the plan's table.
-void lay_out_workspace(FusedMoeState& state) {
-    std::int64_t tokens = std::min<std::int64_t>(state.problem.max_tokens, kPassTokens);
-    const std::vector<DecodeLaunch>& launches = state.cuda.launches;
-    bool takes_ids = false;
-    for (const std::size_t variant : state.row_variants) {
-        if (variant < launches.size() && launches[variant].group_rows == 0) continue;
-        takes_ids = true;
-        tokens = std::max(tokens, variant < launches.size() ? state.cuda.gather_tokens : state.cuda.pass_tokens);
-    }
-    lay_out_pass(state.problem, tokens, takes_ids && state.problem.route, state.layout, state.cuda);
-}
-
-std::vector<DecodeVariant> legal_decode_variants(const FusedMoeProblem& p, const DeviceInfo& info) {
-    const auto instance = decode_instance(p.weights, p.quantize_activations);
-    if (!instance) return {};
-    return decode_variants(*instance, p, info.shared_memory_bytes);
-}
-
-std::vector<DecodeVariant> legal_gather_variants(const FusedMoeProblem& p, std::int64_t pass, const DeviceInfo& info) {
-    const auto instance = gather_instance(p.weights, p.quantize_activations);
-    if (!instance || pass <= kPassTokens) return {};
-    return gather_variants(*instance, p, pass, info.shared_memory_bytes);
-}
-
-std::vector<GroupedVariant> legal_grouped_variants(const FusedMoeProblem& p, std::int64_t pass,
-                                                   const DeviceInfo& info) {
-    return grouped_variants(p, pass, info.shared_memory_bytes);
-}
-
-void launch(const void* kernel, int grid, int threads, int shared_bytes, void* args, Stream stream) {
-    void* parameters[] = {args};
-    check(cudaLaunchCooperativeKernel(kernel, dim3(static_cast<unsigned>(grid)), dim3(static_cast<unsigned>(threads)),
-                                      parameters, static_cast<std::size_t>(shared_bytes), stream.handle),
-          "fused_moe launch");
-}
-
-void run_decode(const FusedMoeState& state, const DecodeLaunch& choice, const DecodeArgs& common, Stream stream) {
-    DecodeArgs args = common;
-    args.shared = choice.shared;
-    args.gate_up_teams = DecodeTeams(choice.threads / 32, choice.gate_up_teams);
-    args.down_teams = DecodeTeams(choice.threads / 32, choice.down_teams);
-    args.slots = choice.slots;
-    args.gather_tokens = static_cast<int>(state.cuda.gather_tokens);
-    args.group_rows = choice.group_rows;
-    args.by_group_rows = Divisor(std::max(choice.group_rows, 1));
-    launch(choice.kernel, state.cuda.grid, choice.threads, choice.shared.bytes, &args, stream);
-}
-
-void run_grouped(const FusedMoeState& state, const GroupedLaunch& choice, const DecodeArgs& common,
-                 const Workspace& workspace, Stream stream) {
-    GroupedArgs args;
-    static_cast<DecodeArgs&>(args) = common;
-    if (args.weight_input) std::swap(args.input_weights, args.weights);
-    args.prepared_rows = state.cuda.prepared_rows.in(workspace);
-    args.row_scales = state.cuda.row_scales.in(workspace);
-    args.pass_tokens = static_cast<int>(state.cuda.pass_tokens);
-    args.stages = choice.stages;
-    args.lists = choice.shared;
-    launch(choice.kernel, state.cuda.grid, choice.threads, choice.shared.bytes, &args, stream);
-}
-
-/// The kernels that can run a problem.
-struct LegalVariants {
-    std::vector<DecodeVariant> decode;
-    std::vector<DecodeVariant> gather;
-    std::vector<GroupedVariant> grouped;
-
-    [[nodiscard]] std::vector<std::string> names() const {
-        std::vector<std::string> names;
-        for (const DecodeVariant& variant : decode) names.push_back(variant.name);
-        for (const DecodeVariant& variant : gather) names.push_back(variant.name);
-        for (const GroupedVariant& variant : grouped) names.emplace_back(variant.instance.name);
-        return names;
-    }
-};
-
-/// The decode kernel up to one of its passes; beyond that gathered rows, unless experts have so many that their
-/// weights would be read again and again, then the grouped kernel.
-std::string default_variant(const FusedMoeState& state, const LegalVariants& legal, std::int64_t tokens) {
-    const FusedMoeProblem& p = state.problem;
-    const bool many = tokens > kPassTokens || legal.decode.empty();
-    if (many && !legal.gather.empty()) {
-        const auto instance = *gather_instance(p.weights, p.quantize_activations);
-        const DecodeVariant& best = legal.gather[choose_gather_variant(instance, legal.gather, p, tokens)];
-        if (legal.grouped.empty() ||
-            expected_reads(p, tokens, state.cuda.gather_tokens, best.group_rows) <= kMostGatherReads)
-            return best.name;
-    }
-    if (many && !legal.grouped.empty()) return legal.grouped.front().instance.name;
-    const auto instance = *decode_instance(p.weights, p.quantize_activations);
-    return legal.decode[choose_variant(instance, legal.decode, p, state.cuda.grid, tokens)].name;
+    FusedMoeCuda& cuda = state.cuda;
+    for (const DecodeVariant& variant : legal.decode)
+        cuda.launches.push_back(freeze(*decode_instance(p.weights, p.quantize_activations), variant, info));
+    for (const DecodeVariant& variant : legal.gather)
+        cuda.launches.push_back(freeze(*gather_instance(p.weights, p.quantize_activations), variant, info));
+    for (const GroupedVariant& variant : legal.grouped) cuda.grouped.push_back(freeze(variant, info));
+    for (const SingleVariant& variant : legal.single)
+        cuda.single.push_back(freeze(*single_instance(p.weights, p.quantize_activations), variant, info));
 }
 
 }  // namespace
@@ -282,7 +72,9 @@ void require(const FusedMoeProblem& problem, Device device) {
     if (info.compute_capability != 90)
         unsupported(device, "compute capability {}, the kernels are for 90 (Hopper)", info.compute_capability);
     require_options(problem, device);
-    if (legal_decode_variants(problem, info).empty() && legal_grouped_variants(problem, 1, info).empty())
+    const FusedMoeCuda smallest{.grid = info.multiprocessors, .pass_tokens = 1, .grid_pass_tokens = 1};
+    const LegalVariants legal = legal_variants(problem, smallest, info, {});
+    if (legal.decode.empty() && legal.grouped.empty())
         unsupported(device,
                     "hidden {}, intermediate {}, {} experts and top_k {} do not fit into {} bytes of shared memory",
                     problem.hidden, problem.intermediate, problem.num_experts, problem.top_k, info.shared_memory_bytes);
@@ -292,37 +84,31 @@ void plan_fused_moe(FusedMoeState& state, const PlanOptions& options) {
     const FusedMoeProblem& p = state.problem;
     const Device device = state.device;
     const DeviceInfo& info = device_info(device);
-    state.cuda.pass_tokens = pass_tokens(p, options);
-    state.cuda.gather_tokens = std::min(gather_pass_tokens(p), state.cuda.pass_tokens);
-    const LegalVariants legal{legal_decode_variants(p, info), legal_gather_variants(p, state.cuda.gather_tokens, info),
-                              legal_grouped_variants(p, state.cuda.pass_tokens, info)};
-    state.cuda.grid = options.max_sms > 0 ? std::min(options.max_sms, info.multiprocessors) : info.multiprocessors;
-    const auto heuristic = [&](std::int64_t tokens) { return default_variant(state, legal, tokens); };
+    FusedMoeCuda& cuda = state.cuda;
+    cuda.grid = options.max_sms > 0 ? std::min(options.max_sms, info.multiprocessors) : info.multiprocessors;
+    cuda.pass_tokens = pass_tokens(p, options, cuda, false);
+    cuda.grid_pass_tokens = pass_tokens(p, options, cuda, true);
+    cuda.gather_tokens = std::min(gather_pass_tokens(p), cuda.pass_tokens);
+    const LegalVariants legal = legal_variants(p, cuda, info, options);
+    const auto heuristic = [&](std::int64_t tokens) { return default_variant(p, cuda, legal, tokens); };
     choose_into(state, kOp, device, p.max_tokens, options, problem_key(p), legal.names(), heuristic,
                 environment::kMoeConfig);
     const DeviceGuard guard(device.index);
     if (p.route) plan_route_first(state);
-    for (const DecodeVariant& variant : legal.decode)
-        state.cuda.launches.push_back(freeze(*decode_instance(p.weights, p.quantize_activations), variant, info));
-    for (const DecodeVariant& variant : legal.gather)
-        state.cuda.launches.push_back(freeze(*gather_instance(p.weights, p.quantize_activations), variant, info));
-    for (const GroupedVariant& variant : legal.grouped) state.cuda.grouped.push_back(freeze(variant, info));
+    freeze_all(state, legal, info);
     lay_out_workspace(state);
     check_workspace_limit(kOp, options, state.layout.size());
 }
 
 void run_fused_moe(const FusedMoeState& state, const FusedMoeArgs& args, const Workspace& workspace, Stream stream) {
     if (args.tokens == 0) return;
-    const std::size_t variant = state.row_variants[state.row_index(args.tokens)];
+    const KernelOfVariant kernel = state.cuda.kernel_of(state.row_variants[state.row_index(args.tokens)]);
     DecodeArgs common = kernel_args(state, args, workspace);
     const DeviceGuard guard(state.device.index);
-    const std::size_t decode = state.cuda.launches.size();
-    const bool takes_ids = variant >= decode || state.cuda.launches[variant].group_rows > 0;
-    if (state.problem.route && takes_ids) route_first(state, args, workspace, stream, common);
-    if (variant < decode)
-        run_decode(state, state.cuda.launches[variant], common, stream);
-    else
-        run_grouped(state, state.cuda.grouped[variant - decode], common, workspace, stream);
+    if (state.problem.route && kernel.takes_ids) route_first(state, args, workspace, stream, common);
+    if (kernel.decode != nullptr) return run_decode(state, *kernel.decode, common, stream);
+    if (kernel.grouped != nullptr) return run_grouped(state, *kernel.grouped, common, workspace, stream);
+    run_single(state, *kernel.single, common, workspace, stream);
 }
 
 }  // namespace tokamak::moe::cuda

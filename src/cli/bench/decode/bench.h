@@ -7,19 +7,15 @@
 #include <vector>
 
 #include "cli/bench/decode/command.h"
+#include "cli/bench/decode/fill.h"
 #include "cli/bench/decode/rotation.h"
+#include "cli/bench/decode/sampled.h"
 #include "cli/bench/report.h"
 #include "cli/results.h"
 #include "cli/table.h"
 #include "cuda/graph.h"
 
 namespace tokamak::cli::bench {
-
-/// The tokens of a call that are compared: the first, and the last of 8, 64 and 256.
-std::vector<std::int64_t> sampled_tokens(std::int64_t device_tokens);
-
-/// Host copies of some rows of a 2-d tensor; absent if it is.
-OwnedTensor rows_to_host(const Tensor& source, const std::vector<std::int64_t>& rows);
 
 /// One configuration to time and to check. `set` numbers the data of a call: 0 to most_calls - 1; set 0 is the one that
 /// `check` knows, and always the last of a replay.
@@ -47,6 +43,7 @@ class DecodeBench {
     [[nodiscard]] const DecodeOptions& options() const noexcept { return options_; }
     [[nodiscard]] Device device() const noexcept { return options_.device; }
     [[nodiscard]] const cuda::OwnedStream& stream() const noexcept { return stream_; }
+    [[nodiscard]] Lane lane() const noexcept { return {device(), stream_.stream()}; }
     [[nodiscard]] double copy_gbps() const noexcept { return copy_gbps_; }
     [[nodiscard]] double bf16_tflops() const noexcept { return bf16_tflops_; }
     [[nodiscard]] double fp8_tflops() const noexcept { return fp8_tflops_; }

@@ -3,7 +3,7 @@
 #include <cuda_runtime.h>
 
 #include "cli/bench/decode/kernels.h"
-#include "formats/packed_tile.h"
+#include "cli/bench/decode/random_bits.h"
 #include "tokamak/error.h"
 
 namespace tokamak::cli::bench {
@@ -17,46 +17,12 @@ void check_launch() {
         throw Error(ErrorCode::device, std::string("bench kernel: ") + cudaGetErrorString(status));
 }
 
-__device__ std::uint32_t mix(std::uint64_t index, std::uint32_t seed) {
-    std::uint32_t h = static_cast<std::uint32_t>(index) * 0x9E3779B1U + static_cast<std::uint32_t>(index >> 32) + seed;
-    h = (h ^ (h >> 16)) * 0x85EBCA6BU;
-    h = (h ^ (h >> 13)) * 0xC2B2AE35U;
-    return h ^ (h >> 16);
-}
-
-/// Where codes and scales lie in a packed matrix; all borders are multiples of 16 bytes.
-struct PackedFill {
-    WeightFormat format;
-    std::uint64_t strip_bytes, tiles_bytes, tile_bytes, code_bytes;
-};
-
-/// Codes without NaN, about 2^-6 in bf16.
-__device__ std::uint32_t code_word(WeightFormat format, std::uint32_t bits) {
-    if (format == WeightFormat::bf16) return (bits & 0x80FF80FFU) | 0x3C003C00U;  // exponent fields 120 and 121
-    if (format != WeightFormat::fp8_block) return bits;
-    const std::uint32_t nan = ((bits & 0x7F7F7F7FU) + 0x01010101U) & 0x80808080U;  // bytes 0x7F and 0xFF
-    return bits ^ (nan >> 7);
-}
-
-/// Scales: bf16 2^-8 to 2^-7 (int4), bytes 119 and 120 (mxfp4), f32 2^-14 to 2^-13 (fp8_block).
-__device__ std::uint32_t scale_word(WeightFormat format, std::uint32_t bits) {
-    if (format == WeightFormat::int4) return (bits & 0x007F007FU) | 0x3B803B80U;
-    if (format == WeightFormat::mxfp4) return (bits & 0x01010101U) + 0x77777777U;
-    return (bits & 0x007FFFFFU) | 0x38800000U;
-}
-
 __global__ void fill_packed_kernel(uint4* data, std::uint64_t vectors, PackedFill fill, std::uint32_t seed) {
     const std::uint64_t stride = static_cast<std::uint64_t>(gridDim.x) * blockDim.x;
     for (std::uint64_t v = blockIdx.x * static_cast<std::uint64_t>(blockDim.x) + threadIdx.x; v < vectors;
          v += stride) {
-        const std::uint64_t in_strip = v * 16 % fill.strip_bytes;
-        const bool codes = in_strip < fill.tiles_bytes && in_strip % fill.tile_bytes < fill.code_bytes;
         std::uint32_t words[4];
-#pragma unroll
-        for (int w = 0; w < 4; ++w) {
-            const std::uint32_t bits = mix(v * 4 + w, seed);
-            words[w] = codes ? code_word(fill.format, bits) : scale_word(fill.format, bits);
-        }
+        packed_words(fill, v, seed, words);
         data[v] = {words[0], words[1], words[2], words[3]};
     }
 }
@@ -64,11 +30,8 @@ __global__ void fill_packed_kernel(uint4* data, std::uint64_t vectors, PackedFil
 __global__ void fill_normal_kernel(__nv_bfloat162* data, std::uint64_t pairs, std::uint32_t seed) {
     const std::uint64_t stride = static_cast<std::uint64_t>(gridDim.x) * blockDim.x;
     for (std::uint64_t i = blockIdx.x * static_cast<std::uint64_t>(blockDim.x) + threadIdx.x; i < pairs; i += stride) {
-        // Box-Muller; the first number is never 0.
-        const float u = (static_cast<float>(mix(2 * i, seed) >> 8) + 0.5F) * 0x1p-24F;
-        const float angle = static_cast<float>(mix(2 * i + 1, seed) >> 8) * (6.2831853F * 0x1p-24F);
-        const float radius = sqrtf(-2.0F * logf(u));
-        data[i] = __floats2bfloat162_rn(radius * cosf(angle), radius * sinf(angle));
+        const NormalPair pair = normal_pair(i, seed);
+        data[i] = __floats2bfloat162_rn(pair.a, pair.b);
     }
 }
 
@@ -77,8 +40,7 @@ __global__ void fill_numbers(std::int32_t* data, std::uint64_t count, std::uint3
                              std::uint32_t seed) {
     const std::uint64_t stride = static_cast<std::uint64_t>(gridDim.x) * blockDim.x;
     for (std::uint64_t i = blockIdx.x * static_cast<std::uint64_t>(blockDim.x) + threadIdx.x; i < count; i += stride)
-        data[i] = bound == 0 ? first + static_cast<std::int32_t>(i)
-                             : static_cast<std::int32_t>(__umulhi(mix(i, seed), bound));
+        data[i] = bound == 0 ? first + static_cast<std::int32_t>(i) : uniform_number(i, seed, bound);
 }
 
 __global__ void empty_kernel() {}
@@ -115,9 +77,7 @@ unsigned blocks_for(std::int64_t items) { return static_cast<unsigned>((items + 
 }  // namespace
 
 void fill_packed(void* data, std::size_t bytes, const PackedLayout& layout, std::uint32_t seed, Stream stream) {
-    const PackedFill fill{layout.spec.format, layout.strip_bytes,
-                          static_cast<std::uint64_t>(layout.tiles) * layout.tile_bytes, layout.tile_bytes,
-                          formats::tile_shape(layout.spec).code_bytes};
+    const PackedFill fill = packed_fill(layout);
     fill_packed_kernel<<<kBlocks, kThreads, 0, stream.handle>>>(static_cast<uint4*>(data), bytes / 16, fill, seed);
     check_launch();
 }

@@ -14,9 +14,6 @@ namespace {
 constexpr std::int64_t kComparedTokens[] = {1, 8, 64};
 constexpr std::int64_t kHostTokens = 8;
 
-/// Probabilities in bf16 (up to 2^-9 each), the rounding of the output, float sums.
-constexpr Distance kLimit{5e-3, 1.5e-2};
-
 Subject make_subject(const DecodeBench& bench, MlaData& data, const mla::SparseAttentionPlan& plan,
                      const Workspace& workspace, std::int64_t tokens, Mode mode) {
     Subject subject;
@@ -58,7 +55,7 @@ Subject make_subject(const DecodeBench& bench, MlaData& data, const mla::SparseA
     subject.out = data.out();
     subject.workspace = workspace;
     subject.check = [&data, tokens](const Tensor& out) { return data.check(out, tokens); };
-    subject.limit = kLimit;
+    subject.limit = kMlaLimit;
     subject.checked_tokens = static_cast<std::int64_t>(sampled_tokens(tokens).size());
     return subject;
 }
@@ -81,7 +78,7 @@ void bench_attention(DecodeBench& bench, const MlaCase& attention) {
     if (const Support support = supports(problem, options.device); !support)
         return bench.refuse("sparse_attention", attention.shape->name, format, support.reason);
     bench.progress(fmt::format("{} {}: filling the caches", attention.shape->name, format));
-    MlaData data(bench, attention, options.max_tokens());
+    MlaData data(bench.lane(), attention, options.max_tokens());
     const auto plan = make_plan(data.problem(), options.device);
     const OwnedWorkspace workspace(plan.workspace(), options.device);
     for (const std::int64_t tokens : options.token_counts())

@@ -2,6 +2,7 @@
 // The parts of `bench mla`.
 #pragma once
 
+#include "cli/bench/decode/bench.h"
 #include "cli/bench/decode/mla_data.h"
 
 namespace tokamak::cli::bench {

@@ -4,15 +4,14 @@
 #include <algorithm>
 #include <cmath>
 
-#include "cli/bench/decode/kernels.h"
+#include "cli/bench/decode/sampled.h"
 #include "cli/bench/random_tensor.h"
 #include "core/choose.h"
 
 namespace tokamak::cli::bench {
 namespace {
 
-constexpr std::int64_t kPoolRows = std::int64_t{1} << 22;  ///< of all pools of a shape: 2.4 to 4.8 GB
-constexpr std::int64_t kSetRows = 3840;                    ///< index rows beyond set 0
+constexpr std::int64_t kSetRows = 3840;  ///< index rows beyond set 0
 constexpr int kMostSets = 160;
 constexpr std::int64_t kFillRows = 1 << 16;
 
@@ -66,27 +65,31 @@ void copy_row(const KvCache& to, std::int64_t to_slot, const KvCache& from, std:
 
 }  // namespace
 
-DeviceCache::DeviceCache(const DecodeBench& bench, KvFormat format, std::int64_t dim, std::int64_t page_size,
+DeviceCache::DeviceCache(const Lane& lane, KvFormat format, std::int64_t dim, std::int64_t page_size,
                          std::int64_t rows) {
     const std::int64_t pages = rows / page_size;
-    const Device device = bench.device();
-    const Stream stream = bench.stream().stream();
+    const Device device = lane.device;
     values_ = allocate_values(format, dim, page_size, pages, device);
     scales_ = allocate_scales(format, dim, page_size, pages, device);
     cache_ = {format, dim, page_size, values_, scales_};
-    const mla::WriteKvProblem problem{.max_tokens = kFillRows, .format = format, .dim = dim, .page_size = page_size};
+    const std::int64_t step = std::min(kFillRows, pages * page_size);
+    const mla::WriteKvProblem problem{.max_tokens = step, .format = format, .dim = dim, .page_size = page_size};
     const auto plan = make_plan(problem, device);
-    const OwnedTensor source = OwnedTensor::allocate(DType::bf16, {kFillRows, dim}, device);
-    const OwnedTensor slots = OwnedTensor::allocate(DType::i32, {kFillRows}, device);
-    for (std::int64_t first = 0; first < rows; first += kFillRows) {
+    const OwnedWorkspace workspace(plan.workspace(), device);
+    const OwnedTensor source = OwnedTensor::allocate(DType::bf16, {step, dim}, device);
+    const OwnedTensor slots = OwnedTensor::allocate(DType::i32, {step}, device);
+    for (std::int64_t first = 0; first < pages * page_size; first += step) {
+        const std::int64_t count = std::min(step, pages * page_size - first);
         // Sixteen different blocks of rows are plenty.
-        if (first < 16 * kFillRows)
-            fill_normal(source.view().data, static_cast<std::size_t>(kFillRows * dim),
-                        static_cast<std::uint32_t>(first / kFillRows + 1), stream);
-        fill_ascending(slots.as<std::int32_t>(), kFillRows, static_cast<std::int32_t>(first), stream);
-        mla::run(plan, {kFillRows, {}, source, slots, cache_}, {}, stream);
+        if (first < 16 * step)
+            fill_normal(lane, source.view().data, static_cast<std::size_t>(step * dim),
+                        static_cast<std::uint32_t>(first / step + 1));
+        fill_ascending(lane, slots.as<std::int32_t>(), static_cast<std::size_t>(step),
+                       static_cast<std::int32_t>(first));
+        mla::run(plan, {count, {}, source.view().first_rows(count), slots.view().first_rows(count), cache_}, workspace,
+                 lane.stream);
     }
-    synchronize(device, stream);
+    synchronize(device, lane.stream);
 }
 
 HostRows empty_rows(KvFormat format, std::int64_t dim, std::int64_t rows) {
@@ -108,32 +111,31 @@ double row_bytes(KvFormat format, std::int64_t dim) {
     return static_cast<double>(shape.values_row_bytes + shape.scales_row_bytes);
 }
 
-MlaData::MlaData(const DecodeBench& bench, const MlaCase& attention, std::int64_t max_tokens)
-    : bench_(bench),
+MlaData::MlaData(const Lane& lane, const MlaCase& attention, std::int64_t max_tokens, std::int64_t rows)
+    : lane_(lane),
       attention_(attention),
       max_tokens_(max_tokens),
       index_rows_(max_tokens + std::max(kSetRows, 15 * max_tokens)),
       problem_(sparse_attention_problem(*attention.shape, attention.format, max_tokens)) {
-    const Device device = bench.device();
-    const Stream stream = bench.stream().stream();
+    const Device device = lane.device;
     const auto pools = static_cast<std::int64_t>(problem_.pools.size());
     for (mla::KvPool& pool : problem_.pools) {
-        pool.rows = kPoolRows / pools;
-        caches_.emplace_back(bench, pool.format, problem_.dim, pool.page_size, pool.rows);
+        pool.rows = std::max<std::int64_t>(1, rows / pools / pool.page_size) * pool.page_size;
+        caches_.emplace_back(lane, pool.format, problem_.dim, pool.page_size, pool.rows);
         indices_.push_back(OwnedTensor::allocate(DType::i32, {index_rows_, pool.top_k}, device));
-        fill_uniform(indices_.back().as<std::int32_t>(), static_cast<std::size_t>(index_rows_ * pool.top_k),
-                     static_cast<std::int32_t>(pool.rows), static_cast<std::uint32_t>(pool.top_k), stream);
+        fill_uniform(lane, indices_.back().as<std::int32_t>(), static_cast<std::size_t>(index_rows_ * pool.top_k),
+                     static_cast<std::int32_t>(pool.rows), static_cast<std::uint32_t>(pool.top_k));
         const OwnedTensor lengths = OwnedTensor::allocate(DType::i32, {max_tokens});
         std::fill_n(lengths.as<std::int32_t>(), max_tokens, pool.top_k);
         lengths_.push_back(OwnedTensor::copy_of(lengths, device));
     }
     q_ = OwnedTensor::allocate(DType::bf16, {max_tokens, problem_.heads, problem_.dim}, device);
-    fill_normal(q_.view().data, static_cast<std::size_t>(q_.view().elements()), 3, stream);
+    fill_normal(lane, q_.view().data, static_cast<std::size_t>(q_.view().elements()), 3);
     Generator generator{6};
     if (attention.shape->sink) sink_ = OwnedTensor::copy_of(normal(generator, DType::f32, {problem_.heads}), device);
     out_ = OwnedTensor::allocate(DType::bf16, {max_tokens, problem_.heads, problem_.value_dim}, device);
     lse_ = OwnedTensor::allocate(DType::f32, {max_tokens, problem_.heads}, device);
-    synchronize(device, stream);
+    synchronize(device, lane.stream);
 }
 
 int MlaData::sets(std::int64_t tokens) const {
@@ -151,7 +153,7 @@ mla::SparseAttentionArgs MlaData::args(std::int64_t tokens, int set) const {
         const std::int64_t top_k = problem_.pools[p].top_k;
         args.pools.push_back({.cache = caches_[p].cache(),
                               .indices = Tensor(indices_[p].as<std::int32_t>() + first * top_k, DType::i32,
-                                                {tokens, top_k}, bench_.device()),
+                                                {tokens, top_k}, lane_.device),
                               .lengths = lengths_[p].view().first_rows(tokens)});
     }
     return args;

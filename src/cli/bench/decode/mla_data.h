@@ -6,14 +6,16 @@
 #include <map>
 #include <vector>
 
-#include "cli/bench/decode/bench.h"
+#include "cli/bench/decode/fill.h"
+#include "cli/bench/decode/options.h"
+#include "cli/bench/report.h"
 
 namespace tokamak::cli::bench {
 
 /// A paged cache in device memory, filled by write_kv with normally distributed rows.
 class DeviceCache {
   public:
-    DeviceCache(const DecodeBench& bench, KvFormat format, std::int64_t dim, std::int64_t page_size, std::int64_t rows);
+    DeviceCache(const Lane& lane, KvFormat format, std::int64_t dim, std::int64_t page_size, std::int64_t rows);
     [[nodiscard]] const KvCache& cache() const noexcept { return cache_; }
 
   private:
@@ -33,10 +35,14 @@ HostRows rows_to_host(const KvCache& cache, const std::vector<std::int64_t>& slo
 /// Bytes of a row with its scales.
 double row_bytes(KvFormat format, std::int64_t dim);
 
-/// A shape in a format: one cache per pool, queries for up to `max_tokens` tokens.
+inline constexpr std::int64_t kPoolRows = std::int64_t{1} << 22;  ///< of all pools of a shape: 2.4 to 4.8 GB
+/// The result is rounded to bf16, as are probabilities (up to 2^-9 each); float sums.
+inline constexpr Distance kMlaLimit{5e-3, 1.5e-2};
+
+/// A shape in a format: one cache per pool, together of about `rows` rows, queries for up to `max_tokens` tokens.
 class MlaData {
   public:
-    MlaData(const DecodeBench& bench, const MlaCase& attention, std::int64_t max_tokens);
+    MlaData(const Lane& lane, const MlaCase& attention, std::int64_t max_tokens, std::int64_t rows = kPoolRows);
 
     [[nodiscard]] const MlaCase& attention() const noexcept { return attention_; }
     [[nodiscard]] const mla::SparseAttentionProblem& problem() const noexcept { return problem_; }
@@ -56,7 +62,7 @@ class MlaData {
     [[nodiscard]] OwnedTensor compute_oracle(std::int64_t token) const;
     [[nodiscard]] std::vector<std::int64_t> sampled_heads() const;
 
-    const DecodeBench& bench_;
+    Lane lane_;
     MlaCase attention_;
     std::int64_t max_tokens_;
     std::int64_t index_rows_;  ///< rows of each index array: set 0 first, the others packed after it

@@ -273,7 +273,7 @@ void bench_row_operators(DecodeBench& bench, const std::vector<MlaCase>& cases) 
     for (const MlaCase& attention : cases) {
         if (caches.emplace(attention.format, attention.shape->dim).second &&
             (bench.options().wants("write_kv") || bench.options().wants("paged_gather"))) {
-            const DeviceCache cache(bench, attention.format, attention.shape->dim, kPage, kCacheRows);
+            const DeviceCache cache(bench.lane(), attention.format, attention.shape->dim, kPage, kCacheRows);
             if (bench.options().wants("paged_gather")) Gather(bench, cache).run();
             if (bench.options().wants("write_kv")) Write(bench, cache).run();
         }

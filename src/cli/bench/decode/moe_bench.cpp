@@ -83,10 +83,6 @@ void compare_variants(DecodeBench& bench, MoeData& data) {
 
 }  // namespace
 
-Distance moe_limit(const MoeCase& layer) {
-    return layer.problem.quantize_activations ? Distance{1.5e-2, 3e-2} : Distance{5e-3, 1e-2};
-}
-
 void bench_fused_moe(DecodeBench& bench, MoeData& data) {
     const MoeCase& layer = data.layer();
     const auto plan = make_plan(layer.problem, bench.device());
@@ -116,7 +112,8 @@ int bench_moe(const DecodeOptions& options) {
         const Support support = supports(layer.problem, options.device);
         if (!support) bench.refuse("fused_moe", layer.shape->name, layer.format, support.reason);
         if (!support && !layer.published) continue;
-        MoeData data(bench, pool, layer);
+        MoeData data(bench.lane(), pool, layer);
+        data.reserve(layer.problem.max_tokens);
         if (support && options.wants("fused_moe")) {
             bench_fused_moe(bench, data);
             if (options.configurations && layer.published) compare_variants(bench, data);

@@ -2,6 +2,7 @@
 // The parts of `bench moe`.
 #pragma once
 
+#include "cli/bench/decode/bench.h"
 #include "cli/bench/decode/moe_data.h"
 
 namespace tokamak::cli::bench {
@@ -15,11 +16,6 @@ void bench_align(DecodeBench& bench, const MoeShape& shape);
 void bench_sum_reduce(DecodeBench& bench, const WeightPool& pool, const MoeShape& shape);
 /// What clearing accumulators costs, one layer and 61 of them.
 void bench_clearing(DecodeBench& bench, const WeightPool& pool);
-
-/// The first and largest errors that a whole layer or a GEMM may have: roundings of the output, of the activations
-/// between the GEMMs and of dequantised weights to bf16, each about 1.1e-3 in the norm, plus float sums. With e4m3
-/// activations a value near the border of two codes may fall on either side.
-Distance moe_limit(const MoeCase& layer);
 
 /// What every row of an MoE operator starts with.
 template <class Plan>

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <random>
 
-#include "cli/bench/decode/kernels.h"
+#include "cli/bench/decode/sampled.h"
 #include "cli/bench/random_tensor.h"
 #include "core/choose.h"
 #include "core/throw.h"
@@ -12,12 +12,11 @@
 namespace tokamak::cli::bench {
 namespace {
 
-constexpr std::int64_t kPoolBytes = std::int64_t{8} << 30;
 constexpr std::size_t kMostLayers = kMoeSets;
 
-OwnedTensor device_normal(const DecodeBench& bench, std::initializer_list<std::int64_t> shape, std::uint32_t seed) {
-    OwnedTensor tensor = OwnedTensor::allocate(DType::bf16, shape, bench.device());
-    fill_normal(tensor.view().data, static_cast<std::size_t>(tensor.view().elements()), seed, bench.stream().stream());
+OwnedTensor device_normal(const Lane& lane, std::initializer_list<std::int64_t> shape, std::uint32_t seed) {
+    OwnedTensor tensor = OwnedTensor::allocate(DType::bf16, shape, lane.device);
+    fill_normal(lane, tensor.view().data, static_cast<std::size_t>(tensor.view().elements()), seed);
     return tensor;
 }
 
@@ -35,29 +34,43 @@ OwnedTensor routing_weights(std::int64_t tokens, int top_k, Device device) {
     return OwnedTensor::copy_of(host, device);
 }
 
+/// What a token without a local expert gives.
+OwnedTensor zeros(std::int64_t hidden) {
+    OwnedTensor tensor = OwnedTensor::allocate(DType::f64, {1, hidden});
+    std::fill_n(tensor.as<double>(), hidden, 0.0);
+    return tensor;
+}
+
 }  // namespace
 
-WeightPool::WeightPool(Device device) : memory_(OwnedTensor::allocate(DType::u8, {kPoolBytes}, device)) {}
+Distance moe_limit(const MoeCase& layer) {
+    return layer.problem.quantize_activations ? Distance{1.5e-2, 3e-2} : Distance{5e-3, 1e-2};
+}
 
-LocalExperts local_experts(const Tensor& ids, std::int64_t token, int experts) {
+WeightPool::WeightPool(Device device, std::int64_t bytes)
+    : memory_(OwnedTensor::allocate(DType::u8, {bytes}, device)) {}
+
+LocalExperts local_experts(const Tensor& ids, std::int64_t token, int experts, int local_experts) {
     LocalExperts local{rows_to_host(ids, {token}), OwnedTensor::allocate(DType::i32, {experts}), {}};
     std::fill_n(local.map.as<std::int32_t>(), experts, -1);
     for (std::int64_t j = 0; j < ids.size(1); ++j) {
         const std::int32_t expert = local.ids.as<std::int32_t>()[j];
-        local.map.as<std::int32_t>()[expert] = static_cast<std::int32_t>(j);
+        if (expert >= local_experts) continue;
+        local.map.as<std::int32_t>()[expert] = static_cast<std::int32_t>(local.experts.size());
         local.experts.push_back(expert);
     }
     return local;
 }
 
-MoeData::MoeData(const DecodeBench& bench, const WeightPool& pool, const MoeCase& layer)
-    : bench_(bench), layer_(layer), max_tokens_(layer.problem.max_tokens), weights_(pool.data()) {
+MoeData::MoeData(const Lane& lane, const WeightPool& pool, const MoeCase& layer)
+    : lane_(lane),
+      layer_(layer),
+      local_(layer.problem.num_local_experts > 0 ? layer.problem.num_local_experts : layer.problem.num_experts),
+      weights_(pool.data()) {
     const moe::FusedMoeProblem& p = layer.problem;
     const PackedLayout gate_up = moe::gate_up_layout(p);
     const PackedLayout down = moe::down_layout(p);
-    const auto experts = static_cast<std::size_t>(p.num_experts);
-    const Device device = bench.device();
-    const Stream stream = bench.stream().stream();
+    const auto experts = static_cast<std::size_t>(local_);
     expert_bytes_ = static_cast<double>(gate_up.matrix_bytes + down.matrix_bytes);
     layer_bytes_ = experts * (gate_up.matrix_bytes + down.matrix_bytes);
     layers_ = std::min(pool.bytes() / layer_bytes_, kMostLayers);
@@ -66,17 +79,28 @@ MoeData::MoeData(const DecodeBench& bench, const WeightPool& pool, const MoeCase
     for (std::size_t l = 0; l < layers_; ++l) {
         std::uint8_t* const at = weights_ + l * layer_bytes_;
         const auto seed = static_cast<std::uint32_t>(2 * l + 1);
-        fill_packed(at, experts * gate_up.matrix_bytes, gate_up, seed, stream);
-        fill_packed(at + experts * gate_up.matrix_bytes, experts * down.matrix_bytes, down, seed + 1, stream);
+        fill_packed(lane, at, experts * gate_up.matrix_bytes, gate_up, seed);
+        fill_packed(lane, at + experts * gate_up.matrix_bytes, experts * down.matrix_bytes, down, seed + 1);
     }
-    x_ = device_normal(bench, {max_tokens_, p.hidden}, 101);
-    routing_weights_ = routing_weights(max_tokens_, p.top_k, device);
     if (layer.shape->biases) {
-        gate_up_bias_ = device_normal(bench, {p.num_experts, 2 * p.intermediate}, 102);
-        down_bias_ = device_normal(bench, {p.num_experts, p.hidden}, 103);
+        gate_up_bias_ = device_normal(lane, {local_, 2 * p.intermediate}, 102);
+        down_bias_ = device_normal(lane, {local_, p.hidden}, 103);
     }
-    out_ = OwnedTensor::allocate(p.out_dtype, {max_tokens_, p.hidden}, device);
-    synchronize(device, stream);
+    synchronize(lane.device, lane.stream);
+}
+
+void MoeData::reserve(std::int64_t tokens) {
+    if (tokens <= max_tokens_) return;
+    const moe::FusedMoeProblem& p = layer_.problem;
+    max_tokens_ = 0;  // if memory runs out
+    ids_.clear();
+    x_ = {};
+    out_ = {};
+    x_ = device_normal(lane_, {tokens, p.hidden}, 101);
+    routing_weights_ = routing_weights(tokens, p.top_k, lane_.device);
+    out_ = OwnedTensor::allocate(p.out_dtype, {tokens, p.hidden}, lane_.device);
+    synchronize(lane_.device, lane_.stream);
+    max_tokens_ = tokens;
 }
 
 MoeData::Ids& MoeData::ids(Routing routing) {
@@ -89,7 +113,7 @@ MoeData::Ids& MoeData::ids(Routing routing) {
         ids.host.insert(ids.host.end(), routes.begin(), routes.end());
     }
     ids.device =
-        OwnedTensor::copy_of(Tensor(ids.host.data(), DType::i32, {kMoeSets, max_tokens_, p.top_k}), bench_.device());
+        OwnedTensor::copy_of(Tensor(ids.host.data(), DType::i32, {kMoeSets, max_tokens_, p.top_k}), lane_.device);
     return ids;
 }
 
@@ -103,8 +127,8 @@ moe::FusedMoeArgs MoeData::args(Routing routing, std::int64_t tokens, int set) {
     args.x = x_.view().first_rows(tokens);
     args.ids = ids(routing).device.view().at(set).first_rows(tokens);
     args.weights = routing_weights_.view().first_rows(tokens);
-    args.gate_up = Tensor(base, DType::u8, {p.num_experts, gate_up}, bench_.device());
-    args.down = Tensor(base + p.num_experts * gate_up, DType::u8, {p.num_experts, down}, bench_.device());
+    args.gate_up = Tensor(base, DType::u8, {local_, gate_up}, lane_.device);
+    args.down = Tensor(base + local_ * gate_up, DType::u8, {local_, down}, lane_.device);
     args.gate_up_bias = gate_up_bias_.view();
     args.down_bias = down_bias_.view();
     return args;
@@ -118,7 +142,7 @@ double MoeData::active(Routing routing, std::int64_t device_tokens, int sets) {
     for (int set = 0; set < sets; ++set)
         sum += static_cast<double>(count_active(
             {host.data() + static_cast<std::size_t>(set) * stride, static_cast<std::size_t>(device_tokens * p.top_k)},
-            p.num_experts));
+            local_));
     return sum / sets;
 }
 
@@ -126,18 +150,19 @@ Tensor MoeData::count(std::int64_t tokens) {
     OwnedTensor& count = counts_[tokens];
     if (!count.view()) {
         const auto value = static_cast<std::int32_t>(tokens);
-        count = OwnedTensor::copy_of(Tensor(&value, DType::i32, {1}), bench_.device());
+        count = OwnedTensor::copy_of(Tensor(&value, DType::i32, {1}), lane_.device);
     }
     return count.view();
 }
 
 OwnedTensor MoeData::compute_oracle(Routing routing, std::int64_t token) {
     const moe::FusedMoeProblem& p = layer_.problem;
-    const moe::FusedMoeArgs on_device = args(routing, max_tokens_, 0);
-    const LocalExperts local = local_experts(on_device.ids, token, p.num_experts);
+    const moe::FusedMoeArgs on_device = args(routing, token + 1, 0);
+    const LocalExperts local = local_experts(on_device.ids, token, p.num_experts, local_);
+    if (local.experts.empty()) return zeros(p.hidden);
     moe::FusedMoeProblem problem = p;
     problem.max_tokens = 1;
-    problem.num_local_experts = p.top_k;
+    problem.num_local_experts = static_cast<int>(local.experts.size());
     problem.out_dtype = DType::f64;
     const OwnedTensor inputs[] = {rows_to_host(on_device.x, {token}),
                                   rows_to_host(on_device.weights, {token}),

@@ -38,7 +38,7 @@ moe::RoutedGemmArgs gemm_args(MoeData& data, const Tensor& x, std::int64_t token
 
 /// The first token against the oracle.
 Distance check_gemm(const moe::RoutedGemmArgs& args, const moe::RoutedGemmProblem& on_device, const Tensor& out) {
-    const LocalExperts local = local_experts(args.ids, 0, on_device.num_experts);
+    const LocalExperts local = local_experts(args.ids, 0, on_device.num_experts, on_device.num_experts);
     moe::RoutedGemmProblem problem = on_device;
     problem.max_tokens = 1;
     problem.num_local_experts = problem.top_k;

@@ -13,7 +13,7 @@ constexpr std::int64_t kFewTokens[] = {1, 8, 64};
 constexpr std::int64_t kCaptured = 64;  ///< tokens of the graph that is replayed for fewer
 constexpr std::int64_t kDeviceCounts[] = {1, 8};
 constexpr const char* kMoeFormats[] = {"bf16",     "fp8_block", "fp8_block_a16", "int4_g32",
-                                       "int4_g64", "int4_g128", "mxfp4"};
+                                       "int4_g64", "int4_g128", "mxfp4",         "nvfp4"};
 
 bool contains(const auto& list, const auto& value) {
     return std::find(std::begin(list), std::end(list), value) != std::end(list);

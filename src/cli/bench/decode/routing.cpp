@@ -80,7 +80,8 @@ std::vector<std::int32_t> random_routes(Routing routing, std::int64_t tokens, in
 
 std::int64_t count_active(std::span<const std::int32_t> ids, int experts) {
     std::vector<bool> seen(static_cast<std::size_t>(experts));
-    for (const std::int32_t id : ids) seen[static_cast<std::size_t>(id)] = true;
+    for (const std::int32_t id : ids)
+        if (id < experts) seen[static_cast<std::size_t>(id)] = true;
     return std::count(seen.begin(), seen.end(), true);
 }
 

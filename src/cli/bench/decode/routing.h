@@ -25,7 +25,7 @@ Routing parse_routing(std::string_view name);
 std::vector<std::int32_t> random_routes(Routing routing, std::int64_t tokens, int experts, int top_k,
                                         std::uint64_t seed);
 
-/// Different experts in `ids`.
+/// Different experts below `experts` in `ids`.
 std::int64_t count_active(std::span<const std::int32_t> ids, int experts);
 
 }  // namespace tokamak::cli::bench

@@ -4,7 +4,7 @@
 #pragma once
 
 #include "cuda/ptx/wgmma_16bit.cuh"
-#include "mla/cuda/sparse_decode/shared.cuh"
+#include "mla/cuda/sparse_decode/pair.cuh"
 
 namespace tokamak::mla::cuda::sparse_decode {
 
@@ -37,7 +37,7 @@ struct Sums {
     }
 };
 
-template <int Dim, int N, bool Half>
+template <int Dim, int N, bool Half, bool Pair>
 __device__ __forceinline__ void accumulate(const Params& params, Control<N>& control, unsigned char* shared, int blocks,
                                            int group, int lane, Sums<N>& sums) {
     using Shape = Slabs<Dim>;
@@ -59,9 +59,7 @@ __device__ __forceinline__ void accumulate(const Params& params, Control<N>& con
             stage[s] = first + (rests ? 2 * s + 1 : s);
             if (stage[s] >= stages) stage[s] -= stages;
         }
-        const auto release = [&](int s) {
-            if (lane == 0) ptx::barrier_arrive(&control.empty[stage[s]]);
-        };
+        const auto release = [&](int s) { release_stage<N, Pair>(control, stage[s], lane); };
         ptx::wgmma_fence();
 #pragma unroll
         for (int i = 0; i < kOwnTiles; ++i) {

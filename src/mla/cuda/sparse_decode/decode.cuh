@@ -93,7 +93,7 @@ template <int Dim>
 struct RowScales {
     int exponent;
     uint4 ratios;
-    bool odd = false;  ///< a ratio is no power of two
+    bool odd = false;  ///< a scale is no power of two; a matter of the scales alone, so that all readers agree
 
     /// `raw`: four floats, or seven exponents in the first two words. `rotary_top`: largest magnitude as bf16 bits.
     __device__ __forceinline__ RowScales(const uint4& raw, unsigned rotary_top) {
@@ -113,7 +113,7 @@ struct RowScales {
             const float ratio = scale_of(raw, g) * inverse;
             halves[g] = ratio;
             if constexpr (Dim == 576) {
-                odd = odd || (__float_as_uint(ratio) & 0x007FFFFFU) != 0;
+                odd = odd || (__float_as_uint(scale_of(raw, g)) & 0x007FFFFFU) != 0;
                 halves[g] = __uint_as_float(__float_as_uint(ratio) & 0xFFFE0000U);
                 halves[4 + g] = ratio - halves[g];
             }

@@ -31,7 +31,7 @@ __device__ __forceinline__ void expect_others(const Params& params, Control<N>& 
     ptx::barrier_arrive_expect(&control.landed, others * Ownership{params.split_shift}.count() * 4 * kTilePartBytes<N>);
 }
 
-template <int Dim, int N>
+template <int Dim, int N, bool Pair>
 class Exchange {
   public:
     __device__ Exchange(const Params& params, Control<N>& control, unsigned char* shared, int rank, const Target& at)
@@ -60,8 +60,8 @@ class Exchange {
         const int tile = own_tile<Dim>(at_.lane, at_.group);
         const int owner = owns_.owner(tile);
         if (owner == rank_) return;
-        ptx::bulk_push(ptx::address_in(owner, landing(tile, owner, rank_)), staged(tile), kTilePartBytes<N>,
-                       ptx::address_in(owner, &control_.landed));
+        ptx::bulk_push(ptx::address_in(in_cluster<Pair>(owner), landing(tile, owner, rank_)), staged(tile),
+                       kTilePartBytes<N>, ptx::address_in(in_cluster<Pair>(owner), &control_.landed));
     }
 
     /// Adds and stores the tiles that this block owns, when they have landed and `splits` holds the factors. With few
@@ -87,25 +87,25 @@ class Exchange {
 
   private:
     static constexpr int kTileBytes = 4 * kTilePartBytes<N>;
-    static constexpr int kTogether = N == 8 ? 1 : 2;  ///< groups of eight columns; more would not fit the registers
+    static constexpr int kAddedAtOnce = N == 8 ? 1 : 2;  ///< groups of eight columns; more would not fit the registers
 
     /// own = sum over splits of factor * part, in their order.
     __device__ void add_splits(float (&own)[N / 2], int tile, const SplitSums<N>* splits) {
         const std::uint32_t from = ptx::shared_address(landing(tile, rank_, 0)) + at_.lane * 16;
 #pragma unroll
-        for (int first = 0; first < N / 8; first += kTogether) {
-            float all[4 * kTogether] = {};
+        for (int first = 0; first < N / 8; first += kAddedAtOnce) {
+            float all[4 * kAddedAtOnce] = {};
             std::uint32_t at = from + first * 512;
 #pragma unroll 1
             for (int source = 0; source < params_.splits; ++source) {
 #pragma unroll
-                for (int q = 0; q < kTogether; ++q)
+                for (int q = 0; q < kAddedAtOnce; ++q)
                     add_part(all + 4 * q, source == rank_, own + 4 * (first + q), at + q * 512,
                              &splits[source].head[8 * (first + q) + 2 * (at_.lane & 3)]);
                 if (source != rank_) at += kTileBytes;
             }
 #pragma unroll
-            for (int e = 0; e < 4 * kTogether; ++e) own[4 * first + e] = all[e];
+            for (int e = 0; e < 4 * kAddedAtOnce; ++e) own[4 * first + e] = all[e];
         }
     }
 

@@ -17,8 +17,8 @@ __device__ __forceinline__ void gather_bf16(const Params& params, Control<N>& co
     constexpr int kPerWarp = kRowBlock / kProducerWarps<N>;
     constexpr int kOwnRows = kPerWarp / 4;
     RowStream<kPerWarp> rows;
-    rows.start(params, columns, token, warp * kPerWarp, lane);
-    __syncthreads();
+    rows.start(params, columns, token, warp * kPerWarp + lane % kPerWarp, lane);
+    start_together<N>();
     rows.begin();
     Stage stage;
     const std::uint32_t at = ring + warp * kPerWarp * 128 + swizzled(lane / 8, lane & 7);
@@ -56,8 +56,8 @@ __device__ __noinline__ void gather_any(const Params& params, Control<N>& contro
     using Shape = Slabs<Dim>;
     constexpr int kPerWarp = kRowBlock / kProducerWarps<N>;
     RowStream<kPerWarp> rows;
-    rows.start(params, columns, token, warp * kPerWarp, lane);
-    __syncthreads();
+    rows.start(params, columns, token, warp * kPerWarp + lane % kPerWarp, lane);
+    start_together<N>();
     rows.begin();
     Stage stage;
     for (int block = 0; block < blocks; ++block) {

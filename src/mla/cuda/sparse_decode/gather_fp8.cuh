@@ -7,10 +7,11 @@
 #pragma once
 
 #include "mla/cuda/sparse_decode/decode.cuh"
+#include "mla/cuda/sparse_decode/pair.cuh"
 
 namespace tokamak::mla::cuda::sparse_decode {
 
-template <int Dim, int N>
+template <int Dim, int N, bool Pair>
 class Fp8Gather {
   public:
     /// Asks for the first indices.
@@ -18,26 +19,29 @@ class Fp8Gather {
                                          const Columns& columns, int token, int warp, int lane)
         : control_(control),
           stages_(params.shared.stages),
-          first_row_(warp * kPerWarp),
+          warp_(warp),
+          first_row_((Pair ? pair_half() * (kRowBlock / 2) : 0) + warp * kPerWarp),
           lane_(lane),
           raw_(base + params.shared.raw + warp * kAhead * kStepBytes + lane * 16),
-          scales_(base + params.shared.raw_scales + first_row_ * 16) {
+          scales_(base + params.shared.raw_scales) {
         const int chunk = lane & 7;
         const int row = lane / 8;
         // Lanes 4 to 7 of a row hold the second slab's codes. They, and in odd rows the others, begin with their upper
         // eight: stores and loads then touch every bank once.
         const int upper = ((chunk >> 2) ^ row) & 1;
         first_half_ = raw_ + upper * 8;
-        const std::uint32_t rows_at = base + params.shared.ring + first_row_ * 128;
-        rotary_at_ = rows_at + swizzled(row, chunk);
-        codes_at_ = rows_at + swizzled(row, 2 * (chunk & 3) + upper);
-        rows_.start(params, columns, token, first_row_, lane);
+        ring_rows_ = base + params.shared.ring + first_row_ * 128;
+        rotary_at_ = ring_rows_ + swizzled(row, chunk);
+        codes_at_ = ring_rows_ + swizzled(row, 2 * (chunk & 3) + upper);
+        found_row_ = first_row_ + lane % kPerWarp;
+        rows_.start(params, columns, token, found_row_, lane);
     }
 
     __device__ __forceinline__ void run(int blocks) {
         rows_.begin();
 #pragma unroll
         for (int s = 0; s < kAhead; ++s) start_step(0, s);
+        if constexpr (Pair) ptx::cluster_wait();  // the other block's barriers are made
         ptx::copy_wait<kAhead - 1>();
         Step next = read(0);
         for (int block = 0; block < blocks; ++block) convert_block(block, next);
@@ -47,13 +51,14 @@ class Fp8Gather {
   private:
     using Fp8 = Fp8Row<Dim>;
     using Shape = Slabs<Dim>;
-    static constexpr int kPerWarp = kRowBlock / kProducerWarps<N>;
+    static constexpr int kPerWarp = kRowBlock / kProducerWarps<N> / kTogether<Pair>;
     static constexpr int kOwnRows = kPerWarp / 4;          ///< of a lane
     static constexpr int kSteps = kPieces * kOwnRows / 2;  ///< of a block
     static constexpr int kRotarySteps = kOwnRows / 2;
     static constexpr int kAhead = kStepsAhead;
     static constexpr int kScaleBlocks = kRawScaleBlocks<N>;
     static_assert(kSteps % kAhead == 0);
+    static_assert(!Pair || !Shape::kRests, "both blocks would have to know whether a scale is odd");
 
     /// Own 16 bytes of two units; codes with the eight first that are stored first.
     struct Step {
@@ -87,7 +92,7 @@ class Fp8Gather {
         rows_.turn(block);
         const Row& row = rows_.own();
         if (rows_.owns(block, lane_)) {
-            const std::uint32_t to = scales_of(block) + lane_ % kPerWarp * 16;
+            const std::uint32_t to = scales_of(block) + found_row_ * 16;
             if constexpr (Dim == 576)
                 ptx::copy_16(to, row.scales, row.valid);
             else
@@ -114,11 +119,12 @@ class Fp8Gather {
         return step;
     }
 
-    /// Reads the step after s, then lets the copies of a later one take the place of s, which has been read.
+    /// Lets the copies of a later step take the place of s, which has been read, then reads the step after s. (In the
+    /// other order the copies would wait for what the reads bring.)
     __device__ __forceinline__ void advance(int block, int s, Step& next) {
         ptx::copy_wait<kAhead - 2>();
-        next = read((s + 1) % kSteps);  // behind the last block: old bytes
         start_step(block + (s + kAhead) / kSteps, (s + kAhead) % kSteps);
+        next = read((s + 1) % kSteps);  // behind the last block: old bytes
     }
 
     /// `next`: the block's first step; then the next block's.
@@ -164,8 +170,8 @@ class Fp8Gather {
                 store_codes<Odd>((slab ^ 64U) + (i + 1) * 512, own.unit[1], ratios[i + 1], piece, rests);
             }
             if (i + 2 == kOwnRows && (second + 1) / Shape::kPerStage > first / Shape::kPerStage) {
-                if (Odd) close_stage();
-                close_stage();
+                if (Odd) close_stage(at.rests[first / Shape::kPerStage], -1);
+                close_stage(at.stage[first / Shape::kPerStage], first / Shape::kPerStage == 0 ? block : -1);
             }
         }
     }
@@ -219,16 +225,15 @@ class Fp8Gather {
             of_row = __shfl_sync(~0U, of_row, lane_ % 4 * 8);
             if (lane_ / 4 % kOwnRows == i) top = of_row;
         }
-        const int row = lane_ % kPerWarp;
-        const std::uint32_t own = scales_of(block) + row * 16;
+        const std::uint32_t own = scales_of(block) + found_row_ * 16;
         const RowScales<Dim> factors(load_shared_16(own), max(top >> 16, top & 0xFFFFU));
         __syncwarp();
         store_shared(own, factors.ratios);
-        control_.exponent[block % kNoteDepth][first_row_ + row] =
-            (valid >> row & 1U) != 0 ? factors.exponent : kMaskedRow;
+        noted_ = (valid >> lane_ % kPerWarp & 1U) != 0 ? factors.exponent : kMaskedRow;
+        control_.exponent[block % kNoteDepth][found_row_] = noted_;
         if constexpr (Shape::kRests) {
             odd_ = ptx::named_barrier_any(kProducerBarrier, 32 * kProducerWarps<N>, factors.odd);
-            if (first_row_ == 0) control_.odd[block % kNoteDepth] = odd_ ? 1 : 0;
+            if (warp_ == 0) control_.odd[block % kNoteDepth] = odd_ ? 1 : 0;
         }
         __syncwarp();
         return factors.exponent;
@@ -239,7 +244,7 @@ class Fp8Gather {
 #pragma unroll
         for (int i = 0; i < kOwnRows; ++i) {
             const int r = 4 * i + lane_ / 8;
-            ratios[i] = load_shared_16(scales_of(block) + r * 16);
+            ratios[i] = load_shared_16(scales_of(block) + (first_row_ + r) * 16);
             const float factor = power_of(2 * kUnitExponent - __shfl_sync(~0U, exponent, r));
             const uint4& v = rotary[i];
             store_shared(
@@ -264,18 +269,34 @@ class Fp8Gather {
         open_.advance(stages_);
         return at;
     }
-    /// The scoring warps order these ordinary stores before the tensor cores' reads.
-    __device__ __forceinline__ void close_stage() {
-        __syncwarp();
-        if (lane_ == 0) ptx::barrier_arrive(&control_.full[closed_.index]);
+    /// Announces the stage at this offset in the ring. The scoring warps order these ordinary stores before the tensor
+    /// cores' reads. To the other block of a pair go the warp's rows and, with a block's first stage, their exponents.
+    __device__ __forceinline__ void close_stage(std::uint32_t at, int first_of) {
+        std::uint64_t* const full = &control_.full[closed_.index];
+        if constexpr (Pair) {
+            ptx::fence_shared_async();
+            __syncwarp();
+            if (lane_ < Shape::kPerStage) peer_.send(ring_rows_ + at + lane_ * kSlabBytes, kPerWarp * 128, full);
+            if (first_of >= 0 && lane_ < kPerWarp)
+                peer_.send(&control_.exponent[first_of % kNoteDepth][found_row_], noted_, full);
+            if (lane_ == 0)
+                ptx::barrier_arrive_expect(full,
+                                           Shape::kPerStage * kPerWarp * 128 + (first_of >= 0 ? kPerWarp * 4 : 0));
+        } else {
+            __syncwarp();
+            if (lane_ == 0) ptx::barrier_arrive(full);
+        }
         closed_.advance(stages_);
     }
 
     Control<N>& control_;
     int stages_;
-    int first_row_, lane_;
-    std::uint32_t raw_, scales_, first_half_, rotary_at_, codes_at_;
+    int warp_, first_row_, lane_;
+    int found_row_;  ///< of a block: its scales are brought by this lane
+    int noted_ = 0;  ///< exponent of that row
+    std::uint32_t ring_rows_, raw_, scales_, first_half_, rotary_at_, codes_at_;
     Stage open_, closed_;
+    Peer peer_;
     RowStream<kPerWarp> rows_;
     const std::uint8_t* source_[kOwnRows];
     bool odd_ = false;

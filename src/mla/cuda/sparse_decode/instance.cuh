@@ -6,9 +6,9 @@
 
 namespace tokamak::mla::cuda::sparse_decode {
 
-template <int Dim, int N, bool Half>
+template <int Dim, int N, bool Half, bool Pair>
 Kernel describe() {
-    return {reinterpret_cast<const void*>(&sparse_decode<Dim, N, Half>),
+    return {reinterpret_cast<const void*>(&sparse_decode<Dim, N, Half, Pair>),
             N,
             kThreads<N>,
             kWeightBuffers<N>,
@@ -21,10 +21,10 @@ Kernel describe() {
 template <int Dim, bool Half>
 Kernel kernel_of(int heads) {
     switch (heads) {
-        case 8: return describe<Dim, 8, Half>();
-        case 16: return describe<Dim, 16, Half>();
-        case 32: return describe<Dim, 32, Half>();
-        case 64: return describe<Dim, 64, Half>();
+        case 8: return describe<Dim, 8, Half, false>();
+        case 16: return describe<Dim, 16, Half, false>();
+        case 32: return describe<Dim, 32, Half, false>();
+        case 64: return describe<Dim, 64, Half, false>();
         default: return {};
     }
 }

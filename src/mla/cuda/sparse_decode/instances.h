@@ -17,9 +17,10 @@ struct Kernel {
     std::size_t split_bytes = 0;  ///< merged statistics, per split
 };
 
-/// For rows of 512 or 576 elements; `heads` is 8, 16, 32 or 64. The fp8 kernels take aligned fp8 rows only, the bf16
+/// For rows of 512 or 576 elements; `heads` is 8, 16, 32 or 64. A pair, two blocks of a cluster that
+/// share the conversion of rows, has 64 heads in each. The fp8 kernels take aligned fp8 rows only, the bf16
 /// kernels any rows.
-Kernel kernel_512_fp8(int heads);
+Kernel kernel_512_fp8(int heads, bool pair);
 Kernel kernel_576_fp8(int heads);
 Kernel kernel_512_bf16(int heads);
 Kernel kernel_576_bf16(int heads);

@@ -27,36 +27,36 @@ struct Place {
 };
 
 /// By the first warp.
-template <int N>
+template <int N, bool Pair>
 __device__ __forceinline__ void init_control(const Params& params, Control<N>& control, bool per_warp, int lane) {
     if (lane < params.shared.stages) {
         ptx::barrier_init(&control.full[lane], kProducerWarps<N> * (per_warp ? 1 : 32));
-        ptx::barrier_init(&control.empty[lane], 8);
+        ptx::barrier_init(&control.empty[lane], 8 * kTogether<Pair>);
     }
     if (lane < kWeightBuffers<N>) {
         ptx::barrier_init(&control.weights_full[lane], 4);
         ptx::barrier_init(&control.weights_empty[lane], 8);
     }
-    for (int h = lane; h < N; h += 32) control.reference[h] = kNoReference;
+    for (int h = lane; h < N; h += 32) control.reference[h] = 0.0F;  // nothing to subtract yet
     if (lane == 0) {
         control.query_top = 0;
         ptx::barrier_init(&control.told, 1);
         ptx::barrier_init(&control.landed, 1);
-        ptx::fence_barrier_init();
         if (params.splits > 1) expect_others(params, control);
     }
     ptx::fence_barrier_init();
 }
 
 /// Producer role. The first indices are on their way while the barriers are made.
-template <int Dim, int N, bool Half>
+template <int Dim, int N, bool Half, bool Pair>
 __device__ __forceinline__ void produce(const Params& params, Control<N>& control, std::uint32_t base,
                                         const Place& place, int warp, int lane) {
     const Columns columns = columns_of(params, place.token, place.rank);
     const int blocks = columns.blocks();
     if constexpr (Half) {
-        Fp8Gather<Dim, N> gather(params, control, base, columns, place.token, warp, lane);
-        __syncthreads();
+        Fp8Gather<Dim, N, Pair> gather(params, control, base, columns, place.token, warp, lane);
+        start_together<N>();
+        if constexpr (Pair) ptx::cluster_arrive_relaxed();
         gather.run(blocks);
     } else {
         if (params.anywhere)
@@ -64,35 +64,40 @@ __device__ __forceinline__ void produce(const Params& params, Control<N>& contro
         else
             gather_bf16<Dim, N>(params, control, base + params.shared.ring, columns, place.token, blocks, warp, lane);
     }
-    if (params.splits == 1) return;
     __syncwarp();
-    ptx::cluster_arrive_relaxed();
+    if (Pair || params.splits > 1) ptx::cluster_arrive_relaxed();
+    if (params.splits == 1) return;
     ptx::cluster_wait();
     ptx::cluster_arrive_relaxed();
 }
 
 /// Scoring role; then a head's thread has its sums merged with those of the other splits.
-template <int Dim, int N, bool Half>
+template <int Dim, int N, bool Half, bool Pair>
 __device__ __forceinline__ void score(const Params& params, Control<N>& control, unsigned char* shared,
                                       SplitSums<N>* splits, const Place& place, int warp, int lane) {
     const int h = warp * 32 + lane;
-    if (warp == 0) init_control(params, control, Half, lane);
+    if (warp == 0) init_control<N, Pair>(params, control, Half, lane);
     const int blocks = columns_of(params, place.token, place.rank).blocks();
-    __syncthreads();
+    start_together<N>();
+    if constexpr (Pair) ptx::cluster_arrive_relaxed();
     const int power =
         load_queries<Dim, N, Half>(params, control, ptx::shared_address(shared), place.token, place.first_head, h);
-    Scorer<Dim, N, Half> scorer(params, control, shared, warp, lane, power);
+    Scorer<Dim, N, Half, Pair> scorer(params, control, shared, warp, lane, power);
+    if constexpr (Pair) ptx::cluster_wait();
     HeadSums sums = scorer.run(blocks);
     const int head = place.first_head + h;
     const bool real = h < N && head < params.heads;
     const float sink = real ? sink_of(params, head) : -kInfinity;
+    __syncwarp();
+    if constexpr (Pair)
+        ptx::cluster_arrive();  // behind what the scorer lets go
+    else if (params.splits > 1)
+        ptx::cluster_arrive_relaxed();
     if (params.splits == 1) {
         if (h < N) control.factor[h] = factor_of(sums, sink);
     } else {
-        __syncwarp();
-        ptx::cluster_arrive_relaxed();
         ptx::cluster_wait();
-        if (h < N) share_sums(control, splits, place.rank, params.splits, h, sums);
+        if (h < N) share_sums<N, Pair>(control, splits, place.rank, params.splits, h, sums);
         __syncwarp();
         ptx::cluster_arrive_relaxed();
         ptx::barrier_wait(&control.told, 0);
@@ -103,17 +108,24 @@ __device__ __forceinline__ void score(const Params& params, Control<N>& control,
 }
 
 /// Accumulating role, and the way of the sums to the caller's output.
-template <int Dim, int N, bool Half>
+template <int Dim, int N, bool Half, bool Pair>
 __device__ __forceinline__ void sum_values(const Params& params, Control<N>& control, unsigned char* shared,
                                            const SplitSums<N>* splits, const Place& place, int warp, int lane) {
     const int blocks = columns_of(params, place.token, place.rank).blocks();
-    __syncthreads();
+    start_together<N>();
+    if constexpr (Pair) ptx::cluster_arrive_relaxed();
     const std::uint32_t base = ptx::shared_address(shared);
     (void)load_queries<Dim, N, Half>(params, control, base, place.token, place.first_head,
                                      static_cast<int>(threadIdx.x));
     const Target at = {place.token, place.first_head, warp / 4 - 1, warp % 4, lane};
     Sums<N> sums;
-    accumulate<Dim, N, Half>(params, control, shared, blocks, at.group, lane, sums);
+    if constexpr (Pair) ptx::cluster_wait();
+    accumulate<Dim, N, Half, Pair>(params, control, shared, blocks, at.group, lane, sums);
+    __syncwarp();
+    if constexpr (Pair)
+        ptx::cluster_arrive();  // behind the stages let go: nobody leaves while others still tell it so
+    else if (params.splits > 1)
+        ptx::cluster_arrive_relaxed();
     if (params.splits == 1) {
         ptx::named_barrier(kMathBarrier, kMathThreads);
         sums.scale(control.factor, lane);
@@ -124,10 +136,8 @@ __device__ __forceinline__ void sum_values(const Params& params, Control<N>& con
         }
         return;
     }
-    __syncwarp();
-    ptx::cluster_arrive_relaxed();
     ptx::named_barrier(kAccumulateBarrier, 256);  // both warpgroups are done with the ring
-    Exchange<Dim, N> exchange(params, control, shared, place.rank, at);
+    Exchange<Dim, N, Pair> exchange(params, control, shared, place.rank, at);
     exchange.stage(sums);
     ptx::cluster_wait();
     exchange.push();
@@ -139,29 +149,31 @@ __device__ __forceinline__ void sum_values(const Params& params, Control<N>& con
     exchange.finish(sums, splits);
 }
 
-template <int Dim, int N, bool Half>
+template <int Dim, int N, bool Half, bool Pair>
 __global__ void __launch_bounds__(kThreads<N>, 1) sparse_decode(const __grid_constant__ Params params) {
     extern __shared__ __align__(1024) unsigned char shared[];
     auto& control = *reinterpret_cast<Control<N>*>(shared + params.shared.control);
     auto* const splits = reinterpret_cast<SplitSums<N>*>(shared + params.shared.statistics);
-    const int item = static_cast<int>(blockIdx.x) / params.splits;
-    const Place place = {static_cast<int>(blockIdx.x) % params.splits, item / params.head_groups,
-                         item % params.head_groups * N};
+    const int pair = static_cast<int>(blockIdx.x) / kTogether<Pair>;
+    const int item = pair / params.splits;
+    const Place place = {pair % params.splits, item / params.head_groups,
+                         (item % params.head_groups * kTogether<Pair> + (Pair ? pair_half() : 0)) * N};
     if (params.num_tokens != nullptr && place.token >= *params.num_tokens) return;  // the whole cluster
 
     const int warp = __shfl_sync(~0U, static_cast<int>(threadIdx.x) / 32, 0);  // uniform, and known to be
     const int lane = static_cast<int>(threadIdx.x) % 32;
     if (warp >= kMathThreads / 32) {
         ptx::set_registers<kThreads<N>, Registers<N>::kProduce>();
-        produce<Dim, N, Half>(params, control, ptx::shared_address(shared), place, warp - kMathThreads / 32, lane);
+        produce<Dim, N, Half, Pair>(params, control, ptx::shared_address(shared), place, warp - kMathThreads / 32,
+                                    lane);
     } else if (warp < 4) {
         ptx::set_registers<kThreads<N>, Registers<N>::kScore>();
-        score<Dim, N, Half>(params, control, shared, splits, place, warp, lane);
+        score<Dim, N, Half, Pair>(params, control, shared, splits, place, warp, lane);
     } else {
         ptx::set_registers<kThreads<N>, Registers<N>::kAccumulate>();
-        sum_values<Dim, N, Half>(params, control, shared, splits, place, warp, lane);
+        sum_values<Dim, N, Half, Pair>(params, control, shared, splits, place, warp, lane);
     }
-    if (params.splits > 1) {  // nobody leaves while others still copy out of its memory
+    if (Pair || params.splits > 1) {  // nobody leaves while others still copy to its memory or out of it
         __syncwarp();
         ptx::cluster_wait();
     }

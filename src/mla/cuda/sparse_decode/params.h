@@ -33,7 +33,8 @@ struct Slabs {
     static constexpr int kFirstValues = kCount - kValueTiles;
 };
 
-/// Warps that bring rows: 64 heads leave registers for four only.
+/// Warps that bring rows: 64 heads leave registers for four only. Of a pair, two blocks with different heads of one
+/// token, each brings half of the rows to both.
 template <int N>
 inline constexpr int kProducerWarps = N == 64 ? 4 : 8;
 template <int N>
@@ -105,9 +106,9 @@ struct Params {
     std::int64_t lse_token_stride, lse_head_stride;
     std::int64_t max_token_stride, max_head_stride;
     std::int64_t sink_stride;
-    std::int32_t tokens, heads, head_groups, value_dim;
-    std::int32_t splits, split_shift;  ///< a power of two
-    float scale_log2;                  ///< softmax scale times log2 e
+    std::int32_t tokens, heads, head_groups, value_dim;  ///< head groups: of a block, or of a pair
+    std::int32_t splits, split_shift;                    ///< a power of two
+    float scale_log2;                                    ///< softmax scale times log2 e
     OutKind out_kind;
     bool anywhere;  ///< two kinds of rows, or addresses that are no multiples of 16
     bool q_vectors, out_vectors;

@@ -82,13 +82,12 @@ class RowStream {
   public:
     static constexpr int kBlocks = 32 / PerWarp;  ///< of a group
 
-    /// Asks for the first indices.
-    __device__ __forceinline__ void start(const Params& params, const Columns& columns, int token, int first_row,
-                                          int lane) {
+    /// Asks for the first indices. `row`: of this lane, in a block.
+    __device__ __forceinline__ void start(const Params& params, const Columns& columns, int token, int row, int lane) {
         params_ = &params;
         columns_ = &columns;
         token_ = token;
-        column_ = columns.first + lane / PerWarp * kRowBlock + first_row + lane % PerWarp;
+        column_ = columns.first + lane / PerWarp * kRowBlock + row;
         near_ = load_index(params, columns, token, column_);
         far_ = load_index(params, columns, token, column_ + kBlocks * kRowBlock);
     }

@@ -8,7 +8,7 @@
 #pragma once
 
 #include "cuda/ptx/wgmma_16bit.cuh"
-#include "mla/cuda/sparse_decode/shared.cuh"
+#include "mla/cuda/sparse_decode/pair.cuh"
 
 namespace tokamak::mla::cuda::sparse_decode {
 
@@ -19,7 +19,7 @@ struct HeadSums {
     float sum = 0.0F;
 };
 
-template <int Dim, int N, bool Half>
+template <int Dim, int N, bool Half, bool Pair>
 class Scorer {
   public:
     /// `power`: of the queries, as load_queries returns it.
@@ -97,17 +97,18 @@ class Scorer {
                 stage_.advance(params_.shared.stages);
             }
             ptx::wgmma_wait<0>();
-            if (lane_ < 2) ptx::barrier_arrive(&control_.empty[rests]);  // for the eight accumulating warps
+            release_stage<N, Pair>(control_, rests, lane_);  // twice: for the eight accumulating warps
+            release_stage<N, Pair>(control_, rests, lane_);
         }
     }
 
     /// A thread's two rows.
-    struct Pair {
+    struct TwoRows {
         float low, high;
     };
 
     /// score = score * factor + shift, where a row takes part; else minus infinity.
-    __device__ __forceinline__ void scale_scores(Pair factor, Pair shift, bool low, bool high) {
+    __device__ __forceinline__ void scale_scores(TwoRows factor, TwoRows shift, bool low, bool high) {
 #pragma unroll
         for (int g = 0; g < kPairs; ++g) {
 #pragma unroll
@@ -157,27 +158,50 @@ class Scorer {
     __device__ bool move_reference(int buffer) {
         if (thread() >= N) return false;
         const int h = thread();
-        const float top = partial_maximum(h);
+        const bool none = head_.reference == kNoReference;
+        const float above = partial_maximum(h);
         float correction = 1.0F;
-        if (!(top <= head_.reference + kPatience)) {
-            if (head_.reference != kNoReference) correction = exp2_fast(head_.reference - top);
-            head_.reference = top;
-            control_.reference[h] = top;
+        float moved = 0.0F;
+        if (none ? !(above == -kInfinity) : !(above <= kPatience)) {
+            if (!none) correction = exp2_fast(-above);
+            moved = above;
+            head_.reference = none ? above : head_.reference + above;
+            control_.reference[h] = head_.reference;
         }
+        control_.moved[h] = moved;
         control_.correction[buffer][h] = correction;
         return correction != 1.0F;
     }
 
-    /// Whether a weight of this thread would be beyond what its head's reference allows; true for NaN.
-    [[nodiscard]] __device__ bool exceeds() const {
-        bool any = false;
+    /// Makes scores relative to their heads' references, to 0 where there is none.
+    __device__ __forceinline__ void relate() {
 #pragma unroll
         for (int g = 0; g < kPairs; ++g) {
             const float2 reference = *reinterpret_cast<const float2*>(&control_.reference[8 * g + 2 * (lane_ & 3)]);
-            any |= !(max_or_nan(score_[4 * g], score_[4 * g + 2]) <= reference.x + kPatience);
-            any |= !(max_or_nan(score_[4 * g + 1], score_[4 * g + 3]) <= reference.y + kPatience);
+            score_[4 * g] -= reference.x;
+            score_[4 * g + 1] -= reference.y;
+            score_[4 * g + 2] -= reference.x;
+            score_[4 * g + 3] -= reference.y;
         }
-        return any;
+    }
+    /// What references have moved by since.
+    __device__ __forceinline__ void relate_again() {
+#pragma unroll
+        for (int g = 0; g < kPairs; ++g) {
+            const float2 moved = *reinterpret_cast<const float2*>(&control_.moved[8 * g + 2 * (lane_ & 3)]);
+            score_[4 * g] -= moved.x;
+            score_[4 * g + 1] -= moved.y;
+            score_[4 * g + 2] -= moved.x;
+            score_[4 * g + 3] -= moved.y;
+        }
+    }
+
+    /// Whether a weight of this thread is beyond what references allow, or its head has none; true for NaN.
+    [[nodiscard]] __device__ bool exceeds() const {
+        float top = score_[0];
+#pragma unroll
+        for (int e = 1; e < N / 2; ++e) top = max_or_nan(top, score_[e]);
+        return !(top <= kPatience) || (thread() < N && head_.reference == kNoReference);
     }
 
     /// Maxima over rows cost more than all else here, so they are only taken when a reference must move, which is
@@ -187,9 +211,9 @@ class Scorer {
         const int row = warp_ * 16 + lane_ / 4;
         const int low = control_.exponent[block % kNoteDepth][row];
         const int high = control_.exponent[block % kNoteDepth][row + 8];
-        Pair factor = {scale_, scale_};
-        Pair shift = {0.0F, 0.0F};
-        Pair inverse = {1.0F, 1.0F};
+        TwoRows factor = {scale_, scale_};
+        TwoRows shift = {0.0F, 0.0F};
+        TwoRows inverse = {1.0F, 1.0F};
         if constexpr (Half) {
             factor = {scale_ * power_of(low), scale_ * power_of(high)};
             shift = {static_cast<float>(low - kUnitExponent), static_cast<float>(high - kUnitExponent)};
@@ -202,25 +226,26 @@ class Scorer {
         } else {
             scale_scores(factor, shift, low != kMaskedRow, high != kMaskedRow);
         }
+        relate();
         ptx::barrier_wait(&control_.weights_empty[buffer], (block / kWeightBuffers<N> & 1U) ^ 1U);
         bool corrected = false;
         if (ptx::named_barrier_any(kScoreBarrier, 128, exceeds())) {
             column_maxima();
             corrected = ptx::named_barrier_any(kScoreBarrier, 128, move_reference(buffer));
+            relate_again();
         }
         store_weights(buffer, inverse, corrected);
     }
 
-    __device__ __forceinline__ void store_weights(int buffer, Pair inverse, bool corrected) {
+    __device__ __forceinline__ void store_weights(int buffer, TwoRows inverse, bool corrected) {
         std::uint32_t pairs[N / 4];
 #pragma unroll
         for (int g = 0; g < kPairs; ++g) {
             const int column = 8 * g + 2 * (lane_ & 3);
-            const float2 reference = *reinterpret_cast<const float2*>(&control_.reference[column]);
-            const float a = exp2_fast(score_[4 * g] - reference.x);
-            const float b = exp2_fast(score_[4 * g + 1] - reference.y);
-            const float c = exp2_fast(score_[4 * g + 2] - reference.x);
-            const float d = exp2_fast(score_[4 * g + 3] - reference.y);
+            const float a = exp2_fast(score_[4 * g]);
+            const float b = exp2_fast(score_[4 * g + 1]);
+            const float c = exp2_fast(score_[4 * g + 2]);
+            const float d = exp2_fast(score_[4 * g + 3]);
             if (corrected) {
                 const float2 correction = *reinterpret_cast<const float2*>(&control_.correction[buffer][column]);
                 sums_[2 * g] *= correction.x;

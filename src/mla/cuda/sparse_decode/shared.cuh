@@ -18,7 +18,8 @@ enum : int {
     kMathBarrier = 2,
     kAccumulateBarrier = 3,
     kTileBarrier = 4 /* and 5 */,
-    kProducerBarrier = 6
+    kProducerBarrier = 6,
+    kStartBarrier = 7
 };
 
 /// Blocks whose exponents are kept: the ring never holds as many.
@@ -46,12 +47,21 @@ struct Control {
     alignas(16) int exponent[kNoteDepth][kRowBlock];     ///< of the rows of a block
     alignas(16) float correction[kWeightBuffers<N>][N];  ///< factor of older sums
     alignas(16) float partial[4][N];                     ///< per warp, for reductions over the rows of a block
-    alignas(16) float reference[N];                      ///< exponent that weights are relative to
-    alignas(16) float factor[N];                         ///< of the sums; 0: head is empty
-    int odd[kNoteDepth];                                 ///< stages of a block come with their rounding errors
-    int corrected[kWeightBuffers<N>];                    ///< whether any correction is not 1
-    unsigned query_top;                                  ///< largest magnitude of a query element, as bf16
+    alignas(16) float reference[N];                      ///< exponent that weights are relative to; 0: none yet
+    union {
+        alignas(16) float factor[N];  ///< of the sums; 0: head is empty
+        alignas(16) float moved[N];   ///< what references have moved by in a block; done with before factors are known
+    };
+    int odd[kNoteDepth];               ///< stages of a block come with their rounding errors
+    int corrected[kWeightBuffers<N>];  ///< whether any correction is not 1
+    unsigned query_top;                ///< largest magnitude of a query element, as bf16
 };
+
+/// All roles, when the barriers are made. (A barrier without a count must be one instruction for the whole block.)
+template <int N>
+__device__ __forceinline__ void start_together() {
+    ptx::named_barrier(kStartBarrier, kThreads<N>);
+}
 
 /// Position in the ring of stages.
 struct Stage {

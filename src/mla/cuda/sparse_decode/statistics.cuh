@@ -51,15 +51,16 @@ __device__ __forceinline__ float factor_of(const HeadSums& all, float sink) {
     return __fdividef(1.0F, all.sum + exp2_fast(sink - all.reference));
 }
 
-/// Tells every other block of the cluster this split's sums.
-template <int N>
+/// Tells the blocks of the other splits this split's sums.
+template <int N, bool Pair>
 __device__ __forceinline__ void share_sums(Control<N>& control, SplitSums<N>* splits, int rank, int count, int h,
                                            const HeadSums& own) {
     const float4 sums = {own.reference, own.sum, own.top, 0.0F};
     splits[rank].head[h] = sums;
     for (int r = 0; r < count; ++r)
         if (r != rank)
-            ptx::store_counted(ptx::address_in(r, &splits[rank].head[h]), sums, ptx::address_in(r, &control.told));
+            ptx::store_counted(ptx::address_in(in_cluster<Pair>(r), &splits[rank].head[h]), sums,
+                               ptx::address_in(in_cluster<Pair>(r), &control.told));
 }
 
 /// Sums of all splits together, added in ascending order; puts each split's factor in place of its reference.

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "moe/cuda/grouped/multiply.cuh"
+#include "moe/cuda/grouped/prepare.cuh"
 
 namespace tokamak::moe::cuda {
 
@@ -46,17 +47,28 @@ __device__ __forceinline__ void finish_pair(const GroupedArgs& args, int route, 
     } else {
         const int col = strip * 32 + me.slab * 8 + g;
         if (col >= args.down.cols) return;
-        const std::int64_t to = route * args.intermediate_stride + col;
         const float value = activate(args.activation, low, high);
-        if constexpr (Shape::kPrepares)
-            static_cast<float*>(args.intermediate)[to] = value;
-        else
-            static_cast<__nv_bfloat16*>(args.intermediate)[to] = __float2bfloat16_rn(value);
+        auto* const rows = static_cast<__nv_bfloat16*>(args.intermediate);
+        if constexpr (Shape::kPrepares) {
+            const std::int64_t padded = (args.down.cols + kPreparedGroup - 1) / kPreparedGroup * kPreparedGroup;
+            rows[route * padded + moved_place(col)] = __float2bfloat16_rn(value * kLargeActivations);
+        } else {
+            rows[route * args.intermediate_stride + col] = __float2bfloat16_rn(value);
+        }
     }
 }
 
+/// Routes of a unit's rows.
+template <class Shape>
+struct UnitRoutes {
+    const std::uint16_t* list;
+    const std::int32_t* copied;  ///< in its place where the list is in the workspace
+
+    [[nodiscard]] __device__ int at(int row) const { return Shape::kGridLists ? copied[row] : list[row]; }
+};
+
 template <bool Down, class Shape, int Strips, int Blocks>
-__device__ __forceinline__ void finish_unit(const GroupedArgs& args, const RowLists& lists, const Unit& unit,
+__device__ __forceinline__ void finish_unit(const GroupedArgs& args, const UnitRoutes<Shape>& routes, const Unit& unit,
                                             const Consumer& me, const LaneBias<Down> (&bias)[Strips],
                                             const float (&sums)[Strips][Blocks][4]) {
     constexpr float scale = Shape::Weights::kSumScale;
@@ -66,60 +78,16 @@ __device__ __forceinline__ void finish_unit(const GroupedArgs& args, const RowLi
         for (int odd = 0; odd < 2; ++odd) {
             const int row = n * 8 + me.lane % 4 * 2 + odd;
             if (row >= unit.tile.rows) continue;
-            const int route = lists.list[unit.tile.first + row];
+            const int route = routes.at(row);
 #pragma unroll
-            for (int i = 0; i < Strips; ++i)
-                finish_pair<Down, Shape>(args, route, unit.strip + me.warpgroup + i * Shape::kWarpgroups, me,
-                                         fmaf(sums[i][n][odd], scale, bias[i].low.value()),
-                                         fmaf(sums[i][n][odd + 2], scale, bias[i].high.value()));
+            for (int i = 0; i < Strips; ++i) {
+                const int strip = me.warpgroup + i * Shape::kWarpgroups;
+                if (!Shape::kRowScales || strip < unit.strips)
+                    finish_pair<Down, Shape>(args, route, unit.strip + strip, me,
+                                             fmaf(sums[i][n][odd], scale, bias[i].low.value()),
+                                             fmaf(sums[i][n][odd + 2], scale, bias[i].high.value()));
+            }
         }
-}
-
-/// out = what it held (if asked) + shared output + weighted results in the order of the slots; one rounding.
-template <int Cols>
-__device__ __forceinline__ void combine_columns(const GroupedArgs& args, const RowLists& lists, std::int64_t row,
-                                                int token, int col) {
-    const int hidden = args.gate_up.cols;
-    float sums[Cols] = {};
-#pragma unroll 4
-    for (int slot = 0; slot < args.top_k; ++slot) {
-        const int route = token * args.top_k + slot;
-        if (lists.route_expert[route] < 0) continue;
-        const float weight = args.weights.data != nullptr ? load_element(args.weights, row, slot) : 1.0F;
-        const float* const from = args.partials + static_cast<std::int64_t>(route) * hidden + col;
-        if constexpr (Cols == 4) {
-            const float4 four = __ldcg(reinterpret_cast<const float4*>(from));
-            sums[0] = fmaf(weight, four.x, sums[0]);
-            sums[1] = fmaf(weight, four.y, sums[1]);
-            sums[2] = fmaf(weight, four.z, sums[2]);
-            sums[3] = fmaf(weight, four.w, sums[3]);
-        } else {
-            sums[0] = fmaf(weight, __ldcg(from), sums[0]);
-        }
-    }
-    const std::int64_t to = row * args.out_stride + col;
-#pragma unroll
-    for (int i = 0; i < Cols; ++i) {
-        if (args.shared_output.data != nullptr) sums[i] += load_element(args.shared_output, row, col + i);
-        if (args.accumulate) sums[i] += load_element(args.out, args.out_dtype, to + i);
-        store_element(args.out, args.out_dtype, to + i, sums[i]);
-    }
-}
-
-__device__ inline void combine(const GroupedArgs& args, const RowLists& lists, std::int64_t first, int count) {
-    const int hidden = args.gate_up.cols;
-    const bool vectors = hidden % 4 == 0;
-    const int row_jobs = vectors ? hidden / 4 : hidden;
-    const std::int64_t total = static_cast<std::int64_t>(count) * row_jobs;
-    const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
-    for (std::int64_t at = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; at < total; at += step) {
-        const int token = static_cast<int>(at / row_jobs);
-        const int job = static_cast<int>(at - static_cast<std::int64_t>(token) * row_jobs);
-        if (vectors)
-            combine_columns<4>(args, lists, first + token, token, job * 4);
-        else
-            combine_columns<1>(args, lists, first + token, token, job);
-    }
 }
 
 }  // namespace tokamak::moe::cuda

@@ -9,12 +9,14 @@
 
 namespace tokamak::moe::cuda {
 
-/// Most rows of one expert that are multiplied at a time.
+/// Most rows of one expert that mma.m16n8k16 multiplies at a time.
 inline constexpr int kMostTileRows = 32;
 /// Most (token, slot) pairs of a pass; a larger batch takes several inside the launch.
 inline constexpr int kMostPassRoutes = 8192;
 inline constexpr int kWeightWarps = 1;  ///< that issue the copies of weights
 inline constexpr int kGatherWarps = 2;  ///< that gather activation rows
+/// The same where the grid makes one list of routes; such a kernel does one pass.
+inline constexpr int kMostGridRoutes = 65536;
 
 /// Rows of one expert that share a pass over its weights.
 struct RowTile {
@@ -33,6 +35,8 @@ struct GroupedShared {
     int list = 0;          ///< [routes] u16: routes, expert by expert
     int tiles = 0;         ///< [row tiles] RowTile
     int route_expert = 0;  ///< [routes] i16: local expert, or -1
+    int maxima = 0;        ///< [2, rows of a tile] u32, for quantised rows
+    int unit_routes = 0;   ///< [2, rows of a tile] i32, where lists are in the workspace
     int bytes = 0;
 };
 
@@ -47,6 +51,14 @@ struct GroupedArgs : DecodeArgs {
     /// with a scale for each group (prepare.cuh).
     std::uint16_t* prepared_rows = nullptr;
     float* row_scales = nullptr;
+    /// Quantised rows alone: scales of the intermediate's codes [routes of a pass, groups of 128 columns], and for each
+    /// row tile how many groups are there.
+    float* intermediate_scales = nullptr;
+    std::int32_t* tile_groups = nullptr;
+    std::int32_t* grid_list = nullptr;     ///< workspace: [routes], routes expert by expert
+    std::uint32_t* grid_places = nullptr;  ///< workspace: [routes]
+    std::int32_t* cta_counts = nullptr;    ///< workspace: [CTAs, local experts]
+    std::int64_t first_token = 0;          ///< of the launch
     int pass_tokens = 0;
     int stages = 0;
     GroupedShared lists;
@@ -58,10 +70,13 @@ struct GroupedInstance {
     const char* name = nullptr;  ///< of the variant
     int threads = 0;
     int stage_bytes = 0;
+    int tile_rows = 0;
+    bool grid_lists = false;
 };
 
 std::vector<GroupedInstance> grouped_bf16();
 std::vector<GroupedInstance> grouped_fp8_block();
+std::vector<GroupedInstance> grouped_fp8_block_many();
 std::vector<GroupedInstance> grouped_fp8_block_a16();
 std::vector<GroupedInstance> grouped_int4_g32();
 std::vector<GroupedInstance> grouped_int4_g64();

@@ -6,8 +6,12 @@
 #include <cooperative_groups.h>
 
 #include <cstdint>
+#include <utility>
 
-#include "moe/cuda/grouped/finish.cuh"
+#include "moe/cuda/grouped/combine.cuh"
+#include "moe/cuda/grouped/finish_quantized.cuh"
+#include "moe/cuda/grouped/grid_lists.cuh"
+#include "moe/cuda/grouped/multiply_e4m3.cuh"
 #include "moe/cuda/grouped/row_gather.cuh"
 
 namespace tokamak::moe::cuda {
@@ -15,23 +19,32 @@ namespace tokamak::moe::cuda {
 /// Multiplies the strips of a unit that belong to a warp, and finishes them.
 template <bool Down, class Shape, int Strips, int Blocks>
 __device__ __forceinline__ void consume_unit(const GroupedArgs& args, const RowLists& lists, const Unit& unit,
-                                             const Consumer& me, const StageRing<Shape>& ring, RingPlace& place) {
+                                             const Consumer& me, const StageRing<Shape>& ring, RingPlace& place,
+                                             UnitScratch<Shape>& scratch) {
     constexpr int stage_blocks = Shape::Weights::kStageBlocks;
     const DecodeMatrix& matrix = Down ? args.down : args.gate_up;
     LaneBias<Down> bias[Strips];
 #pragma unroll
     for (int i = 0; i < Strips; ++i)
         bias[i].load(args, unit.tile.expert, unit.strip + me.warpgroup + i * Shape::kWarpgroups, me);
+    if constexpr (Shape::kGridLists) scratch.copy_routes(lists, unit);
     float sums[Strips][Blocks][4] = {};
     const int blocks = matrix.tiles * Shape::Weights::kTileBlocks;
     for (int chunk = 0; chunk * stage_blocks < blocks; ++chunk) {
         ptx::barrier_wait(&ring.full[place.slot], place.parity);
-        multiply_stage<Shape>(ring.stage(place.slot), me, chunk, blocks - chunk * stage_blocks, sums);
+        if constexpr (Shape::kRowScales)
+            multiply_e4m3<Shape>(ring.stage(place.slot), me, chunk, sums);
+        else
+            multiply_stage<Shape>(ring.stage(place.slot), me, chunk, blocks - chunk * stage_blocks, sums);
         __syncwarp();
         if (me.lane == 0) ptx::barrier_arrive(&ring.empty[place.slot]);
         place.advance(ring.stages);
     }
-    finish_unit<Down, Shape, Strips, Blocks>(args, lists, unit, me, bias, sums);
+    const UnitRoutes<Shape> routes{lists.list + unit.tile.first, Shape::kGridLists ? scratch.routes() : nullptr};
+    if constexpr (!Down && Shape::kRowScales)
+        return finish_quantized<Shape>(args, routes, unit, me, bias, sums, scratch);
+    if constexpr (Shape::kGridLists) scratch.sync();
+    finish_unit<Down, Shape, Strips, Blocks>(args, routes, unit, me, bias, sums);
 }
 
 /// A warp without a strip in the unit lets its stages pass.
@@ -48,32 +61,52 @@ __device__ __forceinline__ void skip_unit(const DecodeMatrix& matrix, const Cons
 
 template <bool Down, class Shape, int Strips>
 __device__ __forceinline__ void consume_width(const GroupedArgs& args, const RowLists& lists, const Unit& unit,
-                                              const Consumer& me, const StageRing<Shape>& ring, RingPlace& place) {
+                                              const Consumer& me, const StageRing<Shape>& ring, RingPlace& place,
+                                              UnitScratch<Shape>& scratch) {
     const int width = unit.width();
-    if (width == 8)
-        consume_unit<Down, Shape, Strips, 1>(args, lists, unit, me, ring, place);
+    if constexpr (Shape::kGridLists) {
+        if (width <= 32)
+            consume_unit<Down, Shape, Strips, 4>(args, lists, unit, me, ring, place, scratch);
+        else if (width <= 64)
+            consume_unit<Down, Shape, Strips, 8>(args, lists, unit, me, ring, place, scratch);
+        else
+            consume_unit<Down, Shape, Strips, 12>(args, lists, unit, me, ring, place, scratch);
+    } else if (width == 8)
+        consume_unit<Down, Shape, Strips, 1>(args, lists, unit, me, ring, place, scratch);
     else if (width == 16)
-        consume_unit<Down, Shape, Strips, 2>(args, lists, unit, me, ring, place);
+        consume_unit<Down, Shape, Strips, 2>(args, lists, unit, me, ring, place, scratch);
     else if (width == 24)
-        consume_unit<Down, Shape, Strips, 3>(args, lists, unit, me, ring, place);
-    else
-        consume_unit<Down, Shape, Strips, 4>(args, lists, unit, me, ring, place);
+        consume_unit<Down, Shape, Strips, 3>(args, lists, unit, me, ring, place, scratch);
+    else if (Shape::kTileRows == 32 || width == 32)
+        consume_unit<Down, Shape, Strips, 4>(args, lists, unit, me, ring, place, scratch);
+    else if constexpr (Shape::kTileRows == 64) {
+        if (width <= 48)
+            consume_unit<Down, Shape, Strips, 6>(args, lists, unit, me, ring, place, scratch);
+        else
+            consume_unit<Down, Shape, Strips, 8>(args, lists, unit, me, ring, place, scratch);
+    }
 }
 
 template <bool Down, class Shape>
 __device__ void consume_phase(const GroupedArgs& args, const RowLists& lists, const Consumer& me,
-                              const StageRing<Shape>& ring, RingPlace& place) {
-    const DecodeMatrix& matrix = Down ? args.down : args.gate_up;
-    UnitWalk walk(lists, matrix, lists.units(Down), Shape::kStrips);
+                              const StageRing<Shape>& ring, RingPlace& place, UnitScratch<Shape>& scratch) {
+    constexpr bool quantizes = !Down && Shape::kRowScales;
+    UnitWalk<Shape> walk(lists, args, Down);
     Unit unit;
     while (walk.next(unit)) {
         const int mine = (unit.strips - me.warpgroup + Shape::kWarpgroups - 1) / Shape::kWarpgroups;
-        if (mine <= 0)
-            skip_unit(matrix, me, ring, place);
+        if constexpr (Shape::kRowScales)
+            consume_width<Down, Shape, Shape::kStripsEach>(args, lists, unit, me, ring, place, scratch);
+        else if (mine <= 0)
+            skip_unit(Down ? args.down : args.gate_up, me, ring, place);
         else if (mine == 1)
-            consume_width<Down, Shape, 1>(args, lists, unit, me, ring, place);
+            consume_width<Down, Shape, 1>(args, lists, unit, me, ring, place, scratch);
         else if constexpr (Shape::kStripsEach == 2)
-            consume_width<Down, Shape, 2>(args, lists, unit, me, ring, place);
+            consume_width<Down, Shape, 2>(args, lists, unit, me, ring, place, scratch);
+        if constexpr (quantizes)
+            publish_group(args, unit, scratch);
+        else
+            scratch.next();
     }
 }
 
@@ -92,88 +125,142 @@ __device__ __forceinline__ RowSource token_rows(const GroupedArgs& args, std::in
             .first_token = first,
             .top_k = args.top_k};
 }
-__device__ __forceinline__ RowSource intermediate_rows(const GroupedArgs& args, bool f32) {
-    return {.data = args.intermediate, .f32 = f32, .stride = args.intermediate_stride, .cols = args.down.cols};
-}
+/// They are gathered as if they were of 16 bits: quantised rows have half as many.
+template <RowForm Form>
 __device__ __forceinline__ RowSource prepared_rows(const RowSource& source, const std::uint16_t* rows,
                                                    const float* scales) {
-    const int cols = (source.cols + kPreparedGroup - 1) / kPreparedGroup * kPreparedGroup;
+    constexpr int group = Form == RowForm::quantized ? kPreparedGroup / 2 : kPreparedGroup;
+    const int cols = (source.cols + kPreparedGroup - 1) / kPreparedGroup * group;
     return {.data = rows, .stride = cols, .routes_per_row = source.prepared_per(), .cols = cols, .scales = scales};
 }
 
-/// What stands between the launch and the first phase, or between the phases: rows are brought into the form of the
-/// format, if that is another one than they have.
-template <class Shape, bool Down>
-__device__ __forceinline__ void prepare_phase(const GroupedArgs& args, std::int64_t first, int count) {
+/// Rows that the down phase gathers.
+template <class Shape>
+__device__ __forceinline__ RowSource down_rows(const GroupedArgs& args) {
     constexpr RowForm form = Shape::Weights::kForm;
-    const auto grid = cooperative_groups::this_grid();
-    if constexpr (Down) {
-        grid.sync();
-        if constexpr (!Shape::kPrepares) return;
-        prepare_rows<form>(intermediate_rows(args, true), count * args.top_k, args.prepared_rows, args.row_scales);
-        grid.sync();
-    } else {
-        if constexpr (!Shape::kPrepares) return;
-        prepare_rows<form>(token_rows(args, first), count * args.top_k, args.prepared_rows, args.row_scales);
-        grid.sync();
-    }
+    const RowSource own = {.data = args.intermediate, .stride = args.intermediate_stride, .cols = args.down.cols};
+    if constexpr (Shape::kPrepares)
+        return prepared_rows<form>(own, static_cast<const std::uint16_t*>(args.intermediate), args.intermediate_scales);
+    else
+        return own;
+}
+
+/// What stands between the phases. Quantised rows need nothing: their tiles tell when they are there.
+template <class Shape>
+__device__ __forceinline__ void between_phases() {
+    if constexpr (!Shape::kRowScales) cooperative_groups::this_grid().sync();
 }
 
 /// The feeding warps: copies of weights, gathering of rows.
 template <class Shape>
 __device__ __forceinline__ void feed(const GroupedArgs& args, const RowLists& lists, const StageRing<Shape>& ring,
-                                     RingPlace& place, std::int64_t first, int count, int warp) {
+                                     RingPlace& place, std::int64_t first, int warp) {
     constexpr int unlimited = 0x7FFFFFFF;
     if (warp < kWeightWarps) {
         const bool leader = threadIdx.x % 32 == 0;
-        WeightStream<Shape> gate_up(lists, args.gate_up, args.single ? 0 : lists.units(false));
-        WeightStream<Shape> down(lists, args.down, lists.units(true));
-        if (leader && args.single) down.issue(ring, place, ring.stages);
-        if (leader && !args.single) gate_up.issue(ring, place, ring.stages);
-        __syncwarp();
-        prepare_phase<Shape, false>(args, first, count);
+        ptx::named_barrier(kRowsAhead, (kWeightWarps + kGatherWarps) * 32);
+        if (leader && !args.single) WeightStream<Shape>(lists, args, false).issue(ring, place, unlimited);
+        WeightStream<Shape> down(lists, args, true);
         if (!args.single) {
-            if (leader) {
-                gate_up.issue(ring, place, unlimited);
-                down.issue(ring, place, ring.stages);
-            }
+            if (leader) down.issue(ring, place, ring.stages);
             __syncwarp();
-            prepare_phase<Shape, true>(args, first, count);
+            between_phases<Shape>();
         }
         if (leader) down.issue(ring, place, unlimited);
         __syncwarp();
     } else {
         const int thread = (warp - kWeightWarps) * 32 + static_cast<int>(threadIdx.x) % 32;
         const RowSource tokens = token_rows(args, first);
-        const RowSource x = !Shape::kPrepares ? tokens : prepared_rows(tokens, args.prepared_rows, args.row_scales);
-        prepare_phase<Shape, false>(args, first, count);
+        const RowSource x = !Shape::kPrepares
+                                ? tokens
+                                : prepared_rows<Shape::Weights::kForm>(tokens, args.prepared_rows, args.row_scales);
         if (args.single) {
-            RowGather<Shape>(lists, args.down, x, lists.units(true), thread).run(ring, place);
+            RowGather<Shape>(lists, args, true, x, thread).run(ring, place);
             return;
         }
-        RowGather<Shape>(lists, args.gate_up, x, lists.units(false), thread).run(ring, place);
-        prepare_phase<Shape, true>(args, first, count);
-        const RowSource own = intermediate_rows(args, false);
-        const RowSource rows = Shape::kPrepares ? prepared_rows(own, args.prepared_rows, args.row_scales) : own;
-        RowGather<Shape>(lists, args.down, rows, lists.units(true), thread).run(ring, place);
+        RowGather<Shape>(lists, args, false, x, thread).run(ring, place);
+        between_phases<Shape>();
+        const RowSource rows = down_rows<Shape>(args);
+        RowGather<Shape>(lists, args, true, rows, thread).run(ring, place);
     }
+}
+
+/// Before the lists are built: rows are brought into the form of the format, what the phases expect to be zero is
+/// cleared. All of it is complete after the grid's next barrier.
+template <class Shape>
+__device__ __forceinline__ void prepare_pass(const GroupedArgs& args, std::int64_t first, int count) {
+    const int routes = count * args.top_k;
+    prepare_rows<Shape::Weights::kForm>(token_rows(args, first), routes, args.prepared_rows, args.row_scales);
+    if (args.single) return;
+    const int thread = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+    const int threads = static_cast<int>(gridDim.x * blockDim.x);
+    if constexpr (Shape::kRowScales)
+        for (int tile = thread; tile < routes; tile += threads) args.tile_groups[tile] = 0;
+    else
+        clear_padding(static_cast<std::uint16_t*>(args.intermediate), routes, args.down.cols, thread, threads);
 }
 
 /// Both GEMMs of a pass (or the second alone), by the role of the warp. Every role passes the same barriers of the
 /// grid; weights flow into free stages before them.
 template <class Shape>
 __device__ __forceinline__ void run_gemms(const GroupedArgs& args, const RowLists& lists, const StageRing<Shape>& ring,
-                                          RingPlace& place, std::int64_t first, int count) {
+                                          RingPlace& place, std::int64_t first) {
     const int warp = static_cast<int>(threadIdx.x) / 32;
-    if (warp >= Shape::kConsumerWarps)
-        return feed<Shape>(args, lists, ring, place, first, count, warp - Shape::kConsumerWarps);
-    const Consumer me(warp);
-    prepare_phase<Shape, false>(args, first, count);
-    if (!args.single) {
-        consume_phase<false>(args, lists, me, ring, place);
-        prepare_phase<Shape, true>(args, first, count);
+    if (warp >= Shape::kConsumerWarps) {
+        return feed<Shape>(args, lists, ring, place, first, warp - Shape::kConsumerWarps);
     }
-    consume_phase<true>(args, lists, me, ring, place);
+    const Consumer me(warp);
+    UnitScratch<Shape> scratch{ring.memory, args};
+    if (!args.single) {
+        consume_phase<false>(args, lists, me, ring, place, scratch);
+        between_phases<Shape>();
+    }
+    consume_phase<true>(args, lists, me, ring, place, scratch);
+}
+
+/// By one warp: units of each row tile, where they are dealt in turn.
+template <class Shape>
+__device__ __forceinline__ void place_units(const GroupedArgs& args, const RowLists& lists) {
+    if (lists.single_tiles()) return;
+    const int gate_up = choose_units<Shape>(args.gate_up, lists.tile_count(), false);
+    const int down = choose_units<Shape>(args.down, lists.tile_count(), true);
+    if (threadIdx.x == 0) {
+        lists.counts[2] = gate_up;
+        lists.counts[3] = down;
+    }
+}
+
+/// All that stands before the first unit of a pass: prepared rows, lists, units. Rows come first, so that their barrier
+/// of the grid is over when the lists are built.
+template <class Shape>
+__device__ __forceinline__ void prepare_tables(const GroupedArgs& args, const RowLists& lists, std::uint8_t* memory,
+                                               std::int64_t first, int count) {
+    const auto grid = cooperative_groups::this_grid();
+    if constexpr (Shape::kGridLists) {
+        count_share(args, memory, first, count);
+        prepare_pass<Shape>(args, first, count);
+        grid.sync();
+        place_shares<Shape>(args, lists, memory, count);
+        if (threadIdx.x < 32) place_units<Shape>(args, lists);
+        ptx::fence_shared_async();  // the ring takes its place back
+        grid.sync();
+        return;
+    }
+    if constexpr (Shape::kPrepares) {
+        prefetch_ids(args, first, count);
+        prepare_pass<Shape>(args, first, count);
+        auto prepared = grid.barrier_arrive();  // also: the lists of the last pass have been read
+        build_lists<Shape>(args, lists, memory, first, count);
+        if (threadIdx.x < 32) place_units<Shape>(args, lists);
+        ptx::fence_shared_async();
+        grid.barrier_wait(std::move(prepared));
+    } else {
+        __syncthreads();  // the lists of the last pass have been read
+        build_lists<Shape>(args, lists, memory, first, count);
+        if (threadIdx.x < 32) place_units<Shape>(args, lists);
+        ptx::fence_shared_async();
+        __syncthreads();
+    }
 }
 
 template <class Shape>
@@ -183,31 +270,28 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_grouped(const __grid_c
     const StageRing<Shape> ring(shared, args);
     const RowLists lists(shared, args);
     if (threadIdx.x == 0) ring.initialise();
+    if (Shape::kRowScales && threadIdx.x < 2 * Shape::kTileRows)
+        UnitScratch<Shape>{shared, args}.maxima()[threadIdx.x] = 0;
     RingPlace place;
     const std::int64_t tokens = tokens_of_call(args);
-    for (std::int64_t first = 0; first < tokens; first += args.pass_tokens) {
+    for (std::int64_t first = args.first_token; first < tokens; first += args.pass_tokens) {
         const int count = static_cast<int>(min(static_cast<std::int64_t>(args.pass_tokens), tokens - first));
-        __syncthreads();  // the lists of the last pass have been read
-        build_lists(args, lists, shared, first, count);
-        if (threadIdx.x < 32) {
-            const int gate_up = choose_units<Shape>(args.gate_up, lists.tile_count());
-            const int down = choose_units<Shape>(args.down, lists.tile_count());
-            if (threadIdx.x == 0) {
-                lists.counts[2] = gate_up;
-                lists.counts[3] = down;
-            }
-        }
-        ptx::fence_shared_async();  // the ring takes its place back
-        __syncthreads();
-        run_gemms(args, lists, ring, place, first, count);
+        prepare_tables<Shape>(args, lists, shared, first, count);
+        run_gemms(args, lists, ring, place, first);
         grid.sync();
-        combine(args, lists, first, count);
+        combine<Shape>(args, lists, first, count);
+        if constexpr (Shape::kGridLists) return;  // the host launches again
     }
 }
 
 template <class Shape>
 GroupedInstance grouped_instance(const char* name) {
-    return {reinterpret_cast<const void*>(&moe_grouped<Shape>), name, Shape::kThreads, Shape::kStageBytes};
+    return {reinterpret_cast<const void*>(&moe_grouped<Shape>),
+            name,
+            Shape::kThreads,
+            Shape::kStageBytes,
+            Shape::kTileRows,
+            Shape::kGridLists};
 }
 
 }  // namespace tokamak::moe::cuda

@@ -9,7 +9,7 @@ namespace tokamak::moe::cuda {
 namespace {
 
 constexpr int kLeastStages = 2;
-constexpr int kMostStages = 6;  ///< 100 KB of weights in flight where a unit has all its strips
+constexpr int kMostStages = 4;
 
 /// Hands out pieces of shared memory, each aligned to 16 bytes.
 struct Booking {
@@ -26,18 +26,35 @@ std::int64_t lay_out(const FusedMoeProblem& p, std::int64_t pass_tokens, Grouped
     const std::int64_t experts = resolve_local_experts(p.num_experts, p.num_local_experts);
     const std::int64_t routes = pass_tokens * p.top_k;
     const std::int64_t warps = variant.instance.threads / 32;
-    const std::int64_t building = experts * 4 + warps * experts * 2 + routes * 2;
+    const bool grid_lists = variant.instance.grid_lists;
+    const std::int64_t listed = grid_lists ? 0 : routes;  // in shared memory
+    const std::int64_t building = grid_lists ? experts * 8 : experts * 4 + warps * experts * 2 + routes * 2;
     GroupedShared& shared = variant.shared;
     Booking booking;
     booking.take(std::max<std::int64_t>(std::int64_t{variant.stages} * variant.instance.stage_bytes, building));
     shared.barriers = booking.take(std::int64_t{variant.stages} * 16);
     shared.counts = booking.take(20);
-    shared.list = booking.take(routes * 2);
-    shared.tiles =
-        booking.take((std::min(experts, routes) + routes / kMostTileRows) * static_cast<std::int64_t>(sizeof(RowTile)));
-    shared.route_expert = booking.take(routes * 2);
+    shared.list = booking.take(listed * 2);
+    shared.tiles = booking.take((std::min(experts, routes) + routes / variant.instance.tile_rows) *
+                                static_cast<std::int64_t>(sizeof(RowTile)));
+    shared.route_expert = booking.take(listed * 2);
+    shared.maxima = booking.take(std::int64_t{variant.instance.tile_rows} * 8);
+    shared.unit_routes = booking.take(grid_lists ? std::int64_t{variant.instance.tile_rows} * 8 : 0);
     shared.bytes = static_cast<int>(booking.bytes);
     return booking.bytes;
+}
+
+std::vector<GroupedVariant> fitting(const std::vector<GroupedInstance>& instances, const FusedMoeProblem& problem,
+                                    std::int64_t pass_tokens, std::size_t shared_limit) {
+    std::vector<GroupedVariant> variants;
+    for (const GroupedInstance& instance : instances) {
+        GroupedVariant variant{.instance = instance, .stages = kMostStages, .shared = {}};
+        while (variant.stages >= kLeastStages &&
+               lay_out(problem, pass_tokens, variant) > static_cast<std::int64_t>(shared_limit))
+            --variant.stages;
+        if (variant.stages >= kLeastStages) variants.push_back(variant);
+    }
+    return variants;
 }
 
 }  // namespace
@@ -59,21 +76,25 @@ std::vector<GroupedInstance> grouped_instances(const WeightSpec& spec, bool quan
     }
 }
 
-std::int64_t most_pass_tokens(const FusedMoeProblem& problem) noexcept {
-    return std::min<std::int64_t>(problem.max_tokens, kMostPassRoutes / problem.top_k);
+std::vector<GroupedInstance> grid_list_instances(const WeightSpec& spec, bool quantized) {
+    if (spec.format == WeightFormat::fp8_block && quantized) return grouped_fp8_block_many();
+    return {};
+}
+
+std::int64_t most_pass_tokens(const FusedMoeProblem& problem, bool grid_lists) noexcept {
+    return std::min<std::int64_t>(problem.max_tokens, (grid_lists ? kMostGridRoutes : kMostPassRoutes) / problem.top_k);
 }
 
 std::vector<GroupedVariant> grouped_variants(const FusedMoeProblem& problem, std::int64_t pass_tokens,
                                              std::size_t shared_limit) {
-    std::vector<GroupedVariant> variants;
-    for (const GroupedInstance& instance : grouped_instances(problem.weights, problem.quantize_activations)) {
-        GroupedVariant variant{.instance = instance, .stages = kMostStages, .shared = {}};
-        while (variant.stages >= kLeastStages &&
-               lay_out(problem, pass_tokens, variant) > static_cast<std::int64_t>(shared_limit))
-            --variant.stages;
-        if (variant.stages >= kLeastStages) variants.push_back(variant);
-    }
-    return variants;
+    return fitting(grouped_instances(problem.weights, problem.quantize_activations), problem, pass_tokens,
+                   shared_limit);
+}
+
+std::vector<GroupedVariant> grid_list_variants(const FusedMoeProblem& problem, std::int64_t pass_tokens,
+                                               std::size_t shared_limit) {
+    return fitting(grid_list_instances(problem.weights, problem.quantize_activations), problem, pass_tokens,
+                   shared_limit);
 }
 
 }  // namespace tokamak::moe::cuda

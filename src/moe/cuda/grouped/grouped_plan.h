@@ -21,11 +21,17 @@ struct GroupedVariant {
 /// The instances for a weight format and, with fp8_block, a form of the activations; none if it has no kernel.
 std::vector<GroupedInstance> grouped_instances(const WeightSpec& spec, bool quantized);
 
+/// The instances for so many rows that the grid makes one list of routes; launched once for each pass.
+std::vector<GroupedInstance> grid_list_instances(const WeightSpec& spec, bool quantized);
+
 /// Tokens of a pass where the workspace is not limited.
-std::int64_t most_pass_tokens(const FusedMoeProblem& problem) noexcept;
+std::int64_t most_pass_tokens(const FusedMoeProblem& problem, bool grid_lists = false) noexcept;
 
 /// The variants whose shared memory fits into `shared_limit` bytes, with lists for passes of `pass_tokens`.
 std::vector<GroupedVariant> grouped_variants(const FusedMoeProblem& problem, std::int64_t pass_tokens,
                                              std::size_t shared_limit);
+/// The same of the instances with one list of routes.
+std::vector<GroupedVariant> grid_list_variants(const FusedMoeProblem& problem, std::int64_t pass_tokens,
+                                               std::size_t shared_limit);
 
 }  // namespace tokamak::moe::cuda

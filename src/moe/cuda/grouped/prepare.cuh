@@ -14,8 +14,7 @@ namespace tokamak::moe::cuda {
 
 /// Where rows come from.
 struct RowSource {
-    const void* data = nullptr;
-    bool f32 = false;  ///< or 16 bits
+    const void* data = nullptr;  ///< 16 bits each
     std::int64_t stride = 0;
     int routes_per_row = 1;  ///< top_k: rows of tokens; 1: rows of routes
     int cols = 0;
@@ -30,15 +29,28 @@ struct RowSource {
     [[nodiscard]] __device__ std::int64_t begin(int route) const {
         return (first_token + route / routes_per_row) * stride;
     }
-    /// Eight columns from element `at` on, of which the row has `left` (any number): zeros after them. Past the L1:
-    /// other SMs wrote the intermediate just now. Callers do not clamp `left`: see docs/kernels/compiler.md.
-    __device__ __forceinline__ void load(float (&values)[8], std::int64_t at, int left) const {
-        if (vectors && left >= 8) return load_vectors(values, at);
+    /// Eight columns from element `at` on, of which the row has `left` (any number): zeros after them. Callers do not
+    /// clamp `left`: see docs/kernels/compiler.md.
+    [[nodiscard]] __device__ __forceinline__ uint4 load_bits(std::int64_t at, int left) const {
+        const auto* const from = static_cast<const std::uint16_t*>(data) + at;
+        if (vectors && left >= 8) return __ldcg(reinterpret_cast<const uint4*>(from));
+        std::uint32_t words[4];
 #pragma unroll
-        for (int i = 0; i < 8; ++i)
-            values[i] = i >= left ? 0.0F
-                        : f32      ? __ldcg(static_cast<const float*>(data) + at + i)
-                                   : __bfloat162float(__ldcg(static_cast<const __nv_bfloat16*>(data) + at + i));
+        for (int i = 0; i < 4; ++i)
+            words[i] = (2 * i < left ? __ldcg(from + 2 * i) : 0U) |
+                       (2 * i + 1 < left ? static_cast<std::uint32_t>(__ldcg(from + 2 * i + 1)) << 16 : 0U);
+        return {words[0], words[1], words[2], words[3]};
+    }
+    __device__ __forceinline__ static void unpack(float (&values)[8], const uint4& bits) {
+        const std::uint32_t words[4] = {bits.x, bits.y, bits.z, bits.w};
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            values[2 * i] = __uint_as_float(words[i] << 16);
+            values[2 * i + 1] = __uint_as_float(words[i] & 0xFFFF0000U);
+        }
+    }
+    __device__ __forceinline__ void load(float (&values)[8], std::int64_t at, int left) const {
+        unpack(values, load_bits(at, left));
     }
     /// The row times its routing weight.
     __device__ __forceinline__ void weigh(float (&values)[8], int route, bool rounded) const {
@@ -48,26 +60,6 @@ struct RowSource {
         for (int i = 0; i < 8; ++i) {
             values[i] *= weight;
             if (rounded) values[i] = __bfloat162float(__float2bfloat16_rn(values[i]));
-        }
-    }
-
-  private:
-    __device__ __forceinline__ void load_vectors(float (&values)[8], std::int64_t at) const {
-        if (f32) {
-            const auto* const fours = reinterpret_cast<const float4*>(static_cast<const float*>(data) + at);
-            const float4 low = __ldcg(fours);
-            const float4 high = __ldcg(fours + 1);
-            const float all[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-#pragma unroll
-            for (int i = 0; i < 8; ++i) values[i] = all[i];
-            return;
-        }
-        const uint4 eight = __ldcg(reinterpret_cast<const uint4*>(static_cast<const __nv_bfloat16*>(data) + at));
-        const std::uint32_t words[4] = {eight.x, eight.y, eight.z, eight.w};
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            values[2 * i] = __uint_as_float(words[i] << 16);
-            values[2 * i + 1] = __uint_as_float(words[i] & 0xFFFF0000U);
         }
     }
 };
@@ -91,13 +83,24 @@ __device__ __forceinline__ PreparedEight move_columns(const float (&v)[8]) {
             {bf16_pair(v[0] * scale, v[2] * scale), bf16_pair(v[4] * scale, v[6] * scale)}};
 }
 
-__device__ __forceinline__ PreparedEight quantize_columns(const float (&v)[8], const tokamak::cuda::E4m3Scale& scale) {
-    PreparedEight eight;
-    tokamak::cuda::e4m3_to_f16(tokamak::cuda::e4m3_quantized(scale, {v[0], v[1], v[2], v[3]}), eight.first.x,
-                               eight.second.x);
-    tokamak::cuda::e4m3_to_f16(tokamak::cuda::e4m3_quantized(scale, {v[4], v[5], v[6], v[7]}), eight.first.y,
-                               eight.second.y);
-    return eight;
+/// Codes of eight columns, in order.
+__device__ __forceinline__ uint2 quantize_columns(const float (&v)[8], const tokamak::cuda::E4m3Scale& scale) {
+    return {tokamak::cuda::e4m3_quantized(scale, {v[0], v[1], v[2], v[3]}),
+            tokamak::cuda::e4m3_quantized(scale, {v[4], v[5], v[6], v[7]})};
+}
+
+/// Place of a column in a row of RowForm::moved.
+__device__ __forceinline__ int moved_place(int col) { return col / 16 * 16 + (col % 2 == 0 ? 8 : 0) + col % 16 / 2; }
+
+/// Zeros behind the columns of rows that are written in their form, up to whole groups.
+__device__ __forceinline__ void clear_padding(std::uint16_t* rows, int count, int cols, int thread, int threads) {
+    const int padded = (cols + kPreparedGroup - 1) / kPreparedGroup * kPreparedGroup;
+    if (padded == cols) return;
+    const std::int64_t total = static_cast<std::int64_t>(count) * (padded - cols);
+    for (std::int64_t at = thread; at < total; at += threads) {
+        const std::int64_t row = at / (padded - cols);
+        rows[row * padded + moved_place(cols + static_cast<int>(at - row * (padded - cols)))] = 0;
+    }
 }
 
 __device__ __forceinline__ void store_halves(std::uint16_t* group, int vector, const PreparedEight& eight) {
@@ -118,30 +121,47 @@ __device__ __forceinline__ float largest_of_group(const float (&values)[8]) {
     return largest;
 }
 
-/// Makes the rows of routes [0, routes) of `source` into `to`, [rows, groups of 128 columns], and, where
-/// they are quantised, their scales. By all threads of the grid; 16 neighbours share a group.
+template <RowForm Form>
+__device__ __forceinline__ void prepare_eight(const float (&values)[8], std::int64_t group, std::uint16_t* to,
+                                              float* scales) {
+    const int vector = static_cast<int>(threadIdx.x % 16);
+    if constexpr (Form == RowForm::quantized) {
+        const auto scale = tokamak::cuda::E4m3Scale::of(largest_of_group(values));
+        reinterpret_cast<uint2*>(to)[group * 16 + vector] = quantize_columns(values, scale);
+        if (vector == 0) scales[group] = scale.scale;
+    } else {
+        store_halves(to + group * kPreparedGroup, vector, move_columns(values));
+    }
+}
+
+/// Makes the rows of routes [0, routes) of `source` into `to`, [rows, groups of 128 columns] of 16 or 8 bits, and,
+/// where they are quantised, their scales. By all threads of the grid; 16 neighbours share a group.
 template <RowForm Form>
 __device__ __forceinline__ void prepare_rows(const RowSource& source, int routes, std::uint16_t* to, float* scales) {
+    constexpr int at_once = 4;  // loads that are on their way together
+    const int per = source.prepared_per();
     const int groups = (source.cols + kPreparedGroup - 1) / kPreparedGroup;
-    const std::int64_t total = static_cast<std::int64_t>(routes / source.prepared_per()) * groups * 16;
-    const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
-    for (std::int64_t at = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; at < total; at += step) {
-        const std::int64_t group = at / 16;
-        const int row = static_cast<int>(group / groups);
-        const int col = static_cast<int>(group - static_cast<std::int64_t>(row) * groups) * kPreparedGroup +
-                        static_cast<int>(at % 16) * 8;
-        const int route = row * source.prepared_per();
-        float values[8];
-        source.load(values, source.begin(route) + col, source.cols - col);
-        source.weigh(values, route, Form != RowForm::quantized);
-        std::uint16_t* const part = to + group * kPreparedGroup;
-        const int vector = static_cast<int>(at % 16);
-        if constexpr (Form == RowForm::quantized) {
-            const auto scale = tokamak::cuda::E4m3Scale::of(largest_of_group(values));
-            store_halves(part, vector, quantize_columns(values, scale));
-            if (vector == 0) scales[group] = scale.scale;
-        } else {
-            store_halves(part, vector, move_columns(values));
+    const std::int64_t total = static_cast<std::int64_t>(routes / per) * groups;
+    const int step = static_cast<int>(gridDim.x * (blockDim.x / 16));
+    for (std::int64_t begin = blockIdx.x * (blockDim.x / 16) + threadIdx.x / 16; begin < total;
+         begin += at_once * step) {
+        uint4 bits[at_once] = {};
+        int rows[at_once];
+#pragma unroll
+        for (int i = 0; i < at_once; ++i) {
+            const std::int64_t group = begin + i * step;
+            rows[i] = static_cast<int>(group / groups);
+            const int col = static_cast<int>(group - static_cast<std::int64_t>(rows[i]) * groups) * kPreparedGroup +
+                            static_cast<int>(threadIdx.x % 16) * 8;
+            if (group < total) bits[i] = source.load_bits(source.begin(rows[i] * per) + col, source.cols - col);
+        }
+#pragma unroll
+        for (int i = 0; i < at_once; ++i) {
+            if (begin + i * step >= total) break;
+            float values[8];
+            RowSource::unpack(values, bits[i]);
+            source.weigh(values, rows[i] * per, Form != RowForm::quantized);
+            prepare_eight<Form>(values, begin + i * step, to, scales);
         }
     }
 }

@@ -9,6 +9,7 @@
 
 #include "moe/cuda/grouped/prepare.cuh"
 #include "moe/cuda/grouped/stage_ring.cuh"
+#include "moe/cuda/grouped/tile_counts.cuh"
 
 namespace tokamak::moe::cuda {
 
@@ -16,56 +17,68 @@ template <class Shape>
 class RowGather {
     static constexpr int kThreads = kGatherWarps * 32;
     static constexpr int kStep = kThreads / Shape::kVectors;  ///< rows apart
-    static constexpr int kMost = kMostTileRows / kStep;
+    static constexpr int kMost = Shape::kTileRows / kStep;
     static constexpr bool kScaled = Shape::kRowScales;
+    static constexpr int kMostScales = kScaled ? (Shape::kTileRows + kThreads - 1) / kThreads : 1;
 
   public:
-    __device__ RowGather(const RowLists& lists, const DecodeMatrix& matrix, const RowSource& source, int units,
-                         int thread)
+    __device__ RowGather(const RowLists& lists, const GroupedArgs& args, bool down, const RowSource& source, int thread)
         : lists_(lists),
+          args_(args),
+          down_(down),
+          announced_(down && !args.single),
           source_(source),
-          matrix_(matrix),
-          units_(units),
           vector_(thread % Shape::kVectors),
           row_(thread / Shape::kVectors) {}
 
     __device__ void run(const StageRing<Shape>& ring, RingPlace& place) {
-        UnitWalk walk(lists_, matrix_, units_, Shape::kStrips);
+        UnitWalk<Shape> walk(lists_, args_, down_);
         const bool copied = source_.vectors && source_.weights.data == nullptr;
-        const int chunks = Shape::chunks(matrix_);
+        const int chunks = Shape::chunks(down_ ? args_.down : args_.gate_up);
         Unit unit;
         while (walk.next(unit)) {
             find_rows(unit);
-            if constexpr (kScaled) load_scale(unit, 0, chunks);
+            if constexpr (Shape::kStepStrips > 1) await_rows(unit);
+            if constexpr (kScaled) find_scales(unit, chunks);
             for (int chunk = 0; chunk < chunks; ++chunk) {
                 ptx::barrier_wait(&ring.empty[place.slot], place.parity ^ 1U);
                 std::uint8_t* const stage = ring.stage(place.slot);
                 if (copied) {
                     copy(stage, chunk);
-                    if constexpr (kScaled) {
-                        if (has_scale_) reinterpret_cast<float*>(stage + Shape::kRowScalesOffset)[scale_row_] = scale_;
-                        ptx::barrier_arrive(&ring.full[place.slot]);
-                        load_scale(unit, chunk + 1, chunks);
-                    }
+                    if constexpr (kScaled) copy_scales(unit, stage, chunk);
                     ptx::copy_arrive(&ring.full[place.slot]);
                 } else {
                     convert(stage, chunk, unit);
                     ptx::barrier_arrive(&ring.full[place.slot]);
                 }
                 place.advance(ring.stages);
+                announce();
             }
         }
+        announce();
     }
 
   private:
+    /// The first rows of a pass are asked for: weights may follow.
+    __device__ void announce() {
+        if (announced_) return;
+        announced_ = true;
+        ptx::named_barrier(kRowsAhead, (kWeightWarps + kGatherWarps) * 32);
+    }
     __device__ void find_rows(const Unit& unit) {
         rows_ = unit.width() / kStep;
         live_ = (unit.tile.rows - row_ + kStep - 1) / kStep;
 #pragma unroll
         for (int i = 0; i < kMost; ++i) {
-            const int route = lists_.list[unit.tile.first + (i < live_ ? row_ + i * kStep : 0)];
+            const int route = lists_.template route<Shape>(unit.tile.first + (i < live_ ? row_ + i * kStep : 0));
             from_[i] = static_cast<const std::uint16_t*>(source_.data) + source_.begin(route) + vector_ * 8;
         }
+    }
+    /// Rows of the intermediate are there when all groups of their tile are.
+    __device__ void await_rows(const Unit& unit) const {
+        if (!down_ || args_.single) return;
+        if (threadIdx.x % 32 == 0) TileCounts{args_.tile_groups}.await(unit.index, quantized_groups(args_.down.cols));
+        __syncwarp();
     }
     /// Byte of this thread's part of a row in the stage.
     [[nodiscard]] __device__ int place_of(int row) const {
@@ -82,15 +95,23 @@ class RowGather {
             if (i < rows_)
                 ptx::copy_16_of(to[i % 2] + i / 2 * 2 * kStep * 128, from_[i] + offset, i < live_ ? bytes : 0);
     }
-    /// The scale of a prepared row in 128 columns, one row a thread. Past the L1, which may hold that of an earlier
-    /// phase.
-    __device__ __forceinline__ void load_scale(const Unit& unit, int chunk, int chunks) {
-        scale_row_ = row_ * Shape::kVectors + vector_;
-        has_scale_ = scale_row_ < unit.width();
-        scale_ = 0.0F;
-        if (scale_row_ >= unit.tile.rows || chunk >= chunks) return;
-        const int route = lists_.list[unit.tile.first + scale_row_];
-        scale_ = __ldcg(source_.scales + static_cast<std::int64_t>(route / source_.routes_per_row) * chunks + chunk);
+    /// Scales of prepared rows, one for 128 columns; a thread has every 64th row.
+    __device__ __forceinline__ void find_scales(const Unit& unit, int chunks) {
+#pragma unroll
+        for (int i = 0; i < kMostScales; ++i) {
+            const int row = row_ * Shape::kVectors + vector_ + i * kThreads;
+            const int route = lists_.template route<Shape>(unit.tile.first + (row < unit.tile.rows ? row : 0));
+            scales_[i] = source_.scales + static_cast<std::int64_t>(route / source_.routes_per_row) * chunks;
+        }
+    }
+    __device__ __forceinline__ void copy_scales(const Unit& unit, std::uint8_t* stage, int chunk) const {
+#pragma unroll
+        for (int i = 0; i < kMostScales; ++i) {
+            const int row = row_ * Shape::kVectors + vector_ + i * kThreads;
+            if (row < unit.tile.rows)
+                ptx::copy_small<4>(ptx::shared_address(stage + Shape::kRowScalesOffset) + row * 4, scales_[i] + chunk,
+                                   true);
+        }
     }
     /// By way of registers: weighted or unaligned rows.
     __device__ __forceinline__ void convert(std::uint8_t* stage, int chunk, const Unit& unit) const {
@@ -98,7 +119,7 @@ class RowGather {
         const int left = source_.cols - col;
         for (int i = 0; i < rows_; ++i) {
             const int row = row_ + i * kStep;
-            const int route = lists_.list[unit.tile.first + (i < live_ ? row : 0)];
+            const int route = lists_.template route<Shape>(unit.tile.first + (i < live_ ? row : 0));
             float values[8];
             source_.load(values, source_.begin(route) + col, i < live_ ? left : 0);
             if (i < live_) source_.weigh(values, route, true);
@@ -109,17 +130,16 @@ class RowGather {
     }
 
     const RowLists& lists_;
+    const GroupedArgs& args_;
+    bool down_;
+    bool announced_;
     const RowSource source_;
-    const DecodeMatrix& matrix_;
-    int units_;
     int vector_;
     int row_;
     int rows_ = 0;  ///< of this thread in the unit
     int live_ = 0;  ///< of them that are not zeros; may be negative
     const std::uint16_t* from_[kMost];
-    int scale_row_ = 0;
-    bool has_scale_ = false;
-    float scale_ = 0.0F;
+    const float* scales_[kMostScales];
 };
 
 }  // namespace tokamak::moe::cuda

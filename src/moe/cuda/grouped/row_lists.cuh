@@ -13,14 +13,20 @@ namespace tokamak::moe::cuda {
 struct RowLists {
     int* counts;
     std::uint16_t* list;
+    const std::int32_t* grid_list;  ///< in its place where the grid made one list
     RowTile* tiles;
     std::int16_t* route_expert;
 
     __device__ RowLists(std::uint8_t* shared, const GroupedArgs& args)
         : counts(reinterpret_cast<int*>(shared + args.lists.counts)),
           list(reinterpret_cast<std::uint16_t*>(shared + args.lists.list)),
+          grid_list(args.grid_list),
           tiles(reinterpret_cast<RowTile*>(shared + args.lists.tiles)),
           route_expert(reinterpret_cast<std::int16_t*>(shared + args.lists.route_expert)) {}
+    template <class Shape>
+    [[nodiscard]] __device__ int route(int place) const {
+        return Shape::kGridLists ? __ldcg(grid_list + place) : list[place];
+    }
     [[nodiscard]] __device__ int tile_count() const { return counts[1]; }
     /// Whether no expert has several row tiles.
     [[nodiscard]] __device__ bool single_tiles() const { return counts[0] == 0; }
@@ -47,6 +53,16 @@ __device__ __forceinline__ std::int64_t load_id(const DecodeRows& ids, std::int6
                                    : static_cast<const std::int32_t*>(ids.data)[at];
 }
 
+/// Into the L2, while something else is done.
+__device__ __forceinline__ void prefetch_ids(const GroupedArgs& args, std::int64_t first, int count) {
+    const int route = static_cast<int>(threadIdx.x);
+    if (route >= count * args.top_k) return;
+    const std::int64_t at = (first + route / args.top_k) * args.ids.stride + route % args.top_k;
+    const void* const id =
+        static_cast<const std::uint8_t*>(args.ids.data) + at * (args.ids.dtype == DType::i64 ? 8 : 4);
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(id));
+}
+
 /// Each warp numbers the routes of its own run of the pass, expert by expert, in order.
 __device__ __forceinline__ void rank_routes(const RowLists& lists, const ListScratch& scratch, int routes, int experts,
                                             int share) {
@@ -68,11 +84,19 @@ __device__ __forceinline__ void rank_routes(const RowLists& lists, const ListScr
     }
 }
 
-/// What a strip costs by the rows that it meets; measured for int4, where 24 rows and more bind the tensor cores.
-__device__ __forceinline__ int strip_cost(int rows) { return rows <= 8 ? 20 : rows <= 16 ? 21 : rows <= 24 ? 27 : 33; }
+/// What a strip costs by the rows that it meets; measured for int4, where 24 rows and more bind the tensor cores. e4m3
+/// is multiplied faster than its weights arrive.
+template <class Shape>
+__device__ __forceinline__ int strip_cost(int rows) {
+    if constexpr (Shape::kRowScales) return 20;
+    return rows <= 8 ? 20 : rows <= 16 ? 21 : rows <= 24 ? 27 : 33;
+}
 
-/// By one warp: where each expert's routes begin, and its row tiles. `begins` holds the experts' numbers of routes.
-__device__ __forceinline__ void place_experts(const RowLists& lists, const ListScratch& scratch, int experts) {
+/// By one warp: where each expert's routes begin, and its row tiles, which share its rows evenly if they are many.
+/// `begins` holds the experts' numbers of routes.
+template <class Shape>
+__device__ __forceinline__ void place_experts(const RowLists& lists, int* begins, int experts) {
+    constexpr int most = Shape::kTileRows;
     const int lane = static_cast<int>(threadIdx.x) % 32;
     int rows_before = 0;
     int tiles_before = 0;
@@ -80,10 +104,11 @@ __device__ __forceinline__ void place_experts(const RowLists& lists, const ListS
     int several = 0;
     for (int first = 0; first < experts; first += 32) {
         const int expert = first + lane;
-        const int rows = expert < experts ? scratch.begins[expert] : 0;
-        const int tiles = (rows + kMostTileRows - 1) / kMostTileRows;
-        const int last_rows = rows - (tiles - 1) * kMostTileRows;
-        const int cost = tiles > 0 ? (tiles - 1) * strip_cost(kMostTileRows) + strip_cost(last_rows) : 0;
+        const int rows = expert < experts ? begins[expert] : 0;
+        const int tiles = (rows + most - 1) / most;
+        const int each = Shape::kGridLists && tiles > 1 ? ((rows + tiles - 1) / tiles + 7) / 8 * 8 : most;
+        const int last_rows = rows - (tiles - 1) * each;
+        const int cost = tiles > 0 ? (tiles - 1) * strip_cost<Shape>(each) + strip_cost<Shape>(last_rows) : 0;
         int row_sum = rows;
         int tile_sum = tiles;
         int cost_sum = cost;
@@ -99,15 +124,15 @@ __device__ __forceinline__ void place_experts(const RowLists& lists, const ListS
             }
         }
         const int begin = rows_before + row_sum - rows;
-        if (expert < experts) scratch.begins[expert] = begin;
+        if (expert < experts) begins[expert] = begin;
         for (int tile = 0; tile < tiles; ++tile)
             lists.tiles[tiles_before + tile_sum - tiles + tile] = {
-                begin + tile * kMostTileRows,
+                begin + tile * each,
                 static_cast<std::int16_t>(expert),
-                static_cast<std::int16_t>(min(kMostTileRows, rows - tile * kMostTileRows)),
+                static_cast<std::int16_t>(min(each, rows - tile * each)),
                 static_cast<std::int16_t>(tile),
                 static_cast<std::int16_t>(tiles),
-                cost_before + cost_sum - cost + tile * strip_cost(kMostTileRows)};
+                cost_before + cost_sum - cost + tile * strip_cost<Shape>(each)};
         several |= tiles > 1 ? 1 : 0;
         rows_before += __shfl_sync(0xFFFFFFFFU, row_sum, 31);
         tiles_before += __shfl_sync(0xFFFFFFFFU, tile_sum, 31);
@@ -122,8 +147,9 @@ __device__ __forceinline__ void place_experts(const RowLists& lists, const ListS
 }
 
 /// Fills the lists for `count` tokens from `first` on. Call by all threads; complete after the CTA's next barrier.
-__device__ inline void build_lists(const GroupedArgs& args, const RowLists& lists, std::uint8_t* memory,
-                                   std::int64_t first, int count) {
+template <class Shape>
+__device__ __forceinline__ void build_lists(const GroupedArgs& args, const RowLists& lists, std::uint8_t* memory,
+                                            std::int64_t first, int count) {
     const int threads = static_cast<int>(blockDim.x);
     const int thread = static_cast<int>(threadIdx.x);
     const int warps = threads / 32;
@@ -132,9 +158,20 @@ __device__ inline void build_lists(const GroupedArgs& args, const RowLists& list
     const int share = (routes + warps - 1) / warps;
     const ListScratch scratch(memory, experts, warps);
     for (int i = thread; i < warps * experts; i += threads) scratch.before[i] = 0;
-    for (int route = thread; route < routes; route += threads)
-        lists.route_expert[route] = static_cast<std::int16_t>(
-            local_expert(args, load_id(args.ids, first + route / args.top_k, route % args.top_k)));
+    constexpr int at_once = 4;  // loads that are on their way together
+    for (int begin = thread; begin < routes; begin += at_once * threads) {
+        std::int16_t experts_of[at_once] = {};
+#pragma unroll
+        for (int i = 0; i < at_once; ++i) {
+            const int route = begin + i * threads;
+            if (route < routes)
+                experts_of[i] = static_cast<std::int16_t>(
+                    local_expert(args, load_id(args.ids, first + route / args.top_k, route % args.top_k)));
+        }
+#pragma unroll
+        for (int i = 0; i < at_once; ++i)
+            if (begin + i * threads < routes) lists.route_expert[begin + i * threads] = experts_of[i];
+    }
     __syncthreads();
     rank_routes(lists, scratch, routes, experts, share);
     __syncthreads();
@@ -148,7 +185,7 @@ __device__ inline void build_lists(const GroupedArgs& args, const RowLists& list
         scratch.begins[expert] = sum;
     }
     __syncthreads();
-    if (thread < 32) place_experts(lists, scratch, experts);
+    if (thread < 32) place_experts<Shape>(lists, scratch.begins, experts);
     __syncthreads();
     for (int route = thread; route < routes; route += threads) {
         const int expert = lists.route_expert[route];

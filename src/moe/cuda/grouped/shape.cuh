@@ -11,7 +11,7 @@ namespace tokamak::moe::cuda {
 inline constexpr int kStripScaleBytes = 16;
 
 /// Shape of a kernel: strips of a unit, and what a stage holds.
-template <class Weights_, int Warpgroups_, int StripsEach_>
+template <class Weights_, int Warpgroups_, int StripsEach_, int TileRows_ = kMostTileRows>
 struct GroupedShape {
     using Weights = Weights_;
     static constexpr int kWarpgroups = Warpgroups_;
@@ -19,15 +19,22 @@ struct GroupedShape {
     static constexpr int kStrips = kWarpgroups * kStripsEach;
     static constexpr int kConsumerWarps = kWarpgroups * 4;
     static constexpr int kThreads = (kConsumerWarps + kWeightWarps + kGatherWarps) * 32;
-    static constexpr int kRowBlockBytes = kMostTileRows * 128;  ///< rows of 64 columns, swizzled by 128 bytes
+    static constexpr bool kGridLists = TileRows_ > 64;  ///< many rows: the grid makes one list in the workspace
+    static constexpr int kTileRows = TileRows_;
+    static constexpr int kRowBlockBytes = kTileRows * 128;  ///< rows of 128 bytes, swizzled
+    static constexpr bool kRowScales = Weights::kForm == RowForm::quantized;
+    static constexpr int kRowBlocks = kRowScales ? 1 : Weights::kStageBlocks;
     static constexpr int kRowsOffset = (kStrips * Weights::kStripStageBytes + 1023) / 1024 * 1024;
-    static constexpr int kStripScalesOffset = kRowsOffset + Weights::kStageBlocks * kRowBlockBytes;
+    static constexpr int kStripScalesOffset = kRowsOffset + kRowBlocks * kRowBlockBytes;
     static constexpr int kRowScalesOffset = kStripScalesOffset + kStrips * kStripScaleBytes;
     static constexpr int kStageBytes = kStripScalesOffset + (Weights::kStripScales ? 1024 : 0);
-    static_assert(!Weights::kStripScales || kRowScalesOffset + kMostTileRows * 4 <= kStageBytes);
-    static constexpr int kVectors = Weights::kStageBlocks * 8;  ///< of 16 bytes in a stage's row
+    static_assert(!Weights::kStripScales || kRowScalesOffset + kTileRows * 4 <= kStageBytes);
+    static constexpr int kVectors = kRowBlocks * 8;  ///< of 16 bytes in a stage's row
 
-    static constexpr bool kRowScales = Weights::kForm == RowForm::quantized;
+    /// Strips that a gate/up unit has together: those of a group of 128 columns of the intermediate, which share a
+    /// scale.
+    static constexpr int kStepStrips = kRowScales ? 4 : 1;
+    static_assert(kStrips % kStepStrips == 0);
     /// Rows are brought into the form of the format before each phase; the first one leaves f32 rows.
     static constexpr bool kPrepares = Weights::kForm != RowForm::natural;
 

@@ -13,6 +13,9 @@ namespace tokamak::moe::cuda {
 
 namespace ptx = tokamak::cuda::ptx;
 
+/// Named barrier of the feeding warps: what the first rows of a pass wait for should not be the first weights.
+inline constexpr int kRowsAhead = 2;
+
 /// Slot and parity of the stage that a role is at.
 struct RingPlace {
     int slot = 0;
@@ -28,7 +31,7 @@ struct RingPlace {
 template <class Shape>
 struct StageRing {
     std::uint8_t* memory;
-    std::uint64_t* full;   ///< one arrival for the weights, one of each gathering thread (two if rows have scales)
+    std::uint64_t* full;   ///< one arrival for the weights, one of each gathering thread
     std::uint64_t* empty;  ///< one arrival of each consumer warp
     int stages;
 
@@ -39,7 +42,7 @@ struct StageRing {
           stages(args.stages) {}
     __device__ void initialise() const {
         for (int slot = 0; slot < stages; ++slot) {
-            ptx::barrier_init(&full[slot], 1 + kGatherWarps * 32 * (Shape::kRowScales ? 2 : 1));
+            ptx::barrier_init(&full[slot], 1 + kGatherWarps * 32);
             ptx::barrier_init(&empty[slot], Shape::kConsumerWarps);
         }
         ptx::fence_barrier_init();
@@ -53,11 +56,12 @@ class WeightStream {
     using Weights = typename Shape::Weights;
 
   public:
-    __device__ WeightStream(const RowLists& lists, const DecodeMatrix& matrix, int units)
-        : walk_(lists, matrix, units, Shape::kStrips),
-          matrix_(matrix),
-          chunks_(Shape::chunks(matrix)),
-          chunk_(chunks_) {}
+    __device__ WeightStream(const RowLists& lists, const GroupedArgs& args, bool down)
+        : walk_(lists, args, down),
+          matrix_(down ? args.down : args.gate_up),
+          chunks_(Shape::chunks(matrix_)),
+          chunk_(chunks_),
+          once_(lists.single_tiles()) {}
 
     /// Issues up to `most` stages.
     __device__ void issue(const StageRing<Shape>& ring, RingPlace& place, int most) {
@@ -85,7 +89,10 @@ class WeightStream {
     __device__ void copy_strips(std::uint8_t* stage, std::uint32_t bytes, std::uint64_t* full) {
         const std::uint8_t* from = source_;
         for (int strip = 0; strip < unit_.strips; ++strip) {
-            ptx::bulk_copy(stage + strip * Weights::kStripStageBytes, from, bytes, full);
+            if (once_)
+                ptx::bulk_copy_once(stage + strip * Weights::kStripStageBytes, from, bytes, full);
+            else
+                ptx::bulk_copy(stage + strip * Weights::kStripStageBytes, from, bytes, full);
             if constexpr (Weights::kStripScales)
                 ptx::bulk_copy(stage + Shape::kStripScalesOffset + strip * kStripScaleBytes,
                                from + static_cast<std::int64_t>(matrix_.tiles - chunk_) * Weights::kTileBytes +
@@ -96,10 +103,11 @@ class WeightStream {
         source_ += bytes;
     }
 
-    UnitWalk walk_;
+    UnitWalk<Shape> walk_;
     const DecodeMatrix& matrix_;
     int chunks_;
     int chunk_;
+    bool once_;  ///< no other unit reads the same weights: they give way to the rows in the L2
     Unit unit_{};
     const std::uint8_t* source_ = nullptr;
 };

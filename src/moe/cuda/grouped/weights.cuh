@@ -6,6 +6,7 @@
 //   kStripScales                strips end with two scales for each tile; they multiply the products of a stage
 //   kSumScale                   true units of a sum
 //   kFirstStripCycles, kNextStripCycles   what a warpgroup computes for its first strip of a stage, and for another
+// and, unless both operands are multiplied from shared memory (RowForm::quantized):
 //   Slab                        a warp's 16 rows x 64 columns: load(strip, block, slab, lane), fragment(a, step)
 //   multiply(c, a, b0, b1)
 #pragma once
@@ -16,11 +17,11 @@
 
 namespace tokamak::moe::cuda {
 
-/// How the values of a row lie in a stage; always 16 bits each.
+/// How the values of a row lie in a stage.
 enum class RowForm : std::uint8_t {
     natural,    ///< bf16
     moved,      ///< bf16 times 2^100; of every 16 columns first the odd, then the even ones
-    quantized,  ///< f16 numbers that are e4m3 codes; of every 4 columns first two go to the first half of the 16
+    quantized,  ///< e4m3 codes of 8 bits, in order
 };
 
 /// Weights that are subnormal bf16 patterns need larger activations, so that the products are normal numbers.

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Weights in 64-row tiles of 128 swizzled bytes as A fragments: bf16 as they are, e4m3 as bf16 patterns (bf16
-// activations) or as f16 numbers (quantised ones). ldmatrix gives a lane four neighbouring bytes of every 16 of a row,
-// which fixes the order of columns in a step; the rows of e4m3 formats are stored in that order (RowForm).
+// Weights in 64-row tiles of 128 swizzled bytes. With bf16 activations they become A fragments: bf16 as they are, e4m3
+// as bf16 patterns. ldmatrix gives a lane four neighbouring bytes of every 16 of a row, which fixes the order of
+// columns in a step; the rows of e4m3 weights are stored in that order (RowForm). Quantised activations meet them as
+// they lie.
 #pragma once
 
 #include <cstdint>
@@ -80,24 +81,10 @@ struct Fp8Weights : PlainProducts, Fp8Tiles {
     };
 };
 
-/// e4m3 weights and activations.
+/// e4m3 weights and activations, multiplied where they lie (multiply_e4m3.cuh).
 struct Fp8QuantizedWeights : Fp8Tiles {
     static constexpr RowForm kForm = RowForm::quantized;
     static constexpr float kSumScale = 1.0F;
-
-    struct Slab : SwizzledSlab<2> {
-        __device__ __forceinline__ void load(const std::uint8_t* strip, int block, int slab, int lane) {
-            load_from(strip, block * 2, slab, lane);
-        }
-        __device__ __forceinline__ void fragment(std::uint32_t (&a)[4], int step) const {
-            tokamak::cuda::e4m3_to_f16(words[step / 2][step % 2 * 2], a[0], a[2]);
-            tokamak::cuda::e4m3_to_f16(words[step / 2][step % 2 * 2 + 1], a[1], a[3]);
-        }
-    };
-    __device__ __forceinline__ static void multiply(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
-                                                    std::uint32_t b1) {
-        tokamak::cuda::ptx::mma_m16n8k16_f16(c, a, b0, b1, c);
-    }
 };
 
 }  // namespace tokamak::moe::cuda

@@ -107,7 +107,7 @@ void require(const RoutedGemmProblem& p, Device device) {
 
 void plan_routed_gemm(RoutedGemmState& state, Device device, const PlanOptions& options) {
     const RoutedGemmProblem& p = state.problem;
-    choose_into(state, kOp, device, p.max_tokens, options, kOp, {kVariant},
+    choose_into(state, kOp, device, p.max_tokens, options, {}, {kVariant},
                 [](std::int64_t) { return std::string(kVariant); });
     const DeviceInfo& info = device_info(device);
     const routed::Instance instance = *instance_of(p.weights);

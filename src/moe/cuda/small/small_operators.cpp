@@ -83,6 +83,7 @@ void plan_small(detail::TypedState<SumReduceProblem>& state, Device device, cons
     const DeviceGuard guard(device.index);
     SumReduceParams params;
     params.dtype = state.problem.dtype;
+    params.top_k = state.problem.top_k;
     check(prepare_sum_reduce(params), "loading the sum_reduce kernel");
 }
 

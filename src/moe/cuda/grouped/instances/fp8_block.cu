@@ -4,6 +4,6 @@
 
 namespace tokamak::moe::cuda {
 std::vector<GroupedInstance> grouped_fp8_block() {
-    return {grouped_instance<GroupedShape<Fp8QuantizedWeights, 2, 2>>("grouped_r256")};
+    return {grouped_instance<GroupedShape<Fp8QuantizedWeights, 2, 2, 64>>("grouped_r256")};
 }
 }  // namespace tokamak::moe::cuda

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+// `bench tuning`.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "cli/tuning/options.h"
+
+namespace tokamak::cli::tuning {
+
+struct BenchOptions {
+    std::vector<TuneOptions> operators;  ///< one each
+    int tunings = 3;                     ///< 0: judges what plans take already
+    int rounds = 9;                      ///< of the exhaustive measurement
+    std::string out;
+};
+
+/// Exit status: 1 if a goal was missed.
+int bench_tuning(const BenchOptions& options);
+
+}  // namespace tokamak::cli::tuning

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/tuning/command.h"
+
+#include <CLI/CLI.hpp>
+#include <memory>
+#include <string>
+
+#include "cli/common.h"
+#include "cli/tuning/bench.h"
+#include "cli/tuning/run.h"
+#include "core/throw.h"
+
+namespace tokamak::cli::tuning {
+namespace {
+
+/// `tune all` has the options that both operators share.
+struct Parsed {
+    TuneOptions options;
+    Outputs outputs;
+    std::string device = "cuda";
+    std::string probe;
+    bool shared_process = false;
+};
+
+std::vector<TuneOptions> operators_of(const Parsed& parsed) {
+    std::vector<TuneOptions> operators;
+    for (const char* const op : {"moe", "mla"}) {
+        if (parsed.options.op != op && parsed.options.op != "all") continue;
+        operators.push_back(parsed.options);
+        operators.back().op = op;
+        operators.back().isolate = !parsed.shared_process;
+        static_cast<void>(tune_cases(operators.back()));  // names are checked before a device is asked for
+    }
+    for (TuneOptions& options : operators) options.device = usable_device(parsed.device);
+    return operators;
+}
+
+int run(const Parsed& parsed) {
+    const std::vector<TuneOptions> operators = operators_of(parsed);
+    return parsed.probe.empty() ? run_tuning(operators, parsed.outputs) : run_probe(operators.front(), parsed.probe);
+}
+
+void add_sizes(CLI::App& command, TuneOptions& options, const std::map<std::string, std::string>& texts) {
+    for (const auto& [name, text] : texts)
+        command.add_option("--" + name, options.sizes[name], text)->check(CLI::PositiveNumber)->group("Sizes");
+}
+
+CLI::App& add_command(CLI::App& tune, const char* op, const char* text, Parsed& parsed) {
+    CLI::App& command = *tune.add_subcommand(op, text);
+    TuneOptions& options = parsed.options;
+    options.op = op;
+    if (options.op != "all") {
+        command.add_option("--shapes", options.shapes, "Shapes by model name; default: all")->delimiter(',');
+        command.add_option("--formats", options.formats, "Formats; default: the model's own")->delimiter(',');
+    }
+    command.add_option("--max-tokens", options.max_tokens, "Largest call: all its buckets are tuned")
+        ->check(CLI::PositiveNumber)
+        ->capture_default_str();
+    command.add_option("--tokens", options.tokens, "These token counts instead of all buckets")
+        ->delimiter(',')
+        ->check(CLI::PositiveNumber);
+    command.add_option("--device", parsed.device, "cuda, cuda:N or cpu")->capture_default_str();
+    command.add_option("--store", parsed.outputs.store, "Merge the winners into this store");
+    command.add_option("--out,--json", parsed.outputs.json, "Write all measurements to this file");
+    command.add_option("--report", parsed.outputs.report, "Write a page with plots to this file");
+    command.add_option("--seconds", options.seconds, "Time budget of each shape; 0: none")
+        ->check(CLI::NonNegativeNumber);
+    command
+        .add_option("--candidate-seconds", options.candidate_seconds, "A candidate that takes longer for a step hangs")
+        ->check(CLI::PositiveNumber)
+        ->capture_default_str();
+    command.add_option("--memory", options.memory_bytes, "Bytes for random weights or caches; 0: by the device")
+        ->check(CLI::NonNegativeNumber);
+    command.add_flag("--retry-failed", options.retry_failed, "Also what the store lists as failed for this build");
+    command.add_flag("--no-isolation", parsed.shared_process, "No process of their own for first contact");
+    command.add_option("--probe", parsed.probe, "Journal of a process that runs candidates first")->group("");
+    return command;
+}
+
+struct ParsedBench {
+    BenchOptions options;
+    TuneOptions common;
+    std::vector<std::string> ops = {"moe", "mla"};
+    std::string device = "cuda";
+    bool shared_process = false;
+};
+
+int run(const ParsedBench& parsed) {
+    BenchOptions options = parsed.options;
+    for (const std::string& op : parsed.ops) {
+        if (op != "moe" && op != "mla") invalid("bench tuning: unknown operator '{}', known: moe, mla", op);
+        TuneOptions one = parsed.common;
+        one.op = op;
+        one.isolate = !parsed.shared_process;
+        static_cast<void>(tune_cases(one));
+        options.operators.push_back(one);
+    }
+    for (TuneOptions& one : options.operators) one.device = usable_device(parsed.device);
+    return bench_tuning(options);
+}
+
+}  // namespace
+
+void add_commands(CLI::App& tune, int& status) {
+    auto moe = std::make_shared<Parsed>();
+    CLI::App& moe_command = add_command(tune, "moe", "Tune the whole MoE layer", *moe);
+    moe_command.add_option("--ep", moe->options.ep, "Ranks over which the experts are spread")
+        ->check(CLI::PositiveNumber)
+        ->capture_default_str();
+    moe_command.add_option("--routing", moe->options.routing, "uniform, balanced, zipf: calls take these in turn")
+        ->delimiter(',')
+        ->capture_default_str();
+    add_sizes(moe_command, moe->options,
+              {{"hidden", "Hidden size"},
+               {"intermediate", "Intermediate size of one expert"},
+               {"experts", "Experts that ids may name, over all ranks"},
+               {"top-k", "Experts per token"}});
+    moe_command.callback([moe, &status] { status = run(*moe); });
+    auto all = std::make_shared<Parsed>();
+    CLI::App& all_command = add_command(tune, "all", "Tune both operators, all shapes in their own formats", *all);
+    all_command.callback([all, &status] { status = run(*all); });
+    auto mla = std::make_shared<Parsed>();
+    CLI::App& mla_command = add_command(tune, "mla", "Tune sparse MLA attention", *mla);
+    add_sizes(mla_command, mla->options,
+              {{"heads", "Query heads"},
+               {"dim", "Width of a row"},
+               {"value-dim", "Width of the value part of a row"},
+               {"top-k", "Selected rows per token"},
+               {"page-size", "Rows per page"}});
+    mla_command.callback([mla, &status] { status = run(*mla); });
+}
+
+void add_bench_command(CLI::App& bench, int& status) {
+    auto parsed = std::make_shared<ParsedBench>();
+    CLI::App& command = *bench.add_subcommand(
+        "tuning", "Compare what plans take with the best of all configurations, measured in one run");
+    TuneOptions& common = parsed->common;
+    command.add_option("--ops", parsed->ops, "moe, mla; default: both")->delimiter(',');
+    command.add_option("--shapes", common.shapes, "Shapes by model name; default: all, with one of --ops")
+        ->delimiter(',');
+    command.add_option("--formats", common.formats, "Formats; default: the model's own")->delimiter(',');
+    command.add_option("--max-tokens", common.max_tokens, "Largest call")->check(CLI::PositiveNumber);
+    command.add_option("--tokens", common.tokens, "These token counts instead of all buckets")
+        ->delimiter(',')
+        ->check(CLI::PositiveNumber);
+    command.add_option("--tunings", parsed->options.tunings, "How often to tune first; 0: what plans take already")
+        ->check(CLI::NonNegativeNumber)
+        ->capture_default_str();
+    command.add_option("--rounds", parsed->options.rounds, "Of the exhaustive measurement")
+        ->check(CLI::Range(1, 1000))
+        ->capture_default_str();
+    command.add_option("--device", parsed->device, "cuda, cuda:N or cpu")->capture_default_str();
+    command.add_flag("--no-isolation", parsed->shared_process, "No process of their own for first contact");
+    command.add_option("--out,--json", parsed->options.out, "Write the results to this file");
+    command.callback([parsed, &status] { status = run(*parsed); });
+}
+
+}  // namespace tokamak::cli::tuning

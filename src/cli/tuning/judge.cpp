@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/tuning/judge.h"
+
+#include <algorithm>
+
+#include "core/build_info.h"
+
+namespace tokamak::cli::tuning {
+namespace {
+
+constexpr double kBucketLoss = 0.02;
+constexpr double kBetweenLoss = 0.05;
+constexpr double kSpread = 0.02;
+constexpr double kShare = 0.95;
+constexpr double kNoticed = 0.005;  ///< less is no difference, as in the tuner
+
+const tune::Timed* find(const tune::Row& row, const std::string& variant) {
+    for (const tune::Timed& timed : row.timed)
+        if (timed.variant == variant && timed.error.empty() && timed.us > 0) return &timed;
+    return nullptr;
+}
+
+double us_of(const tune::Row& row, const std::string& variant) {
+    const tune::Timed* const timed = find(row, variant);
+    return timed == nullptr ? 0 : timed->us;
+}
+
+double spread_of(const tune::Row& row, const std::vector<std::string>& variants) {
+    double least = 0;
+    double most = 0;
+    for (const std::string& variant : variants) {
+        const double us = us_of(row, variant);
+        if (us <= 0) return 1;
+        least = least == 0 ? us : std::min(least, us);
+        most = std::max(most, us);
+    }
+    return variants.empty() ? 0 : most / least - 1.0;
+}
+
+bool enough(int good, int all) { return good >= kShare * all; }
+
+nlohmann::json row_json(const Judged& row) {
+    return {{"op", row.op},
+            {"shape", row.shape},
+            {"format", row.format},
+            {"tokens", row.tokens},
+            {"mode", "graph"},
+            {"between", row.between},
+            {"variant", row.chosen},
+            {"source", row.source},
+            {"us_median", row.us},
+            {"best", row.best},
+            {"best_us", row.best_us},
+            {"loss", row.loss()},
+            {"fallback", row.fallback},
+            {"default_us", row.fallback_us},
+            {"slower_than_default", row.slower_than_fallback},
+            {"tunings", row.tunings},
+            {"spread", row.spread}};
+}
+
+}  // namespace
+
+std::vector<std::int64_t> counts_between(const std::vector<std::int64_t>& buckets) {
+    std::vector<std::int64_t> counts;
+    for (std::size_t i = 1; i < buckets.size(); ++i)
+        if (const std::int64_t middle = (buckets[i - 1] + buckets[i]) / 2; middle > buckets[i - 1])
+            counts.push_back(middle);
+    return counts;
+}
+
+Judged judge(const tune::Row& row, const PlanRow& choice, const std::vector<std::string>& winners) {
+    Judged judged{.tokens = row.tokens, .chosen = choice.variant, .source = choice.source, .fallback = row.fallback};
+    judged.us = us_of(row, choice.variant);
+    for (const tune::Timed& timed : row.timed) {
+        if (!timed.error.empty() || timed.us <= 0 || (judged.best_us > 0 && timed.us >= judged.best_us)) continue;
+        judged.best = timed.variant;
+        judged.best_us = timed.us;
+    }
+    judged.fallback_us = us_of(row, row.fallback);
+    const tune::Timed* const chosen = find(row, choice.variant);
+    const tune::Timed* const fallback = find(row, row.fallback);
+    judged.slower_than_fallback = chosen != nullptr && fallback != nullptr && chosen->low > fallback->high &&
+                                  chosen->us > fallback->us * (1.0 + kNoticed);
+    judged.tunings = winners;
+    judged.spread = spread_of(row, winners);
+    return judged;
+}
+
+bool Verdict::good() const noexcept {
+    return buckets > 0 && enough(buckets_within, buckets) && enough(between_within, between) && agreeing == buckets &&
+           slower_than_fallback == 0;
+}
+
+Verdict verdict_of(std::span<const Judged> rows) {
+    Verdict verdict;
+    double chosen = 0;
+    double fallback = 0;
+    for (const Judged& row : rows) {
+        ++(row.between ? verdict.between : verdict.buckets);
+        if (row.between) {
+            verdict.between_within += row.loss() <= kBetweenLoss ? 1 : 0;
+        } else {
+            verdict.buckets_within += row.loss() <= kBucketLoss ? 1 : 0;
+            verdict.agreeing += row.spread <= kSpread ? 1 : 0;
+        }
+        verdict.slower_than_fallback += row.slower_than_fallback ? 1 : 0;
+        if (row.us <= 0 || row.fallback_us <= 0) continue;
+        chosen += row.us;
+        fallback += row.fallback_us;
+    }
+    if (chosen > 0) verdict.gain = fallback / chosen - 1.0;
+    return verdict;
+}
+
+nlohmann::json judged_json(std::span<const Judged> rows, const std::string& device) {
+    const Verdict verdict = verdict_of(rows);
+    nlohmann::json document = {{"benchmark", "tuning_judged"},
+                               {"tokamak", build_info::version()},
+                               {"commit", build_info::commit()},
+                               {"cuda_sources", build_info::cuda_sources_hash()},
+                               {"device", device},
+                               {"verdict",
+                                {{"buckets", verdict.buckets},
+                                 {"buckets_within_2_percent", verdict.buckets_within},
+                                 {"between", verdict.between},
+                                 {"between_within_5_percent", verdict.between_within},
+                                 {"tunings_agree", verdict.agreeing},
+                                 {"slower_than_default", verdict.slower_than_fallback},
+                                 {"gain", verdict.gain},
+                                 {"good", verdict.good()}}},
+                               {"rows", nlohmann::json::array()}};
+    for (const Judged& row : rows) document["rows"].push_back(row_json(row));
+    return document;
+}
+
+}  // namespace tokamak::cli::tuning

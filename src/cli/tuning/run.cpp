@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/tuning/run.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <utility>
+
+#include "cli/common.h"
+#include "cli/progress_bar.h"
+#include "cli/report/html.h"
+#include "cli/results.h"
+#include "cli/tuning/probe.h"
+#include "core/throw.h"
+
+namespace tokamak::cli::tuning {
+namespace {
+
+constexpr double kProbeSeconds = 300;  ///< of one child: starting, filling memory, all candidates
+constexpr double kFirstRoundDrop = 0.25;
+constexpr double kHopeless = 4;
+constexpr int kMostRounds = 21;
+
+/// A file name that no other process has; removed with the object.
+class Journal {
+  public:
+    Journal()
+        : path_(
+              (std::filesystem::temp_directory_path() / fmt::format("tokamak-tune-{}-{}.journal", getpid(), counter_++))
+                  .string()) {
+        std::filesystem::remove(path_);
+    }
+    ~Journal() {
+        std::error_code ignored;
+        std::filesystem::remove(path_, ignored);
+    }
+    Journal(const Journal&) = delete;
+    Journal& operator=(const Journal&) = delete;
+    [[nodiscard]] const std::string& path() const noexcept { return path_; }
+
+  private:
+    inline static int counter_ = 0;
+    std::string path_;
+};
+
+void write_outputs(const std::vector<NamedTuning>& tunings, const Outputs& outputs) {
+    if (outputs.json.empty() && outputs.report.empty()) return;
+    const nlohmann::json document = tuning_json(tunings);
+    if (!outputs.json.empty()) write_text(outputs.json, to_text(document));
+    if (!outputs.report.empty())
+        write_text(outputs.report, report::html_report(report::read_results(document, "tuning")));
+}
+
+NamedTuning tune_case(const TuneOptions& options, const TuneCase& one) {
+    const Contact contact = first_contact(options, one);
+    const std::unique_ptr<Subject> subject = make_subject(one, options);
+    ProgressBar bar;
+    tune::Options measurement = measurement_options(options);
+    measurement.progress = [&](const tune::Progress& progress) {
+        const auto rounds = static_cast<std::size_t>(progress.max_rounds);
+        bar.show_steps(one.shape + " " + one.format,
+                       fmt::format(", {} tokens, {} candidates", progress.tokens, progress.active),
+                       progress.bucket * rounds + static_cast<std::size_t>(progress.round), progress.buckets * rounds);
+    };
+    return {one.op, one.shape, one.format, subject->tune(options.buckets(), measurement, contact)};
+}
+
+}  // namespace
+
+tune::Options measurement_options(const TuneOptions& options) {
+    tune::Options measurement;
+    measurement.seconds = options.seconds;
+    measurement.max_rounds = kMostRounds;
+    measurement.first_round_drop = kFirstRoundDrop;
+    measurement.hopeless = kHopeless;
+    measurement.candidate_seconds = options.candidate_seconds;
+    measurement.retry_failed = options.retry_failed;
+    return measurement;
+}
+
+Contact first_contact(const TuneOptions& options, const TuneCase& one) {
+    if (!options.isolate) return {};
+    const Journal journal;
+    const std::string program = std::filesystem::read_symlink("/proc/self/exe").string();
+    const Verdicts verdicts = probe_in_child(program, probe_arguments(options, one, journal.path()), journal.path(),
+                                             kProbeSeconds, options.candidate_seconds);
+    return [verdicts](const std::string& variant, std::int64_t) {
+        const auto found = verdicts.find(variant);
+        if (found == verdicts.end()) fail(ErrorCode::internal, "{} was not probed", variant);
+        if (!found->second.empty()) fail(ErrorCode::internal, "{}", found->second);
+    };
+}
+
+int run_tuning(const std::vector<TuneOptions>& operators, const Outputs& outputs) {
+    // What a store says about failures of this build is known before; its winners do not matter here.
+    if (!outputs.store.empty() && std::filesystem::exists(outputs.store))
+        static_cast<void>(tune::install(read_text(outputs.store), outputs.store));
+    Table table = tuning_table();
+    std::vector<NamedTuning> tunings;
+    for (const TuneOptions& options : operators) {
+        for (const TuneCase& one : tune_cases(options)) {
+            try {
+                tunings.push_back(tune_case(options, one));
+            } catch (const Error& error) {
+                if (error.code() != ErrorCode::unsupported && error.code() != ErrorCode::out_of_memory) throw;
+                table.note(fmt::format("{} {}: {}", one.shape, one.format, error.what()));
+                continue;
+            }
+            print_tuning(tunings.back(), table);
+            if (!outputs.store.empty()) tune::save(std::vector{tunings.back().tuning}, outputs.store);
+            write_outputs(tunings, outputs);  // so that a later crash costs less
+        }
+    }
+    return tunings.empty() ? 1 : 0;
+}
+
+int run_probe(const TuneOptions& options, const std::string& journal) {
+    const auto cases = tune_cases(options);
+    if (cases.size() != 1) invalid("tune: --probe is for one case, given are {}", cases.size());
+    const std::unique_ptr<Subject> subject = make_subject(cases.front(), options);
+    probe_here(subject->variants(), journal, options.candidate_seconds,
+               [&](const std::string& variant, const std::function<void()>& alive) { subject->probe(variant, alive); });
+    return 0;
+}
+
+}  // namespace tokamak::cli::tuning

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+// The end of a gate/up unit where the next phase takes e4m3: its strips are the 128 columns of a group of the
+// intermediate, so its consumers find the group's scale and leave codes. Row tiles count their finished groups; the
+// down phase gathers a tile's rows when all are there, without a barrier of the grid.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/decode/e4m3.cuh"
+#include "moe/cuda/grouped/finish.cuh"
+#include "moe/cuda/grouped/prepare.cuh"
+#include "moe/cuda/grouped/tile_counts.cuh"
+#include "moe/cuda/grouped/unit_scratch.cuh"
+
+namespace tokamak::moe::cuda {
+
+/// Sums become values of the intermediate, in sums[..][..][0 and 1]; columns beyond the last are zeros.
+template <int Strips, int Blocks>
+__device__ __forceinline__ void activate_sums(const GroupedArgs& args, const int (&cols)[Strips],
+                                              const LaneBias<false> (&bias)[Strips], float (&sums)[Strips][Blocks][4]) {
+#pragma unroll
+    for (int i = 0; i < Strips; ++i) {
+        const float low = bias[i].low.value();
+        const float high = bias[i].high.value();
+#pragma unroll
+        for (int n = 0; n < Blocks; ++n)
+#pragma unroll
+            for (int odd = 0; odd < 2; ++odd)
+                sums[i][n][odd] = cols[i] < args.down.cols
+                                      ? activate(args.activation, sums[i][n][odd] + low, sums[i][n][odd + 2] + high)
+                                      : 0.0F;
+    }
+}
+
+/// Largest magnitude of each row over the unit's columns that this warp holds, into `largest`.
+template <int Strips, int Blocks>
+__device__ __forceinline__ void find_largest(std::uint32_t* largest, int lane,
+                                             const float (&values)[Strips][Blocks][4]) {
+#pragma unroll
+    for (int n = 0; n < Blocks; ++n)
+#pragma unroll
+        for (int odd = 0; odd < 2; ++odd) {
+            float most = 0.0F;
+#pragma unroll
+            for (int i = 0; i < Strips; ++i) most = tokamak::cuda::larger_magnitude(most, values[i][n][odd]);
+#pragma unroll
+            for (int distance = 4; distance < 32; distance *= 2)
+                most = fmaxf(most, __shfl_xor_sync(0xFFFFFFFFU, most, distance));
+            if (lane < 4) atomicMax(largest + n * 8 + lane * 2 + odd, __float_as_uint(most));
+        }
+}
+
+/// Codes of the lane's values; scales by one warp.
+template <class Shape, int Strips, int Blocks>
+__device__ __forceinline__ void store_codes(const GroupedArgs& args, const UnitRoutes<Shape>& routes, const Unit& unit,
+                                            const Consumer& me, const std::uint32_t* largest,
+                                            const float (&values)[Strips][Blocks][4]) {
+    const int groups = quantized_groups(args.down.cols);
+    const int group = unit.strip / Shape::kStepStrips;
+    const int inside = me.slab * 8 + me.lane / 4;
+    auto* const codes = static_cast<std::uint8_t*>(args.intermediate);
+#pragma unroll
+    for (int n = 0; n < Blocks; ++n)
+#pragma unroll
+        for (int odd = 0; odd < 2; ++odd) {
+            const int row = n * 8 + me.lane % 4 * 2 + odd;
+            if (row >= unit.tile.rows) continue;
+            const std::int64_t at = static_cast<std::int64_t>(routes.at(row)) * groups + group;
+            const auto scale = tokamak::cuda::E4m3Scale::of(__uint_as_float(largest[row]));
+            std::uint8_t* const to = codes + at * kPreparedGroup + inside;
+#pragma unroll
+            for (int i = 0; i < Strips; ++i)
+                to[(me.warpgroup + i * Shape::kWarpgroups) * 32] =
+                    static_cast<std::uint8_t>(tokamak::cuda::e4m3_codes(scale.divide(values[i][n][odd]), 0.0F));
+            if (me.warpgroup == 0 && inside == 0) args.intermediate_scales[at] = scale.scale;
+        }
+}
+
+template <class Shape, int Strips, int Blocks>
+__device__ __forceinline__ void finish_quantized(const GroupedArgs& args, const UnitRoutes<Shape>& routes,
+                                                 const Unit& unit, const Consumer& me,
+                                                 const LaneBias<false> (&bias)[Strips],
+                                                 float (&sums)[Strips][Blocks][4], UnitScratch<Shape>& scratch) {
+    int cols[Strips];
+#pragma unroll
+    for (int i = 0; i < Strips; ++i)
+        cols[i] = me.warpgroup + i * Shape::kWarpgroups < unit.strips
+                      ? (unit.strip + me.warpgroup + i * Shape::kWarpgroups) * 32 + me.slab * 8 + me.lane / 4
+                      : args.down.cols;  // no such strip: zeros
+    activate_sums(args, cols, bias, sums);
+    find_largest(scratch.maxima(), me.lane, sums);
+    scratch.sync();
+    store_codes<Shape>(args, routes, unit, me, scratch.maxima(), sums);
+}
+
+/// The unit's codes are complete. By all consumers, also those without a strip.
+template <class Shape>
+__device__ __forceinline__ void publish_group(const GroupedArgs& args, const Unit& unit, UnitScratch<Shape>& scratch) {
+    scratch.sync();
+    if (threadIdx.x == 0) TileCounts{args.tile_groups}.add(unit.index);
+    scratch.clear_maxima();
+    scratch.next();
+}
+
+}  // namespace tokamak::moe::cuda

@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+// What all kernels of fused_moe take, from the arguments of a call.
+#pragma once
+
+#include <cstdint>
+
+#include "moe/cuda/decode_args.h"
+#include "moe/cuda/fused_moe.h"
+
+namespace tokamak::moe::cuda {
+
+/// Rows of the intermediate begin at 16 bytes.
+std::int64_t intermediate_stride(const FusedMoeProblem& problem);
+DecodeArgs kernel_args(const FusedMoeState& state, const FusedMoeArgs& args, const Workspace& workspace);
+
+}  // namespace tokamak::moe::cuda

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "moe/cuda/launches.h"
+
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "core/throw.h"
+#include "cuda/check.h"
+#include "moe/fused_moe_state.h"
+
+namespace tokamak::moe::cuda {
+namespace {
+
+using tokamak::cuda::check;
+
+constexpr const char* kOp = "fused_moe";
+
+/// Loads a kernel, allows it all shared memory and makes sure that a CTA fits on an SM, as the grid barrier needs.
+void load(const void* kernel, int threads, int shared_bytes, const std::string& name, const DeviceInfo& info) {
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(info.shared_memory_bytes)),
+          "cudaFuncSetAttribute");
+    int ctas = 0;
+    check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&ctas, kernel, threads, static_cast<std::size_t>(shared_bytes)),
+          "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
+    if (ctas < 1) fail(ErrorCode::internal, "{}: variant {} does not fit on an SM", kOp, name);
+}
+
+void launch(const void* kernel, int grid, int threads, int shared_bytes, void* args, Stream stream) {
+    void* parameters[] = {args};
+    check(cudaLaunchCooperativeKernel(kernel, dim3(static_cast<unsigned>(grid)), dim3(static_cast<unsigned>(threads)),
+                                      parameters, static_cast<std::size_t>(shared_bytes), stream.handle),
+          "fused_moe launch");
+}
+
+}  // namespace
+
+DecodeLaunch freeze(const DecodeInstance& instance, const DecodeVariant& variant, const DeviceInfo& info) {
+    const DecodeLaunch launch{instance.kernel, instance.warps * 32, variant.gate_up_teams, variant.down_teams,
+                              variant.slots,   variant.group_rows,  variant.shared};
+    load(launch.kernel, launch.threads, launch.shared.bytes, variant.name, info);
+    return launch;
+}
+
+GroupedLaunch freeze(const GroupedVariant& variant, const DeviceInfo& info) {
+    const GroupedInstance& instance = variant.instance;
+    load(instance.kernel, instance.threads, variant.shared.bytes, instance.name, info);
+    return {instance.kernel, instance.threads, variant.stages, variant.shared, instance.grid_lists};
+}
+
+SingleLaunch freeze(const DecodeInstance& instance, const SingleVariant& variant, const DeviceInfo& info) {
+    const int threads = (instance.warps + kServiceWarps) * 32;
+    load(instance.kernel, threads, variant.shared.bytes, variant.name, info);
+    return {instance.kernel, threads, variant.slots, variant.gate_up_segments, variant.down_segments, variant.shared};
+}
+
+void run_decode(const FusedMoeState& state, const DecodeLaunch& choice, const DecodeArgs& common, Stream stream) {
+    DecodeArgs args = common;
+    args.shared = choice.shared;
+    args.gate_up_teams = DecodeTeams(choice.threads / 32, choice.gate_up_teams);
+    args.down_teams = DecodeTeams(choice.threads / 32, choice.down_teams);
+    args.slots = choice.slots;
+    args.gather_tokens = static_cast<int>(state.cuda.gather_tokens);
+    args.group_rows = choice.group_rows;
+    args.by_group_rows = Divisor(std::max(choice.group_rows, 1));
+    launch(choice.kernel, state.cuda.grid, choice.threads, choice.shared.bytes, &args, stream);
+}
+
+void run_grouped(const FusedMoeState& state, const GroupedLaunch& choice, const DecodeArgs& common,
+                 const Workspace& workspace, Stream stream) {
+    GroupedArgs args;
+    static_cast<DecodeArgs&>(args) = common;
+    if (args.weight_input) std::swap(args.input_weights, args.weights);
+    args.prepared_rows = state.cuda.prepared_rows.in(workspace);
+    args.row_scales = state.cuda.row_scales.in(workspace);
+    args.intermediate_scales = state.cuda.intermediate_scales.in(workspace);
+    args.tile_groups = state.cuda.tile_groups.in(workspace);
+    args.grid_list = state.cuda.grid_list.in(workspace);
+    args.grid_places = state.cuda.grid_places.in(workspace);
+    args.cta_counts = state.cuda.cta_counts.in(workspace);
+    args.pass_tokens = static_cast<int>(choice.grid_lists ? state.cuda.grid_pass_tokens : state.cuda.pass_tokens);
+    args.stages = choice.stages;
+    args.lists = choice.shared;
+    const std::int64_t launch_tokens = choice.grid_lists ? args.pass_tokens : args.tokens;
+    for (; args.first_token < args.tokens; args.first_token += launch_tokens)
+        launch(choice.kernel, state.cuda.grid, choice.threads, choice.shared.bytes, &args, stream);
+}
+
+void run_single(const FusedMoeState& state, const SingleLaunch& choice, const DecodeArgs& common,
+                const Workspace& workspace, Stream stream) {
+    SingleArgs args;
+    static_cast<DecodeArgs&>(args) = common;
+    args.slots = choice.slots;
+    args.gate_up_tiles = Divisor(args.gate_up.tiles);
+    args.down_tiles = Divisor(args.down.tiles);
+    args.published = state.cuda.published.in(workspace);
+    args.activated = state.cuda.activated.in(workspace);
+    args.gate_up_segments = choice.gate_up_segments;
+    args.down_segments = choice.down_segments;
+    args.parts = choice.shared;
+    for (; args.token < args.tokens; ++args.token)
+        launch(choice.kernel, state.cuda.grid, choice.threads, choice.shared.bytes, &args, stream);
+}
+
+}  // namespace tokamak::moe::cuda

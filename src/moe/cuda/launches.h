@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+// Variants of the kernels of fused_moe: frozen when a plan is made, launched by a call.
+#pragma once
+
+#include "moe/cuda/decode_plan.h"
+#include "moe/cuda/fused_moe.h"
+#include "moe/cuda/grouped/grouped_plan.h"
+#include "moe/cuda/single/single_plan.h"
+#include "tokamak/device.h"
+
+namespace tokamak::moe::cuda {
+
+/// Load the kernel and allow it its shared memory. The device is current.
+DecodeLaunch freeze(const DecodeInstance& instance, const DecodeVariant& variant, const DeviceInfo& info);
+GroupedLaunch freeze(const GroupedVariant& variant, const DeviceInfo& info);
+SingleLaunch freeze(const DecodeInstance& instance, const SingleVariant& variant, const DeviceInfo& info);
+
+void run_decode(const FusedMoeState& state, const DecodeLaunch& choice, const DecodeArgs& common, Stream stream);
+/// One launch; with one list of routes, one for each pass.
+void run_grouped(const FusedMoeState& state, const GroupedLaunch& choice, const DecodeArgs& common,
+                 const Workspace& workspace, Stream stream);
+/// One launch for each token.
+void run_single(const FusedMoeState& state, const SingleLaunch& choice, const DecodeArgs& common,
+                const Workspace& workspace, Stream stream);
+
+}  // namespace tokamak::moe::cuda

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "moe/cuda/legal_variants.h"
+
+#include "moe/cuda/pass_workspace.h"
+
+namespace tokamak::moe::cuda {
+namespace {
+
+/// Tokens up to which the decode kernel is the faster where nothing gathers rows (16 tokens of qwen3.5-35b with
+/// fp8_block: 104 us, the grouped kernel 95).
+constexpr std::int64_t kMostDecodeTokens = kPassTokens;
+/// Rows of an expert, on average, from which tiles of many rows pay, and routes from which one list of the grid does
+/// (dsv3-ep8, 4096 routes: 418 us with lists of every CTA, 415 with one; 8192: 499, 473).
+constexpr std::int64_t kManyRows = 44;
+constexpr std::int64_t kManyRoutes = 4096;
+
+std::vector<DecodeVariant> legal_decode(const FusedMoeProblem& p, const DeviceInfo& info) {
+    const auto instance = decode_instance(p.weights, p.quantize_activations);
+    if (!instance) return {};
+    return decode_variants(*instance, p, info.shared_memory_bytes);
+}
+
+std::vector<DecodeVariant> legal_gather(const FusedMoeProblem& p, std::int64_t pass, const DeviceInfo& info) {
+    const auto instance = gather_instance(p.weights, p.quantize_activations);
+    if (!instance || pass <= kPassTokens) return {};
+    return gather_variants(*instance, p, pass, info.shared_memory_bytes);
+}
+
+std::vector<GroupedVariant> legal_grouped(const FusedMoeProblem& p, const FusedMoeCuda& cuda, const DeviceInfo& info) {
+    std::vector<GroupedVariant> variants = grouped_variants(p, cuda.pass_tokens, info.shared_memory_bytes);
+    for (const GroupedVariant& many : grid_list_variants(p, cuda.grid_pass_tokens, info.shared_memory_bytes))
+        variants.push_back(many);
+    return variants;
+}
+
+/// Those that fit into a limited workspace.
+std::vector<SingleVariant> legal_single(const FusedMoeProblem& p, int grid, const DeviceInfo& info,
+                                        const PlanOptions& options) {
+    const auto instance = single_instance(p.weights, p.quantize_activations);
+    if (!instance) return {};
+    std::vector<SingleVariant> variants = single_variants(*instance, p, grid, info.shared_memory_bytes);
+    if (variants.empty() || options.max_workspace_bytes == 0) return variants;
+    const int segments = variants.front().gate_up_segments + variants.front().down_segments;
+    if (single_bytes(p, segments, grid) > options.max_workspace_bytes) variants.clear();
+    return variants;
+}
+
+/// The first grouped variant that suits so many tokens.
+const GroupedVariant& choose_grouped(const LegalVariants& legal, const FusedMoeProblem& p, std::int64_t pass,
+                                     std::int64_t tokens) {
+    const std::int64_t routes = tokens * p.top_k;
+    const bool many = tokens > pass || routes >= kManyRoutes || routes > kManyRows * p.num_experts;
+    for (const GroupedVariant& variant : legal.grouped)
+        if (variant.instance.grid_lists == many) return variant;
+    return legal.grouped.front();
+}
+
+}  // namespace
+
+std::vector<std::string> LegalVariants::names() const {
+    std::vector<std::string> names;
+    for (const DecodeVariant& variant : decode) names.push_back(variant.name);
+    for (const DecodeVariant& variant : gather) names.push_back(variant.name);
+    for (const GroupedVariant& variant : grouped) names.emplace_back(variant.instance.name);
+    for (const SingleVariant& variant : single) names.push_back(variant.name);
+    return names;
+}
+
+LegalVariants legal_variants(const FusedMoeProblem& problem, const FusedMoeCuda& cuda, const DeviceInfo& info,
+                             const PlanOptions& options) {
+    return {legal_decode(problem, info), legal_gather(problem, cuda.gather_tokens, info),
+            legal_grouped(problem, cuda, info), legal_single(problem, cuda.grid, info, options)};
+}
+
+std::string default_variant(const FusedMoeProblem& p, const FusedMoeCuda& cuda, const LegalVariants& legal,
+                            std::int64_t tokens) {
+    if (tokens <= 1 && !legal.single.empty())
+        return legal
+            .single[choose_single(*single_instance(p.weights, p.quantize_activations), legal.single, p, cuda.grid)]
+            .name;
+    const bool many = tokens > kMostDecodeTokens || legal.decode.empty();
+    if (many && !legal.gather.empty()) {
+        const auto instance = *gather_instance(p.weights, p.quantize_activations);
+        const DecodeVariant& best = legal.gather[choose_gather_variant(instance, legal.gather, p, tokens)];
+        if (legal.grouped.empty() || expected_reads(p, tokens, cuda.gather_tokens, best.group_rows) <= kMostGatherReads)
+            return best.name;
+    }
+    if (many && !legal.grouped.empty()) return choose_grouped(legal, p, cuda.pass_tokens, tokens).instance.name;
+    const auto instance = *decode_instance(p.weights, p.quantize_activations);
+    return legal.decode[choose_variant(instance, legal.decode, p, cuda.grid, tokens)].name;
+}
+
+}  // namespace tokamak::moe::cuda

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which kernels of fused_moe can run a problem, and which of them is taken where nothing says otherwise.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "moe/cuda/decode_plan.h"
+#include "moe/cuda/fused_moe.h"
+#include "moe/cuda/grouped/grouped_plan.h"
+#include "moe/cuda/single/single_plan.h"
+#include "tokamak/device.h"
+#include "tokamak/plan.h"
+
+namespace tokamak::moe::cuda {
+
+/// In the order of a plan's variants.
+struct LegalVariants {
+    std::vector<DecodeVariant> decode;    ///< weights read once for every 8 tokens
+    std::vector<DecodeVariant> gather;    ///< the same kernel, once for every 8 rows of an expert
+    std::vector<GroupedVariant> grouped;  ///< row tiles of an expert
+    std::vector<SingleVariant> single;    ///< one token
+
+    [[nodiscard]] std::vector<std::string> names() const;
+};
+
+/// `cuda` has its grid and the tokens of its passes.
+LegalVariants legal_variants(const FusedMoeProblem& problem, const FusedMoeCuda& cuda, const DeviceInfo& info,
+                             const PlanOptions& options);
+/// The variant for calls of up to `tokens` tokens. Pure; docs/kernels say what it was measured by.
+std::string default_variant(const FusedMoeProblem& problem, const FusedMoeCuda& cuda, const LegalVariants& legal,
+                            std::int64_t tokens);
+
+}  // namespace tokamak::moe::cuda

@@ -1,0 +1,6 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "moe/cuda/single/kernel.cuh"
+
+namespace tokamak::moe::cuda {
+DecodeInstance single_int4_g128() { return single_instance<tokamak::cuda::Int4Tile<128>, 12>(); }
+}  // namespace tokamak::moe::cuda
