@@ -50,9 +50,8 @@ struct WarpRun {
 
 /// Multiplies a run; the sums of each segment go to their own place in shared memory.
 template <class Tile>
-__device__ __forceinline__ void multiply_run(const Phase<false>& gate_up, const Phase<true>& down,
-                                             std::uint8_t* shared, int warp, int lane, TileRing<Tile>& ring,
-                                             WarpRun& run) {
+__device__ __forceinline__ void multiply_run(const Phase<false>& gate_up, const Phase<true>& down, std::uint8_t* shared,
+                                             int warp, int lane, TileRing<Tile>& ring, WarpRun& run) {
     constexpr int tile_bytes = Tile::kCols * tokamak::cuda::token_value_bytes(Tile::kForm);
     constexpr int tile_groups = Tile::kGroups * tokamak::cuda::kTileTokens;
     const SingleShared& parts = gate_up.args.parts;
