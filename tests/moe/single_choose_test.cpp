@@ -49,9 +49,6 @@ TEST(SingleChoice, LeavesToOthersWhatItDoesNotDo) {
     p.routing_weight = RoutingWeight::input;
     EXPECT_TRUE(variants_of(p).empty());
     p = good;
-    p.route = RouteRule{};
-    EXPECT_TRUE(variants_of(p).empty());
-    p = good;
     p.hidden = 1 << 22;  // no row of this length fits
     EXPECT_TRUE(variants_of(p).empty());
 }

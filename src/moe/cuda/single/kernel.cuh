@@ -24,59 +24,48 @@ __device__ __forceinline__ void multiply_arrived(const ArrivedTile& tile, std::u
     }
 }
 
-/// A warp's tiles of one phase, and what they are multiplied with.
-struct WarpRun {
-    int left = 0;
-    int strip = 0;
-    int tile = 0;  ///< of the strip
-    int tiles = 0;
-    const std::uint8_t* rows = nullptr;  ///< of the routes; the token's alone if all have the same
-    const float* groups = nullptr;
-    int first_route = -1;  ///< of the rows; below 0: all have the same
-
-    template <bool Down>
-    __device__ __forceinline__ void begin(const Phase<Down>& phase, const std::uint8_t* shared, int warp) {
-        const SingleShared& parts = phase.args.parts;
-        const int first = phase.warp_first(warp);
-        left = phase.warp_count(warp);
-        strip = phase.strip_of(first);
-        tiles = phase.tiles();
-        tile = first - strip * tiles;
-        rows = shared + (Down ? parts.rows : parts.x);
-        groups = reinterpret_cast<const float*>(shared + (Down ? parts.row_groups : parts.x_groups));
-        if constexpr (Down) first_route = phase.route_of(phase.strip_of(phase.cta_first()));
-    }
-};
-
-/// Multiplies a run; the sums of each segment go to their own place in shared memory.
-template <class Tile>
+/// The warp's tiles of one phase; the sums of each segment go to its own place in shared memory.
+template <class Tile, bool Down>
 __device__ __forceinline__ void multiply_run(const Phase<false>& gate_up, const Phase<true>& down, std::uint8_t* shared,
-                                             int warp, int lane, TileRing<Tile>& ring, WarpRun& run) {
+                                             int warp, int lane, TileRing<Tile>& ring) {
     constexpr int tile_bytes = Tile::kCols * tokamak::cuda::token_value_bytes(Tile::kForm);
-    constexpr int tile_groups = Tile::kGroups * tokamak::cuda::kTileTokens;
-    const SingleShared& parts = gate_up.args.parts;
+    const SingleArgs& args = gate_up.args;
+    const auto& phase = [&]() -> const auto& {
+        if constexpr (Down)
+            return down;
+        else
+            return gate_up;
+    }
+    ();
+    const SingleShared& parts = args.parts;
+    const int first = phase.warp_first(warp);
+    int left = phase.warp_count(warp);
+    int strip = phase.strip_of(first);
+    int tile = first - strip * phase.tiles();
+    const int first_route = Down ? phase.route_of(phase.strip_of(phase.cta_first())) : 0;
     auto* to = reinterpret_cast<float*>(shared + parts.sums) + warp * parts.warp_segments * kSegmentSums;
     // Every row of the operand is the token.
-    const std::uint32_t rows = tokamak::cuda::token_address(run.rows, 0, lane);
-#pragma unroll 1
-    while (run.left > 0) {
-        const int route = run.first_route < 0 ? 0 : down.route_of(run.strip) - run.first_route;
-        std::uint32_t x = rows + route * parts.row_pitch + run.tile * tile_bytes;
-        const float* groups = run.groups + route * parts.group_pitch + run.tile * tile_groups;
+    const std::uint32_t x = tokamak::cuda::token_address(shared + (Down ? parts.rows : parts.x), 0, lane);
+    const auto* const groups = reinterpret_cast<const float*>(shared + (Down ? parts.row_groups : parts.x_groups));
+    while (left > 0) {
+        const int route = Down ? phase.route_of(strip) - first_route : 0;
+        std::uint32_t row = x + route * parts.row_pitch + tile * tile_bytes;
+        const float* row_groups =
+            groups + route * parts.group_pitch + tile * Tile::kGroups * tokamak::cuda::kTileTokens;
         float sums[4][4] = {};
-        int count = min(run.left, run.tiles - run.tile);
-        run.left -= count;
+        int count = min(left, phase.tiles() - tile);
+        left -= count;
 #pragma unroll 1
         for (; count > 0; --count) {
-            multiply_arrived<Tile>(ring.wait(), x, groups, lane, sums);
+            multiply_arrived<Tile>(ring.wait(), row, row_groups, lane, sums);
             ring.release(gate_up, down);
-            x += tile_bytes;
-            groups += tile_groups;
+            row += tile_bytes;
+            row_groups += Tile::kGroups * tokamak::cuda::kTileTokens;
         }
         store_segment(to, lane, sums);
         to += kSegmentSums;
-        run.tile = 0;
-        ++run.strip;
+        tile = 0;
+        ++strip;
     }
 }
 
@@ -136,37 +125,29 @@ __device__ __forceinline__ void work(const SingleCta<Tile, Warps>& cta, PendingS
     TileRing<Tile> ring(args, cta.shared, worker, cta.lane);
     // Nearly always every slot is live: what follows from that is ready when the ids arrive.
     Phase<false> gate_up(args, args.top_k, Warps);
-    ring.plan(gate_up, worker);
+    Phase<true> down(args, args.top_k, Warps);
+    ring.plan(gate_up, down, worker);
     const int routes = slots.list(args, cta.lane, cta.experts);
     if (routes != args.top_k) {
         gate_up.cut(routes, Warps);
-        ring.plan(gate_up, worker);
+        down.cut(routes, Warps);
+        ring.plan(gate_up, down, worker);
     }
     ring.prime(cta.experts);
-    const Phase<true> down(args, routes, Warps);
-    ring.add(down, worker);
-    slots.load_weights(args, cta.lane);
+    slots.store_weights(args, cta.weights);
     const Segments<Tile, false> segments(gate_up, cta.shared);
     GateUpEnd<Tile> end(segments, cta.experts, cta.lane);
     end.select(cta.warp);
-    const Segments<Tile, true> results(down, cta.shared);
-    DownEnd<Tile> last(results, cta.experts, cta.weights, cta.lane);
-    WarpRun run;
-    run.begin(gate_up, cta.shared, worker);
     const auto grid = cooperative_groups::this_grid();
     auto cleared = grid.barrier_arrive();  // for this CTA: the row is there
-    // One copy of the code for both phases: the second one finds its instructions in the cache.
-#pragma unroll 1
-    for (int phase = 0;; ++phase) {
-        multiply_run<Tile>(gate_up, down, cta.shared, worker, cta.lane, ring, run);
-        if (phase > 0) break;
-        slots.store_weights(args, cta.weights);
-        // Behind the clearing of all CTAs, and the sums of all warps are there.
-        grid.barrier_wait(std::move(cleared));
-        cta.hand_over(end, down);
-        last.select(worker);
-        run.begin(down, cta.shared, worker);
-    }
+    multiply_run<Tile, false>(gate_up, down, cta.shared, worker, cta.lane, ring);
+    // Behind the clearing of all CTAs, and the sums of all warps are there.
+    grid.barrier_wait(std::move(cleared));
+    cta.hand_over(end, down);
+    const Segments<Tile, true> results(down, cta.shared);
+    DownEnd<Tile> last(results, cta.experts, cta.weights, cta.lane);
+    last.select(worker);
+    multiply_run<Tile, true>(gate_up, down, cta.shared, worker, cta.lane, ring);
     ptx::named_barrier(2, Warps * 32);
     for (int segment = worker; last.has_segment(); last.select(segment += Warps)) last.finish();
 }

@@ -35,23 +35,18 @@ class TileRing {
         __syncwarp();
     }
 
-    /// Finds the first gate/up tile of the lane's slot, which needs no ids.
-    __device__ __forceinline__ void plan(const Phase<false>& gate_up, int warp) {
+    /// Finds the first tile of the lane's slot, which needs no ids.
+    __device__ __forceinline__ void plan(const Phase<false>& gate_up, const Phase<true>& down, int warp) {
         gate_up_first_ = gate_up.warp_first(warp);
         gate_up_count_ = gate_up.warp_count(warp);
-        if (lane_ < gate_up_count_) planned_ = locate(gate_up, gate_up_first_ + lane_);
+        down_first_ = down.warp_first(warp);
+        total_ = gate_up_count_ + down.warp_count(warp);
+        planned_ = locate(gate_up, down, lane_);
     }
     /// Fills the empty ring, a lane for each slot. `experts` is the warp's table.
     __device__ __forceinline__ void prime(const int* experts) {
         experts_ = experts;
-        if (lane_ < min(count_, gate_up_count_)) copy(planned_, lane_);
-    }
-    /// Adds the down tiles, to the rest of the ring if there is one.
-    __device__ __forceinline__ void add(const Phase<true>& down, int warp) {
-        down_first_ = down.warp_first(warp);
-        total_ = gate_up_count_ + down.warp_count(warp);
-        if (lane_ >= gate_up_count_ && lane_ < min(count_, total_))
-            copy(locate(down, down_first_ + lane_ - gate_up_count_), lane_);
+        if (lane_ < min(count_, total_)) copy(planned_, lane_);
         next_ = count_;
         __syncwarp();
     }

@@ -16,10 +16,7 @@ class PendingSlots {
         live_ = lane < args.top_k;
         if (!live_) return;
         id_ = load_id(args.ids.data, args.ids.dtype == DType::i64, args.token * args.ids.stride + lane);
-    }
-    /// Asks for the routing weights, which nobody needs soon.
-    __device__ __forceinline__ void load_weights(const SingleArgs& args, int lane) {
-        if (live_ && args.weights.data != nullptr) weight_.load(args.weights, args.token, lane);
+        if (args.weights.data != nullptr) weight_.load(args.weights, args.token, lane);
     }
     /// Writes the warp's table of experts; returns the number of live routes.
     __device__ __forceinline__ int list(const SingleArgs& args, int lane, int* experts) {
