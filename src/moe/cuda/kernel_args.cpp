@@ -30,8 +30,6 @@ bool vector_rows(const Tensor& x) {
 
 }  // namespace
 
-std::int64_t intermediate_stride(const FusedMoeProblem& p) { return (p.intermediate + 7) / 8 * 8; }
-
 DecodeArgs kernel_args(const FusedMoeState& state, const FusedMoeArgs& args, const Workspace& workspace) {
     const FusedMoeProblem& p = state.problem;
     DecodeArgs a;
@@ -68,7 +66,7 @@ DecodeArgs kernel_args(const FusedMoeState& state, const FusedMoeArgs& args, con
     a.out_dtype = p.out_dtype;
     a.accumulate = args.accumulate_into_out;
     a.intermediate = state.cuda.intermediate.in(workspace);
-    a.intermediate_stride = intermediate_stride(p);
+    a.intermediate_stride = (p.intermediate + 7) / 8 * 8;  // rows begin at 16 bytes
     a.partials = state.cuda.partials.in(workspace);
     return a;
 }

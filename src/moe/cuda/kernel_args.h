@@ -9,8 +9,6 @@
 
 namespace tokamak::moe::cuda {
 
-/// Rows of the intermediate begin at 16 bytes.
-std::int64_t intermediate_stride(const FusedMoeProblem& problem);
 DecodeArgs kernel_args(const FusedMoeState& state, const FusedMoeArgs& args, const Workspace& workspace);
 
 }  // namespace tokamak::moe::cuda

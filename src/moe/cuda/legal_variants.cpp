@@ -45,6 +45,14 @@ std::vector<SingleVariant> legal_single(const FusedMoeProblem& p, int grid, cons
     return variants;
 }
 
+/// Whether the wide kernel is the faster for a call with uniform routing (docs/kernels/moe_wide.md). Where no grouped
+/// kernel is, it competes with passes of the decode kernel.
+bool prefers_wide(const FusedMoeProblem& p, std::int64_t tokens, bool has_grouped) {
+    if (!has_grouped) return tokens > 2 * kPassTokens;
+    const std::int64_t rows = p.weights.format == WeightFormat::bf16 ? 32 : 48;  // of an expert
+    return tokens * p.top_k >= rows * p.num_experts;
+}
+
 /// The first grouped variant that suits so many tokens.
 const GroupedVariant& choose_grouped(const LegalVariants& legal, const FusedMoeProblem& p, std::int64_t pass,
                                      std::int64_t tokens) {
@@ -62,6 +70,7 @@ std::vector<std::string> LegalVariants::names() const {
     for (const DecodeVariant& variant : decode) names.push_back(variant.name);
     for (const DecodeVariant& variant : gather) names.push_back(variant.name);
     for (const GroupedVariant& variant : grouped) names.emplace_back(variant.instance.name);
+    for (const WideVariant& variant : wide) names.emplace_back(variant.instance.name);
     for (const SingleVariant& variant : single) names.push_back(variant.name);
     return names;
 }
@@ -69,7 +78,8 @@ std::vector<std::string> LegalVariants::names() const {
 LegalVariants legal_variants(const FusedMoeProblem& problem, const FusedMoeCuda& cuda, const DeviceInfo& info,
                              const PlanOptions& options) {
     return {legal_decode(problem, info), legal_gather(problem, cuda.gather_tokens, info),
-            legal_grouped(problem, cuda, info), legal_single(problem, cuda.grid, info, options)};
+            legal_grouped(problem, cuda, info), wide_variants(problem, info.shared_memory_bytes),
+            legal_single(problem, cuda.grid, info, options)};
 }
 
 std::string default_variant(const FusedMoeProblem& p, const FusedMoeCuda& cuda, const LegalVariants& legal,
@@ -82,9 +92,12 @@ std::string default_variant(const FusedMoeProblem& p, const FusedMoeCuda& cuda, 
     if (many && !legal.gather.empty()) {
         const auto instance = *gather_instance(p.weights, p.quantize_activations);
         const DecodeVariant& best = legal.gather[choose_gather_variant(instance, legal.gather, p, tokens)];
-        if (legal.grouped.empty() || expected_reads(p, tokens, cuda.gather_tokens, best.group_rows) <= kMostGatherReads)
+        if ((legal.grouped.empty() && legal.wide.empty()) ||
+            expected_reads(p, tokens, cuda.gather_tokens, best.group_rows) <= kMostGatherReads)
             return best.name;
     }
+    if (!legal.wide.empty() && prefers_wide(p, tokens, !legal.grouped.empty()))
+        return legal.wide.front().instance.name;
     if (many && !legal.grouped.empty()) return choose_grouped(legal, p, cuda.pass_tokens, tokens).instance.name;
     const auto instance = *decode_instance(p.weights, p.quantize_activations);
     return legal.decode[choose_variant(instance, legal.decode, p, cuda.grid, tokens)].name;

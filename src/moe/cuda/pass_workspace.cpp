@@ -4,8 +4,8 @@
 #include <algorithm>
 
 #include "moe/cuda/grouped/grouped_plan.h"
-#include "moe/cuda/kernel_args.h"
 #include "moe/cuda/single/single_plan.h"
+#include "moe/cuda/wide/wide_plan.h"
 #include "moe/fused_moe_state.h"
 #include "moe/routing_args.h"
 
@@ -15,6 +15,7 @@ namespace {
 struct PassNeeds {
     std::int64_t tokens = 0;
     bool grid_lists = false;   ///< lists of routes that the grid makes
+    bool wide = false;         ///< lists of the wide kernel
     bool route_first = false;  ///< ids and weights that a launch before makes
 };
 
@@ -37,39 +38,49 @@ void lay_out_grid_lists(const FusedMoeProblem& p, std::size_t routes, WorkspaceL
     cuda.cta_counts = layout.add<std::int32_t>("cta_counts", experts * static_cast<std::size_t>(cuda.grid));
 }
 
+/// First, so that every kernel finds them in the same place.
+void lay_out_routed(const FusedMoeProblem& p, WorkspaceLayout& layout, FusedMoeCuda& cuda) {
+    const auto routes = static_cast<std::size_t>(p.max_tokens * p.top_k);
+    cuda.routed_ids = layout.add<std::int32_t>("routed_ids", routes);
+    cuda.routed_weights = layout.add<float>("routed_weights", routes);
+}
+
+void lay_out_wide_lists(const FusedMoeProblem& p, std::size_t routes, WorkspaceLayout& layout, FusedMoeCuda& cuda) {
+    const auto experts = static_cast<std::size_t>(resolve_local_experts(p.num_experts, p.num_local_experts));
+    cuda.wide_list = layout.add<std::int32_t>("wide_list", routes);
+    cuda.wide_counts = layout.add<std::int32_t>("wide_counts", static_cast<std::size_t>(cuda.grid) * experts);
+}
+
+/// The wide kernel keeps whole blocks of 128 columns, and its rows of x in the place of the partial sums.
 void lay_out_pass(const FusedMoeProblem& p, const PassNeeds& needs, WorkspaceLayout& layout, FusedMoeCuda& cuda) {
     const auto routes = static_cast<std::size_t>(needs.tokens * p.top_k);
+    const auto padded = [](std::int64_t cols) { return static_cast<std::size_t>((cols + 127) / 128 * 128); };
     const bool fp8 = p.weights.format == WeightFormat::fp8_block;
-    std::size_t row_bytes = static_cast<std::size_t>(intermediate_stride(p)) * (fp8 ? 4 : 2);
-    if (fp8) {
-        lay_out_prepared(p, needs.tokens, layout, cuda);
-        row_bytes = std::max(row_bytes, static_cast<std::size_t>((p.intermediate + 127) / 128) * 256);
-    }
+    if (needs.route_first) lay_out_routed(p, layout, cuda);
+    if (fp8) lay_out_prepared(p, needs.tokens, layout, cuda);
     if (needs.grid_lists) lay_out_grid_lists(p, routes, layout, cuda);
-    cuda.intermediate = layout.add<std::byte>("intermediate", routes * row_bytes);
-    cuda.partials = layout.add<float>("partials", routes * static_cast<std::size_t>(p.hidden));
-    if (!needs.route_first) return;
-    const auto all_routes = static_cast<std::size_t>(p.max_tokens * p.top_k);
-    cuda.routed_ids = layout.add<std::int32_t>("routed_ids", all_routes);
-    cuda.routed_weights = layout.add<float>("routed_weights", all_routes);
+    if (needs.wide) lay_out_wide_lists(p, routes, layout, cuda);
+    cuda.intermediate = layout.add<std::byte>("intermediate", routes * padded(p.intermediate) * (fp8 ? 4 : 2));
+    const std::size_t partial_cols = std::max(static_cast<std::size_t>(p.hidden), padded(p.hidden) / 2);
+    cuda.partials = layout.add<float>("partials", routes * partial_cols);
 }
 
 std::size_t lay_out_single(const FusedMoeProblem& p, int segments, FusedMoeCuda& cuda) {
     WorkspaceLayout layout;
+    if (p.route) lay_out_routed(p, layout, cuda);
     cuda.published = layout.add<float>("published", published_floats(segments, cuda.grid));
     cuda.activated = layout.add<float>("activated", activated_floats(p));
     return layout.size().bytes;
 }
 
-}  // namespace
-
-std::int64_t pass_tokens(const FusedMoeProblem& p, const PlanOptions& options, const FusedMoeCuda& cuda,
-                         bool grid_lists) {
-    const std::int64_t most = most_pass_tokens(p, grid_lists);
+/// As many as fit into a limited workspace, one pass of the decode kernel at least.
+std::int64_t fitting_tokens(const FusedMoeProblem& p, std::int64_t most, const PlanOptions& options, int grid,
+                            PassNeeds needs) {
     const auto fits = [&](std::int64_t tokens) {
         WorkspaceLayout layout;
-        FusedMoeCuda unused{.grid = cuda.grid};
-        lay_out_pass(p, {tokens, grid_lists, p.route.has_value()}, layout, unused);
+        FusedMoeCuda unused{.grid = grid};
+        needs.tokens = tokens;
+        lay_out_pass(p, needs, layout, unused);
         return layout.size().bytes <= options.max_workspace_bytes;
     };
     if (options.max_workspace_bytes == 0 || fits(most)) return most;
@@ -80,6 +91,19 @@ std::int64_t pass_tokens(const FusedMoeProblem& p, const PlanOptions& options, c
         (fits(middle) ? low : high) = middle;
     }
     return low;
+}
+
+}  // namespace
+
+std::int64_t pass_tokens(const FusedMoeProblem& p, const PlanOptions& options, const FusedMoeCuda& cuda,
+                         bool grid_lists) {
+    return fitting_tokens(p, most_pass_tokens(p, grid_lists), options, cuda.grid,
+                          {.grid_lists = grid_lists, .route_first = p.route.has_value()});
+}
+
+std::int64_t wide_tokens(const FusedMoeProblem& p, const PlanOptions& options, const FusedMoeCuda& cuda) {
+    return fitting_tokens(p, most_wide_tokens(p, cuda.grid), options, cuda.grid,
+                          {.wide = true, .route_first = p.route.has_value()});
 }
 
 std::size_t single_bytes(const FusedMoeProblem& problem, int segments, int grid) {
@@ -93,12 +117,16 @@ void lay_out_workspace(FusedMoeState& state) {
     int segments = 0;
     for (const std::size_t variant : state.row_variants) {
         const KernelOfVariant of = cuda.kernel_of(variant);
-        if (of.takes_ids) needs.route_first = state.problem.route.has_value();
+        needs.route_first = needs.route_first || (of.takes_ids && state.problem.route.has_value());
         if (of.decode != nullptr && of.decode->group_rows > 0)
             needs.tokens = std::max(needs.tokens, cuda.gather_tokens);
         if (of.grouped != nullptr) {
             needs.grid_lists = needs.grid_lists || of.grouped->grid_lists;
             needs.tokens = std::max(needs.tokens, of.grouped->grid_lists ? cuda.grid_pass_tokens : cuda.pass_tokens);
+        }
+        if (of.wide != nullptr) {
+            needs.wide = true;
+            needs.tokens = std::max(needs.tokens, cuda.wide_tokens);
         }
         if (of.single != nullptr) segments = std::max(segments, of.single->gate_up_segments + of.single->down_segments);
     }

@@ -13,6 +13,8 @@ namespace tokamak::moe::cuda {
 /// Tokens of a pass of the grouped kernel: as many as fit into `max_workspace_bytes`, 8 at least. `cuda.grid` is set.
 std::int64_t pass_tokens(const FusedMoeProblem& problem, const PlanOptions& options, const FusedMoeCuda& cuda,
                          bool grid_lists);
+/// The same of the wide kernel's.
+std::int64_t wide_tokens(const FusedMoeProblem& problem, const PlanOptions& options, const FusedMoeCuda& cuda);
 /// Bytes of the kernel for one token.
 std::size_t single_bytes(const FusedMoeProblem& problem, int segments, int grid);
 /// Fills `layout` and the slices of a state whose variants are frozen.
