@@ -96,8 +96,7 @@ std::string default_variant(const FusedMoeProblem& p, const FusedMoeCuda& cuda, 
             expected_reads(p, tokens, cuda.gather_tokens, best.group_rows) <= kMostGatherReads)
             return best.name;
     }
-    if (!legal.wide.empty() && prefers_wide(p, tokens, !legal.grouped.empty()))
-        return legal.wide.front().instance.name;
+    if (!legal.wide.empty() && prefers_wide(p, tokens, !legal.grouped.empty())) return legal.wide.front().instance.name;
     if (many && !legal.grouped.empty()) return choose_grouped(legal, p, cuda.pass_tokens, tokens).instance.name;
     const auto instance = *decode_instance(p.weights, p.quantize_activations);
     return legal.decode[choose_variant(instance, legal.decode, p, cuda.grid, tokens)].name;
