@@ -253,16 +253,14 @@ void run_grouped(const FusedMoeState& state, const GroupedLaunch& choice, const 
 /// Tokens up to which the decode kernel, which reads the weights again for every 8, is the faster (16 tokens of
 /// qwen3.5-35b with fp8_block: 104 us, the grouped kernel 95).
 constexpr std::int64_t kMostDecodeTokens = kPassTokens;
-/// Rows of an expert, on average, from which tiles of many rows pay, and routes from which one list of the grid does
-/// (dsv3-ep8, 4096 routes: 418 us with lists of every CTA, 415 with one; 8192: 499, 473).
+/// Rows of an expert, on average, from which tiles of many rows pay: those of 64 would often need a second one. One
+/// list of the grid alone does not (dsv3-ep8, 8192 routes: 462 us with lists of every CTA, 474 with one).
 constexpr std::int64_t kManyRows = 44;
-constexpr std::int64_t kManyRoutes = 4096;
 
 /// Index of the first grouped variant that suits so many tokens.
 std::size_t choose_grouped(const std::vector<GroupedVariant>& variants, const FusedMoeProblem& p, std::int64_t pass,
                            std::int64_t tokens) {
-    const std::int64_t routes = tokens * p.top_k;
-    const bool many = tokens > pass || routes >= kManyRoutes || routes > kManyRows * p.num_experts;
+    const bool many = tokens > pass || tokens * p.top_k > kManyRows * p.num_experts;
     for (std::size_t i = 0; i < variants.size(); ++i)
         if (variants[i].instance.grid_lists == many) return i;
     return 0;
