@@ -68,7 +68,7 @@ TEST(TuneCases, GivenSizesNeedAllOfThem) {
     options.sizes["top-k"] = 2;
     EXPECT_EQ(tune_cases(options).at(0).moe.intermediate, 128);
     options.formats = {"nvfp4"};
-    expect_error([&] { (void)tune_cases(options); }, "no random weights", ErrorCode::unsupported);
+    EXPECT_EQ(tune_cases(options).front().moe.weights, WeightSpec::nvfp4());
 }
 
 TEST(TuneCases, AChildGetsTheSameCase) {

@@ -57,8 +57,6 @@ MlaShape given_mla(const TuneOptions& options) {
 TuneCase moe_case(const TuneOptions& options, const std::shared_ptr<const MoeShape>& shape, const std::string& format) {
     const bool a16 = format == "fp8_block_a16";
     const WeightSpec weights = a16 ? WeightSpec::fp8_block() : parse_weight_spec(format);
-    if (weights.format == WeightFormat::nvfp4)
-        fail(ErrorCode::unsupported, "tune moe: no random weights can be made in the format {}", format);
     if (shape->experts % options.ep != 0)
         invalid("tune moe: --ep is {}, expected a divisor of the {} experts of {}", options.ep, shape->experts,
                 shape->name);

@@ -41,21 +41,24 @@ TOKAMAK_ANYWHERE inline std::uint32_t code_word(WeightFormat format, std::uint32
     return bits ^ (nan >> 7);
 }
 
-/// Scales: bf16 2^-8 to 2^-7 (int4), bytes 119 and 120 (mxfp4), f32 2^-14 to 2^-13 (fp8_block).
-TOKAMAK_ANYWHERE inline std::uint32_t scale_word(WeightFormat format, std::uint32_t bits) {
+/// Scales inside a tile: bf16 2^-8 to 2^-7 (int4), bytes 119 and 120 (mxfp4), e4m3 0.5 and 0.5625 (nvfp4). At the end
+/// of a strip: f32 2^-14 to 2^-13 (fp8_block), 2^-6 to 2^-5 (nvfp4).
+TOKAMAK_ANYWHERE inline std::uint32_t scale_word(WeightFormat format, bool in_tile, std::uint32_t bits) {
     if (format == WeightFormat::int4) return (bits & 0x007F007FU) | 0x3B803B80U;
     if (format == WeightFormat::mxfp4) return (bits & 0x01010101U) + 0x77777777U;
-    return (bits & 0x007FFFFFU) | 0x38800000U;
+    if (format != WeightFormat::nvfp4) return (bits & 0x007FFFFFU) | 0x38800000U;
+    return in_tile ? (bits & 0x01010101U) + 0x30303030U : (bits & 0x007FFFFFU) | 0x3C800000U;
 }
 
 /// The four words of 16 packed bytes.
 TOKAMAK_ANYWHERE inline void packed_words(const PackedFill& fill, std::uint64_t vector, std::uint32_t seed,
                                           std::uint32_t (&words)[4]) {
     const std::uint64_t in_strip = vector * 16 % fill.strip_bytes;
-    const bool codes = in_strip < fill.tiles_bytes && in_strip % fill.tile_bytes < fill.code_bytes;
+    const bool in_tile = in_strip < fill.tiles_bytes;
+    const bool codes = in_tile && in_strip % fill.tile_bytes < fill.code_bytes;
     for (int w = 0; w < 4; ++w) {
         const std::uint32_t bits = mix(vector * 4 + static_cast<std::uint64_t>(w), seed);
-        words[w] = codes ? code_word(fill.format, bits) : scale_word(fill.format, bits);
+        words[w] = codes ? code_word(fill.format, bits) : scale_word(fill.format, in_tile, bits);
     }
 }
 

@@ -71,21 +71,23 @@ class WideCombine {
     }
     __device__ __forceinline__ void store(float (&sums)[4], std::int64_t row, int col) const {
         const std::int64_t to = row * args_.out_stride + col;
+        const int left = hidden_ - col;
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-            if (col + i >= hidden_) return;
+            if (i >= left) break;
             if (args_.shared_output.data != nullptr) sums[i] += load_element(args_.shared_output, row, col + i);
             if (args_.accumulate) sums[i] += load_element(args_.out, args_.out_dtype, to + i);
         }
         auto* const halves = static_cast<__nv_bfloat16*>(args_.out) + to;
-        if (args_.out_dtype == DType::bf16 && reinterpret_cast<std::uintptr_t>(halves) % 8 == 0) {
+        if (left >= 4 && args_.out_dtype == DType::bf16 && reinterpret_cast<std::uintptr_t>(halves) % 8 == 0) {
             const __nv_bfloat162 pairs[2] = {__floats2bfloat162_rn(sums[0], sums[1]),
                                              __floats2bfloat162_rn(sums[2], sums[3])};
             *reinterpret_cast<uint2*>(halves) = *reinterpret_cast<const uint2*>(pairs);
             return;
         }
 #pragma unroll
-        for (int i = 0; i < 4; ++i) store_element(args_.out, args_.out_dtype, to + i, sums[i]);
+        for (int i = 0; i < 4; ++i)
+            if (i < left) store_element(args_.out, args_.out_dtype, to + i, sums[i]);
     }
 
     const WideArgs& args_;
