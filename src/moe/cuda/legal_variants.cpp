@@ -9,10 +9,9 @@ namespace {
 /// Tokens up to which the decode kernel is the faster where nothing gathers rows (16 tokens of qwen3.5-35b with
 /// fp8_block: 104 us, the grouped kernel 95).
 constexpr std::int64_t kMostDecodeTokens = kPassTokens;
-/// Rows of an expert, on average, from which tiles of many rows pay, and routes from which one list of the grid does
-/// (dsv3-ep8, 4096 routes: 418 us with lists of every CTA, 415 with one; 8192: 499, 473).
+/// Rows of an expert, on average, from which tiles of many rows pay: those of 64 would often need a second one
+/// (dsv3-ep8, fp8_block, 32 rows: 462 us with tiles of 64, 474 with many; 64 rows: 900, 714).
 constexpr std::int64_t kManyRows = 44;
-constexpr std::int64_t kManyRoutes = 4096;
 
 std::vector<DecodeVariant> legal_decode(const FusedMoeProblem& p, const DeviceInfo& info) {
     const auto instance = decode_instance(p.weights, p.quantize_activations);
@@ -56,8 +55,7 @@ bool prefers_wide(const FusedMoeProblem& p, std::int64_t tokens, bool has_groupe
 /// The first grouped variant that suits so many tokens.
 const GroupedVariant& choose_grouped(const LegalVariants& legal, const FusedMoeProblem& p, std::int64_t pass,
                                      std::int64_t tokens) {
-    const std::int64_t routes = tokens * p.top_k;
-    const bool many = tokens > pass || routes >= kManyRoutes || routes > kManyRows * p.num_experts;
+    const bool many = tokens > pass || tokens * p.top_k > kManyRows * p.num_experts;
     for (const GroupedVariant& variant : legal.grouped)
         if (variant.instance.grid_lists == many) return variant;
     return legal.grouped.front();

@@ -73,12 +73,16 @@ std::size_t lay_out_single(const FusedMoeProblem& p, int segments, FusedMoeCuda&
     return layout.size().bytes;
 }
 
-/// As many as fit into a limited workspace, one pass of the decode kernel at least.
-std::int64_t fitting_tokens(const FusedMoeProblem& p, std::int64_t most, const PlanOptions& options, int grid,
-                            PassNeeds needs) {
+/// As many as fit into a limited workspace, one pass of the decode kernel at least. A plan's table may hold variants of
+/// several kernels, so all lists that the format knows have their place.
+std::int64_t fitting_tokens(const FusedMoeProblem& p, std::int64_t most, const PlanOptions& options, int grid) {
+    const PassNeeds all{.grid_lists = !grid_list_instances(p.weights, p.quantize_activations).empty(),
+                        .wide = !wide_instances(p.weights).empty(),
+                        .route_first = p.route.has_value()};
     const auto fits = [&](std::int64_t tokens) {
         WorkspaceLayout layout;
         FusedMoeCuda unused{.grid = grid};
+        PassNeeds needs = all;
         needs.tokens = tokens;
         lay_out_pass(p, needs, layout, unused);
         return layout.size().bytes <= options.max_workspace_bytes;
@@ -97,13 +101,11 @@ std::int64_t fitting_tokens(const FusedMoeProblem& p, std::int64_t most, const P
 
 std::int64_t pass_tokens(const FusedMoeProblem& p, const PlanOptions& options, const FusedMoeCuda& cuda,
                          bool grid_lists) {
-    return fitting_tokens(p, most_pass_tokens(p, grid_lists), options, cuda.grid,
-                          {.grid_lists = grid_lists, .route_first = p.route.has_value()});
+    return fitting_tokens(p, most_pass_tokens(p, grid_lists), options, cuda.grid);
 }
 
 std::int64_t wide_tokens(const FusedMoeProblem& p, const PlanOptions& options, const FusedMoeCuda& cuda) {
-    return fitting_tokens(p, most_wide_tokens(p, cuda.grid), options, cuda.grid,
-                          {.wide = true, .route_first = p.route.has_value()});
+    return fitting_tokens(p, most_wide_tokens(p, cuda.grid), options, cuda.grid);
 }
 
 std::size_t single_bytes(const FusedMoeProblem& problem, int segments, int grid) {
