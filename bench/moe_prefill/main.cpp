@@ -196,8 +196,9 @@ void measure(const Shape& shape, const moe::FusedMoeProblem& problem, const Inpu
     const moe::FusedMoePlan automatic = make_plan(problem, kGpu);
     const std::string& chosen = automatic.row_for(tokens).variant;
     for (const std::string& variant : automatic.state().variants) {
-        if (variant.rfind("decode", 0) == 0 && variant != chosen) continue;
-        if (variant.rfind("grouped", 0) == 0 && tokens > 1024 && variant != chosen) continue;
+        const bool wide = variant.rfind("wide", 0) == 0;
+        const bool grouped = variant.rfind("grouped", 0) == 0 && tokens <= 1024;  // the others are for few tokens
+        if (!wide && !grouped && variant != chosen) continue;
         PlanOptions options;
         options.variant = variant;
         const moe::FusedMoePlan plan = make_plan(problem, kGpu, options);
