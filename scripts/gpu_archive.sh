@@ -12,7 +12,7 @@ cmake --build "$build"
 
 rm -rf "$archive"
 mkdir -p "$archive/bin" "$archive/lib"
-for program in tokamak layout_probe moe_decode_bench mla_decode_probe; do
+for program in tokamak layout_probe moe_decode_bench moe_prefill_bench mla_decode_probe; do
   [ ! -x "$build/bin/$program" ] || cp "$build/bin/$program" "$archive/bin/"
 done
 # Every test program that carries the label gpu.

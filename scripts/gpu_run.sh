@@ -56,6 +56,7 @@ run_ceilings() { bin/tokamak info --ceilings --json "$out/ceilings.json" || fail
 run_probes() {
   bin/layout_probe "$out/layout_probe.json" || failed=1
   [ ! -x bin/moe_decode_bench ] || bin/moe_decode_bench "$out/moe_decode_bench.json" || failed=1
+  [ ! -x bin/moe_prefill_bench ] || bin/moe_prefill_bench "$out/moe_prefill.json" || failed=1
   [ ! -x bin/mla_decode_probe ] || bin/mla_decode_probe "$out/mla_decode_probe.json" || failed=1
 }
 

@@ -39,7 +39,7 @@ TuneOptions moe_options() {
 
 TEST(TuneCases, ThePublishedFormatsOfEveryShapeWithoutAnyOption) {
     const auto cases = tune_cases(moe_options());
-    EXPECT_EQ(cases.size(), 8U);
+    EXPECT_EQ(cases.size(), 9U);
     for (const TuneCase& one : cases) EXPECT_EQ(one.moe.max_tokens, 256);
     EXPECT_EQ(cases[0].moe.quantize_activations, false);
     TuneOptions mla;
