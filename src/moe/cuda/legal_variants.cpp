@@ -44,11 +44,13 @@ std::vector<SingleVariant> legal_single(const FusedMoeProblem& p, int grid, cons
     return variants;
 }
 
-/// Whether the wide kernel is the faster for a call with uniform routing (docs/kernels/moe_wide.md). Where no grouped
-/// kernel is, it competes with passes of the decode kernel.
+/// Whether the wide kernel is the faster for a call with uniform routing (results/h200/moe_prefill.json: dsv3-ep8 from
+/// 32 rows of an expert in int4 and from 16 in bf16, gpt-oss-120b and qwen3-30b-a3b, with shorter rows, from 64 on).
+/// Where no grouped kernel is, it competes with passes of the decode kernel.
 bool prefers_wide(const FusedMoeProblem& p, std::int64_t tokens, bool has_grouped) {
     if (!has_grouped) return tokens > 2 * kPassTokens;
-    const std::int64_t rows = p.weights.format == WeightFormat::bf16 ? 32 : 48;  // of an expert
+    const std::int64_t long_rows = p.weights.format == WeightFormat::bf16 ? 16 : 32;
+    const std::int64_t rows = p.hidden >= 4096 ? long_rows : 48;  // of an expert
     return tokens * p.top_k >= rows * p.num_experts;
 }
 
