@@ -9,10 +9,6 @@ namespace {
 /// Tokens up to which the decode kernel is the faster where nothing gathers rows (16 tokens of qwen3.5-35b with
 /// fp8_block: 104 us, the grouped kernel 95).
 constexpr std::int64_t kMostDecodeTokens = kPassTokens;
-/// Rows of an expert, on average, from which tiles of many rows pay: those of 64 would often need a second one
-/// (dsv3-ep8, fp8_block, 32 rows: 462 us with tiles of 64, 474 with many; 64 rows: 900, 714).
-constexpr std::int64_t kManyRows = 44;
-
 std::vector<DecodeVariant> legal_decode(const FusedMoeProblem& p, const DeviceInfo& info) {
     const auto instance = decode_instance(p.weights, p.quantize_activations);
     if (!instance) return {};
@@ -44,22 +40,21 @@ std::vector<SingleVariant> legal_single(const FusedMoeProblem& p, int grid, cons
     return variants;
 }
 
-/// Whether the wide kernel is the faster for a call with uniform routing (results/h200/moe_prefill.json: dsv3-ep8 from
-/// 32 rows of an expert in int4 and from 16 in bf16, gpt-oss-120b and qwen3-30b-a3b, with shorter rows, from 64 on).
-/// Where no grouped kernel is, it competes with passes of the decode kernel.
-bool prefers_wide(const FusedMoeProblem& p, std::int64_t tokens, bool has_grouped) {
-    if (!has_grouped) return tokens > 2 * kPassTokens;
+/// Whether the wide kernel is the faster for a call with uniform routing (results/h200, moe_prefill.json and
+/// tuning.json: from 32 rows of an expert in int4 and 16 in bf16 where rows are long, from 64 on qwen3-30b-a3b and
+/// gpt-oss-120b, and where gathered rows are the alternative between 8 and 16).
+bool prefers_wide(const FusedMoeProblem& p, std::int64_t tokens, const LegalVariants& legal) {
+    if (legal.wide.empty()) return false;
     const std::int64_t long_rows = p.weights.format == WeightFormat::bf16 ? 16 : 32;
-    const std::int64_t rows = p.hidden >= 4096 ? long_rows : 48;  // of an expert
+    const std::int64_t rows = legal.grouped.empty() ? 12 : p.hidden >= 4096 ? long_rows : 56;  // of an expert
     return tokens * p.top_k >= rows * p.num_experts;
 }
 
-/// The first grouped variant that suits so many tokens.
-const GroupedVariant& choose_grouped(const LegalVariants& legal, const FusedMoeProblem& p, std::int64_t pass,
-                                     std::int64_t tokens) {
-    const bool many = tokens > pass || tokens * p.top_k > kManyRows * p.num_experts;
+/// A variant with one list of the grid for what takes several passes without (fp8_block, 8192 routes a pass: dsv3-e32
+/// with 1024 tokens 1732 us without, 11% more with; dsv3-ep8 with 2048 tokens 900 and 714).
+const GroupedVariant& choose_grouped(const LegalVariants& legal, std::int64_t pass, std::int64_t tokens) {
     for (const GroupedVariant& variant : legal.grouped)
-        if (variant.instance.grid_lists == many) return variant;
+        if (variant.instance.grid_lists == (tokens > pass)) return variant;
     return legal.grouped.front();
 }
 
@@ -89,15 +84,16 @@ std::string default_variant(const FusedMoeProblem& p, const FusedMoeCuda& cuda, 
             .single[choose_single(*single_instance(p.weights, p.quantize_activations), legal.single, p, cuda.grid)]
             .name;
     const bool many = tokens > kMostDecodeTokens || legal.decode.empty();
+    const bool wide = many && prefers_wide(p, tokens, legal);
     if (many && !legal.gather.empty()) {
         const auto instance = *gather_instance(p.weights, p.quantize_activations);
         const DecodeVariant& best = legal.gather[choose_gather_variant(instance, legal.gather, p, tokens)];
-        if ((legal.grouped.empty() && legal.wide.empty()) ||
+        if ((legal.grouped.empty() && !wide) ||
             expected_reads(p, tokens, cuda.gather_tokens, best.group_rows) <= kMostGatherReads)
             return best.name;
     }
-    if (!legal.wide.empty() && prefers_wide(p, tokens, !legal.grouped.empty())) return legal.wide.front().instance.name;
-    if (many && !legal.grouped.empty()) return choose_grouped(legal, p, cuda.pass_tokens, tokens).instance.name;
+    if (wide) return legal.wide.front().instance.name;
+    if (many && !legal.grouped.empty()) return choose_grouped(legal, cuda.pass_tokens, tokens).instance.name;
     const auto instance = *decode_instance(p.weights, p.quantize_activations);
     return legal.decode[choose_variant(instance, legal.decode, p, cuda.grid, tokens)].name;
 }
