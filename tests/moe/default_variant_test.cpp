@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which kernel a call gets where neither options nor tables say otherwise, on an H200.
+#include <gtest/gtest.h>
+
+#include "moe/cuda/legal_variants.h"
+#include "moe/cuda/pass_workspace.h"
+
+namespace tokamak::moe::cuda {
+namespace {
+
+FusedMoeProblem problem_of(const WeightSpec& weights, int experts, std::int64_t hidden, std::int64_t intermediate,
+                           int top_k) {
+    return {.max_tokens = 16384,
+            .hidden = hidden,
+            .intermediate = intermediate,
+            .num_experts = experts,
+            .top_k = top_k,
+            .weights = weights,
+            .quantize_activations = weights.format == WeightFormat::fp8_block};
+}
+
+/// The family of the variant, e.g. "gather".
+std::string family(const FusedMoeProblem& problem, std::int64_t tokens, const PlanOptions& options = {}) {
+    DeviceInfo info;
+    info.compute_capability = 90;
+    info.multiprocessors = 132;
+    info.shared_memory_bytes = 232448;
+    FusedMoeCuda cuda{.grid = info.multiprocessors};
+    cuda.pass_tokens = pass_tokens(problem, options, cuda, false);
+    cuda.grid_pass_tokens = pass_tokens(problem, options, cuda, true);
+    cuda.wide_tokens = wide_tokens(problem, options, cuda);
+    cuda.gather_tokens = std::min(gather_pass_tokens(problem), cuda.pass_tokens);
+    const LegalVariants legal = legal_variants(problem, cuda, info, options);
+    const std::string name = default_variant(problem, cuda, legal, tokens);
+    return name.substr(0, name.find('_'));
+}
+
+const FusedMoeProblem kKimi = problem_of(WeightSpec::int4(32), 48, 7168, 2048, 8);
+const FusedMoeProblem kFewRows = problem_of(WeightSpec::int4(32), 256, 7168, 256, 8);  // dsv3-tp8
+const FusedMoeProblem kGptOss = problem_of(WeightSpec::mxfp4(), 128, 2880, 2880, 4);
+const FusedMoeProblem kFp8 = problem_of(WeightSpec::fp8_block(), 32, 7168, 2048, 8);
+const FusedMoeProblem kNvfp4 = problem_of(WeightSpec::nvfp4(), 32, 7168, 2048, 8);
+
+TEST(DefaultVariant, OneTokenAndOnePassOfTheDecodeKernel) {
+    for (const FusedMoeProblem& p : {kKimi, kFewRows, kGptOss, kFp8, kNvfp4}) {
+        EXPECT_EQ(family(p, 1), "single");
+        EXPECT_EQ(family(p, 2), "decode");
+        EXPECT_EQ(family(p, 8), "decode");
+    }
+    FusedMoeProblem weighted = kKimi;
+    weighted.routing_weight = RoutingWeight::input;
+    EXPECT_EQ(family(weighted, 1), "decode") << "the kernel for one token does not weigh rows";
+}
+
+TEST(DefaultVariant, RowsAreGatheredWhileExpertsHaveFewOfThem) {
+    for (const std::int64_t tokens : {9, 64, 128}) EXPECT_EQ(family(kFewRows, tokens), "gather") << tokens;
+    EXPECT_EQ(family(kGptOss, 64), "gather");
+    EXPECT_EQ(family(kKimi, 64), "grouped");
+    EXPECT_EQ(family(kFp8, 64), "grouped");
+    EXPECT_EQ(family(kNvfp4, 32), "gather") << "8 rows of an expert";
+}
+
+TEST(DefaultVariant, ManyRowsGoToTheWideKernelLongOnesSooner) {
+    EXPECT_EQ(family(kKimi, 191), "grouped");
+    EXPECT_EQ(family(kKimi, 192), "wide") << "32 rows of an expert";
+    EXPECT_EQ(family(kGptOss, 1791), "grouped");
+    EXPECT_EQ(family(kGptOss, 1792), "wide") << "56";
+    EXPECT_EQ(family(problem_of(WeightSpec::bf16(), 256, 7168, 2048, 8), 512), "wide") << "16";
+    EXPECT_EQ(family(kNvfp4, 48), "wide") << "12, for want of a grouped kernel";
+    EXPECT_EQ(family(kFp8, 16384), "grouped") << "there is no wide kernel";
+}
+
+TEST(DefaultVariant, LimitedWorkspacesKeepTheKernelsAndShortenTheirPasses) {
+    PlanOptions options;
+    options.max_workspace_bytes = std::size_t{64} << 20;
+    FusedMoeCuda cuda{.grid = 132};
+    EXPECT_LT(pass_tokens(kKimi, options, cuda, false), pass_tokens(kKimi, {}, cuda, false));
+    EXPECT_LT(wide_tokens(kKimi, options, cuda), wide_tokens(kKimi, {}, cuda));
+    EXPECT_EQ(family(kKimi, 64, options), "grouped");
+    EXPECT_EQ(family(kKimi, 16384, options), "wide");
+}
+
+}  // namespace
+}  // namespace tokamak::moe::cuda
