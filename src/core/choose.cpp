@@ -155,6 +155,8 @@ std::string stored_key(const char* op, const std::string& fields, const PlanOpti
     std::string key = op;
     if (!fields.empty()) key += " " + fields;
     if (options.max_sms > 0 && options.max_sms < multiprocessors) key += fmt::format(" max_sms={}", options.max_sms);
+    // Passes are shorter in it, and variants that do not fit are missing.
+    if (options.max_workspace_bytes > 0) key += fmt::format(" max_workspace={}", options.max_workspace_bytes);
     if (options.combine == Combine::deterministic) key += " combine=deterministic";
     if (options.combine == Combine::atomic) key += " combine=atomic";
     return key;

@@ -263,6 +263,7 @@ void Tuner::rounds(Measured& bucket) {
                 bucket.skipped = fmt::format("the time budget was spent after {} rounds", done);
             return;
         }
+        if (!broken_.empty()) return;  // the round is not whole
         report(bucket, ++done);
         if (done == 1 && options_.first_round_drop > 0) drop_after_first_round(bucket);
         if (done < options_.min_rounds) continue;
@@ -278,6 +279,7 @@ bool Tuner::round(Measured& bucket, int number, bool keep) {
     const std::vector<std::size_t> order = active(bucket);
     const auto candidate = [&](std::size_t i) { return order[(static_cast<std::size_t>(number) + i) % order.size()]; };
     for (std::size_t i = 0; i < order.size(); ++i) {
+        if (!broken_.empty()) return true;
         if (!keep || !time_is_up()) {
             sample(bucket, candidate(i), keep);
             continue;

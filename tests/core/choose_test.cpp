@@ -211,6 +211,7 @@ TEST(Choose, KeysOfTheStoresNameOperatorFieldsAndOptions) {
     EXPECT_EQ(stored_key("toy", "wide=1", {.max_sms = 64}, 132), "toy wide=1 max_sms=64");
     EXPECT_EQ(stored_key("toy", "wide=1", {.combine = Combine::atomic}, 132), "toy wide=1 combine=atomic");
     EXPECT_EQ(stored_key("toy", "", {.combine = Combine::deterministic}, 132), "toy combine=deterministic");
+    EXPECT_EQ(stored_key("toy", "", {.max_workspace_bytes = 4096}, 132), "toy max_workspace=4096");
 }
 
 TEST(Choose, IntoAPlanReadsEnvironmentAndStore) {

@@ -29,7 +29,7 @@ std::string family(const FusedMoeProblem& problem, std::int64_t tokens, const Pl
     cuda.pass_tokens = pass_tokens(problem, options, cuda, false);
     cuda.grid_pass_tokens = pass_tokens(problem, options, cuda, true);
     cuda.wide_tokens = wide_tokens(problem, options, cuda);
-    cuda.gather_tokens = std::min(gather_pass_tokens(problem), cuda.pass_tokens);
+    cuda.gather_tokens = gather_pass_tokens(problem);
     const LegalVariants legal = legal_variants(problem, cuda, info, options);
     const std::string name = default_variant(problem, cuda, legal, tokens);
     return name.substr(0, name.find('_'));
@@ -68,6 +68,12 @@ TEST(DefaultVariant, ManyRowsGoToTheWideKernelLongOnesSooner) {
     EXPECT_EQ(family(problem_of(WeightSpec::bf16(), 256, 7168, 2048, 8), 512), "wide") << "16";
     EXPECT_EQ(family(kNvfp4, 48), "wide") << "12, for want of a grouped kernel";
     EXPECT_EQ(family(kFp8, 16384), "grouped") << "there is no wide kernel";
+}
+
+TEST(DefaultVariant, TheGroupedKernelCombinesUpTo32Slots) {
+    EXPECT_EQ(family(problem_of(WeightSpec::fp8_block(), 64, 1024, 512, 32), 4096), "grouped");
+    EXPECT_EQ(family(problem_of(WeightSpec::fp8_block(), 64, 1024, 512, 33), 4096), "gather");
+    EXPECT_EQ(family(problem_of(WeightSpec::bf16(), 64, 1024, 512, 40), 4096), "wide");
 }
 
 TEST(DefaultVariant, LimitedWorkspacesKeepTheKernelsAndShortenTheirPasses) {

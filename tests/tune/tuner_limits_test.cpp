@@ -147,6 +147,30 @@ TEST(TunerLimits, AFailureThatBreaksTheDeviceEndsTheTuningAndCostsOnlyItsCandida
     EXPECT_NE(tuning.skipped[1].reason.find("nothing can run since b failed"), std::string::npos);
 }
 
+TEST(TunerLimits, ADeviceThatBreaksInTheMiddleOfARoundLeavesNoHalfRoundBehind) {
+    for (const char* victim : {"a", "b", "c"}) {
+        ScriptedClock clock;
+        ScriptedRunner* broken = nullptr;
+        int calls = 0;
+        ScriptedRunner runner(clock, [&](const std::string& variant, std::int64_t, int) {
+            if (broken->is_broken) throw Error(ErrorCode::device, "an illegal memory access was encountered");
+            if (variant == victim && ++calls == 2) {  // the first one warms up
+                broken->is_broken = true;
+                throw Error(ErrorCode::device, "an illegal memory access was encountered");
+            }
+            return 10.0;
+        });
+        broken = &runner;
+        Request request = request_of({"a", "b", "c"}, {1, 2});
+        request.options.first_round_drop = 0.25;
+        request.options.min_rounds = request.options.max_rounds = 1;
+        const Tuning tuning = tune(request, runner, clock);
+        EXPECT_TRUE(tuning.rows.empty()) << victim;
+        ASSERT_EQ(tuning.failed.size(), 1U);
+        EXPECT_EQ(tuning.failed[0].variant, victim);
+    }
+}
+
 TEST(TunerLimits, CandidatesAreReadiedAtEachCountOutsideTheMeasurement) {
     ScriptedClock clock;
     ScriptedRunner runner(clock, ten);

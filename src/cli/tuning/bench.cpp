@@ -55,6 +55,7 @@ std::vector<std::string> winners_at(const std::vector<tune::Tuning>& tunings, st
 }
 
 std::vector<Judged> judge_case(const BenchOptions& bench, const TuneOptions& options, const TuneCase& one) {
+    require_supported(one, options);
     const Contact contact = first_contact(options, one);
     const std::unique_ptr<Subject> subject = make_subject(one, options);
     const auto tunings = tune_often(*subject, options, contact, bench.tunings);

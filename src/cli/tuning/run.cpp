@@ -53,6 +53,7 @@ void write_outputs(const std::vector<NamedTuning>& tunings, const Outputs& outpu
 }
 
 NamedTuning tune_case(const TuneOptions& options, const TuneCase& one) {
+    require_supported(one, options);
     const Contact contact = first_contact(options, one);
     const std::unique_ptr<Subject> subject = make_subject(one, options);
     ProgressBar bar;

@@ -76,12 +76,16 @@ void expect_untouched(const Tensor& out, std::int64_t tokens) {
         fail(ErrorCode::internal, "wrote behind the {} rows of its output", tokens);
 }
 
+template <class Problem>
+void require(const Problem& problem, Device device) {
+    if (const Support support = supports(problem, device); !support) fail(ErrorCode::unsupported, "{}", support.reason);
+}
+
 template <class Problem, class Args>
 class OperatorSubject : public Subject {
   public:
     OperatorSubject(const TuneOptions& options, const Problem& problem) : options_(options), problem_(problem) {
-        if (const Support support = supports(problem, options.device); !support)
-            fail(ErrorCode::unsupported, "{}", support.reason);
+        require(problem, options.device);
     }
 
     [[nodiscard]] std::vector<std::string> variants() const override {
@@ -106,15 +110,7 @@ class OperatorSubject : public Subject {
     void probe(const std::string& variant, const std::function<void()>& alive) override {
         const auto plan = make_plan(problem_, options_.device, {.variant = variant});
         for (const std::int64_t tokens : options_.buckets()) {
-            reserve(tokens);
-            const GuardedWorkspace workspace(plan.workspace(), options_.device);
-            const Args call = args(tokens, 0);
-            fill_bytes(call.out.data, options_.device, kPoison, call.out.bytes());
-            synchronize(options_.device);
-            run(plan, call, workspace.view());
-            synchronize(options_.device);
-            workspace.expect_intact();
-            expect_untouched(call.out, tokens);
+            probe_at(plan, tokens);
             alive();
         }
     }
@@ -126,6 +122,24 @@ class OperatorSubject : public Subject {
     virtual void compare(std::int64_t tokens) = 0;
 
     [[nodiscard]] Device device() const noexcept { return options_.device; }
+
+    /// What finds no memory is no fault of the variant: it costs the token count, later and in the other process.
+    template <class AnyPlan>
+    void probe_at(const AnyPlan& plan, std::int64_t tokens) {
+        try {
+            reserve(tokens);
+            const GuardedWorkspace workspace(plan.workspace(), options_.device);
+            const Args call = args(tokens, 0);
+            fill_bytes(call.out.data, options_.device, kPoison, call.out.bytes());
+            synchronize(options_.device);
+            run(plan, call, workspace.view());
+            synchronize(options_.device);
+            workspace.expect_intact();
+            expect_untouched(call.out, tokens);
+        } catch (const Error& error) {
+            if (error.code() != ErrorCode::out_of_memory) throw;
+        }
+    }
 
     TuneOptions options_;
     Problem problem_;
@@ -218,6 +232,13 @@ class MlaSubject : public OperatorSubject<mla::SparseAttentionProblem, mla::Spar
 };
 
 }  // namespace
+
+void require_supported(const TuneCase& one, const TuneOptions& options) {
+    if (one.op == "fused_moe")
+        require(one.moe, options.device);
+    else
+        require(sparse_attention_problem(*one.mla_shape, one.kv, options.buckets().back()), options.device);
+}
 
 std::unique_ptr<Subject> make_subject(const TuneCase& one, const TuneOptions& options) {
     if (one.moe_shape) return std::make_unique<MoeSubject>(one, options);

@@ -30,6 +30,8 @@ class Subject {
     virtual void probe(const std::string& variant, const std::function<void()>& alive) = 0;
 };
 
+/// Throws `unsupported` with the reason where the device cannot run the problem. Allocates nothing.
+void require_supported(const TuneCase& one, const TuneOptions& options);
 /// Allocates and fills. Throws `unsupported` with the reason where the device cannot run the problem, `out_of_memory`.
 std::unique_ptr<Subject> make_subject(const TuneCase& one, const TuneOptions& options);
 

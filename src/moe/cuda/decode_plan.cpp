@@ -225,7 +225,7 @@ std::vector<DecodeVariant> decode_variants(const DecodeInstance& instance, const
 }
 
 std::int64_t gather_pass_tokens(const FusedMoeProblem& problem) noexcept {
-    return std::min<std::int64_t>({problem.max_tokens, kGatherTokens, kGatherRoutes / problem.top_k});
+    return std::min<std::int64_t>(kGatherTokens, kGatherRoutes / problem.top_k);
 }
 
 std::vector<DecodeVariant> gather_variants(const DecodeInstance& instance, const FusedMoeProblem& problem,

@@ -32,7 +32,8 @@ struct DecodeVariant {
 /// The variants whose shared memory fits into `shared_limit` bytes.
 std::vector<DecodeVariant> decode_variants(const DecodeInstance& instance, const FusedMoeProblem& problem,
                                            std::size_t shared_limit);
-/// Most tokens of a pass with gathered rows.
+/// Most tokens of a pass with gathered rows. Not of the plan's `max_tokens`: variants shall be the same for all plans
+/// of a problem, so that rows of a table fit them.
 std::int64_t gather_pass_tokens(const FusedMoeProblem& problem) noexcept;
 /// The variants with gathered rows, with tables for passes of `pass_tokens`.
 std::vector<DecodeVariant> gather_variants(const DecodeInstance& instance, const FusedMoeProblem& problem,

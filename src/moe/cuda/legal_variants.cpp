@@ -21,11 +21,20 @@ std::vector<DecodeVariant> legal_gather(const FusedMoeProblem& p, std::int64_t p
     return gather_variants(*instance, p, pass, info.shared_memory_bytes);
 }
 
+/// Its combine has a lane for each slot of a token.
 std::vector<GroupedVariant> legal_grouped(const FusedMoeProblem& p, const FusedMoeCuda& cuda, const DeviceInfo& info) {
+    if (p.top_k > 32) return {};
     std::vector<GroupedVariant> variants = grouped_variants(p, cuda.pass_tokens, info.shared_memory_bytes);
     for (const GroupedVariant& many : grid_list_variants(p, cuda.grid_pass_tokens, info.shared_memory_bytes))
         variants.push_back(many);
     return variants;
+}
+
+/// Its units are counted in ints.
+std::vector<WideVariant> legal_wide(const FusedMoeProblem& p, const DeviceInfo& info) {
+    constexpr std::int64_t most = std::int64_t{1} << 20;  // columns
+    if (p.hidden > most || p.intermediate > most) return {};
+    return wide_variants(p, info.shared_memory_bytes);
 }
 
 /// Those that fit into a limited workspace.
@@ -36,7 +45,7 @@ std::vector<SingleVariant> legal_single(const FusedMoeProblem& p, int grid, cons
     std::vector<SingleVariant> variants = single_variants(*instance, p, grid, info.shared_memory_bytes);
     if (variants.empty() || options.max_workspace_bytes == 0) return variants;
     const int segments = variants.front().gate_up_segments + variants.front().down_segments;
-    if (single_bytes(p, segments, grid) > options.max_workspace_bytes) variants.clear();
+    if (least_bytes_with_single(p, segments, grid) > options.max_workspace_bytes) variants.clear();
     return variants;
 }
 
@@ -73,7 +82,7 @@ std::vector<std::string> LegalVariants::names() const {
 LegalVariants legal_variants(const FusedMoeProblem& problem, const FusedMoeCuda& cuda, const DeviceInfo& info,
                              const PlanOptions& options) {
     return {legal_decode(problem, info), legal_gather(problem, cuda.gather_tokens, info),
-            legal_grouped(problem, cuda, info), wide_variants(problem, info.shared_memory_bytes),
+            legal_grouped(problem, cuda, info), legal_wide(problem, info),
             legal_single(problem, cuda.grid, info, options)};
 }
 

@@ -108,9 +108,14 @@ std::int64_t wide_tokens(const FusedMoeProblem& p, const PlanOptions& options, c
     return fitting_tokens(p, most_wide_tokens(p, cuda.grid), options, cuda.grid);
 }
 
-std::size_t single_bytes(const FusedMoeProblem& problem, int segments, int grid) {
+std::size_t least_bytes_with_single(const FusedMoeProblem& problem, int segments, int grid) {
     FusedMoeCuda unused{.grid = grid};
-    return lay_out_single(problem, segments, unused);
+    WorkspaceLayout pass;
+    lay_out_pass(
+        problem,
+        {.tokens = std::min<std::int64_t>(problem.max_tokens, kPassTokens), .route_first = problem.route.has_value()},
+        pass, unused);
+    return std::max(pass.size().bytes, lay_out_single(problem, segments, unused));
 }
 
 void lay_out_workspace(FusedMoeState& state) {
@@ -121,7 +126,7 @@ void lay_out_workspace(FusedMoeState& state) {
         const KernelOfVariant of = cuda.kernel_of(variant);
         needs.route_first = needs.route_first || (of.takes_ids && state.problem.route.has_value());
         if (of.decode != nullptr && of.decode->group_rows > 0)
-            needs.tokens = std::max(needs.tokens, cuda.gather_tokens);
+            needs.tokens = std::max(needs.tokens, std::min(cuda.gather_tokens, state.problem.max_tokens));
         if (of.grouped != nullptr) {
             needs.grid_lists = needs.grid_lists || of.grouped->grid_lists;
             needs.tokens = std::max(needs.tokens, of.grouped->grid_lists ? cuda.grid_pass_tokens : cuda.pass_tokens);

@@ -15,8 +15,8 @@ std::int64_t pass_tokens(const FusedMoeProblem& problem, const PlanOptions& opti
                          bool grid_lists);
 /// The same of the wide kernel's.
 std::int64_t wide_tokens(const FusedMoeProblem& problem, const PlanOptions& options, const FusedMoeCuda& cuda);
-/// Bytes of the kernel for one token.
-std::size_t single_bytes(const FusedMoeProblem& problem, int segments, int grid);
+/// Workspace of a plan that has the kernel for one token besides the decode kernel.
+std::size_t least_bytes_with_single(const FusedMoeProblem& problem, int segments, int grid);
 /// Fills `layout` and the slices of a state whose variants are frozen.
 void lay_out_workspace(FusedMoeState& state);
 

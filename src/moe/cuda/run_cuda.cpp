@@ -90,7 +90,8 @@ void plan_fused_moe(FusedMoeState& state, const PlanOptions& options) {
     cuda.pass_tokens = pass_tokens(p, options, cuda, false);
     cuda.grid_pass_tokens = pass_tokens(p, options, cuda, true);
     cuda.wide_tokens = wide_tokens(p, options, cuda);
-    cuda.gather_tokens = std::min(gather_pass_tokens(p), cuda.pass_tokens);
+    cuda.gather_tokens = gather_pass_tokens(p);
+    if (cuda.pass_tokens < p.max_tokens) cuda.gather_tokens = std::min(cuda.gather_tokens, cuda.pass_tokens);
     const LegalVariants legal = legal_variants(p, cuda, info, options);
     const auto heuristic = [&](std::int64_t tokens) { return default_variant(p, cuda, legal, tokens); };
     choose_into(state, kOp, device, p.max_tokens, options, problem_key(p), legal.names(), heuristic,
