@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+// The table that ships: its rows are for the problems of the benchmarks, and name variants that every plan of them has.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "cli/shapes.h"
+#include "core/choose.h"
+#include "core/config_store.h"
+#include "moe/cuda/legal_variants.h"
+#include "moe/cuda/pass_workspace.h"
+#include "moe/problem_key.h"
+
+namespace tokamak::test {
+namespace {
+
+/// Names of the variants of a plan on an H200.
+std::vector<std::string> variants_of(const moe::FusedMoeProblem& problem) {
+    DeviceInfo info;
+    info.compute_capability = 90;
+    info.multiprocessors = 132;
+    info.shared_memory_bytes = 232448;
+    moe::cuda::FusedMoeCuda cuda{.grid = info.multiprocessors};
+    cuda.pass_tokens = moe::cuda::pass_tokens(problem, {}, cuda, false);
+    cuda.grid_pass_tokens = moe::cuda::pass_tokens(problem, {}, cuda, true);
+    cuda.wide_tokens = moe::cuda::wide_tokens(problem, {}, cuda);
+    cuda.gather_tokens = moe::cuda::gather_pass_tokens(problem);
+    return moe::cuda::legal_variants(problem, cuda, info, {}).names();
+}
+
+TEST(ShippedTable, EveryRowOfAMoeLayerIsLegalForEveryLargestCall) {
+    for (const cli::MoeShape& shape : cli::moe_shapes())
+        for (const WeightSpec& weights : shape.formats)
+            for (const std::int64_t max_tokens : {1, 2, 8, 64, 100, 1024}) {
+                moe::FusedMoeProblem problem = cli::fused_moe_problem(shape, weights, max_tokens);
+                problem.quantize_activations = weights.format == WeightFormat::fp8_block;
+                SCOPED_TRACE(shape.name + " " + to_string(weights) + " max_tokens " + std::to_string(max_tokens));
+                const auto* const table = ConfigStore::shipped().find(
+                    "NVIDIA H200", stored_key("fused_moe", moe::problem_key(problem), {}, 132));
+                ASSERT_NE(table, nullptr);
+                const auto legal = variants_of(problem);
+                for (const TunedRow& row : *table)
+                    if (row.tokens <= max_tokens)
+                        EXPECT_NE(std::find(legal.begin(), legal.end(), row.variant), legal.end()) << row.variant;
+            }
+}
+
+}  // namespace
+}  // namespace tokamak::test
