@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// fused_moe from router logits inside the launch, against the definition in double with the routes of moe::route.
+// fused_moe from router logits, inside the launch or by one before it, against the definition in double with the routes
+// of moe::route.
 #include <gtest/gtest.h>
 
 #include <algorithm>

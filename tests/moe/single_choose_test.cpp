@@ -2,7 +2,10 @@
 // Which problems the kernel for one token takes, and with which rings.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "moe/cuda/single/single_plan.h"
+#include "tokamak/moe/fused_moe.h"
 
 namespace tokamak::moe::cuda {
 namespace {
@@ -53,14 +56,45 @@ TEST(SingleChoice, LeavesToOthersWhatItDoesNotDo) {
     EXPECT_TRUE(variants_of(p).empty());
 }
 
+/// Most strips that a run of tiles touches, when `pieces` tiles are cut into runs of `each` within runs of `outer`.
+std::int64_t most_touched(std::int64_t pieces, std::int64_t outer, std::int64_t each, std::int64_t tiles) {
+    std::int64_t most = 0;
+    for (std::int64_t begin = 0; begin < pieces; begin += outer)
+        for (std::int64_t first = begin; first < std::min(begin + outer, pieces); first += each) {
+            const std::int64_t last = std::min({first + each, begin + outer, pieces}) - 1;
+            most = std::max(most, last / tiles - first / tiles + 1);
+        }
+    return most;
+}
+
+/// The cuts of phase.cuh, for every number of live routes.
+void expect_room(const FusedMoeProblem& problem, const SingleVariant& variant, int warps) {
+    const PackedLayout layouts[] = {gate_up_layout(problem), down_layout(problem)};
+    const std::int64_t segments[] = {variant.gate_up_segments, variant.down_segments};
+    for (int routes = 1; routes <= problem.top_k; ++routes)
+        for (int phase = 0; phase < 2; ++phase) {
+            const auto tiles = static_cast<std::int64_t>(layouts[phase].tiles);
+            const std::int64_t pieces = routes * static_cast<std::int64_t>(layouts[phase].strips) * tiles;
+            const std::int64_t cta = std::max<std::int64_t>(1, (pieces + kMultiprocessors - 1) / kMultiprocessors);
+            EXPECT_LE(most_touched(pieces, cta, cta, tiles), segments[phase]) << routes << " routes, phase " << phase;
+            EXPECT_LE(most_touched(pieces, cta, (cta + warps - 1) / warps, tiles), variant.shared.warp_segments)
+                << routes << " routes, phase " << phase;
+        }
+}
+
 TEST(SingleChoice, WhatIsPublishedFitsTheRunsOfEveryShape) {
     for (const int size : {1, 33, 64, 704, 2880, 7168})
-        for (const int top_k : {1, 8, 32})
-            for (const SingleVariant& variant : variants_of(problem_of(WeightSpec::bf16(), 32, top_k, size, 96))) {
-                EXPECT_GE(variant.gate_up_segments, 1) << size;
-                EXPECT_GE(variant.shared.warp_segments, 1) << size;
-                EXPECT_LE(variant.shared.bytes, static_cast<int>(kSharedLimit)) << size;
-            }
+        for (const int intermediate : {32, 96, 2048})
+            for (const int top_k : {1, 8, 32})
+                for (const WeightSpec& weights : {WeightSpec::bf16(), WeightSpec::fp8_block()}) {
+                    const FusedMoeProblem problem = problem_of(weights, 32, top_k, size, intermediate);
+                    SCOPED_TRACE(to_string(weights) + " " + std::to_string(size) + " x " +
+                                 std::to_string(intermediate));
+                    for (const SingleVariant& variant : variants_of(problem)) {
+                        expect_room(problem, variant, single_instance(weights, true)->warps);
+                        EXPECT_LE(variant.shared.bytes, static_cast<int>(kSharedLimit));
+                    }
+                }
 }
 
 }  // namespace

@@ -245,11 +245,6 @@ std::vector<DecodeVariant> gather_variants(const DecodeInstance& instance, const
     return variants;
 }
 
-std::size_t least_shared_bytes(const DecodeInstance& instance, const FusedMoeProblem& problem) {
-    DecodeVariant variant{.gate_up_teams = 1, .down_teams = 1, .slots = kLeastSlots};
-    return static_cast<std::size_t>(lay_out(instance, problem, kPassTokens, variant));
-}
-
 double expected_reads(const FusedMoeProblem& problem, std::int64_t tokens, std::int64_t pass_tokens, int group_rows) {
     const std::int64_t passes = tokens / pass_tokens;
     const std::int64_t rest = tokens - passes * pass_tokens;

@@ -38,12 +38,6 @@ std::int64_t gather_pass_tokens(const FusedMoeProblem& problem) noexcept;
 /// The variants with gathered rows, with tables for passes of `pass_tokens`.
 std::vector<DecodeVariant> gather_variants(const DecodeInstance& instance, const FusedMoeProblem& problem,
                                            std::int64_t pass_tokens, std::size_t shared_limit);
-/// Bytes of the smallest variant, for the reason of a refusal.
-std::size_t least_shared_bytes(const DecodeInstance& instance, const FusedMoeProblem& problem);
-
-/// The same for variants with gathered rows.
-std::size_t choose_gather_variant(const DecodeInstance& instance, const std::vector<DecodeVariant>& variants,
-                                  const FusedMoeProblem& problem, std::int64_t tokens);
 /// How often a call reads an expert's weights with groups of up to `group_rows` of its routes, in passes of
 /// `pass_tokens`, for uniform routing: 1 where its rows always fit one group.
 double expected_reads(const FusedMoeProblem& problem, std::int64_t tokens, std::int64_t pass_tokens, int group_rows);
@@ -52,5 +46,8 @@ inline constexpr double kMostGatherReads = 1.25;
 /// Index of the variant whose teams suit a call of `tokens` on `sms` SMs best, for uniform routing.
 std::size_t choose_variant(const DecodeInstance& instance, const std::vector<DecodeVariant>& variants,
                            const FusedMoeProblem& problem, int sms, std::int64_t tokens);
+/// The same for variants with gathered rows.
+std::size_t choose_gather_variant(const DecodeInstance& instance, const std::vector<DecodeVariant>& variants,
+                                  const FusedMoeProblem& problem, std::int64_t tokens);
 
 }  // namespace tokamak::moe::cuda
