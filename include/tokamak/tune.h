@@ -94,7 +94,8 @@ struct Progress {
 };
 
 struct Options {
-    double seconds = 0;  ///< time budget of the whole tuning, shared out over the buckets; 0: none
+    double seconds = 0;  ///< time budget of the whole tuning, shared out over the buckets and looked at between
+                         ///< samples: readying a bucket's candidates may exceed it; 0: none
     int min_rounds = 7;
     int max_rounds = 31;
     double min_gain = 0.005;      ///< a win over the default has to exceed this share, and the noise
@@ -187,7 +188,8 @@ struct Calls {
 
 /// Measures every variant that can run the problem, as plans of it with these options run it: graphs of several calls
 /// on CUDA, plain calls on the CPU, all in one workspace of the largest need. The default is what the library takes
-/// without any table. Not at serve time: allocates, waits, and is refused in capture (`unsupported`).
+/// without any table. Not at serve time: allocates, waits, and is refused in capture (`unsupported`). A token count
+/// whose arguments set `accumulate_into_out` is skipped, as results would depend on the call before; tune without.
 Tuning tune(const moe::FusedMoeProblem& problem, Device device, const Calls<moe::FusedMoeArgs>& calls,
             const Options& options = {}, const PlanOptions& plan_options = {});
 Tuning tune(const mla::SparseAttentionProblem& problem, Device device, const Calls<mla::SparseAttentionArgs>& calls,

@@ -43,19 +43,6 @@ void check_sizes(const FusedMoeProblem& p) {
                   {p.max_tokens, p.top_k, std::max(p.hidden, p.intermediate), 8});
 }
 
-/// The routing of a problem that routes, as an operator of its own.
-RouteProblem route_problem(const FusedMoeProblem& p) {
-    return {.max_tokens = p.max_tokens,
-            .num_experts = p.num_experts,
-            .top_k = p.top_k,
-            .method = p.route->method,
-            .renormalize = p.route->renormalize,
-            .routed_scaling_factor = p.route->routed_scaling_factor,
-            .num_groups = p.route->num_groups,
-            .top_groups = p.route->top_groups,
-            .logits_dtype = p.route->logits_dtype};
-}
-
 void check_route(const FusedMoeProblem& p) {
     if (!p.route) return;
     if (const Support rule = supports(route_problem(p), Device::cpu()); !rule)

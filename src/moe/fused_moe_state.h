@@ -8,6 +8,19 @@
 
 namespace tokamak::moe {
 
+/// The routing of a problem that routes, as an operator of its own.
+inline RouteProblem route_problem(const FusedMoeProblem& p) {
+    return {.max_tokens = p.max_tokens,
+            .num_experts = p.num_experts,
+            .top_k = p.top_k,
+            .method = p.route->method,
+            .renormalize = p.route->renormalize,
+            .routed_scaling_factor = p.route->routed_scaling_factor,
+            .num_groups = p.route->num_groups,
+            .top_groups = p.route->top_groups,
+            .logits_dtype = p.route->logits_dtype};
+}
+
 /// What a fused_moe plan holds besides its table.
 struct FusedMoeState : detail::TypedState<FusedMoeProblem> {
     int local_experts = 0;

@@ -62,6 +62,9 @@ class OperatorRunner : public Runner {
         if (calls_.reserve) calls_.reserve(tokens);
         sets_ = calls_.calls(tokens);
         if (sets_ < 1) invalid("tune: `calls` gives {} for {} tokens, expected at least 1", sets_, tokens);
+        if constexpr (requires(Args args) { args.accumulate_into_out; })
+            if (calls_.args(tokens, 0).accumulate_into_out)
+                invalid("tune: `accumulate_into_out` is set, expected calls whose result is theirs alone");
         WorkspaceSize size = plan_of(default_of(tokens)).workspace();
         for (const std::string& variant : variants) {
             try {

@@ -157,6 +157,17 @@ TEST(TuneTool, TunesAWholeLayerAndPlansTakeTheWinners) {
     EXPECT_NE(explained.out.find("(tuned at 4, extrapolated"), std::string::npos) << explained.out;
 }
 
+TEST(TuneTool, AStoreThatIsNoneIsRefusedBeforeAnythingIsTunedAndKept) {
+    const test::TemporaryFolder folder;
+    const std::string store = folder.write("notes.txt", "my notes\n");
+    const std::string json = folder.file("tuning.json");
+    const ToolResult result = run_tool(with({"tune", "moe"}, with(kSmallMoe, {"--store", store, "--out", json})));
+    EXPECT_NE(result.status, 0);
+    EXPECT_NE(result.error.find("notes.txt: not a Tokamak configuration store"), std::string::npos) << result.error;
+    EXPECT_EQ(test::read_file(store), "my notes\n");
+    EXPECT_FALSE(std::filesystem::exists(json));
+}
+
 TEST(TuneTool, TunesExpertParallelRanksWithMixedRouting) {
     const ToolResult result =
         run_tool(with({"tune", "moe"}, with(kSmallMoe, {"--ep", "4", "--routing", "zipf,balanced", "--no-isolation"})));

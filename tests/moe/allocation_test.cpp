@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "cuda/gpu.h"
-#include "moe/moe_cases.h"
+#include "moe/logit_cases.h"
 #include "support/count_allocations.h"
 #include "tokamak/moe.h"
 
@@ -36,6 +36,19 @@ void check_fused_moe(Device device) {
             const FusedMoeData data = random_data(rng, c).on(device);
             const OwnedTensor out = OwnedTensor::allocate(c.problem.out_dtype, {tokens, 128}, device);
             FusedMoeArgs args = data.args();
+            args.out = out;
+            expect_no_allocation(make_plan(c.problem, device), args, device);
+        }
+}
+
+void check_fused_moe_from_logits(Device device) {
+    for (const RuleCase& rule : rule_cases())
+        for (const std::int64_t tokens : {1, 40}) {
+            const FusedMoeCase c = logit_case(rule, WeightSpec::int4(32), tokens);
+            Rng rng = rng_for(9902);
+            const LogitData data = logit_data(rng, c, rule.bias).on(device);
+            FusedMoeArgs args = data.args(tokens);
+            const OwnedTensor out = OwnedTensor::allocate(c.problem.out_dtype, {tokens, c.problem.hidden}, device);
             args.out = out;
             expect_no_allocation(make_plan(c.problem, device), args, device);
         }
@@ -97,6 +110,7 @@ void check_small_operators(Device device) {
 
 void check_all(Device device) {
     check_fused_moe(device);
+    check_fused_moe_from_logits(device);
     check_routed_gemm(device);
     check_small_operators(device);
 }

@@ -116,14 +116,15 @@ TEST(FusedMoeGpuLogits, CapturedGraphFollowsTheLogits) {
         PlanOptions captured;  // the graph keeps the variant of its own token count
         captured.variant = make_plan(c.problem, kGpu).row_for(tokens).variant;
         const FusedMoePlan plan = make_plan(c.problem, kGpu, captured);
-        const cuda::OwnedStream stream;
+        const tokamak::cuda::OwnedStream stream;
         const GuardedBuffer workspace(plan.workspace().bytes, kGpu);
         const GuardedBuffer out(static_cast<std::size_t>(tokens * c.problem.hidden * 2), kGpu);
         const OwnedTensor count = OwnedTensor::copy_of(tensor_of(DType::i32, {1}, {0}), kGpu);
         FusedMoeArgs args = device.args(tokens);
         args.num_tokens = count;
         args.out = out.tensor(DType::bf16, {tokens, c.problem.hidden});
-        const cuda::CapturedGraph graph(stream, [&] { run(plan, args, workspace.workspace(), stream.stream()); });
+        const tokamak::cuda::CapturedGraph graph(stream,
+                                                 [&] { run(plan, args, workspace.workspace(), stream.stream()); });
         EXPECT_EQ(graph.nodes(), tokens > 8 ? 2U : 1U);
         for (const std::int32_t live : {static_cast<std::int32_t>(tokens), 3, 0, 5}) {
             const OwnedTensor fresh = random_tensor(rng, DType::f32, {tokens, c.problem.num_experts}, 4.0);

@@ -9,32 +9,15 @@
 namespace tokamak::moe::test {
 namespace {
 
-std::vector<std::string> wide_variants(const FusedMoeProblem& problem) {
-    std::vector<std::string> names;
-    const FusedMoePlan plan = make_plan(problem, Device::cuda());
-    for (const std::string& name : plan.state().variants)
-        if (name.rfind("wide", 0) == 0) names.push_back(name);
-    return names;
+void expect_wide(const FusedMoeCase& c, std::uint64_t purpose, std::initializer_list<std::int64_t> counts) {
+    expect_reference(c, purpose, counts, "wide");
 }
 
-/// Every wide variant, for the given leading numbers of tokens, one after the other on one poisoned workspace.
-void expect_wide(const FusedMoeCase& c, std::uint64_t purpose, std::initializer_list<std::int64_t> counts) {
-    SCOPED_TRACE(to_string(c));
-    Rng rng = rng_for(purpose);
-    const FusedMoeData host = random_data(rng, c);
-    const FusedMoeData data = host.on(Device::cuda());
-    const std::vector<Expected> want = reference(host);
-    for (const std::string& variant : wide_variants(c.problem)) {
-        PlanOptions options;
-        options.variant = variant;
-        const FusedMoePlan plan = make_plan(c.problem, Device::cuda(), options);
-        for (const std::int64_t tokens : counts) {
-            SCOPED_TRACE(variant + ", tokens " + std::to_string(tokens));
-            const OwnedTensor got = run_guarded(plan, data.args(tokens), tokens % 2 == 0 ? 0xFF : 0x7F);
-            const std::vector<Expected> head(want.begin(), want.begin() + tokens * c.problem.hidden);
-            expect_near(got, head, tolerance_of(c.problem));
-        }
-    }
+/// There is one for what these tests ask.
+std::vector<std::string> wide_variants(const FusedMoeProblem& problem) {
+    const std::vector<std::string> names = gpu_variants(problem, "wide");
+    EXPECT_FALSE(names.empty());
+    return names;
 }
 
 const std::vector<WeightSpec>& wide_formats() {

@@ -4,6 +4,7 @@
 
 #include <vector>
 
+#include "moe/fused_moe_state.h"
 #include "moe/moe_cases.h"
 
 namespace tokamak::moe::test {
@@ -66,16 +67,7 @@ inline LogitData logit_data(Rng& rng, const FusedMoeCase& c, bool with_bias) {
     args.tokens = c.tokens;
     args.logits = d.logits;
     args.correction_bias = d.bias;
-    RouteResult routes = route({.max_tokens = c.tokens,
-                                .num_experts = p.num_experts,
-                                .top_k = p.top_k,
-                                .method = rule.method,
-                                .renormalize = rule.renormalize,
-                                .routed_scaling_factor = rule.routed_scaling_factor,
-                                .num_groups = rule.num_groups,
-                                .top_groups = rule.top_groups,
-                                .logits_dtype = rule.logits_dtype},
-                               args);
+    RouteResult routes = route(route_problem(p), args);
     d.data.routing.ids = std::move(routes.ids);
     d.data.routing.weights = std::move(routes.weights);
     return d;

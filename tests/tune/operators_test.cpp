@@ -153,6 +153,19 @@ TEST(TuneOperators, NothingIsAllocatedWhileACandidateIsTimed) {
     EXPECT_GT(tensor_allocations, 0);
 }
 
+TEST(TuneOperators, CallsThatAddToTheirOutputAreSkippedWithTheReason) {
+    MoeCalls data(8, Device::cpu());
+    data.calls.args = [args = data.calls.args](std::int64_t tokens, int set) {
+        moe::FusedMoeArgs adding = args(tokens, set);
+        adding.accumulate_into_out = true;
+        return adding;
+    };
+    const Tuning tuning = tune(data.problem, Device::cpu(), data.calls, quick());
+    EXPECT_TRUE(tuning.rows.empty());
+    ASSERT_FALSE(tuning.skipped.empty());
+    EXPECT_NE(tuning.skipped.front().reason.find("`accumulate_into_out` is set"), std::string::npos);
+}
+
 TEST(TuneOperators, RequestsThatMakeNoSenseAreRefused) {
     MoeCalls data(8, Device::cpu());
     const auto refused = [&](const Calls<moe::FusedMoeArgs>& calls, const PlanOptions& plan, const char* text) {

@@ -12,6 +12,7 @@
 #include "cli/report/html.h"
 #include "cli/results.h"
 #include "cli/tuning/probe.h"
+#include "core/config_store.h"
 #include "core/throw.h"
 
 namespace tokamak::cli::tuning {
@@ -50,6 +51,15 @@ void write_outputs(const std::vector<NamedTuning>& tunings, const Outputs& outpu
     if (!outputs.json.empty()) write_text(outputs.json, to_text(document));
     if (!outputs.report.empty())
         write_text(outputs.report, report::html_report(report::read_results(document, "tuning")));
+}
+
+/// What a store says about failures of this build is known before anything runs; its winners do not matter here. Saving
+/// to a file that is no store would be refused, but only after the first case.
+void know_failures_of(const std::string& path) {
+    const std::string text = read_text(path);
+    if (!ConfigStore::parse_strictly(text, path))
+        fail(ErrorCode::parse, "`--store` {}: not a Tokamak configuration store of version 1", printable(path));
+    static_cast<void>(tune::install(text, path));
 }
 
 NamedTuning tune_case(const TuneOptions& options, const TuneCase& one) {
@@ -94,9 +104,7 @@ Contact first_contact(const TuneOptions& options, const TuneCase& one) {
 }
 
 int run_tuning(const std::vector<TuneOptions>& operators, const Outputs& outputs) {
-    // What a store says about failures of this build is known before; its winners do not matter here.
-    if (!outputs.store.empty() && std::filesystem::exists(outputs.store))
-        static_cast<void>(tune::install(read_text(outputs.store), outputs.store));
+    if (!outputs.store.empty() && std::filesystem::exists(outputs.store)) know_failures_of(outputs.store);
     Table table = tuning_table();
     std::vector<NamedTuning> tunings;
     for (const TuneOptions& options : operators) {
@@ -109,8 +117,8 @@ int run_tuning(const std::vector<TuneOptions>& operators, const Outputs& outputs
                 continue;
             }
             print_tuning(tunings.back(), table);
-            if (!outputs.store.empty()) tune::save(std::vector{tunings.back().tuning}, outputs.store);
             write_outputs(tunings, outputs);  // so that a later crash costs less
+            if (!outputs.store.empty()) tune::save(std::vector{tunings.back().tuning}, outputs.store);
         }
     }
     return tunings.empty() ? 1 : 0;

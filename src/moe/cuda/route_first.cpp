@@ -9,18 +9,8 @@
 namespace tokamak::moe::cuda {
 
 void plan_route_first(FusedMoeState& state) {
-    const FusedMoeProblem& p = state.problem;
-    const RouteRule& rule = *p.route;
     auto route = std::make_shared<detail::TypedState<RouteProblem>>();
-    route->problem = {.max_tokens = p.max_tokens,
-                      .num_experts = p.num_experts,
-                      .top_k = p.top_k,
-                      .method = rule.method,
-                      .renormalize = rule.renormalize,
-                      .routed_scaling_factor = rule.routed_scaling_factor,
-                      .num_groups = rule.num_groups,
-                      .top_groups = rule.top_groups,
-                      .logits_dtype = rule.logits_dtype};
+    route->problem = route_problem(state.problem);
     PlanOptions options;
     options.max_sms = state.options.max_sms;
     plan_small(*route, state.device, options);
