@@ -103,6 +103,9 @@ struct Options {
                                   ///< share is not measured further; never the default. 0: all get `min_rounds`
     double hopeless = 0;  ///< a candidate that takes more than this many times as long as the fastest, and the more the
                           ///< more tokens there are, is not tried at still larger counts; never the default. 0: all are
+    /// Why a candidate is not tried at a token count, because something is known about it already; empty: it is. Never
+    /// asked about the default.
+    std::function<std::string(const std::string& variant, std::int64_t tokens)> leave_out{};
     double candidate_seconds = 5;  ///< a candidate that takes longer for one call counts as hung
     bool retry_failed = false;     ///< also candidates that the user's store lists as failed for this build
     std::function<void(const Progress&)> progress{};
@@ -154,6 +157,7 @@ struct Tuning {
     std::vector<Row> rows;         ///< ascending in tokens
     std::vector<Skipped> skipped;  ///< token counts that got no row
     std::vector<Skipped> failed;   ///< candidates that are in no row, at the token count where they failed
+    std::vector<Candidate> refused;  ///< candidates that cannot run the problem, each with the reason
 };
 
 /// Measures all candidates at all token counts in interleaved rounds and decides: the default, unless another is faster

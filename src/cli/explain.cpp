@@ -85,7 +85,7 @@ Plan explain_fused_moe(const Options& options) {
     problem.hidden = options.size("hidden", shape != nullptr ? shape->hidden : kUnset);
     problem.intermediate = options.size("intermediate", shape != nullptr ? shape->intermediate : kUnset);
     problem.num_experts = options.int_size("experts", shape != nullptr ? shape->experts : kUnset);
-    problem.num_local_experts = options.int_size("local-experts", 0);
+    problem.num_local_experts = options.int_size("local-experts", shape != nullptr ? shape->local : 0);
     problem.top_k = options.int_size("top-k", shape != nullptr ? shape->top_k : kUnset);
     return plan_of(problem, options);
 }
@@ -99,7 +99,7 @@ Plan explain_routed_gemm(const Options& options) {
     problem.rows = options.size("rows", shape != nullptr ? shape->hidden : kUnset);
     problem.cols = options.size("cols", shape != nullptr ? shape->intermediate : kUnset);
     problem.num_experts = options.int_size("experts", shape != nullptr ? shape->experts : kUnset);
-    problem.num_local_experts = options.int_size("local-experts", 0);
+    problem.num_local_experts = options.int_size("local-experts", shape != nullptr ? shape->local : 0);
     problem.top_k = options.int_size("top-k", shape != nullptr ? shape->top_k : kUnset);
     return plan_of(problem, options);
 }
@@ -272,7 +272,7 @@ void add_explain(CLI::App& app, int& status) {
     command->add_option("OP", options->op, "moe, mla, or an operator such as fused_moe, route, sparse_attention")
         ->required();
     std::string names;
-    for (const MoeShape& shape : moe_shapes()) names += " " + shape.name;
+    for (const std::string& name : moe_shape_names()) names += " " + name;
     for (const MlaShape& shape : mla_shapes()) names += " " + shape.name;
     command->add_option("--shape", options->shape, "Shape by model name:" + names);
     command->add_option("--format", options->format, "Weight or KV format; default: the model's own");

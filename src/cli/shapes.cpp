@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/shapes.h"
 
+#include <fmt/ranges.h>
+
 #include <cmath>
 
 #include "core/throw.h"
@@ -35,6 +37,22 @@ std::vector<MoeShape> make_moe_shapes() {
     };
 }
 
+std::vector<MoeShape> make_prefill_shapes() {
+    const std::vector<WeightSpec> formats = {WeightSpec::int4(32), WeightSpec::nvfp4(), WeightSpec::bf16(),
+                                             WeightSpec::fp8_block()};
+    const auto deepseek = grouped_routing(8, 4, 2.5F);
+    std::vector<MoeShape> shapes;
+    for (const int ranks : {8, 16})
+        shapes.push_back({"dsv3-ep" + std::to_string(ranks), 256, 7168, 2048, 8, formats, moe::Activation::swiglu(),
+                          false, deepseek, 256 / ranks});
+    for (const MoeShape& shape : moe_shapes()) {
+        if (shape.name != "gpt-oss-120b" && shape.name != "qwen3-30b-a3b") continue;
+        shapes.push_back(shape);
+        shapes.back().formats = {shape.name == "gpt-oss-120b" ? WeightSpec::mxfp4() : WeightSpec::bf16()};
+    }
+    return shapes;
+}
+
 std::vector<MlaShape> make_mla_shapes() {
     const std::vector<KvFormat> v32 = {KvFormat::fp8_656, KvFormat::bf16};
     const std::vector<KvFormat> v4 = {KvFormat::fp8_584, KvFormat::fp8_split};
@@ -49,13 +67,14 @@ std::vector<MlaShape> make_mla_shapes() {
 }
 
 template <class Shape>
-const Shape& find(std::span<const Shape> shapes, std::string_view kind, std::string_view name) {
-    std::string known;
-    for (const Shape& shape : shapes) {
-        if (shape.name == name) return shape;
-        known += (known.empty() ? "" : ", ") + shape.name;
-    }
-    invalid("unknown {} shape '{}', known: {}", kind, name, known);
+const Shape* find(std::span<const Shape> shapes, std::string_view name) {
+    for (const Shape& shape : shapes)
+        if (shape.name == name) return &shape;
+    return nullptr;
+}
+
+[[noreturn]] void refuse_name(std::string_view kind, std::string_view name, const std::vector<std::string>& known) {
+    invalid("unknown {} shape '{}', known: {}", kind, name, fmt::join(known, ", "));
 }
 
 }  // namespace
@@ -65,13 +84,36 @@ std::span<const MoeShape> moe_shapes() {
     return shapes;
 }
 
+std::span<const MoeShape> moe_prefill_shapes() {
+    static const std::vector<MoeShape> shapes = make_prefill_shapes();
+    return shapes;
+}
+
+std::vector<std::string> moe_shape_names() {
+    std::vector<std::string> names;
+    for (const MoeShape& shape : moe_shapes()) names.push_back(shape.name);
+    for (const MoeShape& shape : moe_prefill_shapes())
+        if (find(moe_shapes(), shape.name) == nullptr) names.push_back(shape.name);
+    return names;
+}
+
 std::span<const MlaShape> mla_shapes() {
     static const std::vector<MlaShape> shapes = make_mla_shapes();
     return shapes;
 }
 
-const MoeShape& moe_shape(std::string_view name) { return find(moe_shapes(), "MoE", name); }
-const MlaShape& mla_shape(std::string_view name) { return find(mla_shapes(), "MLA", name); }
+const MoeShape& moe_shape(std::string_view name) {
+    if (const MoeShape* shape = find(moe_shapes(), name)) return *shape;
+    if (const MoeShape* shape = find(moe_prefill_shapes(), name)) return *shape;
+    refuse_name("MoE", name, moe_shape_names());
+}
+
+const MlaShape& mla_shape(std::string_view name) {
+    if (const MlaShape* shape = find(mla_shapes(), name)) return *shape;
+    std::vector<std::string> names;
+    for (const MlaShape& shape : mla_shapes()) names.push_back(shape.name);
+    refuse_name("MLA", name, names);
+}
 
 moe::FusedMoeProblem fused_moe_problem(const MoeShape& shape, const WeightSpec& weights, std::int64_t max_tokens) {
     moe::FusedMoeProblem problem;
@@ -79,6 +121,7 @@ moe::FusedMoeProblem fused_moe_problem(const MoeShape& shape, const WeightSpec& 
     problem.hidden = shape.hidden;
     problem.intermediate = shape.intermediate;
     problem.num_experts = shape.experts;
+    problem.num_local_experts = shape.local;
     problem.top_k = shape.top_k;
     problem.weights = weights;
     problem.activation = shape.activation;

@@ -25,6 +25,7 @@ struct MoeShape {
     moe::Activation activation;
     bool biases = false;
     moe::RouteProblem routing;  ///< method, groups, renormalisation and scaling; no sizes
+    int local = 0;              ///< experts of this rank, the first of all; 0: all
 };
 
 /// One pool of a sparse MLA shape. The cache is larger than what one token selects.
@@ -44,10 +45,17 @@ struct MlaShape {
     bool sink = false;
 };
 
+/// What calls of few tokens are measured on.
 std::span<const MoeShape> moe_shapes();
+/// What calls of many tokens are measured on, in the formats that matter there: ranks of expert parallelism, and some
+/// of the others.
+std::span<const MoeShape> moe_prefill_shapes();
 std::span<const MlaShape> mla_shapes();
 
-/// Throw `invalid_argument` naming the known shapes.
+/// Of both lists.
+std::vector<std::string> moe_shape_names();
+
+/// One of either list, with the formats of the first that has it. Throw `invalid_argument` naming the known shapes.
 const MoeShape& moe_shape(std::string_view name);
 const MlaShape& mla_shape(std::string_view name);
 

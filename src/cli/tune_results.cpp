@@ -79,12 +79,25 @@ json tuning_json(std::span<const NamedTuning> tunings) {
                      {"cuda_sources", build_info::cuda_sources_hash()},
                      {"device", tunings.empty() ? std::string() : tunings[0].tuning.device},
                      {"rows", json::array()},
+                     {"cases", json::array()},
                      {"skipped", json::array()},
-                     {"failed", json::array()}};
+                     {"failed", json::array()},
+                     {"refused", json::array()}};
     for (const NamedTuning& named : tunings) {
         for (const tune::Row& row : named.tuning.rows)
             for (const tune::Timed& timed : row.timed)
                 if (timed.error.empty() && timed.us > 0) document["rows"].push_back(row_json(named, row, timed));
+        document["cases"].push_back({{"op", named.op},
+                                     {"shape", named.shape},
+                                     {"format", named.format},
+                                     {"problem", named.tuning.problem},
+                                     {"seconds", named.seconds}});
+        for (const tune::Candidate& refused : named.tuning.refused)
+            document["refused"].push_back({{"op", named.op},
+                                           {"shape", named.shape},
+                                           {"format", named.format},
+                                           {"variant", refused.variant},
+                                           {"reason", refused.refusal}});
         for (const tune::Skipped& skipped : named.tuning.skipped)
             document["skipped"].push_back(reason_json(named, skipped));
         for (const tune::Skipped& failed : named.tuning.failed)

@@ -17,6 +17,7 @@ struct NamedTuning {
     std::string shape;
     std::string format;
     tune::Tuning tuning;
+    double seconds = 0;  ///< that it took, first contact and random data included
 };
 
 /// The winners with their margins, a line each; then what was skipped and what failed, with the reasons.

@@ -177,6 +177,7 @@ Tuning tune_operator(const Problem& problem, Device device, const Calls<Args>& c
         invalid("tune: `buckets` ends with {}, expected at most max_tokens = {}", request.buckets.back(),
                 problem.max_tokens);
     for (const std::string& variant : state.variants) request.candidates.push_back({variant, {}});
+    for (const auto& [variant, reason] : state.refused) request.candidates.push_back({variant, reason});
     request.fallback = [&runner](std::int64_t tokens) { return runner.default_of(tokens); };
     request.options = options;
     return tune(request, runner);

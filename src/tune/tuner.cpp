@@ -75,6 +75,7 @@ class Tuner {
     void check_request();
     void remember_failures();
     Measured measure_bucket(std::int64_t tokens);
+    void leave_out(Measured& bucket) const;
     bool prepare(Measured& bucket);
     void first_contact(Measured& bucket);
     void make_ready(Measured& bucket);
@@ -183,6 +184,7 @@ Measured Tuner::measure_bucket(std::int64_t tokens) {
         bucket.samples[candidate].usable = false;
         bucket.errors[candidate] = "not tried: far behind at smaller counts, and the further the larger they were";
     }
+    leave_out(bucket);
     dropped_.clear();
     // An equal share of what is left for each token count that is left.
     const double now = clock_.seconds();
@@ -197,6 +199,15 @@ Measured Tuner::measure_bucket(std::int64_t tokens) {
     if (!broken_.empty()) bucket.skipped = broken_;
     note_hopeless(bucket);
     return bucket;
+}
+
+void Tuner::leave_out(Measured& bucket) const {
+    if (!options_.leave_out) return;
+    for (std::size_t i = 0; i < names_.size(); ++i) {
+        if (i == bucket.fallback || !bucket.samples[i].usable) continue;
+        bucket.errors[i] = options_.leave_out(names_[i], bucket.tokens);
+        bucket.samples[i].usable = bucket.errors[i].empty();
+    }
 }
 
 bool Tuner::prepare(Measured& bucket) {
@@ -356,6 +367,8 @@ Tuning Tuner::decide() {
                 {bucket.tokens, {}, bucket.skipped.empty() ? "every candidate failed" : bucket.skipped});
     }
     for (const auto& [candidate, failure] : failed_) tuning.failed.push_back(failure);
+    for (const Candidate& candidate : request_.candidates)
+        if (!candidate.refusal.empty()) tuning.refused.push_back(candidate);
     return tuning;
 }
 

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "cli/common.h"
 #include "cli/results.h"
@@ -37,11 +38,20 @@ void print(Table& table, const Judged& row) {
                fmt::format("{:.1f}", row.fallback_us), row.between ? "" : percent(row.spread)});
 }
 
+std::vector<std::int64_t> tuned_counts(const tune::Tuning& tuning) {
+    std::vector<std::int64_t> counts;
+    for (const tune::Row& row : tuning.rows) counts.push_back(row.tokens);
+    for (const tune::Skipped& skipped : tuning.skipped) counts.push_back(skipped.tokens);
+    std::sort(counts.begin(), counts.end());
+    return counts;
+}
+
 /// Winners of each tuning by token count, the first tuning's for plans from now on.
-std::vector<tune::Tuning> tune_often(Subject& subject, const TuneOptions& options, const Contact& contact, int times) {
+std::vector<tune::Tuning> tune_often(Subject& subject, const TuneOptions& options, const Probed& probed, int times) {
     std::vector<tune::Tuning> tunings;
-    for (int i = 0; i < times; ++i)
-        tunings.push_back(subject.tune(options.buckets(), measurement_options(options), contact));
+    tune::Options measurement = measurement_options(options);
+    measurement.leave_out = probed.leave_out;
+    for (int i = 0; i < times; ++i) tunings.push_back(tune_subject(subject, options, measurement, probed.contact));
     if (!tunings.empty()) tune::install(tune::serialize(std::span(tunings).first(1)), "bench tuning");
     return tunings;
 }
@@ -54,66 +64,100 @@ std::vector<std::string> winners_at(const std::vector<tune::Tuning>& tunings, st
     return winners;
 }
 
-std::vector<Judged> judge_case(const BenchOptions& bench, const TuneOptions& options, const TuneCase& one) {
-    require_supported(one, options);
-    const Contact contact = first_contact(options, one);
-    const std::unique_ptr<Subject> subject = make_subject(one, options);
-    const auto tunings = tune_often(*subject, options, contact, bench.tunings);
-    const std::vector<std::int64_t> buckets = options.buckets();
-    const std::vector<std::int64_t> between = counts_between(buckets);
-    std::vector<std::int64_t> counts = buckets;
-    counts.insert(counts.end(), between.begin(), between.end());
-    std::sort(counts.begin(), counts.end());
+/// Shares of a case's time.
+constexpr double kTuningShare = 0.2;  ///< each of three
+constexpr double kExhaustiveShare = 0.4;
+constexpr double kLeastSeconds = 1;  ///< of either, whatever else took
+constexpr int kFewRounds = 5;        ///< that make an exhaustive measurement where time runs out
+/// Who takes this share longer than the fastest after a round cannot be the best.
+constexpr double kCannotBeBest = 0.5;
+
+double now() { return tune::steady_clock().seconds(); }
+
+double limited(double seconds, double share) { return seconds > 0 ? std::max(kLeastSeconds, share * seconds) : 0; }
+
+/// Every candidate at the buckets and between them, in one run.
+tune::Options exhaustive_options(const BenchOptions& bench, const TuneOptions& options, double seconds) {
     tune::Options exhaustive = measurement_options(options);
-    exhaustive.first_round_drop = 0;
-    exhaustive.hopeless = 0;
-    exhaustive.seconds = 0;
-    exhaustive.min_rounds = exhaustive.max_rounds = bench.rounds;  // nobody is dropped on the way
-    std::vector<Judged> rows;
-    for (const tune::Row& row : subject->tune(counts, exhaustive, contact).rows) {
-        const bool is_between = std::binary_search(between.begin(), between.end(), row.tokens);
-        rows.push_back(judge(row, subject->choice(row.tokens), winners_at(tunings, row.tokens)));
-        rows.back().op = one.op;
-        rows.back().shape = one.shape;
-        rows.back().format = one.format;
-        rows.back().between = is_between;
-    }
-    return rows;
+    exhaustive.first_round_drop = kCannotBeBest;
+    exhaustive.seconds = limited(seconds, kExhaustiveShare);
+    exhaustive.min_rounds = std::min(kFewRounds, bench.rounds);
+    exhaustive.max_rounds = bench.rounds;
+    exhaustive.min_gain = 0;  // never settled early by how little there is to gain
+    return exhaustive;
 }
 
-void print_verdict(Table& table, const Verdict& verdict) {
-    table.note(fmt::format("buckets within 2% of the best: {} of {}; counts between within 5%: {} of {}",
-                           verdict.buckets_within, verdict.buckets, verdict.between_within, verdict.between));
-    table.note(
-        fmt::format("tunings within 2% of one another: {} of {} buckets; slower than the default: {}; the default "
-                    "takes {:+.1f}% of the time in all",
-                    verdict.agreeing, verdict.buckets, verdict.slower_than_fallback, 100.0 * verdict.gain));
+/// `seconds`: for everything, if above 0.
+JudgedCase judge_case(const BenchOptions& bench, TuneOptions options, const TuneCase& one, double seconds) {
+    const double begin = now();
+    require_supported(one, options);
+    const Probed probed = first_contact(options, one);
+    const std::unique_ptr<Subject> subject = make_subject(one, options);
+    const double left = seconds > 0 ? std::max(kLeastSeconds, seconds - (now() - begin)) : 0;
+    options.seconds = limited(left, kTuningShare);
+    const auto tunings = tune_often(*subject, options, probed, bench.tunings);
+    std::vector<std::int64_t> counts = options.buckets();
+    if (!tunings.empty()) counts = tuned_counts(tunings.front());
+    const std::vector<std::int64_t> between = counts_between(counts);
+    counts.insert(counts.end(), between.begin(), between.end());
+    std::sort(counts.begin(), counts.end());
+    tune::Options exhaustive = exhaustive_options(bench, options, left);
+    exhaustive.leave_out = probed.leave_out;
+    JudgedCase judged{.op = one.op, .shape = one.shape, .format = one.format};
+    const tune::Tuning all = subject->tune(counts, exhaustive, probed.contact);
+    for (const tune::Row& row : all.rows) {
+        judged.rows.push_back(judge(row, subject->choice(row.tokens), winners_at(tunings, row.tokens)));
+        Judged& last = judged.rows.back();
+        last.op = one.op;
+        last.shape = one.shape;
+        last.format = one.format;
+        last.between = std::binary_search(between.begin(), between.end(), row.tokens);
+    }
+    judged.skipped = all.skipped;
+    judged.seconds = now() - begin;
+    return judged;
+}
+
+void print_claims(Table& table, const Verdict& verdict) {
+    for (const Claim& claim : claims_of(verdict))
+        table.note(fmt::format("{}  {}: {}", claim.pass ? "pass" : "MISS", claim.text, claim.found));
+    table.note(fmt::format("the default takes {:+.1f}% of the time in all", 100.0 * verdict.gain));
+}
+
+void print_case(Table& table, const JudgedCase& judged) {
+    for (const Judged& row : judged.rows) print(table, row);
+    for (const tune::Skipped& skipped : judged.skipped)
+        table.note(fmt::format("{} {}, {} tokens: not judged: {}", judged.shape, judged.format, skipped.tokens,
+                               skipped.reason));
 }
 
 }  // namespace
 
 int bench_tuning(const BenchOptions& bench) {
     Table table = judged_table();
-    std::vector<Judged> all;
-    std::string device;
-    for (const TuneOptions& options : bench.operators) {
-        device = device_info(options.device).name;
-        for (const TuneCase& one : tune_cases(options)) {
-            table.progress(one.shape + " " + one.format);
-            try {
-                for (Judged& row : judge_case(bench, options, one)) {
-                    print(table, row);
-                    all.push_back(std::move(row));
-                }
-            } catch (const Error& error) {
-                if (error.code() != ErrorCode::unsupported && error.code() != ErrorCode::out_of_memory) throw;
-                table.note(fmt::format("{} {}: {}", one.shape, one.format, error.what()));
-            }
-            if (!bench.out.empty()) write_text(bench.out, to_text(judged_json(all, device)));
+    std::vector<std::pair<const TuneOptions*, TuneCase>> cases;
+    for (const TuneOptions& options : bench.groups)
+        for (TuneCase& one : tune_cases(options)) cases.emplace_back(&options, std::move(one));
+    if (cases.empty()) invalid("bench tuning: nothing is to be judged");
+    const std::string device = device_info(bench.groups.front().device).name;
+    const double begin = now();
+    std::vector<JudgedCase> all;
+    for (std::size_t i = 0; i < cases.size(); ++i) {
+        const auto& [options, one] = cases[i];
+        table.progress(one.shape + " " + one.format);
+        const double left = std::max(kLeastSeconds, bench.seconds - (now() - begin));
+        const double share = bench.seconds > 0 ? left / static_cast<double>(cases.size() - i) : 0;
+        try {
+            all.push_back(judge_case(bench, *options, one, share));
+            print_case(table, all.back());
+        } catch (const Error& error) {
+            if (error.code() != ErrorCode::unsupported && error.code() != ErrorCode::out_of_memory) throw;
+            table.note(fmt::format("{} {}: {}", one.shape, one.format, error.what()));
         }
+        if (!bench.out.empty()) write_text(bench.out, to_text(judged_json(all, device)));
     }
     const Verdict verdict = verdict_of(all);
-    print_verdict(table, verdict);
+    print_claims(table, verdict);
     return verdict.good() ? 0 : 1;
 }
 

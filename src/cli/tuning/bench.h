@@ -10,9 +10,10 @@
 namespace tokamak::cli::tuning {
 
 struct BenchOptions {
-    std::vector<TuneOptions> operators;  ///< one each
-    int tunings = 3;                     ///< 0: judges what plans take already
-    int rounds = 9;                      ///< of the exhaustive measurement
+    std::vector<TuneOptions> groups;
+    int tunings = 3;     ///< 0: judges what plans take already
+    int rounds = 9;      ///< of the exhaustive measurement
+    double seconds = 0;  ///< time budget of everything, shared out over the cases that are left; 0: none
     std::string out;
 };
 

@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "cli/common.h"
 #include "cli/tuning/bench.h"
@@ -12,6 +13,8 @@
 
 namespace tokamak::cli::tuning {
 namespace {
+
+constexpr double kAllSeconds = 150;  ///< all shapes of the benchmarks
 
 /// `tune all` has the options that both operators share.
 struct Parsed {
@@ -22,22 +25,18 @@ struct Parsed {
     bool shared_process = false;
 };
 
-std::vector<TuneOptions> operators_of(const Parsed& parsed) {
-    std::vector<TuneOptions> operators;
-    for (const char* const op : {"moe", "mla"}) {
-        if (parsed.options.op != op && parsed.options.op != "all") continue;
-        operators.push_back(parsed.options);
-        operators.back().op = op;
-        operators.back().isolate = !parsed.shared_process;
-        static_cast<void>(tune_cases(operators.back()));  // names are checked before a device is asked for
-    }
-    for (TuneOptions& options : operators) options.device = usable_device(parsed.device);
-    return operators;
+/// Names are checked before a device is asked for.
+std::vector<TuneOptions> checked_groups(const std::string& op, const TuneOptions& common, const std::string& device) {
+    std::vector<TuneOptions> groups = tune_groups(op, common);
+    for (const TuneOptions& options : groups) static_cast<void>(tune_cases(options));
+    for (TuneOptions& options : groups) options.device = usable_device(device);
+    return groups;
 }
 
-int run(const Parsed& parsed) {
-    const std::vector<TuneOptions> operators = operators_of(parsed);
-    return parsed.probe.empty() ? run_tuning(operators, parsed.outputs) : run_probe(operators.front(), parsed.probe);
+int run(Parsed parsed) {
+    parsed.options.isolate = !parsed.shared_process;
+    const std::vector<TuneOptions> groups = checked_groups(parsed.options.op, parsed.options, parsed.device);
+    return parsed.probe.empty() ? run_tuning(groups, parsed.outputs) : run_probe(groups.front(), parsed.probe);
 }
 
 void add_sizes(CLI::App& command, TuneOptions& options, const std::map<std::string, std::string>& texts) {
@@ -53,9 +52,10 @@ CLI::App& add_command(CLI::App& tune, const char* op, const char* text, Parsed& 
         command.add_option("--shapes", options.shapes, "Shapes by model name; default: all")->delimiter(',');
         command.add_option("--formats", options.formats, "Formats; default: the model's own")->delimiter(',');
     }
-    command.add_option("--max-tokens", options.max_tokens, "Largest call: all its buckets are tuned")
-        ->check(CLI::PositiveNumber)
-        ->capture_default_str();
+    command
+        .add_option("--max-tokens", options.max_tokens,
+                    "Largest call: all its buckets are tuned; default: 256, without --shapes as benchmarks have them")
+        ->check(CLI::PositiveNumber);
     command.add_option("--tokens", options.tokens, "These token counts instead of all buckets")
         ->delimiter(',')
         ->check(CLI::PositiveNumber);
@@ -64,6 +64,8 @@ CLI::App& add_command(CLI::App& tune, const char* op, const char* text, Parsed& 
     command.add_option("--out,--json", parsed.outputs.json, "Write all measurements to this file");
     command.add_option("--report", parsed.outputs.report, "Write a page with plots to this file");
     command.add_option("--seconds", options.seconds, "Time budget of each shape; 0: none")
+        ->check(CLI::NonNegativeNumber);
+    command.add_option("--budget", parsed.outputs.seconds, "Time budget in seconds of all shapes together; 0: none")
         ->check(CLI::NonNegativeNumber);
     command
         .add_option("--candidate-seconds", options.candidate_seconds, "A candidate that takes longer for a step hangs")
@@ -89,14 +91,17 @@ int run(const ParsedBench& parsed) {
     BenchOptions options = parsed.options;
     for (const std::string& op : parsed.ops) {
         if (op != "moe" && op != "mla") invalid("bench tuning: unknown operator '{}', known: moe, mla", op);
-        TuneOptions one = parsed.common;
-        one.op = op;
-        one.isolate = !parsed.shared_process;
-        static_cast<void>(tune_cases(one));
-        options.operators.push_back(one);
+        TuneOptions common = parsed.common;
+        common.isolate = !parsed.shared_process;
+        for (TuneOptions& group : checked_groups(op, common, parsed.device)) options.groups.push_back(std::move(group));
     }
-    for (TuneOptions& one : options.operators) one.device = usable_device(parsed.device);
     return bench_tuning(options);
+}
+
+void add_routing(CLI::App& command, TuneOptions& options) {
+    command.add_option("--routing", options.routing, "uniform, balanced, zipf: calls take these in turn")
+        ->delimiter(',')
+        ->capture_default_str();
 }
 
 }  // namespace
@@ -107,9 +112,13 @@ void add_commands(CLI::App& tune, int& status) {
     moe_command.add_option("--ep", moe->options.ep, "Ranks over which the experts are spread")
         ->check(CLI::PositiveNumber)
         ->capture_default_str();
-    moe_command.add_option("--routing", moe->options.routing, "uniform, balanced, zipf: calls take these in turn")
-        ->delimiter(',')
-        ->capture_default_str();
+    add_routing(moe_command, moe->options);
+    CLI::Option* checkpoint = moe_command.add_option(
+        "--checkpoint", moe->options.checkpoint,
+        "Layers of this checkpoint: a safetensors file, an index or a folder, beside config.json");
+    moe_command.add_option("--layer", moe->options.layer, "Layer of the checkpoint; default: every different one")
+        ->needs(checkpoint)
+        ->check(CLI::NonNegativeNumber);
     add_sizes(moe_command, moe->options,
               {{"hidden", "Hidden size"},
                {"intermediate", "Intermediate size of one expert"},
@@ -117,7 +126,10 @@ void add_commands(CLI::App& tune, int& status) {
                {"top-k", "Experts per token"}});
     moe_command.callback([moe, &status] { status = run(*moe); });
     auto all = std::make_shared<Parsed>();
-    CLI::App& all_command = add_command(tune, "all", "Tune both operators, all shapes in their own formats", *all);
+    all->outputs.seconds = kAllSeconds;
+    CLI::App& all_command =
+        add_command(tune, "all", "Tune both operators on all shapes of the benchmarks, few tokens and many", *all);
+    add_routing(all_command, all->options);
     all_command.callback([all, &status] { status = run(*all); });
     auto mla = std::make_shared<Parsed>();
     CLI::App& mla_command = add_command(tune, "mla", "Tune sparse MLA attention", *mla);
@@ -140,6 +152,11 @@ void add_bench_command(CLI::App& bench, int& status) {
         ->delimiter(',');
     command.add_option("--formats", common.formats, "Formats; default: the model's own")->delimiter(',');
     command.add_option("--max-tokens", common.max_tokens, "Largest call")->check(CLI::PositiveNumber);
+    add_routing(command, common);
+    parsed->options.seconds = kAllSeconds;
+    command.add_option("--budget", parsed->options.seconds, "Time budget in seconds of everything; 0: none")
+        ->check(CLI::NonNegativeNumber)
+        ->capture_default_str();
     command.add_option("--tokens", common.tokens, "These token counts instead of all buckets")
         ->delimiter(',')
         ->check(CLI::PositiveNumber);

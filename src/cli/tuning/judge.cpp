@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/tuning/judge.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "core/build_info.h"
@@ -37,8 +39,6 @@ double spread_of(const tune::Row& row, const std::vector<std::string>& variants)
     return variants.empty() ? 0 : most / least - 1.0;
 }
 
-bool enough(int good, int all) { return good >= kShare * all; }
-
 nlohmann::json row_json(const Judged& row) {
     return {{"op", row.op},
             {"shape", row.shape},
@@ -57,6 +57,21 @@ nlohmann::json row_json(const Judged& row) {
             {"slower_than_default", row.slower_than_fallback},
             {"tunings", row.tunings},
             {"spread", row.spread}};
+}
+
+nlohmann::json name_json(const JudgedCase& judged) {
+    return {{"op", judged.op}, {"shape", judged.shape}, {"format", judged.format}};
+}
+
+nlohmann::json verdict_json(const Verdict& verdict) {
+    return {{"buckets", verdict.buckets},
+            {"buckets_within_2_percent", verdict.buckets_within},
+            {"between", verdict.between},
+            {"between_within_5_percent", verdict.between_within},
+            {"tunings_agree", verdict.agreeing},
+            {"slower_than_default", verdict.slower_than_fallback},
+            {"gain", verdict.gain},
+            {"good", verdict.good()}};
 }
 
 }  // namespace
@@ -87,9 +102,21 @@ Judged judge(const tune::Row& row, const PlanRow& choice, const std::vector<std:
     return judged;
 }
 
-bool Verdict::good() const noexcept {
-    return buckets > 0 && enough(buckets_within, buckets) && enough(between_within, between) && agreeing == buckets &&
-           slower_than_fallback == 0;
+bool Verdict::good() const {
+    const auto claims = claims_of(*this);
+    return buckets > 0 && std::all_of(claims.begin(), claims.end(), [](const Claim& claim) { return claim.pass; });
+}
+
+std::vector<Claim> claims_of(const Verdict& verdict) {
+    const auto share = [](const char* text, int good, int all, double needed) {
+        const double value = all > 0 ? static_cast<double>(good) / all : 1.0;
+        return Claim{text, fmt::format("{} of {}", good, all), value, needed, false, value >= needed};
+    };
+    return {share("buckets within 2% of the best, 95% of them", verdict.buckets_within, verdict.buckets, kShare),
+            share("counts between buckets within 5%, 95% of them", verdict.between_within, verdict.between, kShare),
+            share("tunings within 2% of one another, at each bucket", verdict.agreeing, verdict.buckets, 1.0),
+            {"slower than the default beyond the noise, never", fmt::format("{}", verdict.slower_than_fallback),
+             static_cast<double>(verdict.slower_than_fallback), 0, true, verdict.slower_than_fallback == 0}};
 }
 
 Verdict verdict_of(std::span<const Judged> rows) {
@@ -113,24 +140,42 @@ Verdict verdict_of(std::span<const Judged> rows) {
     return verdict;
 }
 
-nlohmann::json judged_json(std::span<const Judged> rows, const std::string& device) {
-    const Verdict verdict = verdict_of(rows);
+Verdict verdict_of(std::span<const JudgedCase> cases) {
+    std::vector<Judged> rows;
+    for (const JudgedCase& judged : cases) rows.insert(rows.end(), judged.rows.begin(), judged.rows.end());
+    return verdict_of(rows);
+}
+
+nlohmann::json judged_json(std::span<const JudgedCase> cases, const std::string& device) {
+    const Verdict verdict = verdict_of(cases);
     nlohmann::json document = {{"benchmark", "tuning_judged"},
                                {"tokamak", build_info::version()},
                                {"commit", build_info::commit()},
                                {"cuda_sources", build_info::cuda_sources_hash()},
                                {"device", device},
-                               {"verdict",
-                                {{"buckets", verdict.buckets},
-                                 {"buckets_within_2_percent", verdict.buckets_within},
-                                 {"between", verdict.between},
-                                 {"between_within_5_percent", verdict.between_within},
-                                 {"tunings_agree", verdict.agreeing},
-                                 {"slower_than_default", verdict.slower_than_fallback},
-                                 {"gain", verdict.gain},
-                                 {"good", verdict.good()}}},
+                               {"verdict", verdict_json(verdict)},
+                               {"claims", nlohmann::json::array()},
+                               {"cases", nlohmann::json::array()},
+                               {"skipped", nlohmann::json::array()},
                                {"rows", nlohmann::json::array()}};
-    for (const Judged& row : rows) document["rows"].push_back(row_json(row));
+    for (const Claim& claim : claims_of(verdict))
+        document["claims"].push_back({{"claim", claim.text},
+                                      {"found", claim.found},
+                                      {"value", claim.value},
+                                      {claim.at_most ? "at_most" : "at_least", claim.needed},
+                                      {"pass", claim.pass}});
+    for (const JudgedCase& judged : cases) {
+        nlohmann::json summary = verdict_json(verdict_of(std::span(judged.rows)));
+        summary.update(name_json(judged));
+        summary["seconds"] = judged.seconds;
+        document["cases"].push_back(std::move(summary));
+        for (const Judged& row : judged.rows) document["rows"].push_back(row_json(row));
+        for (const tune::Skipped& skipped : judged.skipped) {
+            nlohmann::json line = name_json(judged);
+            line.update({{"tokens", skipped.tokens}, {"reason", skipped.reason}});
+            document["skipped"].push_back(std::move(line));
+        }
+    }
     return document;
 }
 

@@ -45,10 +45,32 @@ struct Verdict {
     double gain = 0;  ///< time of the heuristic over that of the choice, all rows together, less one
 
     /// 95 % of the buckets and of the counts between, all tunings agree, nothing slower than the heuristic.
-    [[nodiscard]] bool good() const noexcept;
+    [[nodiscard]] bool good() const;
 };
 Verdict verdict_of(std::span<const Judged> rows);
 
-nlohmann::json judged_json(std::span<const Judged> rows, const std::string& device);
+/// A problem: its rows, and what could not be judged.
+struct JudgedCase {
+    std::string op, shape, format;
+    std::vector<Judged> rows;
+    std::vector<tune::Skipped> skipped;
+    double seconds = 0;  ///< that it took, tunings and first contact included
+};
+/// Of all rows.
+Verdict verdict_of(std::span<const JudgedCase> cases);
+
+/// What is owed, what was found, and whether that is enough.
+struct Claim {
+    std::string text;
+    std::string found;
+    double value = 0;
+    double needed = 0;  ///< least value, or with `at_most` largest
+    bool at_most = false;
+    bool pass = false;
+};
+std::vector<Claim> claims_of(const Verdict& verdict);
+
+/// Rows in the form of benchmark results; a summary of each case, the verdict and its claims.
+nlohmann::json judged_json(std::span<const JudgedCase> cases, const std::string& device);
 
 }  // namespace tokamak::cli::tuning

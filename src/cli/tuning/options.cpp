@@ -6,7 +6,9 @@
 
 #include <algorithm>
 #include <limits>
+#include <utility>
 
+#include "cli/checkpoint_shape.h"
 #include "core/throw.h"
 #include "tokamak/tune.h"
 
@@ -53,68 +55,144 @@ MlaShape given_mla(const TuneOptions& options) {
     return shape;
 }
 
+/// A shape, the formats asked for, and the options by which another process finds it.
+template <class Shape>
+struct Choice {
+    std::shared_ptr<const Shape> shape;
+    std::vector<std::string> formats;  ///< empty: its own
+    std::vector<std::string> named;
+};
+
+/// NAME or NAME:FORMAT.
+template <class Shape>
+Choice<Shape> named_choice(const TuneOptions& options, const std::string& text,
+                           const Shape& (*by_name)(std::string_view)) {
+    const std::size_t colon = text.find(':');
+    const std::string name = text.substr(0, colon);
+    Choice<Shape> choice{std::make_shared<const Shape>(by_name(name)), options.formats, {"--shapes", name}};
+    if (colon != std::string::npos) choice.formats = {text.substr(colon + 1)};
+    return choice;
+}
+
+std::vector<std::string> given_sizes(const TuneOptions& options) {
+    std::vector<std::string> arguments;
+    for (const auto& [name, value] : options.sizes)
+        if (value != 0) arguments.insert(arguments.end(), {"--" + name, std::to_string(value)});
+    return arguments;
+}
+
+std::vector<Choice<MoeShape>> checkpoint_choices(const TuneOptions& options) {
+    for (const auto& [name, value] : options.sizes)
+        if (value != 0 && name != "top-k") invalid("tune moe: --{} contradicts --checkpoint, which has its own", name);
+    if (!options.shapes.empty()) invalid("tune moe: give --shapes or --checkpoint, not both");
+    const int top_k = options.size("top-k") == 0 ? 0 : as_int("top-k", options.size("top-k"));
+    std::vector<Choice<MoeShape>> choices;
+    for (CheckpointShape& found : checkpoint_shapes(options.checkpoint, options.layer, top_k)) {
+        const std::vector<std::string> named = {"--checkpoint", options.checkpoint, "--layer",
+                                                std::to_string(found.layer), "--top-k",
+                                                std::to_string(found.shape.top_k)};
+        choices.push_back({std::make_shared<const MoeShape>(std::move(found.shape)), options.formats, named});
+    }
+    return choices;
+}
+
+std::vector<Choice<MoeShape>> moe_choices(const TuneOptions& options) {
+    if (!options.checkpoint.empty()) return checkpoint_choices(options);
+    std::vector<Choice<MoeShape>> choices;
+    if (has_sizes(options))
+        choices.push_back(
+            {std::make_shared<const MoeShape>(given_moe(options)), options.formats, given_sizes(options)});
+    for (const std::string& text : options.shapes) choices.push_back(named_choice(options, text, &moe_shape));
+    if (choices.empty())
+        for (const MoeShape& shape : moe_shapes()) choices.push_back(named_choice(options, shape.name, &moe_shape));
+    return choices;
+}
+
+std::vector<Choice<MlaShape>> mla_choices(const TuneOptions& options) {
+    std::vector<Choice<MlaShape>> choices;
+    if (has_sizes(options))
+        choices.push_back(
+            {std::make_shared<const MlaShape>(given_mla(options)), options.formats, given_sizes(options)});
+    for (const std::string& text : options.shapes) choices.push_back(named_choice(options, text, &mla_shape));
+    if (choices.empty())
+        for (const MlaShape& shape : mla_shapes()) choices.push_back(named_choice(options, shape.name, &mla_shape));
+    return choices;
+}
+
 /// "fp8_block" has e4m3 activations, "fp8_block_a16" has not.
-TuneCase moe_case(const TuneOptions& options, const std::shared_ptr<const MoeShape>& shape, const std::string& format) {
+TuneCase moe_case(const TuneOptions& options, const Choice<MoeShape>& choice, const std::string& format) {
+    const MoeShape& shape = *choice.shape;
     const bool a16 = format == "fp8_block_a16";
     const WeightSpec weights = a16 ? WeightSpec::fp8_block() : parse_weight_spec(format);
-    if (shape->experts % options.ep != 0)
-        invalid("tune moe: --ep is {}, expected a divisor of the {} experts of {}", options.ep, shape->experts,
-                shape->name);
-    TuneCase one{.op = "fused_moe", .shape = shape->name, .format = format, .moe_shape = shape};
-    if (options.ep > 1) one.shape += fmt::format("/ep{}", options.ep);
-    one.moe = fused_moe_problem(*shape, weights, options.buckets().back());
+    TuneCase one{
+        .op = "fused_moe", .shape = shape.name, .format = format, .named = choice.named, .moe_shape = choice.shape};
+    one.moe = fused_moe_problem(shape, weights, options.buckets().back());
     one.moe.quantize_activations = weights.format == WeightFormat::fp8_block && !a16;
-    if (options.ep > 1) one.moe.num_local_experts = shape->experts / options.ep;
+    if (options.ep == 1) return one;
+    if (shape.local > 0) invalid("tune moe: {} is a rank's part already, expected no --ep", shape.name);
+    if (shape.experts % options.ep != 0)
+        invalid("tune moe: --ep is {}, expected a divisor of the {} experts of {}", options.ep, shape.experts,
+                shape.name);
+    one.shape += fmt::format("/ep{}", options.ep);
+    one.moe.num_local_experts = shape.experts / options.ep;
     return one;
 }
 
 std::vector<TuneCase> moe_cases(const TuneOptions& options) {
-    std::vector<std::shared_ptr<const MoeShape>> shapes;
-    if (has_sizes(options)) shapes.push_back(std::make_shared<const MoeShape>(given_moe(options)));
-    for (const std::string& name : options.shapes) shapes.push_back(std::make_shared<const MoeShape>(moe_shape(name)));
-    if (shapes.empty())
-        for (const MoeShape& shape : moe_shapes()) shapes.push_back(std::make_shared<const MoeShape>(shape));
     std::vector<TuneCase> cases;
-    for (const auto& shape : shapes) {
-        std::vector<std::string> formats = options.formats;
+    for (const Choice<MoeShape>& choice : moe_choices(options)) {
+        std::vector<std::string> formats = choice.formats;
         if (formats.empty())
-            for (const WeightSpec& spec : shape->formats) formats.push_back(to_string(spec));
-        for (const std::string& format : formats) cases.push_back(moe_case(options, shape, format));
+            for (const WeightSpec& spec : choice.shape->formats) formats.push_back(to_string(spec));
+        for (const std::string& format : formats) cases.push_back(moe_case(options, choice, format));
     }
     return cases;
 }
 
 std::vector<TuneCase> mla_cases(const TuneOptions& options) {
-    std::vector<std::shared_ptr<const MlaShape>> shapes;
-    if (has_sizes(options)) shapes.push_back(std::make_shared<const MlaShape>(given_mla(options)));
-    for (const std::string& name : options.shapes) shapes.push_back(std::make_shared<const MlaShape>(mla_shape(name)));
-    if (shapes.empty())
-        for (const MlaShape& shape : mla_shapes()) shapes.push_back(std::make_shared<const MlaShape>(shape));
     std::vector<TuneCase> cases;
-    for (const auto& shape : shapes) {
+    for (const Choice<MlaShape>& choice : mla_choices(options)) {
         std::vector<KvFormat> formats;
-        for (const std::string& name : options.formats) formats.push_back(parse_kv_format(name));
-        if (formats.empty()) formats = shape->formats;
+        for (const std::string& name : choice.formats) formats.push_back(parse_kv_format(name));
+        if (formats.empty()) formats = choice.shape->formats;
         for (const KvFormat format : formats)
-            if (fixed_dim(format) == 0 || fixed_dim(format) == shape->dim)
+            if (fixed_dim(format) == 0 || fixed_dim(format) == choice.shape->dim)
                 cases.push_back({.op = "sparse_attention",
-                                 .shape = shape->name,
+                                 .shape = choice.shape->name,
                                  .format = to_string(format),
-                                 .mla_shape = shape,
+                                 .named = choice.named,
+                                 .mla_shape = choice.shape,
                                  .kv = format});
     }
     if (cases.empty()) invalid("tune mla: none of these formats has rows as wide as the shapes");
     return cases;
 }
 
+/// "NAME:FORMAT" of each shape in its own formats.
+std::vector<std::string> with_formats(std::span<const MoeShape> shapes) {
+    std::vector<std::string> names;
+    for (const MoeShape& shape : shapes)
+        for (const WeightSpec& spec : shape.formats) names.push_back(shape.name + ":" + to_string(spec));
+    return names;
+}
+
 }  // namespace
 
 std::vector<std::int64_t> TuneOptions::buckets() const {
-    if (tokens.empty()) return tune::token_buckets(max_tokens);
-    std::vector<std::int64_t> sorted = tokens;
-    std::sort(sorted.begin(), sorted.end());
-    sorted.erase(std::unique(sorted.begin(), sorted.end()), sorted.end());
-    return sorted;
+    std::vector<std::int64_t> list = tokens;
+    if (list.empty()) {
+        list = tune::token_buckets(max_tokens > 0 ? max_tokens : kFewTokens);
+        const auto between = [&](std::int64_t count) { return (count & (count - 1)) != 0 && count != list.back(); };
+        if (doubling) list.erase(std::remove_if(list.begin(), list.end() - 1, between), list.end() - 1);
+        return list;
+    }
+    std::sort(list.begin(), list.end());
+    list.erase(std::unique(list.begin(), list.end()), list.end());
+    return list;
+}
+
+bool TuneOptions::everything() const {
+    return shapes.empty() && formats.empty() && checkpoint.empty() && ep == 1 && !has_sizes(*this);
 }
 
 std::int64_t TuneOptions::size(const std::string& name) const {
@@ -130,15 +208,32 @@ std::vector<TuneCase> tune_cases(const TuneOptions& options) {
     return options.op == "moe" ? moe_cases(options) : mla_cases(options);
 }
 
+std::vector<TuneOptions> tune_groups(const std::string& op, const TuneOptions& common) {
+    std::vector<TuneOptions> groups;
+    const auto add = [&](const char* name) -> TuneOptions& {
+        groups.push_back(common);
+        groups.back().op = name;
+        return groups.back();
+    };
+    if (op != "mla" && !(op == "moe" && !common.everything())) {
+        const std::vector<std::string> many = with_formats(moe_prefill_shapes());
+        TuneOptions& few = add("moe");
+        for (const std::string& name : with_formats(moe_shapes()))
+            if (std::find(many.begin(), many.end(), name) == many.end()) few.shapes.push_back(name);
+        TuneOptions& large = add("moe");
+        large.shapes = many;
+        large.doubling = true;
+        if (large.max_tokens == 0) large.max_tokens = kManyTokens;
+    } else if (op == "moe") {
+        add("moe");
+    }
+    if (op != "moe") add("mla");
+    return groups;
+}
+
 std::vector<std::string> probe_arguments(const TuneOptions& options, const TuneCase& one, const std::string& journal) {
     std::vector<std::string> arguments = {"tune", options.op, "--formats", one.format};
-    if (has_sizes(options)) {
-        for (const auto& [name, value] : options.sizes)
-            if (value != 0) arguments.insert(arguments.end(), {"--" + name, std::to_string(value)});
-    } else {
-        const std::string& name = one.moe_shape ? one.moe_shape->name : one.mla_shape->name;
-        arguments.insert(arguments.end(), {"--shapes", name});
-    }
+    arguments.insert(arguments.end(), one.named.begin(), one.named.end());
     const auto add = [&](const char* name, const std::string& value) {
         arguments.insert(arguments.end(), {name, value});
     };

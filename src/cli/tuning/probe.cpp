@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <chrono>
 #include <condition_variable>
+#include <cstdlib>
 #include <exception>
 #include <filesystem>
 #include <fstream>
@@ -23,7 +24,8 @@ namespace {
 
 constexpr int kHungStatus = 124;
 constexpr const char* kBegin = "begin ";
-constexpr const char* kEnd = "end ";  // the reason follows on the same line, behind a tab
+constexpr const char* kEnd = "end ";    // the reason follows on the same line, behind a tab
+constexpr const char* kSlow = "slow ";  // the token count follows in the same way
 
 std::string one_line(std::string text) {
     std::replace_if(
@@ -95,6 +97,18 @@ Verdicts read_journal(const std::string& text, const std::string& unfinished) {
     return verdicts;
 }
 
+Limits read_limits(const std::string& text) {
+    Limits limits;
+    std::istringstream lines(text);
+    for (std::string line; std::getline(lines, line);) {
+        const std::size_t tab = line.find('\t');
+        if (line.rfind(kSlow, 0) != 0 || tab == std::string::npos) continue;
+        const std::size_t begin = std::string(kSlow).size();
+        limits[line.substr(begin, tab - begin)] = std::strtoll(line.c_str() + tab + 1, nullptr, 10);
+    }
+    return limits;
+}
+
 Verdicts probe_in_child(const std::string& program, const std::vector<std::string>& arguments,
                         const std::string& journal, double seconds, double candidate_seconds) {
     std::vector<std::string> command = {program};
@@ -129,7 +143,8 @@ void probe_here(const std::vector<std::string>& variants, const std::string& jou
         watchdog.watch_steps(true);
         std::string reason;
         try {
-            probe(variant, [&] { watchdog.step(); });
+            if (const std::int64_t most = probe(variant, [&] { watchdog.step(); }); most > 0)
+                out << kSlow << variant << '\t' << most << '\n';
         } catch (const Error& error) {
             reason = error.what();
             // Nothing works after a sticky CUDA error: the next process goes on.

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <utility>
 
@@ -22,6 +23,7 @@ constexpr double kProbeSeconds = 300;  ///< of one child: starting, filling memo
 constexpr double kFirstRoundDrop = 0.25;
 constexpr double kHopeless = 4;
 constexpr int kMostRounds = 21;
+constexpr double kLeastSeconds = 1;  ///< for the measurements of a case, whatever else took
 
 /// A file name that no other process has; removed with the object.
 class Journal {
@@ -62,19 +64,30 @@ void know_failures_of(const std::string& path) {
     static_cast<void>(tune::install(text, path));
 }
 
-NamedTuning tune_case(const TuneOptions& options, const TuneCase& one) {
+double now() { return tune::steady_clock().seconds(); }
+
+/// `seconds`: for everything, if above 0.
+NamedTuning tune_case(const TuneOptions& options, const TuneCase& one, double seconds) {
+    const double begin = now();
     require_supported(one, options);
-    const Contact contact = first_contact(options, one);
+    const Probed probed = first_contact(options, one);
     const std::unique_ptr<Subject> subject = make_subject(one, options);
     ProgressBar bar;
     tune::Options measurement = measurement_options(options);
+    measurement.leave_out = probed.leave_out;
+    if (seconds > 0) {
+        const double left = std::max(kLeastSeconds, seconds - (now() - begin));
+        measurement.seconds = options.seconds > 0 ? std::min(options.seconds, left) : left;
+    }
     measurement.progress = [&](const tune::Progress& progress) {
         const auto rounds = static_cast<std::size_t>(progress.max_rounds);
         bar.show_steps(one.shape + " " + one.format,
                        fmt::format(", {} tokens, {} candidates", progress.tokens, progress.active),
                        progress.bucket * rounds + static_cast<std::size_t>(progress.round), progress.buckets * rounds);
     };
-    return {one.op, one.shape, one.format, subject->tune(options.buckets(), measurement, contact)};
+    NamedTuning named{one.op, one.shape, one.format, tune_subject(*subject, options, measurement, probed.contact)};
+    named.seconds = now() - begin;
+    return named;
 }
 
 }  // namespace
@@ -90,46 +103,103 @@ tune::Options measurement_options(const TuneOptions& options) {
     return measurement;
 }
 
-Contact first_contact(const TuneOptions& options, const TuneCase& one) {
+Probed first_contact(const TuneOptions& options, const TuneCase& one) {
     if (!options.isolate) return {};
     const Journal journal;
     const std::string program = std::filesystem::read_symlink("/proc/self/exe").string();
     const Verdicts verdicts = probe_in_child(program, probe_arguments(options, one, journal.path()), journal.path(),
                                              kProbeSeconds, options.candidate_seconds);
-    return [verdicts](const std::string& variant, std::int64_t) {
+    const Limits limits = read_limits(read_text(journal.path()));
+    const auto contact = [verdicts](const std::string& variant, std::int64_t) {
         const auto found = verdicts.find(variant);
         if (found == verdicts.end()) fail(ErrorCode::internal, "{} was not probed", variant);
         if (!found->second.empty()) fail(ErrorCode::internal, "{}", found->second);
     };
+    const auto leave_out = [limits](const std::string& variant, std::int64_t tokens) -> std::string {
+        const auto limit = limits.find(variant);
+        if (limit == limits.end() || tokens <= limit->second) return {};
+        return fmt::format("not tried: took many times as long as any call has to at {} tokens", limit->second);
+    };
+    return {contact, leave_out};
+}
+
+std::vector<std::int64_t> counts_at_borders(const std::vector<tune::Row>& rows) {
+    std::vector<std::int64_t> counts;
+    if (rows.empty()) return counts;
+    for (const std::int64_t bucket : tune::token_buckets(rows.back().tokens)) {
+        const auto above = std::find_if(rows.begin(), rows.end(), [&](const auto& row) { return row.tokens >= bucket; });
+        if (above == rows.begin() || above->tokens == bucket) continue;
+        if (above->variant != above[-1].variant) counts.push_back(bucket);
+    }
+    return counts;
+}
+
+tune::Tuning joined(tune::Tuning tuning, const tune::Tuning& later) {
+    const auto failed_later = [&](const tune::Row& row) {
+        return std::any_of(later.failed.begin(), later.failed.end(),
+                           [&](const tune::Skipped& failed) { return failed.variant == row.variant; });
+    };
+    auto& rows = tuning.rows;
+    rows.erase(std::remove_if(rows.begin(), rows.end(), failed_later), rows.end());
+    rows.insert(rows.end(), later.rows.begin(), later.rows.end());
+    std::sort(rows.begin(), rows.end(), [](const auto& a, const auto& b) { return a.tokens < b.tokens; });
+    tuning.skipped.insert(tuning.skipped.end(), later.skipped.begin(), later.skipped.end());
+    for (const tune::Skipped& failure : later.failed) {
+        const auto same = [&](const tune::Skipped& known) { return known.variant == failure.variant; };
+        if (std::none_of(tuning.failed.begin(), tuning.failed.end(), same)) tuning.failed.push_back(failure);
+    }
+    return tuning;
+}
+
+tune::Tuning tune_subject(Subject& subject, const TuneOptions& options, const tune::Options& measurement,
+                          const Contact& contact) {
+    const double begin = now();
+    tune::Tuning tuning = subject.tune(options.buckets(), measurement, contact);
+    if (!options.doubling || !options.tokens.empty()) return tuning;
+    const std::vector<std::int64_t> borders = counts_at_borders(tuning.rows);
+    if (borders.empty()) return tuning;
+    tune::Options rest = measurement;
+    if (rest.seconds > 0) rest.seconds = std::max(kLeastSeconds, rest.seconds - (now() - begin));
+    return joined(std::move(tuning), subject.tune(borders, rest, contact));
 }
 
 int run_tuning(const std::vector<TuneOptions>& operators, const Outputs& outputs) {
     if (!outputs.store.empty() && std::filesystem::exists(outputs.store)) know_failures_of(outputs.store);
+    std::vector<std::pair<const TuneOptions*, TuneCase>> cases;
+    for (const TuneOptions& options : operators)
+        for (TuneCase& one : tune_cases(options)) cases.emplace_back(&options, std::move(one));
+    const double begin = now();
     Table table = tuning_table();
     std::vector<NamedTuning> tunings;
-    for (const TuneOptions& options : operators) {
-        for (const TuneCase& one : tune_cases(options)) {
-            try {
-                tunings.push_back(tune_case(options, one));
-            } catch (const Error& error) {
-                if (error.code() != ErrorCode::unsupported && error.code() != ErrorCode::out_of_memory) throw;
-                table.note(fmt::format("{} {}: {}", one.shape, one.format, error.what()));
-                continue;
-            }
-            print_tuning(tunings.back(), table);
-            write_outputs(tunings, outputs);  // so that a later crash costs less
-            if (!outputs.store.empty()) tune::save(std::vector{tunings.back().tuning}, outputs.store);
+    for (std::size_t i = 0; i < cases.size(); ++i) {
+        const auto& [options, one] = cases[i];
+        const double left = std::max(kLeastSeconds, outputs.seconds - (now() - begin));
+        const double share = outputs.seconds > 0 ? left / static_cast<double>(cases.size() - i) : 0;
+        try {
+            tunings.push_back(tune_case(*options, one, share));
+        } catch (const Error& error) {
+            if (error.code() != ErrorCode::unsupported && error.code() != ErrorCode::out_of_memory) throw;
+            table.note(fmt::format("{} {}: {}", one.shape, one.format, error.what()));
+            continue;
         }
+        print_tuning(tunings.back(), table);
+        write_outputs(tunings, outputs);  // so that a later crash costs less
+        if (!outputs.store.empty()) tune::save(std::vector{tunings.back().tuning}, outputs.store);
     }
+    table.note(fmt::format("{} of {} problems tuned in {:.0f} s", tunings.size(), cases.size(), now() - begin));
     return tunings.empty() ? 1 : 0;
 }
 
 int run_probe(const TuneOptions& options, const std::string& journal) {
     const auto cases = tune_cases(options);
     if (cases.size() != 1) invalid("tune: --probe is for one case, given are {}", cases.size());
-    const std::unique_ptr<Subject> subject = make_subject(cases.front(), options);
+    TuneOptions probing = options;
+    probing.probing = true;
+    const std::unique_ptr<Subject> subject = make_subject(cases.front(), probing);
     probe_here(subject->variants(), journal, options.candidate_seconds,
-               [&](const std::string& variant, const std::function<void()>& alive) { subject->probe(variant, alive); });
+               [&](const std::string& variant, const std::function<void()>& alive) {
+                   return subject->probe(variant, alive);
+               });
     return 0;
 }
 

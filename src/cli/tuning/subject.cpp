@@ -2,7 +2,9 @@
 #include "cli/tuning/subject.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
+#include <optional>
 
 #include "cli/bench/decode/mla_data.h"
 #include "cli/bench/decode/moe_data.h"
@@ -25,6 +27,9 @@ constexpr double kLeastUs = 5;        ///< of any call
 constexpr int kCpuCalls = 2;          ///< no cache of a CPU is kept cold
 constexpr std::int64_t kCpuBytes = 1 << 28;
 constexpr std::int64_t kMlaRowBytes = 1200;  ///< at most
+constexpr std::int64_t kProbedRows = 1 << 18;
+constexpr double kSlowFactor = 12;    ///< over the least time that a call can take: a variant is probed no further
+constexpr double kSlowSeconds = 4e-3;  ///< below it, launching and waiting count
 
 void expect_right(const Distance& error, const Distance& limit) {
     if (!error.within(limit))
@@ -33,15 +38,24 @@ void expect_right(const Distance& error, const Distance& limit) {
              error.largest, limit.norm, limit.largest);
 }
 
+/// What a call has to do.
+struct Work {
+    double bytes = 0;
+    double flops = 0;
+    [[nodiscard]] double least_us() const {
+        return std::max({kLeastUs, bytes / kReadGbps * 1e-3, flops / kTflops * 1e-6});
+    }
+};
+
 /// Calls of a replay: so many that they find the L2 cold and that the mean over random ids is settled; few where one
 /// call has many ids.
-int calls_for(Device device, double bytes, double flops, bool many_ids, int most) {
+int calls_for(Device device, const Work& work, bool many_ids, int most) {
     if (!device.is_cuda()) return std::min(kCpuCalls, most);
-    const double least = std::max({kLeastUs, bytes / kReadGbps * 1e-3, flops / kTflops * 1e-6});
+    const double least = work.least_us();
     const auto l2 = device_info(device).l2_bytes;
-    const int calls = bench::calls_per_replay(bytes, least, l2, most);
+    const int calls = bench::calls_per_replay(work.bytes, least, l2, most);
     if (!many_ids) return calls;
-    const double cold = bench::kColdFactor * static_cast<double>(l2) / bytes;
+    const double cold = bench::kColdFactor * static_cast<double>(l2) / work.bytes;
     return std::min(calls, static_cast<int>(std::ceil(std::max(cold, kFewReplayUs / least))) + 1);
 }
 
@@ -50,9 +64,8 @@ class GuardedWorkspace {
   public:
     GuardedWorkspace(WorkspaceSize size, Device device)
         : memory_(OwnedTensor::allocate(DType::u8, {static_cast<std::int64_t>(size.bytes) + kGuardBytes}, device)),
-          bytes_(size.bytes) {
-        fill_bytes(memory_.view().data, device, kPoison, memory_.view().bytes());
-    }
+          bytes_(size.bytes) {}
+    void poison() const { fill_bytes(memory_.view().data, memory_.view().device, kPoison, memory_.view().bytes()); }
     [[nodiscard]] Workspace view() const { return {memory_.view().data, bytes_, memory_.view().device}; }
     void expect_intact() const {
         const Tensor guard(memory_.as<std::uint8_t>() + bytes_, DType::u8, {kGuardBytes}, memory_.view().device);
@@ -107,37 +120,50 @@ class OperatorSubject : public Subject {
         return tune::tune(problem_, options_.device, calls, options);
     }
 
-    void probe(const std::string& variant, const std::function<void()>& alive) override {
+    std::int64_t probe(const std::string& variant, const std::function<void()>& alive) override {
         const auto plan = make_plan(problem_, options_.device, {.variant = variant});
+        std::optional<GuardedWorkspace> workspace;
+        bool first = true;  // a kernel's first call also loads it
         for (const std::int64_t tokens : options_.buckets()) {
-            probe_at(plan, tokens);
+            const double seconds = probe_at(plan, workspace, tokens);
             alive();
+            const double slow = std::max(kSlowSeconds, kSlowFactor * least_us(tokens) * 1e-6);
+            if (!first && options_.device.is_cuda() && seconds > slow) return tokens;
+            first = false;
         }
+        return 0;
     }
 
   protected:
     virtual Args args(std::int64_t tokens, int set) = 0;
     virtual int sets(std::int64_t tokens) = 0;
+    virtual double least_us(std::int64_t tokens) = 0;
     virtual void reserve(std::int64_t tokens) = 0;
     virtual void compare(std::int64_t tokens) = 0;
 
     [[nodiscard]] Device device() const noexcept { return options_.device; }
 
-    /// What finds no memory is no fault of the variant: it costs the token count, later and in the other process.
+    /// Seconds of the call. What finds no memory is no fault of the variant: it costs the token count, later and in the
+    /// other process.
     template <class AnyPlan>
-    void probe_at(const AnyPlan& plan, std::int64_t tokens) {
+    double probe_at(const AnyPlan& plan, std::optional<GuardedWorkspace>& workspace, std::int64_t tokens) {
         try {
             reserve(tokens);
-            const GuardedWorkspace workspace(plan.workspace(), options_.device);
+            if (!workspace) workspace.emplace(plan.workspace(), options_.device);
+            workspace->poison();
             const Args call = args(tokens, 0);
             fill_bytes(call.out.data, options_.device, kPoison, call.out.bytes());
             synchronize(options_.device);
-            run(plan, call, workspace.view());
+            const auto begin = std::chrono::steady_clock::now();
+            run(plan, call, workspace->view());
             synchronize(options_.device);
-            workspace.expect_intact();
+            const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+            workspace->expect_intact();
             expect_untouched(call.out, tokens);
+            return seconds;
         } catch (const Error& error) {
             if (error.code() != ErrorCode::out_of_memory) throw;
+            return 0;
         }
     }
 
@@ -145,10 +171,10 @@ class OperatorSubject : public Subject {
     Problem problem_;
 };
 
-/// Bytes for weights: several times the L2, at least a layer; a CPU needs no more.
+/// Bytes for weights: several times the L2, at least a layer; a CPU and a first contact need no more.
 std::int64_t pool_bytes(const TuneOptions& options, const moe::FusedMoeProblem& p) {
     if (options.memory_bytes > 0) return options.memory_bytes;
-    if (options.device.is_cuda()) return bench::kPoolBytes;
+    if (options.device.is_cuda() && !options.probing) return bench::kPoolBytes;
     const int local = p.num_local_experts > 0 ? p.num_local_experts : p.num_experts;
     return static_cast<std::int64_t>(moe::gate_up_layout(p).matrix_bytes + moe::down_layout(p).matrix_bytes) * local;
 }
@@ -173,13 +199,23 @@ class MoeSubject : public OperatorSubject<moe::FusedMoeProblem, moe::FusedMoeArg
         args.out = data_.out();
         return args;
     }
+    /// Mean over the kinds of routing and the first `sets` sets.
+    Work work(std::int64_t tokens, int sets) {
+        Work work;
+        for (const bench::Routing routing : routings_) {
+            work.bytes += data_.active(routing, tokens, sets) * data_.expert_bytes();
+            work.flops += data_.local_routes(routing, tokens, sets) * 6.0 *
+                          static_cast<double>(problem_.hidden * problem_.intermediate);
+        }
+        const auto kinds = static_cast<double>(routings_.size());
+        return {work.bytes / kinds, work.flops / kinds};
+    }
+    double least_us(std::int64_t tokens) override { return work(tokens, 1).least_us(); }
     int sets(std::int64_t tokens) override {
-        double active = 0;
-        for (const bench::Routing routing : routings_) active += data_.active(routing, tokens, bench::kMoeSets);
-        const double bytes = active / static_cast<double>(routings_.size()) * data_.expert_bytes();
-        const auto routes = static_cast<double>(tokens * problem_.top_k);
-        const double flops = 6.0 * routes * static_cast<double>(problem_.hidden * problem_.intermediate);
-        return calls_for(device(), bytes, flops, routes >= 4.0 * problem_.num_experts, bench::kMoeSets);
+        const int most = bench::sets_for(tokens);
+        const bool many_ids = static_cast<double>(tokens * problem_.top_k) >= 4.0 * problem_.num_experts;
+        const int calls = calls_for(device(), work(tokens, most), many_ids, most);
+        return std::max(calls, std::min(most, static_cast<int>(routings_.size())));  // each kind of routing
     }
     /// The largest count at once, if there is memory: ids are drawn anew with each.
     void reserve(std::int64_t tokens) override {
@@ -213,7 +249,8 @@ class MlaSubject : public OperatorSubject<mla::SparseAttentionProblem, mla::Spar
   private:
     static std::int64_t rows(const TuneOptions& options) {
         if (options.memory_bytes > 0) return options.memory_bytes / kMlaRowBytes;
-        return options.device.is_cuda() ? bench::kPoolRows : kCpuBytes / kMlaRowBytes;
+        if (!options.device.is_cuda()) return kCpuBytes / kMlaRowBytes;
+        return options.probing ? kProbedRows : bench::kPoolRows;
     }
     mla::SparseAttentionArgs args(std::int64_t tokens, int set) override {
         mla::SparseAttentionArgs args = data_.args(tokens, set);
@@ -221,9 +258,9 @@ class MlaSubject : public OperatorSubject<mla::SparseAttentionProblem, mla::Spar
         args.lse = data_.lse();
         return args;
     }
-    int sets(std::int64_t tokens) override {
-        return calls_for(device(), data_.bytes(tokens), data_.flops(tokens), true, data_.sets(tokens));
-    }
+    [[nodiscard]] Work work(std::int64_t tokens) const { return {data_.bytes(tokens), data_.flops(tokens)}; }
+    double least_us(std::int64_t tokens) override { return work(tokens).least_us(); }
+    int sets(std::int64_t tokens) override { return calls_for(device(), work(tokens), true, data_.sets(tokens)); }
     void reserve(std::int64_t) override {}
     void compare(std::int64_t tokens) override { expect_right(data_.check(data_.out(), tokens), bench::kMlaLimit); }
 

@@ -25,9 +25,10 @@ class Subject {
     /// Measures all variants at these token counts, each compared with the oracle at each of them.
     virtual tune::Tuning tune(const std::vector<std::int64_t>& buckets, const tune::Options& options,
                               const Contact& contact) = 0;
-    /// Runs a variant at all token counts of the options in buffers that are poisoned, with guards behind them; calls
-    /// `alive` after each. Throws if a guard was touched.
-    virtual void probe(const std::string& variant, const std::function<void()>& alive) = 0;
+    /// Runs a variant at the token counts of the options, ascending, in buffers that are poisoned, with guards behind
+    /// them; calls `alive` after each. Ends at a count where it takes many times as long as any call has to, and gives
+    /// that count; otherwise 0. Throws if a guard was touched.
+    virtual std::int64_t probe(const std::string& variant, const std::function<void()>& alive) = 0;
 };
 
 /// Throws `unsupported` with the reason where the device cannot run the problem. Allocates nothing.

@@ -38,7 +38,7 @@ Subject make_subject(const DecodeBench& bench, MoeData& data, const moe::FusedMo
                         static_cast<double>(p.intermediate);
     set_targets(subject.row, call);
     subject.mode = call.mode;
-    subject.most_calls = kMoeSets;
+    subject.most_calls = sets_for(call.tokens);
     subject.matrix_tflops = matrix_rate(bench, layer);
     subject.bytes = [&data, call](int calls) {
         return data.active(call.routing, call.device_tokens, calls) * data.expert_bytes();
@@ -118,7 +118,8 @@ int bench_moe(const DecodeOptions& options) {
             bench_fused_moe(bench, data);
             if (options.configurations && layer.published) compare_variants(bench, data);
         }
-        if (layer.published && options.wants("routed_gemm")) bench_routed_gemm(bench, data);
+        const bool whole = layer.shape->local == 0;  // the GEMM by itself is measured with all experts
+        if (layer.published && whole && options.wants("routed_gemm")) bench_routed_gemm(bench, data);
         bench.save();
     }
     bench.save();

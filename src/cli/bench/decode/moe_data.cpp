@@ -103,18 +103,19 @@ void MoeData::reserve(std::int64_t tokens) {
     max_tokens_ = tokens;
 }
 
-MoeData::Ids& MoeData::ids(Routing routing) {
-    Ids& ids = ids_[routing];
+MoeData::Ids& MoeData::ids(Routing routing, int set) {
+    Ids& ids = ids_[{routing, set}];
     if (!ids.host.empty()) return ids;
     const moe::FusedMoeProblem& p = layer_.problem;
-    for (int set = 0; set < kMoeSets; ++set) {
-        const auto routes =
-            random_routes(routing, max_tokens_, p.num_experts, p.top_k, static_cast<std::uint64_t>(set) * 7919 + 13);
-        ids.host.insert(ids.host.end(), routes.begin(), routes.end());
-    }
-    ids.device =
-        OwnedTensor::copy_of(Tensor(ids.host.data(), DType::i32, {kMoeSets, max_tokens_, p.top_k}), lane_.device);
+    const std::int64_t tokens = set < kLongSets ? max_tokens_ : std::min(max_tokens_, kSetTokens);
+    ids.host = random_routes(routing, tokens, p.num_experts, p.top_k, static_cast<std::uint64_t>(set) * 7919 + 13,
+                             local_);
+    ids.device = OwnedTensor::copy_of(Tensor(ids.host.data(), DType::i32, {tokens, p.top_k}), lane_.device);
     return ids;
+}
+
+std::span<const std::int32_t> MoeData::host_ids(Routing routing, int set, std::int64_t tokens) {
+    return std::span(ids(routing, set).host).first(static_cast<std::size_t>(tokens * layer_.problem.top_k));
 }
 
 moe::FusedMoeArgs MoeData::args(Routing routing, std::int64_t tokens, int set) {
@@ -125,7 +126,7 @@ moe::FusedMoeArgs MoeData::args(Routing routing, std::int64_t tokens, int set) {
     moe::FusedMoeArgs args;
     args.tokens = tokens;
     args.x = x_.view().first_rows(tokens);
-    args.ids = ids(routing).device.view().at(set).first_rows(tokens);
+    args.ids = ids(routing, set).device.view().first_rows(tokens);
     args.weights = routing_weights_.view().first_rows(tokens);
     args.gate_up = Tensor(base, DType::u8, {local_, gate_up}, lane_.device);
     args.down = Tensor(base + local_ * gate_up, DType::u8, {local_, down}, lane_.device);
@@ -135,14 +136,16 @@ moe::FusedMoeArgs MoeData::args(Routing routing, std::int64_t tokens, int set) {
 }
 
 double MoeData::active(Routing routing, std::int64_t device_tokens, int sets) {
-    const moe::FusedMoeProblem& p = layer_.problem;
-    const auto& host = ids(routing).host;
-    const auto stride = static_cast<std::size_t>(max_tokens_ * p.top_k);
     double sum = 0;
     for (int set = 0; set < sets; ++set)
-        sum += static_cast<double>(count_active(
-            {host.data() + static_cast<std::size_t>(set) * stride, static_cast<std::size_t>(device_tokens * p.top_k)},
-            local_));
+        sum += static_cast<double>(count_active(host_ids(routing, set, device_tokens), local_));
+    return sum / sets;
+}
+
+double MoeData::local_routes(Routing routing, std::int64_t device_tokens, int sets) {
+    double sum = 0;
+    for (int set = 0; set < sets; ++set)
+        sum += static_cast<double>(count_routes(host_ids(routing, set, device_tokens), local_));
     return sum / sets;
 }
 

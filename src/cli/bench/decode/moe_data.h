@@ -4,6 +4,8 @@
 
 #include <cstdint>
 #include <map>
+#include <span>
+#include <utility>
 #include <vector>
 
 #include "cli/bench/decode/fill.h"
@@ -12,7 +14,12 @@
 
 namespace tokamak::cli::bench {
 
-inline constexpr int kMoeSets = 32;  ///< of ids for each routing
+inline constexpr int kMoeSets = 32;             ///< of ids for each routing
+inline constexpr int kLongSets = 4;             ///< of them for calls of more than kSetTokens tokens
+inline constexpr std::int64_t kSetTokens = 1024;
+
+/// Sets that calls of so many tokens find.
+constexpr int sets_for(std::int64_t tokens) noexcept { return tokens > kSetTokens ? kLongSets : kMoeSets; }
 
 inline constexpr std::int64_t kPoolBytes = std::int64_t{8} << 30;
 
@@ -49,6 +56,8 @@ class MoeData {
     [[nodiscard]] moe::FusedMoeArgs args(Routing routing, std::int64_t tokens, int set);
     /// Active experts of this rank of the first `device_tokens` tokens, mean over the first `sets` sets.
     [[nodiscard]] double active(Routing routing, std::int64_t device_tokens, int sets);
+    /// Routes to this rank's experts, counted in the same way.
+    [[nodiscard]] double local_routes(Routing routing, std::int64_t device_tokens, int sets);
     [[nodiscard]] double expert_bytes() const noexcept { return expert_bytes_; }
     [[nodiscard]] const Tensor& out() const noexcept { return out_; }
     /// i32 [1] on the device.
@@ -57,11 +66,13 @@ class MoeData {
     [[nodiscard]] Distance check(const Tensor& out, Routing routing, std::int64_t device_tokens);
 
   private:
+    /// Of one set, the first `tokens` of them in both places.
     struct Ids {
-        std::vector<std::int32_t> host;  ///< [sets, max_tokens, top_k]
-        OwnedTensor device;
+        std::vector<std::int32_t> host;
+        OwnedTensor device;  ///< i32 [tokens, top_k]
     };
-    Ids& ids(Routing routing);
+    Ids& ids(Routing routing, int set);
+    [[nodiscard]] std::span<const std::int32_t> host_ids(Routing routing, int set, std::int64_t tokens);
     [[nodiscard]] const OwnedTensor& oracle(Routing routing, std::int64_t token);
     [[nodiscard]] OwnedTensor compute_oracle(Routing routing, std::int64_t token);
 
@@ -74,7 +85,7 @@ class MoeData {
     std::size_t layer_bytes_ = 0;
     double expert_bytes_ = 0;
     OwnedTensor x_, routing_weights_, gate_up_bias_, down_bias_, out_;
-    std::map<Routing, Ids> ids_;
+    std::map<std::pair<Routing, int>, Ids> ids_;
     std::map<std::int64_t, OwnedTensor> counts_;
     std::map<std::pair<Routing, std::int64_t>, OwnedTensor> oracles_;  ///< f64 [1, hidden] of a token of set 0
 };
