@@ -10,6 +10,7 @@
 #include "cli/commands.h"
 #include "cli/common.h"
 #include "cli/shapes.h"
+#include "core/plan_state.h"
 #include "core/throw.h"
 
 namespace tokamak::cli {
@@ -236,6 +237,8 @@ Explain find_operator(std::string name) {
 void explain(const Options& options) {
     const Plan plan = find_operator(options.op)(options);
     fmt::print("{}", plan.explain());
+    if (!plan.state().refused.empty()) fmt::print("not for this problem\n");
+    for (const auto& [variant, reason] : plan.state().refused) fmt::print("  {:<24} {}\n", variant, reason);
     if (options.tokens == kUnset) return;
     const PlanRow& row = plan.row_for(options.tokens);
     fmt::print("{} tokens: row {}, variant {}, source {}\n", options.tokens, row.tokens, row.variant, explain(row));

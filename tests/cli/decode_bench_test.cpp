@@ -135,6 +135,24 @@ TEST(DecodeRouting, BalancedUsesAllEquallyAndZipfFew) {
     EXPECT_GT(largest, 20) << "the most popular expert is in most tokens";
 }
 
+TEST(DecodeRouting, ARankGetsItsShareOfTheRoutesHoweverSkewed) {
+    for (const Routing routing : {Routing::uniform, Routing::balanced, Routing::zipf})
+        for (const int local : {8, 16, 32})
+            for (std::uint64_t seed = 1; seed < 6; ++seed) {
+                const auto ids = random_routes(routing, 2048, 256, 8, seed, local);
+                const double share = 2048.0 * 8 * local / 256;
+                EXPECT_NEAR(static_cast<double>(count_routes(ids, local)) / share, 1.0, 0.1)
+                    << to_string(routing) << ", " << local << " experts of 256, seed " << seed;
+            }
+    const auto zipf = random_routes(Routing::zipf, 2048, 256, 8, 3, 32);
+    std::vector<std::int64_t> rows(32);
+    for (const std::int32_t id : zipf)
+        if (id < 32) ++rows[static_cast<std::size_t>(id)];
+    EXPECT_GT(*std::max_element(rows.begin(), rows.end()), 5 * 64) << "64 is the mean";
+    EXPECT_LT(*std::min_element(rows.begin(), rows.end()), 64 / 3);
+    EXPECT_EQ(random_routes(Routing::zipf, 9, 48, 8, 7, 48), random_routes(Routing::zipf, 9, 48, 8, 7));
+}
+
 TEST(DecodeRotation, TouchesThreeTimesTheCacheOrAllThereIs) {
     constexpr std::size_t l2 = 60'000'000;
     for (const double bytes : {1e6, 2e7, 2e8, 2e9}) {

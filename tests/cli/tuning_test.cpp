@@ -3,14 +3,18 @@
 // `bench tuning`.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "cli/run_tool.h"
 #include "cli/tuning/judge.h"
 #include "cli/tuning/options.h"
 #include "cli/tuning/probe.h"
+#include "cli/tuning/run.h"
 #include "core/environment.h"
+#include "formats/packed_checkpoint.h"
 #include "support/expect_error.h"
 #include "support/scoped.h"
 #include "support/temporary_folder.h"
@@ -45,6 +49,97 @@ TEST(TuneCases, ThePublishedFormatsOfEveryShapeWithoutAnyOption) {
     TuneOptions mla;
     mla.op = "mla";
     for (const TuneCase& one : tune_cases(mla)) EXPECT_EQ(one.op, "sparse_attention");
+}
+
+TEST(TuneCases, ANameMayCarryItsFormatAndASliceKnowsItsRank) {
+    TuneOptions options = moe_options();
+    options.shapes = {"dsv3-ep8:nvfp4", "qwen3-30b-a3b"};
+    const auto cases = tune_cases(options);
+    ASSERT_EQ(cases.size(), 3U);
+    EXPECT_EQ(cases[0].moe.num_experts, 256);
+    EXPECT_EQ(cases[0].moe.num_local_experts, 32);
+    EXPECT_EQ(cases[0].format, "nvfp4");
+    options.ep = 2;
+    expect_error([&] { (void)tune_cases(options); }, "dsv3-ep8 is a rank's part already");
+}
+
+TEST(TuneCases, EverythingIsWhatTheBenchmarksNameEachProblemOnce) {
+    const auto groups = tune_groups("all", {});
+    ASSERT_EQ(groups.size(), 3U);
+    std::set<std::string> seen;
+    std::int64_t largest = 0;
+    for (const TuneOptions& group : groups)
+        for (const TuneCase& one : tune_cases(group)) {
+            EXPECT_TRUE(seen.insert(one.op + one.shape + one.format).second) << one.shape << " " << one.format;
+            largest = std::max(largest, group.buckets().back());
+        }
+    EXPECT_EQ(largest, kManyTokens);
+    for (const char* name : {"fused_moedsv3-ep8int4_g32", "fused_moedsv3-ep16fp8_block", "fused_moegpt-oss-120bmxfp4",
+                             "fused_moeqwen3-30b-a3bbf16", "fused_moekimi-k2-e48int4_g32",
+                             "sparse_attentionv4-h64fp8_584"})
+        EXPECT_EQ(seen.count(name), 1U) << name;
+    EXPECT_EQ(tune_groups("moe", {}).size(), 2U);
+    EXPECT_EQ(tune_groups("mla", {}).size(), 1U);
+    EXPECT_EQ(tune_groups("moe", {.shapes = {"dsv3-tp8"}}).size(), 1U);
+}
+
+TEST(TuneCases, BucketsOfManyTokensDouble) {
+    TuneOptions options = moe_options();
+    options.max_tokens = 3000;
+    options.doubling = true;
+    EXPECT_EQ(options.buckets(),
+              (std::vector<std::int64_t>{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 3000}));
+}
+
+/// A checkpoint with layers 3 and 11 alike.
+TuneOptions checkpoint_options(const test::ShardedCheckpoint& checkpoint) {
+    TuneOptions options = moe_options();
+    options.checkpoint = checkpoint.folder().path();
+    return options;
+}
+
+TEST(TuneCheckpoint, SizesComeFromTheTensorsAndTheRestFromTheConfiguration) {
+    for (const auto& kind : test::layouts_to_pack()) {
+        SCOPED_TRACE(to_string(kind.layout));
+        const test::ShardedCheckpoint checkpoint(kind);
+        TuneOptions options = checkpoint_options(checkpoint);
+        expect_error([&] { (void)tune_cases(options); }, "give --top-k");
+        checkpoint.folder().write("config.json", R"({"text_config": {"num_experts_per_tok": 2}})");
+        const auto cases = tune_cases(options);
+        ASSERT_EQ(cases.size(), 1U) << "both layers are the same problem";
+        EXPECT_EQ(cases[0].moe.num_experts, kind.experts);
+        EXPECT_EQ(cases[0].moe.hidden, kind.hidden);
+        EXPECT_EQ(cases[0].moe.intermediate, kind.intermediate);
+        EXPECT_EQ(cases[0].moe.top_k, 2);
+        const bool gpt_oss = kind.layout == CheckpointLayout::gpt_oss;
+        EXPECT_EQ(cases[0].moe.activation.kind,
+                  gpt_oss ? moe::ActivationKind::gpt_oss : moe::ActivationKind::swiglu);
+        EXPECT_EQ(cases[0].moe_shape->biases, gpt_oss);
+        const std::vector<std::string> named = {"--checkpoint", checkpoint.folder().path(), "--layer", "3",
+                                                "--top-k",      "2"};
+        EXPECT_EQ(cases[0].named, named) << "by which a child finds it";
+        options.layer = 11;
+        options.ep = 3;
+        EXPECT_EQ(tune_cases(options).at(0).moe.num_local_experts, 1);
+    }
+}
+
+TEST(TuneCheckpoint, WhatContradictsItIsRefused) {
+    const test::ShardedCheckpoint checkpoint(test::layouts_to_pack()[3]);
+    TuneOptions options = checkpoint_options(checkpoint);
+    options.sizes = {{"top-k", 2}};
+    EXPECT_EQ(tune_cases(options).size(), 1U);
+    options.layer = 5;
+    expect_error([&] { (void)tune_cases(options); }, "no experts of layer 5", ErrorCode::parse);
+    options.layer = -1;
+    options.sizes["hidden"] = 64;
+    expect_error([&] { (void)tune_cases(options); }, "--hidden contradicts --checkpoint");
+    options.sizes.erase("hidden");
+    options.shapes = {"dsv3-tp8"};
+    expect_error([&] { (void)tune_cases(options); }, "not both");
+    options.shapes.clear();
+    checkpoint.folder().write("config.json", "[1]");
+    expect_error([&] { (void)tune_cases(options); }, "config.json: not a JSON object", ErrorCode::parse);
 }
 
 TEST(TuneCases, ExpertParallelRanksHoldTheirShareOfTheExperts) {
@@ -130,10 +225,12 @@ TEST(FirstContact, HereEachVariantIsProbedOnceAndExceptionsAreVerdicts) {
         alive();
         probed.push_back(variant);
         if (variant == "c") throw Error(ErrorCode::internal, "wrote\nbehind");
+        return variant == "b" ? std::int64_t{256} : std::int64_t{0};
     });
     EXPECT_EQ(probed, (std::vector<std::string>{"b", "c"}));
     EXPECT_EQ(read_journal(test::read_file(journal), "?"),
               (Verdicts{{"a", "crashed"}, {"b", ""}, {"c", "wrote behind"}}));
+    EXPECT_EQ(read_limits(test::read_file(journal)), (Limits{{"b", 256}})) << "given up as far too slow";
 }
 
 TEST(TuneTool, TunesAWholeLayerAndPlansTakeTheWinners) {
@@ -173,6 +270,21 @@ TEST(TuneTool, TunesExpertParallelRanksWithMixedRouting) {
         run_tool(with({"tune", "moe"}, with(kSmallMoe, {"--ep", "4", "--routing", "zipf,balanced", "--no-isolation"})));
     EXPECT_EQ(result.status, 0) << result.error;
     EXPECT_NE(result.out.find("given-sizes/ep4"), std::string::npos) << result.out;
+}
+
+TEST(TuneTool, TunesTheLayersOfACheckpoint) {
+    const test::ShardedCheckpoint checkpoint(test::layouts_to_pack()[0]);
+    checkpoint.folder().write("config.json", R"({"num_experts_per_tok": 2})");
+    const std::string json = checkpoint.folder().file("tuning.json");
+    const ToolResult result =
+        run_tool({"tune", "moe", "--device", "cpu", "--checkpoint", checkpoint.folder().path(), "--ep", "3", "--tokens",
+                  "1,4", "--routing", "uniform,balanced,zipf", "--out", json});
+    ASSERT_EQ(result.status, 0) << result.error;
+    const auto document = nlohmann::json::parse(test::read_file(json));
+    EXPECT_EQ(document["rows"].size(), 4U);
+    EXPECT_EQ(document["cases"].size(), 1U);
+    EXPECT_NE(document["cases"][0]["problem"].get<std::string>().find("experts=1/3"), std::string::npos);
+    EXPECT_EQ(document["rows"][0]["format"], "mxfp4");
 }
 
 TEST(TuneTool, TunesSparseAttention) {
@@ -241,7 +353,66 @@ TEST(Judge, TheVerdictCountsBucketsAndCountsBetween) {
     EXPECT_TRUE(verdict_of(rows).good()) << "95 %";
     rows[5].slower_than_fallback = true;
     EXPECT_FALSE(verdict_of(rows).good());
-    EXPECT_FALSE(verdict_of({}).good());
+    EXPECT_FALSE(verdict_of(std::span<const Judged>()).good());
+}
+
+TEST(Judge, ClaimsSayWhatIsOwedWhatWasFoundAndWhetherItIsEnough) {
+    Verdict verdict{.buckets = 20, .buckets_within = 19, .between = 10, .between_within = 9, .agreeing = 20};
+    auto claims = claims_of(verdict);
+    ASSERT_EQ(claims.size(), 4U);
+    EXPECT_TRUE(claims[0].pass);
+    EXPECT_EQ(claims[0].found, "19 of 20");
+    EXPECT_FALSE(claims[1].pass) << "90 %";
+    EXPECT_TRUE(claims[2].pass);
+    EXPECT_TRUE(claims[3].pass);
+    verdict.slower_than_fallback = 1;
+    verdict.agreeing = 19;
+    claims = claims_of(verdict);
+    EXPECT_FALSE(claims[2].pass);
+    EXPECT_FALSE(claims[3].pass);
+}
+
+TEST(Judge, TheJsonHasRowsCasesAndClaims) {
+    JudgedCase judged{.op = "fused_moe", .shape = "dsv3-ep8", .format = "bf16", .seconds = 4.5};
+    judged.rows.push_back(judge(three_times(10, 9.5, 1), {.variant = "a", .source = "shipped"}, {"a"}));
+    judged.skipped.push_back({32768, {}, "out of memory"});
+    const std::vector<JudgedCase> cases = {judged};
+    const auto document = judged_json(cases, "gpu");
+    EXPECT_EQ(document["rows"].size(), 1U);
+    EXPECT_EQ(document["cases"][0]["shape"], "dsv3-ep8");
+    EXPECT_EQ(document["cases"][0]["buckets"], 1);
+    EXPECT_EQ(document["cases"][0]["seconds"], 4.5);
+    EXPECT_EQ(document["claims"].size(), 4U);
+    EXPECT_EQ(document["claims"][0]["pass"], false) << "5 % behind the best";
+    EXPECT_EQ(document["skipped"][0]["reason"], "out of memory");
+    EXPECT_EQ(document["verdict"]["good"], false);
+}
+
+tune::Row winner_at(std::int64_t tokens, const std::string& variant) {
+    tune::Row row;
+    row.tokens = tokens;
+    row.variant = variant;
+    return row;
+}
+
+TEST(Borders, BucketsBetweenTwoWinnersAreTunedToo) {
+    const std::vector<tune::Row> rows = {winner_at(256, "a"), winner_at(512, "a"), winner_at(1024, "b"),
+                                         winner_at(2048, "b"), winner_at(4096, "c"), winner_at(8192, "d")};
+    EXPECT_EQ(counts_at_borders(rows), (std::vector<std::int64_t>{768, 2560, 3072, 3584}));
+    EXPECT_TRUE(counts_at_borders({}).empty());
+}
+
+TEST(Borders, WhatFailsThereIsInNoRow) {
+    tune::Tuning first;
+    first.rows = {winner_at(512, "a"), winner_at(1024, "b")};
+    tune::Tuning later;
+    later.rows = {winner_at(768, "a")};
+    later.failed = {{768, "b", "crashed"}};
+    const tune::Tuning all = joined(first, later);
+    ASSERT_EQ(all.rows.size(), 2U);
+    EXPECT_EQ(all.rows[0].tokens, 512);
+    EXPECT_EQ(all.rows[1].tokens, 768);
+    EXPECT_EQ(all.failed.size(), 1U);
 }
 
 }  // namespace

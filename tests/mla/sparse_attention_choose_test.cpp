@@ -53,6 +53,18 @@ void expect_refused(const std::string& text, std::initializer_list<std::string> 
     }
 }
 
+TEST(SparseAttentionChoice, WhatIsNotLegalIsListedWithTheReason) {
+    const auto problem = problem_of(16, {2048});
+    const auto legal = legal_configs(problem.heads, &anything_fits, problem);
+    const auto refused = refused_configs(legal, problem.heads, false);
+    EXPECT_EQ(legal.size() + refused.size(), std::size(kHeadCounts) * std::size(kSplitCounts));
+    for (const auto& [variant, reason] : refused)
+        EXPECT_EQ(reason, "half of its heads or more would be padding") << variant;
+    const auto of_128 = refused_configs({}, 128, true);
+    EXPECT_EQ(of_128.back().second, "a cluster would have more than 8 thread blocks");
+    EXPECT_EQ(refused_configs({}, 128, false).back().second, "pairs of thread blocks are for fp8 rows of 512");
+}
+
 TEST(SparseAttentionChoice, OneTokenSplitsOverTheChipAndManyDoNot) {
     for (const int heads : {16, 64, 128}) {
         const auto rows = table(problem_of(heads, {2048}), {}, 256);

@@ -45,6 +45,23 @@ TEST(TunerLimits, AHangingCandidateIsGivenUpAfterOneCall) {
     EXPECT_EQ(tuning.skipped[0].reason, "the time budget was spent");
 }
 
+TEST(TunerLimits, WhatIsKnownToBeTooSlowIsLeftOutWhereItIsAndNeverTheDefault) {
+    ScriptedClock clock;
+    ScriptedRunner runner(clock, [](const std::string& variant, std::int64_t, int) { return variant == "a" ? 10 : 5; });
+    Request request = request_of({"a", "b"}, {1, 64, 512});
+    request.options.leave_out = [](const std::string& variant, std::int64_t tokens) {
+        EXPECT_NE(variant, "a") << "the default is not asked about";
+        return tokens > 64 ? std::string("too slow") : std::string();
+    };
+    const Tuning tuning = tune(request, runner, clock);
+    ASSERT_EQ(tuning.rows.size(), 3U);
+    EXPECT_EQ(tuning.rows[1].variant, "b");
+    EXPECT_EQ(tuning.rows[2].variant, "a");
+    EXPECT_EQ(tuning.rows[2].timed[1].error, "too slow");
+    EXPECT_EQ(runner.prepared[2], (std::vector<std::string>{"a"})) << "and no buffer is sized for it";
+    EXPECT_TRUE(tuning.failed.empty());
+}
+
 TEST(TunerLimits, TheBudgetIsSharedOutAndCutsRoundsShort) {
     ScriptedClock clock;
     ScriptedRunner runner(clock, test::undecided());

@@ -258,8 +258,12 @@ TEST(Tuner, RefusedCandidatesAreNeitherPreparedNorTimed) {
     EXPECT_FALSE(request.candidates[2].refusal.empty());
     ScriptedClock clock;
     ScriptedRunner runner(clock, constant({{"a", 10}}));
-    EXPECT_EQ(tune(request, runner, clock).rows[0].variant, "a");
+    const Tuning tuning = tune(request, runner, clock);
+    EXPECT_EQ(tuning.rows[0].variant, "a");
     EXPECT_EQ(runner.prepared[0], (std::vector<std::string>{"a"}));
+    ASSERT_EQ(tuning.refused.size(), 2U) << "and they are listed with the reason";
+    EXPECT_EQ(tuning.refused[0].variant, "b");
+    EXPECT_EQ(tuning.refused[0].refusal, "needs 300 KB of shared memory, the device has 227");
 }
 
 TEST(Tuner, RequestsThatContradictThemselvesAreRefused) {

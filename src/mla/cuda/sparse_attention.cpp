@@ -121,6 +121,7 @@ SparseAttentionPlan make_plan(const SparseAttentionProblem& problem, Device devi
         allow_shared_memory(state->launches.back().aligned);
         allow_shared_memory(state->launches.back().anywhere);
     }
+    state->refused = refused_configs(configs, problem.heads, problem.dim == 512 && all_fp8(problem));
     const int all = device_info(device).multiprocessors;
     const int multiprocessors = options.max_sms > 0 ? std::min(options.max_sms, all) : all;
     choose_into(

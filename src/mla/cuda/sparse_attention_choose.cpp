@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <iterator>
 
 namespace tokamak::mla::cuda {
 namespace {
@@ -55,6 +56,25 @@ std::vector<SparseConfig> legal_configs(int heads, bool (*fits)(const SparseConf
         }
     }
     return configs;
+}
+
+std::vector<std::pair<std::string, std::string>> refused_configs(const std::vector<SparseConfig>& legal, int heads,
+                                                                 bool pairs) {
+    std::vector<std::pair<std::string, std::string>> refused;
+    for (const int block_heads : kHeadCounts)
+        for (const int splits : kSplitCounts) {
+            const SparseConfig config = {block_heads, splits};
+            if (std::find(legal.begin(), legal.end(), config) != legal.end()) continue;
+            const char* reason = "does not fit into the shared memory of a thread block";
+            if (block_heads > 8 && block_heads / 2 >= heads)
+                reason = "half of its heads or more would be padding";
+            else if (block_heads == kPairHeads && !pairs)
+                reason = "pairs of thread blocks are for fp8 rows of 512";
+            else if (block_heads == kPairHeads && 2 * splits > kSplitCounts[std::size(kSplitCounts) - 1])
+                reason = "a cluster would have more than 8 thread blocks";
+            refused.emplace_back(to_string(config), reason);
+        }
+    return refused;
 }
 
 double predicted_us(const SparseConfig& config, const SparseAttentionProblem& problem, std::int64_t tokens,

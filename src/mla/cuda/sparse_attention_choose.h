@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/choose.h"
@@ -32,6 +33,10 @@ OverrideFields config_fields();
 /// Every configuration that makes sense for so many heads, by heads, then splits; `fits` is asked about the memory.
 std::vector<SparseConfig> legal_configs(int heads, bool (*fits)(const SparseConfig&, const SparseAttentionProblem&),
                                         const SparseAttentionProblem& problem);
+
+/// The others by name, each with the reason.
+std::vector<std::pair<std::string, std::string>> refused_configs(const std::vector<SparseConfig>& legal, int heads,
+                                                                 bool pairs);
 
 /// Predicted microseconds of a call: waves of thread blocks times what the rows of a block cost, plus the exchange. The
 /// constants were fitted to measurements on an H200, docs/kernels/sparse_mla.md.

@@ -10,6 +10,7 @@
 #include "moe/cuda/launches.h"
 #include "moe/cuda/legal_variants.h"
 #include "moe/cuda/pass_workspace.h"
+#include "moe/cuda/refused_variants.h"
 #include "moe/cuda/route_first.h"
 #include "moe/fused_moe_state.h"
 #include "moe/problem_checks.h"
@@ -96,6 +97,7 @@ void plan_fused_moe(FusedMoeState& state, const PlanOptions& options) {
     const auto heuristic = [&](std::int64_t tokens) { return default_variant(p, cuda, legal, tokens); };
     choose_into(state, kOp, device, p.max_tokens, options, problem_key(p), legal.names(), heuristic,
                 environment::kMoeConfig);
+    state.refused = refused_variants(p, cuda, info, legal);
     const DeviceGuard guard(device.index);
     if (p.route) plan_route_first(state);
     freeze_all(state, legal, info);
