@@ -3,8 +3,12 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <iterator>
+#include <map>
+#include <tuple>
 
 #include "core/build_info.h"
 
@@ -40,6 +44,10 @@ void add_decode(nlohmann::json& json, const ResultRow& row) {
     json["best_public"] = facts.best_public.empty() ? nlohmann::json() : nlohmann::json(facts.best_public);
     json["launches"] = optional_json(facts.launches);
     json["correct"] = facts.correct;
+    if (!facts.tflops) return;
+    json["default"] = facts.source != "option";
+    json["tflops"] = *facts.tflops;
+    json["matrix_share"] = optional_json(facts.matrix_share);
 }
 
 nlohmann::json row_json(const ResultRow& row) {
@@ -77,7 +85,42 @@ nlohmann::json host_json(const HostCost& cost) {
             {"must_us", cost.must_us}};
 }
 
+nlohmann::json repeat_json(const Repeat& repeat) {
+    return {{"op", repeat.op},         {"shape", repeat.shape},     {"format", repeat.format},
+            {"tokens", repeat.tokens}, {"variant", repeat.variant}, {"us", repeat.us},
+            {"spread", repeat.spread()}};
+}
+
+nlohmann::json rise_json(const Rise& rise) {
+    return {{"op", rise.op},         {"shape", rise.shape},   {"format", rise.format},
+            {"before", rise.before}, {"tokens", rise.tokens}, {"rise", rise.rise}};
+}
+
 }  // namespace
+
+double Repeat::spread() const noexcept {
+    if (us.empty()) return 0;
+    const auto [least, most] = std::minmax_element(us.begin(), us.end());
+    return *least > 0 ? *most / *least - 1.0 : 0;
+}
+
+std::vector<Rise> rises_of(const std::vector<ResultRow>& rows, double noise) {
+    std::map<std::tuple<std::string, std::string, std::string>, std::map<std::int64_t, double>> times;
+    for (const ResultRow& row : rows)
+        if (row.mode == "graph" && row.routing == "uniform" && row.tokens > 0)
+            times[{row.op, row.shape, row.format}][row.tokens] = row.timing.median / static_cast<double>(row.tokens);
+    std::vector<Rise> rises;
+    for (const auto& [what, by_tokens] : times)
+        for (auto next = by_tokens.begin(); next != by_tokens.end(); ++next) {
+            if (next == by_tokens.begin()) continue;
+            const auto before = std::prev(next);
+            const double rise = next->second / before->second - 1.0;
+            if (rise <= noise) continue;
+            rises.push_back(
+                {std::get<0>(what), std::get<1>(what), std::get<2>(what), before->first, next->first, rise});
+        }
+    return rises;
+}
 
 nlohmann::json to_json(const Results& results) {
     nlohmann::json document = {{"tokamak", build_info::version()},
@@ -96,6 +139,11 @@ nlohmann::json to_json(const Results& results) {
             {{"op", refusal.op}, {"shape", refusal.shape}, {"format", refusal.format}, {"reason", refusal.reason}});
     document["host"] = nlohmann::json::array();
     for (const HostCost& cost : results.host) document["host"].push_back(host_json(cost));
+    if (results.repeats.empty()) return document;
+    document["repeats"] = nlohmann::json::array();
+    for (const Repeat& repeat : results.repeats) document["repeats"].push_back(repeat_json(repeat));
+    document["rises"] = nlohmann::json::array();
+    for (const Rise& rise : results.rises) document["rises"].push_back(rise_json(rise));
     return document;
 }
 

@@ -23,6 +23,8 @@ struct DecodeFacts {
     std::optional<double> best_public_us;
     std::string best_public;         ///< whose
     std::optional<double> launches;  ///< kernels of one call
+    std::optional<double> tflops;        ///< benchmarks of many tokens: the rate,
+    std::optional<double> matrix_share;  ///< and its share of the sustained matrix ceiling of the same run
     bool correct = true;
 };
 
@@ -65,6 +67,28 @@ struct HostCost {
     double must_us = 0;
 };
 
+/// One call measured several times in a run of the benchmark.
+struct Repeat {
+    std::string op;
+    std::string shape;
+    std::string format;
+    std::int64_t tokens = 0;
+    std::string variant;
+    std::vector<double> us;  ///< medians
+
+    [[nodiscard]] double spread() const noexcept;  ///< largest over least, less one
+};
+
+/// A token count at which a token takes longer than at the count before.
+struct Rise {
+    std::string op;
+    std::string shape;
+    std::string format;
+    std::int64_t before = 0;
+    std::int64_t tokens = 0;
+    double rise = 0;  ///< of the time per token, as a share
+};
+
 struct Results {
     std::string benchmark;  ///< "moe_decode", "mla_decode"; empty: the preset on any device
     std::string device;
@@ -73,7 +97,14 @@ struct Results {
     std::vector<ResultRow> rows;
     std::vector<Refusal> refused;
     std::vector<HostCost> host;
+    std::vector<Repeat> repeats;
+    std::vector<Rise> rises;
 };
+
+/// Rises of more than `noise` among the rows with uniform routing in a graph, by shape and format, each ascending in
+/// tokens.
+std::vector<Rise> rises_of(const std::vector<ResultRow>& rows, double noise);
+
 
 nlohmann::json to_json(const Results& results);
 

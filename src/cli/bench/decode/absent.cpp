@@ -6,6 +6,9 @@
 namespace tokamak::cli::bench {
 
 int bench_moe(const DecodeOptions&) { fail(ErrorCode::unsupported, "bench moe: Tokamak was built without CUDA"); }
+int bench_moe_prefill(const DecodeOptions&) {
+    fail(ErrorCode::unsupported, "bench moe: Tokamak was built without CUDA");
+}
 int bench_mla(const DecodeOptions&) { fail(ErrorCode::unsupported, "bench mla: Tokamak was built without CUDA"); }
 
 }  // namespace tokamak::cli::bench

@@ -109,20 +109,35 @@ Timing DecodeBench::time(const Subject& subject, int calls, ResultRow& row) {
     return summarize(std::move(samples));
 }
 
-void DecodeBench::measure(const Subject& subject) {
+ResultRow DecodeBench::measured(const Subject& subject) {
     ResultRow row = subject.row;
     row.mode = to_string(subject.mode);
-    const auto ideal = [&](double bytes) {
-        return std::max(bytes / read_gbps_ * 1e-3,
-                        subject.matrix_tflops > 0 ? row.flops / subject.matrix_tflops * 1e-6 : 0.0);
+    if (subject.flops) row.flops = subject.flops(1);
+    const auto arithmetic = [&] {
+        return subject.matrix_tflops > 0 ? row.flops / subject.matrix_tflops * 1e-6 : 0.0;
     };
+    const auto ideal = [&](double bytes) { return std::max(bytes / read_gbps_ * 1e-3, arithmetic()); };
     const double first = subject.bytes(1);
     const int calls = calls_per_replay(first, std::max(ideal(first), floors_.us(first)), l2_bytes_, subject.most_calls);
     row.bytes = subject.bytes(calls);
+    if (subject.flops) row.flops = subject.flops(calls);
     row.decode->floor_us = floors_.us(row.bytes);
+    if (subject.many_tokens) row.decode->floor_us = std::max(row.decode->floor_us, arithmetic());
     row.timing = time(subject, calls, row);
     row.ceiling_share = ideal(row.bytes) / row.timing.median;
-    add(std::move(row));
+    if (subject.many_tokens) {
+        row.decode->tflops = row.flops / row.timing.median * 1e-6;
+        row.decode->matrix_share = arithmetic() / row.timing.median;
+    }
+    return row;
+}
+
+void DecodeBench::measure(const Subject& subject) { add(measured(subject)); }
+
+double DecodeBench::measure_again(const Subject& subject) {
+    const ResultRow row = measured(subject);
+    if (!row.decode->correct) ++failures_;
+    return row.timing.median;
 }
 
 void DecodeBench::add(ResultRow row) {

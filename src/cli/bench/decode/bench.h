@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cli/bench/decode/command.h"
@@ -24,6 +25,8 @@ struct Subject {
     Mode mode = Mode::graph;
     int most_calls = 32;
     double matrix_tflops = 0;                            ///< rate that `flops` can have at most
+    bool many_tokens = false;                            ///< the floor counts arithmetic too, and rates are reported
+    std::function<double(int calls)> flops;              ///< of a call, mean over that many sets; empty: as in `row`
     std::function<double(int calls)> bytes;              ///< of a call, mean over that many sets
     std::function<OwnedTensor(int set, Stream)> owning;  ///< the main output
     std::function<void(int set, Stream)> preallocated;   ///< into `out`
@@ -51,6 +54,11 @@ class DecodeBench {
 
     /// Poisons output and workspace, runs as it will be timed, checks, times, and adds a row.
     void measure(const Subject& subject);
+    /// The same without the row: another run of what has one. Median.
+    double measure_again(const Subject& subject);
+    [[nodiscard]] const Results& results() const noexcept { return results_; }
+    void add_repeat(Repeat repeat) { results_.repeats.push_back(std::move(repeat)); }
+    void add_rise(Rise rise) { results_.rises.push_back(std::move(rise)); }
     /// Times `run` on the host, without waiting for the device.
     void measure_host(const Subject& subject);
     /// Adds a row that was timed elsewhere.
@@ -63,6 +71,7 @@ class DecodeBench {
 
   private:
     void measure_ceilings();
+    ResultRow measured(const Subject& subject);
     Timing time(const Subject& subject, int calls, ResultRow& row);
     Timing time_eager(const Subject& subject, int calls, ResultRow& row);
     Timing time_host(const std::function<void()>& call);

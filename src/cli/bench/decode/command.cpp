@@ -48,7 +48,7 @@ CLI::App& add_command(CLI::App& bench, const char* name, const char* text, Parse
     };
     list("--shapes", options.shapes, "Shapes by model name; default: all");
     list("--formats", options.formats, "Formats; default: see the documentation");
-    list("--tokens", options.tokens, "Token counts; default: 1,2,4,...,256")->check(CLI::Range(1, 4096));
+    list("--tokens", options.tokens, "Token counts; default: 1,2,4,...,256")->check(CLI::Range(1, 1 << 17));
     list("--modes", options.modes, "owning, workspace, graph; default: all");
     list("--ops", options.ops, "Operators; default: all");
     command.add_flag("--configurations", options.configurations,
@@ -64,9 +64,22 @@ void add_decode_commands(CLI::App& bench, int& status) {
     auto moe = std::make_shared<Parsed>();
     CLI::App& moe_command = add_command(bench, "moe", "Time MoE decode on a GPU, and check it", *moe);
     moe_command.add_option("--routing", moe->options.routing, "uniform, balanced, zipf; default: all")->delimiter(',');
+    auto preset = std::make_shared<std::string>("decode");
+    moe_command
+        .add_option("--preset", *preset,
+                    "decode: few tokens; prefill: 64,128,...,32768 tokens on shapes and formats for them")
+        ->check(CLI::IsMember({"decode", "prefill"}))
+        ->capture_default_str();
     moe_command.add_flag("--clearing", moe->options.clearing, "Show what clearing accumulators costs");
-    moe_command.callback([moe, &status] {
+    moe_command.callback([moe, preset, &status] {
         check_ops(moe->options, {"fused_moe", "align", "routed_gemm", "sum_reduce"}, "moe");
+        moe->options.prefill = *preset == "prefill";
+        if (moe->options.prefill) {
+            static_cast<void>(prefill_cases(moe->options));
+            static_cast<void>(prefill_calls(moe->options));
+            status = bench_moe_prefill(finished(*moe, "moe"));
+            return;
+        }
         for (const MoeCase& layer : moe_cases(moe->options))
             static_cast<void>(moe_calls(moe->options, layer.published));
         status = bench_moe(finished(*moe, "moe"));

@@ -15,6 +15,7 @@ void add_decode_commands(CLI::App& bench, int& status);
 
 /// Exit status: 1 if a result was wrong. Throw `unsupported` where there is no Hopper GPU.
 int bench_moe(const DecodeOptions& options);
+int bench_moe_prefill(const DecodeOptions& options);
 int bench_mla(const DecodeOptions& options);
 
 }  // namespace tokamak::cli::bench

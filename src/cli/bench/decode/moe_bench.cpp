@@ -26,16 +26,35 @@ void set_targets(ResultRow& row, const DecodeCall& call) {
     row.decode->best_public = target->who;
 }
 
-Subject make_subject(const DecodeBench& bench, MoeData& data, const moe::FusedMoePlan& plan, const Workspace& workspace,
-                     const DecodeCall& call) {
+std::string describe(const MoeCase& layer) { return layer.shape->name + " " + layer.format; }
+
+/// Whole layers with uniform routing by each variant of the plan.
+void compare_variants(DecodeBench& bench, MoeData& data) {
+    const MoeCase& layer = data.layer();
+    for (const std::string& variant : make_plan(layer.problem, bench.device()).state().variants) {
+        const auto plan = make_plan(layer.problem, bench.device(), {.variant = variant});
+        const OwnedWorkspace workspace(plan.workspace(), bench.device());
+        for (const std::int64_t tokens : kComparedTokens)
+            if (tokens <= layer.problem.max_tokens)
+                bench.measure(
+                    moe_subject(bench, data, plan, workspace, {tokens, tokens, Routing::uniform, Mode::graph}));
+    }
+}
+
+}  // namespace
+
+Subject moe_subject(const DecodeBench& bench, MoeData& data, const moe::FusedMoePlan& plan, const Workspace& workspace,
+                    const DecodeCall& call) {
     const MoeCase& layer = data.layer();
     const moe::FusedMoeProblem& p = layer.problem;
     Subject subject;
     subject.row = moe_row(plan, layer.shape->name, layer.format, call.tokens);
     subject.row.routing = to_string(call.routing);
     subject.row.decode->device_tokens = call.device_tokens;
-    subject.row.flops = 6.0 * static_cast<double>(call.device_tokens * p.top_k) * static_cast<double>(p.hidden) *
-                        static_cast<double>(p.intermediate);
+    const double route_flops = 6.0 * static_cast<double>(p.hidden) * static_cast<double>(p.intermediate);
+    subject.flops = [&data, call, route_flops](int calls) {
+        return data.local_routes(call.routing, call.device_tokens, calls) * route_flops;
+    };
     set_targets(subject.row, call);
     subject.mode = call.mode;
     subject.most_calls = sets_for(call.tokens);
@@ -66,34 +85,17 @@ Subject make_subject(const DecodeBench& bench, MoeData& data, const moe::FusedMo
     return subject;
 }
 
-std::string describe(const MoeCase& layer) { return layer.shape->name + " " + layer.format; }
-
-/// Whole layers with uniform routing by each variant of the plan.
-void compare_variants(DecodeBench& bench, MoeData& data) {
-    const MoeCase& layer = data.layer();
-    for (const std::string& variant : make_plan(layer.problem, bench.device()).state().variants) {
-        const auto plan = make_plan(layer.problem, bench.device(), {.variant = variant});
-        const OwnedWorkspace workspace(plan.workspace(), bench.device());
-        for (const std::int64_t tokens : kComparedTokens)
-            if (tokens <= layer.problem.max_tokens)
-                bench.measure(
-                    make_subject(bench, data, plan, workspace, {tokens, tokens, Routing::uniform, Mode::graph}));
-    }
-}
-
-}  // namespace
-
 void bench_fused_moe(DecodeBench& bench, MoeData& data) {
     const MoeCase& layer = data.layer();
     const auto plan = make_plan(layer.problem, bench.device());
     const OwnedWorkspace workspace(plan.workspace(), bench.device());
     bench.progress(describe(layer));
     for (const DecodeCall& call : moe_calls(bench.options(), layer.published))
-        bench.measure(make_subject(bench, data, plan, workspace, call));
+        bench.measure(moe_subject(bench, data, plan, workspace, call));
     const std::int64_t tokens = std::min(kHostTokens, layer.problem.max_tokens);
     if (layer.published)
         bench.measure_host(
-            make_subject(bench, data, plan, workspace, {tokens, tokens, Routing::uniform, Mode::workspace}));
+            moe_subject(bench, data, plan, workspace, {tokens, tokens, Routing::uniform, Mode::workspace}));
 }
 
 int bench_moe(const DecodeOptions& options) {

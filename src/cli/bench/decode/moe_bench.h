@@ -9,6 +9,9 @@ namespace tokamak::cli::bench {
 
 /// Whole layers: every call that moe_calls lists.
 void bench_fused_moe(DecodeBench& bench, MoeData& data);
+/// One call of a whole layer as `plan` runs it. `plan` and `data` live as long as the subject.
+Subject moe_subject(const DecodeBench& bench, MoeData& data, const moe::FusedMoePlan& plan, const Workspace& workspace,
+                    const DecodeCall& call);
 /// The down projection of the layer by itself.
 void bench_routed_gemm(DecodeBench& bench, MoeData& data);
 /// Routing tables and the sum over a token's experts, in the sizes of a shape.

@@ -9,6 +9,7 @@ namespace tokamak::cli::bench {
 namespace {
 
 constexpr std::int64_t kTokens[] = {1, 2, 4, 8, 16, 32, 64, 128, 256};
+constexpr std::int64_t kPrefillTokens[] = {64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768};
 constexpr std::int64_t kFewTokens[] = {1, 8, 64};
 constexpr std::int64_t kCaptured = 64;  ///< tokens of the graph that is replayed for fewer
 constexpr std::int64_t kDeviceCounts[] = {1, 8};
@@ -65,7 +66,9 @@ Mode parse_mode(std::string_view name) {
 bool DecodeOptions::wants(const std::string& op) const { return ops.empty() || contains(ops, op); }
 
 std::vector<std::int64_t> DecodeOptions::token_counts() const {
-    return tokens.empty() ? std::vector<std::int64_t>(std::begin(kTokens), std::end(kTokens)) : tokens;
+    if (!tokens.empty()) return tokens;
+    if (prefill) return {std::begin(kPrefillTokens), std::end(kPrefillTokens)};
+    return {std::begin(kTokens), std::end(kTokens)};
 }
 
 std::vector<Mode> DecodeOptions::mode_list() const {
@@ -90,6 +93,28 @@ std::vector<MoeCase> moe_cases(const DecodeOptions& options) {
     // The published formats first: they matter most where time runs out.
     std::stable_partition(cases.begin(), cases.end(), [](const MoeCase& c) { return c.published; });
     return cases;
+}
+
+std::vector<MoeCase> prefill_cases(const DecodeOptions& options) {
+    std::vector<MoeCase> cases;
+    for (const MoeShape* shape : chosen_shapes(options, moe_prefill_shapes(), moe_shape)) {
+        std::vector<std::string> formats = options.formats;
+        if (formats.empty())
+            for (const WeightSpec& spec : shape->formats) formats.push_back(to_string(spec));
+        for (const std::string& format : formats) cases.push_back(make_case(*shape, format, options.max_tokens()));
+    }
+    return cases;
+}
+
+std::vector<DecodeCall> prefill_calls(const DecodeOptions& options) {
+    std::vector<DecodeCall> calls;
+    const auto list = routings(options);
+    for (const Routing routing : list)
+        for (const std::int64_t tokens : options.token_counts())
+            for (const Mode mode : options.mode_list())
+                if (!options.modes.empty() || mode == Mode::graph || routing == list.front())
+                    calls.push_back({tokens, tokens, routing, mode});
+    return calls;
 }
 
 std::vector<MlaCase> mla_cases(const DecodeOptions& options) {

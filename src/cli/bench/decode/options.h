@@ -27,6 +27,7 @@ struct DecodeOptions {
     std::vector<std::string> ops;
     bool clearing = false;
     bool configurations = false;
+    bool prefill = false;  ///< moe: many tokens
     Device device;
     std::string out;
 
@@ -67,5 +68,13 @@ std::vector<MlaCase> mla_cases(const DecodeOptions& options);
 /// routing, and counts of 1 and 8 in a graph captured for 64 tokens; any other format 1, 8 and 64 tokens in a graph.
 /// What is given explicitly is taken in all combinations.
 std::vector<DecodeCall> moe_calls(const DecodeOptions& options, bool published);
+
+/// The same for many tokens: shapes of moe_prefill_shapes in their formats; every token count in a graph with every
+/// routing, and the eager modes with the first.
+std::vector<MoeCase> prefill_cases(const DecodeOptions& options);
+std::vector<DecodeCall> prefill_calls(const DecodeOptions& options);
+/// Measured three times in all: the largest count of which a run has to be repeatable.
+inline constexpr std::int64_t kRepeatedTokens = 16384;
+inline constexpr int kRepeats = 3;
 
 }  // namespace tokamak::cli::bench

@@ -53,6 +53,40 @@ constexpr Entry kMoe[] = {
     {"qwen3-30b-a3b", "bf16", 64, 420, kTorch, 290, 280},
 };
 
+constexpr const char* kGemms = "DeepGEMM or torch, GEMMs alone";
+
+/// Whole layers with many tokens.
+constexpr Entry kPrefill[] = {
+    {"dsv3-ep8", "int4_g32", 512, 406, kMarlin, 230, 195},
+    {"dsv3-ep8", "int4_g32", 1024, 600, kMarlin, 290, 230},
+    {"dsv3-ep8", "int4_g32", 2048, 1004, kMarlin, 420, 330},
+    {"dsv3-ep8", "int4_g32", 4096, 0, "", 840, 670},
+    {"dsv3-ep8", "int4_g32", 16384, 0, "", 2670, 2330},
+    {"dsv3-ep8", "nvfp4", 512, 406, kMarlin, 230, 195},
+    {"dsv3-ep8", "nvfp4", 1024, 600, kMarlin, 290, 230},
+    {"dsv3-ep8", "nvfp4", 2048, 1004, kMarlin, 420, 330},
+    {"dsv3-ep8", "nvfp4", 4096, 0, "", 840, 670},
+    {"dsv3-ep8", "nvfp4", 16384, 0, "", 2670, 2330},
+    {"dsv3-ep8", "fp8_block", 512, 372, kGemms, 360, 335},
+    {"dsv3-ep8", "fp8_block", 1024, 0, "", 390, 345},
+    {"dsv3-ep8", "fp8_block", 2048, 395, kGemms, 420, 360},
+    {"dsv3-ep8", "fp8_block", 4096, 492, kGemms, 530, 425},
+    {"dsv3-ep8", "fp8_block", 16384, 1283, kGemms, 1520, 1400},
+    {"dsv3-ep8", "bf16", 512, 704, kGemms, 720, 650},
+    {"dsv3-ep8", "bf16", 1024, 0, "", 740, 660},
+    {"dsv3-ep8", "bf16", 2048, 695, kGemms, 760, 680},
+    {"dsv3-ep8", "bf16", 4096, 832, kGemms, 860, 722},
+    {"dsv3-ep8", "bf16", 16384, 2255, kGemms, 2500, 2350},
+    {"gpt-oss-120b", "mxfp4", 256, 599, kTriton, 440, 400},
+    {"gpt-oss-120b", "mxfp4", 1024, 1056, kTriton, 620, 480},
+    {"gpt-oss-120b", "mxfp4", 4096, 0, "", 1810, 1480},
+    {"gpt-oss-120b", "mxfp4", 16384, 0, "", 6040, 5260},
+    {"qwen3-30b-a3b", "bf16", 256, 412, kGemms, 320, 290},
+    {"qwen3-30b-a3b", "bf16", 1024, 407, kGemms, 370, 300},
+    {"qwen3-30b-a3b", "bf16", 4096, 750, kGemms, 735, 620},
+    {"qwen3-30b-a3b", "bf16", 16384, 0, "", 2290, 2030},
+};
+
 constexpr Entry kMla[] = {
     {"v32-h128", "fp8_656", 1, 17.4, kFlash, 10, 7},
     {"v32-h128", "fp8_656", 8, 26.1, kFlash, 18, 13},
@@ -95,6 +129,10 @@ std::optional<Target> find(std::span<const Entry> entries, std::string_view shap
 
 std::optional<Target> moe_target(std::string_view shape, std::string_view format, std::int64_t tokens) {
     return find(kMoe, shape, format, tokens);
+}
+
+std::optional<Target> prefill_target(std::string_view shape, std::string_view format, std::int64_t tokens) {
+    return find(kPrefill, shape, format, tokens);
 }
 
 std::optional<Target> mla_target(std::string_view shape, std::string_view format, std::int64_t tokens) {

@@ -18,6 +18,8 @@ struct Target {
 
 /// Nothing where no goal was set.
 std::optional<Target> moe_target(std::string_view shape, std::string_view format, std::int64_t tokens);
+/// Of many tokens.
+std::optional<Target> prefill_target(std::string_view shape, std::string_view format, std::int64_t tokens);
 std::optional<Target> mla_target(std::string_view shape, std::string_view format, std::int64_t tokens);
 
 /// What `run()` may cost the host: 2 us and 2.5 us per launch.
