@@ -60,8 +60,7 @@ void measure_logits(const Job& job, const std::vector<OwnedTensor>& ids, std::mt
         const OwnedWorkspace workspace(plan.workspace(), kGpu);
         const cuda::CapturedGraph graph(stream, [&] {
             for (std::size_t layer = 0; layer < kLayers; ++layer) {
-                moe::FusedMoeArgs args =
-                    layer_args(job.shape, problem, job.in, static_cast<int>(layer), ids[layer]);
+                moe::FusedMoeArgs args = layer_args(job.shape, problem, job.in, static_cast<int>(layer), ids[layer]);
                 args.ids = args.weights = Tensor();
                 args.logits = logits[layer];
                 run(plan, args, workspace, stream.stream());

@@ -153,10 +153,10 @@ struct Skipped {
 struct Tuning {
     std::string device;
     std::string problem;
-    std::string build;             ///< of the kernels that were measured
-    std::vector<Row> rows;         ///< ascending in tokens
-    std::vector<Skipped> skipped;  ///< token counts that got no row
-    std::vector<Skipped> failed;   ///< candidates that are in no row, at the token count where they failed
+    std::string build;               ///< of the kernels that were measured
+    std::vector<Row> rows;           ///< ascending in tokens
+    std::vector<Skipped> skipped;    ///< token counts that got no row
+    std::vector<Skipped> failed;     ///< candidates that are in no row, at the token count where they failed
     std::vector<Candidate> refused;  ///< candidates that cannot run the problem, each with the reason
 };
 

@@ -86,9 +86,8 @@ nlohmann::json host_json(const HostCost& cost) {
 }
 
 nlohmann::json repeat_json(const Repeat& repeat) {
-    return {{"op", repeat.op},         {"shape", repeat.shape},     {"format", repeat.format},
-            {"tokens", repeat.tokens}, {"variant", repeat.variant}, {"us", repeat.us},
-            {"spread", repeat.spread()}};
+    return {{"op", repeat.op},           {"shape", repeat.shape}, {"format", repeat.format},  {"tokens", repeat.tokens},
+            {"variant", repeat.variant}, {"us", repeat.us},       {"spread", repeat.spread()}};
 }
 
 nlohmann::json rise_json(const Rise& rise) {

@@ -21,8 +21,8 @@ struct DecodeFacts {
     std::optional<double> must_us;
     std::optional<double> aim_us;
     std::optional<double> best_public_us;
-    std::string best_public;         ///< whose
-    std::optional<double> launches;  ///< kernels of one call
+    std::string best_public;             ///< whose
+    std::optional<double> launches;      ///< kernels of one call
     std::optional<double> tflops;        ///< benchmarks of many tokens: the rate,
     std::optional<double> matrix_share;  ///< and its share of the sustained matrix ceiling of the same run
     bool correct = true;
@@ -104,7 +104,6 @@ struct Results {
 /// Rises of more than `noise` among the rows with uniform routing in a graph, by shape and format, each ascending in
 /// tokens.
 std::vector<Rise> rises_of(const std::vector<ResultRow>& rows, double noise);
-
 
 nlohmann::json to_json(const Results& results);
 

@@ -18,10 +18,10 @@ struct PlanState {
     PlanOptions options;
     std::string problem_key;  ///< of the configuration stores
     std::vector<PlanRow> table;
-    std::vector<std::string> variants;      ///< legal ones
+    std::vector<std::string> variants;                         ///< legal ones
     std::vector<std::pair<std::string, std::string>> refused;  ///< the others, or families of them, with the reason
-    std::vector<std::size_t> row_variants;  ///< index into `variants` for each table row
-    std::vector<std::string> defaults;      ///< what the heuristic takes for each table row
+    std::vector<std::size_t> row_variants;                     ///< index into `variants` for each table row
+    std::vector<std::string> defaults;                         ///< what the heuristic takes for each table row
     WorkspaceLayout layout;
 
     PlanState() = default;

@@ -28,6 +28,28 @@ std::vector<std::string> variants_of(const moe::FusedMoeProblem& problem) {
     return moe::cuda::legal_variants(problem, cuda, info, {}).names();
 }
 
+/// The shipped table of a shape; null if it has none.
+const TunedTable* table_of(const moe::FusedMoeProblem& problem) {
+    return ConfigStore::shipped().find("NVIDIA H200", stored_key("fused_moe", moe::problem_key(problem), {}, 132));
+}
+
+TEST(ShippedTable, RowsForManyTokensAreLegalForEveryLargestCall) {
+    for (const cli::MoeShape& shape : cli::moe_prefill_shapes())
+        for (const WeightSpec& weights : shape.formats)
+            for (const std::int64_t max_tokens : {64, 1024, 3000, 32768}) {
+                moe::FusedMoeProblem problem = cli::fused_moe_problem(shape, weights, max_tokens);
+                problem.quantize_activations = weights.format == WeightFormat::fp8_block;
+                SCOPED_TRACE(shape.name + " " + to_string(weights) + " max_tokens " + std::to_string(max_tokens));
+                const TunedTable* const table = table_of(problem);
+                if (table == nullptr) continue;  // tables are made on a device, after the shape was named
+                const auto legal = variants_of(problem);
+                for (const TunedRow& row : *table) {
+                    const bool is_legal = std::find(legal.begin(), legal.end(), row.variant) != legal.end();
+                    EXPECT_TRUE(is_legal || row.tokens > max_tokens) << row.variant << " at " << row.tokens;
+                }
+            }
+}
+
 TEST(ShippedTable, EveryRowOfAMoeLayerIsLegalForEveryLargestCall) {
     for (const cli::MoeShape& shape : cli::moe_shapes())
         for (const WeightSpec& weights : shape.formats)

@@ -74,9 +74,9 @@ TEST(TuneCases, EverythingIsWhatTheBenchmarksNameEachProblemOnce) {
             largest = std::max(largest, group.buckets().back());
         }
     EXPECT_EQ(largest, kManyTokens);
-    for (const char* name : {"fused_moedsv3-ep8int4_g32", "fused_moedsv3-ep16fp8_block", "fused_moegpt-oss-120bmxfp4",
-                             "fused_moeqwen3-30b-a3bbf16", "fused_moekimi-k2-e48int4_g32",
-                             "sparse_attentionv4-h64fp8_584"})
+    for (const char* name :
+         {"fused_moedsv3-ep8int4_g32", "fused_moedsv3-ep16fp8_block", "fused_moegpt-oss-120bmxfp4",
+          "fused_moeqwen3-30b-a3bbf16", "fused_moekimi-k2-e48int4_g32", "sparse_attentionv4-h64fp8_584"})
         EXPECT_EQ(seen.count(name), 1U) << name;
     EXPECT_EQ(tune_groups("moe", {}).size(), 2U);
     EXPECT_EQ(tune_groups("mla", {}).size(), 1U);
@@ -87,8 +87,7 @@ TEST(TuneCases, BucketsOfManyTokensDouble) {
     TuneOptions options = moe_options();
     options.max_tokens = 3000;
     options.doubling = true;
-    EXPECT_EQ(options.buckets(),
-              (std::vector<std::int64_t>{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 3000}));
+    EXPECT_EQ(options.buckets(), (std::vector<std::int64_t>{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 3000}));
 }
 
 /// A checkpoint with layers 3 and 11 alike.
@@ -112,11 +111,10 @@ TEST(TuneCheckpoint, SizesComeFromTheTensorsAndTheRestFromTheConfiguration) {
         EXPECT_EQ(cases[0].moe.intermediate, kind.intermediate);
         EXPECT_EQ(cases[0].moe.top_k, 2);
         const bool gpt_oss = kind.layout == CheckpointLayout::gpt_oss;
-        EXPECT_EQ(cases[0].moe.activation.kind,
-                  gpt_oss ? moe::ActivationKind::gpt_oss : moe::ActivationKind::swiglu);
+        EXPECT_EQ(cases[0].moe.activation.kind, gpt_oss ? moe::ActivationKind::gpt_oss : moe::ActivationKind::swiglu);
         EXPECT_EQ(cases[0].moe_shape->biases, gpt_oss);
-        const std::vector<std::string> named = {"--checkpoint", checkpoint.folder().path(), "--layer", "3",
-                                                "--top-k",      "2"};
+        const std::vector<std::string> named = {
+            "--checkpoint", checkpoint.folder().path(), "--layer", "3", "--top-k", "2"};
         EXPECT_EQ(cases[0].named, named) << "by which a child finds it";
         options.layer = 11;
         options.ep = 3;
@@ -396,7 +394,7 @@ tune::Row winner_at(std::int64_t tokens, const std::string& variant) {
 }
 
 TEST(Borders, BucketsBetweenTwoWinnersAreTunedToo) {
-    const std::vector<tune::Row> rows = {winner_at(256, "a"), winner_at(512, "a"), winner_at(1024, "b"),
+    const std::vector<tune::Row> rows = {winner_at(256, "a"),  winner_at(512, "a"),  winner_at(1024, "b"),
                                          winner_at(2048, "b"), winner_at(4096, "c"), winner_at(8192, "d")};
     EXPECT_EQ(counts_at_borders(rows), (std::vector<std::int64_t>{768, 2560, 3072, 3584}));
     EXPECT_TRUE(counts_at_borders({}).empty());

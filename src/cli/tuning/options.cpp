@@ -88,9 +88,9 @@ std::vector<Choice<MoeShape>> checkpoint_choices(const TuneOptions& options) {
     const int top_k = options.size("top-k") == 0 ? 0 : as_int("top-k", options.size("top-k"));
     std::vector<Choice<MoeShape>> choices;
     for (CheckpointShape& found : checkpoint_shapes(options.checkpoint, options.layer, top_k)) {
-        const std::vector<std::string> named = {"--checkpoint", options.checkpoint, "--layer",
-                                                std::to_string(found.layer), "--top-k",
-                                                std::to_string(found.shape.top_k)};
+        const std::vector<std::string> named = {"--checkpoint", options.checkpoint,
+                                                "--layer",      std::to_string(found.layer),
+                                                "--top-k",      std::to_string(found.shape.top_k)};
         choices.push_back({std::make_shared<const MoeShape>(std::move(found.shape)), options.formats, named});
     }
     return choices;

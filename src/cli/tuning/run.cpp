@@ -127,7 +127,8 @@ std::vector<std::int64_t> counts_at_borders(const std::vector<tune::Row>& rows) 
     std::vector<std::int64_t> counts;
     if (rows.empty()) return counts;
     for (const std::int64_t bucket : tune::token_buckets(rows.back().tokens)) {
-        const auto above = std::find_if(rows.begin(), rows.end(), [&](const auto& row) { return row.tokens >= bucket; });
+        const auto above =
+            std::find_if(rows.begin(), rows.end(), [&](const auto& row) { return row.tokens >= bucket; });
         if (above == rows.begin() || above->tokens == bucket) continue;
         if (above->variant != above[-1].variant) counts.push_back(bucket);
     }
@@ -196,10 +197,9 @@ int run_probe(const TuneOptions& options, const std::string& journal) {
     TuneOptions probing = options;
     probing.probing = true;
     const std::unique_ptr<Subject> subject = make_subject(cases.front(), probing);
-    probe_here(subject->variants(), journal, options.candidate_seconds,
-               [&](const std::string& variant, const std::function<void()>& alive) {
-                   return subject->probe(variant, alive);
-               });
+    probe_here(
+        subject->variants(), journal, options.candidate_seconds,
+        [&](const std::string& variant, const std::function<void()>& alive) { return subject->probe(variant, alive); });
     return 0;
 }
 

@@ -28,7 +28,7 @@ constexpr int kCpuCalls = 2;          ///< no cache of a CPU is kept cold
 constexpr std::int64_t kCpuBytes = 1 << 28;
 constexpr std::int64_t kMlaRowBytes = 1200;  ///< at most
 constexpr std::int64_t kProbedRows = 1 << 18;
-constexpr double kSlowFactor = 12;    ///< over the least time that a call can take: a variant is probed no further
+constexpr double kSlowFactor = 12;     ///< over the least time that a call can take: a variant is probed no further
 constexpr double kSlowSeconds = 4e-3;  ///< below it, launching and waiting count
 
 void expect_right(const Distance& error, const Distance& limit) {

@@ -70,11 +70,9 @@ std::vector<std::pair<std::string, std::string>> refused_variants(const FusedMoe
     refused.add("decode", decode ? decode_variants(*decode, p, kUnlimited) : std::vector<DecodeVariant>(), "");
     const auto gather = gather_instance(p.weights, p.quantize_activations);
     const bool short_passes = cuda.gather_tokens <= kPassTokens;
-    refused.add("gather",
-                gather ? gather_variants(*gather, p, cuda.gather_tokens, kUnlimited) : std::vector<DecodeVariant>(),
-                gather && short_passes
-                    ? fmt::format("a pass of {} tokens has nothing to gather", cuda.gather_tokens)
-                    : "");
+    refused.add(
+        "gather", gather ? gather_variants(*gather, p, cuda.gather_tokens, kUnlimited) : std::vector<DecodeVariant>(),
+        gather && short_passes ? fmt::format("a pass of {} tokens has nothing to gather", cuda.gather_tokens) : "");
     std::vector<GroupedVariant> grouped = grouped_variants(p, cuda.pass_tokens, kUnlimited);
     for (const GroupedVariant& many : grid_list_variants(p, cuda.grid_pass_tokens, kUnlimited)) grouped.push_back(many);
     refused.add("grouped", grouped, why_not_grouped(p));

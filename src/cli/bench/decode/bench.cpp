@@ -113,9 +113,7 @@ ResultRow DecodeBench::measured(const Subject& subject) {
     ResultRow row = subject.row;
     row.mode = to_string(subject.mode);
     if (subject.flops) row.flops = subject.flops(1);
-    const auto arithmetic = [&] {
-        return subject.matrix_tflops > 0 ? row.flops / subject.matrix_tflops * 1e-6 : 0.0;
-    };
+    const auto arithmetic = [&] { return subject.matrix_tflops > 0 ? row.flops / subject.matrix_tflops * 1e-6 : 0.0; };
     const auto ideal = [&](double bytes) { return std::max(bytes / read_gbps_ * 1e-3, arithmetic()); };
     const double first = subject.bytes(1);
     const int calls = calls_per_replay(first, std::max(ideal(first), floors_.us(first)), l2_bytes_, subject.most_calls);

@@ -108,8 +108,8 @@ MoeData::Ids& MoeData::ids(Routing routing, int set) {
     if (!ids.host.empty()) return ids;
     const moe::FusedMoeProblem& p = layer_.problem;
     const std::int64_t tokens = set < kLongSets ? max_tokens_ : std::min(max_tokens_, kSetTokens);
-    ids.host = random_routes(routing, tokens, p.num_experts, p.top_k, static_cast<std::uint64_t>(set) * 7919 + 13,
-                             local_);
+    ids.host =
+        random_routes(routing, tokens, p.num_experts, p.top_k, static_cast<std::uint64_t>(set) * 7919 + 13, local_);
     ids.device = OwnedTensor::copy_of(Tensor(ids.host.data(), DType::i32, {tokens, p.top_k}), lane_.device);
     return ids;
 }

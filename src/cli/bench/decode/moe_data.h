@@ -14,8 +14,8 @@
 
 namespace tokamak::cli::bench {
 
-inline constexpr int kMoeSets = 32;             ///< of ids for each routing
-inline constexpr int kLongSets = 4;             ///< of them for calls of more than kSetTokens tokens
+inline constexpr int kMoeSets = 32;  ///< of ids for each routing
+inline constexpr int kLongSets = 4;  ///< of them for calls of more than kSetTokens tokens
 inline constexpr std::int64_t kSetTokens = 1024;
 
 /// Sets that calls of so many tokens find.

@@ -38,8 +38,8 @@ std::vector<double> popularity_sums(int experts) {
 }
 
 /// Draws by popularity until there are enough different ones.
-void draw_zipf(const std::vector<std::int32_t>& by_rank, const std::vector<double>& sums,
-               std::span<std::int32_t> token, Random& random) {
+void draw_zipf(const std::vector<std::int32_t>& by_rank, const std::vector<double>& sums, std::span<std::int32_t> token,
+               Random& random) {
     std::uniform_real_distribution<double> uniform(0.0, sums.back());
     for (std::size_t j = 0; j < token.size();) {
         const auto found = std::upper_bound(sums.begin(), sums.end() - 1, uniform(random));
@@ -71,8 +71,8 @@ std::vector<double> expected_hits(const std::vector<double>& sums, int top_k) {
     return hits;
 }
 
-/// Experts by rank of popularity, shuffled; of each `experts` / `local` ranks one, which keeps the sum of theirs closest
-/// to their share, goes to the first `local` experts.
+/// Experts by rank of popularity, shuffled; of each `experts` / `local` ranks one, which keeps the sum of theirs
+/// closest to their share, goes to the first `local` experts.
 std::vector<std::int32_t> dealt(const std::vector<double>& hits, int local, Random& random) {
     const int experts = static_cast<int>(hits.size());
     std::vector<std::int32_t> ours;
