@@ -1,7 +1,8 @@
-"""What the scripts that show decode benchmarks share: rows of results/<device>/{moe,mla}_decode.json by case."""
+"""What the scripts that show benchmarks share: rows of results/<device>/{moe,mla}_decode.json and moe_prefill.json by
+case."""
 import json
 
-OPERATORS = {"moe_decode": "fused_moe", "mla_decode": "sparse_attention"}
+OPERATORS = {"moe_decode": "fused_moe", "mla_decode": "sparse_attention", "moe_prefill": "fused_moe"}
 
 
 def load(path):

@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Writes tables of recorded decode results into README.md, between the two comments that mark the place.
+"""Writes tables of recorded results into README.md, between the two comments that mark the place of each kind.
 
     scripts/readme_results.py README.md results/h200/moe_decode.json results/h200/mla_decode.json
+    scripts/readme_results.py README.md results/h200/moe_prefill.json
 """
 import sys
 
 import decode_results
 
-BEGIN, END = "<!-- decode results: begin -->", "<!-- decode results: end -->"
-TOKENS = {"moe_decode": (1, 8, 64), "mla_decode": (1, 8, 64, 128)}
-TITLES = {"moe_decode": "whole MoE layer", "mla_decode": "sparse MLA"}
+TOKENS = {"moe_decode": (1, 8, 64), "mla_decode": (1, 8, 64, 128), "moe_prefill": (512, 1024, 2048, 4096, 16384)}
+TITLES = {"moe_decode": "whole MoE layer", "mla_decode": "sparse MLA", "moe_prefill": "whole MoE layer"}
 
 
 def microseconds(value):
@@ -34,20 +34,29 @@ def table(result):
     return out
 
 
+def replaced(text, kind, lines):
+    begin, end = f"<!-- {kind} results: begin -->", f"<!-- {kind} results: end -->"
+    before, _, rest = text.partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise SystemExit(f"README lacks {begin} ... {end}")
+    return before + "\n".join([begin] + lines + [end]) + after
+
+
 def main():
     readme, *paths = sys.argv[1:]
-    out = [BEGIN]
-    for path in paths:
-        out += table(decode_results.load(path)) + [""]
-    out.append(END)
     with open(readme, encoding="utf-8") as file:
         text = file.read()
-    before, _, rest = text.partition(BEGIN)
-    _, found, after = rest.partition(END)
-    if not found:
-        raise SystemExit(f"{readme} lacks {BEGIN} ... {END}")
+    results = [decode_results.load(path) for path in paths]
+    for kind in ("decode", "prefill"):
+        lines = []
+        for result in results:
+            if result["benchmark"].endswith(kind):
+                lines += table(result) + [""]
+        if lines:
+            text = replaced(text, kind, lines)
     with open(readme, "w", encoding="utf-8") as file:
-        file.write(before + "\n".join(out) + after)
+        file.write(text)
 
 
 if __name__ == "__main__":

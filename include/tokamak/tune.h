@@ -24,8 +24,9 @@ struct SparseAttentionArgs;
 
 namespace tokamak::tune {
 
-/// Token counts for which a plan of at most `max_tokens` tokens holds a row: 1, 2, 4 ... 256, then every 256 to 2048,
-/// every 512 to 4096, doubling above, and `max_tokens` itself. Ascending; empty for max_tokens <= 0. Pure.
+/// Token counts for which a plan of at most `max_tokens` tokens holds a row, beside those of its stores: 1, 2, 4 ...
+/// 256, then every 256 to 2048, every 512 to 4096, doubling above, and `max_tokens` itself. Ascending; empty for
+/// max_tokens <= 0. Pure.
 std::vector<std::int64_t> token_buckets(std::int64_t max_tokens);
 
 struct Bucket {
@@ -106,6 +107,8 @@ struct Options {
     /// Why a candidate is not tried at a token count, because something is known about it already; empty: it is. Never
     /// asked about the default.
     std::function<std::string(const std::string& variant, std::int64_t tokens)> leave_out{};
+    double between = 0;  ///< where the winner of a token count is slower by more than this share in the middle between
+                         ///< it and the count below, the middle gets a row of its own, and so on; 0: nowhere
     double candidate_seconds = 5;  ///< a candidate that takes longer for one call counts as hung
     bool retry_failed = false;     ///< also candidates that the user's store lists as failed for this build
     std::function<void(const Progress&)> progress{};

@@ -116,6 +116,15 @@ class StoredTable {
         return std::nullopt;
     }
 
+    /// What it has rows for, as far as the plan goes.
+    [[nodiscard]] std::set<std::int64_t> counts() const {
+        std::set<std::int64_t> counts;
+        if (table_ == nullptr) return counts;
+        for (const TunedRow& row : *table_)
+            if (row.tokens >= 1 && row.tokens <= request_.max_tokens) counts.insert(row.tokens);
+        return counts;
+    }
+
   private:
     const ChooseRequest& request_;
     const TunedTable* table_;
@@ -125,19 +134,22 @@ class StoredTable {
 
 }  // namespace
 
+std::int64_t bucket_of(std::int64_t tokens, std::int64_t max_tokens) {
+    const auto buckets = tune::token_buckets(max_tokens);
+    return buckets.empty() ? 0 : tune::map_to_bucket(tokens, buckets).tokens;
+}
+
 std::vector<PlanRow> choose_table(const ChooseRequest& request) {
     if (!request.pinned.empty() && !is_legal(request, request.pinned))
         invalid("{}: variant \"{}\" cannot run this problem here, expected one of {}", request.op, request.pinned,
                 list(request.legal));
     const Override overridden = parse_override(request);
-    std::vector<std::int64_t> buckets = tune::token_buckets(request.max_tokens);
-    if (buckets.empty()) buckets.push_back(0);
     StoredTable tuned(request, request.tuned, "tuned");
     StoredTable shipped(request, request.shipped, "shipped");
     const auto select = [&](std::int64_t tokens) -> PlanRow {
         if (auto row = tuned.row(tokens)) return *row;
         if (auto row = shipped.row(tokens)) return *row;
-        return {tokens, request.heuristic(tokens), "heuristic", false};
+        return {tokens, request.heuristic(bucket_of(tokens, request.max_tokens)), "heuristic", false};
     };
     const auto choose_row = [&](std::int64_t tokens) -> PlanRow {
         if (!request.pinned.empty()) return {tokens, request.pinned, "option", false};
@@ -145,9 +157,13 @@ std::vector<PlanRow> choose_table(const ChooseRequest& request) {
         const std::string selected = overridden.variant ? *overridden.variant : select(tokens).variant;
         return {tokens, apply(request, overridden, selected), "override", false};
     };
+    std::set<std::int64_t> counts = tuned.counts();
+    counts.merge(shipped.counts());
+    for (const std::int64_t bucket : tune::token_buckets(request.max_tokens)) counts.insert(bucket);
+    if (counts.empty()) counts.insert(0);
     std::vector<PlanRow> rows;
-    rows.reserve(buckets.size());
-    for (const std::int64_t tokens : buckets) rows.push_back(choose_row(tokens));
+    rows.reserve(counts.size());
+    for (const std::int64_t tokens : counts) rows.push_back(choose_row(tokens));
     return rows;
 }
 
@@ -190,7 +206,7 @@ void choose_into(detail::PlanState& state, const char* op, Device device, std::i
     state.row_variants.clear();
     state.defaults.clear();
     for (const PlanRow& row : state.table) {
-        state.defaults.push_back(request.heuristic(row.tokens));
+        state.defaults.push_back(request.heuristic(bucket_of(row.tokens, max_tokens)));
         const auto found = std::find(state.variants.begin(), state.variants.end(), row.variant);
         state.row_variants.push_back(static_cast<std::size_t>(found - state.variants.begin()));
     }

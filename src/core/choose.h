@@ -41,7 +41,11 @@ struct ChooseRequest {
 /// what the options change for all variants: fewer SMs than the device has, a demanded combine.
 std::string stored_key(const char* op, const std::string& fields, const PlanOptions& options, int multiprocessors);
 
-/// One row for each token bucket up to max_tokens (a single row 0 for max_tokens 0). Store entries that name a variant
+/// The token bucket that a plan without any table takes for a call of so many tokens; 0 for max_tokens 0.
+std::int64_t bucket_of(std::int64_t tokens, std::int64_t max_tokens);
+
+/// One row for each token bucket up to max_tokens and for each count of the stores' tables below it (a single row 0 for
+/// max_tokens 0). Store entries that name a variant
 /// outside `legal` are passed over with one warning a variant. Throws `invalid_argument` for a pinned variant that is
 /// not legal and `parse` for an override that is no JSON object or has an unknown key or illegal value.
 std::vector<PlanRow> choose_table(const ChooseRequest& request);

@@ -93,7 +93,7 @@ class OperatorRunner : public Runner {
     void ready(const std::string& variant) override {
         if (!calls_.compare && !reference_.view()) reference_ = result_of(default_of(tokens_));
         std::unique_ptr<Replay> replay = record(variant);
-        poison();
+        poison(variant);
         replay->run();
         if (calls_.compare) {
             calls_.compare(tokens_);
@@ -132,16 +132,18 @@ class OperatorRunner : public Runner {
     [[nodiscard]] Tensor out() const { return calls_.args(tokens_, 0).out.first_rows(tokens_); }
     [[nodiscard]] OwnedTensor output() const { return OwnedTensor::copy_of(out()); }
 
-    void poison() const {
+    /// The output, and as much of the workspace as the variant's own plan asks for.
+    void poison(const std::string& variant) {
         const Tensor rows = out();
         if (rows.contiguous()) fill_bytes(rows.data, device_, kPoison, rows.bytes(), recorder_->stream());
         const Workspace workspace = workspace_;
-        if (workspace.bytes > 0) fill_bytes(workspace.data, device_, kPoison, workspace.bytes, recorder_->stream());
+        const std::size_t bytes = std::min(workspace.bytes, plan_of(variant).workspace().bytes);
+        if (bytes > 0) fill_bytes(workspace.data, device_, kPoison, bytes, recorder_->stream());
     }
 
     OwnedTensor result_of(const std::string& variant) {
         const std::unique_ptr<Replay> replay = record(variant);
-        poison();
+        poison(variant);
         replay->run();
         return output();
     }

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "tune/tuner.h"
+
 #include <fmt/ranges.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <limits>
-#include <map>
 #include <new>
 #include <optional>
-#include <set>
 #include <utility>
 
 #include "core/build_info.h"
@@ -16,7 +16,6 @@
 #include "core/throw.h"
 #include "tokamak/tune.h"
 #include "tune/scope.h"
-#include "tune/select.h"
 
 namespace tokamak::tune {
 namespace {
@@ -24,12 +23,6 @@ namespace {
 constexpr double kDropShare = 0.05;  ///< a candidate that is slower than the fastest by more is not measured further
 
 constexpr double kFallsBehind = 1.2;  ///< growth of a factor from one token count to the next that is no noise
-
-/// What a call of the runner threw.
-struct Thrown {
-    std::string message;
-    bool out_of_memory = false;
-};
 
 template <class Call>
 std::optional<Thrown> guarded(const Call& call) {
@@ -47,70 +40,21 @@ std::optional<Thrown> guarded(const Call& call) {
     }
 }
 
-/// The measurements of one token count.
-struct Measured {
-    std::int64_t tokens = 0;
-    std::size_t fallback = 0;
-    std::vector<Samples> samples;     ///< of each candidate that can run
-    std::vector<std::string> errors;  ///< why a candidate is not usable
-    std::string skipped;              ///< why the whole token count has no row
-};
+}  // namespace
 
-class Tuner {
-  public:
-    Tuner(const Request& request, Runner& runner, Clock& clock)
-        : request_(request), options_(request.options), runner_(runner), clock_(clock) {}
-
-    Tuning run() {
-        check_request();
-        start_ = clock_.seconds();
-        for (std::size_t i = 0; i < request_.buckets.size(); ++i) {
-            position_ = i;
-            buckets_.push_back(measure_bucket(request_.buckets[i]));
-        }
-        return decide();
+Tuning Tuner::run() {
+    check_request();
+    start_ = clock_.seconds();
+    const std::size_t count = request_.buckets.size();
+    for (std::size_t i = 0; i < count; ++i) {
+        position_ = i;
+        left_ = count - i + (options_.between > 0 ? count - 1 : 0);
+        buckets_.push_back(measure_bucket(request_.buckets[i]));
+        note_hopeless(buckets_.back());
     }
-
-  private:
-    void check_request();
-    void remember_failures();
-    Measured measure_bucket(std::int64_t tokens);
-    void leave_out(Measured& bucket) const;
-    bool prepare(Measured& bucket);
-    void first_contact(Measured& bucket);
-    void make_ready(Measured& bucket);
-    void rounds(Measured& bucket);
-    void drop_after_first_round(const Measured& bucket);
-    void note_hopeless(const Measured& bucket);
-    bool round(Measured& bucket, int number, bool keep);
-    void sample(Measured& bucket, std::size_t candidate, bool keep);
-    void fail_candidate(Measured& bucket, std::size_t candidate, const Thrown& thrown);
-    [[nodiscard]] std::vector<std::size_t> active(const Measured& bucket) const;
-    void report(const Measured& bucket, int round) const;
-    [[nodiscard]] Row row_of(const Measured& bucket, const Selection& selection) const;
-    [[nodiscard]] Tuning decide();
-
-    [[nodiscard]] std::size_t index_of(const std::string& variant) const {
-        return static_cast<std::size_t>(std::find(names_.begin(), names_.end(), variant) - names_.begin());
-    }
-    [[nodiscard]] bool time_is_up() const { return options_.seconds > 0 && clock_.seconds() >= bucket_deadline_; }
-
-    const Request& request_;
-    const Options& options_;
-    Runner& runner_;
-    Clock& clock_;
-    std::vector<std::string> names_;         ///< candidates that can run
-    std::map<std::size_t, Skipped> failed_;  ///< for good, by candidate
-    std::set<std::size_t> checked_;          ///< candidates after their first contact
-    std::set<std::size_t> dropped_;          ///< of the present token count
-    std::map<std::size_t, double> behind_;   ///< time over that of the fastest at the token count before
-    std::set<std::size_t> hopeless_;         ///< at all larger token counts
-    std::vector<Measured> buckets_;
-    std::string broken_;  ///< why nothing can run any more
-    std::size_t position_ = 0;
-    double start_ = 0;
-    double bucket_deadline_ = 0;
-};
+    if (options_.between > 0) look_between();
+    return decide();
+}
 
 void Tuner::check_request() {
     if (in_measurement()) fail(ErrorCode::unsupported, "tune: called inside a measurement");
@@ -179,8 +123,8 @@ Measured Tuner::measure_bucket(std::int64_t tokens) {
         bucket.samples[candidate].usable = false;
         bucket.errors[candidate] = failure.reason;
     }
-    for (const std::size_t candidate : hopeless_) {
-        if (candidate == bucket.fallback) continue;
+    for (const auto& [candidate, from] : hopeless_) {
+        if (candidate == bucket.fallback || tokens <= from) continue;
         bucket.samples[candidate].usable = false;
         bucket.errors[candidate] = "not tried: far behind at smaller counts, and the further the larger they were";
     }
@@ -188,8 +132,7 @@ Measured Tuner::measure_bucket(std::int64_t tokens) {
     dropped_.clear();
     // An equal share of what is left for each token count that is left.
     const double now = clock_.seconds();
-    const auto left = static_cast<double>(request_.buckets.size() - position_);
-    bucket_deadline_ = now + std::max(0.0, start_ + options_.seconds - now) / left;
+    bucket_deadline_ = now + std::max(0.0, start_ + options_.seconds - now) / static_cast<double>(left_);
     if (time_is_up()) bucket.skipped = "the time budget was spent";
     if (!broken_.empty()) bucket.skipped = broken_;
     if (!bucket.skipped.empty() || !prepare(bucket)) return bucket;
@@ -197,7 +140,6 @@ Measured Tuner::measure_bucket(std::int64_t tokens) {
     make_ready(bucket);
     rounds(bucket);
     if (!broken_.empty()) bucket.skipped = broken_;
-    note_hopeless(bucket);
     return bucket;
 }
 
@@ -261,7 +203,7 @@ void Tuner::note_hopeless(const Measured& bucket) {
         const double factor = bucket.samples[i].us.front() / fastest;
         const auto before = behind_.find(i);
         if (before != behind_.end() && factor > options_.hopeless && factor > kFallsBehind * before->second)
-            hopeless_.insert(i);
+            hopeless_.emplace(i, bucket.tokens);
         behind_[i] = factor;
     }
 }
@@ -324,53 +266,7 @@ void Tuner::sample(Measured& bucket, std::size_t candidate, bool keep) {
         bucket.samples[candidate].us.push_back(us);
 }
 
-Row Tuner::row_of(const Measured& bucket, const Selection& selection) const {
-    const auto median = [&](std::size_t i) { return median_interval(bucket.samples[i].us).median; };
-    Row row{.tokens = bucket.tokens,
-            .variant = names_[selection.winner],
-            .fallback = names_[bucket.fallback],
-            .us = median(selection.winner)};
-    if (bucket.samples[bucket.fallback].usable) row.fallback_us = median(bucket.fallback);
-    if (selection.runner_up) {
-        row.runner_up = names_[*selection.runner_up];
-        row.runner_up_us = median(*selection.runner_up);
-    }
-    for (std::size_t i = 0; i < names_.size(); ++i) {
-        const Samples& samples = bucket.samples[i];
-        Timed timed{.variant = names_[i], .rounds = static_cast<int>(samples.us.size()), .error = bucket.errors[i]};
-        if (!samples.us.empty()) {
-            const Interval interval = median_interval(samples.us);
-            timed.us = interval.median;
-            timed.low = interval.low;
-            timed.high = interval.high;
-        }
-        row.timed.push_back(std::move(timed));
-    }
-    return row;
-}
-
-/// Only now, since a candidate that failed at one token count is in no row of another.
-Tuning Tuner::decide() {
-    Tuning tuning{.device = request_.device, .problem = request_.problem, .build = build_info::cuda_sources_hash()};
-    for (Measured& bucket : buckets_) {
-        for (const auto& [candidate, failure] : failed_) {
-            bucket.samples[candidate].usable = false;
-            if (bucket.errors[candidate].empty())
-                bucket.errors[candidate] = fmt::format("{} (at {} tokens)", failure.reason, failure.tokens);
-        }
-        std::optional<Selection> selection;
-        if (bucket.skipped.empty()) selection = select(bucket.samples, bucket.fallback, options_.min_gain);
-        if (selection)
-            tuning.rows.push_back(row_of(bucket, *selection));
-        else
-            tuning.skipped.push_back(
-                {bucket.tokens, {}, bucket.skipped.empty() ? "every candidate failed" : bucket.skipped});
-    }
-    for (const auto& [candidate, failure] : failed_) tuning.failed.push_back(failure);
-    for (const Candidate& candidate : request_.candidates)
-        if (!candidate.refusal.empty()) tuning.refused.push_back(candidate);
-    return tuning;
-}
+namespace {
 
 class SteadyClock : public Clock {
   public:

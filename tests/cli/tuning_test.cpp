@@ -12,7 +12,6 @@
 #include "cli/tuning/judge.h"
 #include "cli/tuning/options.h"
 #include "cli/tuning/probe.h"
-#include "cli/tuning/run.h"
 #include "core/environment.h"
 #include "formats/packed_checkpoint.h"
 #include "support/expect_error.h"
@@ -384,33 +383,6 @@ TEST(Judge, TheJsonHasRowsCasesAndClaims) {
     EXPECT_EQ(document["claims"][0]["pass"], false) << "5 % behind the best";
     EXPECT_EQ(document["skipped"][0]["reason"], "out of memory");
     EXPECT_EQ(document["verdict"]["good"], false);
-}
-
-tune::Row winner_at(std::int64_t tokens, const std::string& variant) {
-    tune::Row row;
-    row.tokens = tokens;
-    row.variant = variant;
-    return row;
-}
-
-TEST(Borders, BucketsBetweenTwoWinnersAreTunedToo) {
-    const std::vector<tune::Row> rows = {winner_at(256, "a"),  winner_at(512, "a"),  winner_at(1024, "b"),
-                                         winner_at(2048, "b"), winner_at(4096, "c"), winner_at(8192, "d")};
-    EXPECT_EQ(counts_at_borders(rows), (std::vector<std::int64_t>{768, 2560, 3072, 3584}));
-    EXPECT_TRUE(counts_at_borders({}).empty());
-}
-
-TEST(Borders, WhatFailsThereIsInNoRow) {
-    tune::Tuning first;
-    first.rows = {winner_at(512, "a"), winner_at(1024, "b")};
-    tune::Tuning later;
-    later.rows = {winner_at(768, "a")};
-    later.failed = {{768, "b", "crashed"}};
-    const tune::Tuning all = joined(first, later);
-    ASSERT_EQ(all.rows.size(), 2U);
-    EXPECT_EQ(all.rows[0].tokens, 512);
-    EXPECT_EQ(all.rows[1].tokens, 768);
-    EXPECT_EQ(all.failed.size(), 1U);
 }
 
 }  // namespace

@@ -44,6 +44,27 @@ struct Sources {
     }
 };
 
+TEST(Choose, CountsOfTheTablesGetRowsBesideTheBuckets) {
+    Sources s;
+    s.tuned.set("gpu", "toy wide", {{6, "from_override"}, {8, "from_tuned"}, {100, "from_tuned_64"}});
+    s.request.heuristic = [](std::int64_t tokens) {
+        EXPECT_TRUE((tokens & (tokens - 1)) == 0) << "without a table there are buckets alone";
+        return std::string("from_heuristic");
+    };
+    std::vector<std::int64_t> counts;
+    for (const PlanRow& row : choose_table(s.request)) counts.push_back(row.tokens);
+    EXPECT_EQ(counts, (std::vector<std::int64_t>{1, 2, 4, 6, 8, 16, 32, 64})) << "100 lies above the largest call";
+    EXPECT_EQ(s.row(5).variant, "from_override");
+    EXPECT_EQ(s.row(7).variant, "from_tuned");
+    EXPECT_EQ(s.row(64).variant, "from_tuned_64");
+    s.request.legal = {"from_heuristic"};
+    EXPECT_EQ(s.row(5).source, "heuristic");
+    s.request.max_tokens = 0;
+    EXPECT_EQ(choose_table(s.request).size(), 1U);
+    EXPECT_EQ(bucket_of(5, 64), 8);
+    EXPECT_EQ(bucket_of(5, 0), 0);
+}
+
 TEST(Choose, PrecedenceFromOptionDownToHeuristic) {
     Sources s;
     s.request.pinned = "from_option";

@@ -62,6 +62,57 @@ TEST(TunerLimits, WhatIsKnownToBeTooSlowIsLeftOutWhereItIsAndNeverTheDefault) {
     EXPECT_TRUE(tuning.failed.empty());
 }
 
+/// "a" is the faster up to 20 tokens, "b" above.
+ScriptedRunner::Time faster_up_to_20() {
+    return [](const std::string& variant, std::int64_t tokens, int) {
+        return (variant == "a") == (tokens <= 20) ? 10.0 : 12.0;
+    };
+}
+
+TEST(TunerBetween, ACountInTheMiddleGetsARowWhereTheLargerOnesWinnerIsSlow) {
+    ScriptedClock clock;
+    ScriptedRunner runner(clock, faster_up_to_20());
+    Request request = request_of({"a", "b"}, {1, 8, 16, 32, 64});
+    request.options.between = 0.05;
+    const Tuning tuning = tune(request, runner, clock);
+    std::vector<std::int64_t> counts;
+    for (const Row& row : tuning.rows) {
+        counts.push_back(row.tokens);
+        EXPECT_EQ(row.variant, row.tokens <= 20 ? "a" : "b");
+    }
+    EXPECT_EQ(counts, (std::vector<std::int64_t>{1, 8, 16, 32, 64})) << "24 takes what 32 takes";
+    request.buckets = {1, 8, 16, 22, 64};
+    counts.clear();
+    for (const Row& row : tune(request, runner, clock).rows) counts.push_back(row.tokens);
+    EXPECT_EQ(counts, (std::vector<std::int64_t>{1, 8, 16, 19, 20, 22, 64})) << "halving the distance";
+}
+
+TEST(TunerBetween, NothingIsMeasuredTwiceAndNeighboursHaveNothingBetweenThem) {
+    ScriptedClock clock;
+    ScriptedRunner runner(clock, faster_up_to_20());
+    Request request = request_of({"a", "b"}, {1, 2, 19, 20});
+    request.options.between = 0.05;
+    (void)tune(request, runner, clock);
+    EXPECT_EQ(runner.prepared.size(), 5U) << "four counts, and 10";
+    request.options.between = 0;
+    (void)tune(request, runner, clock);
+    EXPECT_EQ(runner.prepared.size(), 9U);
+}
+
+TEST(TunerBetween, WhatIsHopelessAtLargeCountsIsTriedBetweenSmallOnes) {
+    ScriptedClock clock;
+    ScriptedRunner runner(clock, [](const std::string& variant, std::int64_t tokens, int) {
+        return variant == "a" ? 100.0 : static_cast<double>(tokens) * (tokens == 6 ? 1 : 15);
+    });
+    Request request = request_of({"a", "b"}, {4, 8, 64, 512, 4096});
+    request.options.hopeless = 4;
+    request.options.between = 0.05;
+    const Tuning tuning = tune(request, runner, clock);
+    ASSERT_EQ(tuning.rows.size(), 6U);
+    EXPECT_EQ(tuning.rows[1].tokens, 6);
+    EXPECT_EQ(tuning.rows[1].variant, "b");
+}
+
 TEST(TunerLimits, TheBudgetIsSharedOutAndCutsRoundsShort) {
     ScriptedClock clock;
     ScriptedRunner runner(clock, test::undecided());

@@ -51,7 +51,10 @@ std::vector<tune::Tuning> tune_often(Subject& subject, const TuneOptions& option
     std::vector<tune::Tuning> tunings;
     tune::Options measurement = measurement_options(options);
     measurement.leave_out = probed.leave_out;
-    for (int i = 0; i < times; ++i) tunings.push_back(tune_subject(subject, options, measurement, probed.contact));
+    for (int i = 0; i < times; ++i) {
+        tunings.push_back(subject.tune(options.buckets(), measurement, probed.contact));
+        measurement.between = 0;  // the others are compared with it at the buckets
+    }
     if (!tunings.empty()) tune::install(tune::serialize(std::span(tunings).first(1)), "bench tuning");
     return tunings;
 }
@@ -80,6 +83,7 @@ double limited(double seconds, double share) { return seconds > 0 ? std::max(kLe
 tune::Options exhaustive_options(const BenchOptions& bench, const TuneOptions& options, double seconds) {
     tune::Options exhaustive = measurement_options(options);
     exhaustive.first_round_drop = kCannotBeBest;
+    exhaustive.between = 0;
     exhaustive.seconds = limited(seconds, kExhaustiveShare);
     exhaustive.min_rounds = std::min(kFewRounds, bench.rounds);
     exhaustive.max_rounds = bench.rounds;
@@ -96,7 +100,8 @@ JudgedCase judge_case(const BenchOptions& bench, TuneOptions options, const Tune
     const double left = seconds > 0 ? std::max(kLeastSeconds, seconds - (now() - begin)) : 0;
     options.seconds = limited(left, kTuningShare);
     const auto tunings = tune_often(*subject, options, probed, bench.tunings);
-    std::vector<std::int64_t> counts = options.buckets();
+    const std::vector<std::int64_t> buckets = options.buckets();
+    std::vector<std::int64_t> counts = buckets;
     if (!tunings.empty()) counts = tuned_counts(tunings.front());
     const std::vector<std::int64_t> between = counts_between(counts);
     counts.insert(counts.end(), between.begin(), between.end());
@@ -111,7 +116,7 @@ JudgedCase judge_case(const BenchOptions& bench, TuneOptions options, const Tune
         last.op = one.op;
         last.shape = one.shape;
         last.format = one.format;
-        last.between = std::binary_search(between.begin(), between.end(), row.tokens);
+        last.between = !std::binary_search(buckets.begin(), buckets.end(), row.tokens);
     }
     judged.skipped = all.skipped;
     judged.seconds = now() - begin;

@@ -22,6 +22,7 @@ namespace {
 constexpr double kProbeSeconds = 300;  ///< of one child: starting, filling memory, all candidates
 constexpr double kFirstRoundDrop = 0.25;
 constexpr double kHopeless = 4;
+constexpr double kBetween = 0.03;
 constexpr int kMostRounds = 21;
 constexpr double kLeastSeconds = 1;  ///< for the measurements of a case, whatever else took
 
@@ -85,7 +86,7 @@ NamedTuning tune_case(const TuneOptions& options, const TuneCase& one, double se
                        fmt::format(", {} tokens, {} candidates", progress.tokens, progress.active),
                        progress.bucket * rounds + static_cast<std::size_t>(progress.round), progress.buckets * rounds);
     };
-    NamedTuning named{one.op, one.shape, one.format, tune_subject(*subject, options, measurement, probed.contact)};
+    NamedTuning named{one.op, one.shape, one.format, subject->tune(options.buckets(), measurement, probed.contact)};
     named.seconds = now() - begin;
     return named;
 }
@@ -98,6 +99,7 @@ tune::Options measurement_options(const TuneOptions& options) {
     measurement.max_rounds = kMostRounds;
     measurement.first_round_drop = kFirstRoundDrop;
     measurement.hopeless = kHopeless;
+    measurement.between = kBetween;
     measurement.candidate_seconds = options.candidate_seconds;
     measurement.retry_failed = options.retry_failed;
     return measurement;
@@ -121,47 +123,6 @@ Probed first_contact(const TuneOptions& options, const TuneCase& one) {
         return fmt::format("not tried: took many times as long as any call has to at {} tokens", limit->second);
     };
     return {contact, leave_out};
-}
-
-std::vector<std::int64_t> counts_at_borders(const std::vector<tune::Row>& rows) {
-    std::vector<std::int64_t> counts;
-    if (rows.empty()) return counts;
-    for (const std::int64_t bucket : tune::token_buckets(rows.back().tokens)) {
-        const auto above =
-            std::find_if(rows.begin(), rows.end(), [&](const auto& row) { return row.tokens >= bucket; });
-        if (above == rows.begin() || above->tokens == bucket) continue;
-        if (above->variant != above[-1].variant) counts.push_back(bucket);
-    }
-    return counts;
-}
-
-tune::Tuning joined(tune::Tuning tuning, const tune::Tuning& later) {
-    const auto failed_later = [&](const tune::Row& row) {
-        return std::any_of(later.failed.begin(), later.failed.end(),
-                           [&](const tune::Skipped& failed) { return failed.variant == row.variant; });
-    };
-    auto& rows = tuning.rows;
-    rows.erase(std::remove_if(rows.begin(), rows.end(), failed_later), rows.end());
-    rows.insert(rows.end(), later.rows.begin(), later.rows.end());
-    std::sort(rows.begin(), rows.end(), [](const auto& a, const auto& b) { return a.tokens < b.tokens; });
-    tuning.skipped.insert(tuning.skipped.end(), later.skipped.begin(), later.skipped.end());
-    for (const tune::Skipped& failure : later.failed) {
-        const auto same = [&](const tune::Skipped& known) { return known.variant == failure.variant; };
-        if (std::none_of(tuning.failed.begin(), tuning.failed.end(), same)) tuning.failed.push_back(failure);
-    }
-    return tuning;
-}
-
-tune::Tuning tune_subject(Subject& subject, const TuneOptions& options, const tune::Options& measurement,
-                          const Contact& contact) {
-    const double begin = now();
-    tune::Tuning tuning = subject.tune(options.buckets(), measurement, contact);
-    if (!options.doubling || !options.tokens.empty()) return tuning;
-    const std::vector<std::int64_t> borders = counts_at_borders(tuning.rows);
-    if (borders.empty()) return tuning;
-    tune::Options rest = measurement;
-    if (rest.seconds > 0) rest.seconds = std::max(kLeastSeconds, rest.seconds - (now() - begin));
-    return joined(std::move(tuning), subject.tune(borders, rest, contact));
 }
 
 int run_tuning(const std::vector<TuneOptions>& operators, const Outputs& outputs) {

@@ -20,7 +20,8 @@ struct Outputs {
     double seconds = 0;  ///< time budget of all cases together, shared out over those that are left; 0: none
 };
 
-/// Candidates far behind leave after one round; rounds end early where the order is clear.
+/// Candidates far behind leave after one round; rounds end early where the order is clear; counts between the buckets
+/// get rows where they need them.
 tune::Options measurement_options(const TuneOptions& options);
 
 /// What first contact in a process of its own showed; empty functions where the options do not ask for one.
@@ -29,14 +30,6 @@ struct Probed {
     std::function<std::string(const std::string& variant, std::int64_t tokens)> leave_out;
 };
 Probed first_contact(const TuneOptions& options, const TuneCase& one);
-
-/// Buckets of plans between two tuned counts whose winners differ: there the border lies.
-std::vector<std::int64_t> counts_at_borders(const std::vector<tune::Row>& rows);
-/// Rows of both, ascending; what failed in `later` is in none of them.
-tune::Tuning joined(tune::Tuning tuning, const tune::Tuning& later);
-/// Tunes the buckets of the options and, where those double, the borders between winners.
-tune::Tuning tune_subject(Subject& subject, const TuneOptions& options, const tune::Options& measurement,
-                          const Contact& contact);
 
 /// Tunes every case and prints winners as it goes; a case that cannot run is noted and passed over. Exit status: 1 if
 /// nothing was tuned.
