@@ -34,6 +34,13 @@ std::vector<std::string> with(std::vector<std::string> first, const std::vector<
     return first;
 }
 
+/// Rows of these counts: others may have one between them.
+int rows_at(const nlohmann::json& document, const std::set<std::int64_t>& counts) {
+    int rows = 0;
+    for (const auto& row : document["rows"]) rows += counts.count(row["tokens"].get<std::int64_t>()) > 0 ? 1 : 0;
+    return rows;
+}
+
 TuneOptions moe_options() {
     TuneOptions options;
     options.op = "moe";
@@ -241,7 +248,7 @@ TEST(TuneTool, TunesAWholeLayerAndPlansTakeTheWinners) {
     EXPECT_NE(result.out.find("given-sizes"), std::string::npos) << result.out;
     const auto document = nlohmann::json::parse(test::read_file(json));
     EXPECT_EQ(document["benchmark"], "tuning");
-    EXPECT_EQ(document["rows"].size(), 6U) << "two variants at 1, 2 and 4 tokens";
+    EXPECT_EQ(rows_at(document, {1, 2, 4}), 6) << "two variants each";
     EXPECT_TRUE(document["failed"].empty());
     EXPECT_NE(test::read_file(page).find("</html>"), std::string::npos);
     const test::ScopedVariable variable(environment::kConfigStore, store);
@@ -278,7 +285,7 @@ TEST(TuneTool, TunesTheLayersOfACheckpoint) {
                   "1,4", "--routing", "uniform,balanced,zipf", "--out", json});
     ASSERT_EQ(result.status, 0) << result.error;
     const auto document = nlohmann::json::parse(test::read_file(json));
-    EXPECT_EQ(document["rows"].size(), 4U);
+    EXPECT_EQ(rows_at(document, {1, 4}), 4);
     EXPECT_EQ(document["cases"].size(), 1U);
     EXPECT_NE(document["cases"][0]["problem"].get<std::string>().find("experts=1/3"), std::string::npos);
     EXPECT_EQ(document["rows"][0]["format"], "mxfp4");
