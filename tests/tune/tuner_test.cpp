@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <map>
 #include <new>
 #include <random>
 #include <stdexcept>
@@ -242,6 +243,24 @@ TEST(Tuner, ACandidateOutOfMemoryLosesOnlyThatCount) {
         EXPECT_NE(timed(tuning.rows[1], "b").error.find("memory"), std::string::npos);
         EXPECT_EQ(tuning.rows[2].variant, "b");
         EXPECT_TRUE(tuning.failed.empty()) << "nothing to remember";
+    }
+}
+
+TEST(Tuner, ALargeTileWinsBecauseItsBuffersAreThereBeforeItIsTimed) {
+    ScriptedClock clock;
+    const std::map<std::string, double> intrinsic = {{"tile_16", 10}, {"tile_256", 9}};
+    ScriptedRunner* self = nullptr;
+    ScriptedRunner runner(clock, [&](const std::string& variant, std::int64_t, int) {
+        const auto& sized = self->prepared.back();
+        const bool there = std::find(sized.begin(), sized.end(), variant) != sized.end();
+        return intrinsic.at(variant) + (there ? 0.0 : 50.0);  // an allocation
+    });
+    self = &runner;
+    const Tuning tuning = tune(request_of({"tile_16", "tile_256"}, {64, 4096}), runner, clock);
+    ASSERT_EQ(tuning.rows.size(), 2U);
+    for (const Row& row : tuning.rows) {
+        EXPECT_EQ(row.variant, "tile_256");
+        EXPECT_EQ(row.us, 9);
     }
 }
 
