@@ -48,7 +48,7 @@ Tuning Tuner::run() {
     const std::size_t count = request_.buckets.size();
     for (std::size_t i = 0; i < count; ++i) {
         position_ = i;
-        left_ = count - i + (options_.between > 0 ? count - 1 : 0);
+        left_ = count - i;
         buckets_.push_back(measure_bucket(request_.buckets[i]));
         note_hopeless(buckets_.back());
     }

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "cli/common.h"
@@ -38,6 +39,12 @@ void print(Table& table, const Judged& row) {
                fmt::format("{:.1f}", row.fallback_us), row.between ? "" : percent(row.spread)});
 }
 
+std::vector<std::int64_t> counts_from(std::int64_t least, const std::vector<std::int64_t>& counts) {
+    std::vector<std::int64_t> large;
+    std::copy_if(counts.begin(), counts.end(), std::back_inserter(large), [&](auto count) { return count >= least; });
+    return large;
+}
+
 std::vector<std::int64_t> tuned_counts(const tune::Tuning& tuning) {
     std::vector<std::int64_t> counts;
     for (const tune::Row& row : tuning.rows) counts.push_back(row.tokens);
@@ -45,6 +52,10 @@ std::vector<std::int64_t> tuned_counts(const tune::Tuning& tuning) {
     std::sort(counts.begin(), counts.end());
     return counts;
 }
+
+constexpr double kHopelessAgain = 2;  ///< a second tuning loses less time on who was far behind in the first
+constexpr double kDropAgain = 0.1;
+constexpr std::int64_t kLeastMany = 64;  ///< ranks of expert parallelism are judged from so many tokens on
 
 /// Winners of each tuning by token count, the first tuning's for plans from now on.
 std::vector<tune::Tuning> tune_often(Subject& subject, const TuneOptions& options, const Probed& probed, int times) {
@@ -54,6 +65,8 @@ std::vector<tune::Tuning> tune_often(Subject& subject, const TuneOptions& option
     for (int i = 0; i < times; ++i) {
         tunings.push_back(subject.tune(options.buckets(), measurement, probed.contact));
         measurement.between = 0;  // the others are compared with it at the buckets
+        measurement.hopeless = kHopelessAgain;
+        measurement.first_round_drop = kDropAgain;
     }
     if (!tunings.empty()) tune::install(tune::serialize(std::span(tunings).first(1)), "bench tuning");
     return tunings;
@@ -84,6 +97,7 @@ tune::Options exhaustive_options(const BenchOptions& bench, const TuneOptions& o
     tune::Options exhaustive = measurement_options(options);
     exhaustive.first_round_drop = kCannotBeBest;
     exhaustive.between = 0;
+    exhaustive.hopeless = kHopelessAgain;
     exhaustive.seconds = limited(seconds, kExhaustiveShare);
     exhaustive.min_rounds = std::min(kFewRounds, bench.rounds);
     exhaustive.max_rounds = bench.rounds;
@@ -95,6 +109,8 @@ tune::Options exhaustive_options(const BenchOptions& bench, const TuneOptions& o
 JudgedCase judge_case(const BenchOptions& bench, TuneOptions options, const TuneCase& one, double seconds) {
     const double begin = now();
     require_supported(one, options);
+    if (options.doubling && options.tokens.empty() && one.moe_shape && one.moe_shape->local > 0)
+        options.tokens = counts_from(kLeastMany, options.buckets());
     const Probed probed = first_contact(options, one);
     const std::unique_ptr<Subject> subject = make_subject(one, options);
     const double left = seconds > 0 ? std::max(kLeastSeconds, seconds - (now() - begin)) : 0;
