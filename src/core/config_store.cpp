@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "core/shipped_configs.h"
+#include "tokamak/tune.h"
 
 namespace tokamak {
 namespace {
@@ -12,12 +13,22 @@ bool has_row(const TunedTable& table, const std::string& variant) {
     return std::any_of(table.begin(), table.end(), [&](const TunedRow& row) { return row.variant == variant; });
 }
 
+/// A row between two buckets says where the border between other kernels' winners lay. Newer rows around it that were
+/// measured with these kernels have found the border anew.
+bool is_old_border(const TunedRow& row, const TunedTable& newer) {
+    const auto above =
+        std::find_if(newer.begin(), newer.end(), [&](const auto& other) { return other.tokens > row.tokens; });
+    if (above == newer.begin() || above == newer.end() || above->build == row.build) return false;
+    const std::vector<std::int64_t> buckets = tune::token_buckets(row.tokens + 1);  // ends with that count
+    return std::find(buckets.begin(), buckets.end() - 1, row.tokens) == buckets.end() - 1;
+}
+
 void merge_table(TunedTable& table, const TunedTable& newer) {
     TunedTable merged = newer;
     for (TunedRow& row : table) {
         const bool replaced =
             std::any_of(newer.begin(), newer.end(), [&](const TunedRow& other) { return other.tokens == row.tokens; });
-        if (!replaced) merged.push_back(std::move(row));
+        if (!replaced && !is_old_border(row, newer)) merged.push_back(std::move(row));
     }
     std::sort(merged.begin(), merged.end(), [](const TunedRow& a, const TunedRow& b) { return a.tokens < b.tokens; });
     table = std::move(merged);

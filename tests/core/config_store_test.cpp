@@ -22,6 +22,24 @@ constexpr const char* kGood = R"({"device": "gpu", "problem": "good", "table": {
 
 std::string store_text(const std::string& entries) { return R"({"tokamak_store": 1, "entries": [)" + entries + "]}"; }
 
+TEST(ConfigStore, RowsBetweenBucketsGoWithTheKernelsTheyWereMeasuredWith) {
+    const auto row = [](std::int64_t tokens, const char* build) {
+        return TunedRow{.tokens = tokens, .variant = "v", .us = 1, .build = build};
+    };
+    const auto counts_after = [&](const char* build) {
+        ConfigStore store;
+        store.set("gpu", "p", {row(4, "old"), row(6, "old"), row(8, "old"), row(12, "old"), row(48, "old")});
+        ConfigStore newer;
+        newer.set("gpu", "p", {row(4, build), row(16, build), row(32, build)});
+        store.merge(newer);
+        std::vector<std::int64_t> counts;
+        for (const TunedRow& kept : *store.find("gpu", "p")) counts.push_back(kept.tokens);
+        return counts;
+    };
+    EXPECT_EQ(counts_after("old"), (std::vector<std::int64_t>{4, 6, 8, 12, 16, 32, 48}));
+    EXPECT_EQ(counts_after("new"), (std::vector<std::int64_t>{4, 8, 16, 32, 48})) << "8 is a bucket, 48 lies above";
+}
+
 TEST(ConfigStore, RoundTripKeepsEveryEntry) {
     ConfigStore store;
     store.set("NVIDIA H200", "fused_moe hidden 7168", {{1, "decode_a"}, {64, "decode_b"}, {8192, "grouped"}});

@@ -53,6 +53,8 @@ std::vector<std::int64_t> tuned_counts(const tune::Tuning& tuning) {
     return counts;
 }
 
+constexpr int kRounds = 13;  ///< at most; for candidates that are all but equal
+constexpr int kRoundsAgain = 9;
 constexpr double kHopelessAgain = 2;  ///< a second tuning loses less time on who was far behind in the first
 constexpr double kDropAgain = 0.1;
 constexpr std::int64_t kLeastMany = 64;  ///< ranks of expert parallelism are judged from so many tokens on
@@ -62,11 +64,13 @@ std::vector<tune::Tuning> tune_often(Subject& subject, const TuneOptions& option
     std::vector<tune::Tuning> tunings;
     tune::Options measurement = measurement_options(options);
     measurement.leave_out = probed.leave_out;
+    measurement.max_rounds = kRounds;
     for (int i = 0; i < times; ++i) {
         tunings.push_back(subject.tune(options.buckets(), measurement, probed.contact));
         measurement.between = 0;  // the others are compared with it at the buckets
         measurement.hopeless = kHopelessAgain;
         measurement.first_round_drop = kDropAgain;
+        measurement.max_rounds = kRoundsAgain;
     }
     if (!tunings.empty()) tune::install(tune::serialize(std::span(tunings).first(1)), "bench tuning");
     return tunings;

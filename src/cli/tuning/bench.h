@@ -12,7 +12,7 @@ namespace tokamak::cli::tuning {
 struct BenchOptions {
     std::vector<TuneOptions> groups;
     int tunings = 3;     ///< 0: judges what plans take already
-    int rounds = 9;      ///< of the exhaustive measurement
+    int rounds = 7;      ///< of the exhaustive measurement
     double seconds = 0;  ///< time budget of everything, shared out over the cases that are left; 0: none
     std::string out;
 };

@@ -215,19 +215,23 @@ std::vector<TuneOptions> tune_groups(const std::string& op, const TuneOptions& c
         groups.back().op = name;
         return groups.back();
     };
-    if (op != "mla" && !(op == "moe" && !common.everything())) {
-        const std::vector<std::string> many = with_formats(moe_prefill_shapes());
+    if (op == "moe" && !common.everything()) {
+        add("moe");
+        return groups;
+    }
+    const std::vector<std::string> many = with_formats(moe_prefill_shapes());
+    if (op != "mla") {
         TuneOptions& few = add("moe");
         for (const std::string& name : with_formats(moe_shapes()))
             if (std::find(many.begin(), many.end(), name) == many.end()) few.shapes.push_back(name);
+    }
+    if (op != "moe") add("mla");
+    if (op != "mla") {  // last: they take longest, and what others leave of a budget is theirs
         TuneOptions& large = add("moe");
         large.shapes = many;
         large.doubling = true;
         if (large.max_tokens == 0) large.max_tokens = kManyTokens;
-    } else if (op == "moe") {
-        add("moe");
     }
-    if (op != "moe") add("mla");
     return groups;
 }
 
