@@ -69,9 +69,9 @@ class ConfigStore {
     void set(const std::string& device, const std::string& problem, TunedTable table);
     void set_failed(const std::string& device, const std::string& problem, const std::string& variant,
                     FailedVariant failure);
-    /// Takes over the rows and failures of `newer`, bucket by bucket and variant by variant; the rest stays, but for rows
-    /// of other kernels between two buckets, with newer rows on both sides. A variant
-    /// with a row in `newer` has not failed any more, and one that failed there loses its rows.
+    /// Takes over the rows and failures of `newer`, bucket by bucket and variant by variant; the rest stays, but for
+    /// rows of other kernels between two buckets, with newer rows on both sides. A variant with a row in `newer` has
+    /// not failed any more, and one that failed there loses its rows.
     void merge(const ConfigStore& newer);
     /// Null if there is no entry.
     [[nodiscard]] const TunedTable* find(const std::string& device, const std::string& problem) const noexcept;
