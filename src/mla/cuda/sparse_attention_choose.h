@@ -16,6 +16,7 @@ namespace tokamak::mla::cuda {
 struct SparseConfig {
     int heads = 0;
     int splits = 0;
+    bool turns = false;  ///< 64 heads are the rows of the matrices, two warpgroups take blocks of rows in turns; unsplit
     friend bool operator==(const SparseConfig&, const SparseConfig&) = default;
 };
 

@@ -10,15 +10,15 @@ namespace tokamak::mla::cuda::sparse_decode {
 
 /// bf16 rows: copied straight into the slabs, as far ahead as the ring allows; the copies themselves announce a stage.
 /// Eight lanes copy the 128 bytes of a row in a slab.
-template <int Dim, int N>
-__device__ __forceinline__ void gather_bf16(const Params& params, Control<N>& control, std::uint32_t ring,
+template <int Dim, class Control>
+__device__ __forceinline__ void gather_bf16(const Params& params, Control& control, std::uint32_t ring,
                                             const Columns& columns, int token, int blocks, int warp, int lane) {
     using Shape = Slabs<Dim>;
-    constexpr int kPerWarp = kRowBlock / kProducerWarps<N>;
+    constexpr int kPerWarp = kRowBlock / Control::kProducers;
     constexpr int kOwnRows = kPerWarp / 4;
     RowStream<kPerWarp> rows;
     rows.start(params, columns, token, warp * kPerWarp + lane % kPerWarp, lane);
-    start_together<N>();
+    start_together<Control::kBlockThreads>();
     rows.begin();
     Stage stage;
     const std::uint32_t at = ring + warp * kPerWarp * 128 + swizzled(lane / 8, lane & 7);
@@ -37,7 +37,7 @@ __device__ __forceinline__ void gather_bf16(const Params& params, Control<N>& co
             const std::uint32_t slab = at + stage.index * Shape::kStageBytes + position % Shape::kPerStage * kSlabBytes;
 #pragma unroll
             for (int i = 0; i < kOwnRows; ++i)  // rows 4 to 7 of eight differ in the swizzle's upper bit
-                ptx::copy_16((slab + i * 512) ^ (i % 2 * 64), from[i] + slab_dims<Dim>(position) * 128,
+                ptx::copy_16((slab + i * 512) ^ (i % 2 * 64), from[i] + turned_slab_dims<Dim, Control>(position, block) * 128,
                              (valid >> (4 * i + lane / 8) & 1U) != 0);
             if ((position + 1) % Shape::kPerStage == 0) {
                 ptx::copy_arrive(&control.full[stage.index]);
@@ -50,14 +50,14 @@ __device__ __forceinline__ void gather_bf16(const Params& params, Control<N>& co
 
 /// Rows of either kind at any address: two formats in one call, or caches that are not aligned to 16 bytes. Nothing is
 /// in flight while a slab is converted.
-template <int Dim, int N>
-__device__ __noinline__ void gather_any(const Params& params, Control<N>& control, std::uint32_t ring, Columns columns,
+template <int Dim, class Control>
+__device__ __noinline__ void gather_any(const Params& params, Control& control, std::uint32_t ring, Columns columns,
                                         int token, int blocks, int warp, int lane) {
     using Shape = Slabs<Dim>;
-    constexpr int kPerWarp = kRowBlock / kProducerWarps<N>;
+    constexpr int kPerWarp = kRowBlock / Control::kProducers;
     RowStream<kPerWarp> rows;
     rows.start(params, columns, token, warp * kPerWarp + lane % kPerWarp, lane);
-    start_together<N>();
+    start_together<Control::kBlockThreads>();
     rows.begin();
     Stage stage;
     for (int block = 0; block < blocks; ++block) {
@@ -74,7 +74,7 @@ __device__ __noinline__ void gather_any(const Params& params, Control<N>& contro
             for (int r = lane / 8; r < kPerWarp; r += 4) {
                 const Row row = rows.row(block, r);
                 const uint4 values =
-                    row.valid ? read_anywhere<Dim>(row, slab_dims<Dim>(position), lane & 7) : uint4{0, 0, 0, 0};
+                    row.valid ? read_anywhere<Dim>(row, turned_slab_dims<Dim, Control>(position, block), lane & 7) : uint4{0, 0, 0, 0};
                 store_shared(slab + swizzled(warp * kPerWarp + r, lane & 7), values);
             }
             if ((position + 1) % Shape::kPerStage != 0) continue;

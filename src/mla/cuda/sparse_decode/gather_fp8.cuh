@@ -11,11 +11,11 @@
 
 namespace tokamak::mla::cuda::sparse_decode {
 
-template <int Dim, int N, bool Pair>
+template <int Dim, class Control, bool Pair>
 class Fp8Gather {
   public:
     /// Asks for the first indices.
-    __device__ __forceinline__ Fp8Gather(const Params& params, Control<N>& control, std::uint32_t base,
+    __device__ __forceinline__ Fp8Gather(const Params& params, Control& control, std::uint32_t base,
                                          const Columns& columns, int token, int warp, int lane)
         : control_(control),
           stages_(params.shared.stages),
@@ -45,24 +45,30 @@ class Fp8Gather {
         ptx::copy_wait<kAhead - 1>();
         Step next = read(0);
         for (int block = 0; block < blocks; ++block) convert_block(block, next);
+        if constexpr (kHalves) mark_end();
         ptx::copy_wait<0>();
     }
 
   private:
     using Fp8 = Fp8Row<Dim>;
     using Shape = Slabs<Dim>;
-    static constexpr int kPerWarp = kRowBlock / kProducerWarps<N> / kTogether<Pair>;
+    static constexpr int kPerWarp = kRowBlock / Control::kProducers / kTogether<Pair>;
     static constexpr int kOwnRows = kPerWarp / 4;          ///< of a lane
-    static constexpr int kSteps = kPieces * kOwnRows / 2;  ///< of a block
-    static constexpr int kRotarySteps = kOwnRows / 2;
+    static constexpr int kUnits = Control::kUnits;         ///< of a step
+    static constexpr int kStepBytes = kUnits * kUnitBytes;
+    static constexpr int kSteps = kPieces * kOwnRows / kUnits;  ///< of a block
+    static constexpr int kRotarySteps = kOwnRows / kUnits;
+    /// In turns, rows with odd scales come in two blocks of the ring.
+    static constexpr bool kHalves = Control::kTurns && Shape::kRests;
     static constexpr int kAhead = kStepsAhead;
-    static constexpr int kScaleBlocks = kRawScaleBlocks<N>;
+    static constexpr int kScaleBlocks = Control::kScaleBlocks;
+    static constexpr int kTurnedBytes = kValueTiles / 2 * kSlabDims;
     static_assert(kSteps % kAhead == 0);
     static_assert(!Pair || !Shape::kRests, "both blocks would have to know whether a scale is odd");
 
     /// Own 16 bytes of two units; codes with the eight first that are stored first.
     struct Step {
-        uint4 unit[2];
+        uint4 unit[kUnits];
     };
 
     /// Where step `s` of any block waits.
@@ -77,10 +83,11 @@ class Fp8Gather {
     __device__ __forceinline__ void start_step(int block, int s) {
         if (s == 0) turn(block);
 #pragma unroll
-        for (int j = 0; j < 2; ++j) {
-            const int piece = (2 * s + j) / kOwnRows;
-            const int i = (2 * s + j) % kOwnRows;
-            const int offset = piece == 0 ? Fp8::kRotaryByte : (piece - 1) * 128;
+        for (int j = 0; j < kUnits; ++j) {
+            const int piece = (kUnits * s + j) / kOwnRows;
+            const int i = (kUnits * s + j) % kOwnRows;
+            int offset = piece == 0 ? Fp8::kRotaryByte : (piece - 1) * 128;
+            if (kHalves && piece > 0) offset += piece <= kPieces / 2 ? turned_ : -turned_;
             bool valid = (valid_ >> (4 * i + lane_ / 8) & 1U) != 0;
             if (2 * piece > Fp8::kCodeSlabs) valid = valid && (lane_ & 7) < 4;  // 512: the last piece is one slab
             ptx::copy_16(raw_ + place(s) + j * 512, source_[i] + offset, valid);
@@ -89,6 +96,7 @@ class Fp8Gather {
     }
 
     __device__ __forceinline__ void turn(int block) {
+        if (kHalves && block > 0 && !odd_) turned_ ^= kTurnedBytes;
         rows_.turn(block);
         const Row& row = rows_.own();
         if (rows_.owns(block, lane_)) {
@@ -106,8 +114,8 @@ class Fp8Gather {
     [[nodiscard]] __device__ __forceinline__ Step read(int s) const {
         Step step;
 #pragma unroll
-        for (int j = 0; j < 2; ++j) {
-            const std::uint32_t offset = place(s) + j * 512;
+        for (int j = 0; j < kUnits; ++j) {
+            const std::uint32_t offset = place(s) + j * kUnitBytes;
             if (s < kRotarySteps) {
                 step.unit[j] = load_shared_16(raw_ + offset);
             } else {
@@ -134,15 +142,24 @@ class Fp8Gather {
         uint4 rotary[kOwnRows];
 #pragma unroll
         for (int s = 0; s < kRotarySteps; ++s) {
-            rotary[2 * s] = next.unit[0];
-            rotary[2 * s + 1] = next.unit[1];
+#pragma unroll
+            for (int j = 0; j < kUnits; ++j) rotary[kUnits * s + j] = next.unit[j];
             advance(block, s, next);
         }
         const int exponent = settle_rows(block, rotary, valid);
-        if (Shape::kRests && odd_)
+        if constexpr (kHalves) {
+            if (odd_) {
+                convert_halves(block, rotary, exponent, next);
+            } else {
+                note(noted_, found_row_, BlockKind::rows);
+                convert_slabs<false>(block, rotary, exponent, next);
+                ++in_ring_;
+            }
+        } else if (Shape::kRests && odd_) {
             convert_slabs<Shape::kRests>(block, rotary, exponent, next);
-        else
+        } else {
             convert_slabs<false>(block, rotary, exponent, next);
+        }
     }
 
     /// `Odd`: with rounding errors. Two copies of this code, so that the usual one has no branches.
@@ -152,13 +169,13 @@ class Fp8Gather {
         Places at;
         open_stage<Odd>(at, 0);
         uint4 ratios[kOwnRows];
-        store_rotary(block, rotary, exponent, at.stage[0], ratios);
+        store_rotary(block, rotary, exponent, rotary_at_ + at.stage[0], ratios);
 #pragma unroll
         for (int s = kRotarySteps; s < kSteps; ++s) {
             const Step own = next;
             advance(block, s, next);
-            const int piece = 2 * s / kOwnRows - 1;  // of codes
-            const int i = 2 * s % kOwnRows;
+            const int piece = kUnits * s / kOwnRows - 1;  // of codes
+            const int i = kUnits * s % kOwnRows;
             const int first = 2 * piece + 1;  // positions of the two slabs
             const int second = first + 1 < Shape::kCount ? first + 1 : first;
             if (i == 0 && second / Shape::kPerStage > (first - 1) / Shape::kPerStage)
@@ -166,13 +183,91 @@ class Fp8Gather {
             if (first != second || (lane_ & 4) == 0) {
                 const std::uint32_t slab = codes_at_ + own_slab(at.stage, first, second);
                 const std::uint32_t rests = Odd ? own_slab(at.rests, first, second) + codes_at_ - slab : 0;
-                store_codes<Odd>(slab + i * 512, own.unit[0], ratios[i], piece, rests);
-                store_codes<Odd>((slab ^ 64U) + (i + 1) * 512, own.unit[1], ratios[i + 1], piece, rests);
+#pragma unroll
+                for (int j = 0; j < kUnits; ++j)
+                    store_codes<Odd>((slab ^ ((i + j) % 2 * 64U)) + (i + j) * kUnitBytes, own.unit[j], ratios[i + j],
+                                     piece, rests);
             }
-            if (i + 2 == kOwnRows && (second + 1) / Shape::kPerStage > first / Shape::kPerStage) {
+            if (i + kUnits == kOwnRows && (second + 1) / Shape::kPerStage > first / Shape::kPerStage) {
                 if (Odd) close_stage(at.rests[first / Shape::kPerStage], -1);
                 close_stage(at.stage[first / Shape::kPerStage], first / Shape::kPerStage == 0 ? block : -1);
             }
+        }
+    }
+
+    /// Rows with odd scales, in turns: 32 rows at a time, those of half of the warps, and what rounding took away from
+    /// them as the other 32 rows of the ring's block.
+    __device__ __forceinline__ void convert_halves(int block, const uint4 (&rotary)[kOwnRows], int exponent,
+                                                   Step& next) {
+        const int half = warp_ / (Control::kProducers / 2);
+        const int row = found_row_ % (kRowBlock / 2);
+        if (half == 1) pass_by();
+        Places at;
+#pragma unroll
+        for (int s = 0; s < Shape::kStages; ++s) at.stage[s] = open_next();
+        note(noted_, row, BlockKind::rows_and_rests);
+        note(kMaskedRow, row + kRowBlock / 2, BlockKind::rows_and_rests);
+        store_half(block, rotary, exponent, at.stage, half, next);
+#pragma unroll
+        for (int s = 0; s < Shape::kStages; ++s) close_stage(at.stage[s], -1);
+        ++in_ring_;
+        if (half == 0) pass_by();
+    }
+    /// A block that the other warps fill.
+    __device__ __forceinline__ void pass_by() {
+#pragma unroll 1
+        for (int s = 0; s < Shape::kStages; ++s) {
+            open_next();
+            close_stage(0, -1);
+        }
+        ++in_ring_;
+    }
+
+    __device__ __forceinline__ void store_half(int block, const uint4 (&rotary)[kOwnRows], int exponent,
+                                               const std::uint32_t (&stage)[Shape::kStages], int half, Step& next) {
+        constexpr std::uint32_t kHalfRows = kRowBlock / 2 * 128;
+        const std::uint32_t back = half * kHalfRows;
+        uint4 ratios[kOwnRows];
+        store_rotary(block, rotary, exponent, rotary_at_ - back + stage[0], ratios);
+#pragma unroll
+        for (int i = 0; i < kOwnRows; ++i)
+            store_shared(((rotary_at_ - back + stage[0] + kHalfRows) ^ (i % 2 * 64)) + i * kUnitBytes, {0, 0, 0, 0});
+#pragma unroll
+        for (int s = kRotarySteps; s < kSteps; ++s) {
+            const Step own = next;
+            advance(block, s, next);
+            const int piece = kUnits * s / kOwnRows - 1;
+            const int i = kUnits * s % kOwnRows;
+            // The second half's block belongs to the other warpgroup, which has the halves of values exchanged.
+            const int first = 2 * piece + 1;
+            const int exchanged = first <= kValueTiles / 2 ? first + kValueTiles / 2 : first - kValueTiles / 2;
+            const std::uint32_t slab = codes_at_ - back + (half == 0 ? own_slab(stage, first, first + 1)
+                                                                     : own_slab(stage, exchanged, exchanged + 1));
+#pragma unroll
+            for (int j = 0; j < kUnits; ++j)
+                store_codes<true>((slab ^ ((i + j) % 2 * 64U)) + (i + j) * kUnitBytes, own.unit[j], ratios[i + j],
+                                  piece, kHalfRows);
+        }
+    }
+
+    /// What consumers must know of a row and of its block in the ring.
+    __device__ __forceinline__ void note(int exponent, int row, BlockKind kind) {
+        control_.exponent[in_ring_ % kNoteDepth][row] = exponent;
+        if (warp_ % (Control::kProducers / 2) == 0) control_.kind[in_ring_ % kNoteDepth] = kind;
+    }
+
+    /// Behind the last block, one for each warpgroup.
+    __device__ __forceinline__ void mark_end() {
+#pragma unroll 1
+        for (int e = 0; e < 2; ++e) {
+            open_next();
+            if (warp_ == 0) control_.kind[in_ring_ % kNoteDepth] = e == 0 ? BlockKind::end : BlockKind::second_end;
+            close_stage(0, -1);
+            for (int s = 1; s < Shape::kStages; ++s) {
+                open_.advance(stages_);
+                closed_.advance(stages_);
+            }
+            ++in_ring_;
         }
     }
 
@@ -230,25 +325,27 @@ class Fp8Gather {
         __syncwarp();
         store_shared(own, factors.ratios);
         noted_ = (valid >> lane_ % kPerWarp & 1U) != 0 ? factors.exponent : kMaskedRow;
-        control_.exponent[block % kNoteDepth][found_row_] = noted_;
+        if constexpr (!kHalves) control_.exponent[block % kNoteDepth][found_row_] = noted_;
         if constexpr (Shape::kRests) {
-            odd_ = ptx::named_barrier_any(kProducerBarrier, 32 * kProducerWarps<N>, factors.odd);
-            if (warp_ == 0) control_.odd[block % kNoteDepth] = odd_ ? 1 : 0;
+            odd_ = ptx::named_barrier_any(kProducerBarrier, 32 * Control::kProducers, factors.odd);
+            if constexpr (!kHalves)
+                if (warp_ == 0) control_.odd[block % kNoteDepth] = odd_ ? 1 : 0;
         }
         __syncwarp();
         return factors.exponent;
     }
 
     __device__ __forceinline__ void store_rotary(int block, const uint4 (&rotary)[kOwnRows], int exponent,
-                                                 std::uint32_t stage_at, uint4 (&ratios)[kOwnRows]) const {
+                                                 std::uint32_t to, uint4 (&ratios)[kOwnRows]) const {
 #pragma unroll
         for (int i = 0; i < kOwnRows; ++i) {
             const int r = 4 * i + lane_ / 8;
             ratios[i] = load_shared_16(scales_of(block) + (first_row_ + r) * 16);
+            if (kHalves && turned_ != 0) ratios[i] = {ratios[i].y, ratios[i].x, ratios[i].w, ratios[i].z};
             const float factor = power_of(2 * kUnitExponent - __shfl_sync(~0U, exponent, r));
             const uint4& v = rotary[i];
             store_shared(
-                ((rotary_at_ + stage_at) ^ (i % 2 * 64)) + i * 512,
+                (to ^ (i % 2 * 64)) + i * kUnitBytes,
                 {scale_bf16(v.x, factor), scale_bf16(v.y, factor), scale_bf16(v.z, factor), scale_bf16(v.w, factor)});
         }
     }
@@ -289,7 +386,7 @@ class Fp8Gather {
         closed_.advance(stages_);
     }
 
-    Control<N>& control_;
+    Control& control_;
     int stages_;
     int warp_, first_row_, lane_;
     int found_row_;  ///< of a block: its scales are brought by this lane
@@ -300,6 +397,8 @@ class Fp8Gather {
     RowStream<kPerWarp> rows_;
     const std::uint8_t* source_[kOwnRows];
     bool odd_ = false;
+    int turned_ = 0;   ///< bytes by which the halves of codes are exchanged, in the block whose copies start
+    int in_ring_ = 0;  ///< blocks of the ring filled
     unsigned valid_ = 0;  ///< a bit for each row of the warp in the block turned to last
 };
 

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+// From the sums of both warpgroups to the caller's statistics and output: heads are rows.
+#pragma once
+
+#include "mla/cuda/sparse_decode/output.cuh"
+#include "mla/cuda/sparse_decode/statistics.cuh"
+#include "mla/cuda/sparse_decode/turns.cuh"
+
+namespace tokamak::mla::cuda::sparse_decode {
+
+/// Tile number i of a warpgroup's half.
+template <int Dim>
+__device__ __forceinline__ int turn_tile(int group, int i) {
+    const int position = group * (kValueTiles / 2) + i;
+    return Dim == 576 ? position : slab_dims<Dim>(position);
+}
+
+/// A head's sums of both warpgroups, when they are there.
+__device__ __forceinline__ HeadSums turn_sums(const TurnControl& control, int h) {
+    HeadSums all;
+    all.reference = control.reference[h];
+    all.sum = control.sum[0][h] + control.sum[1][h];
+    all.top = max_or_nan(control.top[0][h], control.top[1][h]);
+    return all;
+}
+
+/// 16 heads by 64 dimensions of a warp through 2 KB of shared memory at `staging`, so that 128 bytes leave together.
+__device__ __forceinline__ void stage_warp_tile(std::uint32_t staging, const float (&sums)[32][4], int tile,
+                                                OutKind kind, int lane) {
+#pragma unroll
+    for (int g = 0; g < 8; g += 2) {
+        std::uint32_t four[4];
+#pragma unroll
+        for (int p = 0; p < 4; ++p) {
+            const float(&o)[4] = sums[8 * tile + g + p / 2];
+            four[p] = kind == OutKind::bf16 ? pack_bf16(o[p % 2 * 2], o[p % 2 * 2 + 1])
+                                            : pack_f16(o[p % 2 * 2], o[p % 2 * 2 + 1]);
+        }
+        ptx::store_matrix_x4(staging + swizzled((lane >> 3 & 1) * 8 + (lane & 7), g + (lane >> 4)), four);
+    }
+}
+
+__device__ __forceinline__ void store_warp_tile(const Params& params, const Target& at, int tile,
+                                                std::uint32_t staging) {
+    auto* const out = static_cast<std::uint16_t*>(params.out) + at.token * params.out_token_stride + tile * kSlabDims;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        const int row = 4 * i + at.lane / 8;
+        const int head = at.first_head + at.warp * 16 + row;
+        if (head >= params.heads) return;
+        const uint4 eight = load_shared_16(staging + swizzled(row, at.lane % 8));
+        std::uint16_t* const to = out + head * params.out_head_stride + at.lane % 8 * 8;
+        if (params.out_vectors) {
+            *reinterpret_cast<uint4*>(to) = eight;
+        } else {
+            const std::uint32_t words[4] = {eight.x, eight.y, eight.z, eight.w};
+#pragma unroll
+            for (int e = 0; e < 8; ++e) to[e] = static_cast<std::uint16_t>(words[e / 2] >> (e % 2 * 16));
+        }
+    }
+}
+
+__device__ __forceinline__ void store_warp_tile_f32(const Params& params, const Target& at, int tile,
+                                                    const float (&sums)[32][4], int i) {
+    float* const out = static_cast<float*>(params.out) + at.token * params.out_token_stride + tile * kSlabDims;
+    const int head = at.first_head + at.warp * 16 + at.lane / 4;
+#pragma unroll
+    for (int g = 0; g < 8; ++g) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e)
+            if (head + e / 2 * 8 < params.heads)
+                out[(head + e / 2 * 8) * params.out_head_stride + 8 * g + 2 * (at.lane & 3) + e % 2] =
+                    sums[8 * i + g][e];
+    }
+}
+
+/// Behind the last block. The queries' memory is free then.
+template <int Dim>
+__device__ __forceinline__ void finish_turns(const Params& params, TurnControl& control, std::uint32_t base,
+                                             const Target& at, TwoHeads sums, float (&out)[32][4]) {
+    const int h = at.warp * 16 + at.lane / 4;
+    sums = {add_lanes(sums.low), add_lanes(sums.high)};
+    if ((at.lane & 3) == 0) {
+        control.sum[at.group][h] = sums.low;
+        control.sum[at.group][h + 8] = sums.high;
+    }
+    ptx::named_barrier(kBothBarrier, kTurnMathThreads);
+    TwoHeads factor = {0.0F, 0.0F};
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+        const int head = at.first_head + h + 8 * e;
+        if (head >= params.heads) continue;
+        const HeadSums all = turn_sums(control, h + 8 * e);
+        const float sink = sink_of(params, head);
+        (e == 0 ? factor.low : factor.high) = factor_of(all, sink);
+        if (at.group == 0 && (at.lane & 3) == 0) store_statistics(params, at.token, head, all, sink);
+    }
+#pragma unroll
+    for (auto& o : out) {
+        o[0] *= factor.low;
+        o[1] *= factor.low;
+        o[2] *= factor.high;
+        o[3] *= factor.high;
+    }
+    const std::uint32_t staging = base + (at.group * 4 + at.warp) * (4 * 2048);
+    if (params.out_kind != OutKind::f32) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) stage_warp_tile(staging + i * 2048, out, i, params.out_kind, at.lane);
+        __syncwarp();
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        const int tile = turn_tile<Dim>(at.group, i);
+        if (tile * kSlabDims >= params.value_dim) continue;
+        if (params.out_kind == OutKind::f32)
+            store_warp_tile_f32(params, at, tile, out, i);
+        else
+            store_warp_tile(params, at, tile, staging + i * 2048);
+    }
+}
+
+}  // namespace tokamak::mla::cuda::sparse_decode
