@@ -44,8 +44,12 @@ class Fp8Gather {
         if constexpr (Pair) ptx::cluster_wait();  // the other block's barriers are made
         ptx::copy_wait<kAhead - 1>();
         Step next = read(0);
-        for (int block = 0; block < blocks; ++block) convert_block(block, next);
-        if constexpr (kHalves) mark_end();
+        if constexpr (kHalves) {
+            convert_in_turns(blocks, next);
+            mark_end();
+        } else {
+            for (int block = 0; block < blocks; ++block) convert_block(block, next);
+        }
         ptx::copy_wait<0>();
     }
 
@@ -62,6 +66,7 @@ class Fp8Gather {
     static constexpr bool kHalves = Control::kTurns && Shape::kRests;
     static constexpr int kAhead = kStepsAhead;
     static constexpr int kScaleBlocks = Control::kScaleBlocks;
+    static constexpr int kHalfBytes = kRowBlock / 2 * 128;  ///< of a slab
     static constexpr int kTurnedBytes = kValueTiles / 2 * kSlabDims;
     static_assert(kSteps % kAhead == 0);
     static_assert(!Pair || !Shape::kRests, "both blocks would have to know whether a scale is odd");
@@ -86,13 +91,16 @@ class Fp8Gather {
         for (int j = 0; j < kUnits; ++j) {
             const int piece = (kUnits * s + j) / kOwnRows;
             const int i = (kUnits * s + j) % kOwnRows;
-            int offset = piece == 0 ? Fp8::kRotaryByte : (piece - 1) * 128;
-            if (kHalves && piece > 0) offset += piece <= kPieces / 2 ? turned_ : -turned_;
-            bool valid = (valid_ >> (4 * i + lane_ / 8) & 1U) != 0;
-            if (2 * piece > Fp8::kCodeSlabs) valid = valid && (lane_ & 7) < 4;  // 512: the last piece is one slab
-            ptx::copy_16(raw_ + place(s) + j * 512, source_[i] + offset, valid);
+            start_unit(piece, i, source_[i], raw_ + place(s) + j * kUnitBytes);
         }
         ptx::copy_commit();
+    }
+    __device__ __forceinline__ void start_unit(int piece, int i, const std::uint8_t* source, std::uint32_t to) const {
+        int offset = piece == 0 ? Fp8::kRotaryByte : (piece - 1) * 128;
+        if (kHalves && piece > 0) offset += piece <= kPieces / 2 ? turned_ : -turned_;
+        bool valid = (valid_ >> (4 * i + lane_ / 8) & 1U) != 0;
+        if (2 * piece > Fp8::kCodeSlabs) valid = valid && (lane_ & 7) < 4;  // 512: the last piece is one slab
+        ptx::copy_16(to, source + offset, valid);
     }
 
     __device__ __forceinline__ void turn(int block) {
@@ -114,17 +122,14 @@ class Fp8Gather {
     [[nodiscard]] __device__ __forceinline__ Step read(int s) const {
         Step step;
 #pragma unroll
-        for (int j = 0; j < kUnits; ++j) {
-            const std::uint32_t offset = place(s) + j * kUnitBytes;
-            if (s < kRotarySteps) {
-                step.unit[j] = load_shared_16(raw_ + offset);
-            } else {
-                const uint2 first = load_shared_8(first_half_ + offset);
-                const uint2 second = load_shared_8((first_half_ ^ 8U) + offset);
-                step.unit[j] = {first.x, first.y, second.x, second.y};
-            }
-        }
+        for (int j = 0; j < kUnits; ++j) step.unit[j] = read_unit(place(s) + j * kUnitBytes, s < kRotarySteps);
         return step;
+    }
+    [[nodiscard]] __device__ __forceinline__ uint4 read_unit(std::uint32_t offset, bool rotary) const {
+        if (rotary) return load_shared_16(raw_ + offset);
+        const uint2 first = load_shared_8(first_half_ + offset);
+        const uint2 second = load_shared_8((first_half_ ^ 8U) + offset);
+        return {first.x, first.y, second.x, second.y};
     }
 
     /// Lets the copies of a later step take the place of s, which has been read, then reads the step after s. (In the
@@ -137,28 +142,44 @@ class Fp8Gather {
 
     /// `next`: the block's first step; then the next block's.
     __device__ __forceinline__ void convert_block(int block, Step& next) {
+        uint4 rotary[kOwnRows];
+        const int exponent = begin_block(block, rotary, next);
+        if (Shape::kRests && odd_)
+            convert_slabs<Shape::kRests>(block, rotary, exponent, next);
+        else
+            convert_slabs<false>(block, rotary, exponent, next);
+    }
+    /// Returns the exponent of row `lane`.
+    __device__ __forceinline__ int begin_block(int block, uint4 (&rotary)[kOwnRows], Step& next) {
         const unsigned valid = valid_;
         __syncwarp();  // the scales of all rows are there
-        uint4 rotary[kOwnRows];
 #pragma unroll
         for (int s = 0; s < kRotarySteps; ++s) {
 #pragma unroll
             for (int j = 0; j < kUnits; ++j) rotary[kUnits * s + j] = next.unit[j];
             advance(block, s, next);
         }
-        const int exponent = settle_rows(block, rotary, valid);
-        if constexpr (kHalves) {
-            if (odd_) {
-                convert_halves(block, rotary, exponent, next);
-            } else {
-                note(noted_, found_row_, BlockKind::rows);
-                convert_slabs<false>(block, rotary, exponent, next);
-                ++in_ring_;
-            }
-        } else if (Shape::kRests && odd_) {
-            convert_slabs<Shape::kRests>(block, rotary, exponent, next);
-        } else {
+        return settle_rows(block, rotary, valid);
+    }
+
+    /// From the first block with odd scales on, rows come by halves; a loop of its own, so that the usual one has
+    /// neither its code nor its registers.
+    __device__ __forceinline__ void convert_in_turns(int blocks, Step& next) {
+        uint4 rotary[kOwnRows];
+        int exponent = 0;
+        int block = 0;
+        for (; block < blocks; ++block) {
+            exponent = begin_block(block, rotary, next);
+            if (odd_) break;
+            note(noted_, found_row_, BlockKind::rows);
             convert_slabs<false>(block, rotary, exponent, next);
+            ++in_ring_;
+        }
+        while (block < blocks) {
+            convert_halves(block, rotary, exponent, next);
+            if (++block == blocks) break;
+            exponent = begin_block(block, rotary, next);
+            odd_ = true;
         }
     }
 
@@ -223,30 +244,37 @@ class Fp8Gather {
         ++in_ring_;
     }
 
+    /// A loop over pieces: unrolled, this rare code would double the usual one's, and the compiler would no longer keep
+    /// this object in registers.
     __device__ __forceinline__ void store_half(int block, const uint4 (&rotary)[kOwnRows], int exponent,
                                                const std::uint32_t (&stage)[Shape::kStages], int half, Step& next) {
-        constexpr std::uint32_t kHalfRows = kRowBlock / 2 * 128;
-        const std::uint32_t back = half * kHalfRows;
+        const std::uint32_t back = half * kHalfBytes;
         uint4 ratios[kOwnRows];
         store_rotary(block, rotary, exponent, rotary_at_ - back + stage[0], ratios);
 #pragma unroll
         for (int i = 0; i < kOwnRows; ++i)
-            store_shared(((rotary_at_ - back + stage[0] + kHalfRows) ^ (i % 2 * 64)) + i * kUnitBytes, {0, 0, 0, 0});
-#pragma unroll
-        for (int s = kRotarySteps; s < kSteps; ++s) {
-            const Step own = next;
-            advance(block, s, next);
-            const int piece = kUnits * s / kOwnRows - 1;
-            const int i = kUnits * s % kOwnRows;
+            store_shared(((rotary_at_ - back + stage[0] + kHalfBytes) ^ (i * 64)) + i * kUnitBytes, {0, 0, 0, 0});
+#pragma unroll 1
+        for (int piece = 0; piece < kPieces - 1; ++piece) {
             // The second half's block belongs to the other warpgroup, which has the halves of values exchanged.
-            const int first = 2 * piece + 1;
-            const int exchanged = first <= kValueTiles / 2 ? first + kValueTiles / 2 : first - kValueTiles / 2;
-            const std::uint32_t slab = codes_at_ - back + (half == 0 ? own_slab(stage, first, first + 1)
-                                                                     : own_slab(stage, exchanged, exchanged + 1));
+            const int position = 1 + 2 * (half == 0 ? piece : piece ^ 2) + (lane_ >> 2 & 1);
+            const int of_stage = position / Shape::kPerStage;
+            const std::uint32_t slab = codes_at_ - back + (of_stage == 0 ? stage[0] : of_stage == 1 ? stage[1] : stage[2]) +
+                                       position % Shape::kPerStage * kSlabBytes;
 #pragma unroll
-            for (int j = 0; j < kUnits; ++j)
-                store_codes<true>((slab ^ ((i + j) % 2 * 64U)) + (i + j) * kUnitBytes, own.unit[j], ratios[i + j],
-                                  piece, kHalfRows);
+            for (int i = 0; i < kOwnRows; ++i) {
+                const uint4 own = next.unit[0];
+                const int s = (piece + 1) * kOwnRows + i;
+                const int ahead = s + kAhead >= kSteps ? s + kAhead - kSteps : s + kAhead;
+                const int after = s + 1 == kSteps ? 0 : s + 1;
+                constexpr int kTurn = kAhead % kOwnRows;
+                ptx::copy_wait<kAhead - 2>();
+                if (ahead == 0) turn(block + 1);
+                start_unit(ahead / kOwnRows, (i + kTurn) % kOwnRows, source_[(i + kTurn) % kOwnRows], raw_ + place(s));
+                ptx::copy_commit();
+                next.unit[0] = read_unit(place(after), after < kRotarySteps);
+                store_codes<true>((slab ^ (i * 64U)) + i * kUnitBytes, own, ratios[i], piece, kHalfBytes);
+            }
         }
     }
 

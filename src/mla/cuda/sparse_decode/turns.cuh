@@ -11,6 +11,7 @@
 #include "cuda/ptx/store_matrix.cuh"
 #include "cuda/ptx/wgmma_16bit.cuh"
 #include "cuda/ptx/wgmma_columns.cuh"
+#include "mla/cuda/sparse_decode/accumulate.cuh"
 #include "mla/cuda/sparse_decode/score.cuh"
 #include "mla/cuda/sparse_decode/turns_shared.cuh"
 
@@ -69,10 +70,12 @@ class Turns {
             own += 2;
             advance(2);
         }
-        if (!other_has(own, blocks)) return;
-        add_others(own - 1);
+        if (other_has(own, blocks)) {
+            add_others(own - 1);
+            ptx::wgmma_wait<0>();
+            release_others();
+        }
         ptx::wgmma_wait<0>();
-        release_others();
     }
 
   private:
@@ -155,6 +158,36 @@ class Turns {
         return true;
     }
 
+    /// Starts the products of `Count` slabs that lie side by side, for tiles from `Tile` on. All products have one width:
+    /// with several, the compiler finds no place for their sums.
+    template <int Tile, int Count, class Weights>
+    __device__ __forceinline__ void add_slabs(const Weights (&weights)[4], std::uint32_t at) {
+        constexpr int kWide = Dim == 576 && Half ? 1 : 2;  // the ring of five stages may end within a half
+        static_assert(Count % kWide == 0);
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+            if constexpr (Count >= kWide)
+                ptx::wgmma_columns<Half, 8 * Tile, 64 * kWide>(
+                    out, weights[k], ptx::wgmma_columns_descriptor(at, kSlabBytes) + 128 * k);
+        }
+        if constexpr (Count > kWide) add_slabs<Tile + kWide, Count - kWide>(weights, at + kWide * kSlabBytes);
+    }
+    /// The half of the values from slab `Position` on, of the block that begins `Stage` stages from the own one.
+    template <int Position, int Stage, class Weights>
+    __device__ __forceinline__ void add_half(const Weights (&weights)[4]) {
+        if constexpr (Half) {
+            add_slabs<0, 1>(weights, slab_at(Stage, Position));
+            add_slabs<1, 1>(weights, slab_at(Stage, Position + 1));
+            add_slabs<2, 1>(weights, slab_at(Stage, Position + 2));
+            add_slabs<3, 1>(weights, slab_at(Stage, Position + 3));
+        } else {
+            add_slabs<0, kOwnTiles>(weights, slab_at(Stage, Position));  // six stages: blocks are in one piece
+        }
+    }
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t slab_at(int first_stage, int position) const {
+        return slab(first_stage + position / Shape::kPerStage, position % Shape::kPerStage);
+    }
+
     /// Adds the other warpgroup's block, the one before the own.
     __device__ __forceinline__ void add_others(int block) {
         ptx::barrier_wait(&control_.published[group_ ^ 1], block / 2 & 1U);
@@ -163,25 +196,13 @@ class Turns {
             sums.high *= control_.correction[head() + 8];
             correct();
         }
-        const std::uint64_t weights = ptx::wgmma_descriptor(shared_ + params_.shared.weights);
+        const std::uint64_t tile = ptx::wgmma_descriptor(shared_ + params_.shared.weights);
+        const std::uint64_t weights[4] = {tile, tile + 2, tile + 4, tile + 6};
         ptx::wgmma_fence();
-        if constexpr (Dim == 576) {
-            const std::uint32_t at = slab(-2, 2);
-            const std::uint64_t first = ptx::wgmma_columns_descriptor(at, slab(-1, 0) - at);
-            const std::uint64_t rest = ptx::wgmma_columns_descriptor(slab(-1, 1), kSlabBytes);
-#pragma unroll
-            for (int k = 0; k < 4; ++k) {
-                ptx::wgmma_columns<Half, 0, 128>(out, weights + 2 * k, first + 128 * k);
-                ptx::wgmma_columns<Half, 16, 128>(out, weights + 2 * k, rest + 128 * k);
-            }
-        } else {
-            const std::uint64_t values = ptx::wgmma_columns_descriptor(slab(group_ - Shape::kStages, 0), kSlabBytes);
-#pragma unroll
-            for (int k = 0; k < 4; ++k) {
-                ptx::wgmma_columns<Half, 0, 128>(out, weights + 2 * k, values + 128 * k);
-                ptx::wgmma_columns<Half, 16, 128>(out, weights + 2 * k, values + 1024 + 128 * k);
-            }
-        }
+        if constexpr (Dim == 576)
+            add_half<5, -Shape::kStages>(weights);
+        else
+            add_slabs<0, kOwnTiles>(weights, slab(group_ - Shape::kStages, 0));
         ptx::wgmma_commit();
     }
     /// A stage counts eight arrivals: two for each warp that reads all of its values, one where both read some.
@@ -197,22 +218,10 @@ class Turns {
     /// Adds the own block with the weights in registers.
     __device__ __forceinline__ void add_own() {
         ptx::wgmma_fence();
-        if constexpr (Dim == 576) {
-            const std::uint64_t first = ptx::wgmma_columns_descriptor(slab(0, 1), kSlabBytes);
-            const std::uint64_t rest = ptx::wgmma_columns_descriptor(slab(1, 0), kSlabBytes);
-#pragma unroll
-            for (int k = 0; k < 4; ++k) {
-                ptx::wgmma_columns<Half, 0, 128>(out, weights_[k], first + 128 * k);
-                ptx::wgmma_columns<Half, 16, 128>(out, weights_[k], rest + 128 * k);
-            }
-        } else {
-            const std::uint64_t values = ptx::wgmma_columns_descriptor(slab(group_, 0), kSlabBytes);
-#pragma unroll
-            for (int k = 0; k < 4; ++k) {
-                ptx::wgmma_columns<Half, 0, 128>(out, weights_[k], values + 128 * k);
-                ptx::wgmma_columns<Half, 16, 128>(out, weights_[k], values + 1024 + 128 * k);
-            }
-        }
+        if constexpr (Dim == 576)
+            add_half<1, 0>(weights_);
+        else
+            add_slabs<0, kOwnTiles>(weights_, slab(group_, 0));
         ptx::wgmma_commit();
         ptx::wgmma_wait<0>();
         if constexpr (Dim == 576) {

@@ -15,7 +15,7 @@ Kernel describe_turns() {
             Half ? TurnControl::kProducers * kStepsAhead * TurnControl::kUnits * kUnitBytes : 0,
             Half ? TurnControl::kScaleBlocks * kRowBlock * 16 : 0,
             sizeof(TurnControl),
-            0};
+            sizeof(SplitSums<kTurnHeads>)};
 }
 
 }  // namespace tokamak::mla::cuda::sparse_decode
