@@ -284,12 +284,13 @@ class Fp8Gather {
         if (warp_ % (Control::kProducers / 2) == 0) control_.kind[in_ring_ % kNoteDepth] = kind;
     }
 
-    /// Behind the last block, one for each warpgroup.
+    /// Behind the last block: one without rows if their number is odd, then a mark for each warpgroup.
     __device__ __forceinline__ void mark_end() {
+        if (in_ring_ % 2 != 0) fill_empty();
 #pragma unroll 1
         for (int e = 0; e < 2; ++e) {
             open_next();
-            if (warp_ == 0) control_.kind[in_ring_ % kNoteDepth] = e == 0 ? BlockKind::end : BlockKind::second_end;
+            if (warp_ == 0) control_.kind[in_ring_ % kNoteDepth] = BlockKind::end;
             close_stage(0, -1);
             for (int s = 1; s < Shape::kStages; ++s) {
                 open_.advance(stages_);
@@ -297,6 +298,20 @@ class Fp8Gather {
             }
             ++in_ring_;
         }
+    }
+    __device__ __forceinline__ void fill_empty() {
+        note(kMaskedRow, found_row_, BlockKind::rows);
+#pragma unroll 1
+        for (int s = 0; s < Shape::kStages; ++s) {
+            const std::uint32_t to = ring_rows_ + open_next() + lane_ * 16;
+#pragma unroll 1
+            for (int at = 0; at < Shape::kStageBytes; at += kSlabBytes) {
+#pragma unroll
+                for (int i = 0; i < kOwnRows; ++i) store_shared(to + at + i * kUnitBytes, {0, 0, 0, 0});
+            }
+            close_stage(0, -1);
+        }
+        ++in_ring_;
     }
 
     /// Offsets of the block's stages in the ring, and of those of their rounding errors.

@@ -36,9 +36,9 @@ inline constexpr float kNoReference = -1e30F;
 inline constexpr int kUnitExponent = 127;
 inline constexpr int kMaskedRow = 0;
 
-/// What a block of the ring holds. Rows whose scales are no powers of two come 32 at a time, with what rounding took
-/// away from them as the block's other 32 rows. Two empty blocks, one for each warpgroup, tell where the rows end.
-enum class BlockKind : int { rows, rows_and_rests, end, second_end };
+/// What a block of the ring holds where blocks are taken in turns. Rows whose scales are no powers of two come 32 at a
+/// time, with what rounding took away from them as the block's other 32 rows.
+enum class BlockKind : int { rows, rows_and_rests, end };
 
 /// The constants are what producers want to know.
 template <int N>

@@ -31,54 +31,60 @@ __device__ __forceinline__ float max_of_lanes(float value) {
     return max_or_nan(value, __shfl_xor_sync(~0U, value, 2));
 }
 
-template <int Dim, bool Half>
+template <int Dim, bool Half, int Group>
 class Turns {
   public:
     float out[32][4];             ///< eight dimensions each; per thread two of the low head, two of the high one
     TwoHeads sums = {};           ///< of the weights of own blocks, this lane's columns
 
     /// `power`: of the queries, as load_queries returns it.
-    __device__ __forceinline__ Turns(const Params& params, TurnControl& control, unsigned char* shared, int group,
-                                     int warp, int lane, int power)
+    __device__ __forceinline__ Turns(const Params& params, TurnControl& control, unsigned char* shared, int warp, int lane, int power)
         : params_(params),
           control_(control),
           shared_(shared),
-          group_(group),
-          warp_(warp),
+                    warp_(warp),
           lane_(lane),
           scale_(params.scale_log2 * power_of(power)) {
-        advance(group);
+        advance(Group);
 #pragma unroll
         for (auto& o : out) o[0] = o[1] = o[2] = o[3] = 0.0F;
     }
 
+    /// `blocks` is even. The order is that in which memory for the next two blocks gets free: the first warpgroup ends
+    /// its turn with the second one's block, the second one begins its turn's sums with the first one's.
     __device__ __forceinline__ void run(int blocks) {
-        int own = group_;
-        if (group_ == 0 && score(0, blocks)) {
-            publish(weigh(0));
+        if constexpr (Group == 0)
+            run_first(blocks);
+        else
+            run_second(blocks);
+        ptx::wgmma_wait<0>();
+    }
+
+  private:
+    __device__ __forceinline__ void run_first(int blocks) {
+        for (int own = 0; score(own, blocks); own += 2) {
+            publish(weigh(own));
             add_own();
-            own = 2;
+            await_weights(own + 1);
+            add_others();
+            ptx::wgmma_wait<0>();
+            release_others();
             advance(2);
         }
-        while (score(own, blocks)) {
-            add_others(own - 1);
+    }
+    __device__ __forceinline__ void run_second(int blocks) {
+        for (int own = 1; score(own, blocks); own += 2) {
+            await_weights(own - 1);
+            add_others();
             const bool corrected = weigh(own);
             ptx::wgmma_wait<0>();
             release_others();
             publish(corrected);
             add_own();
-            own += 2;
             advance(2);
         }
-        if (other_has(own, blocks)) {
-            add_others(own - 1);
-            ptx::wgmma_wait<0>();
-            release_others();
-        }
-        ptx::wgmma_wait<0>();
     }
 
-  private:
     using Shape = Slabs<Dim>;
     static constexpr bool kMarked = Half && Shape::kRests;
     static constexpr float kPatience = 8.0F;
@@ -101,11 +107,12 @@ class Turns {
             }
         }
     }
-    /// Ring index of stage s of the own block; of the other warpgroup's block before it from -kStages on.
+    /// Ring index of stage s of the own block; the other warpgroup's blocks begin at -kStages and kStages.
     [[nodiscard]] __device__ __forceinline__ int stage(int s) const {
         const int at = first_.index + s;
         if (s < 0) return at < 0 ? at + params_.shared.stages : at;
-        return at >= params_.shared.stages ? at - params_.shared.stages : at;
+        const int less = at - params_.shared.stages;
+        return less >= 0 ? less : at;
     }
     [[nodiscard]] __device__ __forceinline__ std::uint32_t slab(int s, int i) const {
         return ptx::shared_address(shared_) + params_.shared.ring + stage(s) * Shape::kStageBytes + i * kSlabBytes;
@@ -118,23 +125,18 @@ class Turns {
         if (lane_ == 0) ptx::barrier_arrive(&control_.empty[stage(s)], arrivals);
     }
 
-    [[nodiscard]] __device__ __forceinline__ bool other_has(int own, int blocks) const {
-        if constexpr (kMarked) return own > 0 && kind_ != BlockKind::second_end;
-        return own > 0 && own - 1 < blocks;
-    }
-
     /// Scores of the own block, if there is one.
     __device__ __forceinline__ bool score(int own, int blocks) {
         if constexpr (kMarked) {
             await(0);
             kind_ = control_.kind[own % kNoteDepth];
-            if (kind_ == BlockKind::end || kind_ == BlockKind::second_end) return false;
+            if (kind_ == BlockKind::end) return false;
         } else {
             if (own >= blocks) return false;
         }
         // Descriptors are made again for every block: as loop invariants they would take more registers than there are.
         const std::uint64_t all = ptx::wgmma_descriptor(shared_ + again(0));
-        const int turned = Dim == 576 ? group_ * (kValueTiles / 2) * (kSlabBytes / 16) : 0;  // see turned_slab_dims
+        constexpr int kTurned = Dim == 576 ? Group * (kValueTiles / 2) * (kSlabBytes / 16) : 0;  // see turned_slab_dims
 #pragma unroll
         for (int s = 0; s < Shape::kStages; ++s) {
             await(s);
@@ -146,7 +148,7 @@ class Turns {
             for (int i = 0; i < Shape::kPerStage; ++i) {
                 const int position = s * Shape::kPerStage + i;
                 const std::uint64_t queries = all + position * (kSlabBytes / 16) +
-                                              (position == 0 ? 0 : position <= kValueTiles / 2 ? turned : -turned);
+                                              (position == 0 ? 0 : position <= kValueTiles / 2 ? kTurned : -kTurned);
 #pragma unroll
                 for (int k = 0; k < 4; ++k)
                     ptx::wgmma_16bit<Half, false>(score_, queries + 2 * k, rows + i * (kSlabBytes / 16) + 2 * k,
@@ -188,9 +190,13 @@ class Turns {
         return slab(first_stage + position / Shape::kPerStage, position % Shape::kPerStage);
     }
 
-    /// Adds the other warpgroup's block, the one before the own.
-    __device__ __forceinline__ void add_others(int block) {
-        ptx::barrier_wait(&control_.published[group_ ^ 1], block / 2 & 1U);
+    /// Waits for the other warpgroup's weights of a block; older sums follow its references.
+    __device__ __forceinline__ void await_weights(int block) {
+        ptx::barrier_wait(&control_.published[Group ^ 1], block / 2 & 1U);
+    }
+    /// Adds the other warpgroup's block: the one behind the own for the first warpgroup, the one before it for the second.
+    __device__ __forceinline__ void add_others() {
+        constexpr int kFirst = Group == 0 ? Shape::kStages : -Shape::kStages;
         if (control_.corrected[warp_] != 0) {
             sums.low *= control_.correction[head()];
             sums.high *= control_.correction[head() + 8];
@@ -200,18 +206,19 @@ class Turns {
         const std::uint64_t weights[4] = {tile, tile + 2, tile + 4, tile + 6};
         ptx::wgmma_fence();
         if constexpr (Dim == 576)
-            add_half<5, -Shape::kStages>(weights);
+            add_half<5, kFirst>(weights);
         else
-            add_slabs<0, kOwnTiles>(weights, slab(group_ - Shape::kStages, 0));
+            add_slabs<0, kOwnTiles>(weights, slab(kFirst + Group, 0));
         ptx::wgmma_commit();
     }
     /// A stage counts eight arrivals: two for each warp that reads all of its values, one where both read some.
     __device__ __forceinline__ void release_others() {
+        constexpr int kFirst = Group == 0 ? Shape::kStages : -Shape::kStages;
         if constexpr (Dim == 576) {
-            release(-2, 1);
-            release(-1, 2);
+            release(kFirst + 1, 1);
+            release(kFirst + 2, 2);
         } else {
-            release(group_ - Shape::kStages, 2);
+            release(kFirst + Group, 2);
         }
     }
 
@@ -221,14 +228,14 @@ class Turns {
         if constexpr (Dim == 576)
             add_half<1, 0>(weights_);
         else
-            add_slabs<0, kOwnTiles>(weights_, slab(group_, 0));
+            add_slabs<0, kOwnTiles>(weights_, slab(Group, 0));
         ptx::wgmma_commit();
         ptx::wgmma_wait<0>();
         if constexpr (Dim == 576) {
             release(0, 2);
             release(1, 1);
         } else {
-            release(group_, 2);
+            release(Group, 2);
         }
     }
 
@@ -261,7 +268,7 @@ class Turns {
         }
         tops = {max_of_lanes(tops.low), max_of_lanes(tops.high)};
         if ((lane_ & 3) == 0) {
-            float* const top = control_.top[group_];
+            float* const top = control_.top[Group];
             top[head()] = max_or_nan(top[head()], tops.low);
             top[head() + 8] = max_or_nan(top[head() + 8], tops.high);
         }
@@ -388,13 +395,13 @@ class Turns {
         if (lane_ == 0) control_.corrected[warp_] = corrected ? 1 : 0;
         ptx::fence_shared_async();
         __syncwarp();
-        if (lane_ == 0) ptx::barrier_arrive(&control_.published[group_]);
+        if (lane_ == 0) ptx::barrier_arrive(&control_.published[Group]);
     }
 
     const Params& params_;
     TurnControl& control_;
     unsigned char* shared_;
-    int group_, warp_, lane_;
+    int warp_, lane_;
     float scale_;
     float score_[32];
     std::uint32_t weights_[4][4];

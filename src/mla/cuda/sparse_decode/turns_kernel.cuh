@@ -26,11 +26,14 @@ __device__ __forceinline__ void init_control(const Params& params, TurnControl& 
     ptx::fence_barrier_init();
 }
 
+/// Each warpgroup takes as many as the other; the last one may have no rows.
+__device__ __forceinline__ int turn_blocks(const Columns& columns) { return (columns.blocks() + 1) / 2 * 2; }
+
 template <int Dim, bool Half>
 __device__ __forceinline__ void produce_turns(const Params& params, TurnControl& control, std::uint32_t base, int token,
                                               int warp, int lane) {
     const Columns columns = columns_of(params, token, 0);
-    const int blocks = columns.blocks();
+    const int blocks = turn_blocks(columns);
     if constexpr (Half) {
         Fp8Gather<Dim, TurnControl, false> gather(params, control, base, columns, token, warp, lane);
         start_together<kTurnThreads>();
@@ -46,18 +49,22 @@ __device__ __forceinline__ void produce_turns(const Params& params, TurnControl&
 template <int Dim, bool Half>
 __device__ __forceinline__ void take_turns(const Params& params, TurnControl& control, unsigned char* shared, int token,
                                            int first_head, int thread) {
-    const int group = thread / 128;
-    const int warp = __shfl_sync(~0U, thread / 32 % 4, 0);
+    const int warp = __shfl_sync(~0U, thread / 32, 0);
     const int lane = thread % 32;
     if (thread < 32) init_control(params, control, Half, lane);
-    const int blocks = columns_of(params, token, 0).blocks();
+    const int blocks = turn_blocks(columns_of(params, token, 0));
     start_together<kTurnThreads>();
     const std::uint32_t base = ptx::shared_address(shared);
     const int power = load_queries<Dim, kTurnHeads, Half, kTurnMathThreads>(params, control, base, token, first_head,
                                                                            thread);
-    Turns<Dim, Half> turns(params, control, shared, group, warp, lane, power);
-    turns.run(blocks);
-    finish_turns<Dim>(params, control, base, {token, first_head, group, warp, lane}, turns.sums, turns.out);
+    const auto take = [&](auto turns, int group) {
+        turns.run(blocks);
+        finish_turns<Dim>(params, control, base, {token, first_head, group, warp % 4, lane}, turns.sums, turns.out);
+    };
+    if (warp < 4)
+        take(Turns<Dim, Half, 0>(params, control, shared, warp, lane, power), 0);
+    else
+        take(Turns<Dim, Half, 1>(params, control, shared, warp - 4, lane, power), 1);
 }
 
 template <int Dim, bool Half>

@@ -16,8 +16,8 @@ enum : int { kBothBarrier = 2 };
 /// Registers of a thread by role.
 template <bool Half>
 struct TurnRegisters {
-    static constexpr int kMath = Half ? 192 : 200;
-    static constexpr int kProduce = Half ? 64 : 56;
+    static constexpr int kMath = 192;
+    static constexpr int kProduce = 64;
 };
 
 struct TurnControl {
