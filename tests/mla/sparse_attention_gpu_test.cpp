@@ -60,7 +60,8 @@ std::vector<std::string> all_variants() {
     for (const int heads : mla::cuda::kHeadCounts)
         for (const int splits : mla::cuda::kSplitCounts)
             names.push_back(to_string(mla::cuda::SparseConfig{heads, splits}));
-    names.push_back(to_string(mla::cuda::SparseConfig{64, 1, true}));
+    for (const int splits : mla::cuda::kSplitCounts)
+        names.push_back(to_string(mla::cuda::SparseConfig{mla::cuda::kTurnHeads, splits, true}));
     return names;
 }
 

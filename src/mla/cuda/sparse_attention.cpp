@@ -49,17 +49,17 @@ bool all_fp8(const SparseAttentionProblem& problem) {
     return true;
 }
 
-Kernel turns_kernel_of(const SparseAttentionProblem& problem, bool fp8) {
+Kernel turns_kernel_of(const SparseConfig& config, const SparseAttentionProblem& problem, bool fp8) {
     Kernel kernel;
     kernel.code = decode::kernel_turns(static_cast<int>(problem.dim), fp8);
-    kernel.shared = decode::divide_shared(kernel.code, static_cast<int>(problem.dim), 1, kSharedBytes);
+    kernel.shared = decode::divide_shared(kernel.code, static_cast<int>(problem.dim), config.splits, kSharedBytes);
     kernel.head_groups = (problem.heads + kernel.code.heads - 1) / kernel.code.heads;
     return kernel;
 }
 
 Kernel kernel_of(const SparseConfig& config, const SparseAttentionProblem& problem, bool fp8) {
     const bool pair = fp8 && problem.dim == 512 && config.heads == kPairHeads;
-    if (config.turns) return turns_kernel_of(problem, fp8);
+    if (config.turns) return turns_kernel_of(config, problem, fp8);
     const int heads = std::min(config.heads, kPairHeads / 2);
     Kernel kernel;
     if (problem.dim == 576)

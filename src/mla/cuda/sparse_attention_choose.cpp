@@ -54,8 +54,10 @@ std::vector<SparseConfig> legal_configs(int heads, bool (*fits)(const SparseConf
             if (fits(config, problem)) configs.push_back(config);
         }
     }
-    const SparseConfig turns = {kPairHeads / 2, 1, true};
-    if (heads > turns.heads / 2 && fits(turns, problem)) configs.push_back(turns);
+    for (const int splits : kSplitCounts) {
+        const SparseConfig turns = {kTurnHeads, splits, true};
+        if (heads > kTurnHeads / 2 && fits(turns, problem)) configs.push_back(turns);
+    }
     return configs;
 }
 

@@ -42,7 +42,7 @@ __device__ __forceinline__ void init_control(const Params& params, Control<N>& c
         control.query_top = 0;
         ptx::barrier_init(&control.told, 1);
         ptx::barrier_init(&control.landed, 1);
-        if (params.splits > 1) expect_others(params, control);
+        if (params.splits > 1) expect_others<N>(params, control);
     }
     ptx::fence_barrier_init();
 }

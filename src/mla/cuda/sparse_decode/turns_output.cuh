@@ -74,49 +74,50 @@ __device__ __forceinline__ void store_warp_tile_f32(const Params& params, const 
     }
 }
 
-/// Behind the last block. The queries' memory is free then.
-template <int Dim>
-__device__ __forceinline__ void finish_turns(const Params& params, TurnControl& control, std::uint32_t base,
-                                             const Target& at, TwoHeads sums, float (&out)[32][4]) {
-    const int h = at.warp * 16 + at.lane / 4;
+/// Finished sums of tile number i of the warpgroup to the caller, by way of 2 KB at `staging`.
+__device__ __forceinline__ void store_turn_tile(const Params& params, const Target& at, int tile,
+                                                const float (&out)[32][4], int i, std::uint32_t staging) {
+    if (tile * kSlabDims >= params.value_dim) return;
+    if (params.out_kind == OutKind::f32) return store_warp_tile_f32(params, at, tile, out, i);
+    stage_warp_tile(staging, out, i, params.out_kind, at.lane);
+    __syncwarp();
+    store_warp_tile(params, at, tile, staging);
+}
+
+/// Behind the last block: the sums of a warpgroup's lanes together, for all to see.
+__device__ __forceinline__ void note_sums(TurnControl& control, const Target& at, TwoHeads sums) {
     sums = {add_lanes(sums.low), add_lanes(sums.high)};
     if ((at.lane & 3) == 0) {
+        const int h = at.warp * 16 + at.lane / 4;
         control.sum[at.group][h] = sums.low;
         control.sum[at.group][h + 8] = sums.high;
     }
     ptx::named_barrier(kBothBarrier, kTurnMathThreads);
-    TwoHeads factor = {0.0F, 0.0F};
+}
+
+/// The output of an unsplit token. The queries' memory is free by now.
+template <int Dim>
+__device__ __forceinline__ void finish_whole(const Params& params, const TurnControl& control, std::uint32_t base,
+                                             const Target& at, float (&out)[32][4]) {
+    float factor[2] = {};
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
-        const int head = at.first_head + h + 8 * e;
+        const int h = at.warp * 16 + at.lane / 4 + 8 * e;
+        const int head = at.first_head + h;
         if (head >= params.heads) continue;
-        const HeadSums all = turn_sums(control, h + 8 * e);
+        const HeadSums all = turn_sums(control, h);
         const float sink = sink_of(params, head);
-        (e == 0 ? factor.low : factor.high) = factor_of(all, sink);
+        factor[e] = factor_of(all, sink);
         if (at.group == 0 && (at.lane & 3) == 0) store_statistics(params, at.token, head, all, sink);
     }
 #pragma unroll
-    for (auto& o : out) {
-        o[0] *= factor.low;
-        o[1] *= factor.low;
-        o[2] *= factor.high;
-        o[3] *= factor.high;
-    }
-    const std::uint32_t staging = base + (at.group * 4 + at.warp) * (4 * 2048);
-    if (params.out_kind != OutKind::f32) {
+    for (auto& o : out)
 #pragma unroll
-        for (int i = 0; i < 4; ++i) stage_warp_tile(staging + i * 2048, out, i, params.out_kind, at.lane);
-        __syncwarp();
-    }
+        for (int e = 0; e < 4; ++e) o[e] *= factor[e / 2];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        const int tile = turn_tile<Dim>(at.group, i);
-        if (tile * kSlabDims >= params.value_dim) continue;
-        if (params.out_kind == OutKind::f32)
-            store_warp_tile_f32(params, at, tile, out, i);
-        else
-            store_warp_tile(params, at, tile, staging + i * 2048);
-    }
+    for (int i = 0; i < kOwnTiles; ++i)
+        store_turn_tile(params, at, turn_tile<Dim>(at.group, i), out, i,
+                        base + ((at.group * 4 + at.warp) * kOwnTiles + i) * 2048);
 }
 
 }  // namespace tokamak::mla::cuda::sparse_decode

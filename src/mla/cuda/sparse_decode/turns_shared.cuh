@@ -14,7 +14,6 @@ inline constexpr int kTurnThreads = 512;
 enum : int { kBothBarrier = 2 };
 
 /// Registers of a thread by role.
-template <bool Half>
 struct TurnRegisters {
     static constexpr int kMath = 192;
     static constexpr int kProduce = 64;
