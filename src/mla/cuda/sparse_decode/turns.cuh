@@ -63,6 +63,7 @@ class Turns {
   private:
     __device__ __forceinline__ void run_first(int blocks) {
         for (int own = 0; score(own, blocks); own += 2) {
+            relate_block(own, known_references());
             publish(weigh(own));
             add_own();
             await_weights(own + 1);
@@ -74,8 +75,10 @@ class Turns {
     }
     __device__ __forceinline__ void run_second(int blocks) {
         for (int own = 1; score(own, blocks); own += 2) {
+            relate_block(own, used_);
             await_weights(own - 1);
             add_others();
+            follow_references();
             const bool corrected = weigh(own);
             ptx::wgmma_wait<0>();
             release_others();
@@ -312,45 +315,72 @@ class Turns {
         return none ? 1.0F : exp2_fast(-above);
     }
 
-    /// Weights of the own block, in registers, and their sums. Returns whether the output, which may still be in work,
-    /// needs a correction.
-    __device__ __forceinline__ bool weigh(int block) {
+    [[nodiscard]] __device__ __forceinline__ TwoHeads known_references() const {
+        return {control_.reference[head()], control_.reference[head() + 8]};
+    }
+    [[nodiscard]] __device__ __forceinline__ static float to_subtract(float reference) {
+        return reference == kNoReference ? 0.0F : reference;
+    }
+
+    /// Scores of the own block relative to these references, and the largest of this lane's columns.
+    __device__ __forceinline__ void relate_block(int block, TwoHeads references) {
         if (kMarked && kind_ == BlockKind::rows_and_rests) {
 #pragma unroll
             for (int e = 0; e < 16; ++e) score_[e] += score_[16 + e];
         }
-        const int* const exponents = control_.exponent[block % kNoteDepth] + column();
+        const int* const exponents = exponents_of(block);
         if (params_.max_logits != nullptr) note_tops(exponents);
-        TwoHeads reference = {control_.reference[head()], control_.reference[head() + 8]};
-        const bool none = reference.low == kNoReference || reference.high == kNoReference;
-        relate(exponents, {reference.low == kNoReference ? 0.0F : reference.low,
-                           reference.high == kNoReference ? 0.0F : reference.high});
-        TwoHeads above = {score_[0], score_[2]};
+        used_ = references;
+        relate(exponents, {to_subtract(references.low), to_subtract(references.high)});
+        above_ = {score_[0], score_[2]};
 #pragma unroll
         for (int e = 1; e < 16; ++e) {
-            above.low = max_or_nan(above.low, score_[e / 2 * 4 + e % 2]);
-            above.high = max_or_nan(above.high, score_[e / 2 * 4 + 2 + e % 2]);
+            above_.low = max_or_nan(above_.low, score_[e / 2 * 4 + e % 2]);
+            above_.high = max_or_nan(above_.high, score_[e / 2 * 4 + 2 + e % 2]);
         }
-        bool corrected = false;
-        if (__any_sync(~0U, none || !(above.low <= kPatience) || !(above.high <= kPatience)))
-            corrected = move_references(reference, above);
-        exponentiate(exponents);
-        return corrected;
     }
-
-    __device__ __forceinline__ bool move_references(TwoHeads reference, TwoHeads above) {
-        const TwoHeads correction = {move(reference.low, above.low), move(reference.high, above.high)};
+    /// Turns to the references that the other warpgroup's block has left, if they are others than those used.
+    __device__ __forceinline__ void follow_references() {
+        const TwoHeads known = known_references();
+        if (!__any_sync(~0U, known.low != used_.low || known.high != used_.high)) return;
+        const TwoHeads moved = {to_subtract(known.low) - to_subtract(used_.low),
+                                to_subtract(known.high) - to_subtract(used_.high)};
+        used_ = known;
+        subtract(moved);
+        above_.low -= moved.low;
+        above_.high -= moved.high;
+    }
+    __device__ __forceinline__ void subtract(TwoHeads moved) {
 #pragma unroll
         for (int g = 0; g < 8; ++g) {
 #pragma unroll
             for (int e = 0; e < 2; ++e) {
-                score_[4 * g + e] -= above.low;
-                score_[4 * g + 2 + e] -= above.high;
+                score_[4 * g + e] -= moved.low;
+                score_[4 * g + 2 + e] -= moved.high;
             }
         }
+    }
+
+    /// Weights of the own block, in registers, and their sums. Returns whether the output, which may still be in work,
+    /// needs a correction.
+    __device__ __forceinline__ bool weigh(int block) {
+        const bool none = used_.low == kNoReference || used_.high == kNoReference;
+        bool corrected = false;
+        if (__any_sync(~0U, none || !(above_.low <= kPatience) || !(above_.high <= kPatience)))
+            corrected = move_references();
+        exponentiate(exponents_of(block));
+        return corrected;
+    }
+    [[nodiscard]] __device__ __forceinline__ const int* exponents_of(int block) const {
+        return control_.exponent[block % kNoteDepth] + column();
+    }
+
+    __device__ __forceinline__ bool move_references() {
+        const TwoHeads correction = {move(used_.low, above_.low), move(used_.high, above_.high)};
+        subtract(above_);
         if ((lane_ & 3) == 0) {
-            control_.reference[head()] = reference.low;
-            control_.reference[head() + 8] = reference.high;
+            control_.reference[head()] = used_.low;
+            control_.reference[head() + 8] = used_.high;
             control_.correction[head()] = correction.low;
             control_.correction[head() + 8] = correction.high;
         }
@@ -405,6 +435,8 @@ class Turns {
     float scale_;
     float score_[32];
     std::uint32_t weights_[4][4];
+    TwoHeads used_ = {kNoReference, kNoReference};  ///< references of the own block's scores
+    TwoHeads above_;                                ///< largest of this lane's relative scores, for each head
     BlockKind kind_ = BlockKind::rows;
     Stage first_;  ///< of the own block
 };
