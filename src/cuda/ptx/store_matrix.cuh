@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Fragments to shared memory as they are, and arrivals that count several times. PTX ISA 9.7.14.5.16 and 9.7.13.15.
+// Matrix fragments to shared memory as they are. PTX ISA 9.7.14.5.16.
 #pragma once
 
 #include "cuda/ptx/barrier.cuh"
@@ -10,12 +10,6 @@ namespace tokamak::cuda::ptx {
 __device__ __forceinline__ void store_matrix_x4(std::uint32_t address, const std::uint32_t (&fragment)[4]) {
     asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(fragment[0]),
                  "r"(fragment[1]), "r"(fragment[2]), "r"(fragment[3])
-                 : "memory");
-}
-
-/// Several arrivals at once.
-__device__ __forceinline__ void barrier_arrive(std::uint64_t* barrier, std::uint32_t arrivals) {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals)
                  : "memory");
 }
 

@@ -51,7 +51,7 @@ bool all_fp8(const SparseAttentionProblem& problem) {
 
 Kernel turns_kernel_of(const SparseConfig& config, const SparseAttentionProblem& problem, bool fp8) {
     Kernel kernel;
-    kernel.code = decode::kernel_turns(static_cast<int>(problem.dim), fp8);
+    kernel.code = decode::kernel_turns(fp8);
     kernel.shared = decode::divide_shared(kernel.code, static_cast<int>(problem.dim), config.splits, kSharedBytes);
     kernel.head_groups = (problem.heads + kernel.code.heads - 1) / kernel.code.heads;
     return kernel;
@@ -83,9 +83,9 @@ Launch prepare(const SparseConfig& config, const SparseAttentionProblem& problem
 bool fits(const SparseConfig& config, const SparseAttentionProblem& problem) {
     const bool pairs = problem.dim == 512 && all_fp8(problem) && 2 * config.splits <= decode::kMaxSplits;
     if (config.heads == kPairHeads && !pairs) return false;
+    if (config.turns && problem.dim != 512) return false;
     const Launch launch = prepare(config, problem);
-    return launch.aligned.code.function != nullptr && launch.aligned.shared.bytes > 0 &&
-           launch.anywhere.shared.bytes > 0;
+    return launch.aligned.shared.bytes > 0 && launch.anywhere.shared.bytes > 0;
 }
 
 /// Lets a kernel take all the shared memory that any configuration uses; setting it twice is harmless.

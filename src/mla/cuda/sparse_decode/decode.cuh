@@ -137,8 +137,8 @@ struct RowScales {
 
 /// Number g of eight f16 numbers, twice.
 __device__ __forceinline__ __half2 twice(const uint4& halves, int g) {
-    const std::uint32_t word = g < 4 ? (g < 2 ? halves.x : halves.y) : (g < 6 ? halves.z : halves.w);
-    const __half2 pair = *reinterpret_cast<const __half2*>(&word);
+    const std::uint32_t words[4] = {halves.x, halves.y, halves.z, halves.w};
+    const __half2 pair = *reinterpret_cast<const __half2*>(&words[g / 2]);
     return g % 2 == 0 ? __low2half2(pair) : __high2half2(pair);
 }
 

@@ -37,7 +37,7 @@ __device__ __forceinline__ void gather_bf16(const Params& params, Control& contr
             const std::uint32_t slab = at + stage.index * Shape::kStageBytes + position % Shape::kPerStage * kSlabBytes;
 #pragma unroll
             for (int i = 0; i < kOwnRows; ++i)  // rows 4 to 7 of eight differ in the swizzle's upper bit
-                ptx::copy_16((slab + i * 512) ^ (i % 2 * 64), from[i] + turned_slab_dims<Dim, Control>(position, block) * 128,
+                ptx::copy_16((slab + i * 512) ^ (i % 2 * 64), from[i] + slab_dims<Dim>(position) * 128,
                              (valid >> (4 * i + lane / 8) & 1U) != 0);
             if ((position + 1) % Shape::kPerStage == 0) {
                 ptx::copy_arrive(&control.full[stage.index]);
@@ -74,7 +74,7 @@ __device__ __noinline__ void gather_any(const Params& params, Control& control, 
             for (int r = lane / 8; r < kPerWarp; r += 4) {
                 const Row row = rows.row(block, r);
                 const uint4 values =
-                    row.valid ? read_anywhere<Dim>(row, turned_slab_dims<Dim, Control>(position, block), lane & 7) : uint4{0, 0, 0, 0};
+                    row.valid ? read_anywhere<Dim>(row, slab_dims<Dim>(position), lane & 7) : uint4{0, 0, 0, 0};
                 store_shared(slab + swizzled(warp * kPerWarp + r, lane & 7), values);
             }
             if ((position + 1) % Shape::kPerStage != 0) continue;

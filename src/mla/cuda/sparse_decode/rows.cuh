@@ -2,7 +2,6 @@
 // From a column of a token's selection to the address of a row.
 #pragma once
 
-#include "cuda/ptx/prefetch.cuh"
 #include "mla/cuda/sparse_decode/shared.cuh"
 
 namespace tokamak::mla::cuda::sparse_decode {
@@ -98,11 +97,9 @@ class RowStream {
 
     /// Blocks are turned to one by one.
     __device__ __forceinline__ void turn(int block) {
-        if (block % kBlocks == kBlocks / 2) prefetch(locate(*params_, near_), near_.pool);
         if (block % kBlocks != 0) return;
         own_ = locate(*params_, near_);
         valid_ = __ballot_sync(~0U, own_.valid);
-        if (block == 0) prefetch(own_, near_.pool);
         near_ = far_;
         load_page(*params_, token_, near_);
         column_ += kBlocks * kRowBlock;
@@ -131,12 +128,6 @@ class RowStream {
     }
 
   private:
-    /// Into L2, so that fewer bytes on their way from there are enough.
-    __device__ __forceinline__ void prefetch(const Row& row, int pool) const {
-        if (params_->anywhere || !row.valid) return;
-        ptx::prefetch_l2(row.values, params_->pools[pool].row_bytes);
-    }
-
     const Params* params_;
     const Columns* columns_;
     int token_;

@@ -36,18 +36,13 @@ inline constexpr float kNoReference = -1e30F;
 inline constexpr int kUnitExponent = 127;
 inline constexpr int kMaskedRow = 0;
 
-/// What a block of the ring holds where blocks are taken in turns. Rows whose scales are no powers of two come 32 at a
-/// time, with what rounding took away from them as the block's other 32 rows.
-enum class BlockKind : int { rows, rows_and_rests, end };
-
 /// The constants are what producers want to know.
 template <int N>
 struct Control {
     static constexpr int kProducers = kProducerWarps<N>;
     static constexpr int kBlockThreads = kThreads<N>;
     static constexpr int kScaleBlocks = kRawScaleBlocks<N>;
-    static constexpr int kUnits = 2;
-    static constexpr bool kTurns = false;
+    static constexpr int kUnits = 2;  ///< in a producer's step
     std::uint64_t full[kMaxStages];   ///< stage written: an arrival per producer warp, or thread if rows are bf16
     std::uint64_t empty[kMaxStages];  ///< stage no longer read: an arrival per accumulating warp
     std::uint64_t weights_full[kWeightBuffers<N>];       ///< an arrival per scoring warp
@@ -89,13 +84,6 @@ struct Stage {
 template <int Dim>
 __device__ __forceinline__ constexpr int slab_dims(int position) {
     return position == 0 ? Slabs<Dim>::kCount - 1 : position - 1;
-}
-
-/// The same where blocks are taken in turns: of 576, every other block has the halves of its values exchanged.
-template <int Dim, class Control>
-__device__ __forceinline__ int turned_slab_dims(int position, int block) {
-    const int half = Control::kTurns && Dim == 576 ? block % 2 * (kValueTiles / 2) : 0;
-    return slab_dims<Dim>(position) + (position == 0 ? 0 : position <= kValueTiles / 2 ? half : -half);
 }
 
 /// Offset of 16-byte chunk `chunk` of row `row` in a tile with rows of 128 bytes under the 128-byte swizzle.

@@ -31,18 +31,19 @@ __device__ __forceinline__ float max_of_lanes(float value) {
     return max_or_nan(value, __shfl_xor_sync(~0U, value, 2));
 }
 
-template <int Dim, bool Half, int Group>
+template <bool Half, int Group>
 class Turns {
   public:
-    float out[32][4];             ///< eight dimensions each; per thread two of the low head, two of the high one
-    TwoHeads sums = {};           ///< of the weights of own blocks, this lane's columns
+    float out[32][4];    ///< eight dimensions each; per thread two of the low head, two of the high one
+    TwoHeads sums = {};  ///< of the weights of own blocks, this lane's columns
 
     /// `power`: of the queries, as load_queries returns it.
-    __device__ __forceinline__ Turns(const Params& params, TurnControl& control, unsigned char* shared, int warp, int lane, int power)
+    __device__ __forceinline__ Turns(const Params& params, TurnControl& control, unsigned char* shared, int warp,
+                                     int lane, int power)
         : params_(params),
           control_(control),
           shared_(shared),
-                    warp_(warp),
+          warp_(warp),
           lane_(lane),
           scale_(params.scale_log2 * power_of(power)) {
         advance(Group);
@@ -69,7 +70,7 @@ class Turns {
             await_weights(own + 1);
             add_others();
             ptx::wgmma_wait<0>();
-            release_others();
+            release(kOthers);
             advance(2);
         }
     }
@@ -81,16 +82,18 @@ class Turns {
             follow_references();
             const bool corrected = weigh(own);
             ptx::wgmma_wait<0>();
-            release_others();
+            release(kOthers);
             publish(corrected);
             add_own();
             advance(2);
         }
     }
 
-    using Shape = Slabs<Dim>;
-    static constexpr bool kMarked = Half && Shape::kRests;
+    using Shape = Slabs<kTurnDim>;
+    static_assert(Shape::kStages == 2, "a stage is a warpgroup's half of the values");
     static constexpr float kPatience = 8.0F;
+    /// This warpgroup's stage of the other one's block: behind the own block, or before it.
+    static constexpr int kOthers = Group == 0 ? Shape::kStages : Group - Shape::kStages;
 
     /// `value`, which the compiler does not know.
     [[nodiscard]] __device__ __forceinline__ static int again(int value) {
@@ -117,29 +120,22 @@ class Turns {
         const int less = at - params_.shared.stages;
         return less >= 0 ? less : at;
     }
-    [[nodiscard]] __device__ __forceinline__ std::uint32_t slab(int s, int i) const {
-        return ptx::shared_address(shared_) + params_.shared.ring + stage(s) * Shape::kStageBytes + i * kSlabBytes;
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t slab(int s) const {
+        return ptx::shared_address(shared_) + params_.shared.ring + stage(s) * Shape::kStageBytes;
     }
     __device__ __forceinline__ void await(int s) {
         const std::uint32_t wrapped = first_.index + s >= params_.shared.stages ? 1U : 0U;
         ptx::barrier_wait(&control_.full[stage(s)], first_.phase ^ wrapped);
     }
-    __device__ __forceinline__ void release(int s, std::uint32_t arrivals) {
-        if (lane_ == 0) ptx::barrier_arrive(&control_.empty[stage(s)], arrivals);
+    __device__ __forceinline__ void release(int s) {
+        if (lane_ == 0) ptx::barrier_arrive(&control_.empty[stage(s)]);
     }
 
     /// Scores of the own block, if there is one.
     __device__ __forceinline__ bool score(int own, int blocks) {
-        if constexpr (kMarked) {
-            await(0);
-            kind_ = control_.kind[own % kNoteDepth];
-            if (kind_ == BlockKind::end) return false;
-        } else {
-            if (own >= blocks) return false;
-        }
+        if (own >= blocks) return false;
         // Descriptors are made again for every block: as loop invariants they would take more registers than there are.
         const std::uint64_t all = ptx::wgmma_descriptor(shared_ + again(0));
-        constexpr int kTurned = Dim == 576 ? Group * (kValueTiles / 2) * (kSlabBytes / 16) : 0;  // see turned_slab_dims
 #pragma unroll
         for (int s = 0; s < Shape::kStages; ++s) {
             await(s);
@@ -150,8 +146,7 @@ class Turns {
 #pragma unroll
             for (int i = 0; i < Shape::kPerStage; ++i) {
                 const int position = s * Shape::kPerStage + i;
-                const std::uint64_t queries = all + position * (kSlabBytes / 16) +
-                                              (position == 0 ? 0 : position <= kValueTiles / 2 ? kTurned : -kTurned);
+                const std::uint64_t queries = all + position * (kSlabBytes / 16);
 #pragma unroll
                 for (int k = 0; k < 4; ++k)
                     ptx::wgmma_16bit<Half, false>(score_, queries + 2 * k, rows + i * (kSlabBytes / 16) + 2 * k,
@@ -163,43 +158,27 @@ class Turns {
         return true;
     }
 
-    /// Starts the products of `Count` slabs that lie side by side, for tiles from `Tile` on. All products have one width:
-    /// with several, the compiler finds no place for their sums.
-    template <int Tile, int Count, class Weights>
-    __device__ __forceinline__ void add_slabs(const Weights (&weights)[4], std::uint32_t at) {
-        constexpr int kWide = Dim == 576 && Half ? 1 : 2;  // the ring of five stages may end within a half
-        static_assert(Count % kWide == 0);
+    /// Starts the products of a stage, which is this warpgroup's half of a block's values.
+    template <class Weights>
+    __device__ __forceinline__ void add_stage(const Weights (&weights)[4], int s) {
+        const std::uint64_t low = ptx::wgmma_columns_descriptor(slab(s), kSlabBytes);
+        const std::uint64_t high = ptx::wgmma_columns_descriptor(slab(s) + 2 * kSlabBytes, kSlabBytes);
+        ptx::wgmma_fence();
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
-            if constexpr (Count >= kWide)
-                ptx::wgmma_columns<Half, 8 * Tile, 64 * kWide>(
-                    out, weights[k], ptx::wgmma_columns_descriptor(at, kSlabBytes) + 128 * k);
+            ptx::wgmma_columns<Half, 0>(out, weights[k], low + 128 * k);
+            ptx::wgmma_columns<Half, 16>(out, weights[k], high + 128 * k);
         }
-        if constexpr (Count > kWide) add_slabs<Tile + kWide, Count - kWide>(weights, at + kWide * kSlabBytes);
-    }
-    /// The half of the values from slab `Position` on, of the block that begins `Stage` stages from the own one.
-    template <int Position, int Stage, class Weights>
-    __device__ __forceinline__ void add_half(const Weights (&weights)[4]) {
-        if constexpr (Half) {
-            add_slabs<0, 1>(weights, slab_at(Stage, Position));
-            add_slabs<1, 1>(weights, slab_at(Stage, Position + 1));
-            add_slabs<2, 1>(weights, slab_at(Stage, Position + 2));
-            add_slabs<3, 1>(weights, slab_at(Stage, Position + 3));
-        } else {
-            add_slabs<0, kOwnTiles>(weights, slab_at(Stage, Position));  // six stages: blocks are in one piece
-        }
-    }
-    [[nodiscard]] __device__ __forceinline__ std::uint32_t slab_at(int first_stage, int position) const {
-        return slab(first_stage + position / Shape::kPerStage, position % Shape::kPerStage);
+        ptx::wgmma_commit();
     }
 
     /// Waits for the other warpgroup's weights of a block; older sums follow its references.
     __device__ __forceinline__ void await_weights(int block) {
         ptx::barrier_wait(&control_.published[Group ^ 1], block / 2 & 1U);
     }
-    /// Adds the other warpgroup's block: the one behind the own for the first warpgroup, the one before it for the second.
+    /// Adds the other warpgroup's block: the one behind the own for the first warpgroup, the one before it for the
+    /// second.
     __device__ __forceinline__ void add_others() {
-        constexpr int kFirst = Group == 0 ? Shape::kStages : -Shape::kStages;
         if (control_.corrected[warp_] != 0) {
             sums.low *= control_.correction[head()];
             sums.high *= control_.correction[head() + 8];
@@ -207,39 +186,12 @@ class Turns {
         }
         const std::uint64_t tile = ptx::wgmma_descriptor(shared_ + params_.shared.weights);
         const std::uint64_t weights[4] = {tile, tile + 2, tile + 4, tile + 6};
-        ptx::wgmma_fence();
-        if constexpr (Dim == 576)
-            add_half<5, kFirst>(weights);
-        else
-            add_slabs<0, kOwnTiles>(weights, slab(kFirst + Group, 0));
-        ptx::wgmma_commit();
+        add_stage(weights, kOthers);
     }
-    /// A stage counts eight arrivals: two for each warp that reads all of its values, one where both read some.
-    __device__ __forceinline__ void release_others() {
-        constexpr int kFirst = Group == 0 ? Shape::kStages : -Shape::kStages;
-        if constexpr (Dim == 576) {
-            release(kFirst + 1, 1);
-            release(kFirst + 2, 2);
-        } else {
-            release(kFirst + Group, 2);
-        }
-    }
-
-    /// Adds the own block with the weights in registers.
     __device__ __forceinline__ void add_own() {
-        ptx::wgmma_fence();
-        if constexpr (Dim == 576)
-            add_half<1, 0>(weights_);
-        else
-            add_slabs<0, kOwnTiles>(weights_, slab(Group, 0));
-        ptx::wgmma_commit();
+        add_stage(weights_, Group);
         ptx::wgmma_wait<0>();
-        if constexpr (Dim == 576) {
-            release(0, 2);
-            release(1, 1);
-        } else {
-            release(Group, 2);
-        }
+        release(Group);
     }
 
     /// The output so far, by the corrections published last.
@@ -324,10 +276,6 @@ class Turns {
 
     /// Scores of the own block relative to these references, and the largest of this lane's columns.
     __device__ __forceinline__ void relate_block(int block, TwoHeads references) {
-        if (kMarked && kind_ == BlockKind::rows_and_rests) {
-#pragma unroll
-            for (int e = 0; e < 16; ++e) score_[e] += score_[16 + e];
-        }
         const int* const exponents = exponents_of(block);
         if (params_.max_logits != nullptr) note_tops(exponents);
         used_ = references;
@@ -437,8 +385,7 @@ class Turns {
     std::uint32_t weights_[4][4];
     TwoHeads used_ = {kNoReference, kNoReference};  ///< references of the own block's scores
     TwoHeads above_;                                ///< largest of this lane's relative scores, for each head
-    BlockKind kind_ = BlockKind::rows;
-    Stage first_;  ///< of the own block
+    Stage first_;                                   ///< of the own block
 };
 
 }  // namespace tokamak::mla::cuda::sparse_decode

@@ -7,7 +7,6 @@
 
 namespace tokamak::mla::cuda::sparse_decode {
 
-template <int Dim>
 class TurnExchange {
   public:
     __device__ TurnExchange(const Params& params, TurnControl& control, unsigned char* shared, int rank,
@@ -18,14 +17,13 @@ class TurnExchange {
     __device__ void stage(const float (&out)[32][4]) {
 #pragma unroll
         for (int i = 0; i < kOwnTiles; ++i) {
-            const int tile = turn_tile<Dim>(at_.group, i);
+            const int tile = turn_tile(at_.group, i);
             if (owns_.owner(tile) == rank_) continue;
             const std::uint32_t to = ptx::shared_address(staged(tile)) + at_.lane * 16;
 #pragma unroll
             for (int g = 0; g < 8; ++g)
-                store_shared(to + g * 512,
-                             {__float_as_uint(out[8 * i + g][0]), __float_as_uint(out[8 * i + g][1]),
-                              __float_as_uint(out[8 * i + g][2]), __float_as_uint(out[8 * i + g][3])});
+                store_shared(to + g * 512, {__float_as_uint(out[8 * i + g][0]), __float_as_uint(out[8 * i + g][1]),
+                                            __float_as_uint(out[8 * i + g][2]), __float_as_uint(out[8 * i + g][3])});
         }
         ptx::fence_shared_async();
         __syncwarp();
@@ -34,7 +32,7 @@ class TurnExchange {
     /// A lane per tile of this warp starts the copy to the tile's owner, whose landing space must be free.
     __device__ void push() {
         if (at_.lane >= kOwnTiles) return;
-        const int tile = turn_tile<Dim>(at_.group, at_.lane);
+        const int tile = turn_tile(at_.group, at_.lane);
         const int owner = owns_.owner(tile);
         if (owner == rank_) return;
         unsigned char* const to = shared_ + landing_part<kTurnHeads>(params_, owns_, tile, owner, rank_, at_.warp);
@@ -46,7 +44,7 @@ class TurnExchange {
     __device__ void finish(float (&out)[32][4], const SplitSums<kTurnHeads>* splits) {
 #pragma unroll
         for (int i = 0; i < kOwnTiles; ++i) {
-            const int tile = turn_tile<Dim>(at_.group, i);
+            const int tile = turn_tile(at_.group, i);
             if (owns_.owner(tile) != rank_) continue;
             add_splits(out, i, tile, splits);
             __syncwarp();  // the landed part becomes the output's staging
@@ -66,8 +64,7 @@ class TurnExchange {
             const float low = splits[source].head[h].x;
             const float high = splits[source].head[h + 8].x;
             const std::uint32_t from =
-                ptx::shared_address(shared_ +
-                                    landing_part<kTurnHeads>(params_, owns_, tile, rank_, source, at_.warp)) +
+                ptx::shared_address(shared_ + landing_part<kTurnHeads>(params_, owns_, tile, rank_, source, at_.warp)) +
                 at_.lane * 16;
 #pragma unroll
             for (int g = 0; g < 8; ++g) {

@@ -6,9 +6,9 @@
 
 namespace tokamak::mla::cuda::sparse_decode {
 
-template <int Dim, bool Half>
+template <bool Half>
 Kernel describe_turns() {
-    return {reinterpret_cast<const void*>(&sparse_decode_turns<Dim, Half>),
+    return {reinterpret_cast<const void*>(&sparse_decode_turns<Half>),
             kTurnHeads,
             kTurnThreads,
             1,

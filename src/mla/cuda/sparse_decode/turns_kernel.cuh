@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sparse attention of one token and 64 heads per block: eight producer warps and two warpgroups that take blocks of rows
-// in turns. See turns.cuh and docs/kernels/sparse_mla.md.
+// Sparse attention of one token and 64 heads per block: eight producer warps and two warpgroups that take blocks of
+// rows in turns. See turns.cuh and docs/kernels/sparse_mla.md.
 #pragma once
 
 #include "mla/cuda/sparse_decode/gather.cuh"
@@ -15,7 +15,7 @@ namespace tokamak::mla::cuda::sparse_decode {
 __device__ __forceinline__ void init_control(const Params& params, TurnControl& control, bool per_warp, int lane) {
     if (lane < params.shared.stages) {
         ptx::barrier_init(&control.full[lane], TurnControl::kProducers * (per_warp ? 1 : 32));
-        ptx::barrier_init(&control.empty[lane], 8);
+        ptx::barrier_init(&control.empty[lane], 4);
     }
     if (lane < 2) ptx::barrier_init(&control.published[lane], 4);
     for (int h = lane; h < kTurnHeads; h += 32) {
@@ -39,20 +39,20 @@ struct TurnPlace {
     int rank, token, first_head;
 };
 
-template <int Dim, bool Half>
+template <bool Half>
 __device__ __forceinline__ void produce_turns(const Params& params, TurnControl& control, std::uint32_t base,
                                               const TurnPlace& place, int warp, int lane) {
     const Columns columns = columns_of(params, place.token, place.rank);
     const int blocks = turn_blocks(columns);
     if constexpr (Half) {
-        Fp8Gather<Dim, TurnControl, false> gather(params, control, base, columns, place.token, warp, lane);
+        Fp8Gather<kTurnDim, TurnControl, false> gather(params, control, base, columns, place.token, warp, lane);
         start_together<kTurnThreads>();
         gather.run(blocks);
     } else {
         if (params.anywhere)
-            gather_any<Dim>(params, control, base + params.shared.ring, columns, place.token, blocks, warp, lane);
+            gather_any<kTurnDim>(params, control, base + params.shared.ring, columns, place.token, blocks, warp, lane);
         else
-            gather_bf16<Dim>(params, control, base + params.shared.ring, columns, place.token, blocks, warp, lane);
+            gather_bf16<kTurnDim>(params, control, base + params.shared.ring, columns, place.token, blocks, warp, lane);
     }
     if (params.splits == 1) return;
     __syncwarp();
@@ -62,13 +62,12 @@ __device__ __forceinline__ void produce_turns(const Params& params, TurnControl&
 }
 
 /// Merges the splits' sums: thread h of the block those of head h, then every thread its tiles.
-template <int Dim>
 __device__ __forceinline__ void finish_split(const Params& params, TurnControl& control, unsigned char* shared,
                                              const TurnPlace& place, const Target& at, float (&out)[32][4]) {
     auto* const splits = reinterpret_cast<SplitSums<kTurnHeads>*>(shared + params.shared.statistics);
     const int h = static_cast<int>(threadIdx.x);
     ptx::cluster_arrive_relaxed();
-    TurnExchange<Dim> exchange(params, control, shared, place.rank, at);
+    TurnExchange exchange(params, control, shared, place.rank, at);
     exchange.stage(out);
     ptx::cluster_wait();
     exchange.push();
@@ -88,7 +87,7 @@ __device__ __forceinline__ void finish_split(const Params& params, TurnControl& 
     exchange.finish(out, splits);
 }
 
-template <int Dim, bool Half>
+template <bool Half>
 __device__ __forceinline__ void take_turns(const Params& params, TurnControl& control, unsigned char* shared,
                                            const TurnPlace& place, int thread) {
     const int warp = __shfl_sync(~0U, thread / 32, 0);
@@ -97,23 +96,23 @@ __device__ __forceinline__ void take_turns(const Params& params, TurnControl& co
     const int blocks = turn_blocks(columns_of(params, place.token, place.rank));
     start_together<kTurnThreads>();
     const std::uint32_t base = ptx::shared_address(shared);
-    const int power = load_queries<Dim, kTurnHeads, Half, kTurnMathThreads>(params, control, base, place.token,
-                                                                           place.first_head, thread);
+    const int power = load_queries<kTurnDim, kTurnHeads, Half, kTurnMathThreads>(params, control, base, place.token,
+                                                                                 place.first_head, thread);
     const auto take = [&](auto turns) {
         turns.run(blocks);
         note_sums(control, at, turns.sums);
         if (params.splits == 1)
-            finish_whole<Dim>(params, control, base, at, turns.out);
+            finish_whole(params, control, base, at, turns.out);
         else
-            finish_split<Dim>(params, control, shared, place, at, turns.out);
+            finish_split(params, control, shared, place, at, turns.out);
     };
     if (warp < 4)
-        take(Turns<Dim, Half, 0>(params, control, shared, at.warp, at.lane, power));
+        take(Turns<Half, 0>(params, control, shared, at.warp, at.lane, power));
     else
-        take(Turns<Dim, Half, 1>(params, control, shared, at.warp, at.lane, power));
+        take(Turns<Half, 1>(params, control, shared, at.warp, at.lane, power));
 }
 
-template <int Dim, bool Half>
+template <bool Half>
 __global__ void __launch_bounds__(kTurnThreads, 1) sparse_decode_turns(const __grid_constant__ Params params) {
     extern __shared__ __align__(1024) unsigned char shared[];
     auto& control = *reinterpret_cast<TurnControl*>(shared + params.shared.control);
@@ -125,11 +124,11 @@ __global__ void __launch_bounds__(kTurnThreads, 1) sparse_decode_turns(const __g
     const int warp = __shfl_sync(~0U, static_cast<int>(threadIdx.x) / 32, 0);  // uniform, and known to be
     if (warp >= kTurnMathThreads / 32) {
         ptx::set_registers<kTurnThreads, TurnRegisters::kProduce>();
-        produce_turns<Dim, Half>(params, control, ptx::shared_address(shared), place, warp - kTurnMathThreads / 32,
-                                 static_cast<int>(threadIdx.x) % 32);
+        produce_turns<Half>(params, control, ptx::shared_address(shared), place, warp - kTurnMathThreads / 32,
+                            static_cast<int>(threadIdx.x) % 32);
     } else {
         ptx::set_registers<kTurnThreads, TurnRegisters::kMath>();
-        take_turns<Dim, Half>(params, control, shared, place, static_cast<int>(threadIdx.x));
+        take_turns<Half>(params, control, shared, place, static_cast<int>(threadIdx.x));
     }
     if (params.splits > 1) {  // nobody leaves while others still copy to its memory or out of it
         __syncwarp();

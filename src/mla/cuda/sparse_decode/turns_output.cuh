@@ -9,10 +9,9 @@
 namespace tokamak::mla::cuda::sparse_decode {
 
 /// Tile number i of a warpgroup's half.
-template <int Dim>
 __device__ __forceinline__ int turn_tile(int group, int i) {
     const int position = group * (kValueTiles / 2) + i;
-    return Dim == 576 ? position : slab_dims<Dim>(position);
+    return slab_dims<kTurnDim>(position);
 }
 
 /// A head's sums of both warpgroups, when they are there.
@@ -96,7 +95,6 @@ __device__ __forceinline__ void note_sums(TurnControl& control, const Target& at
 }
 
 /// The output of an unsplit token. The queries' memory is free by now.
-template <int Dim>
 __device__ __forceinline__ void finish_whole(const Params& params, const TurnControl& control, std::uint32_t base,
                                              const Target& at, float (&out)[32][4]) {
     float factor[2] = {};
@@ -116,7 +114,7 @@ __device__ __forceinline__ void finish_whole(const Params& params, const TurnCon
         for (int e = 0; e < 4; ++e) o[e] *= factor[e / 2];
 #pragma unroll
     for (int i = 0; i < kOwnTiles; ++i)
-        store_turn_tile(params, at, turn_tile<Dim>(at.group, i), out, i,
+        store_turn_tile(params, at, turn_tile(at.group, i), out, i,
                         base + ((at.group * 4 + at.warp) * kOwnTiles + i) * 2048);
 }
 

@@ -10,6 +10,8 @@ inline constexpr int kTurnHeads = 64;         ///< of a thread block: the rows o
 inline constexpr int kTurnMathThreads = 256;  ///< two warpgroups
 inline constexpr int kTurnThreads = 512;
 
+inline constexpr int kTurnDim = 512;  ///< of a row
+
 /// Named barriers.
 enum : int { kBothBarrier = 2 };
 
@@ -24,14 +26,12 @@ struct TurnControl {
     static constexpr int kBlockThreads = kTurnThreads;
     static constexpr int kScaleBlocks = 2;
     static constexpr int kUnits = 1;
-    static constexpr bool kTurns = true;
 
     std::uint64_t full[kMaxStages];
     std::uint64_t empty[kMaxStages];
     std::uint64_t published[2];  ///< weights of a warpgroup's block; an arrival for each of its warps
     std::uint64_t told, landed;
     alignas(16) int exponent[kNoteDepth][kRowBlock];
-    BlockKind kind[kNoteDepth];
     alignas(16) float reference[kTurnHeads];   ///< kNoReference: none yet
     alignas(16) float correction[kTurnHeads];  ///< of older sums, with the weights published last
     int corrected[4];                          ///< by warp: whether any correction is not 1
