@@ -60,8 +60,6 @@ std::vector<std::string> all_variants() {
     for (const int heads : mla::cuda::kHeadCounts)
         for (const int splits : mla::cuda::kSplitCounts)
             names.push_back(to_string(mla::cuda::SparseConfig{heads, splits}));
-    for (const int splits : mla::cuda::kSplitCounts)
-        names.push_back(to_string(mla::cuda::SparseConfig{mla::cuda::kTurnHeads, splits, true}));
     return names;
 }
 

@@ -49,17 +49,8 @@ bool all_fp8(const SparseAttentionProblem& problem) {
     return true;
 }
 
-Kernel turns_kernel_of(const SparseConfig& config, const SparseAttentionProblem& problem, bool fp8) {
-    Kernel kernel;
-    kernel.code = decode::kernel_turns(fp8);
-    kernel.shared = decode::divide_shared(kernel.code, static_cast<int>(problem.dim), config.splits, kSharedBytes);
-    kernel.head_groups = (problem.heads + kernel.code.heads - 1) / kernel.code.heads;
-    return kernel;
-}
-
 Kernel kernel_of(const SparseConfig& config, const SparseAttentionProblem& problem, bool fp8) {
     const bool pair = fp8 && problem.dim == 512 && config.heads == kPairHeads;
-    if (config.turns) return turns_kernel_of(config, problem, fp8);
     const int heads = std::min(config.heads, kPairHeads / 2);
     Kernel kernel;
     if (problem.dim == 576)
@@ -83,7 +74,6 @@ Launch prepare(const SparseConfig& config, const SparseAttentionProblem& problem
 bool fits(const SparseConfig& config, const SparseAttentionProblem& problem) {
     const bool pairs = problem.dim == 512 && all_fp8(problem) && 2 * config.splits <= decode::kMaxSplits;
     if (config.heads == kPairHeads && !pairs) return false;
-    if (config.turns && problem.dim != 512) return false;
     const Launch launch = prepare(config, problem);
     return launch.aligned.shared.bytes > 0 && launch.anywhere.shared.bytes > 0;
 }

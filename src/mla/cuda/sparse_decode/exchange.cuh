@@ -23,23 +23,9 @@ static_assert(kValueTiles == 8);
 template <int N>
 inline constexpr int kTilePartBytes = 16 * N * 4;
 
-/// Offset of a warp's part of a tile that others own, in the block of split `rank`.
-template <int N>
-__device__ __forceinline__ int staged_part(const Ownership& owns, int rank, int tile, int warp) {
-    const int index = tile < owns.first(rank) ? tile : tile - owns.count();
-    return (index * 4 + warp) * kTilePartBytes<N>;
-}
-/// Where `owner` takes this warp's part of its tile from `source`: one place for each source but itself, in order.
-template <int N>
-__device__ __forceinline__ int landing_part(const Params& params, const Ownership& owns, int tile, int owner,
-                                            int source, int warp) {
-    const int index = (tile - owns.first(owner)) * (params.splits - 1) + (source <= owner ? source : source - 1);
-    return params.shared.landing + (index * 4 + warp) * kTilePartBytes<N>;
-}
-
 /// Expects what the others will send; by the thread that initialised the barriers.
-template <int N, class Control>
-__device__ __forceinline__ void expect_others(const Params& params, Control& control) {
+template <int N>
+__device__ __forceinline__ void expect_others(const Params& params, Control<N>& control) {
     const int others = params.splits - 1;
     ptx::barrier_arrive_expect(&control.told, others * N * sizeof(float4));
     ptx::barrier_arrive_expect(&control.landed, others * Ownership{params.split_shift}.count() * 4 * kTilePartBytes<N>);
@@ -142,10 +128,13 @@ class Exchange {
     }
 
     [[nodiscard]] __device__ unsigned char* staged(int tile) const {
-        return shared_ + staged_part<N>(owns_, rank_, tile, at_.warp);
+        const int index = tile < owns_.first(rank_) ? tile : tile - owns_.count();
+        return shared_ + index * kTileBytes + at_.warp * kTilePartBytes<N>;
     }
+    /// Where `owner` takes this warp's part of its tile from `source`: one place for each source but itself, in order.
     [[nodiscard]] __device__ unsigned char* landing(int tile, int owner, int source) const {
-        return shared_ + landing_part<N>(params_, owns_, tile, owner, source, at_.warp);
+        const int index = (tile - owns_.first(owner)) * (params_.splits - 1) + (source <= owner ? source : source - 1);
+        return shared_ + params_.shared.landing + index * kTileBytes + at_.warp * kTilePartBytes<N>;
     }
 
     const Params& params_;

@@ -10,15 +10,15 @@ namespace tokamak::mla::cuda::sparse_decode {
 
 /// bf16 rows: copied straight into the slabs, as far ahead as the ring allows; the copies themselves announce a stage.
 /// Eight lanes copy the 128 bytes of a row in a slab.
-template <int Dim, class Control>
-__device__ __forceinline__ void gather_bf16(const Params& params, Control& control, std::uint32_t ring,
+template <int Dim, int N>
+__device__ __forceinline__ void gather_bf16(const Params& params, Control<N>& control, std::uint32_t ring,
                                             const Columns& columns, int token, int blocks, int warp, int lane) {
     using Shape = Slabs<Dim>;
-    constexpr int kPerWarp = kRowBlock / Control::kProducers;
+    constexpr int kPerWarp = kRowBlock / kProducerWarps<N>;
     constexpr int kOwnRows = kPerWarp / 4;
     RowStream<kPerWarp> rows;
     rows.start(params, columns, token, warp * kPerWarp + lane % kPerWarp, lane);
-    start_together<Control::kBlockThreads>();
+    start_together<N>();
     rows.begin();
     Stage stage;
     const std::uint32_t at = ring + warp * kPerWarp * 128 + swizzled(lane / 8, lane & 7);
@@ -50,14 +50,14 @@ __device__ __forceinline__ void gather_bf16(const Params& params, Control& contr
 
 /// Rows of either kind at any address: two formats in one call, or caches that are not aligned to 16 bytes. Nothing is
 /// in flight while a slab is converted.
-template <int Dim, class Control>
-__device__ __noinline__ void gather_any(const Params& params, Control& control, std::uint32_t ring, Columns columns,
+template <int Dim, int N>
+__device__ __noinline__ void gather_any(const Params& params, Control<N>& control, std::uint32_t ring, Columns columns,
                                         int token, int blocks, int warp, int lane) {
     using Shape = Slabs<Dim>;
-    constexpr int kPerWarp = kRowBlock / Control::kProducers;
+    constexpr int kPerWarp = kRowBlock / kProducerWarps<N>;
     RowStream<kPerWarp> rows;
     rows.start(params, columns, token, warp * kPerWarp + lane % kPerWarp, lane);
-    start_together<Control::kBlockThreads>();
+    start_together<N>();
     rows.begin();
     Stage stage;
     for (int block = 0; block < blocks; ++block) {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Producer warps for fp8 rows. A unit is four rows by 128 bytes: a lane copies 16 bytes of it into a ring of its own in
-// shared memory, several steps of one or two units before it reads them back, converts them to f16 and stores them into
-// two slabs. Nothing but what concerns whole rows passes between lanes. (Registers would do as a ring, but a warp has
-// six scoreboards: a wait for the oldest of many loads becomes a wait for the youngest.) Loops over steps are unrolled:
+// shared memory, several steps of two units before it reads them back, converts them to f16 and stores them into two
+// slabs. Nothing but what concerns whole rows passes between lanes. (Registers would do as a ring, but a warp has six
+// scoreboards: a wait for the oldest of many loads becomes a wait for the youngest.) Loops over steps are unrolled:
 // what counts is how few instructions the producers issue.
 #pragma once
 
@@ -11,11 +11,11 @@
 
 namespace tokamak::mla::cuda::sparse_decode {
 
-template <int Dim, class Control, bool Pair>
+template <int Dim, int N, bool Pair>
 class Fp8Gather {
   public:
     /// Asks for the first indices.
-    __device__ __forceinline__ Fp8Gather(const Params& params, Control& control, std::uint32_t base,
+    __device__ __forceinline__ Fp8Gather(const Params& params, Control<N>& control, std::uint32_t base,
                                          const Columns& columns, int token, int warp, int lane)
         : control_(control),
           stages_(params.shared.stages),
@@ -51,20 +51,18 @@ class Fp8Gather {
   private:
     using Fp8 = Fp8Row<Dim>;
     using Shape = Slabs<Dim>;
-    static constexpr int kPerWarp = kRowBlock / Control::kProducers / kTogether<Pair>;
-    static constexpr int kOwnRows = kPerWarp / 4;   ///< of a lane
-    static constexpr int kUnits = Control::kUnits;  ///< of a step
-    static constexpr int kStepBytes = kUnits * kUnitBytes;
-    static constexpr int kSteps = kPieces * kOwnRows / kUnits;  ///< of a block
-    static constexpr int kRotarySteps = kOwnRows / kUnits;
+    static constexpr int kPerWarp = kRowBlock / kProducerWarps<N> / kTogether<Pair>;
+    static constexpr int kOwnRows = kPerWarp / 4;          ///< of a lane
+    static constexpr int kSteps = kPieces * kOwnRows / 2;  ///< of a block
+    static constexpr int kRotarySteps = kOwnRows / 2;
     static constexpr int kAhead = kStepsAhead;
-    static constexpr int kScaleBlocks = Control::kScaleBlocks;
+    static constexpr int kScaleBlocks = kRawScaleBlocks<N>;
     static_assert(kSteps % kAhead == 0);
     static_assert(!Pair || !Shape::kRests, "both blocks would have to know whether a scale is odd");
 
     /// Own 16 bytes of two units; codes with the eight first that are stored first.
     struct Step {
-        uint4 unit[kUnits];
+        uint4 unit[2];
     };
 
     /// Where step `s` of any block waits.
@@ -79,13 +77,13 @@ class Fp8Gather {
     __device__ __forceinline__ void start_step(int block, int s) {
         if (s == 0) turn(block);
 #pragma unroll
-        for (int j = 0; j < kUnits; ++j) {
-            const int piece = (kUnits * s + j) / kOwnRows;
-            const int i = (kUnits * s + j) % kOwnRows;
+        for (int j = 0; j < 2; ++j) {
+            const int piece = (2 * s + j) / kOwnRows;
+            const int i = (2 * s + j) % kOwnRows;
             const int offset = piece == 0 ? Fp8::kRotaryByte : (piece - 1) * 128;
             bool valid = (valid_ >> (4 * i + lane_ / 8) & 1U) != 0;
             if (2 * piece > Fp8::kCodeSlabs) valid = valid && (lane_ & 7) < 4;  // 512: the last piece is one slab
-            ptx::copy_16(raw_ + place(s) + j * kUnitBytes, source_[i] + offset, valid);
+            ptx::copy_16(raw_ + place(s) + j * 512, source_[i] + offset, valid);
         }
         ptx::copy_commit();
     }
@@ -108,8 +106,8 @@ class Fp8Gather {
     [[nodiscard]] __device__ __forceinline__ Step read(int s) const {
         Step step;
 #pragma unroll
-        for (int j = 0; j < kUnits; ++j) {
-            const std::uint32_t offset = place(s) + j * kUnitBytes;
+        for (int j = 0; j < 2; ++j) {
+            const std::uint32_t offset = place(s) + j * 512;
             if (s < kRotarySteps) {
                 step.unit[j] = load_shared_16(raw_ + offset);
             } else {
@@ -136,8 +134,8 @@ class Fp8Gather {
         uint4 rotary[kOwnRows];
 #pragma unroll
         for (int s = 0; s < kRotarySteps; ++s) {
-#pragma unroll
-            for (int j = 0; j < kUnits; ++j) rotary[kUnits * s + j] = next.unit[j];
+            rotary[2 * s] = next.unit[0];
+            rotary[2 * s + 1] = next.unit[1];
             advance(block, s, next);
         }
         const int exponent = settle_rows(block, rotary, valid);
@@ -159,8 +157,8 @@ class Fp8Gather {
         for (int s = kRotarySteps; s < kSteps; ++s) {
             const Step own = next;
             advance(block, s, next);
-            const int piece = kUnits * s / kOwnRows - 1;  // of codes
-            const int i = kUnits * s % kOwnRows;
+            const int piece = 2 * s / kOwnRows - 1;  // of codes
+            const int i = 2 * s % kOwnRows;
             const int first = 2 * piece + 1;  // positions of the two slabs
             const int second = first + 1 < Shape::kCount ? first + 1 : first;
             if (i == 0 && second / Shape::kPerStage > (first - 1) / Shape::kPerStage)
@@ -168,12 +166,10 @@ class Fp8Gather {
             if (first != second || (lane_ & 4) == 0) {
                 const std::uint32_t slab = codes_at_ + own_slab(at.stage, first, second);
                 const std::uint32_t rests = Odd ? own_slab(at.rests, first, second) + codes_at_ - slab : 0;
-#pragma unroll
-                for (int j = 0; j < kUnits; ++j)
-                    store_codes<Odd>((slab ^ ((i + j) % 2 * 64U)) + (i + j) * kUnitBytes, own.unit[j], ratios[i + j],
-                                     piece, rests);
+                store_codes<Odd>(slab + i * 512, own.unit[0], ratios[i], piece, rests);
+                store_codes<Odd>((slab ^ 64U) + (i + 1) * 512, own.unit[1], ratios[i + 1], piece, rests);
             }
-            if (i + kUnits == kOwnRows && (second + 1) / Shape::kPerStage > first / Shape::kPerStage) {
+            if (i + 2 == kOwnRows && (second + 1) / Shape::kPerStage > first / Shape::kPerStage) {
                 if (Odd) close_stage(at.rests[first / Shape::kPerStage], -1);
                 close_stage(at.stage[first / Shape::kPerStage], first / Shape::kPerStage == 0 ? block : -1);
             }
@@ -236,7 +232,7 @@ class Fp8Gather {
         noted_ = (valid >> lane_ % kPerWarp & 1U) != 0 ? factors.exponent : kMaskedRow;
         control_.exponent[block % kNoteDepth][found_row_] = noted_;
         if constexpr (Shape::kRests) {
-            odd_ = ptx::named_barrier_any(kProducerBarrier, 32 * Control::kProducers, factors.odd);
+            odd_ = ptx::named_barrier_any(kProducerBarrier, 32 * kProducerWarps<N>, factors.odd);
             if (warp_ == 0) control_.odd[block % kNoteDepth] = odd_ ? 1 : 0;
         }
         __syncwarp();
@@ -293,7 +289,7 @@ class Fp8Gather {
         closed_.advance(stages_);
     }
 
-    Control& control_;
+    Control<N>& control_;
     int stages_;
     int warp_, first_row_, lane_;
     int found_row_;  ///< of a block: its scales are brought by this lane

@@ -42,7 +42,7 @@ __device__ __forceinline__ void init_control(const Params& params, Control<N>& c
         control.query_top = 0;
         ptx::barrier_init(&control.told, 1);
         ptx::barrier_init(&control.landed, 1);
-        if (params.splits > 1) expect_others<N>(params, control);
+        if (params.splits > 1) expect_others(params, control);
     }
     ptx::fence_barrier_init();
 }
@@ -54,15 +54,15 @@ __device__ __forceinline__ void produce(const Params& params, Control<N>& contro
     const Columns columns = columns_of(params, place.token, place.rank);
     const int blocks = columns.blocks();
     if constexpr (Half) {
-        Fp8Gather<Dim, Control<N>, Pair> gather(params, control, base, columns, place.token, warp, lane);
-        start_together<kThreads<N>>();
+        Fp8Gather<Dim, N, Pair> gather(params, control, base, columns, place.token, warp, lane);
+        start_together<N>();
         if constexpr (Pair) ptx::cluster_arrive_relaxed();
         gather.run(blocks);
     } else {
         if (params.anywhere)
-            gather_any<Dim>(params, control, base + params.shared.ring, columns, place.token, blocks, warp, lane);
+            gather_any<Dim, N>(params, control, base + params.shared.ring, columns, place.token, blocks, warp, lane);
         else
-            gather_bf16<Dim>(params, control, base + params.shared.ring, columns, place.token, blocks, warp, lane);
+            gather_bf16<Dim, N>(params, control, base + params.shared.ring, columns, place.token, blocks, warp, lane);
     }
     __syncwarp();
     if (Pair || params.splits > 1) ptx::cluster_arrive_relaxed();
@@ -78,7 +78,7 @@ __device__ __forceinline__ void score(const Params& params, Control<N>& control,
     const int h = warp * 32 + lane;
     if (warp == 0) init_control<N, Pair>(params, control, Half, lane);
     const int blocks = columns_of(params, place.token, place.rank).blocks();
-    start_together<kThreads<N>>();
+    start_together<N>();
     if constexpr (Pair) ptx::cluster_arrive_relaxed();
     const int power =
         load_queries<Dim, N, Half>(params, control, ptx::shared_address(shared), place.token, place.first_head, h);
@@ -112,7 +112,7 @@ template <int Dim, int N, bool Half, bool Pair>
 __device__ __forceinline__ void sum_values(const Params& params, Control<N>& control, unsigned char* shared,
                                            const SplitSums<N>* splits, const Place& place, int warp, int lane) {
     const int blocks = columns_of(params, place.token, place.rank).blocks();
-    start_together<kThreads<N>>();
+    start_together<N>();
     if constexpr (Pair) ptx::cluster_arrive_relaxed();
     const std::uint32_t base = ptx::shared_address(shared);
     (void)load_queries<Dim, N, Half>(params, control, base, place.token, place.first_head,

@@ -52,8 +52,7 @@ inline constexpr int kPieces = 5;
 /// fp8 rows in flight, in steps of eight rows by a piece for each producer warp: a block, or half of one where the
 /// queries leave less room.
 inline constexpr int kStepsAhead = 5;
-inline constexpr int kUnitBytes = 512;             ///< four rows by a piece
-inline constexpr int kStepBytes = 2 * kUnitBytes;  ///< of a warp
+inline constexpr int kStepBytes = 1024;  ///< of a warp
 template <int N>
 inline constexpr int kRawBytes = kProducerWarps<N>* kStepsAhead* kStepBytes;
 template <int N>

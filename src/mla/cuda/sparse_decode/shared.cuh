@@ -36,13 +36,8 @@ inline constexpr float kNoReference = -1e30F;
 inline constexpr int kUnitExponent = 127;
 inline constexpr int kMaskedRow = 0;
 
-/// The constants are what producers want to know.
 template <int N>
 struct Control {
-    static constexpr int kProducers = kProducerWarps<N>;
-    static constexpr int kBlockThreads = kThreads<N>;
-    static constexpr int kScaleBlocks = kRawScaleBlocks<N>;
-    static constexpr int kUnits = 2;  ///< in a producer's step
     std::uint64_t full[kMaxStages];   ///< stage written: an arrival per producer warp, or thread if rows are bf16
     std::uint64_t empty[kMaxStages];  ///< stage no longer read: an arrival per accumulating warp
     std::uint64_t weights_full[kWeightBuffers<N>];       ///< an arrival per scoring warp
@@ -63,9 +58,9 @@ struct Control {
 };
 
 /// All roles, when the barriers are made. (A barrier without a count must be one instruction for the whole block.)
-template <int Threads>
+template <int N>
 __device__ __forceinline__ void start_together() {
-    ptx::named_barrier(kStartBarrier, Threads);
+    ptx::named_barrier(kStartBarrier, kThreads<N>);
 }
 
 /// Position in the ring of stages.
