@@ -10,14 +10,22 @@
 
 namespace tokamak::moe::cuda {
 
-/// Biases of a lane's two rows of one strip: loaded before the strip is multiplied, needed after it.
-template <bool Down>
-struct LaneBias {
+/// Biases of a lane's two rows of one strip, and what their sums are multiplied by where it is not the same for all:
+/// loaded before the strip is multiplied, needed after it.
+template <bool Down, class Shape>
+struct LaneRows {
+    using Weights = typename Shape::Weights;
     PendingElement low;
     PendingElement high;
+    float2 global = {1.0F, 1.0F};
 
     __device__ void load(const GroupedArgs& args, int expert, int strip, const Consumer& me) {
-        const DecodeRows& bias = Down ? args.down.bias : args.gate_up.bias;
+        const DecodeMatrix& matrix = Down ? args.down : args.gate_up;
+        if (Weights::kGlobalScales && strip < matrix.strips)
+            global = *reinterpret_cast<const float2*>(matrix.packed + expert * matrix.expert_bytes +
+                                                      strip * matrix.strip_bytes +
+                                                      static_cast<std::int64_t>(matrix.tiles) * Weights::kTileBytes);
+        const DecodeRows& bias = matrix.bias;
         if (bias.data == nullptr) return;
         const int g = me.lane / 4;
         if constexpr (Down) {
@@ -30,6 +38,12 @@ struct LaneBias {
             low.load(bias, expert, col);
             high.load(bias, expert, args.down.cols + col);
         }
+    }
+    [[nodiscard]] __device__ __forceinline__ float low_value(float sum) const {
+        return fmaf(sum, Weights::kGlobalScales ? global.x * Weights::kSumScale : Weights::kSumScale, low.value());
+    }
+    [[nodiscard]] __device__ __forceinline__ float high_value(float sum) const {
+        return fmaf(sum, Weights::kGlobalScales ? global.y * Weights::kSumScale : Weights::kSumScale, high.value());
     }
 };
 
@@ -69,9 +83,8 @@ struct UnitRoutes {
 
 template <bool Down, class Shape, int Strips, int Blocks>
 __device__ __forceinline__ void finish_unit(const GroupedArgs& args, const UnitRoutes<Shape>& routes, const Unit& unit,
-                                            const Consumer& me, const LaneBias<Down> (&bias)[Strips],
+                                            const Consumer& me, const LaneRows<Down, Shape> (&rows)[Strips],
                                             const float (&sums)[Strips][Blocks][4]) {
-    constexpr float scale = Shape::Weights::kSumScale;
 #pragma unroll
     for (int n = 0; n < Blocks; ++n)
 #pragma unroll
@@ -84,8 +97,7 @@ __device__ __forceinline__ void finish_unit(const GroupedArgs& args, const UnitR
                 const int strip = me.warpgroup + i * Shape::kWarpgroups;
                 if (!Shape::kRowScales || strip < unit.strips)
                     finish_pair<Down, Shape>(args, route, unit.strip + strip, me,
-                                             fmaf(sums[i][n][odd], scale, bias[i].low.value()),
-                                             fmaf(sums[i][n][odd + 2], scale, bias[i].high.value()));
+                                             rows[i].low_value(sums[i][n][odd]), rows[i].high_value(sums[i][n][odd + 2]));
             }
         }
 }

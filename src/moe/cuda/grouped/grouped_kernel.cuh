@@ -23,10 +23,10 @@ __device__ __forceinline__ void consume_unit(const GroupedArgs& args, const RowL
                                              UnitScratch<Shape>& scratch) {
     constexpr int stage_blocks = Shape::Weights::kStageBlocks;
     const DecodeMatrix& matrix = Down ? args.down : args.gate_up;
-    LaneBias<Down> bias[Strips];
+    LaneRows<Down, Shape> rows[Strips];
 #pragma unroll
     for (int i = 0; i < Strips; ++i)
-        bias[i].load(args, unit.tile.expert, unit.strip + me.warpgroup + i * Shape::kWarpgroups, me);
+        rows[i].load(args, unit.tile.expert, unit.strip + me.warpgroup + i * Shape::kWarpgroups, me);
     if constexpr (Shape::kGridLists) scratch.copy_routes(lists, unit);
     float sums[Strips][Blocks][4] = {};
     const int blocks = matrix.tiles * Shape::Weights::kTileBlocks;
@@ -42,9 +42,9 @@ __device__ __forceinline__ void consume_unit(const GroupedArgs& args, const RowL
     }
     const UnitRoutes<Shape> routes{lists.list + unit.tile.first, Shape::kGridLists ? scratch.routes() : nullptr};
     if constexpr (!Down && Shape::kRowScales)
-        return finish_quantized<Shape>(args, routes, unit, me, bias, sums, scratch);
+        return finish_quantized<Shape>(args, routes, unit, me, rows, sums, scratch);
     if constexpr (Shape::kGridLists) scratch.sync();
-    finish_unit<Down, Shape, Strips, Blocks>(args, routes, unit, me, bias, sums);
+    finish_unit<Down, Shape, Strips, Blocks>(args, routes, unit, me, rows, sums);
 }
 
 /// A warp without a strip in the unit lets its stages pass.
@@ -87,10 +87,18 @@ __device__ __forceinline__ void consume_width(const GroupedArgs& args, const Row
     }
 }
 
+/// The unit's rows of the intermediate are complete. By all consumers, also those without a strip.
+template <class Shape>
+__device__ __forceinline__ void publish_unit(const GroupedArgs& args, const Unit& unit,
+                                             const UnitScratch<Shape>& scratch) {
+    scratch.sync();
+    if (threadIdx.x == 0) TileCounts{args.tile_units}.add(unit.index);
+    if constexpr (Shape::kRowScales) scratch.clear_maxima();
+}
+
 template <bool Down, class Shape>
 __device__ void consume_phase(const GroupedArgs& args, const RowLists& lists, const Consumer& me,
                               const StageRing<Shape>& ring, RingPlace& place, UnitScratch<Shape>& scratch) {
-    constexpr bool quantizes = !Down && Shape::kRowScales;
     UnitWalk<Shape> walk(lists, args, Down);
     Unit unit;
     while (walk.next(unit)) {
@@ -103,10 +111,8 @@ __device__ void consume_phase(const GroupedArgs& args, const RowLists& lists, co
             consume_width<Down, Shape, 1>(args, lists, unit, me, ring, place, scratch);
         else if constexpr (Shape::kStripsEach == 2)
             consume_width<Down, Shape, 2>(args, lists, unit, me, ring, place, scratch);
-        if constexpr (quantizes)
-            publish_group(args, unit, scratch);
-        else
-            scratch.next();
+        if constexpr (!Down) publish_unit<Shape>(args, unit, scratch);
+        scratch.next();
     }
 }
 
@@ -119,7 +125,7 @@ __device__ __forceinline__ RowSource token_rows(const GroupedArgs& args, std::in
     return {.data = args.x,
             .stride = args.x_stride,
             .routes_per_row = args.top_k,
-            .cols = args.single ? args.down.cols : args.gate_up.cols,
+            .cols = args.gate_up.cols,
             .vectors = args.x_vectors,
             .weights = args.input_weights,
             .first_token = first,
@@ -145,28 +151,17 @@ __device__ __forceinline__ RowSource down_rows(const GroupedArgs& args) {
         return own;
 }
 
-/// What stands between the phases. Quantised rows need nothing: their tiles tell when they are there.
-template <class Shape>
-__device__ __forceinline__ void between_phases() {
-    if constexpr (!Shape::kRowScales) cooperative_groups::this_grid().sync();
-}
-
 /// The feeding warps: copies of weights, gathering of rows.
 template <class Shape>
 __device__ __forceinline__ void feed(const GroupedArgs& args, const RowLists& lists, const StageRing<Shape>& ring,
                                      RingPlace& place, std::int64_t first, int warp) {
-    constexpr int unlimited = 0x7FFFFFFF;
     if (warp < kWeightWarps) {
         const bool leader = threadIdx.x % 32 == 0;
         ptx::named_barrier(kRowsAhead, (kWeightWarps + kGatherWarps) * 32);
-        if (leader && !args.single) WeightStream<Shape>(lists, args, false).issue(ring, place, unlimited);
-        WeightStream<Shape> down(lists, args, true);
-        if (!args.single) {
-            if (leader) down.issue(ring, place, ring.stages);
-            __syncwarp();
-            between_phases<Shape>();
+        if (leader) {
+            WeightStream<Shape>(lists, args, false).issue(ring, place);
+            WeightStream<Shape>(lists, args, true).issue(ring, place);
         }
-        if (leader) down.issue(ring, place, unlimited);
         __syncwarp();
     } else {
         const int thread = (warp - kWeightWarps) * 32 + static_cast<int>(threadIdx.x) % 32;
@@ -174,34 +169,28 @@ __device__ __forceinline__ void feed(const GroupedArgs& args, const RowLists& li
         const RowSource x = !Shape::kPrepares
                                 ? tokens
                                 : prepared_rows<Shape::Weights::kForm>(tokens, args.prepared_rows, args.row_scales);
-        if (args.single) {
-            RowGather<Shape>(lists, args, true, x, thread).run(ring, place);
-            return;
-        }
         RowGather<Shape>(lists, args, false, x, thread).run(ring, place);
-        between_phases<Shape>();
         const RowSource rows = down_rows<Shape>(args);
         RowGather<Shape>(lists, args, true, rows, thread).run(ring, place);
     }
 }
 
-/// Before the lists are built: rows are brought into the form of the format, what the phases expect to be zero is
-/// cleared. All of it is complete after the grid's next barrier.
+/// Before the lists are built: rows are brought into the form of the format, if it has one, and what the phases expect
+/// to be zero is cleared. All of it is complete after the grid's next barrier.
 template <class Shape>
 __device__ __forceinline__ void prepare_pass(const GroupedArgs& args, std::int64_t first, int count) {
     const int routes = count * args.top_k;
-    prepare_rows<Shape::Weights::kForm>(token_rows(args, first), routes, args.prepared_rows, args.row_scales);
-    if (args.single) return;
+    if constexpr (Shape::kPrepares)
+        prepare_rows<Shape::Weights::kForm>(token_rows(args, first), routes, args.prepared_rows, args.row_scales);
     const int thread = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
     const int threads = static_cast<int>(gridDim.x * blockDim.x);
-    if constexpr (Shape::kRowScales)
-        for (int tile = thread; tile < routes; tile += threads) args.tile_groups[tile] = 0;
-    else
+    for (int tile = thread; tile < routes; tile += threads) args.tile_units[tile] = 0;
+    if constexpr (Shape::kPrepares && !Shape::kRowScales)
         clear_padding(static_cast<std::uint16_t*>(args.intermediate), routes, args.down.cols, thread, threads);
 }
 
-/// Both GEMMs of a pass (or the second alone), by the role of the warp. Every role passes the same barriers of the
-/// grid; weights flow into free stages before them.
+/// Both GEMMs of a pass, by the role of the warp. Nothing of the grid stands between them: rows of the intermediate are
+/// gathered when their tile's units are done, weights flow on.
 template <class Shape>
 __device__ __forceinline__ void run_gemms(const GroupedArgs& args, const RowLists& lists, const StageRing<Shape>& ring,
                                           RingPlace& place, std::int64_t first) {
@@ -211,23 +200,8 @@ __device__ __forceinline__ void run_gemms(const GroupedArgs& args, const RowList
     }
     const Consumer me(warp);
     UnitScratch<Shape> scratch{ring.memory, args};
-    if (!args.single) {
-        consume_phase<false>(args, lists, me, ring, place, scratch);
-        between_phases<Shape>();
-    }
+    consume_phase<false>(args, lists, me, ring, place, scratch);
     consume_phase<true>(args, lists, me, ring, place, scratch);
-}
-
-/// By one warp: units of each row tile, where they are dealt in turn.
-template <class Shape>
-__device__ __forceinline__ void place_units(const GroupedArgs& args, const RowLists& lists) {
-    if (lists.single_tiles()) return;
-    const int gate_up = choose_units<Shape>(args.gate_up, lists.tile_count(), false);
-    const int down = choose_units<Shape>(args.down, lists.tile_count(), true);
-    if (threadIdx.x == 0) {
-        lists.counts[2] = gate_up;
-        lists.counts[3] = down;
-    }
 }
 
 /// All that stands before the first unit of a pass: prepared rows, lists, units. Rows come first, so that their barrier
@@ -246,21 +220,13 @@ __device__ __forceinline__ void prepare_tables(const GroupedArgs& args, const Ro
         grid.sync();
         return;
     }
-    if constexpr (Shape::kPrepares) {
-        prefetch_ids(args, first, count);
-        prepare_pass<Shape>(args, first, count);
-        auto prepared = grid.barrier_arrive();  // also: the lists of the last pass have been read
-        build_lists<Shape>(args, lists, memory, first, count);
-        if (threadIdx.x < 32) place_units<Shape>(args, lists);
-        ptx::fence_shared_async();
-        grid.barrier_wait(std::move(prepared));
-    } else {
-        __syncthreads();  // the lists of the last pass have been read
-        build_lists<Shape>(args, lists, memory, first, count);
-        if (threadIdx.x < 32) place_units<Shape>(args, lists);
-        ptx::fence_shared_async();
-        __syncthreads();
-    }
+    prefetch_ids(args, first, count);
+    prepare_pass<Shape>(args, first, count);
+    auto prepared = grid.barrier_arrive();  // also: the lists of the last pass have been read
+    build_lists<Shape>(args, lists, memory, first, count);
+    if (threadIdx.x < 32) place_units<Shape>(args, lists);
+    ptx::fence_shared_async();
+    grid.barrier_wait(std::move(prepared));
 }
 
 template <class Shape>

@@ -33,7 +33,7 @@ std::int64_t lay_out(const FusedMoeProblem& p, std::int64_t pass_tokens, Grouped
     Booking booking;
     booking.take(std::max<std::int64_t>(std::int64_t{variant.stages} * variant.instance.stage_bytes, building));
     shared.barriers = booking.take(std::int64_t{variant.stages} * 16);
-    shared.counts = booking.take(20);
+    shared.counts = booking.take(28);
     shared.list = booking.take(listed * 2);
     shared.tiles = booking.take((std::min(experts, routes) + routes / variant.instance.tile_rows) *
                                 static_cast<std::int64_t>(sizeof(RowTile)));
@@ -64,6 +64,7 @@ std::vector<GroupedInstance> grouped_instances(const WeightSpec& spec, bool quan
         case WeightFormat::bf16: return grouped_bf16();
         case WeightFormat::fp8_block: return quantized ? grouped_fp8_block() : grouped_fp8_block_a16();
         case WeightFormat::mxfp4: return grouped_mxfp4();
+        case WeightFormat::nvfp4: return grouped_nvfp4();
         case WeightFormat::int4: break;
         default: return {};
     }

@@ -26,7 +26,7 @@ class RowGather {
         : lists_(lists),
           args_(args),
           down_(down),
-          announced_(down && !args.single),
+          announced_(down),
           source_(source),
           vector_(thread % Shape::kVectors),
           row_(thread / Shape::kVectors) {}
@@ -38,7 +38,7 @@ class RowGather {
         Unit unit;
         while (walk.next(unit)) {
             find_rows(unit);
-            if constexpr (Shape::kStepStrips > 1) await_rows(unit);
+            await_rows(unit);
             if constexpr (kScaled) find_scales(unit, chunks);
             for (int chunk = 0; chunk < chunks; ++chunk) {
                 ptx::barrier_wait(&ring.empty[place.slot], place.parity ^ 1U);
@@ -74,10 +74,10 @@ class RowGather {
             from_[i] = static_cast<const std::uint16_t*>(source_.data) + source_.begin(route) + vector_ * 8;
         }
     }
-    /// Rows of the intermediate are there when all groups of their tile are.
+    /// Rows of the intermediate are there when all units of their tile are done.
     __device__ void await_rows(const Unit& unit) const {
-        if (!down_ || args_.single) return;
-        if (threadIdx.x % 32 == 0) TileCounts{args_.tile_groups}.await(unit.index, quantized_groups(args_.down.cols));
+        if (!down_) return;
+        if (threadIdx.x % 32 == 0) TileCounts{args_.tile_units}.await(unit.index, lists_.units(false));
         __syncwarp();
     }
     /// Byte of this thread's part of a row in the stage.

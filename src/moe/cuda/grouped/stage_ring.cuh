@@ -63,10 +63,9 @@ class WeightStream {
           chunk_(chunks_),
           once_(lists.single_tiles()) {}
 
-    /// Issues up to `most` stages.
-    __device__ void issue(const StageRing<Shape>& ring, RingPlace& place, int most) {
+    __device__ void issue(const StageRing<Shape>& ring, RingPlace& place) {
         constexpr int stage_tiles = Weights::kStageBlocks / Weights::kTileBlocks;
-        for (; most > 0; --most) {
+        for (;;) {
             if (chunk_ == chunks_) {
                 if (!walk_.next(unit_)) return;
                 chunk_ = 0;

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
 
 #include <cstdint>
 
@@ -34,6 +35,8 @@ struct Tiles4Bit {
     static constexpr int kTileBytes = TileBytes;
     static constexpr int kStripStageBytes = kStageBlocks / kTileBlocks * kTileBytes;
     static constexpr bool kStripScales = false;
+    static constexpr bool kGlobalScales = false;
+    static constexpr bool kBoundByRows = true;
     static constexpr int kFirstStripCycles = 700;
     static constexpr int kNextStripCycles = 450;
 
@@ -137,6 +140,42 @@ struct Mxfp4Weights : PlainProducts, Tiles4Bit<64, 2176> {
         a[2] = multiply_pairs(a[2], s.low);
         a[3] = multiply_pairs(a[3], s.high);
     }
+};
+
+/// nvfp4: patterns worth value * 2^-126, times scale * 2^100, which is exact in bf16. Every step has its scale.
+struct Nvfp4Weights : PlainProducts, Tiles4Bit<64, 2304> {
+    static constexpr RowForm kForm = RowForm::natural;
+    static constexpr bool kGlobalScales = true;
+    static constexpr float kSumScale = 0x1p26F;
+
+    struct Slab {
+        uint4 words;
+        uint2 scales;
+
+        __device__ __forceinline__ void load(const std::uint8_t* strip, int block, int slab, int lane) {
+            words = codes(strip, block, slab, lane);
+            scales = *reinterpret_cast<const uint2*>(strip + block * kTileBytes + 2048 + (slab * 8 + lane / 4) * 8);
+        }
+        __device__ __forceinline__ void fragment(std::uint32_t (&a)[4], int step) const {
+            const std::uint32_t word = step < 2 ? (step == 0 ? words.x : words.y) : (step == 2 ? words.z : words.w);
+            const std::uint32_t factors = both_factors((step < 2 ? scales.x : scales.y) >> (step % 2 * 16));
+            const std::uint32_t low = __byte_perm(factors, 0, 0x1010);
+            const std::uint32_t high = __byte_perm(factors, 0, 0x3232);
+            tokamak::cuda::Mxfp4Decode::fragment(a, word);
+            a[0] = multiply_pairs(a[0], low);
+            a[1] = multiply_pairs(a[1], high);
+            a[2] = multiply_pairs(a[2], low);
+            a[3] = multiply_pairs(a[3], high);
+        }
+        /// Scales of rows g and g + 8 (the low two bytes) times 2^100, in bf16. NaN stays NaN.
+        __device__ __forceinline__ static std::uint32_t both_factors(std::uint32_t codes) {
+            std::uint32_t halves;
+            asm("{\n .reg .b16 l, h;\n mov.b32 {l, h}, %1;\n cvt.rn.f16x2.e4m3x2 %0, l;\n}" : "=r"(halves) : "r"(codes));
+            const float2 both = __half22float2(*reinterpret_cast<const __half2*>(&halves));
+            return multiply_pairs(bits_of(__floats2bfloat162_rn(both.x, both.y)),
+                                  bits_of(__float2bfloat162_rn(kLargeActivations)));
+        }
+    };
 };
 
 }  // namespace tokamak::moe::cuda

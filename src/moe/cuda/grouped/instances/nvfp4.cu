@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "moe/cuda/grouped/grouped_kernel.cuh"
+#include "moe/cuda/grouped/weights_4bit.cuh"
+
+namespace tokamak::moe::cuda {
+std::vector<GroupedInstance> grouped_nvfp4() {
+    return {grouped_instance<GroupedShape<Nvfp4Weights, 3, 2>>("grouped_r384")};
+}
+}  // namespace tokamak::moe::cuda
