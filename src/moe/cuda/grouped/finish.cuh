@@ -12,15 +12,15 @@ namespace tokamak::moe::cuda {
 
 /// Biases of a lane's two rows of one strip, and what their sums are multiplied by where it is not the same for all:
 /// loaded before the strip is multiplied, needed after it.
-template <bool Down, class Shape>
+template <class Shape>
 struct LaneRows {
     using Weights = typename Shape::Weights;
     PendingElement low;
     PendingElement high;
     float2 global = {1.0F, 1.0F};
 
-    __device__ void load(const GroupedArgs& args, int expert, int strip, const Consumer& me) {
-        const DecodeMatrix& matrix = Down ? args.down : args.gate_up;
+    __device__ void load(const GroupedArgs& args, bool down, int expert, int strip, const Consumer& me) {
+        const DecodeMatrix& matrix = down ? args.down : args.gate_up;
         if (Weights::kGlobalScales && strip < matrix.strips)
             global = *reinterpret_cast<const float2*>(matrix.packed + expert * matrix.expert_bytes +
                                                       strip * matrix.strip_bytes +
@@ -28,7 +28,7 @@ struct LaneRows {
         const DecodeRows& bias = matrix.bias;
         if (bias.data == nullptr) return;
         const int g = me.lane / 4;
-        if constexpr (Down) {
+        if (down) {
             const int col = strip * 64 + me.slab * 16 + g;
             if (col < args.gate_up.cols) low.load(bias, expert, col);
             if (col + 8 < args.gate_up.cols) high.load(bias, expert, col + 8);
@@ -83,7 +83,7 @@ struct UnitRoutes {
 
 template <bool Down, class Shape, int Strips, int Blocks>
 __device__ __forceinline__ void finish_unit(const GroupedArgs& args, const UnitRoutes<Shape>& routes, const Unit& unit,
-                                            const Consumer& me, const LaneRows<Down, Shape> (&rows)[Strips],
+                                            const Consumer& me, const LaneRows<Shape> (&rows)[Strips],
                                             const float (&sums)[Strips][Blocks][4]) {
 #pragma unroll
     for (int n = 0; n < Blocks; ++n)
@@ -95,7 +95,7 @@ __device__ __forceinline__ void finish_unit(const GroupedArgs& args, const UnitR
 #pragma unroll
             for (int i = 0; i < Strips; ++i) {
                 const int strip = me.warpgroup + i * Shape::kWarpgroups;
-                if (!Shape::kRowScales || strip < unit.strips)
+                if (strip < unit.strips)
                     finish_pair<Down, Shape>(args, route, unit.strip + strip, me,
                                              rows[i].low_value(sums[i][n][odd]), rows[i].high_value(sums[i][n][odd + 2]));
             }

@@ -18,7 +18,7 @@ __device__ __forceinline__ int quantized_groups(int cols) { return (cols + 127) 
 /// Sums become values of the intermediate, in sums[..][..][0 and 1]; columns beyond the last are zeros.
 template <class Shape, int Strips, int Blocks>
 __device__ __forceinline__ void activate_sums(const GroupedArgs& args, const int (&cols)[Strips],
-                                              const LaneRows<false, Shape> (&rows)[Strips],
+                                              const LaneRows<Shape> (&rows)[Strips],
                                               float (&sums)[Strips][Blocks][4]) {
 #pragma unroll
     for (int i = 0; i < Strips; ++i) {
@@ -81,7 +81,7 @@ __device__ __forceinline__ void store_codes(const GroupedArgs& args, const UnitR
 template <class Shape, int Strips, int Blocks>
 __device__ __forceinline__ void finish_quantized(const GroupedArgs& args, const UnitRoutes<Shape>& routes,
                                                  const Unit& unit, const Consumer& me,
-                                                 const LaneRows<false, Shape> (&rows)[Strips],
+                                                 const LaneRows<Shape> (&rows)[Strips],
                                                  float (&sums)[Strips][Blocks][4], UnitScratch<Shape>& scratch) {
     int cols[Strips];
 #pragma unroll

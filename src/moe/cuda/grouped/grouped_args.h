@@ -66,6 +66,7 @@ struct GroupedInstance {
     int stage_bytes = 0;
     int tile_rows = 0;
     bool grid_lists = false;
+    int most_stages = 0;
 };
 
 std::vector<GroupedInstance> grouped_bf16();

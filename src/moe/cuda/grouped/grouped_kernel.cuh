@@ -11,6 +11,7 @@
 #include "moe/cuda/grouped/combine.cuh"
 #include "moe/cuda/grouped/finish_quantized.cuh"
 #include "moe/cuda/grouped/grid_lists.cuh"
+#include "moe/cuda/grouped/multiply_converted.cuh"
 #include "moe/cuda/grouped/multiply_e4m3.cuh"
 #include "moe/cuda/grouped/row_gather.cuh"
 
@@ -23,10 +24,10 @@ __device__ __forceinline__ void consume_unit(const GroupedArgs& args, const RowL
                                              UnitScratch<Shape>& scratch) {
     constexpr int stage_blocks = Shape::Weights::kStageBlocks;
     const DecodeMatrix& matrix = Down ? args.down : args.gate_up;
-    LaneRows<Down, Shape> rows[Strips];
+    LaneRows<Shape> rows[Strips];
 #pragma unroll
     for (int i = 0; i < Strips; ++i)
-        rows[i].load(args, unit.tile.expert, unit.strip + me.warpgroup + i * Shape::kWarpgroups, me);
+        rows[i].load(args, Down, unit.tile.expert, unit.strip + me.warpgroup + i * Shape::kWarpgroups, me);
     if constexpr (Shape::kGridLists) scratch.copy_routes(lists, unit);
     float sums[Strips][Blocks][4] = {};
     const int blocks = matrix.tiles * Shape::Weights::kTileBlocks;
@@ -45,6 +46,38 @@ __device__ __forceinline__ void consume_unit(const GroupedArgs& args, const RowL
         return finish_quantized<Shape>(args, routes, unit, me, rows, sums, scratch);
     if constexpr (Shape::kGridLists) scratch.sync();
     finish_unit<Down, Shape, Strips, Blocks>(args, routes, unit, me, rows, sums);
+}
+
+/// The same for weights that are converted: both phases in one piece of code, because ptxas serialises the matrix
+/// instructions of a kernel that has many of them.
+template <class Shape, int Eights>
+__device__ __forceinline__ void consume_converted(const GroupedArgs& args, const RowLists& lists, const Unit& unit,
+                                                  bool down, const Consumer& me, const StageRing<Shape>& ring,
+                                                  RingPlace& place) {
+    LaneRows<Shape> rows[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+        rows[i].load(args, down, unit.tile.expert, unit.strip + me.warpgroup + i * Shape::kWarpgroups, me);
+    float sums[2][Eights][4] = {};
+    ConvertedStages<Shape> stages(ring, place, me);
+    multiply_converted(stages, (down ? args.down : args.gate_up).tiles * Shape::Weights::kTileBlocks, sums);
+    const UnitRoutes<Shape> routes{lists.list + unit.tile.first, nullptr};
+    if (down)
+        finish_unit<true, Shape, 2, Eights>(args, routes, unit, me, rows, sums);
+    else
+        finish_unit<false, Shape, 2, Eights>(args, routes, unit, me, rows, sums);
+}
+
+template <class Shape>
+__device__ __forceinline__ void consume_converted_width(const GroupedArgs& args, const RowLists& lists,
+                                                        const Unit& unit, bool down, const Consumer& me,
+                                                        const StageRing<Shape>& ring, RingPlace& place) {
+    if (unit.tile.rows <= 16)
+        consume_converted<Shape, 2>(args, lists, unit, down, me, ring, place);
+    else if (Shape::kTileRows == 32 || unit.tile.rows <= 32)
+        consume_converted<Shape, 4>(args, lists, unit, down, me, ring, place);
+    else if constexpr (Shape::kTileRows > 32)
+        consume_converted<Shape, Shape::kTileRows / 8>(args, lists, unit, down, me, ring, place);
 }
 
 /// A warp without a strip in the unit lets its stages pass.
@@ -94,6 +127,25 @@ __device__ __forceinline__ void publish_unit(const GroupedArgs& args, const Unit
     scratch.sync();
     if (threadIdx.x == 0) TileCounts{args.tile_units}.add(unit.index);
     if constexpr (Shape::kRowScales) scratch.clear_maxima();
+}
+
+template <class Shape>
+__device__ void consume_converted_phases(const GroupedArgs& args, const RowLists& lists, const Consumer& me,
+                                         const StageRing<Shape>& ring, RingPlace& place,
+                                         const UnitScratch<Shape>& scratch) {
+#pragma unroll 1
+    for (int phase = 0; phase < 2; ++phase) {
+        const bool down = phase == 1;
+        UnitWalk<Shape> walk(lists, args, down);
+        Unit unit;
+        while (walk.next(unit)) {
+            if (me.warpgroup < unit.strips)
+                consume_converted_width(args, lists, unit, down, me, ring, place);
+            else
+                skip_unit(down ? args.down : args.gate_up, me, ring, place);
+            if (!down) publish_unit<Shape>(args, unit, scratch);
+        }
+    }
 }
 
 template <bool Down, class Shape>
@@ -200,8 +252,12 @@ __device__ __forceinline__ void run_gemms(const GroupedArgs& args, const RowList
     }
     const Consumer me(warp);
     UnitScratch<Shape> scratch{ring.memory, args};
-    consume_phase<false>(args, lists, me, ring, place, scratch);
-    consume_phase<true>(args, lists, me, ring, place, scratch);
+    if constexpr (Shape::Weights::kConverted) {
+        consume_converted_phases(args, lists, me, ring, place, scratch);
+    } else {
+        consume_phase<false>(args, lists, me, ring, place, scratch);
+        consume_phase<true>(args, lists, me, ring, place, scratch);
+    }
 }
 
 /// All that stands before the first unit of a pass: prepared rows, lists, units. Rows come first, so that their barrier
@@ -257,7 +313,8 @@ GroupedInstance grouped_instance(const char* name) {
             Shape::kThreads,
             Shape::kStageBytes,
             Shape::kTileRows,
-            Shape::kGridLists};
+            Shape::kGridLists,
+            Shape::kMostStages};
 }
 
 }  // namespace tokamak::moe::cuda

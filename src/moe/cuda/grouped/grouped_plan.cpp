@@ -9,7 +9,6 @@ namespace tokamak::moe::cuda {
 namespace {
 
 constexpr int kLeastStages = 2;
-constexpr int kMostStages = 4;
 
 /// Hands out pieces of shared memory, each aligned to 16 bytes.
 struct Booking {
@@ -48,7 +47,7 @@ std::vector<GroupedVariant> fitting(const std::vector<GroupedInstance>& instance
                                     std::int64_t pass_tokens, std::size_t shared_limit) {
     std::vector<GroupedVariant> variants;
     for (const GroupedInstance& instance : instances) {
-        GroupedVariant variant{.instance = instance, .stages = kMostStages, .shared = {}};
+        GroupedVariant variant{.instance = instance, .stages = instance.most_stages, .shared = {}};
         while (variant.stages >= kLeastStages &&
                lay_out(problem, pass_tokens, variant) > static_cast<std::int64_t>(shared_limit))
             --variant.stages;

@@ -29,6 +29,8 @@ struct GroupedShape {
     static constexpr int kRowScalesOffset = kStripScalesOffset + kStrips * kStripScaleBytes;
     static constexpr int kStageBytes = kStripScalesOffset + (Weights::kStripScales ? 1024 : 0);
     static_assert(!Weights::kStripScales || kRowScalesOffset + kTileRows * 4 <= kStageBytes);
+    /// Consumers of converted weights hold two stages: the one that is being multiplied and the one that is loaded.
+    static constexpr int kMostStages = Weights::kConverted ? 6 : 4;
     static constexpr int kVectors = kRowBlocks * 8;  ///< of 16 bytes in a stage's row
 
     /// Strips that a gate/up unit has together: those of a group of 128 columns of the intermediate, which share a
