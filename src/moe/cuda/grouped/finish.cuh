@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #include "moe/cuda/grouped/multiply.cuh"
-#include "moe/cuda/grouped/prepare.cuh"
+#include "moe/cuda/grouped/tile_rows.cuh"
 
 namespace tokamak::moe::cuda {
 
@@ -47,10 +47,10 @@ struct LaneRows {
     }
 };
 
-/// The lane's rows g and g + 8 of one strip, for one token.
+/// The lane's rows g and g + 8 of one strip, for one row of the tile.
 template <bool Down, class Shape>
-__device__ __forceinline__ void finish_pair(const GroupedArgs& args, int route, int strip, const Consumer& me,
-                                            float low, float high) {
+__device__ __forceinline__ void finish_pair(const GroupedArgs& args, const RowTile& tile, int row, int route, int strip,
+                                            const Consumer& me, float low, float high) {
     const int g = me.lane / 4;
     if constexpr (Down) {
         const int hidden = args.gate_up.cols;
@@ -63,7 +63,11 @@ __device__ __forceinline__ void finish_pair(const GroupedArgs& args, int route, 
         if (col >= args.down.cols) return;
         const float value = activate(args.activation, low, high);
         auto* const rows = static_cast<__nv_bfloat16*>(args.intermediate);
-        if constexpr (Shape::kPrepares) {
+        if constexpr (Shape::kCopiesRows) {
+            auto* const eight = reinterpret_cast<__nv_bfloat16*>(
+                TileRows(args.intermediate, tile, staged_cols(args.down.cols)).place(row, col / 8));
+            eight[col % 8] = __float2bfloat16_rn(value);
+        } else if constexpr (Shape::kPrepares) {
             const std::int64_t padded = (args.down.cols + kPreparedGroup - 1) / kPreparedGroup * kPreparedGroup;
             rows[route * padded + moved_place(col)] = __float2bfloat16_rn(value * kLargeActivations);
         } else {
@@ -96,7 +100,7 @@ __device__ __forceinline__ void finish_unit(const GroupedArgs& args, const UnitR
             for (int i = 0; i < Strips; ++i) {
                 const int strip = me.warpgroup + i * Shape::kWarpgroups;
                 if (strip < unit.strips)
-                    finish_pair<Down, Shape>(args, route, unit.strip + strip, me,
+                    finish_pair<Down, Shape>(args, unit.tile, row, route, unit.strip + strip, me,
                                              rows[i].low_value(sums[i][n][odd]), rows[i].high_value(sums[i][n][odd + 2]));
             }
         }

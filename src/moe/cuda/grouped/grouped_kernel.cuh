@@ -13,6 +13,7 @@
 #include "moe/cuda/grouped/grid_lists.cuh"
 #include "moe/cuda/grouped/multiply_converted.cuh"
 #include "moe/cuda/grouped/multiply_e4m3.cuh"
+#include "moe/cuda/grouped/row_copy.cuh"
 #include "moe/cuda/grouped/row_gather.cuh"
 
 namespace tokamak::moe::cuda {
@@ -124,6 +125,7 @@ __device__ __forceinline__ void consume_width(const GroupedArgs& args, const Row
 template <class Shape>
 __device__ __forceinline__ void publish_unit(const GroupedArgs& args, const Unit& unit,
                                              const UnitScratch<Shape>& scratch) {
+    if constexpr (Shape::kCopiesRows) fence_all_async();
     scratch.sync();
     if (threadIdx.x == 0) TileCounts{args.tile_units}.add(unit.index);
     if constexpr (Shape::kRowScales) scratch.clear_maxima();
@@ -208,9 +210,8 @@ template <class Shape>
 __device__ __forceinline__ void feed(const GroupedArgs& args, const RowLists& lists, const StageRing<Shape>& ring,
                                      RingPlace& place, std::int64_t first, int warp) {
     if (warp < kWeightWarps) {
-        const bool leader = threadIdx.x % 32 == 0;
         ptx::named_barrier(kRowsAhead, (kWeightWarps + kGatherWarps) * 32);
-        if (leader) {
+        if (threadIdx.x % 32 == 0) {
             WeightStream<Shape>(lists, args, false).issue(ring, place);
             WeightStream<Shape>(lists, args, true).issue(ring, place);
         }
@@ -225,6 +226,32 @@ __device__ __forceinline__ void feed(const GroupedArgs& args, const RowLists& li
         const RowSource rows = down_rows<Shape>(args);
         RowGather<Shape>(lists, args, true, rows, thread).run(ring, place);
     }
+}
+
+/// The same where rows are copied. The first weights are asked for before the grid's barrier, behind which rows are
+/// there.
+template <class Shape>
+__device__ __forceinline__ void feed_copies(const GroupedArgs& args, const RowLists& lists,
+                                            const StageRing<Shape>& ring, RingPlace& place, int warp,
+                                            unsigned prepared) {
+    const bool leader = threadIdx.x % 32 == 0;
+    if (warp < kWeightWarps) {
+        WeightStream<Shape> gate_up(lists, args, false);
+        if (leader) gate_up.issue(ring, place, ring.stages);
+        __syncwarp();
+        cooperative_groups::this_grid().barrier_wait(std::move(prepared));
+        if (leader) {
+            gate_up.issue(ring, place);
+            WeightStream<Shape>(lists, args, true).issue(ring, place);
+        }
+    } else {
+        cooperative_groups::this_grid().barrier_wait(std::move(prepared));
+        if (leader) {
+            copy_tile_rows(args, lists, false, ring, place);
+            copy_tile_rows(args, lists, true, ring, place);
+        }
+    }
+    __syncwarp();
 }
 
 /// Before the lists are built: rows are brought into the form of the format, if it has one, and what the phases expect
@@ -242,17 +269,21 @@ __device__ __forceinline__ void prepare_pass(const GroupedArgs& args, std::int64
 }
 
 /// Both GEMMs of a pass, by the role of the warp. Nothing of the grid stands between them: rows of the intermediate are
-/// gathered when their tile's units are done, weights flow on.
+/// brought when their tile's units are done, weights flow on. `prepared`: see prepare_tables.
 template <class Shape>
 __device__ __forceinline__ void run_gemms(const GroupedArgs& args, const RowLists& lists, const StageRing<Shape>& ring,
-                                          RingPlace& place, std::int64_t first) {
+                                          RingPlace& place, std::int64_t first, unsigned prepared) {
     const int warp = static_cast<int>(threadIdx.x) / 32;
     if (warp >= Shape::kConsumerWarps) {
-        return feed<Shape>(args, lists, ring, place, first, warp - Shape::kConsumerWarps);
+        if constexpr (Shape::kCopiesRows)
+            return feed_copies(args, lists, ring, place, warp - Shape::kConsumerWarps, prepared);
+        else
+            return feed(args, lists, ring, place, first, warp - Shape::kConsumerWarps);
     }
     const Consumer me(warp);
     UnitScratch<Shape> scratch{ring.memory, args};
     if constexpr (Shape::Weights::kConverted) {
+        cooperative_groups::this_grid().barrier_wait(std::move(prepared));
         consume_converted_phases(args, lists, me, ring, place, scratch);
     } else {
         consume_phase<false>(args, lists, me, ring, place, scratch);
@@ -260,11 +291,12 @@ __device__ __forceinline__ void run_gemms(const GroupedArgs& args, const RowList
     }
 }
 
-/// All that stands before the first unit of a pass: prepared rows, lists, units. Rows come first, so that their barrier
-/// of the grid is over when the lists are built.
+/// All that stands before the first unit of a pass: prepared rows, lists, units. Rows that need no lists come first, so
+/// that their barrier of the grid is over when the lists are built. Rows that are copied (kCopiesRows) come behind the
+/// lists: what is returned is to be waited for.
 template <class Shape>
-__device__ __forceinline__ void prepare_tables(const GroupedArgs& args, const RowLists& lists, std::uint8_t* memory,
-                                               std::int64_t first, int count) {
+__device__ __forceinline__ unsigned prepare_tables(const GroupedArgs& args, const RowLists& lists,
+                                                   std::uint8_t* memory, std::int64_t first, int count) {
     const auto grid = cooperative_groups::this_grid();
     if constexpr (Shape::kGridLists) {
         count_share(args, memory, first, count);
@@ -274,15 +306,26 @@ __device__ __forceinline__ void prepare_tables(const GroupedArgs& args, const Ro
         if (threadIdx.x < 32) place_units<Shape>(args, lists);
         ptx::fence_shared_async();  // the ring takes its place back
         grid.sync();
-        return;
+        return 0;
     }
     prefetch_ids(args, first, count);
     prepare_pass<Shape>(args, first, count);
-    auto prepared = grid.barrier_arrive();  // also: the lists of the last pass have been read
-    build_lists<Shape>(args, lists, memory, first, count);
-    if (threadIdx.x < 32) place_units<Shape>(args, lists);
-    ptx::fence_shared_async();
-    grid.barrier_wait(std::move(prepared));
+    if constexpr (Shape::kCopiesRows) {
+        __syncthreads();  // the lists of the last pass have been read
+        build_lists<Shape>(args, lists, memory, first, count);
+        __syncthreads();
+        if (threadIdx.x < 32) place_units<Shape>(args, lists);
+        TilePreparation(args, lists, token_rows(args, first)).run();
+        fence_all_async();
+        return grid.barrier_arrive();
+    } else {
+        auto prepared = grid.barrier_arrive();  // also: the lists of the last pass have been read
+        build_lists<Shape>(args, lists, memory, first, count);
+        if (threadIdx.x < 32) place_units<Shape>(args, lists);
+        ptx::fence_shared_async();
+        grid.barrier_wait(std::move(prepared));
+        return 0;
+    }
 }
 
 template <class Shape>
@@ -298,8 +341,8 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_grouped(const __grid_c
     const std::int64_t tokens = tokens_of_call(args);
     for (std::int64_t first = args.first_token; first < tokens; first += args.pass_tokens) {
         const int count = static_cast<int>(min(static_cast<std::int64_t>(args.pass_tokens), tokens - first));
-        prepare_tables<Shape>(args, lists, shared, first, count);
-        run_gemms(args, lists, ring, place, first);
+        const unsigned prepared = prepare_tables<Shape>(args, lists, shared, first, count);
+        run_gemms(args, lists, ring, place, first, prepared);
         grid.sync();
         combine<Shape>(args, lists, first, count);
         if constexpr (Shape::kGridLists) return;  // the host launches again

@@ -5,7 +5,6 @@
 
 #include <cstdint>
 
-#include "cuda/ptx/gather.cuh"
 #include "cuda/ptx/wgmma_bf16.cuh"
 #include "moe/cuda/grouped/multiply.cuh"
 
@@ -20,10 +19,9 @@ class ConvertedStages {
     __device__ ConvertedStages(const StageRing<Shape>& ring, RingPlace& place, const Consumer& me)
         : ring_(ring), place_(place), me_(me) {}
 
-    /// Waits for the next stage. Rows were written by ordinary copies.
+    /// Waits for the next stage.
     __device__ __forceinline__ void await() {
         ptx::barrier_wait(&ring_.full[place_.slot], place_.parity);
-        ptx::fence_shared_async();
         stage_ = ring_.stage(place_.slot);
     }
     /// The stage has been asked for to its end; returns its slot.

@@ -18,7 +18,10 @@ struct GroupedShape {
     static constexpr int kStripsEach = StripsEach_;  ///< most of a warpgroup
     static constexpr int kStrips = kWarpgroups * kStripsEach;
     static constexpr int kConsumerWarps = kWarpgroups * 4;
-    static constexpr int kThreads = (kConsumerWarps + kWeightWarps + kGatherWarps) * 32;
+    /// Rows are in the ring's form in the workspace, one thread copies them; otherwise two warps gather them.
+    static constexpr bool kCopiesRows = Weights::kConverted;
+    static constexpr int kRowWarps = kCopiesRows ? 1 : kGatherWarps;
+    static constexpr int kThreads = (kConsumerWarps + kWeightWarps + kRowWarps) * 32;
     static constexpr bool kGridLists = TileRows_ > 64;  ///< many rows: the grid makes one list in the workspace
     static constexpr int kTileRows = TileRows_;
     static constexpr int kRowBlockBytes = kTileRows * 128;  ///< rows of 128 bytes, swizzled
