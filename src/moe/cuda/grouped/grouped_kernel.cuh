@@ -282,8 +282,8 @@ __device__ __forceinline__ void run_gemms(const GroupedArgs& args, const RowList
     }
     const Consumer me(warp);
     UnitScratch<Shape> scratch{ring.memory, args};
-    if constexpr (Shape::Weights::kConverted) {
-        cooperative_groups::this_grid().barrier_wait(std::move(prepared));
+    if constexpr (Shape::kCopiesRows) cooperative_groups::this_grid().barrier_wait(std::move(prepared));
+    if constexpr (Shape::kConverted) {
         consume_converted_phases(args, lists, me, ring, place, scratch);
     } else {
         consume_phase<false>(args, lists, me, ring, place, scratch);

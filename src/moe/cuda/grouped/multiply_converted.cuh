@@ -35,9 +35,10 @@ class ConvertedStages {
     __device__ __forceinline__ void release(int slot) const {
         if (me_.lane == 0 && slot >= 0) ptx::barrier_arrive(&ring_.empty[slot]);
     }
-    __device__ __forceinline__ void load(Slab& slab, int strip, int block) const {
+    __device__ __forceinline__ void load(Slab& slab, int strip, int block, bool present) const {
         constexpr int strip_bytes = Shape::Weights::kStripStageBytes;
-        slab.load(stage_ + (me_.warpgroup + strip * Shape::kWarpgroups) * strip_bytes, block, me_.slab, me_.lane);
+        slab = {};
+        if (present) slab.load(stage_ + (me_.warpgroup + strip * Shape::kWarpgroups) * strip_bytes, block, me_.slab, me_.lane);
     }
     /// Low word of the rows' descriptor.
     [[nodiscard]] __device__ __forceinline__ std::uint32_t rows() const {
@@ -78,16 +79,14 @@ template <class Shape, int Eights>
 __device__ __forceinline__ void multiply_converted(ConvertedStages<Shape>& stages, int blocks,
                                                    float (&sums)[2][Eights][4]) {
     static_assert(Shape::Weights::kStageBlocks == 2);
-    using Slab = typename Shape::Weights::Slab;
     std::uint32_t a[2][2][4][4];
-    Slab slabs[2][2];
+    typename Shape::Weights::Slab slabs[2][2];
     stages.await();
 #pragma unroll
-    for (int part = 0; part < 4; ++part) stages.load(slabs[part / 2][part % 2], part % 2, part / 2);
+    for (int part = 0; part < 4; ++part) stages.load(slabs[part / 2][part % 2], part % 2, part / 2, part / 2 < blocks);
     int read = -1;  // slot of a stage whose last products are under way
 #pragma unroll 1
-    for (int next = 2;; next += 2) {
-        if (next > blocks) slabs[1][0] = slabs[1][1] = Slab{};
+    for (int next = 2; next < blocks + 2; next += 2) {
         // The result of a reduction is in a uniform register, as are all descriptors made of it; otherwise every matrix
         // instruction waits for moves into them.
         const std::uint32_t rows = __reduce_or_sync(0xFFFFFFFFU, stages.rows());
@@ -99,12 +98,11 @@ __device__ __forceinline__ void multiply_converted(ConvertedStages<Shape>& stage
             start_block(slabs[block][strip], rows + static_cast<std::uint32_t>(block) * (Shape::kRowBlockBytes / 16),
                         a[block][strip], sums[strip]);
             if (part == 0 && next < blocks) stages.await();
-            stages.load(slabs[block][strip], strip, block);  // behind the last stage: what nobody uses
+            if (next < blocks) stages.load(slabs[block][strip], strip, block, next + block < blocks);
             ptx::wgmma_wait<1>();
             if (part == 0) stages.release(read);
         }
         read = own;
-        if (next >= blocks) break;
     }
     ptx::wgmma_wait<0>();
     stages.release(read);

@@ -11,7 +11,7 @@ namespace tokamak::moe::cuda {
 inline constexpr int kStripScaleBytes = 16;
 
 /// Shape of a kernel: strips of a unit, and what a stage holds.
-template <class Weights_, int Warpgroups_, int StripsEach_, int TileRows_ = kMostTileRows>
+template <class Weights_, int Warpgroups_, int StripsEach_, int TileRows_ = kMostTileRows, bool Converted_ = false>
 struct GroupedShape {
     using Weights = Weights_;
     static constexpr int kWarpgroups = Warpgroups_;
@@ -19,7 +19,9 @@ struct GroupedShape {
     static constexpr int kStrips = kWarpgroups * kStripsEach;
     static constexpr int kConsumerWarps = kWarpgroups * 4;
     /// Rows are in the ring's form in the workspace, one thread copies them; otherwise two warps gather them.
-    static constexpr bool kCopiesRows = Weights::kConverted;
+    static constexpr bool kCopiesRows = Weights::kCopiesRows;
+    /// Weights are converted in registers and multiplied by wgmma: faster than mma.sync from two eights of rows on.
+    static constexpr bool kConverted = Converted_;
     static constexpr int kRowWarps = kCopiesRows ? 1 : kGatherWarps;
     static constexpr int kThreads = (kConsumerWarps + kWeightWarps + kRowWarps) * 32;
     static constexpr bool kGridLists = TileRows_ > 64;  ///< many rows: the grid makes one list in the workspace
@@ -33,7 +35,7 @@ struct GroupedShape {
     static constexpr int kStageBytes = kStripScalesOffset + (Weights::kStripScales ? 1024 : 0);
     static_assert(!Weights::kStripScales || kRowScalesOffset + kTileRows * 4 <= kStageBytes);
     /// Consumers of converted weights hold two stages: the one that is being multiplied and the one that is loaded.
-    static constexpr int kMostStages = Weights::kConverted ? 6 : 4;
+    static constexpr int kMostStages = kConverted ? 6 : 4;
     static constexpr int kVectors = kRowBlocks * 8;  ///< of 16 bytes in a stage's row
 
     /// Strips that a gate/up unit has together: those of a group of 128 columns of the intermediate, which share a

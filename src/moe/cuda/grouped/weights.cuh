@@ -7,11 +7,12 @@
 //   kSumScale                   true units of a sum
 //   kGlobalScales               strips end with two f32 scales for their sums: rows g and g + 8 of each 16
 //   kBoundByRows                multiplied more slowly than it arrives where an expert has many rows
-//   kConverted                  converted in registers, then multiplied by wgmma (multiply_converted.cuh)
+//   kCopiesRows                 rows lie in the workspace in the ring's form (tile_rows.cuh)
 //   kFirstStripCycles, kNextStripCycles   what a warpgroup computes for its first strip of a stage, and for another
 // and, unless both operands are multiplied from shared memory (RowForm::quantized):
-//   Slab                        a warp's 16 rows x 64 columns: load(strip, block, slab, lane), and
-//                               convert(a) where it is converted, otherwise fragment(a, step) for multiply(c, a, b0, b1)
+//   Slab                        a warp's 16 rows x 64 columns: load(strip, block, slab, lane), fragment(a, step) and,
+//                               for wgmma with operands in registers (multiply_converted.cuh), convert(a)
+//   multiply(c, a, b0, b1)
 #pragma once
 
 #include <cstdint>

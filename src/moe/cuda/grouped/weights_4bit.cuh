@@ -29,7 +29,7 @@ __device__ __forceinline__ std::uint32_t multiply_pairs(std::uint32_t a, std::ui
 
 /// Geometry that the 4-bit formats share. A stage is 128 columns of a strip.
 template <int TileCols, int TileBytes>
-struct Tiles4Bit {
+struct Tiles4Bit : PlainProducts {
     static constexpr int kStageBlocks = 2;  ///< of 64 columns
     static constexpr int kTileBlocks = TileCols / 64;
     static constexpr int kTileBytes = TileBytes;
@@ -37,7 +37,7 @@ struct Tiles4Bit {
     static constexpr bool kStripScales = false;
     static constexpr bool kGlobalScales = false;
     static constexpr bool kBoundByRows = true;
-    static constexpr bool kConverted = true;
+    static constexpr bool kCopiesRows = true;
     static constexpr int kFirstStripCycles = 450;
     static constexpr int kNextStripCycles = 350;
 
@@ -59,15 +59,14 @@ struct Slab4Bit {
         words = Weights::codes(strip, block, slab, lane);
         scales = Weights::load_scales(strip, block, slab, lane);
     }
-    /// A fragments of the four steps.
+    __device__ __forceinline__ void fragment(std::uint32_t (&a)[4], int step) const {
+        const std::uint32_t word = step < 2 ? (step == 0 ? words.x : words.y) : (step == 2 ? words.z : words.w);
+        Weights::fragment(a, word, Weights::scale_set(scales, step));
+    }
+    /// Those of the four steps.
     __device__ __forceinline__ void convert(std::uint32_t (&a)[4][4]) const {
-        const std::uint32_t steps[4] = {words.x, words.y, words.z, words.w};
-        typename Weights::ScaleSet set;
 #pragma unroll
-        for (int step = 0; step < 4; ++step) {
-            if (step % Weights::kStepsPerScale == 0) set = Weights::scale_set(scales, step);
-            Weights::fragment(a[step], steps[step], set);
-        }
+        for (int step = 0; step < 4; ++step) fragment(a[step], step);
     }
 };
 
@@ -80,7 +79,6 @@ struct Int4Weights
     using Scales = std::conditional_t<Group == 32, uint2, std::uint32_t>;  ///< bf16 pairs: rows g and g + 8
     static constexpr RowForm kForm = RowForm::natural;
     static constexpr float kSumScale = 0x1p33F;
-    static constexpr int kStepsPerScale = Group == 32 ? 2 : 4;
     struct ScaleSet {
         __nv_bfloat162 factor_low, factor_high, offset_low, offset_high;
     };
@@ -118,7 +116,6 @@ struct Mxfp4Weights : Tiles4Bit<64, 2176> {
     using Scales = std::uint32_t;  ///< codes of rows g and g + 8 for 32 columns, then for the others
     static constexpr RowForm kForm = RowForm::natural;
     static constexpr float kSumScale = 0x1p26F;
-    static constexpr int kStepsPerScale = 2;
     struct ScaleSet {
         std::uint32_t low, high;
     };
@@ -152,7 +149,6 @@ struct Nvfp4Weights : Tiles4Bit<64, 2304> {
     static constexpr RowForm kForm = RowForm::natural;
     static constexpr bool kGlobalScales = true;
     static constexpr float kSumScale = 0x1p26F;
-    static constexpr int kStepsPerScale = 1;
     using ScaleSet = Mxfp4Weights::ScaleSet;
 
     __device__ __forceinline__ static Scales load_scales(const std::uint8_t* strip, int block, int slab, int lane) {

@@ -4,9 +4,7 @@
 
 namespace tokamak::moe::cuda {
 std::vector<GroupedInstance> grouped_int4_g32() {
-    return {grouped_instance<GroupedShape<Int4Weights<32>, 2, 2, 64>>("grouped_r256_n64"),
-            grouped_instance<GroupedShape<Int4Weights<32>, 2, 2, 48>>("grouped_r256_n48"),
-            grouped_instance<GroupedShape<Int4Weights<32>, 2, 2, 32>>("grouped_r256_n32"),
-            grouped_instance<GroupedShape<Int4Weights<32>, 3, 2, 32>>("grouped_r384_n32")};
+    return {grouped_instance<GroupedShape<Int4Weights<32>, 3, 2>>("grouped_r384"),
+            grouped_instance<GroupedShape<Int4Weights<32>, 2, 2, 48, true>>("grouped_r256")};
 }
 }  // namespace tokamak::moe::cuda

@@ -4,7 +4,7 @@
 
 namespace tokamak::moe::cuda {
 std::vector<GroupedInstance> grouped_nvfp4() {
-    return {grouped_instance<GroupedShape<Nvfp4Weights, 2, 2, 48>>("grouped_r256_n48"),
-            grouped_instance<GroupedShape<Nvfp4Weights, 3, 2, 32>>("grouped_r384_n32")};
+    return {grouped_instance<GroupedShape<Nvfp4Weights, 3, 2>>("grouped_r384"),
+            grouped_instance<GroupedShape<Nvfp4Weights, 2, 2, 48, true>>("grouped_r256")};
 }
 }  // namespace tokamak::moe::cuda
