@@ -165,7 +165,7 @@ __device__ void consume_phase(const GroupedArgs& args, const RowLists& lists, co
             consume_width<Down, Shape, 1>(args, lists, unit, me, ring, place, scratch);
         else if constexpr (Shape::kStripsEach == 2)
             consume_width<Down, Shape, 2>(args, lists, unit, me, ring, place, scratch);
-        if constexpr (!Down) publish_unit<Shape>(args, unit, scratch);
+        if constexpr (!Down && Shape::kAnnounces) publish_unit<Shape>(args, unit, scratch);
         scratch.next();
     }
 }
@@ -205,16 +205,25 @@ __device__ __forceinline__ RowSource down_rows(const GroupedArgs& args) {
         return own;
 }
 
+/// What stands between the phases, unless tiles tell when their rows are there.
+template <class Shape>
+__device__ __forceinline__ void between_phases() {
+    if constexpr (!Shape::kAnnounces) cooperative_groups::this_grid().sync();
+}
+
 /// The feeding warps: copies of weights, gathering of rows.
 template <class Shape>
 __device__ __forceinline__ void feed(const GroupedArgs& args, const RowLists& lists, const StageRing<Shape>& ring,
                                      RingPlace& place, std::int64_t first, int warp) {
     if (warp < kWeightWarps) {
         ptx::named_barrier(kRowsAhead, (kWeightWarps + kGatherWarps) * 32);
-        if (threadIdx.x % 32 == 0) {
-            WeightStream<Shape>(lists, args, false).issue(ring, place);
-            WeightStream<Shape>(lists, args, true).issue(ring, place);
-        }
+        const bool leader = threadIdx.x % 32 == 0;
+        if (leader) WeightStream<Shape>(lists, args, false).issue(ring, place);
+        WeightStream<Shape> down(lists, args, true);
+        if (leader) down.issue(ring, place, ring.stages);
+        __syncwarp();
+        between_phases<Shape>();
+        if (leader) down.issue(ring, place);
         __syncwarp();
     } else {
         const int thread = (warp - kWeightWarps) * 32 + static_cast<int>(threadIdx.x) % 32;
@@ -223,6 +232,7 @@ __device__ __forceinline__ void feed(const GroupedArgs& args, const RowLists& li
                                 ? tokens
                                 : prepared_rows<Shape::Weights::kForm>(tokens, args.prepared_rows, args.row_scales);
         RowGather<Shape>(lists, args, false, x, thread).run(ring, place);
+        between_phases<Shape>();
         const RowSource rows = down_rows<Shape>(args);
         RowGather<Shape>(lists, args, true, rows, thread).run(ring, place);
     }
@@ -263,13 +273,14 @@ __device__ __forceinline__ void prepare_pass(const GroupedArgs& args, std::int64
         prepare_rows<Shape::Weights::kForm>(token_rows(args, first), routes, args.prepared_rows, args.row_scales);
     const int thread = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
     const int threads = static_cast<int>(gridDim.x * blockDim.x);
-    for (int tile = thread; tile < routes; tile += threads) args.tile_units[tile] = 0;
+    if constexpr (Shape::kAnnounces)
+        for (int tile = thread; tile < routes; tile += threads) args.tile_units[tile] = 0;
     if constexpr (Shape::kPrepares && !Shape::kRowScales)
         clear_padding(static_cast<std::uint16_t*>(args.intermediate), routes, args.down.cols, thread, threads);
 }
 
-/// Both GEMMs of a pass, by the role of the warp. Nothing of the grid stands between them: rows of the intermediate are
-/// brought when their tile's units are done, weights flow on. `prepared`: see prepare_tables.
+/// Both GEMMs of a pass, by the role of the warp. Every role passes the same barriers of the grid; weights flow into free
+/// stages before them. `prepared`: see prepare_tables.
 template <class Shape>
 __device__ __forceinline__ void run_gemms(const GroupedArgs& args, const RowLists& lists, const StageRing<Shape>& ring,
                                           RingPlace& place, std::int64_t first, unsigned prepared) {
@@ -287,6 +298,7 @@ __device__ __forceinline__ void run_gemms(const GroupedArgs& args, const RowList
         consume_converted_phases(args, lists, me, ring, place, scratch);
     } else {
         consume_phase<false>(args, lists, me, ring, place, scratch);
+        between_phases<Shape>();
         consume_phase<true>(args, lists, me, ring, place, scratch);
     }
 }
@@ -318,12 +330,19 @@ __device__ __forceinline__ unsigned prepare_tables(const GroupedArgs& args, cons
         TilePreparation(args, lists, token_rows(args, first)).run();
         fence_all_async();
         return grid.barrier_arrive();
-    } else {
+    } else if constexpr (Shape::kPrepares) {
         auto prepared = grid.barrier_arrive();  // also: the lists of the last pass have been read
         build_lists<Shape>(args, lists, memory, first, count);
         if (threadIdx.x < 32) place_units<Shape>(args, lists);
         ptx::fence_shared_async();
         grid.barrier_wait(std::move(prepared));
+        return 0;
+    } else {
+        __syncthreads();  // the lists of the last pass have been read
+        build_lists<Shape>(args, lists, memory, first, count);
+        if (threadIdx.x < 32) place_units<Shape>(args, lists);
+        ptx::fence_shared_async();
+        __syncthreads();
         return 0;
     }
 }

@@ -38,7 +38,7 @@ class RowGather {
         Unit unit;
         while (walk.next(unit)) {
             find_rows(unit);
-            await_rows(unit);
+            if constexpr (Shape::kAnnounces) await_rows(unit);
             if constexpr (kScaled) find_scales(unit, chunks);
             for (int chunk = 0; chunk < chunks; ++chunk) {
                 ptx::barrier_wait(&ring.empty[place.slot], place.parity ^ 1U);

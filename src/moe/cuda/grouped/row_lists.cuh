@@ -87,13 +87,13 @@ __device__ __forceinline__ void rank_routes(const RowLists& lists, const ListScr
     }
 }
 
-/// What a strip costs by the rows that it meets: cycles for 64 x 16 int4 weights, of which 29 come from memory. 8- and
+/// What a strip costs by the rows that it meets; measured for int4, where 24 rows and more bind the tensor cores. 8- and
 /// 16-bit weights are multiplied faster than they arrive.
 template <class Shape>
 __device__ __forceinline__ int strip_cost(int rows) {
     if constexpr (!Shape::Weights::kBoundByRows) return 20;
     if constexpr (Shape::kConverted) return rows <= 16 ? 33 : rows <= 32 ? 38 : 44;
-    return rows <= 8 ? 29 : rows <= 16 ? 33 : rows <= 24 ? 38 : 43;
+    return rows <= 8 ? 20 : rows <= 16 ? 21 : rows <= 24 ? 27 : 33;
 }
 
 /// By one warp: where each expert's routes begin, and its row tiles, which share its rows evenly if they are many.

@@ -19,8 +19,8 @@ struct GroupedShape {
     static constexpr int kStrips = kWarpgroups * kStripsEach;
     static constexpr int kConsumerWarps = kWarpgroups * 4;
     /// Rows are in the ring's form in the workspace, one thread copies them; otherwise two warps gather them.
-    static constexpr bool kCopiesRows = Weights::kCopiesRows;
-    /// Weights are converted in registers and multiplied by wgmma: faster than mma.sync from two eights of rows on.
+    static constexpr bool kCopiesRows = Converted_;
+    /// Weights are converted in registers and multiplied by wgmma.
     static constexpr bool kConverted = Converted_;
     static constexpr int kRowWarps = kCopiesRows ? 1 : kGatherWarps;
     static constexpr int kThreads = (kConsumerWarps + kWeightWarps + kRowWarps) * 32;
@@ -44,6 +44,8 @@ struct GroupedShape {
     static_assert(kStrips % kStepStrips == 0);
     /// Rows are brought into the form of the format before each phase; the first one leaves f32 rows.
     static constexpr bool kPrepares = Weights::kForm != RowForm::natural;
+    /// Row tiles tell when their rows of the intermediate are there; otherwise the phases meet at a barrier of the grid.
+    static constexpr bool kAnnounces = kRowScales || kConverted;
 
     __device__ static int chunks(const DecodeMatrix& matrix) {
         constexpr int tiles = Weights::kStageBlocks / Weights::kTileBlocks;

@@ -141,6 +141,7 @@ template <class Shape>
 __device__ __forceinline__ void place_units(const GroupedArgs& args, const RowLists& lists) {
     const bool single = lists.single_tiles();
     const int tiles = lists.tile_count();
+    if (single && !Shape::kAnnounces) return;  // ranges of strips
     const int gate_up = Shape::kStepStrips > 1 ? (args.gate_up.strips + Shape::kStepStrips - 1) / Shape::kStepStrips
                                                : choose_units<Shape>(args.gate_up, tiles, single);
     const int down = single ? 1 : choose_units<Shape>(args.down, tiles, false);
@@ -149,7 +150,7 @@ __device__ __forceinline__ void place_units(const GroupedArgs& args, const RowLi
         lists.counts[3] = down;
     }
     __syncwarp();
-    if (single) share_down<Shape>(args, lists);
+    if (single && Shape::kAnnounces) share_down<Shape>(args, lists);
 }
 
 /// Deals units to the CTAs. They consist of steps: a strip, or where the end of a unit needs all columns of a group, the
@@ -157,8 +158,9 @@ __device__ __forceinline__ void place_units(const GroupedArgs& args, const RowLi
 /// strips, then row tile by row tile, and dealt in turn: row tiles that need the same weights are at work at the same
 /// time, so that all but one find them in the L2. The first experts are done first, so that the down phase can begin
 /// while the last units of the gate/up phase are at work.
-/// Down phase with one row tile for each expert: the strips are numbered tile by tile, a CTA takes a contiguous range of
-/// them (share_down) and from it up to kStrips strips at a time.
+/// One row tile for each expert: the strips are numbered tile by tile, a CTA takes a contiguous range of them and from it
+/// up to kStrips strips at a time. So in both phases, in ranges of equal cost, or, where tiles announce their rows, only
+/// in the down phase, in ranges that even out the gate/up phase (share_down).
 template <class Shape>
 class UnitWalk {
   public:
@@ -168,9 +170,19 @@ class UnitWalk {
           step_strips_(down ? 1 : Shape::kStepStrips),
           steps_((strips_ + step_strips_ - 1) / step_strips_),
           units_(lists.units(down)),
-          ranges_(down && lists.single_tiles()),
-          next_(ranges_ ? lists.down_begin() : static_cast<int>(blockIdx.x)),
-          end_(ranges_ ? lists.down_end() : lists.tile_count() * units_) {}
+          ranges_(lists.single_tiles() && (down || !Shape::kAnnounces)) {
+        const int cta = static_cast<int>(blockIdx.x);
+        if (!ranges_) {
+            next_ = cta;
+            end_ = lists.tile_count() * units_;
+        } else if constexpr (Shape::kAnnounces) {
+            next_ = lists.down_begin();
+            end_ = lists.down_end();
+        } else {
+            next_ = first_strip(cta);
+            end_ = first_strip(cta + 1);
+        }
+    }
 
     __device__ bool next(Unit& unit) {
         if (next_ >= end_) return false;
@@ -197,6 +209,13 @@ class UnitWalk {
     __device__ void take(Unit& unit, int tile, int step, int steps) const {
         const int strip = step * step_strips_;
         unit = {lists_.tiles[tile], tile, strip, min(steps * step_strips_, strips_ - strip)};
+    }
+
+    /// Where the range of a CTA begins in ranges of equal cost.
+    [[nodiscard]] __device__ int first_strip(int cta) const {
+        const int ctas = static_cast<int>(gridDim.x);
+        if (cta == ctas || lists_.tile_count() == 0) return lists_.tile_count() * strips_;
+        return strip_at<Shape>(lists_, strips_, static_cast<float>(cta) / static_cast<float>(ctas));
     }
 
     const RowLists& lists_;

@@ -7,7 +7,6 @@
 //   kSumScale                   true units of a sum
 //   kGlobalScales               strips end with two f32 scales for their sums: rows g and g + 8 of each 16
 //   kBoundByRows                multiplied more slowly than it arrives where an expert has many rows
-//   kCopiesRows                 rows lie in the workspace in the ring's form (tile_rows.cuh)
 //   kFirstStripCycles, kNextStripCycles   what a warpgroup computes for its first strip of a stage, and for another
 // and, unless both operands are multiplied from shared memory (RowForm::quantized):
 //   Slab                        a warp's 16 rows x 64 columns: load(strip, block, slab, lane), fragment(a, step) and,

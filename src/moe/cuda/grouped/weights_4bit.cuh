@@ -37,7 +37,6 @@ struct Tiles4Bit : PlainProducts {
     static constexpr bool kStripScales = false;
     static constexpr bool kGlobalScales = false;
     static constexpr bool kBoundByRows = true;
-    static constexpr bool kCopiesRows = true;
     static constexpr int kFirstStripCycles = 450;
     static constexpr int kNextStripCycles = 350;
 
