@@ -101,7 +101,8 @@ __device__ __forceinline__ void finish_unit(const GroupedArgs& args, const UnitR
                 const int strip = me.warpgroup + i * Shape::kWarpgroups;
                 if (strip < unit.strips)
                     finish_pair<Down, Shape>(args, unit.tile, row, route, unit.strip + strip, me,
-                                             rows[i].low_value(sums[i][n][odd]), rows[i].high_value(sums[i][n][odd + 2]));
+                                             rows[i].low_value(sums[i][n][odd]),
+                                             rows[i].high_value(sums[i][n][odd + 2]));
             }
         }
 }

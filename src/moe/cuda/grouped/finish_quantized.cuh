@@ -18,8 +18,7 @@ __device__ __forceinline__ int quantized_groups(int cols) { return (cols + 127) 
 /// Sums become values of the intermediate, in sums[..][..][0 and 1]; columns beyond the last are zeros.
 template <class Shape, int Strips, int Blocks>
 __device__ __forceinline__ void activate_sums(const GroupedArgs& args, const int (&cols)[Strips],
-                                              const LaneRows<Shape> (&rows)[Strips],
-                                              float (&sums)[Strips][Blocks][4]) {
+                                              const LaneRows<Shape> (&rows)[Strips], float (&sums)[Strips][Blocks][4]) {
 #pragma unroll
     for (int i = 0; i < Strips; ++i) {
         const float low = rows[i].low.value();

@@ -30,10 +30,10 @@ struct RowTile {
 
 /// Byte offsets into dynamic shared memory; the ring comes first, building the lists uses its place.
 struct GroupedShared {
-    int barriers = 0;      ///< [2, stages]
-    int counts = 0;        ///< [7]: an expert has several row tiles, row tiles, units of one in each phase, cost, down range
-    int list = 0;          ///< [routes] u16: routes, expert by expert
-    int tiles = 0;         ///< [row tiles] RowTile
+    int barriers = 0;  ///< [2, stages]
+    int counts = 0;  ///< [7]: an expert has several row tiles, row tiles, units of one in each phase, cost, down range
+    int list = 0;    ///< [routes] u16: routes, expert by expert
+    int tiles = 0;   ///< [row tiles] RowTile
     int route_expert = 0;  ///< [routes] i16: local expert, or -1
     int maxima = 0;        ///< [2, rows of a tile] u32, for quantised rows
     int unit_routes = 0;   ///< [2, rows of a tile] i32, where lists are in the workspace
@@ -67,6 +67,7 @@ struct GroupedInstance {
     int tile_rows = 0;
     bool grid_lists = false;
     int most_stages = 0;
+    bool converted = false;  ///< weights are converted for wgmma
 };
 
 std::vector<GroupedInstance> grouped_bf16();

@@ -279,8 +279,8 @@ __device__ __forceinline__ void prepare_pass(const GroupedArgs& args, std::int64
         clear_padding(static_cast<std::uint16_t*>(args.intermediate), routes, args.down.cols, thread, threads);
 }
 
-/// Both GEMMs of a pass, by the role of the warp. Every role passes the same barriers of the grid; weights flow into free
-/// stages before them. `prepared`: see prepare_tables.
+/// Both GEMMs of a pass, by the role of the warp. Every role passes the same barriers of the grid; weights flow into
+/// free stages before them. `prepared`: see prepare_tables.
 template <class Shape>
 __device__ __forceinline__ void run_gemms(const GroupedArgs& args, const RowLists& lists, const StageRing<Shape>& ring,
                                           RingPlace& place, std::int64_t first, unsigned prepared) {
@@ -307,8 +307,8 @@ __device__ __forceinline__ void run_gemms(const GroupedArgs& args, const RowList
 /// that their barrier of the grid is over when the lists are built. Rows that are copied (kCopiesRows) come behind the
 /// lists: what is returned is to be waited for.
 template <class Shape>
-__device__ __forceinline__ unsigned prepare_tables(const GroupedArgs& args, const RowLists& lists,
-                                                   std::uint8_t* memory, std::int64_t first, int count) {
+__device__ __forceinline__ unsigned prepare_tables(const GroupedArgs& args, const RowLists& lists, std::uint8_t* memory,
+                                                   std::int64_t first, int count) {
     const auto grid = cooperative_groups::this_grid();
     if constexpr (Shape::kGridLists) {
         count_share(args, memory, first, count);
@@ -376,7 +376,8 @@ GroupedInstance grouped_instance(const char* name) {
             Shape::kStageBytes,
             Shape::kTileRows,
             Shape::kGridLists,
-            Shape::kMostStages};
+            Shape::kMostStages,
+            Shape::kConverted};
 }
 
 }  // namespace tokamak::moe::cuda

@@ -30,15 +30,16 @@ class ConvertedStages {
         place_.advance(ring_.stages);
         return slot;
     }
-    /// Behind a wait for the matrix unit, which the whole warp takes together with all that it has read before. Negative:
-    /// nothing.
+    /// Behind a wait for the matrix unit, which the whole warp takes together with all that it has read before.
+    /// Negative: nothing.
     __device__ __forceinline__ void release(int slot) const {
         if (me_.lane == 0 && slot >= 0) ptx::barrier_arrive(&ring_.empty[slot]);
     }
     __device__ __forceinline__ void load(Slab& slab, int strip, int block, bool present) const {
         constexpr int strip_bytes = Shape::Weights::kStripStageBytes;
         slab = {};
-        if (present) slab.load(stage_ + (me_.warpgroup + strip * Shape::kWarpgroups) * strip_bytes, block, me_.slab, me_.lane);
+        if (present)
+            slab.load(stage_ + (me_.warpgroup + strip * Shape::kWarpgroups) * strip_bytes, block, me_.slab, me_.lane);
     }
     /// Low word of the rows' descriptor.
     [[nodiscard]] __device__ __forceinline__ std::uint32_t rows() const {
@@ -73,8 +74,8 @@ __device__ __forceinline__ void start_block(const Slab& slab, std::uint32_t rows
     ptx::wgmma_commit();
 }
 
-/// `blocks` of 64 columns of the warpgroup's two strips. A strip that the unit does not have is multiplied too, whatever
-/// its place holds, and not looked at afterwards; the second block of a stage that has none counts as zeros.
+/// `blocks` of 64 columns of the warpgroup's two strips. A strip that the unit does not have is multiplied too,
+/// whatever its place holds, and not looked at afterwards; the second block of a stage that has none counts as zeros.
 template <class Shape, int Eights>
 __device__ __forceinline__ void multiply_converted(ConvertedStages<Shape>& stages, int blocks,
                                                    float (&sums)[2][Eights][4]) {

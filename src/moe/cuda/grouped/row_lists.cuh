@@ -87,8 +87,8 @@ __device__ __forceinline__ void rank_routes(const RowLists& lists, const ListScr
     }
 }
 
-/// What a strip costs by the rows that it meets; measured for int4, where 24 rows and more bind the tensor cores. 8- and
-/// 16-bit weights are multiplied faster than they arrive.
+/// What a strip costs by the rows that it meets; measured for int4, where 24 rows and more bind the tensor cores. 8-
+/// and 16-bit weights are multiplied faster than they arrive.
 template <class Shape>
 __device__ __forceinline__ int strip_cost(int rows) {
     if constexpr (!Shape::Weights::kBoundByRows) return 20;

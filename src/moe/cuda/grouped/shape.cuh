@@ -44,7 +44,8 @@ struct GroupedShape {
     static_assert(kStrips % kStepStrips == 0);
     /// Rows are brought into the form of the format before each phase; the first one leaves f32 rows.
     static constexpr bool kPrepares = Weights::kForm != RowForm::natural;
-    /// Row tiles tell when their rows of the intermediate are there; otherwise the phases meet at a barrier of the grid.
+    /// Row tiles tell when their rows of the intermediate are there; otherwise the phases meet at a barrier of the
+    /// grid.
     static constexpr bool kAnnounces = kRowScales || kConverted;
 
     __device__ static int chunks(const DecodeMatrix& matrix) {

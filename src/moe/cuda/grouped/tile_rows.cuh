@@ -86,7 +86,8 @@ class TilePreparation {
             }
 #pragma unroll
         for (int i = 0; i < kLoads; ++i)
-            if (eight + i * 32 < eights) *reinterpret_cast<uint4*>(to.place(row, eight + i * 32)) = weighed(values[i], route);
+            if (eight + i * 32 < eights)
+                *reinterpret_cast<uint4*>(to.place(row, eight + i * 32)) = weighed(values[i], route);
     }
     [[nodiscard]] __device__ __forceinline__ uint4 weighed(const uint4& bits, int route) const {
         if (source_.weights.data == nullptr) return bits;

@@ -47,8 +47,8 @@ __device__ __forceinline__ int choose_units(const DecodeMatrix& matrix, int tile
         const std::int64_t all = static_cast<std::int64_t>(tiles) * units;
         const std::int64_t cycles = unit_cycles<Shape>(chunks, strips);
         const std::int64_t most = evened ? all * cycles / ctas : (all + ctas - 1) / ctas * cycles;
-        best = static_cast<std::uint32_t>(min(most / 16, std::int64_t{0x3FFFFFF})) << 5 |
-               static_cast<std::uint32_t>(lane);
+        best =
+            static_cast<std::uint32_t>(min(most / 16, std::int64_t{0x3FFFFFF})) << 5 | static_cast<std::uint32_t>(lane);
     }
     const int strips = static_cast<int>(__reduce_min_sync(0xFFFFFFFFU, best) % 32) + 1;
     return (matrix.strips + strips - 1) / strips;
@@ -83,7 +83,8 @@ __device__ __forceinline__ float gate_up_cost(const RowLists& lists, int cta) {
 /// The first (row tile, strip) of `strips` in each tile whose cost before it reaches `share` of all costs.
 template <class Shape>
 __device__ __forceinline__ int strip_at(const RowLists& lists, int strips, float share) {
-    const auto before = static_cast<std::int64_t>(share * static_cast<float>(lists.cost()) * static_cast<float>(strips));
+    const auto before =
+        static_cast<std::int64_t>(share * static_cast<float>(lists.cost()) * static_cast<float>(strips));
     int low = 0;
     int high = lists.tile_count();
     while (high - low > 1) {
@@ -153,14 +154,14 @@ __device__ __forceinline__ void place_units(const GroupedArgs& args, const RowLi
     if (single && Shape::kAnnounces) share_down<Shape>(args, lists);
 }
 
-/// Deals units to the CTAs. They consist of steps: a strip, or where the end of a unit needs all columns of a group, the
-/// strips of one. Units of a row tile share its steps evenly; they are numbered expert by expert, in an expert strips by
-/// strips, then row tile by row tile, and dealt in turn: row tiles that need the same weights are at work at the same
-/// time, so that all but one find them in the L2. The first experts are done first, so that the down phase can begin
-/// while the last units of the gate/up phase are at work.
-/// One row tile for each expert: the strips are numbered tile by tile, a CTA takes a contiguous range of them and from it
-/// up to kStrips strips at a time. So in both phases, in ranges of equal cost, or, where tiles announce their rows, only
-/// in the down phase, in ranges that even out the gate/up phase (share_down).
+/// Deals units to the CTAs. They consist of steps: a strip, or where the end of a unit needs all columns of a group,
+/// the strips of one. Units of a row tile share its steps evenly; they are numbered expert by expert, in an expert
+/// strips by strips, then row tile by row tile, and dealt in turn: row tiles that need the same weights are at work at
+/// the same time, so that all but one find them in the L2. The first experts are done first, so that the down phase can
+/// begin while the last units of the gate/up phase are at work. One row tile for each expert: the strips are numbered
+/// tile by tile, a CTA takes a contiguous range of them and from it up to kStrips strips at a time. So in both phases,
+/// in ranges of equal cost, or, where tiles announce their rows, only in the down phase, in ranges that even out the
+/// gate/up phase (share_down).
 template <class Shape>
 class UnitWalk {
   public:

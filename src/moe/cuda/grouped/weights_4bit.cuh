@@ -37,8 +37,8 @@ struct Tiles4Bit : PlainProducts {
     static constexpr bool kStripScales = false;
     static constexpr bool kGlobalScales = false;
     static constexpr bool kBoundByRows = true;
-    static constexpr int kFirstStripCycles = 450;
-    static constexpr int kNextStripCycles = 350;
+    static constexpr int kFirstStripCycles = 700;
+    static constexpr int kNextStripCycles = 450;
 
     /// The lane's codes of one block of 64 columns and one slab of 16 rows: a word for each step of 16 columns.
     __device__ __forceinline__ static uint4 codes(const std::uint8_t* strip, int block, int slab, int lane) {
@@ -72,8 +72,9 @@ struct Slab4Bit {
 /// int4 with bf16 scales. A code masked in place is a bf16 pattern worth code * 2^-133 (rows g) or code * 2^-129
 /// (rows g + 8); one fused multiply-add gives (code - 8) * scale * 2^-33, rounded once to bf16.
 template <int Group>
-struct Int4Weights
-    : Tiles4Bit<(Group > 64 ? 128 : 64), (Group > 64 ? 4224 : Group > 32 ? 2176 : 2304)> {
+struct Int4Weights : Tiles4Bit<(Group > 64 ? 128 : 64), (Group > 64   ? 4224
+                                                         : Group > 32 ? 2176
+                                                                      : 2304)> {
     using Slab = Slab4Bit<Int4Weights>;
     using Scales = std::conditional_t<Group == 32, uint2, std::uint32_t>;  ///< bf16 pairs: rows g and g + 8
     static constexpr RowForm kForm = RowForm::natural;
@@ -159,8 +160,8 @@ struct Nvfp4Weights : Tiles4Bit<64, 2304> {
         std::uint32_t halves;
         asm("{\n .reg .b16 l, h;\n mov.b32 {l, h}, %1;\n cvt.rn.f16x2.e4m3x2 %0, l;\n}" : "=r"(halves) : "r"(codes));
         const float2 both = __half22float2(*reinterpret_cast<const __half2*>(&halves));
-        const std::uint32_t factors = multiply_pairs(bits_of(__floats2bfloat162_rn(both.x, both.y)),
-                                                     bits_of(__float2bfloat162_rn(0x1p100F)));
+        const std::uint32_t factors =
+            multiply_pairs(bits_of(__floats2bfloat162_rn(both.x, both.y)), bits_of(__float2bfloat162_rn(0x1p100F)));
         return {__byte_perm(factors, 0, 0x1010), __byte_perm(factors, 0, 0x3232)};
     }
     __device__ __forceinline__ static void fragment(std::uint32_t (&a)[4], std::uint32_t word, const ScaleSet& s) {
