@@ -19,8 +19,8 @@ FusedMoeProblem problem_of(const WeightSpec& weights, int experts, std::int64_t 
             .quantize_activations = weights.format == WeightFormat::fp8_block};
 }
 
-/// The family of the variant, e.g. "gather".
-std::string family(const FusedMoeProblem& problem, std::int64_t tokens, const PlanOptions& options = {}) {
+/// The variant on a device like the H200.
+std::string name(const FusedMoeProblem& problem, std::int64_t tokens, const PlanOptions& options = {}) {
     DeviceInfo info;
     info.compute_capability = 90;
     info.multiprocessors = 132;
@@ -31,8 +31,13 @@ std::string family(const FusedMoeProblem& problem, std::int64_t tokens, const Pl
     cuda.wide_tokens = wide_tokens(problem, options, cuda);
     cuda.gather_tokens = gather_pass_tokens(problem);
     const LegalVariants legal = legal_variants(problem, cuda, info, options);
-    const std::string name = default_variant(problem, cuda, legal, tokens);
-    return name.substr(0, name.find('_'));
+    return default_variant(problem, cuda, legal, tokens);
+}
+
+/// Its family, e.g. "gather".
+std::string family(const FusedMoeProblem& problem, std::int64_t tokens, const PlanOptions& options = {}) {
+    const std::string variant = name(problem, tokens, options);
+    return variant.substr(0, variant.find('_'));
 }
 
 const FusedMoeProblem kKimi = problem_of(WeightSpec::int4(32), 48, 7168, 2048, 8);
@@ -57,17 +62,25 @@ TEST(DefaultVariant, RowsAreGatheredWhileExpertsHaveFewOfThem) {
     EXPECT_EQ(family(kGptOss, 64), "gather");
     EXPECT_EQ(family(kKimi, 64), "grouped");
     EXPECT_EQ(family(kFp8, 64), "grouped");
-    EXPECT_EQ(family(kNvfp4, 32), "gather") << "8 rows of an expert";
+    EXPECT_EQ(family(kNvfp4, 16), "gather") << "4 rows of an expert";
+    EXPECT_EQ(family(kNvfp4, 64), "grouped") << "16";
 }
 
 TEST(DefaultVariant, ManyRowsGoToTheWideKernelLongOnesSooner) {
-    EXPECT_EQ(family(kKimi, 191), "grouped");
-    EXPECT_EQ(family(kKimi, 192), "wide") << "32 rows of an expert";
+    EXPECT_EQ(family(kKimi, 287), "grouped");
+    EXPECT_EQ(family(kKimi, 288), "wide") << "48 rows of an expert";
     EXPECT_EQ(family(kGptOss, 1791), "grouped");
     EXPECT_EQ(family(kGptOss, 1792), "wide") << "56";
     EXPECT_EQ(family(problem_of(WeightSpec::bf16(), 256, 7168, 2048, 8), 512), "wide") << "16";
-    EXPECT_EQ(family(kNvfp4, 48), "wide") << "12, for want of a grouped kernel";
+    EXPECT_EQ(family(kNvfp4, 95), "grouped");
+    EXPECT_EQ(family(kNvfp4, 96), "wide") << "24";
     EXPECT_EQ(family(kFp8, 16384), "grouped") << "there is no wide kernel";
+}
+
+TEST(DefaultVariant, GroupedWeightsAreConvertedForWgmmaFrom24RowsOn) {
+    EXPECT_EQ(name(kKimi, 143), "grouped_r384");
+    EXPECT_EQ(name(kKimi, 144), "grouped_r256");
+    EXPECT_EQ(name(kGptOss, 768), "grouped_r256");
 }
 
 TEST(DefaultVariant, TheGroupedKernelCombinesUpTo32Slots) {

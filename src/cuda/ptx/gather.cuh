@@ -14,7 +14,11 @@ __device__ __forceinline__ void copy_16(std::uint32_t shared, const void* global
                  "r"(valid ? 16 : 0)
                  : "memory");
 }
-/// The same for the first `bytes` of the 16; the rest is zeros.
+/// All 16 bytes.
+__device__ __forceinline__ void copy_16(std::uint32_t shared, const void* global) {
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(shared), "l"(global) : "memory");
+}
+/// The first `bytes` of the 16; the rest is zeros.
 __device__ __forceinline__ void copy_16_of(std::uint32_t shared, const void* global, int bytes) {
     asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(bytes)
                  : "memory");

@@ -87,7 +87,7 @@ struct FusedMoeCuda {
     Slice<std::uint16_t> prepared_rows;  ///< fp8_block: GroupedArgs says what they hold
     Slice<float> row_scales;
     Slice<float> intermediate_scales;
-    Slice<std::int32_t> tile_groups;
+    Slice<std::int32_t> tile_units;
     Slice<std::int32_t> grid_list;
     Slice<std::uint32_t> grid_places;
     Slice<std::int32_t> cta_counts;

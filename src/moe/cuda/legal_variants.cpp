@@ -49,19 +49,37 @@ std::vector<SingleVariant> legal_single(const FusedMoeProblem& p, int grid, cons
     return variants;
 }
 
-/// Whether the wide kernel is the faster for a call with uniform routing (results/h200, moe_prefill.json and
-/// tuning.json: from 32 rows of an expert in int4 and 16 in bf16 where rows are long, from 64 on qwen3-30b-a3b and
-/// gpt-oss-120b, and where gathered rows are the alternative between 8 and 16).
-bool prefers_wide(const FusedMoeProblem& p, std::int64_t tokens, const LegalVariants& legal) {
-    if (legal.wide.empty()) return false;
-    const std::int64_t long_rows = p.weights.format == WeightFormat::bf16 ? 16 : 32;
-    const std::int64_t rows = legal.grouped.empty() ? 12 : p.hidden >= 4096 ? long_rows : 56;  // of an expert
+/// Rows of an expert with uniform routing.
+bool has_rows(const FusedMoeProblem& p, std::int64_t tokens, std::int64_t rows) {
     return tokens * p.top_k >= rows * p.num_experts;
 }
 
+/// Rows of an expert from which on the wide kernel is the faster where rows are long (dsv3-ep8, results/h200: at 32
+/// rows int4 449 us as grouped_r256 and 484 wide, nvfp4 527 and 509; bf16 at 16 rows 712 and 726).
+std::int64_t wide_from(const WeightSpec& weights) {
+    switch (weights.format) {
+        case WeightFormat::bf16: return 16;
+        case WeightFormat::nvfp4: return 24;
+        case WeightFormat::fp8_block: return 32;
+        default: return 48;
+    }
+}
+
+/// Whether the wide kernel is the faster. Short rows: from 64 rows of an expert on qwen3-30b-a3b and gpt-oss-120b;
+/// where gathered rows are the alternative, between 8 and 16.
+bool prefers_wide(const FusedMoeProblem& p, std::int64_t tokens, const LegalVariants& legal) {
+    if (legal.wide.empty()) return false;
+    return has_rows(p, tokens, legal.grouped.empty() ? 12 : p.hidden >= 4096 ? wide_from(p.weights) : 56);
+}
+
 /// A variant with one list of the grid for what takes several passes without (fp8_block, 8192 routes a pass: dsv3-e32
-/// with 1024 tokens 1732 us without, 11% more with; dsv3-ep8 with 2048 tokens 900 and 714).
-const GroupedVariant& choose_grouped(const LegalVariants& legal, std::int64_t pass, std::int64_t tokens) {
+/// with 1024 tokens 1732 us without, 11% more with; dsv3-ep8 with 2048 tokens 900 and 714). Weights converted for wgmma
+/// where experts have many rows (dsv3-ep8 int4_g32: 16 rows 348 us, 339 without; 32 rows 449 and 613).
+const GroupedVariant& choose_grouped(const FusedMoeProblem& p, const LegalVariants& legal, std::int64_t pass,
+                                     std::int64_t tokens) {
+    const bool many = has_rows(p, tokens, 24);
+    for (const GroupedVariant& variant : legal.grouped)
+        if (variant.instance.converted ? many : !many && variant.instance.grid_lists == (tokens > pass)) return variant;
     for (const GroupedVariant& variant : legal.grouped)
         if (variant.instance.grid_lists == (tokens > pass)) return variant;
     return legal.grouped.front();
@@ -102,7 +120,7 @@ std::string default_variant(const FusedMoeProblem& p, const FusedMoeCuda& cuda, 
             return best.name;
     }
     if (wide) return legal.wide.front().instance.name;
-    if (many && !legal.grouped.empty()) return choose_grouped(legal, cuda.pass_tokens, tokens).instance.name;
+    if (many && !legal.grouped.empty()) return choose_grouped(p, legal, cuda.pass_tokens, tokens).instance.name;
     const auto instance = *decode_instance(p.weights, p.quantize_activations);
     return legal.decode[choose_variant(instance, legal.decode, p, cuda.grid, tokens)].name;
 }

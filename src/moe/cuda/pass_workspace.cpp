@@ -14,10 +14,17 @@ namespace {
 
 struct PassNeeds {
     std::int64_t tokens = 0;
+    bool grouped = false;      ///< counts of the grouped kernel
     bool grid_lists = false;   ///< lists of routes that the grid makes
     bool wide = false;         ///< lists of the wide kernel
     bool route_first = false;  ///< ids and weights that a launch before makes
 };
+
+/// 4-bit weights, grouped kernel: the rows of all routes in the ring's form.
+void lay_out_tile_rows(const FusedMoeProblem& p, std::size_t routes, WorkspaceLayout& layout, FusedMoeCuda& cuda) {
+    const auto cols = static_cast<std::size_t>((p.hidden + 127) / 128 * 128);
+    cuda.prepared_rows = layout.add<std::uint16_t>("prepared_rows", routes * cols);
+}
 
 /// fp8_block: rows in another form, with their scales.
 void lay_out_prepared(const FusedMoeProblem& p, std::int64_t tokens, WorkspaceLayout& layout, FusedMoeCuda& cuda) {
@@ -28,7 +35,6 @@ void lay_out_prepared(const FusedMoeProblem& p, std::int64_t tokens, WorkspaceLa
     cuda.prepared_rows = layout.add<std::uint16_t>("prepared_rows", rows * row_groups * 128);
     cuda.row_scales = layout.add<float>("row_scales", rows * row_groups);
     cuda.intermediate_scales = layout.add<float>("intermediate_scales", routes * groups);
-    cuda.tile_groups = layout.add<std::int32_t>("tile_groups", routes);
 }
 
 void lay_out_grid_lists(const FusedMoeProblem& p, std::size_t routes, WorkspaceLayout& layout, FusedMoeCuda& cuda) {
@@ -58,6 +64,8 @@ void lay_out_pass(const FusedMoeProblem& p, const PassNeeds& needs, WorkspaceLay
     const bool fp8 = p.weights.format == WeightFormat::fp8_block;
     if (needs.route_first) lay_out_routed(p, layout, cuda);
     if (fp8) lay_out_prepared(p, needs.tokens, layout, cuda);
+    if (needs.grouped && !fp8 && p.weights.format != WeightFormat::bf16) lay_out_tile_rows(p, routes, layout, cuda);
+    if (needs.grouped) cuda.tile_units = layout.add<std::int32_t>("tile_units", routes);
     if (needs.grid_lists) lay_out_grid_lists(p, routes, layout, cuda);
     if (needs.wide) lay_out_wide_lists(p, routes, layout, cuda);
     cuda.intermediate = layout.add<std::byte>("intermediate", routes * padded(p.intermediate) * (fp8 ? 4 : 2));
@@ -76,7 +84,8 @@ std::size_t lay_out_single(const FusedMoeProblem& p, int segments, FusedMoeCuda&
 /// As many as fit into a limited workspace, one pass of the decode kernel at least. A plan's table may hold variants of
 /// several kernels, so all lists that the format knows have their place.
 std::int64_t fitting_tokens(const FusedMoeProblem& p, std::int64_t most, const PlanOptions& options, int grid) {
-    const PassNeeds all{.grid_lists = !grid_list_instances(p.weights, p.quantize_activations).empty(),
+    const PassNeeds all{.grouped = !grouped_instances(p.weights, p.quantize_activations).empty(),
+                        .grid_lists = !grid_list_instances(p.weights, p.quantize_activations).empty(),
                         .wide = !wide_instances(p.weights).empty(),
                         .route_first = p.route.has_value()};
     const auto fits = [&](std::int64_t tokens) {
@@ -128,6 +137,7 @@ void lay_out_workspace(FusedMoeState& state) {
         if (of.decode != nullptr && of.decode->group_rows > 0)
             needs.tokens = std::max(needs.tokens, std::min(cuda.gather_tokens, state.problem.max_tokens));
         if (of.grouped != nullptr) {
+            needs.grouped = true;
             needs.grid_lists = needs.grid_lists || of.grouped->grid_lists;
             needs.tokens = std::max(needs.tokens, of.grouped->grid_lists ? cuda.grid_pass_tokens : cuda.pass_tokens);
         }

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The end of a gate/up unit where the next phase takes e4m3: its strips are the 128 columns of a group of the
-// intermediate, so its consumers find the group's scale and leave codes. Row tiles count their finished groups; the
-// down phase gathers a tile's rows when all are there, without a barrier of the grid.
+// intermediate, so its consumers find the group's scale and leave codes.
 #pragma once
 
 #include <cstdint>
@@ -9,19 +8,21 @@
 #include "cuda/decode/e4m3.cuh"
 #include "moe/cuda/grouped/finish.cuh"
 #include "moe/cuda/grouped/prepare.cuh"
-#include "moe/cuda/grouped/tile_counts.cuh"
 #include "moe/cuda/grouped/unit_scratch.cuh"
 
 namespace tokamak::moe::cuda {
 
+/// Groups of 128 columns.
+__device__ __forceinline__ int quantized_groups(int cols) { return (cols + 127) / 128; }
+
 /// Sums become values of the intermediate, in sums[..][..][0 and 1]; columns beyond the last are zeros.
-template <int Strips, int Blocks>
+template <class Shape, int Strips, int Blocks>
 __device__ __forceinline__ void activate_sums(const GroupedArgs& args, const int (&cols)[Strips],
-                                              const LaneBias<false> (&bias)[Strips], float (&sums)[Strips][Blocks][4]) {
+                                              const LaneRows<Shape> (&rows)[Strips], float (&sums)[Strips][Blocks][4]) {
 #pragma unroll
     for (int i = 0; i < Strips; ++i) {
-        const float low = bias[i].low.value();
-        const float high = bias[i].high.value();
+        const float low = rows[i].low.value();
+        const float high = rows[i].high.value();
 #pragma unroll
         for (int n = 0; n < Blocks; ++n)
 #pragma unroll
@@ -79,7 +80,7 @@ __device__ __forceinline__ void store_codes(const GroupedArgs& args, const UnitR
 template <class Shape, int Strips, int Blocks>
 __device__ __forceinline__ void finish_quantized(const GroupedArgs& args, const UnitRoutes<Shape>& routes,
                                                  const Unit& unit, const Consumer& me,
-                                                 const LaneBias<false> (&bias)[Strips],
+                                                 const LaneRows<Shape> (&rows)[Strips],
                                                  float (&sums)[Strips][Blocks][4], UnitScratch<Shape>& scratch) {
     int cols[Strips];
 #pragma unroll
@@ -87,19 +88,10 @@ __device__ __forceinline__ void finish_quantized(const GroupedArgs& args, const 
         cols[i] = me.warpgroup + i * Shape::kWarpgroups < unit.strips
                       ? (unit.strip + me.warpgroup + i * Shape::kWarpgroups) * 32 + me.slab * 8 + me.lane / 4
                       : args.down.cols;  // no such strip: zeros
-    activate_sums(args, cols, bias, sums);
+    activate_sums(args, cols, rows, sums);
     find_largest(scratch.maxima(), me.lane, sums);
     scratch.sync();
     store_codes<Shape>(args, routes, unit, me, scratch.maxima(), sums);
-}
-
-/// The unit's codes are complete. By all consumers, also those without a strip.
-template <class Shape>
-__device__ __forceinline__ void publish_group(const GroupedArgs& args, const Unit& unit, UnitScratch<Shape>& scratch) {
-    scratch.sync();
-    if (threadIdx.x == 0) TileCounts{args.tile_groups}.add(unit.index);
-    scratch.clear_maxima();
-    scratch.next();
 }
 
 }  // namespace tokamak::moe::cuda

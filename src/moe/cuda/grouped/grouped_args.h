@@ -30,31 +30,25 @@ struct RowTile {
 
 /// Byte offsets into dynamic shared memory; the ring comes first, building the lists uses its place.
 struct GroupedShared {
-    int barriers = 0;      ///< [2, stages]
-    int counts = 0;        ///< [5]: an expert has several row tiles, row tiles, units of one in each phase, cost
-    int list = 0;          ///< [routes] u16: routes, expert by expert
-    int tiles = 0;         ///< [row tiles] RowTile
+    int barriers = 0;  ///< [2, stages]
+    int counts = 0;  ///< [7]: an expert has several row tiles, row tiles, units of one in each phase, cost, down range
+    int list = 0;    ///< [routes] u16: routes, expert by expert
+    int tiles = 0;   ///< [row tiles] RowTile
     int route_expert = 0;  ///< [routes] i16: local expert, or -1
     int maxima = 0;        ///< [2, rows of a tile] u32, for quantised rows
     int unit_routes = 0;   ///< [2, rows of a tile] i32, where lists are in the workspace
     int bytes = 0;
 };
 
-/// One routed GEMM with its combine is the second phase alone: set `single`, leave `gate_up` empty but for
-/// `gate_up.cols` = the rows of the matrix (the width of `out` and of `partials`), and let `down` be the matrix and `x`
-/// its token rows; `intermediate` is not used. grouped_variants() takes such a problem as a FusedMoeProblem whose
-/// `hidden` is the matrix's rows and whose `intermediate` is its columns.
 struct GroupedArgs : DecodeArgs {
-    bool single = false;
     DecodeRows input_weights;  ///< of RoutingWeight::input
     /// Workspace for rows of x or of the intermediate in another form, [routes of a pass, whole groups of 128 columns],
     /// with a scale for each group (prepare.cuh).
     std::uint16_t* prepared_rows = nullptr;
     float* row_scales = nullptr;
-    /// Quantised rows alone: scales of the intermediate's codes [routes of a pass, groups of 128 columns], and for each
-    /// row tile how many groups are there.
+    /// Quantised rows alone: scales of the intermediate's codes [routes of a pass, groups of 128 columns].
     float* intermediate_scales = nullptr;
-    std::int32_t* tile_groups = nullptr;
+    std::int32_t* tile_units = nullptr;    ///< workspace: [row tiles], gate/up units that are done
     std::int32_t* grid_list = nullptr;     ///< workspace: [routes], routes expert by expert
     std::uint32_t* grid_places = nullptr;  ///< workspace: [routes]
     std::int32_t* cta_counts = nullptr;    ///< workspace: [CTAs, local experts]
@@ -72,6 +66,8 @@ struct GroupedInstance {
     int stage_bytes = 0;
     int tile_rows = 0;
     bool grid_lists = false;
+    int most_stages = 0;
+    bool converted = false;  ///< weights are converted for wgmma
 };
 
 std::vector<GroupedInstance> grouped_bf16();
@@ -82,5 +78,6 @@ std::vector<GroupedInstance> grouped_int4_g32();
 std::vector<GroupedInstance> grouped_int4_g64();
 std::vector<GroupedInstance> grouped_int4_g128();
 std::vector<GroupedInstance> grouped_mxfp4();
+std::vector<GroupedInstance> grouped_nvfp4();
 
 }  // namespace tokamak::moe::cuda

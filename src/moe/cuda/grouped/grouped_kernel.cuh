@@ -11,7 +11,9 @@
 #include "moe/cuda/grouped/combine.cuh"
 #include "moe/cuda/grouped/finish_quantized.cuh"
 #include "moe/cuda/grouped/grid_lists.cuh"
+#include "moe/cuda/grouped/multiply_converted.cuh"
 #include "moe/cuda/grouped/multiply_e4m3.cuh"
+#include "moe/cuda/grouped/row_copy.cuh"
 #include "moe/cuda/grouped/row_gather.cuh"
 
 namespace tokamak::moe::cuda {
@@ -23,10 +25,10 @@ __device__ __forceinline__ void consume_unit(const GroupedArgs& args, const RowL
                                              UnitScratch<Shape>& scratch) {
     constexpr int stage_blocks = Shape::Weights::kStageBlocks;
     const DecodeMatrix& matrix = Down ? args.down : args.gate_up;
-    LaneBias<Down> bias[Strips];
+    LaneRows<Shape> rows[Strips];
 #pragma unroll
     for (int i = 0; i < Strips; ++i)
-        bias[i].load(args, unit.tile.expert, unit.strip + me.warpgroup + i * Shape::kWarpgroups, me);
+        rows[i].load(args, Down, unit.tile.expert, unit.strip + me.warpgroup + i * Shape::kWarpgroups, me);
     if constexpr (Shape::kGridLists) scratch.copy_routes(lists, unit);
     float sums[Strips][Blocks][4] = {};
     const int blocks = matrix.tiles * Shape::Weights::kTileBlocks;
@@ -42,9 +44,41 @@ __device__ __forceinline__ void consume_unit(const GroupedArgs& args, const RowL
     }
     const UnitRoutes<Shape> routes{lists.list + unit.tile.first, Shape::kGridLists ? scratch.routes() : nullptr};
     if constexpr (!Down && Shape::kRowScales)
-        return finish_quantized<Shape>(args, routes, unit, me, bias, sums, scratch);
+        return finish_quantized<Shape>(args, routes, unit, me, rows, sums, scratch);
     if constexpr (Shape::kGridLists) scratch.sync();
-    finish_unit<Down, Shape, Strips, Blocks>(args, routes, unit, me, bias, sums);
+    finish_unit<Down, Shape, Strips, Blocks>(args, routes, unit, me, rows, sums);
+}
+
+/// The same for weights that are converted: both phases in one piece of code, because ptxas serialises the matrix
+/// instructions of a kernel that has many of them.
+template <class Shape, int Eights>
+__device__ __forceinline__ void consume_converted(const GroupedArgs& args, const RowLists& lists, const Unit& unit,
+                                                  bool down, const Consumer& me, const StageRing<Shape>& ring,
+                                                  RingPlace& place) {
+    LaneRows<Shape> rows[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+        rows[i].load(args, down, unit.tile.expert, unit.strip + me.warpgroup + i * Shape::kWarpgroups, me);
+    float sums[2][Eights][4] = {};
+    ConvertedStages<Shape> stages(ring, place, me);
+    multiply_converted(stages, (down ? args.down : args.gate_up).tiles * Shape::Weights::kTileBlocks, sums);
+    const UnitRoutes<Shape> routes{lists.list + unit.tile.first, nullptr};
+    if (down)
+        finish_unit<true, Shape, 2, Eights>(args, routes, unit, me, rows, sums);
+    else
+        finish_unit<false, Shape, 2, Eights>(args, routes, unit, me, rows, sums);
+}
+
+template <class Shape>
+__device__ __forceinline__ void consume_converted_width(const GroupedArgs& args, const RowLists& lists,
+                                                        const Unit& unit, bool down, const Consumer& me,
+                                                        const StageRing<Shape>& ring, RingPlace& place) {
+    if (unit.tile.rows <= 16)
+        consume_converted<Shape, 2>(args, lists, unit, down, me, ring, place);
+    else if (Shape::kTileRows == 32 || unit.tile.rows <= 32)
+        consume_converted<Shape, 4>(args, lists, unit, down, me, ring, place);
+    else if constexpr (Shape::kTileRows > 32)
+        consume_converted<Shape, Shape::kTileRows / 8>(args, lists, unit, down, me, ring, place);
 }
 
 /// A warp without a strip in the unit lets its stages pass.
@@ -87,10 +121,38 @@ __device__ __forceinline__ void consume_width(const GroupedArgs& args, const Row
     }
 }
 
+/// The unit's rows of the intermediate are complete. By all consumers, also those without a strip.
+template <class Shape>
+__device__ __forceinline__ void publish_unit(const GroupedArgs& args, const Unit& unit,
+                                             const UnitScratch<Shape>& scratch) {
+    if constexpr (Shape::kCopiesRows) fence_all_async();
+    scratch.sync();
+    if (threadIdx.x == 0) TileCounts{args.tile_units}.add(unit.index);
+    if constexpr (Shape::kRowScales) scratch.clear_maxima();
+}
+
+template <class Shape>
+__device__ void consume_converted_phases(const GroupedArgs& args, const RowLists& lists, const Consumer& me,
+                                         const StageRing<Shape>& ring, RingPlace& place,
+                                         const UnitScratch<Shape>& scratch) {
+#pragma unroll 1
+    for (int phase = 0; phase < 2; ++phase) {
+        const bool down = phase == 1;
+        UnitWalk<Shape> walk(lists, args, down);
+        Unit unit;
+        while (walk.next(unit)) {
+            if (me.warpgroup < unit.strips)
+                consume_converted_width(args, lists, unit, down, me, ring, place);
+            else
+                skip_unit(down ? args.down : args.gate_up, me, ring, place);
+            if (!down) publish_unit<Shape>(args, unit, scratch);
+        }
+    }
+}
+
 template <bool Down, class Shape>
 __device__ void consume_phase(const GroupedArgs& args, const RowLists& lists, const Consumer& me,
                               const StageRing<Shape>& ring, RingPlace& place, UnitScratch<Shape>& scratch) {
-    constexpr bool quantizes = !Down && Shape::kRowScales;
     UnitWalk<Shape> walk(lists, args, Down);
     Unit unit;
     while (walk.next(unit)) {
@@ -103,10 +165,8 @@ __device__ void consume_phase(const GroupedArgs& args, const RowLists& lists, co
             consume_width<Down, Shape, 1>(args, lists, unit, me, ring, place, scratch);
         else if constexpr (Shape::kStripsEach == 2)
             consume_width<Down, Shape, 2>(args, lists, unit, me, ring, place, scratch);
-        if constexpr (quantizes)
-            publish_group(args, unit, scratch);
-        else
-            scratch.next();
+        if constexpr (!Down && Shape::kAnnounces) publish_unit<Shape>(args, unit, scratch);
+        scratch.next();
     }
 }
 
@@ -119,7 +179,7 @@ __device__ __forceinline__ RowSource token_rows(const GroupedArgs& args, std::in
     return {.data = args.x,
             .stride = args.x_stride,
             .routes_per_row = args.top_k,
-            .cols = args.single ? args.down.cols : args.gate_up.cols,
+            .cols = args.gate_up.cols,
             .vectors = args.x_vectors,
             .weights = args.input_weights,
             .first_token = first,
@@ -145,28 +205,25 @@ __device__ __forceinline__ RowSource down_rows(const GroupedArgs& args) {
         return own;
 }
 
-/// What stands between the phases. Quantised rows need nothing: their tiles tell when they are there.
+/// What stands between the phases, unless tiles tell when their rows are there.
 template <class Shape>
 __device__ __forceinline__ void between_phases() {
-    if constexpr (!Shape::kRowScales) cooperative_groups::this_grid().sync();
+    if constexpr (!Shape::kAnnounces) cooperative_groups::this_grid().sync();
 }
 
 /// The feeding warps: copies of weights, gathering of rows.
 template <class Shape>
 __device__ __forceinline__ void feed(const GroupedArgs& args, const RowLists& lists, const StageRing<Shape>& ring,
                                      RingPlace& place, std::int64_t first, int warp) {
-    constexpr int unlimited = 0x7FFFFFFF;
     if (warp < kWeightWarps) {
-        const bool leader = threadIdx.x % 32 == 0;
         ptx::named_barrier(kRowsAhead, (kWeightWarps + kGatherWarps) * 32);
-        if (leader && !args.single) WeightStream<Shape>(lists, args, false).issue(ring, place, unlimited);
+        const bool leader = threadIdx.x % 32 == 0;
+        if (leader) WeightStream<Shape>(lists, args, false).issue(ring, place);
         WeightStream<Shape> down(lists, args, true);
-        if (!args.single) {
-            if (leader) down.issue(ring, place, ring.stages);
-            __syncwarp();
-            between_phases<Shape>();
-        }
-        if (leader) down.issue(ring, place, unlimited);
+        if (leader) down.issue(ring, place, ring.stages);
+        __syncwarp();
+        between_phases<Shape>();
+        if (leader) down.issue(ring, place);
         __syncwarp();
     } else {
         const int thread = (warp - kWeightWarps) * 32 + static_cast<int>(threadIdx.x) % 32;
@@ -174,10 +231,6 @@ __device__ __forceinline__ void feed(const GroupedArgs& args, const RowLists& li
         const RowSource x = !Shape::kPrepares
                                 ? tokens
                                 : prepared_rows<Shape::Weights::kForm>(tokens, args.prepared_rows, args.row_scales);
-        if (args.single) {
-            RowGather<Shape>(lists, args, true, x, thread).run(ring, place);
-            return;
-        }
         RowGather<Shape>(lists, args, false, x, thread).run(ring, place);
         between_phases<Shape>();
         const RowSource rows = down_rows<Shape>(args);
@@ -185,56 +238,77 @@ __device__ __forceinline__ void feed(const GroupedArgs& args, const RowLists& li
     }
 }
 
-/// Before the lists are built: rows are brought into the form of the format, what the phases expect to be zero is
-/// cleared. All of it is complete after the grid's next barrier.
+/// The same where rows are copied. The first weights are asked for before the grid's barrier, behind which rows are
+/// there.
+template <class Shape>
+__device__ __forceinline__ void feed_copies(const GroupedArgs& args, const RowLists& lists,
+                                            const StageRing<Shape>& ring, RingPlace& place, int warp,
+                                            unsigned prepared) {
+    const bool leader = threadIdx.x % 32 == 0;
+    if (warp < kWeightWarps) {
+        WeightStream<Shape> gate_up(lists, args, false);
+        if (leader) gate_up.issue(ring, place, ring.stages);
+        __syncwarp();
+        cooperative_groups::this_grid().barrier_wait(std::move(prepared));
+        if (leader) {
+            gate_up.issue(ring, place);
+            WeightStream<Shape>(lists, args, true).issue(ring, place);
+        }
+    } else {
+        cooperative_groups::this_grid().barrier_wait(std::move(prepared));
+        if (leader) {
+            copy_tile_rows(args, lists, false, ring, place);
+            copy_tile_rows(args, lists, true, ring, place);
+        }
+    }
+    __syncwarp();
+}
+
+/// Before the lists are built: rows are brought into the form of the format, if it has one, and what the phases expect
+/// to be zero is cleared. All of it is complete after the grid's next barrier.
 template <class Shape>
 __device__ __forceinline__ void prepare_pass(const GroupedArgs& args, std::int64_t first, int count) {
     const int routes = count * args.top_k;
-    prepare_rows<Shape::Weights::kForm>(token_rows(args, first), routes, args.prepared_rows, args.row_scales);
-    if (args.single) return;
+    if constexpr (Shape::kPrepares)
+        prepare_rows<Shape::Weights::kForm>(token_rows(args, first), routes, args.prepared_rows, args.row_scales);
     const int thread = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
     const int threads = static_cast<int>(gridDim.x * blockDim.x);
-    if constexpr (Shape::kRowScales)
-        for (int tile = thread; tile < routes; tile += threads) args.tile_groups[tile] = 0;
-    else
+    if constexpr (Shape::kAnnounces)
+        for (int tile = thread; tile < routes; tile += threads) args.tile_units[tile] = 0;
+    if constexpr (Shape::kPrepares && !Shape::kRowScales)
         clear_padding(static_cast<std::uint16_t*>(args.intermediate), routes, args.down.cols, thread, threads);
 }
 
-/// Both GEMMs of a pass (or the second alone), by the role of the warp. Every role passes the same barriers of the
-/// grid; weights flow into free stages before them.
+/// Both GEMMs of a pass, by the role of the warp. Every role passes the same barriers of the grid; weights flow into
+/// free stages before them. `prepared`: see prepare_tables.
 template <class Shape>
 __device__ __forceinline__ void run_gemms(const GroupedArgs& args, const RowLists& lists, const StageRing<Shape>& ring,
-                                          RingPlace& place, std::int64_t first) {
+                                          RingPlace& place, std::int64_t first, unsigned prepared) {
     const int warp = static_cast<int>(threadIdx.x) / 32;
     if (warp >= Shape::kConsumerWarps) {
-        return feed<Shape>(args, lists, ring, place, first, warp - Shape::kConsumerWarps);
+        if constexpr (Shape::kCopiesRows)
+            return feed_copies(args, lists, ring, place, warp - Shape::kConsumerWarps, prepared);
+        else
+            return feed(args, lists, ring, place, first, warp - Shape::kConsumerWarps);
     }
     const Consumer me(warp);
     UnitScratch<Shape> scratch{ring.memory, args};
-    if (!args.single) {
+    if constexpr (Shape::kCopiesRows) cooperative_groups::this_grid().barrier_wait(std::move(prepared));
+    if constexpr (Shape::kConverted) {
+        consume_converted_phases(args, lists, me, ring, place, scratch);
+    } else {
         consume_phase<false>(args, lists, me, ring, place, scratch);
         between_phases<Shape>();
-    }
-    consume_phase<true>(args, lists, me, ring, place, scratch);
-}
-
-/// By one warp: units of each row tile, where they are dealt in turn.
-template <class Shape>
-__device__ __forceinline__ void place_units(const GroupedArgs& args, const RowLists& lists) {
-    if (lists.single_tiles()) return;
-    const int gate_up = choose_units<Shape>(args.gate_up, lists.tile_count(), false);
-    const int down = choose_units<Shape>(args.down, lists.tile_count(), true);
-    if (threadIdx.x == 0) {
-        lists.counts[2] = gate_up;
-        lists.counts[3] = down;
+        consume_phase<true>(args, lists, me, ring, place, scratch);
     }
 }
 
-/// All that stands before the first unit of a pass: prepared rows, lists, units. Rows come first, so that their barrier
-/// of the grid is over when the lists are built.
+/// All that stands before the first unit of a pass: prepared rows, lists, units. Rows that need no lists come first, so
+/// that their barrier of the grid is over when the lists are built. Rows that are copied (kCopiesRows) come behind the
+/// lists: what is returned is to be waited for.
 template <class Shape>
-__device__ __forceinline__ void prepare_tables(const GroupedArgs& args, const RowLists& lists, std::uint8_t* memory,
-                                               std::int64_t first, int count) {
+__device__ __forceinline__ unsigned prepare_tables(const GroupedArgs& args, const RowLists& lists, std::uint8_t* memory,
+                                                   std::int64_t first, int count) {
     const auto grid = cooperative_groups::this_grid();
     if constexpr (Shape::kGridLists) {
         count_share(args, memory, first, count);
@@ -244,22 +318,32 @@ __device__ __forceinline__ void prepare_tables(const GroupedArgs& args, const Ro
         if (threadIdx.x < 32) place_units<Shape>(args, lists);
         ptx::fence_shared_async();  // the ring takes its place back
         grid.sync();
-        return;
+        return 0;
     }
-    if constexpr (Shape::kPrepares) {
-        prefetch_ids(args, first, count);
-        prepare_pass<Shape>(args, first, count);
+    prefetch_ids(args, first, count);
+    prepare_pass<Shape>(args, first, count);
+    if constexpr (Shape::kCopiesRows) {
+        __syncthreads();  // the lists of the last pass have been read
+        build_lists<Shape>(args, lists, memory, first, count);
+        __syncthreads();
+        if (threadIdx.x < 32) place_units<Shape>(args, lists);
+        TilePreparation(args, lists, token_rows(args, first)).run();
+        fence_all_async();
+        return grid.barrier_arrive();
+    } else if constexpr (Shape::kPrepares) {
         auto prepared = grid.barrier_arrive();  // also: the lists of the last pass have been read
         build_lists<Shape>(args, lists, memory, first, count);
         if (threadIdx.x < 32) place_units<Shape>(args, lists);
         ptx::fence_shared_async();
         grid.barrier_wait(std::move(prepared));
+        return 0;
     } else {
         __syncthreads();  // the lists of the last pass have been read
         build_lists<Shape>(args, lists, memory, first, count);
         if (threadIdx.x < 32) place_units<Shape>(args, lists);
         ptx::fence_shared_async();
         __syncthreads();
+        return 0;
     }
 }
 
@@ -276,8 +360,8 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_grouped(const __grid_c
     const std::int64_t tokens = tokens_of_call(args);
     for (std::int64_t first = args.first_token; first < tokens; first += args.pass_tokens) {
         const int count = static_cast<int>(min(static_cast<std::int64_t>(args.pass_tokens), tokens - first));
-        prepare_tables<Shape>(args, lists, shared, first, count);
-        run_gemms(args, lists, ring, place, first);
+        const unsigned prepared = prepare_tables<Shape>(args, lists, shared, first, count);
+        run_gemms(args, lists, ring, place, first, prepared);
         grid.sync();
         combine<Shape>(args, lists, first, count);
         if constexpr (Shape::kGridLists) return;  // the host launches again
@@ -291,7 +375,9 @@ GroupedInstance grouped_instance(const char* name) {
             Shape::kThreads,
             Shape::kStageBytes,
             Shape::kTileRows,
-            Shape::kGridLists};
+            Shape::kGridLists,
+            Shape::kMostStages,
+            Shape::kConverted};
 }
 
 }  // namespace tokamak::moe::cuda

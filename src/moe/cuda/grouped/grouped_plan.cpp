@@ -9,7 +9,6 @@ namespace tokamak::moe::cuda {
 namespace {
 
 constexpr int kLeastStages = 2;
-constexpr int kMostStages = 4;
 
 /// Hands out pieces of shared memory, each aligned to 16 bytes.
 struct Booking {
@@ -33,7 +32,7 @@ std::int64_t lay_out(const FusedMoeProblem& p, std::int64_t pass_tokens, Grouped
     Booking booking;
     booking.take(std::max<std::int64_t>(std::int64_t{variant.stages} * variant.instance.stage_bytes, building));
     shared.barriers = booking.take(std::int64_t{variant.stages} * 16);
-    shared.counts = booking.take(20);
+    shared.counts = booking.take(28);
     shared.list = booking.take(listed * 2);
     shared.tiles = booking.take((std::min(experts, routes) + routes / variant.instance.tile_rows) *
                                 static_cast<std::int64_t>(sizeof(RowTile)));
@@ -48,7 +47,7 @@ std::vector<GroupedVariant> fitting(const std::vector<GroupedInstance>& instance
                                     std::int64_t pass_tokens, std::size_t shared_limit) {
     std::vector<GroupedVariant> variants;
     for (const GroupedInstance& instance : instances) {
-        GroupedVariant variant{.instance = instance, .stages = kMostStages, .shared = {}};
+        GroupedVariant variant{.instance = instance, .stages = instance.most_stages, .shared = {}};
         while (variant.stages >= kLeastStages &&
                lay_out(problem, pass_tokens, variant) > static_cast<std::int64_t>(shared_limit))
             --variant.stages;
@@ -64,6 +63,7 @@ std::vector<GroupedInstance> grouped_instances(const WeightSpec& spec, bool quan
         case WeightFormat::bf16: return grouped_bf16();
         case WeightFormat::fp8_block: return quantized ? grouped_fp8_block() : grouped_fp8_block_a16();
         case WeightFormat::mxfp4: return grouped_mxfp4();
+        case WeightFormat::nvfp4: return grouped_nvfp4();
         case WeightFormat::int4: break;
         default: return {};
     }

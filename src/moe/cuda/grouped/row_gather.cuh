@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Gathers the activation rows of a unit into the stages, 16 bytes a thread, in the swizzled K-major form that ldmatrix
-// and wgmma read without conflicts. Rows past the tile's count are zeros and never loaded.
+// and wgmma read without conflicts. Rows past the tile's count stay what they were: they only reach sums that nobody
+// looks at.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -26,10 +27,12 @@ class RowGather {
         : lists_(lists),
           args_(args),
           down_(down),
-          announced_(down && !args.single),
+          announced_(down),
           source_(source),
           vector_(thread % Shape::kVectors),
-          row_(thread / Shape::kVectors) {}
+          row_(thread / Shape::kVectors),
+          place_(place_of(row_)),
+          next_place_(place_of(row_ + kStep)) {}
 
     __device__ void run(const StageRing<Shape>& ring, RingPlace& place) {
         UnitWalk<Shape> walk(lists_, args_, down_);
@@ -38,13 +41,13 @@ class RowGather {
         Unit unit;
         while (walk.next(unit)) {
             find_rows(unit);
-            if constexpr (Shape::kStepStrips > 1) await_rows(unit);
+            if constexpr (Shape::kAnnounces) await_rows(unit);
             if constexpr (kScaled) find_scales(unit, chunks);
             for (int chunk = 0; chunk < chunks; ++chunk) {
                 ptx::barrier_wait(&ring.empty[place.slot], place.parity ^ 1U);
                 std::uint8_t* const stage = ring.stage(place.slot);
                 if (copied) {
-                    copy(stage, chunk);
+                    copy(stage, unit, chunk);
                     if constexpr (kScaled) copy_scales(unit, stage, chunk);
                     ptx::copy_arrive(&ring.full[place.slot]);
                 } else {
@@ -66,34 +69,48 @@ class RowGather {
         ptx::named_barrier(kRowsAhead, (kWeightWarps + kGatherWarps) * 32);
     }
     __device__ void find_rows(const Unit& unit) {
-        rows_ = unit.width() / kStep;
-        live_ = (unit.tile.rows - row_ + kStep - 1) / kStep;
+        rows_ = (unit.tile.rows - row_ + kStep - 1) / kStep;
 #pragma unroll
-        for (int i = 0; i < kMost; ++i) {
-            const int route = lists_.template route<Shape>(unit.tile.first + (i < live_ ? row_ + i * kStep : 0));
-            from_[i] = static_cast<const std::uint16_t*>(source_.data) + source_.begin(route) + vector_ * 8;
-        }
+        for (int i = 0; i < kMost; ++i)
+            if (i < rows_) begins_[i] = begin_of(unit.tile.first, i);
     }
-    /// Rows of the intermediate are there when all groups of their tile are.
+    /// Where this thread's i-th row begins, in 16 bytes from the first row: 32 bits reach 64 GB.
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t begin_of(int first, int i) const {
+        return static_cast<std::uint32_t>(source_.begin(lists_.template route<Shape>(first + row_ + i * kStep)) / 8);
+    }
+    /// Rows of the intermediate are there when all units of their tile are done.
     __device__ void await_rows(const Unit& unit) const {
-        if (!down_ || args_.single) return;
-        if (threadIdx.x % 32 == 0) TileCounts{args_.tile_groups}.await(unit.index, quantized_groups(args_.down.cols));
+        if (!down_) return;
+        if (threadIdx.x % 32 == 0) TileCounts{args_.tile_units}.await(unit.index, lists_.units(false));
         __syncwarp();
     }
     /// Byte of this thread's part of a row in the stage.
     [[nodiscard]] __device__ int place_of(int row) const {
         return Shape::kRowsOffset + vector_ / 8 * Shape::kRowBlockBytes + row * 128 + ((vector_ % 8 ^ row % 8) << 4);
     }
-    __device__ __forceinline__ void copy(std::uint8_t* stage, int chunk) const {
+    /// By few instructions: a lone warp among busy ones issues one in eight cycles or more, and takes their turns.
+    __device__ __forceinline__ void copy(const std::uint8_t* stage, const Unit& unit, int chunk) const {
         constexpr int stage_cols = Shape::kVectors * 8;
-        const int bytes = max(0, min(16, (source_.cols - chunk * stage_cols - vector_ * 8) * 2));
-        const int offset = bytes > 0 ? chunk * stage_cols : -vector_ * 8;
-        const std::uint32_t to[2] = {ptx::shared_address(stage) + place_of(row_),
-                                     ptx::shared_address(stage) + place_of(row_ + kStep)};
+        const std::uint32_t at = ptx::shared_address(stage);
+        const int left = source_.cols - chunk * stage_cols;
+        const auto* const from = static_cast<const std::uint8_t*>(source_.data) +
+                                 static_cast<std::int64_t>(chunk * Shape::kVectors + vector_) * 16;
+        if (left >= stage_cols) {
+            const std::uint32_t to[2] = {at + static_cast<std::uint32_t>(place_),
+                                         at + static_cast<std::uint32_t>(next_place_)};
 #pragma unroll
-        for (int i = 0; i < kMost; ++i)
-            if (i < rows_)
-                ptx::copy_16_of(to[i % 2] + i / 2 * 2 * kStep * 128, from_[i] + offset, i < live_ ? bytes : 0);
+            for (int i = 0; i < kMost; ++i) {
+                if (i >= rows_) break;
+                ptx::copy_16(to[i % 2] + i / 2 * 2 * kStep * 128, from + static_cast<std::int64_t>(begins_[i]) * 16);
+            }
+            return;
+        }
+        const int bytes = max(0, min(16, (left - vector_ * 8) * 2));
+#pragma unroll 1
+        for (int i = 0; i < rows_; ++i)
+            ptx::copy_16_of(
+                at + static_cast<std::uint32_t>(place_of(row_ + i * kStep)),
+                bytes > 0 ? from + static_cast<std::int64_t>(begin_of(unit.tile.first, i)) * 16 : source_.data, bytes);
     }
     /// Scales of prepared rows, one for 128 columns; a thread has every 64th row.
     __device__ __forceinline__ void find_scales(const Unit& unit, int chunks) {
@@ -119,10 +136,10 @@ class RowGather {
         const int left = source_.cols - col;
         for (int i = 0; i < rows_; ++i) {
             const int row = row_ + i * kStep;
-            const int route = lists_.template route<Shape>(unit.tile.first + (i < live_ ? row : 0));
+            const int route = lists_.template route<Shape>(unit.tile.first + row);
             float values[8];
-            source_.load(values, source_.begin(route) + col, i < live_ ? left : 0);
-            if (i < live_) source_.weigh(values, route, true);
+            source_.load(values, source_.begin(route) + col, left);
+            source_.weigh(values, route, true);
             *reinterpret_cast<uint4*>(stage + place_of(row)) = {
                 bf16_pair(values[0], values[1]), bf16_pair(values[2], values[3]), bf16_pair(values[4], values[5]),
                 bf16_pair(values[6], values[7])};
@@ -136,9 +153,10 @@ class RowGather {
     const RowSource source_;
     int vector_;
     int row_;
-    int rows_ = 0;  ///< of this thread in the unit
-    int live_ = 0;  ///< of them that are not zeros; may be negative
-    const std::uint16_t* from_[kMost];
+    int place_;                    ///< of this thread's first row in a stage
+    int next_place_;               ///< of its second
+    int rows_ = 0;                 ///< of this thread in the unit; may be negative
+    std::uint32_t begins_[kMost];  ///< of them, in 16 bytes
     const float* scales_[kMostScales];
 };
 

@@ -33,6 +33,9 @@ struct RowLists {
     /// Units of each row tile in the gate/up and in the down phase.
     [[nodiscard]] __device__ int units(bool down) const { return counts[down ? 3 : 2]; }
     [[nodiscard]] __device__ int cost() const { return counts[4]; }
+    /// The CTA's range of the down phase's strips, numbered tile by tile, where no expert has several row tiles.
+    [[nodiscard]] __device__ int down_begin() const { return counts[5]; }
+    [[nodiscard]] __device__ int down_end() const { return counts[6]; }
 };
 
 /// Working space of build_lists, in the place of the ring.
@@ -84,11 +87,12 @@ __device__ __forceinline__ void rank_routes(const RowLists& lists, const ListScr
     }
 }
 
-/// What a strip costs by the rows that it meets; measured for int4, where 24 rows and more bind the tensor cores. e4m3
-/// is multiplied faster than its weights arrive.
+/// What a strip costs by the rows that it meets; measured for int4, where 24 rows and more bind the tensor cores. 8-
+/// and 16-bit weights are multiplied faster than they arrive.
 template <class Shape>
 __device__ __forceinline__ int strip_cost(int rows) {
-    if constexpr (Shape::kRowScales) return 20;
+    if constexpr (!Shape::Weights::kBoundByRows) return 20;
+    if constexpr (Shape::kConverted) return rows <= 16 ? 33 : rows <= 32 ? 38 : 44;
     return rows <= 8 ? 20 : rows <= 16 ? 21 : rows <= 24 ? 27 : 33;
 }
 

@@ -11,14 +11,19 @@ namespace tokamak::moe::cuda {
 inline constexpr int kStripScaleBytes = 16;
 
 /// Shape of a kernel: strips of a unit, and what a stage holds.
-template <class Weights_, int Warpgroups_, int StripsEach_, int TileRows_ = kMostTileRows>
+template <class Weights_, int Warpgroups_, int StripsEach_, int TileRows_ = kMostTileRows, bool Converted_ = false>
 struct GroupedShape {
     using Weights = Weights_;
     static constexpr int kWarpgroups = Warpgroups_;
     static constexpr int kStripsEach = StripsEach_;  ///< most of a warpgroup
     static constexpr int kStrips = kWarpgroups * kStripsEach;
     static constexpr int kConsumerWarps = kWarpgroups * 4;
-    static constexpr int kThreads = (kConsumerWarps + kWeightWarps + kGatherWarps) * 32;
+    /// Rows are in the ring's form in the workspace, one thread copies them; otherwise two warps gather them.
+    static constexpr bool kCopiesRows = Converted_;
+    /// Weights are converted in registers and multiplied by wgmma.
+    static constexpr bool kConverted = Converted_;
+    static constexpr int kRowWarps = kCopiesRows ? 1 : kGatherWarps;
+    static constexpr int kThreads = (kConsumerWarps + kWeightWarps + kRowWarps) * 32;
     static constexpr bool kGridLists = TileRows_ > 64;  ///< many rows: the grid makes one list in the workspace
     static constexpr int kTileRows = TileRows_;
     static constexpr int kRowBlockBytes = kTileRows * 128;  ///< rows of 128 bytes, swizzled
@@ -29,6 +34,8 @@ struct GroupedShape {
     static constexpr int kRowScalesOffset = kStripScalesOffset + kStrips * kStripScaleBytes;
     static constexpr int kStageBytes = kStripScalesOffset + (Weights::kStripScales ? 1024 : 0);
     static_assert(!Weights::kStripScales || kRowScalesOffset + kTileRows * 4 <= kStageBytes);
+    /// Consumers of converted weights hold two stages: the one that is being multiplied and the one that is loaded.
+    static constexpr int kMostStages = kConverted ? 6 : 4;
     static constexpr int kVectors = kRowBlocks * 8;  ///< of 16 bytes in a stage's row
 
     /// Strips that a gate/up unit has together: those of a group of 128 columns of the intermediate, which share a
@@ -37,6 +44,9 @@ struct GroupedShape {
     static_assert(kStrips % kStepStrips == 0);
     /// Rows are brought into the form of the format before each phase; the first one leaves f32 rows.
     static constexpr bool kPrepares = Weights::kForm != RowForm::natural;
+    /// Row tiles tell when their rows of the intermediate are there; otherwise the phases meet at a barrier of the
+    /// grid.
+    static constexpr bool kAnnounces = kRowScales || kConverted;
 
     __device__ static int chunks(const DecodeMatrix& matrix) {
         constexpr int tiles = Weights::kStageBlocks / Weights::kTileBlocks;

@@ -31,7 +31,7 @@ struct RingPlace {
 template <class Shape>
 struct StageRing {
     std::uint8_t* memory;
-    std::uint64_t* full;   ///< one arrival for the weights, one of each gathering thread
+    std::uint64_t* full;   ///< one arrival for the weights; one for the rows, or one of each gathering thread
     std::uint64_t* empty;  ///< one arrival of each consumer warp
     int stages;
 
@@ -42,7 +42,7 @@ struct StageRing {
           stages(args.stages) {}
     __device__ void initialise() const {
         for (int slot = 0; slot < stages; ++slot) {
-            ptx::barrier_init(&full[slot], 1 + kGatherWarps * 32);
+            ptx::barrier_init(&full[slot], 1 + (Shape::kCopiesRows ? 1 : kGatherWarps * 32));
             ptx::barrier_init(&empty[slot], Shape::kConsumerWarps);
         }
         ptx::fence_barrier_init();
@@ -64,7 +64,7 @@ class WeightStream {
           once_(lists.single_tiles()) {}
 
     /// Issues up to `most` stages.
-    __device__ void issue(const StageRing<Shape>& ring, RingPlace& place, int most) {
+    __device__ void issue(const StageRing<Shape>& ring, RingPlace& place, int most = 0x7FFFFFFF) {
         constexpr int stage_tiles = Weights::kStageBlocks / Weights::kTileBlocks;
         for (; most > 0; --most) {
             if (chunk_ == chunks_) {

@@ -5,9 +5,12 @@
 //   kForm                       how rows lie in a stage
 //   kStripScales                strips end with two scales for each tile; they multiply the products of a stage
 //   kSumScale                   true units of a sum
+//   kGlobalScales               strips end with two f32 scales for their sums: rows g and g + 8 of each 16
+//   kBoundByRows                multiplied more slowly than it arrives where an expert has many rows
 //   kFirstStripCycles, kNextStripCycles   what a warpgroup computes for its first strip of a stage, and for another
 // and, unless both operands are multiplied from shared memory (RowForm::quantized):
-//   Slab                        a warp's 16 rows x 64 columns: load(strip, block, slab, lane), fragment(a, step)
+//   Slab                        a warp's 16 rows x 64 columns: load(strip, block, slab, lane), fragment(a, step) and,
+//                               for wgmma with operands in registers (multiply_converted.cuh), convert(a)
 //   multiply(c, a, b0, b1)
 #pragma once
 

@@ -5,12 +5,13 @@
 #pragma once
 
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
 
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda/decode/int4.cuh"
 #include "cuda/decode/mxfp4.cuh"
-#include "cuda/ptx/mma.cuh"
 #include "moe/cuda/grouped/weights.cuh"
 
 namespace tokamak::moe::cuda {
@@ -28,12 +29,14 @@ __device__ __forceinline__ std::uint32_t multiply_pairs(std::uint32_t a, std::ui
 
 /// Geometry that the 4-bit formats share. A stage is 128 columns of a strip.
 template <int TileCols, int TileBytes>
-struct Tiles4Bit {
+struct Tiles4Bit : PlainProducts {
     static constexpr int kStageBlocks = 2;  ///< of 64 columns
     static constexpr int kTileBlocks = TileCols / 64;
     static constexpr int kTileBytes = TileBytes;
     static constexpr int kStripStageBytes = kStageBlocks / kTileBlocks * kTileBytes;
     static constexpr bool kStripScales = false;
+    static constexpr bool kGlobalScales = false;
+    static constexpr bool kBoundByRows = true;
     static constexpr int kFirstStripCycles = 700;
     static constexpr int kNextStripCycles = 450;
 
@@ -44,58 +47,58 @@ struct Tiles4Bit {
     }
 };
 
-/// What a warp holds of a block of 64 columns of one strip: a word and a set of scales for each step of 16 columns.
+/// What a lane holds of a block of 64 columns of one strip: a word of codes for each step of 16 columns, and scales as
+/// they are stored.
 template <class Weights>
 struct Slab4Bit {
     uint4 words;
-    typename Weights::ScaleSet scales[Weights::kScaleSets];
+    typename Weights::Scales scales;
 
     __device__ __forceinline__ void load(const std::uint8_t* strip, int block, int slab, int lane) {
         words = Weights::codes(strip, block, slab, lane);
-        Weights::scales(strip, block, slab, lane, scales);
+        scales = Weights::load_scales(strip, block, slab, lane);
     }
     __device__ __forceinline__ void fragment(std::uint32_t (&a)[4], int step) const {
         const std::uint32_t word = step < 2 ? (step == 0 ? words.x : words.y) : (step == 2 ? words.z : words.w);
-        Weights::fragment(a, word, scales[step / (4 / Weights::kScaleSets)]);
+        Weights::fragment(a, word, Weights::scale_set(scales, step));
+    }
+    /// Those of the four steps.
+    __device__ __forceinline__ void convert(std::uint32_t (&a)[4][4]) const {
+#pragma unroll
+        for (int step = 0; step < 4; ++step) fragment(a[step], step);
     }
 };
 
 /// int4 with bf16 scales. A code masked in place is a bf16 pattern worth code * 2^-133 (rows g) or code * 2^-129
 /// (rows g + 8); one fused multiply-add gives (code - 8) * scale * 2^-33, rounded once to bf16.
 template <int Group>
-struct Int4Weights : PlainProducts,
-                     Tiles4Bit<(Group > 64 ? 128 : 64), (Group > 64   ? 4224
+struct Int4Weights : Tiles4Bit<(Group > 64 ? 128 : 64), (Group > 64   ? 4224
                                                          : Group > 32 ? 2176
                                                                       : 2304)> {
     using Slab = Slab4Bit<Int4Weights>;
+    using Scales = std::conditional_t<Group == 32, uint2, std::uint32_t>;  ///< bf16 pairs: rows g and g + 8
     static constexpr RowForm kForm = RowForm::natural;
     static constexpr float kSumScale = 0x1p33F;
-    static constexpr int kScaleSets = Group == 32 ? 2 : 1;  ///< of a block of 64 columns
     struct ScaleSet {
         __nv_bfloat162 factor_low, factor_high, offset_low, offset_high;
-
-        __device__ __forceinline__ void set(std::uint32_t pair) {
-            const __nv_bfloat162 low = pair_of(__byte_perm(pair, 0, 0x1010));
-            const __nv_bfloat162 high = pair_of(__byte_perm(pair, 0, 0x3232));
-            const __nv_bfloat162 zero_point = __float2bfloat162_rn(-0x1p-30F);
-            factor_low = __hmul2(low, __float2bfloat162_rn(0x1p100F));
-            factor_high = __hmul2(high, __float2bfloat162_rn(0x1p96F));
-            offset_low = __hmul2(low, zero_point);
-            offset_high = __hmul2(high, zero_point);
-        }
     };
 
-    __device__ __forceinline__ static void scales(const std::uint8_t* strip, int block, int slab, int lane,
-                                                  ScaleSet (&sets)[kScaleSets]) {
+    __device__ __forceinline__ static Scales load_scales(const std::uint8_t* strip, int block, int slab, int lane) {
         const int row = slab * 8 + lane / 4;
-        if constexpr (Group == 32) {
-            const uint2 both = *reinterpret_cast<const uint2*>(strip + block * 2304 + 2048 + row * 8);
-            sets[0].set(both.x);
-            sets[1].set(both.y);
-        } else {
-            const int offset = Group == 64 ? block * 2176 + 2048 : 4096;
-            sets[0].set(*reinterpret_cast<const std::uint32_t*>(strip + offset + row * 4));
-        }
+        const int offset = Group == 32 ? block * 2304 + 2048 : Group == 64 ? block * 2176 + 2048 : 4096;
+        return *reinterpret_cast<const Scales*>(strip + offset + row * static_cast<int>(sizeof(Scales)));
+    }
+    __device__ __forceinline__ static ScaleSet scale_set(const Scales& scales, int step) {
+        std::uint32_t pair;
+        if constexpr (Group == 32)
+            pair = step < 2 ? scales.x : scales.y;
+        else
+            pair = scales;
+        const __nv_bfloat162 low = pair_of(__byte_perm(pair, 0, 0x1010));
+        const __nv_bfloat162 high = pair_of(__byte_perm(pair, 0, 0x3232));
+        const __nv_bfloat162 zero_point = __float2bfloat162_rn(-0x1p-30F);
+        return {__hmul2(low, __float2bfloat162_rn(0x1p100F)), __hmul2(high, __float2bfloat162_rn(0x1p96F)),
+                __hmul2(low, zero_point), __hmul2(high, zero_point)};
     }
 
     __device__ __forceinline__ static void fragment(std::uint32_t (&a)[4], std::uint32_t word, const ScaleSet& s) {
@@ -108,21 +111,21 @@ struct Int4Weights : PlainProducts,
 };
 
 /// mxfp4: patterns worth value * 2^-126, times 2^(scale + 100). Scales beyond 2^27 would leave bf16 and are held there.
-struct Mxfp4Weights : PlainProducts, Tiles4Bit<64, 2176> {
+struct Mxfp4Weights : Tiles4Bit<64, 2176> {
     using Slab = Slab4Bit<Mxfp4Weights>;
+    using Scales = std::uint32_t;  ///< codes of rows g and g + 8 for 32 columns, then for the others
     static constexpr RowForm kForm = RowForm::natural;
     static constexpr float kSumScale = 0x1p26F;
-    static constexpr int kScaleSets = 2;
     struct ScaleSet {
         std::uint32_t low, high;
     };
 
-    __device__ __forceinline__ static void scales(const std::uint8_t* strip, int block, int slab, int lane,
-                                                  ScaleSet (&sets)[kScaleSets]) {
-        const std::uint32_t codes =
-            *reinterpret_cast<const std::uint32_t*>(strip + block * 2176 + 2048 + slab * 32 + lane / 4 * 4);
-        sets[0] = {factor(__byte_perm(codes, 0, 0x4040)), factor(__byte_perm(codes, 0, 0x4141))};
-        sets[1] = {factor(__byte_perm(codes, 0, 0x4242)), factor(__byte_perm(codes, 0, 0x4343))};
+    __device__ __forceinline__ static Scales load_scales(const std::uint8_t* strip, int block, int slab, int lane) {
+        return *reinterpret_cast<const Scales*>(strip + block * kTileBytes + 2048 + slab * 32 + lane / 4 * 4);
+    }
+    __device__ __forceinline__ static ScaleSet scale_set(Scales codes, int step) {
+        if (step < 2) return {factor(__byte_perm(codes, 0, 0x4040)), factor(__byte_perm(codes, 0, 0x4141))};
+        return {factor(__byte_perm(codes, 0, 0x4242)), factor(__byte_perm(codes, 0, 0x4343))};
     }
     /// The same code in both halves becomes 2^(code - 127 + 100) in both.
     __device__ __forceinline__ static std::uint32_t factor(std::uint32_t twice) {
@@ -136,6 +139,33 @@ struct Mxfp4Weights : PlainProducts, Tiles4Bit<64, 2176> {
         a[1] = multiply_pairs(a[1], s.high);
         a[2] = multiply_pairs(a[2], s.low);
         a[3] = multiply_pairs(a[3], s.high);
+    }
+};
+
+/// nvfp4: patterns worth value * 2^-126, times scale * 2^100, which is exact in bf16.
+struct Nvfp4Weights : Tiles4Bit<64, 2304> {
+    using Slab = Slab4Bit<Nvfp4Weights>;
+    using Scales = uint2;  ///< for each step the codes of rows g and g + 8
+    static constexpr RowForm kForm = RowForm::natural;
+    static constexpr bool kGlobalScales = true;
+    static constexpr float kSumScale = 0x1p26F;
+    using ScaleSet = Mxfp4Weights::ScaleSet;
+
+    __device__ __forceinline__ static Scales load_scales(const std::uint8_t* strip, int block, int slab, int lane) {
+        return *reinterpret_cast<const Scales*>(strip + block * kTileBytes + 2048 + (slab * 8 + lane / 4) * 8);
+    }
+    /// NaN stays NaN.
+    __device__ __forceinline__ static ScaleSet scale_set(const Scales& scales, int step) {
+        const std::uint32_t codes = (step < 2 ? scales.x : scales.y) >> (step % 2 * 16);
+        std::uint32_t halves;
+        asm("{\n .reg .b16 l, h;\n mov.b32 {l, h}, %1;\n cvt.rn.f16x2.e4m3x2 %0, l;\n}" : "=r"(halves) : "r"(codes));
+        const float2 both = __half22float2(*reinterpret_cast<const __half2*>(&halves));
+        const std::uint32_t factors =
+            multiply_pairs(bits_of(__floats2bfloat162_rn(both.x, both.y)), bits_of(__float2bfloat162_rn(0x1p100F)));
+        return {__byte_perm(factors, 0, 0x1010), __byte_perm(factors, 0, 0x3232)};
+    }
+    __device__ __forceinline__ static void fragment(std::uint32_t (&a)[4], std::uint32_t word, const ScaleSet& s) {
+        Mxfp4Weights::fragment(a, word, s);
     }
 };
 

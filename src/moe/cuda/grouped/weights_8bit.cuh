@@ -35,6 +35,8 @@ struct Bf16Weights : PlainProducts {
     static constexpr int kStripStageBytes = 8192;
     static constexpr RowForm kForm = RowForm::natural;
     static constexpr bool kStripScales = false;
+    static constexpr bool kGlobalScales = false;
+    static constexpr bool kBoundByRows = false;
     static constexpr float kSumScale = 1.0F;
     static constexpr int kFirstStripCycles = 400;
     static constexpr int kNextStripCycles = 200;
@@ -57,6 +59,8 @@ struct Fp8Tiles {
     static constexpr int kTileBytes = 8192;
     static constexpr int kStripStageBytes = 8192;
     static constexpr bool kStripScales = true;
+    static constexpr bool kGlobalScales = false;
+    static constexpr bool kBoundByRows = false;
     static constexpr int kFirstStripCycles = 700;
     static constexpr int kNextStripCycles = 400;
 };

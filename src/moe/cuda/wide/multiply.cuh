@@ -99,8 +99,7 @@ __device__ __forceinline__ void multiply_block(const std::uint8_t* strip, std::u
                                                float (&sums)[Eights][4]) {
     typename Shape::Weights::Slab slab;
     slab.load(strip, block, me.slab, me.lane);
-#pragma unroll
-    for (int step = 0; step < 4; ++step) slab.fragment(a[step], step);
+    slab.convert(a);
     ptx::wgmma_fence();
 #pragma unroll
     for (int step = 0; step < 4; ++step) ptx::wgmma_bf16(sums, a[step], step_of(rows, step));

@@ -4,6 +4,7 @@
 
 namespace tokamak::moe::cuda {
 std::vector<GroupedInstance> grouped_int4_g128() {
-    return {grouped_instance<GroupedShape<Int4Weights<128>, 3, 2>>("grouped_r384")};
+    return {grouped_instance<GroupedShape<Int4Weights<128>, 3, 2>>("grouped_r384"),
+            grouped_instance<GroupedShape<Int4Weights<128>, 2, 2, 48, true>>("grouped_r256")};
 }
 }  // namespace tokamak::moe::cuda

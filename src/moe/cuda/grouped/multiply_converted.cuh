@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+// The sums of a unit of 4-bit weights: a warpgroup converts 64 columns of one of its two strips in registers while the
+// matrix unit works on those before of the other. What a block is converted from is loaded a block ahead.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/ptx/wgmma_bf16.cuh"
+#include "moe/cuda/grouped/multiply.cuh"
+
+namespace tokamak::moe::cuda {
+
+/// A consumer warp's way through the stages of a unit.
+template <class Shape>
+class ConvertedStages {
+    using Slab = typename Shape::Weights::Slab;
+
+  public:
+    __device__ ConvertedStages(const StageRing<Shape>& ring, RingPlace& place, const Consumer& me)
+        : ring_(ring), place_(place), me_(me) {}
+
+    /// Waits for the next stage.
+    __device__ __forceinline__ void await() {
+        ptx::barrier_wait(&ring_.full[place_.slot], place_.parity);
+        stage_ = ring_.stage(place_.slot);
+    }
+    /// The stage has been asked for to its end; returns its slot.
+    __device__ __forceinline__ int advance() {
+        const int slot = place_.slot;
+        place_.advance(ring_.stages);
+        return slot;
+    }
+    /// Behind a wait for the matrix unit, which the whole warp takes together with all that it has read before.
+    /// Negative: nothing.
+    __device__ __forceinline__ void release(int slot) const {
+        if (me_.lane == 0 && slot >= 0) ptx::barrier_arrive(&ring_.empty[slot]);
+    }
+    __device__ __forceinline__ void load(Slab& slab, int strip, int block, bool present) const {
+        constexpr int strip_bytes = Shape::Weights::kStripStageBytes;
+        slab = {};
+        if (present)
+            slab.load(stage_ + (me_.warpgroup + strip * Shape::kWarpgroups) * strip_bytes, block, me_.slab, me_.lane);
+    }
+    /// Low word of the rows' descriptor.
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t rows() const {
+        const std::uint32_t address = ptx::shared_address(stage_ + Shape::kRowsOffset);
+        return (address & 0x3FFFFU) >> 4 | 1U << 16;
+    }
+
+  private:
+    const StageRing<Shape>& ring_;
+    RingPlace& place_;
+    const Consumer& me_;
+    const std::uint8_t* stage_ = nullptr;
+};
+
+/// Descriptor of 16 columns of rows of 128 swizzled bytes.
+__device__ __forceinline__ std::uint64_t rows_descriptor(std::uint32_t word, int step) {
+    constexpr std::uint32_t high = 1024 / 16 | 1U << 30;  // bytes between groups of eight rows; swizzle
+    std::uint64_t descriptor;
+    asm("mov.b64 %0, {%1, %2};" : "=l"(descriptor) : "r"(word + static_cast<std::uint32_t>(step) * 2), "r"(high));
+    return descriptor;
+}
+
+/// Converts 64 columns and has them multiplied. `a` is the set of registers that nobody reads: each set is written at
+/// one place of a loop, or ptxas serialises everything.
+template <class Slab, int Eights>
+__device__ __forceinline__ void start_block(const Slab& slab, std::uint32_t rows, std::uint32_t (&a)[4][4],
+                                            float (&sums)[Eights][4]) {
+    slab.convert(a);
+    ptx::wgmma_fence();
+#pragma unroll
+    for (int step = 0; step < 4; ++step) ptx::wgmma_bf16(sums, a[step], rows_descriptor(rows, step));
+    ptx::wgmma_commit();
+}
+
+/// `blocks` of 64 columns of the warpgroup's two strips. A strip that the unit does not have is multiplied too,
+/// whatever its place holds, and not looked at afterwards; the second block of a stage that has none counts as zeros.
+template <class Shape, int Eights>
+__device__ __forceinline__ void multiply_converted(ConvertedStages<Shape>& stages, int blocks,
+                                                   float (&sums)[2][Eights][4]) {
+    static_assert(Shape::Weights::kStageBlocks == 2);
+    std::uint32_t a[2][2][4][4];
+    typename Shape::Weights::Slab slabs[2][2];
+    stages.await();
+#pragma unroll
+    for (int part = 0; part < 4; ++part) stages.load(slabs[part / 2][part % 2], part % 2, part / 2, part / 2 < blocks);
+    int read = -1;  // slot of a stage whose last products are under way
+#pragma unroll 1
+    for (int next = 2; next < blocks + 2; next += 2) {
+        // The result of a reduction is in a uniform register, as are all descriptors made of it; otherwise every matrix
+        // instruction waits for moves into them.
+        const std::uint32_t rows = __reduce_or_sync(0xFFFFFFFFU, stages.rows());
+        const int own = stages.advance();
+#pragma unroll
+        for (int part = 0; part < 4; ++part) {
+            const int block = part / 2;
+            const int strip = part % 2;
+            start_block(slabs[block][strip], rows + static_cast<std::uint32_t>(block) * (Shape::kRowBlockBytes / 16),
+                        a[block][strip], sums[strip]);
+            if (part == 0 && next < blocks) stages.await();
+            if (next < blocks) stages.load(slabs[block][strip], strip, block, next + block < blocks);
+            ptx::wgmma_wait<1>();
+            if (part == 0) stages.release(read);
+        }
+        read = own;
+    }
+    ptx::wgmma_wait<0>();
+    stages.release(read);
+}
+
+}  // namespace tokamak::moe::cuda
