@@ -49,6 +49,7 @@ void lay_out_wide_lists(const FusedMoeProblem& p, std::size_t routes, WorkspaceL
     const auto experts = static_cast<std::size_t>(resolve_local_experts(p.num_experts, p.num_local_experts));
     cuda.wide_list = layout.add<std::int32_t>("wide_list", routes);
     cuda.wide_counts = layout.add<std::int32_t>("wide_counts", static_cast<std::size_t>(cuda.grid) * experts);
+    if (p.quantize_activations) cuda.wide_places = layout.add<std::int32_t>("wide_places", routes);
 }
 
 /// The wide kernel keeps whole blocks of 128 columns, and its rows of x in the place of the partial sums.
@@ -77,7 +78,7 @@ std::size_t lay_out_single(const FusedMoeProblem& p, int segments, FusedMoeCuda&
 /// several kernels, so all lists that the format knows have their place.
 std::int64_t fitting_tokens(const FusedMoeProblem& p, std::int64_t most, const PlanOptions& options, int grid) {
     const PassNeeds all{.grid_lists = !grid_list_instances(p.weights, p.quantize_activations).empty(),
-                        .wide = !wide_instances(p.weights).empty(),
+                        .wide = !wide_instances(p.weights, p.quantize_activations).empty(),
                         .route_first = p.route.has_value()};
     const auto fits = [&](std::int64_t tokens) {
         WorkspaceLayout layout;

@@ -9,9 +9,18 @@
 #include <new>
 
 #include "moe/cuda/wide/combine.cuh"
-#include "moe/cuda/wide/finish.cuh"
+#include "moe/cuda/wide/finish_quantized.cuh"
+#include "moe/cuda/wide/multiply_e4m3.cuh"
+#include "moe/cuda/wide/quantize.cuh"
 
 namespace tokamak::moe::cuda {
+
+template <class Shape>
+__device__ __forceinline__ WideGroupScratch<Shape::kMostRows>& group_scratch(const WideArgs& args) {
+    extern __shared__ __align__(1024) std::uint8_t shared[];
+    static_assert(sizeof(WideGroupScratch<Shape::kMostRows>) == Shape::kMostRows * kWideGroupRowBytes);
+    return *reinterpret_cast<WideGroupScratch<Shape::kMostRows>*>(shared + args.lists.group);
+}
 
 /// Multiplies the strips of a unit from `first` on and finishes them. A warpgroup with fewer strips than it could have
 /// multiplies what lies in the place of the others too.
@@ -21,14 +30,20 @@ __device__ __forceinline__ void consume_wide_unit(const WideArgs& args, const Wi
     constexpr int Strips = Shape::kStripsEach;
     const DecodeMatrix& matrix = down ? args.down : args.gate_up;
     float sums[Strips][Eights][4] = {};
-    if constexpr (Shape::Weights::kFromShared)
+    if constexpr (Shape::kQuantized)
+        multiply_unit_e4m3<Shape>(stages, first, matrix.tiles, unit.rows, sums);
+    else if constexpr (Shape::Weights::kFromShared)
         multiply_unit_shared<Shape>(stages, first, Shape::chunks(matrix), sums);
     else
         multiply_unit_registers<Shape>(stages, first, matrix.tiles * Shape::Weights::kTileBlocks, me, sums);
+    if constexpr (Shape::kQuantized)
+        if (!down) return finish_wide_group<Shape>(args, unit, me, stages.patch, group_scratch<Shape>(args), sums);
 #pragma unroll
     for (int i = 0; i < Strips; ++i) {
         if (first + i >= last) return;
-        if (down)
+        if constexpr (Shape::kQuantized)
+            finish_down_half<Shape>(args, unit, unit.strip + first + i, me, stages.patch, sums[i]);
+        else if (down)
             finish_down<Shape>(args, unit, unit.strip + first + i, me, sums[i]);
         else
             finish_gate_up<Shape>(args, unit, unit.strip + first + i, me, stages.patch, sums[i]);
@@ -45,8 +60,9 @@ __device__ __forceinline__ void consume_wide_width(const WideArgs& args, const W
 }
 
 /// A consumer warp's place in the order of work, in shared memory: its registers are for sums and operands.
+template <class Shape>
 struct WideOrder {
-    WideWalk walk;
+    WideWalk<Shape> walk;
     WideUnit unit;
     bool more;
 
@@ -57,19 +73,20 @@ struct WideOrder {
         return more;
     }
 };
-static_assert(sizeof(WideOrder) <= kWidePatchBytes - kWideTurnBytes);
 
 template <class Shape>
 __device__ __forceinline__ void consume_wide_phase(const WideArgs& args, const WideTables& tables, bool down,
                                                    const WideConsumer& me, WideStages<Shape>& stages) {
     const DecodeMatrix& matrix = down ? args.down : args.gate_up;
-    auto& order = *reinterpret_cast<WideOrder*>(stages.patch + kWideTurnBytes);
-    if (me.lane == 0) new (&order) WideOrder{WideWalk(tables, matrix, down), {}, false};
+    static_assert(sizeof(WideOrder<Shape>) <= kWidePatchBytes - kWideTurnBytes);
+    auto& order = *reinterpret_cast<WideOrder<Shape>*>(stages.patch + kWideTurnBytes);
+    if (me.lane == 0) new (&order) WideOrder<Shape>{WideWalk<Shape>(tables, matrix, down), {}, false};
     while (order.next(me.lane)) {
         const WideUnit& unit = order.unit;
-        const int each = (unit.strips + Shape::kWarpgroups - 1) / Shape::kWarpgroups;
+        const bool whole = Shape::kQuantized && !down;  // all consumers finish a group together
+        const int each = whole ? Shape::kStripsEach : (unit.strips + Shape::kWarpgroups - 1) / Shape::kWarpgroups;
         const int first = me.warpgroup * each;
-        if (first < unit.strips) {
+        if (whole || first < unit.strips) {
             consume_wide_width<Shape>(args, unit, down, first, min(first + each, unit.strips), me, stages);
             continue;
         }
@@ -78,6 +95,15 @@ __device__ __forceinline__ void consume_wide_phase(const WideArgs& args, const W
             stages.release(stages.advance());
         }
     }
+}
+
+template <class Shape>
+__device__ __forceinline__ void copy_rows(const WideRing<Shape>& ring, WidePlace& place, const WideTables& tables,
+                                          const DecodeMatrix& matrix, void* all, bool down) {
+    if constexpr (Shape::kQuantized)
+        copy_wide_codes<Shape>(ring, place, tables, matrix, all, down);
+    else
+        copy_wide_rows<Shape>(ring, place, tables, matrix, all, down);
 }
 
 /// The feeding warps: copies of weights, copies of rows. Those of weights run ahead of the grid's barrier.
@@ -105,13 +131,13 @@ __device__ __forceinline__ void feed_wide(const WideArgs& args, const WideTables
     const bool copies = warp == 1 && leader;
     if (copies) {
         fence_all_async();
-        copy_wide_rows<Shape>(ring, place, tables, args.gate_up, args.partials, false);
+        copy_rows<Shape>(ring, place, tables, args.gate_up, args.partials, false);
     }
     __syncwarp();
     grid.sync();
     if (copies) {
         fence_all_async();
-        copy_wide_rows<Shape>(ring, place, tables, args.down, args.intermediate, true);
+        copy_rows<Shape>(ring, place, tables, args.down, args.intermediate, true);
     }
     __syncwarp();
     grid.sync();
@@ -134,7 +160,12 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
     build_wide_lists<Shape>(args, tables, shared, count);
     ptx::fence_shared_async();  // the ring takes its place back
     grid.sync();
-    WidePrepare(args, tables).run();
+    if constexpr (Shape::kQuantized) {
+        group_scratch<Shape>(args).clear();
+        WideQuantize(args, tables).run(count);
+    } else {
+        WidePrepare(args, tables).run();
+    }
     fence_all_async();
     grid.sync();
     const int warp = static_cast<int>(threadIdx.x) / 32;
@@ -151,14 +182,18 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
         grid.sync();
         consume_wide_phase<Shape>(args, tables, true, me, stages);
         grid.sync();
-        WideCombine(args).run(count, Shape::kConsumerWarps);
+        WideCombine<Shape::kQuantized>(args).run(count, Shape::kConsumerWarps);
     }
 }
 
 template <class Shape>
 WideInstance wide_instance(const char* name) {
-    return {reinterpret_cast<const void*>(&moe_wide<Shape>), name, Shape::kThreads, Shape::kStageBytes,
-            Shape::kMostRows};
+    return {reinterpret_cast<const void*>(&moe_wide<Shape>),
+            name,
+            Shape::kThreads,
+            Shape::kStageBytes,
+            Shape::kMostRows,
+            Shape::kQuantized};
 }
 
 }  // namespace tokamak::moe::cuda

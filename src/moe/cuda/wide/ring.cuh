@@ -7,6 +7,7 @@
 
 #include "cuda/ptx/copy.cuh"
 #include "cuda/ptx/gather.cuh"
+#include "moe/cuda/wide/codes.cuh"
 #include "moe/cuda/wide/rows.cuh"
 
 namespace tokamak::moe::cuda {
@@ -84,7 +85,7 @@ class WideWeightStream {
     }
 
   private:
-    WideWalk walk_;
+    WideWalk<Shape> walk_;
     const DecodeMatrix& matrix_;
     int chunks_;
     int chunk_;
@@ -96,7 +97,7 @@ class WideWeightStream {
 template <class Shape>
 __device__ __forceinline__ void copy_wide_rows(const WideRing<Shape>& ring, WidePlace& place, const WideTables& tables,
                                                const DecodeMatrix& matrix, void* all, bool down) {
-    WideWalk walk(tables, matrix, down);
+    WideWalk<Shape> walk(tables, matrix, down);
     WideUnit unit;
     const int blocks = matrix.padded_cols / 64;
     while (walk.next(unit)) {
@@ -110,6 +111,34 @@ __device__ __forceinline__ void copy_wide_rows(const WideRing<Shape>& ring, Wide
             ptx::barrier_arrive_expect(full, bytes * static_cast<std::uint32_t>(count));
             for (int block = 0; block < count; ++block)
                 ptx::bulk_copy(to + block * Shape::kRowBlockBytes, rows.block(first + block), bytes, full);
+            place.advance(ring.stages);
+        }
+    }
+}
+
+/// The same for quantised rows, with the scales of the strips: those of tile t lie behind a strip's tiles, those of
+/// tiles 2n and 2n + 1 at 16n.
+template <class Shape>
+__device__ __forceinline__ void copy_wide_codes(const WideRing<Shape>& ring, WidePlace& place, const WideTables& tables,
+                                                const DecodeMatrix& matrix, void* all, bool down) {
+    WideWalk<Shape> walk(tables, matrix, down);
+    WideUnit unit;
+    while (walk.next(unit)) {
+        const WideTileCodes codes(all, unit.first, unit.rows, matrix.tiles);
+        const auto bytes = static_cast<std::uint32_t>(codes.group_bytes());
+        const std::uint8_t* const scales = matrix.packed + unit.expert * matrix.expert_bytes +
+                                           unit.strip * matrix.strip_bytes +
+                                           static_cast<std::int64_t>(matrix.tiles) * Shape::Weights::kTileBytes;
+        for (int tile = 0; tile < matrix.tiles; ++tile) {
+            std::uint64_t* const full = &ring.full[place.slot];
+            std::uint8_t* const stage = ring.stage(place.slot);
+            ptx::barrier_wait(&ring.empty[place.slot], place.parity ^ 1U);
+            ptx::barrier_arrive_expect(full, bytes + static_cast<std::uint32_t>(unit.strips) * kWideScaleBytes);
+            ptx::bulk_copy(stage + Shape::kRowsOffset, codes.group(tile), bytes, full);
+            const std::uint8_t* from = scales + tile / 2 * kWideScaleBytes;
+            for (int strip = 0; strip < unit.strips; ++strip, from += matrix.strip_bytes)
+                ptx::bulk_copy(stage + Shape::kStripScalesOffset + strip * kWideScaleBytes, from, kWideScaleBytes,
+                               full);
             place.advance(ring.stages);
         }
     }
