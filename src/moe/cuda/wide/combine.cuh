@@ -6,7 +6,7 @@
 #include <type_traits>
 
 #include "moe/cuda/elements.cuh"
-#include "moe/cuda/wide/lists.cuh"
+#include "moe/cuda/wide/units.cuh"
 
 namespace tokamak::moe::cuda {
 
@@ -31,47 +31,94 @@ class WideCombine {
           lane_(static_cast<int>(threadIdx.x) % 32) {}
 
     /// All columns of `count` tokens, by `warps` warps of each CTA.
-    __device__ void run(int count, int warps) const {
-        const int jobs = (hidden_ + kCols - 1) / kCols;
-        const std::int64_t total = static_cast<std::int64_t>(count) * jobs;
-        const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * warps;
-        for (std::int64_t job = static_cast<std::int64_t>(blockIdx.x) * warps + threadIdx.x / 32; job < total;
-             job += step) {
-            const int token = static_cast<int>(job / jobs);
-            combine(token, static_cast<int>(job - static_cast<std::int64_t>(token) * jobs) * kCols);
+    __device__ void run(int count, int cta_warps) const {
+        const int warps = static_cast<int>(gridDim.x) * cta_warps;
+        const WideSpans spans(count, (hidden_ + kCols - 1) / kCols, warps);
+        const std::int64_t total = static_cast<std::int64_t>(count) * spans.count;
+        std::int64_t job = static_cast<std::int64_t>(blockIdx.x) * cta_warps + threadIdx.x / 32;
+        Slot slot;
+        if (job < total) slot = slot_of(static_cast<int>(job / spans.count), 0);
+        while (job < total) {
+            const int token = static_cast<int>(job / spans.count);
+            const int part = static_cast<int>(job - static_cast<std::int64_t>(token) * spans.count) * spans.length;
+            job += warps;
+            Slot next;
+            if (job < total) next = slot_of(static_cast<int>(job / spans.count), 0);
+            combine(token, part * kCols, min(hidden_, (part + spans.length) * kCols), slot);
+            slot = next;
         }
     }
 
   private:
     using Vector = float[kVector];
+    struct Vectors {
+        uint4 bits[kPieces];
+    };
+    /// A lane's slot of a token.
+    struct Slot {
+        bool live = false;
+        float weight = 1.0F;
+    };
 
-    __device__ void combine(int token, int first) const {
+    [[nodiscard]] __device__ __forceinline__ Slot slot_of(int token, int slots) const {
+        Slot own;
+        const int slot = slots + lane_;
         const std::int64_t row = args_.first_token + token;
-        Vector sums[kPieces] = {};
-        for (int slots = 0; slots < args_.top_k; slots += 32) {
-            const int slot = slots + lane_;
-            const bool live = slot < args_.top_k && wide_local_expert(args_, row, slot) >= 0;
-            float weight = 1.0F;
-            if (live && args_.weights.data != nullptr) weight = load_element(args_.weights, row, slot);
-            for (std::uint32_t left = __ballot_sync(0xFFFFFFFFU, live); left != 0; left &= left - 1) {
-                const int next = __ffs(static_cast<int>(left)) - 1;
-                const std::int64_t route = static_cast<std::int64_t>(token) * args_.top_k + slots + next;
-                add(sums, route * stride_, first, __shfl_sync(0xFFFFFFFFU, weight, next));
+        if (slot >= args_.top_k) return own;
+        if (args_.weights.data != nullptr) own.weight = load_element(args_.weights, row, slot);
+        if constexpr (Half)
+            own.live = __ldcg(args_.places + static_cast<std::int64_t>(token) * args_.top_k + slot) >= 0;
+        else
+            own.live = wide_local_expert(args_, row, slot) >= 0;
+        return own;
+    }
+    /// Columns [first, last). The next row of results is on its way while one is added.
+    __device__ __forceinline__ void combine(int token, int first, int last, const Slot& slot) const {
+        const std::int64_t route = static_cast<std::int64_t>(token) * args_.top_k;
+        const std::uint32_t live = __ballot_sync(0xFFFFFFFFU, slot.live);
+        const int begin = __ffs(static_cast<int>(live)) - 1;
+        Vectors vectors{};
+        if (live != 0) vectors = load_all((route + begin) * stride_, first);
+        for (; first < last; first += kCols) {
+            Vector sums[kPieces] = {};
+            for (std::uint32_t left = live; left != 0;) {
+                const float weight = __shfl_sync(0xFFFFFFFFU, slot.weight, __ffs(static_cast<int>(left)) - 1);
+                left &= left - 1;
+                const int next = left != 0 ? __ffs(static_cast<int>(left)) - 1 : begin;
+                const int col = left != 0 ? first : first + kCols;
+                const Vectors ahead = col < last ? load_all((route + next) * stride_, col) : vectors;
+                add(sums, vectors, weight);
+                vectors = ahead;
             }
-        }
+            for (int slots = 32; slots < args_.top_k; slots += 32) add_more(sums, token, slots, first);
 #pragma unroll
-        for (int piece = 0; piece < kPieces; ++piece) store(sums[piece], row, column(first, piece));
+            for (int piece = 0; piece < kPieces; ++piece)
+                store(sums[piece], args_.first_token + token, column(first, piece));
+        }
+    }
+    /// Slots behind the first 32.
+    __device__ __forceinline__ void add_more(Vector (&sums)[kPieces], int token, int slots, int first) const {
+        const Slot slot = slot_of(token, slots);
+        const std::int64_t route = static_cast<std::int64_t>(token) * args_.top_k + slots;
+        for (std::uint32_t left = __ballot_sync(0xFFFFFFFFU, slot.live); left != 0; left &= left - 1) {
+            const int next = __ffs(static_cast<int>(left)) - 1;
+            add(sums, load_all((route + next) * stride_, first), __shfl_sync(0xFFFFFFFFU, slot.weight, next));
+        }
     }
     [[nodiscard]] __device__ __forceinline__ int column(int first, int piece) const {
         return first + (piece * 32 + lane_) * kVector;
     }
-    __device__ __forceinline__ void add(Vector (&sums)[kPieces], std::int64_t from, int first, float weight) const {
-        uint4 bits[kPieces];
+    [[nodiscard]] __device__ __forceinline__ Vectors load_all(std::int64_t from, int first) const {
+        Vectors vectors;
 #pragma unroll
-        for (int piece = 0; piece < kPieces; ++piece) bits[piece] = load(from, column(first, piece));
+        for (int piece = 0; piece < kPieces; ++piece) vectors.bits[piece] = load(from, column(first, piece));
+        return vectors;
+    }
+    __device__ __forceinline__ static void add(Vector (&sums)[kPieces], const Vectors& vectors, float weight) {
 #pragma unroll
         for (int piece = 0; piece < kPieces; ++piece) {
-            const std::uint32_t words[4] = {bits[piece].x, bits[piece].y, bits[piece].z, bits[piece].w};
+            const uint4& bits = vectors.bits[piece];
+            const std::uint32_t words[4] = {bits.x, bits.y, bits.z, bits.w};
 #pragma unroll
             for (int i = 0; i < kVector; ++i) {
                 const std::uint32_t word = words[i * 4 / kVector];

@@ -11,13 +11,29 @@
 
 namespace tokamak::moe::cuda {
 
+/// The warpgroups take turns in having a strip multiplied, so that one adds while the matrix unit works for the other.
+struct WideTurns {
+    static constexpr int kFirstBarrier = 2;
+    static constexpr int kThreads = 256;
+
+    /// The first turn is the first warpgroup's. By the other one.
+    __device__ static void begin() { pass(1); }
+    __device__ static void await(int warpgroup) { ptx::named_barrier(kFirstBarrier + warpgroup, kThreads); }
+    __device__ static void pass(int warpgroup) {
+        asm volatile("barrier.cta.arrive %0, %1;" ::"r"(kFirstBarrier + 1 - warpgroup), "n"(kThreads) : "memory");
+    }
+};
+
 /// Products of a strip's tile with the rows of a stage.
 template <int Eights>
-__device__ __forceinline__ void multiply_tile(std::uint32_t strip, std::uint32_t rows, float (&products)[Eights][4]) {
+__device__ __forceinline__ void multiply_tile(int warpgroup, std::uint32_t strip, std::uint32_t rows,
+                                              float (&products)[Eights][4]) {
+    WideTurns::await(warpgroup);
     ptx::wgmma_fence();
 #pragma unroll
     for (int step = 0; step < 4; ++step) ptx::wgmma_e4m3(products, step_of(strip, step), step_of(rows, step), step > 0);
     ptx::wgmma_commit();
+    WideTurns::pass(warpgroup);
     ptx::wgmma_wait<0>();
 #pragma unroll
     for (int n = 0; n < Eights; ++n)  // reads stay behind the wait
@@ -48,8 +64,8 @@ __device__ __forceinline__ void add_products(const float4* row_scales, float2 ti
 
 /// Two strips of a warpgroup; what lies in the place of strips that a unit does not have is multiplied too.
 template <class Shape, int Eights>
-__device__ __forceinline__ void multiply_unit_e4m3(WideStages<Shape>& stages, int first, int chunks, int rows,
-                                                   float (&sums)[2][Eights][4]) {
+__device__ __forceinline__ void multiply_unit_e4m3(WideStages<Shape>& stages, const WideConsumer& me, int first,
+                                                   int chunks, int rows, float (&sums)[2][Eights][4]) {
     static_assert(Eights % 2 == 0);
     constexpr int strip_bytes = Shape::Weights::kStripStageBytes;
 #pragma unroll 1
@@ -65,7 +81,8 @@ __device__ __forceinline__ void multiply_unit_e4m3(WideStages<Shape>& stages, in
             const float2 tile = reinterpret_cast<const float2*>(stage + Shape::kStripScalesOffset +
                                                                 (first + i) * kWideScaleBytes)[chunk % 2];
             float products[Eights][4];
-            multiply_tile(strip_word + static_cast<std::uint32_t>(i) * (strip_bytes / 16), row_word, products);
+            multiply_tile(me.warpgroup, strip_word + static_cast<std::uint32_t>(i) * (strip_bytes / 16), row_word,
+                          products);
             add_products(row_scales, tile, products, sums[i]);
         }
         stages.release(stages.advance());

@@ -16,9 +16,9 @@ class WideQuantize {
     static constexpr int kLoads = 4;  ///< of a lane at once, eight columns each
     static constexpr int kGroups = kLoads * 2;
 
-    /// Eight columns as they are.
+    /// Eight columns for each load.
     struct Loaded {
-        float values[kLoads][8];
+        uint4 bits[kLoads];
     };
     struct Quantized {
         uint2 codes[kLoads];
@@ -33,55 +33,72 @@ class WideQuantize {
           lane_(static_cast<int>(threadIdx.x) % 32) {}
 
     __device__ void run(int count) const {
-        const int parts = (groups_ + kGroups - 1) / kGroups;
-        const int warps = static_cast<int>(blockDim.x) / 32;
-        const std::int64_t total = static_cast<std::int64_t>(count) * parts;
-        const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * warps;
-        for (std::int64_t job = static_cast<std::int64_t>(blockIdx.x) * warps + threadIdx.x / 32; job < total;
-             job += step) {
-            const int token = static_cast<int>(job / parts);
-            make(token, static_cast<int>(job - static_cast<std::int64_t>(token) * parts) * kGroups);
+        const int warps = static_cast<int>(gridDim.x * blockDim.x) / 32;
+        const WideSpans spans(count, (groups_ + kGroups - 1) / kGroups, warps);
+        const std::int64_t total = static_cast<std::int64_t>(count) * spans.count;
+        std::int64_t job = (static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / 32;
+        int place = job < total ? place_of(static_cast<int>(job / spans.count), 0) : -1;
+        while (job < total) {
+            const int token = static_cast<int>(job / spans.count);
+            const int part = static_cast<int>(job - static_cast<std::int64_t>(token) * spans.count) * spans.length;
+            job += warps;
+            const int next_place = job < total ? place_of(static_cast<int>(job / spans.count), 0) : -1;
+            make(token, part * kGroups, min(groups_, (part + spans.length) * kGroups), place, 0);
+            for (int slots = 32; slots < args_.top_k; slots += 32)
+                make(token, part * kGroups, min(groups_, (part + spans.length) * kGroups), place_of(token, slots),
+                     slots);
+            place = next_place;
         }
     }
 
   private:
-    /// Groups from `first` on of a token, for all routes that have a place.
-    __device__ __forceinline__ void make(int token, int first) const {
-        Quantized row;
-        bool ready = false;
-        for (int slots = 0; slots < args_.top_k; slots += 32) {
-            const int slot = slots + lane_;
-            const int place = slot < args_.top_k ? __ldcg(args_.places + token * args_.top_k + slot) : -1;
-            std::uint32_t left = __ballot_sync(0xFFFFFFFFU, place >= 0);
-            if (left == 0) continue;
-            const WideTile tile = place >= 0 ? tables_.tile_of(place, args_.local_experts) : WideTile{0, 1};
-            float weight = 1.0F;
-            const bool weighted = args_.input_weights.data != nullptr;
-            if (weighted && place >= 0) weight = load_element(args_.input_weights, args_.first_token + token, slot);
-            for (; left != 0; left &= left - 1) {
-                const int next = __ffs(static_cast<int>(left)) - 1;
-                if (weighted || !ready) row = quantize(token, first, __shfl_sync(0xFFFFFFFFU, weight, next));
-                ready = true;
-                const int begin = __shfl_sync(0xFFFFFFFFU, tile.first, next);
-                const int rows = __shfl_sync(0xFFFFFFFFU, tile.rows, next);
+    /// In the list, of the lane's slot.
+    [[nodiscard]] __device__ __forceinline__ int place_of(int token, int slots) const {
+        const int slot = slots + lane_;
+        return slot < args_.top_k ? __ldcg(args_.places + static_cast<std::int64_t>(token) * args_.top_k + slot) : -1;
+    }
+    /// Groups of a token, for all lanes that have a place.
+    __device__ __forceinline__ void make(int token, int first, int last, int place, int slots) const {
+        const std::uint32_t live = __ballot_sync(0xFFFFFFFFU, place >= 0);
+        if (live == 0) return;
+        Loaded loaded = load_all(token, first);
+        const WideTile tile = place >= 0 ? tables_.tile_of(place, args_.local_experts) : WideTile{0, 1};
+        float weight = 1.0F;
+        const bool weighted = args_.input_weights.data != nullptr;
+        if (weighted && place >= 0)
+            weight = load_element(args_.input_weights, args_.first_token + token, slots + lane_);
+        for (; first < last; first += kGroups) {
+            const Loaded next = first + kGroups < last ? load_all(token, first + kGroups) : loaded;
+            Quantized row;
+            if (!weighted) row = quantize(loaded, 1.0F);
+            for (std::uint32_t left = live; left != 0; left &= left - 1) {
+                const int lane = __ffs(static_cast<int>(left)) - 1;
+                if (weighted) row = quantize(loaded, __shfl_sync(0xFFFFFFFFU, weight, lane));
+                const int begin = __shfl_sync(0xFFFFFFFFU, tile.first, lane);
+                const int rows = __shfl_sync(0xFFFFFFFFU, tile.rows, lane);
                 store(WideTileCodes(args_.partials, begin, rows, groups_),
-                      __shfl_sync(0xFFFFFFFFU, place, next) - begin, first, row);
+                      __shfl_sync(0xFFFFFFFFU, place, lane) - begin, first, row);
             }
+            loaded = next;
         }
     }
-    /// 16 lanes hold a group.
-    __device__ __forceinline__ Quantized quantize(int token, int first, float weight) const {
+    [[nodiscard]] __device__ __forceinline__ Loaded load_all(int token, int first) const {
         Loaded loaded;
 #pragma unroll
-        for (int i = 0; i < kLoads; ++i) load(loaded.values[i], token, (first + i * 2) * 128 + lane_ * 8);
+        for (int i = 0; i < kLoads; ++i) loaded.bits[i] = load(token, (first + i * 2) * 128 + lane_ * 8);
+        return loaded;
+    }
+    /// 16 lanes hold a group.
+    [[nodiscard]] __device__ __forceinline__ static Quantized quantize(const Loaded& loaded, float weight) {
         Quantized row;
 #pragma unroll
         for (int i = 0; i < kLoads; ++i) {
-            float(&v)[8] = loaded.values[i];
+            const std::uint32_t words[4] = {loaded.bits[i].x, loaded.bits[i].y, loaded.bits[i].z, loaded.bits[i].w};
+            float v[8];
             float largest = 0.0F;
 #pragma unroll
             for (int j = 0; j < 8; ++j) {
-                v[j] *= weight;
+                v[j] = __uint_as_float(j % 2 == 0 ? words[j / 2] << 16 : words[j / 2] & 0xFFFF0000U) * weight;
                 largest = tokamak::cuda::larger_magnitude(largest, v[j]);
             }
 #pragma unroll
@@ -95,27 +112,16 @@ class WideQuantize {
         return row;
     }
     /// Zeros behind the row's end.
-    __device__ __forceinline__ void load(float (&values)[8], int token, int col) const {
+    [[nodiscard]] __device__ __forceinline__ uint4 load(int token, int col) const {
         const auto* const from =
             static_cast<const std::uint16_t*>(args_.x) + (args_.first_token + token) * args_.x_stride + col;
         const int left = args_.gate_up.cols - col;
+        if (args_.x_vectors && left >= 8) return __ldg(reinterpret_cast<const uint4*>(from));
         std::uint32_t words[4] = {};
-        if (args_.x_vectors && left >= 8) {
-            const uint4 vector = __ldg(reinterpret_cast<const uint4*>(from));
-            words[0] = vector.x;
-            words[1] = vector.y;
-            words[2] = vector.z;
-            words[3] = vector.w;
-        } else {
 #pragma unroll
-            for (int i = 0; i < 8; ++i)
-                if (i < left) words[i / 2] |= static_cast<std::uint32_t>(from[i]) << (i % 2 * 16);
-        }
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            values[2 * i] = __uint_as_float(words[i] << 16);
-            values[2 * i + 1] = __uint_as_float(words[i] & 0xFFFF0000U);
-        }
+        for (int i = 0; i < 8; ++i)
+            if (i < left) words[i / 2] |= static_cast<std::uint32_t>(from[i]) << (i % 2 * 16);
+        return {words[0], words[1], words[2], words[3]};
     }
     __device__ __forceinline__ void store(const WideTileCodes& to, int at, int first, const Quantized& row) const {
         const int eight = lane_ % 16;

@@ -55,7 +55,11 @@ class WideWeightStream {
 
   public:
     __device__ WideWeightStream(const WideTables& tables, const DecodeMatrix& matrix, bool down)
-        : walk_(tables, matrix, down), matrix_(matrix), chunks_(Shape::chunks(matrix)), chunk_(chunks_) {}
+        : walk_(tables, matrix, down),
+          matrix_(matrix),
+          chunks_(Shape::chunks(matrix)),
+          chunk_(chunks_),
+          once_(tables.facts->several == 0) {}
 
     /// Issues up to `most` stages.
     __device__ void issue(const WideRing<Shape>& ring, WidePlace& place, int most) {
@@ -74,7 +78,10 @@ class WideWeightStream {
             ptx::barrier_arrive_expect(full, bytes * static_cast<std::uint32_t>(unit_.strips));
             const std::uint8_t* from = source_;
             for (int strip = 0; strip < unit_.strips; ++strip) {
-                ptx::bulk_copy(to, from, bytes, full);
+                if (Shape::kQuantized && once_)
+                    ptx::bulk_copy_once(to, from, bytes, full);
+                else
+                    ptx::bulk_copy(to, from, bytes, full);
                 to += Weights::kStripStageBytes;
                 from += matrix_.strip_bytes;
             }
@@ -89,6 +96,7 @@ class WideWeightStream {
     const DecodeMatrix& matrix_;
     int chunks_;
     int chunk_;
+    bool once_;  ///< no other unit reads the same weights: they give way to the rows in the L2
     WideUnit unit_{};
     const std::uint8_t* source_ = nullptr;
 };

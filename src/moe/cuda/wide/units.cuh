@@ -17,6 +17,19 @@ struct WideUnit {
     int strips;
 };
 
+/// Work on the parts of tokens: a warp takes neighbouring parts of one, so many that there are about two jobs for each
+/// warp, or one for each token.
+struct WideSpans {
+    int count;   ///< jobs of a token
+    int length;  ///< parts of a job
+
+    __device__ WideSpans(int tokens, int parts, int warps) {
+        const int wanted = min(parts, 2 * warps / tokens + 1);
+        length = (parts + wanted - 1) / wanted;
+        count = (parts + length - 1) / length;
+    }
+};
+
 /// Deals units to the CTAs. They are numbered expert by expert, in an expert strips by strips, then row tile by row
 /// tile; those of a row tile share its strips evenly, or have whole groups of them.
 /// One row tile for each expert: a CTA takes a contiguous range of equal cost.
