@@ -62,7 +62,9 @@ void lay_out_pass(const FusedMoeProblem& p, const PassNeeds& needs, WorkspaceLay
     if (needs.grid_lists) lay_out_grid_lists(p, routes, layout, cuda);
     if (needs.wide) lay_out_wide_lists(p, routes, layout, cuda);
     cuda.intermediate = layout.add<std::byte>("intermediate", routes * padded(p.intermediate) * (fp8 ? 4 : 2));
-    const std::size_t partial_cols = std::max(static_cast<std::size_t>(p.hidden), padded(p.hidden) / 2);
+    // Quantised: rows of results and of codes with their scales, 16 and at most 12 bits a column.
+    const std::size_t partial_cols =
+        fp8 ? padded(p.hidden) : std::max(static_cast<std::size_t>(p.hidden), padded(p.hidden) / 2);
     cuda.partials = layout.add<float>("partials", routes * partial_cols);
 }
 

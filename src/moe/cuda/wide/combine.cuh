@@ -6,14 +6,10 @@
 #include <type_traits>
 
 #include "moe/cuda/elements.cuh"
+#include "moe/cuda/wide/codes.cuh"
 #include "moe/cuda/wide/units.cuh"
 
 namespace tokamak::moe::cuda {
-
-/// Columns of a row of results in bf16: rows begin at 16 bytes.
-__device__ __forceinline__ std::int64_t half_partial_stride(const WideArgs& args) {
-    return (args.gate_up.cols + 7) / 8 * 8;
-}
 
 /// Some columns of a token, a warp's work: up to kPieces times 16 bytes of each lane. Half: rows of results are in
 /// bf16.
@@ -27,7 +23,7 @@ class WideCombine {
     __device__ explicit WideCombine(const WideArgs& args)
         : args_(args),
           hidden_(args.gate_up.cols),
-          stride_(Half ? half_partial_stride(args) : hidden_),
+          stride_(Half ? wide_result_stride(args) : hidden_),
           lane_(static_cast<int>(threadIdx.x) % 32) {}
 
     /// All columns of `count` tokens, by `warps` warps of each CTA.

@@ -9,7 +9,6 @@
 
 #include "cuda/decode/e4m3.cuh"
 #include "moe/cuda/wide/codes.cuh"
-#include "moe/cuda/wide/combine.cuh"
 #include "moe/cuda/wide/finish.cuh"
 
 namespace tokamak::moe::cuda {
@@ -118,6 +117,9 @@ __device__ __forceinline__ void finish_wide_group(const WideArgs& args, const Wi
     make_wide_scales(scratch, to, group);
     ptx::named_barrier(1, consumers);
     store_wide_codes(scratch, to, group, me, patch, sums);
+    fence_all_async();
+    ptx::named_barrier(1, consumers);
+    if (threadIdx.x == 0) WideTileGroups{args.tile_groups}.add(unit.tile);
 }
 
 /// 16 rows at a time turned by way of `patch`: two lanes store the 16 columns that a warp has of one.
@@ -137,7 +139,7 @@ __device__ __forceinline__ void finish_down_half(const WideArgs& args, const Wid
     const float high = rows.high.value();
     const int half = me.lane % 2;
     const int col = strip * 64 + me.slab * 16 + half * 8;
-    const std::int64_t stride = half_partial_stride(args);
+    const std::int64_t stride = wide_result_stride(args);
     const std::uint32_t own = ptx::shared_address(patch) + static_cast<std::uint32_t>(me.lane) * 16;
     const std::uint8_t* const turned = patch + ((me.lane / 16 * 2 + half) * 8 + me.lane / 2 % 8) * 16;
 #pragma unroll

@@ -98,15 +98,6 @@ __device__ __forceinline__ void consume_wide_phase(const WideArgs& args, const W
     }
 }
 
-template <class Shape>
-__device__ __forceinline__ void copy_rows(const WideRing<Shape>& ring, WidePlace& place, const WideTables& tables,
-                                          const DecodeMatrix& matrix, void* all, bool down) {
-    if constexpr (Shape::kQuantized)
-        copy_wide_codes<Shape>(ring, place, tables, matrix, all, down);
-    else
-        copy_wide_rows<Shape>(ring, place, tables, matrix, all, down);
-}
-
 /// The feeding warps: copies of weights, copies of rows. Those of weights run ahead of the grid's barrier.
 template <class Shape>
 __device__ __forceinline__ void feed_wide(const WideArgs& args, const WideTables& tables, const WideRing<Shape>& ring,
@@ -132,16 +123,35 @@ __device__ __forceinline__ void feed_wide(const WideArgs& args, const WideTables
     const bool copies = warp == 1 && leader;
     if (copies) {
         fence_all_async();
-        copy_rows<Shape>(ring, place, tables, args.gate_up, args.partials, false);
+        copy_wide_rows<Shape>(ring, place, tables, args.gate_up, args.partials, false);
     }
     __syncwarp();
     grid.sync();
     if (copies) {
         fence_all_async();
-        copy_rows<Shape>(ring, place, tables, args.down, args.intermediate, true);
+        copy_wide_rows<Shape>(ring, place, tables, args.down, args.intermediate, true);
     }
     __syncwarp();
     grid.sync();
+}
+
+/// The same for quantised rows, which need no barrier between the phases.
+template <class Shape>
+__device__ __forceinline__ void feed_wide_codes(const WideArgs& args, const WideTables& tables,
+                                                const WideRing<Shape>& ring, int warp) {
+    const bool leader = threadIdx.x % 32 == 0;
+    WidePlace place;
+    if (warp == 0 && leader) {
+        constexpr int unlimited = 0x7FFFFFFF;
+        WideWeightStream<Shape>(tables, args.gate_up, false).issue(ring, place, unlimited);
+        WideWeightStream<Shape>(tables, args.down, true).issue(ring, place, unlimited);
+    } else if (warp == 1 && leader) {
+        fence_all_async();
+        copy_wide_codes<Shape>(ring, place, tables, args, false);
+        copy_wide_codes<Shape>(ring, place, tables, args, true);
+    }
+    __syncwarp();
+    cooperative_groups::this_grid().sync();
 }
 
 __device__ __forceinline__ int pass_count(const WideArgs& args) {
@@ -163,6 +173,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
     grid.sync();
     if constexpr (Shape::kQuantized) {
         group_scratch<Shape>(args).clear();
+        WideTileGroups{args.tile_groups}.clear(tables.facts->tiles);
         WideQuantize(args, tables).run(count);
     } else {
         WidePrepare(args, tables).run();
@@ -172,7 +183,10 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
     const int warp = static_cast<int>(threadIdx.x) / 32;
     if (warp >= Shape::kConsumerWarps) {
         ptx::set_registers<Shape::kThreads, Shape::kProducerRegisters>();
-        feed_wide<Shape>(args, tables, ring, warp - Shape::kConsumerWarps);
+        if constexpr (Shape::kQuantized)
+            feed_wide_codes<Shape>(args, tables, ring, warp - Shape::kConsumerWarps);
+        else
+            feed_wide<Shape>(args, tables, ring, warp - Shape::kConsumerWarps);
     } else {
         ptx::set_registers<Shape::kThreads, Shape::kConsumerRegisters>();
         const WideConsumer me(warp);
@@ -180,8 +194,10 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
         WideStages<Shape> stages{ring, place, me.lane, shared + args.lists.patches + warp * kWidePatchBytes};
         if (Shape::kQuantized && me.warpgroup == 1) WideTurns::begin();
         consume_wide_phase<Shape>(args, tables, false, me, stages);
-        fence_all_async();
-        grid.sync();
+        if constexpr (!Shape::kQuantized) {
+            fence_all_async();
+            grid.sync();
+        }
         consume_wide_phase<Shape>(args, tables, true, me, stages);
         grid.sync();
         WideCombine<Shape::kQuantized>(args).run(count, Shape::kConsumerWarps);

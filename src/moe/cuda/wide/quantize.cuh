@@ -76,7 +76,7 @@ class WideQuantize {
                 if (weighted) row = quantize(loaded, __shfl_sync(0xFFFFFFFFU, weight, lane));
                 const int begin = __shfl_sync(0xFFFFFFFFU, tile.first, lane);
                 const int rows = __shfl_sync(0xFFFFFFFFU, tile.rows, lane);
-                store(WideTileCodes(args_.partials, begin, rows, groups_),
+                store(WideTileCodes(wide_x_codes(args_), begin, rows, groups_),
                       __shfl_sync(0xFFFFFFFFU, place, lane) - begin, first, row);
             }
             loaded = next;

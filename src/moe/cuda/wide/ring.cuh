@@ -128,10 +128,16 @@ __device__ __forceinline__ void copy_wide_rows(const WideRing<Shape>& ring, Wide
 /// tiles 2n and 2n + 1 at 16n.
 template <class Shape>
 __device__ __forceinline__ void copy_wide_codes(const WideRing<Shape>& ring, WidePlace& place, const WideTables& tables,
-                                                const DecodeMatrix& matrix, void* all, bool down) {
+                                                const WideArgs& args, bool down) {
+    const DecodeMatrix& matrix = down ? args.down : args.gate_up;
+    void* const all = down ? args.intermediate : wide_x_codes(args);
     WideWalk<Shape> walk(tables, matrix, down);
     WideUnit unit;
     while (walk.next(unit)) {
+        if (down) {
+            WideTileGroups{args.tile_groups}.await(unit.tile, matrix.tiles);
+            fence_all_async();
+        }
         const WideTileCodes codes(all, unit.first, unit.rows, matrix.tiles);
         const auto bytes = static_cast<std::uint32_t>(codes.group_bytes());
         const std::uint8_t* const scales = matrix.packed + unit.expert * matrix.expert_bytes +

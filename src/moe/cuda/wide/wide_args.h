@@ -27,13 +27,15 @@ struct WideShared {
 };
 
 /// `partials` holds the rows of x until the second phase writes it (WideTileRows); so does `intermediate` its own.
+/// Quantised rows of x lie behind the results, which are in bf16 (WideTileCodes).
 struct WideArgs : DecodeArgs {
-    DecodeRows input_weights;        ///< of RoutingWeight::input
-    std::int64_t first_token = 0;    ///< of the pass
-    int pass_tokens = 0;             ///< at most, from there on
-    std::int32_t* list = nullptr;    ///< workspace: [routes], routes expert by expert
-    std::int32_t* counts = nullptr;  ///< workspace: [CTAs, local experts], routes of a CTA's share
-    std::int32_t* places = nullptr;  ///< workspace: [routes], their places in the list or -1, for quantised rows
+    DecodeRows input_weights;             ///< of RoutingWeight::input
+    std::int64_t first_token = 0;         ///< of the pass
+    int pass_tokens = 0;                  ///< at most, from there on
+    std::int32_t* list = nullptr;         ///< workspace: [routes], routes expert by expert
+    std::int32_t* counts = nullptr;       ///< workspace: [CTAs, local experts], routes of a CTA's share
+    std::int32_t* places = nullptr;       ///< workspace: [routes], their places in the list or -1, for quantised rows
+    std::int32_t* tile_groups = nullptr;  ///< workspace: [row tiles], groups of a tile's intermediate that are there
     int stages = 0;
     WideShared lists;
 };
