@@ -15,7 +15,7 @@ namespace tokamak::moe::cuda {
 /// bf16.
 template <bool Half>
 class WideCombine {
-    static constexpr int kPieces = Half ? 7 : 4;
+    static constexpr int kPieces = 4;
     static constexpr int kVector = Half ? 8 : 4;  ///< columns of 16 bytes
     static constexpr int kCols = kPieces * kVector * 32;
 

@@ -11,37 +11,17 @@
 
 namespace tokamak::moe::cuda {
 
-/// The warpgroups take turns in having a strip multiplied, so that one adds while the matrix unit works for the other.
-struct WideTurns {
-    static constexpr int kFirstBarrier = 2;
-    static constexpr int kThreads = 256;
-
-    /// The first turn is the first warpgroup's. By the other one.
-    __device__ static void begin() { pass(1); }
-    __device__ static void await(int warpgroup) { ptx::named_barrier(kFirstBarrier + warpgroup, kThreads); }
-    __device__ static void pass(int warpgroup) {
-        asm volatile("barrier.cta.arrive %0, %1;" ::"r"(kFirstBarrier + 1 - warpgroup), "n"(kThreads) : "memory");
-    }
-};
-
-/// Products of a strip's tile with the rows of a stage. The turn is over when three of four steps are: two warpgroups
-/// at once would both have their products late.
+/// Products of a strip's tile with the rows of a stage, on their way once this returns.
 template <int Eights>
-__device__ __forceinline__ void start_products(int warpgroup, std::uint32_t strip, std::uint32_t rows,
-                                               float (&products)[Eights][4]) {
-    WideTurns::await(warpgroup);
+__device__ __forceinline__ void start_products(std::uint32_t strip, std::uint32_t rows, float (&products)[Eights][4]) {
     ptx::wgmma_fence();
 #pragma unroll
-    for (int step = 0; step < 4; ++step) {
-        ptx::wgmma_e4m3(products, step_of(strip, step), step_of(rows, step), step > 0);
-        if (step >= 2) ptx::wgmma_commit();
-    }
+    for (int step = 0; step < 4; ++step) ptx::wgmma_e4m3(products, step_of(strip, step), step_of(rows, step), step > 0);
+    ptx::wgmma_commit();
 }
 
 template <int Eights>
-__device__ __forceinline__ void await_products(int warpgroup, float (&products)[Eights][4]) {
-    ptx::wgmma_wait<1>();
-    WideTurns::pass(warpgroup);
+__device__ __forceinline__ void await_products(float (&products)[Eights][4]) {
     ptx::wgmma_wait<0>();
 #pragma unroll
     for (int n = 0; n < Eights; ++n)  // reads stay behind the wait
@@ -67,17 +47,16 @@ __device__ __forceinline__ void add_sixteen(int n, const float4& rows, float2 ti
 
 /// A strip of a stage. Scales of rows lie as wide_scale_place says; the first are there when the products are.
 template <int Eights>
-__device__ __forceinline__ void multiply_strip(int warpgroup, std::uint32_t strip, std::uint32_t rows,
-                                               const float4* row_scales, const float2* tile_scales,
-                                               float (&sums)[Eights][4]) {
+__device__ __forceinline__ void multiply_strip(std::uint32_t strip, std::uint32_t rows, const float4* row_scales,
+                                               const float2* tile_scales, float (&sums)[Eights][4]) {
     constexpr int ahead = Eights < 8 ? Eights / 2 : 4;
     float products[Eights][4];
-    start_products(warpgroup, strip, rows, products);
+    start_products(strip, rows, products);
     const float2 tile = *tile_scales;
     float4 first[ahead];
 #pragma unroll
     for (int i = 0; i < ahead; ++i) first[i] = row_scales[i * 4];
-    await_products(warpgroup, products);
+    await_products(products);
 #pragma unroll
     for (int n = 0; n < Eights; n += 2)
         add_sixteen(n, n / 2 < ahead ? first[n / 2 % ahead] : row_scales[n * 2], tile, products, sums);
@@ -85,8 +64,8 @@ __device__ __forceinline__ void multiply_strip(int warpgroup, std::uint32_t stri
 
 /// Two strips of a warpgroup; what lies in the place of strips that a unit does not have is multiplied too.
 template <class Shape, int Eights>
-__device__ __forceinline__ void multiply_unit_e4m3(WideStages<Shape>& stages, const WideConsumer& me, int first,
-                                                   int chunks, int rows, float (&sums)[2][Eights][4]) {
+__device__ __forceinline__ void multiply_unit_e4m3(WideStages<Shape>& stages, int first, int chunks, int rows,
+                                                   float (&sums)[2][Eights][4]) {
     static_assert(Eights % 2 == 0);
     constexpr int strip_bytes = Shape::Weights::kStripStageBytes;
 #pragma unroll 1
@@ -102,8 +81,8 @@ __device__ __forceinline__ void multiply_unit_e4m3(WideStages<Shape>& stages, co
             const auto* const tile_scales =
                 reinterpret_cast<const float2*>(stage + Shape::kStripScalesOffset + (first + i) * kWideScaleBytes) +
                 chunk % 2;
-            multiply_strip(me.warpgroup, strip_word + static_cast<std::uint32_t>(i) * (strip_bytes / 16), row_word,
-                           row_scales, tile_scales, sums[i]);
+            multiply_strip(strip_word + static_cast<std::uint32_t>(i) * (strip_bytes / 16), row_word, row_scales,
+                           tile_scales, sums[i]);
         }
         stages.release(stages.advance());
     }

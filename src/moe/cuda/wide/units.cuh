@@ -18,14 +18,14 @@ struct WideUnit {
     int strips;
 };
 
-/// Work on the parts of tokens: a warp takes neighbouring parts of one, so many that there are about four jobs for each
+/// Work on the parts of tokens: a warp takes neighbouring parts of one, so many that there are about two jobs for each
 /// warp, or one for each token.
 struct WideSpans {
     int count;   ///< jobs of a token
     int length;  ///< parts of a job
 
     __device__ WideSpans(int tokens, int parts, int warps) {
-        const int wanted = min(parts, 4 * warps / tokens + 1);
+        const int wanted = min(parts, 2 * warps / tokens + 1);
         length = (parts + wanted - 1) / wanted;
         count = (parts + length - 1) / length;
     }
