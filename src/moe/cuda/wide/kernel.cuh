@@ -31,7 +31,7 @@ __device__ __forceinline__ void consume_wide_unit(const WideArgs& args, const Wi
     const DecodeMatrix& matrix = down ? args.down : args.gate_up;
     float sums[Strips][Eights][4] = {};
     if constexpr (Shape::kQuantized)
-        multiply_unit_e4m3<Shape>(stages, first, matrix.tiles, unit.rows, sums);
+        multiply_unit_e4m3<Shape>(stages, me, first, matrix.tiles, unit.rows, sums);
     else if constexpr (Shape::Weights::kFromShared)
         multiply_unit_shared<Shape>(stages, first, Shape::chunks(matrix), sums);
     else
@@ -87,7 +87,7 @@ __device__ __forceinline__ void consume_wide_phase(const WideArgs& args, const W
         const int strips = Shape::kQuantized && !down ? Shape::kStrips : unit.strips;
         const int each = (strips + Shape::kWarpgroups - 1) / Shape::kWarpgroups;
         const int first = me.warpgroup * each;
-        if (first < strips) {
+        if (Shape::kQuantized || first < unit.strips) {  // warpgroups that take turns have as many
             consume_wide_width<Shape>(args, unit, down, first, min(first + each, unit.strips), me, stages);
             continue;
         }
@@ -192,6 +192,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
         const WideConsumer me(warp);
         WidePlace place;
         WideStages<Shape> stages{ring, place, me.lane, shared + args.lists.patches + warp * kWidePatchBytes};
+        if (Shape::kQuantized && me.warpgroup == 1) WideTurns::begin();
         consume_wide_phase<Shape>(args, tables, false, me, stages);
         if constexpr (!Shape::kQuantized) {
             fence_all_async();

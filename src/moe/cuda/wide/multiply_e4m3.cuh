@@ -11,17 +11,29 @@
 
 namespace tokamak::moe::cuda {
 
-/// Products of a strip's tile with the rows of a stage, on their way once this returns.
+/// The warpgroups take turns in having a strip multiplied, so that one adds while the matrix unit works for the other.
+struct WideTurns {
+    static constexpr int kFirstBarrier = 2;
+    static constexpr int kThreads = 256;
+
+    /// The first turn is the first warpgroup's. By the other one.
+    __device__ static void begin() { pass(1); }
+    __device__ static void await(int warpgroup) { ptx::named_barrier(kFirstBarrier + warpgroup, kThreads); }
+    __device__ static void pass(int warpgroup) {
+        asm volatile("barrier.cta.arrive %0, %1;" ::"r"(kFirstBarrier + 1 - warpgroup), "n"(kThreads) : "memory");
+    }
+};
+
+/// Products of a strip's tile with the rows of a stage.
 template <int Eights>
-__device__ __forceinline__ void start_products(std::uint32_t strip, std::uint32_t rows, float (&products)[Eights][4]) {
+__device__ __forceinline__ void multiply_tile(int warpgroup, std::uint32_t strip, std::uint32_t rows,
+                                              float (&products)[Eights][4]) {
+    WideTurns::await(warpgroup);
     ptx::wgmma_fence();
 #pragma unroll
     for (int step = 0; step < 4; ++step) ptx::wgmma_e4m3(products, step_of(strip, step), step_of(rows, step), step > 0);
     ptx::wgmma_commit();
-}
-
-template <int Eights>
-__device__ __forceinline__ void await_products(float (&products)[Eights][4]) {
+    WideTurns::pass(warpgroup);
     ptx::wgmma_wait<0>();
 #pragma unroll
     for (int n = 0; n < Eights; ++n)  // reads stay behind the wait
@@ -30,42 +42,30 @@ __device__ __forceinline__ void await_products(float (&products)[Eights][4]) {
                        "+f"(products[n][3])::"memory");
 }
 
-/// sums += products times the scales of the tile (rows g and g + 8 may have different ones) and of two eights of rows.
+/// sums += products times the scales of the tile (rows g and g + 8 may have different ones) and of the rows, which lie
+/// as wide_scale_place says.
 template <int Eights>
-__device__ __forceinline__ void add_sixteen(int n, const float4& rows, float2 tile, const float (&products)[Eights][4],
-                                            float (&sums)[Eights][4]) {
-    const float own[2][2] = {{rows.x, rows.y}, {rows.z, rows.w}};
+__device__ __forceinline__ void add_products(const float4* row_scales, float2 tile, const float (&products)[Eights][4],
+                                             float (&sums)[Eights][4]) {
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-        float(&sum)[4] = sums[n + i];
-        sum[0] = fmaf(tile.x * own[i][0], products[n + i][0], sum[0]);
-        sum[1] = fmaf(tile.x * own[i][1], products[n + i][1], sum[1]);
-        sum[2] = fmaf(tile.y * own[i][0], products[n + i][2], sum[2]);
-        sum[3] = fmaf(tile.y * own[i][1], products[n + i][3], sum[3]);
+    for (int n = 0; n < Eights; n += 2) {
+        const float4 rows = row_scales[n * 2];
+        const float own[2][2] = {{rows.x, rows.y}, {rows.z, rows.w}};
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            float(&sum)[4] = sums[n + i];
+            sum[0] = fmaf(tile.x * own[i][0], products[n + i][0], sum[0]);
+            sum[1] = fmaf(tile.x * own[i][1], products[n + i][1], sum[1]);
+            sum[2] = fmaf(tile.y * own[i][0], products[n + i][2], sum[2]);
+            sum[3] = fmaf(tile.y * own[i][1], products[n + i][3], sum[3]);
+        }
     }
-}
-
-/// A strip of a stage. Scales of rows lie as wide_scale_place says; the first are there when the products are.
-template <int Eights>
-__device__ __forceinline__ void multiply_strip(std::uint32_t strip, std::uint32_t rows, const float4* row_scales,
-                                               const float2* tile_scales, float (&sums)[Eights][4]) {
-    constexpr int ahead = Eights < 8 ? Eights / 2 : 4;
-    float products[Eights][4];
-    start_products(strip, rows, products);
-    const float2 tile = *tile_scales;
-    float4 first[ahead];
-#pragma unroll
-    for (int i = 0; i < ahead; ++i) first[i] = row_scales[i * 4];
-    await_products(products);
-#pragma unroll
-    for (int n = 0; n < Eights; n += 2)
-        add_sixteen(n, n / 2 < ahead ? first[n / 2 % ahead] : row_scales[n * 2], tile, products, sums);
 }
 
 /// Two strips of a warpgroup; what lies in the place of strips that a unit does not have is multiplied too.
 template <class Shape, int Eights>
-__device__ __forceinline__ void multiply_unit_e4m3(WideStages<Shape>& stages, int first, int chunks, int rows,
-                                                   float (&sums)[2][Eights][4]) {
+__device__ __forceinline__ void multiply_unit_e4m3(WideStages<Shape>& stages, const WideConsumer& me, int first,
+                                                   int chunks, int rows, float (&sums)[2][Eights][4]) {
     static_assert(Eights % 2 == 0);
     constexpr int strip_bytes = Shape::Weights::kStripStageBytes;
 #pragma unroll 1
@@ -78,11 +78,12 @@ __device__ __forceinline__ void multiply_unit_e4m3(WideStages<Shape>& stages, in
             reinterpret_cast<const float4*>(stage + Shape::kRowsOffset + rows * 128) + stages.lane % 4;
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-            const auto* const tile_scales =
-                reinterpret_cast<const float2*>(stage + Shape::kStripScalesOffset + (first + i) * kWideScaleBytes) +
-                chunk % 2;
-            multiply_strip(strip_word + static_cast<std::uint32_t>(i) * (strip_bytes / 16), row_word, row_scales,
-                           tile_scales, sums[i]);
+            const float2 tile = reinterpret_cast<const float2*>(stage + Shape::kStripScalesOffset +
+                                                                (first + i) * kWideScaleBytes)[chunk % 2];
+            float products[Eights][4];
+            multiply_tile(me.warpgroup, strip_word + static_cast<std::uint32_t>(i) * (strip_bytes / 16), row_word,
+                          products);
+            add_products(row_scales, tile, products, sums[i]);
         }
         stages.release(stages.advance());
     }
