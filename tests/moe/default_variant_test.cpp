@@ -74,7 +74,11 @@ TEST(DefaultVariant, ManyRowsGoToTheWideKernelLongOnesSooner) {
     EXPECT_EQ(family(problem_of(WeightSpec::bf16(), 256, 7168, 2048, 8), 512), "wide") << "16";
     EXPECT_EQ(family(kNvfp4, 95), "grouped");
     EXPECT_EQ(family(kNvfp4, 96), "wide") << "24";
-    EXPECT_EQ(family(kFp8, 16384), "grouped") << "there is no wide kernel";
+    EXPECT_EQ(family(kFp8, 127), "grouped");
+    EXPECT_EQ(family(kFp8, 128), "wide") << "32 rows of an expert";
+    FusedMoeProblem exact = kFp8;
+    exact.quantize_activations = false;
+    EXPECT_EQ(family(exact, 16384), "grouped") << "there is no wide kernel";
 }
 
 TEST(DefaultVariant, GroupedWeightsAreConvertedForWgmmaFrom24RowsOn) {
@@ -84,8 +88,11 @@ TEST(DefaultVariant, GroupedWeightsAreConvertedForWgmmaFrom24RowsOn) {
 }
 
 TEST(DefaultVariant, TheGroupedKernelCombinesUpTo32Slots) {
-    EXPECT_EQ(family(problem_of(WeightSpec::fp8_block(), 64, 1024, 512, 32), 4096), "grouped");
-    EXPECT_EQ(family(problem_of(WeightSpec::fp8_block(), 64, 1024, 512, 33), 4096), "gather");
+    FusedMoeProblem exact = problem_of(WeightSpec::fp8_block(), 64, 1024, 512, 32);
+    exact.quantize_activations = false;
+    EXPECT_EQ(family(exact, 4096), "grouped");
+    exact.top_k = 33;
+    EXPECT_EQ(family(exact, 4096), "gather");
     EXPECT_EQ(family(problem_of(WeightSpec::bf16(), 64, 1024, 512, 40), 4096), "wide");
 }
 

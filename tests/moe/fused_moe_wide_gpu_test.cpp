@@ -20,9 +20,10 @@ std::vector<std::string> wide_variants(const FusedMoeProblem& problem) {
     return names;
 }
 
-const std::vector<WeightSpec>& wide_formats() {
-    static const std::vector<WeightSpec> all = {WeightSpec::bf16(),    WeightSpec::int4(32), WeightSpec::int4(64),
-                                                WeightSpec::int4(128), WeightSpec::mxfp4(),  WeightSpec::nvfp4()};
+const std::vector<Format>& wide_formats() {
+    static const std::vector<Format> all = {
+        {WeightSpec::bf16()},    {WeightSpec::fp8_block(), true}, {WeightSpec::int4(32)}, {WeightSpec::int4(64)},
+        {WeightSpec::int4(128)}, {WeightSpec::mxfp4()},           {WeightSpec::nvfp4()}};
     return all;
 }
 
@@ -30,8 +31,8 @@ const std::vector<WeightSpec>& wide_formats() {
 TEST(FusedMoeWide, RowsAroundTheBordersOfTiles) {
     TOKAMAK_REQUIRE_GPU();
     std::uint64_t purpose = 1700;
-    for (const WeightSpec& spec : wide_formats()) {
-        FusedMoeCase c = gpu_case(spec, 300, 288, 160);
+    for (const Format& format : wide_formats()) {
+        FusedMoeCase c = gpu_case(format, 300, 288, 160);
         c.problem.num_experts = c.problem.num_local_experts = 1;
         c.problem.top_k = 1;
         c.bad_ids = 0;
@@ -44,8 +45,8 @@ TEST(FusedMoeWide, RowsAroundTheBordersOfTiles) {
 TEST(FusedMoeWide, SeveralExperts) {
     TOKAMAK_REQUIRE_GPU();
     std::uint64_t purpose = 1720;
-    for (const WeightSpec& spec : wide_formats()) {
-        FusedMoeCase c = gpu_case(spec, 300, 416, 224);
+    for (const Format& format : wide_formats()) {
+        FusedMoeCase c = gpu_case(format, 300, 416, 224);
         c.problem.num_experts = 11;
         c.problem.num_local_experts = 9;
         c.problem.top_k = 4;
@@ -59,25 +60,28 @@ TEST(FusedMoeWide, SeveralExperts) {
 TEST(FusedMoeWide, OddSizes) {
     TOKAMAK_REQUIRE_GPU();
     std::uint64_t purpose = 1750;
-    for (const WeightSpec& spec : {WeightSpec::bf16(), WeightSpec::int4(32), WeightSpec::mxfp4()})
+    const Format fp8(WeightSpec::fp8_block(), true);
+    for (const Format& format :
+         {Format(WeightSpec::bf16()), fp8, Format(WeightSpec::int4(32)), Format(WeightSpec::mxfp4())})
         for (const std::pair<int, int>& size : {std::pair{2880, 704}, {704, 1408}, {96, 2880}, {8224, 32}}) {
-            FusedMoeCase c = gpu_case(spec, 70, size.first, size.second);
+            FusedMoeCase c = gpu_case(format, 70, size.first, size.second);
             c.problem.num_experts = c.problem.num_local_experts = 3;
             c.problem.top_k = 2;
             c.placement = Placement::all;
             expect_wide(c, purpose++, {20, 70});
         }
-    for (const std::pair<int, int>& size : {std::pair{37, 51}, {130, 7}}) {
-        FusedMoeCase c = gpu_case(WeightSpec::bf16(), 40, size.first, size.second);
-        expect_wide(c, purpose++, {3, 40});
-    }
+    for (const Format& format : {Format(WeightSpec::bf16()), fp8})
+        for (const std::pair<int, int>& size : {std::pair{37, 51}, {130, 7}, {257, 130}}) {
+            FusedMoeCase c = gpu_case(format, 40, size.first, size.second);
+            expect_wide(c, purpose++, {1, 3, 40});
+        }
 }
 
 TEST(FusedMoeWide, RoutingWeightOnTheInput) {
     TOKAMAK_REQUIRE_GPU();
     std::uint64_t purpose = 1770;
-    for (const WeightSpec& spec : wide_formats()) {
-        FusedMoeCase c = gpu_case(spec, 150, 160, 96);
+    for (const Format& format : wide_formats()) {
+        FusedMoeCase c = gpu_case(format, 150, 160, 96);
         c.problem.routing_weight = RoutingWeight::input;
         c.weights_dtype = purpose % 2 == 0 ? DType::f32 : DType::bf16;
         c.problem.out_dtype = DType::f32;
@@ -87,61 +91,69 @@ TEST(FusedMoeWide, RoutingWeightOnTheInput) {
 
 TEST(FusedMoeWide, NoIdNamesAnExpert) {
     TOKAMAK_REQUIRE_GPU();
-    FusedMoeCase c = gpu_case(WeightSpec::int4(32), 40, 160, 96);
-    c.bad_ids = 1.0;
-    expect_wide(c, 1780, {40});
-    c.shared_output = true;
-    expect_wide(c, 1781, {40});
+    for (const Format& format : {Format(WeightSpec::int4(32)), Format(WeightSpec::fp8_block(), true)}) {
+        FusedMoeCase c = gpu_case(format, 40, 160, 96);
+        c.bad_ids = 1.0;
+        expect_wide(c, 1780, {40});
+        c.shared_output = true;
+        expect_wide(c, 1781, {40});
+    }
 }
 
 TEST(FusedMoeWide, ManyExperts) {
     TOKAMAK_REQUIRE_GPU();
-    FusedMoeCase c = gpu_case(WeightSpec::mxfp4(), 70, 64, 32);
-    c.problem.num_experts = 1029;
-    c.problem.num_local_experts = 1001;
-    c.problem.top_k = 16;
-    expect_wide(c, 1790, {70});
+    for (const Format& format : {Format(WeightSpec::mxfp4()), Format(WeightSpec::fp8_block(), true)}) {
+        FusedMoeCase c = gpu_case(format, 70, 64, 32);
+        c.problem.num_experts = 1029;
+        c.problem.num_local_experts = 1001;
+        c.problem.top_k = 16;
+        expect_wide(c, 1790, {70});
+    }
 }
 
 /// A limit makes it several launches and changes no bit.
 TEST(FusedMoeWide, LimitedWorkspace) {
     TOKAMAK_REQUIRE_GPU();
-    FusedMoeCase c = gpu_case(WeightSpec::int4(32), 300, 160, 96);
-    Rng rng = rng_for(1800);
-    const FusedMoeData data = random_data(rng, c).on(Device::cuda());
-    for (const std::string& variant : wide_variants(c.problem)) {
-        PlanOptions options;
-        options.variant = variant;
-        const FusedMoePlan whole = make_plan(c.problem, Device::cuda(), options);
-        options.max_workspace_bytes = whole.workspace().bytes / 3;
-        const FusedMoePlan limited = make_plan(c.problem, Device::cuda(), options);
-        EXPECT_LE(limited.workspace().bytes, options.max_workspace_bytes);
-        EXPECT_EQ(bytes_of(run_guarded(limited, data.args())), bytes_of(run_guarded(whole, data.args())));
+    for (const Format& format : {Format(WeightSpec::int4(32)), Format(WeightSpec::fp8_block(), true)}) {
+        FusedMoeCase c = gpu_case(format, 300, 160, 96);
+        Rng rng = rng_for(1800);
+        const FusedMoeData data = random_data(rng, c).on(Device::cuda());
+        for (const std::string& variant : wide_variants(c.problem)) {
+            PlanOptions options;
+            options.variant = variant;
+            const FusedMoePlan whole = make_plan(c.problem, Device::cuda(), options);
+            options.max_workspace_bytes = whole.workspace().bytes / 3;
+            const FusedMoePlan limited = make_plan(c.problem, Device::cuda(), options);
+            EXPECT_LE(limited.workspace().bytes, options.max_workspace_bytes);
+            EXPECT_EQ(bytes_of(run_guarded(limited, data.args())), bytes_of(run_guarded(whole, data.args())));
+        }
     }
 }
 
 /// A large call, a small one and the large one again share a workspace that nobody clears.
 TEST(FusedMoeWide, LargeSmallLargeOnOneWorkspace) {
     TOKAMAK_REQUIRE_GPU();
-    FusedMoeCase c = gpu_case(WeightSpec::mxfp4(), 300, 416, 224);
-    Rng rng = rng_for(1810);
-    const FusedMoeData data = random_data(rng, c).on(Device::cuda());
-    for (const std::string& variant : wide_variants(c.problem)) {
-        PlanOptions options;
-        options.variant = variant;
-        const FusedMoePlan plan = make_plan(c.problem, Device::cuda(), options);
-        const OwnedWorkspace workspace(plan.workspace(), Device::cuda());
-        const auto result = [&](std::int64_t tokens) {
-            const OwnedTensor out = fused_moe(plan, data.args(tokens), workspace);
-            synchronize(Device::cuda());
-            return bytes_of(out);
-        };
-        const auto large = result(300);
-        const auto small = result(9);
-        EXPECT_EQ(result(300), large);
-        EXPECT_EQ(result(9), small);
-        EXPECT_EQ(std::vector<std::byte>(large.begin(), large.begin() + static_cast<std::ptrdiff_t>(small.size())),
-                  small);
+    for (const Format& format : {Format(WeightSpec::mxfp4()), Format(WeightSpec::fp8_block(), true)}) {
+        FusedMoeCase c = gpu_case(format, 300, 416, 224);
+        Rng rng = rng_for(1810);
+        const FusedMoeData data = random_data(rng, c).on(Device::cuda());
+        for (const std::string& variant : wide_variants(c.problem)) {
+            PlanOptions options;
+            options.variant = variant;
+            const FusedMoePlan plan = make_plan(c.problem, Device::cuda(), options);
+            const OwnedWorkspace workspace(plan.workspace(), Device::cuda());
+            const auto result = [&](std::int64_t tokens) {
+                const OwnedTensor out = fused_moe(plan, data.args(tokens), workspace);
+                synchronize(Device::cuda());
+                return bytes_of(out);
+            };
+            const auto large = result(300);
+            const auto small = result(9);
+            EXPECT_EQ(result(300), large);
+            EXPECT_EQ(result(9), small);
+            EXPECT_EQ(std::vector<std::byte>(large.begin(), large.begin() + static_cast<std::ptrdiff_t>(small.size())),
+                      small);
+        }
     }
 }
 

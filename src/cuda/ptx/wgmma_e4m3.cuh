@@ -18,7 +18,7 @@ namespace tokamak::cuda::ptx {
 template <int Blocks>
 __device__ __forceinline__ void wgmma_e4m3(float (&d)[Blocks][4], std::uint64_t a, std::uint64_t b, bool accumulate) {
     static_assert(Blocks == 1 || Blocks == 2 || Blocks == 3 || Blocks == 4 || Blocks == 6 || Blocks == 8 ||
-                  Blocks == 12 || Blocks == 16);
+                  Blocks == 10 || Blocks == 12 || Blocks == 14 || Blocks == 16);
     const auto use = static_cast<std::uint32_t>(accumulate);
     if constexpr (Blocks == 1)
         asm volatile(TOKAMAK_WGMMA_E4M3(8, "%0, %1, %2, %3", "%4", "%5", "%6")
@@ -54,6 +54,16 @@ __device__ __forceinline__ void wgmma_e4m3(float (&d)[Blocks][4], std::uint64_t 
             : TOKAMAK_FOUR(0), TOKAMAK_FOUR(1), TOKAMAK_FOUR(2), TOKAMAK_FOUR(3), TOKAMAK_FOUR(4), TOKAMAK_FOUR(5),
               TOKAMAK_FOUR(6), TOKAMAK_FOUR(7)
             : "l"(a), "l"(b), "r"(use));
+    else if constexpr (Blocks == 10)
+        asm volatile(
+            TOKAMAK_WGMMA_E4M3(
+                80,
+                "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, "
+                "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39",
+                "%40", "%41", "%42")
+            : TOKAMAK_FOUR(0), TOKAMAK_FOUR(1), TOKAMAK_FOUR(2), TOKAMAK_FOUR(3), TOKAMAK_FOUR(4), TOKAMAK_FOUR(5),
+              TOKAMAK_FOUR(6), TOKAMAK_FOUR(7), TOKAMAK_FOUR(8), TOKAMAK_FOUR(9)
+            : "l"(a), "l"(b), "r"(use));
     else if constexpr (Blocks == 12)
         asm volatile(
             TOKAMAK_WGMMA_E4M3(96,
@@ -64,6 +74,17 @@ __device__ __forceinline__ void wgmma_e4m3(float (&d)[Blocks][4], std::uint64_t 
             : TOKAMAK_FOUR(0), TOKAMAK_FOUR(1), TOKAMAK_FOUR(2), TOKAMAK_FOUR(3), TOKAMAK_FOUR(4), TOKAMAK_FOUR(5),
               TOKAMAK_FOUR(6), TOKAMAK_FOUR(7), TOKAMAK_FOUR(8), TOKAMAK_FOUR(9), TOKAMAK_FOUR(10), TOKAMAK_FOUR(11)
             : "l"(a), "l"(b), "r"(use));
+    else if constexpr (Blocks == 14)
+        asm volatile(TOKAMAK_WGMMA_E4M3(
+                         112,
+                         "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, "
+                         "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, "
+                         "%38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55",
+                         "%56", "%57", "%58")
+                     : TOKAMAK_FOUR(0), TOKAMAK_FOUR(1), TOKAMAK_FOUR(2), TOKAMAK_FOUR(3), TOKAMAK_FOUR(4),
+                       TOKAMAK_FOUR(5), TOKAMAK_FOUR(6), TOKAMAK_FOUR(7), TOKAMAK_FOUR(8), TOKAMAK_FOUR(9),
+                       TOKAMAK_FOUR(10), TOKAMAK_FOUR(11), TOKAMAK_FOUR(12), TOKAMAK_FOUR(13)
+                     : "l"(a), "l"(b), "r"(use));
     else
         asm volatile(
             TOKAMAK_WGMMA_E4M3(128,

@@ -55,6 +55,7 @@ void lay_out_wide_lists(const FusedMoeProblem& p, std::size_t routes, WorkspaceL
     const auto experts = static_cast<std::size_t>(resolve_local_experts(p.num_experts, p.num_local_experts));
     cuda.wide_list = layout.add<std::int32_t>("wide_list", routes);
     cuda.wide_counts = layout.add<std::int32_t>("wide_counts", static_cast<std::size_t>(cuda.grid) * experts);
+    if (p.quantize_activations) cuda.wide_places = layout.add<std::int32_t>("wide_places", routes);
 }
 
 /// The wide kernel keeps whole blocks of 128 columns, and its rows of x in the place of the partial sums.
@@ -69,7 +70,9 @@ void lay_out_pass(const FusedMoeProblem& p, const PassNeeds& needs, WorkspaceLay
     if (needs.grid_lists) lay_out_grid_lists(p, routes, layout, cuda);
     if (needs.wide) lay_out_wide_lists(p, routes, layout, cuda);
     cuda.intermediate = layout.add<std::byte>("intermediate", routes * padded(p.intermediate) * (fp8 ? 4 : 2));
-    const std::size_t partial_cols = std::max(static_cast<std::size_t>(p.hidden), padded(p.hidden) / 2);
+    // Quantised: rows of results and of codes with their scales, 16 and at most 12 bits a column.
+    const std::size_t partial_cols =
+        fp8 ? padded(p.hidden) : std::max(static_cast<std::size_t>(p.hidden), padded(p.hidden) / 2);
     cuda.partials = layout.add<float>("partials", routes * partial_cols);
 }
 
@@ -86,7 +89,7 @@ std::size_t lay_out_single(const FusedMoeProblem& p, int segments, FusedMoeCuda&
 std::int64_t fitting_tokens(const FusedMoeProblem& p, std::int64_t most, const PlanOptions& options, int grid) {
     const PassNeeds all{.grouped = !grouped_instances(p.weights, p.quantize_activations).empty(),
                         .grid_lists = !grid_list_instances(p.weights, p.quantize_activations).empty(),
-                        .wide = !wide_instances(p.weights).empty(),
+                        .wide = !wide_instances(p.weights, p.quantize_activations).empty(),
                         .route_first = p.route.has_value()};
     const auto fits = [&](std::int64_t tokens) {
         WorkspaceLayout layout;

@@ -20,6 +20,12 @@ struct WideFacts {
     int down_units = 0;
 };
 
+/// Where a row tile begins in the list, and how many rows it has.
+struct WideTile {
+    int first;
+    int rows;
+};
+
 /// Views of the tables (WideShared says what they hold).
 struct WideTables {
     WideFacts* facts;
@@ -38,6 +44,17 @@ struct WideTables {
     [[nodiscard]] __device__ int tile_rows(int expert) const {
         const int count = tile_count(expert);
         return ((rows(expert) + count - 1) / count + 7) / 8 * 8;
+    }
+    [[nodiscard]] __device__ WideTile tile_of(int place, int experts) const {
+        int low = 0;
+        int high = experts;
+        while (high - low > 1) {
+            const int middle = (low + high) / 2;
+            (begins[middle] <= place ? low : high) = middle;
+        }
+        const int each = tile_rows(low);
+        const int first = begins[low] + (place - begins[low]) / each * each;
+        return {first, min(each, begins[low + 1] - first)};
     }
 };
 
@@ -98,7 +115,8 @@ __device__ __forceinline__ int wide_strip_cost(int rows) {
 
 /// Into how many units a matrix's strips are cut for each row tile so that the CTA with the most of them is done first.
 template <class Shape>
-__device__ __forceinline__ int choose_wide_units(const DecodeMatrix& matrix, int tiles) {
+__device__ __forceinline__ int choose_wide_units(const DecodeMatrix& matrix, int tiles, bool down) {
+    if (!down && Shape::kGroupStrips > 1) return (matrix.strips + Shape::kGroupStrips - 1) / Shape::kGroupStrips;
     int best = 1;
     std::int64_t least = INT64_MAX;
     for (int strips = 1; strips <= Shape::kStrips; ++strips) {
@@ -146,8 +164,8 @@ __device__ __forceinline__ void place_wide_experts(const WideArgs& args, const W
     tables.begins[args.local_experts] = before[0];
     tables.tiles[args.local_experts] = before[1];
     tables.costs[args.local_experts] = before[2];
-    *tables.facts = {before[1], before[2], several, choose_wide_units<Shape>(args.gate_up, before[1]),
-                     choose_wide_units<Shape>(args.down, before[1])};
+    *tables.facts = {before[1], before[2], several, choose_wide_units<Shape>(args.gate_up, before[1], false),
+                     choose_wide_units<Shape>(args.down, before[1], true)};
 }
 
 /// List and tables for `count` tokens. By all threads of the grid; complete after the grid's next barrier.
@@ -173,10 +191,14 @@ __device__ inline void build_wide_lists(const WideArgs& args, const WideTables& 
     if (thread < 32) place_wide_experts<Shape>(args, tables, rows);
     __syncthreads();
     for (int route = begin + thread; route < end; route += threads) {
-        const std::uint32_t place = own[route - begin];
-        if (place == kNoRoute) continue;
-        const int expert = static_cast<int>(place >> 16);
-        args.list[tables.begins[expert] + before[expert] + static_cast<int>(place & 0xFFFFU)] = route;
+        const std::uint32_t of_share = own[route - begin];
+        int place = -1;
+        if (of_share != kNoRoute) {
+            const int expert = static_cast<int>(of_share >> 16);
+            place = tables.begins[expert] + before[expert] + static_cast<int>(of_share & 0xFFFFU);
+            args.list[place] = route;
+        }
+        if constexpr (Shape::kQuantized) args.places[route] = place;
     }
 }
 

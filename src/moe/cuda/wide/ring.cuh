@@ -7,6 +7,7 @@
 
 #include "cuda/ptx/copy.cuh"
 #include "cuda/ptx/gather.cuh"
+#include "moe/cuda/wide/codes.cuh"
 #include "moe/cuda/wide/rows.cuh"
 
 namespace tokamak::moe::cuda {
@@ -54,7 +55,11 @@ class WideWeightStream {
 
   public:
     __device__ WideWeightStream(const WideTables& tables, const DecodeMatrix& matrix, bool down)
-        : walk_(tables, matrix, down), matrix_(matrix), chunks_(Shape::chunks(matrix)), chunk_(chunks_) {}
+        : walk_(tables, matrix, down),
+          matrix_(matrix),
+          chunks_(Shape::chunks(matrix)),
+          chunk_(chunks_),
+          once_(tables.facts->several == 0) {}
 
     /// Issues up to `most` stages.
     __device__ void issue(const WideRing<Shape>& ring, WidePlace& place, int most) {
@@ -73,7 +78,10 @@ class WideWeightStream {
             ptx::barrier_arrive_expect(full, bytes * static_cast<std::uint32_t>(unit_.strips));
             const std::uint8_t* from = source_;
             for (int strip = 0; strip < unit_.strips; ++strip) {
-                ptx::bulk_copy(to, from, bytes, full);
+                if (Shape::kQuantized && once_)
+                    ptx::bulk_copy_once(to, from, bytes, full);
+                else
+                    ptx::bulk_copy(to, from, bytes, full);
                 to += Weights::kStripStageBytes;
                 from += matrix_.strip_bytes;
             }
@@ -84,10 +92,11 @@ class WideWeightStream {
     }
 
   private:
-    WideWalk walk_;
+    WideWalk<Shape> walk_;
     const DecodeMatrix& matrix_;
     int chunks_;
     int chunk_;
+    bool once_;  ///< no other unit reads the same weights: they give way to the rows in the L2
     WideUnit unit_{};
     const std::uint8_t* source_ = nullptr;
 };
@@ -96,7 +105,7 @@ class WideWeightStream {
 template <class Shape>
 __device__ __forceinline__ void copy_wide_rows(const WideRing<Shape>& ring, WidePlace& place, const WideTables& tables,
                                                const DecodeMatrix& matrix, void* all, bool down) {
-    WideWalk walk(tables, matrix, down);
+    WideWalk<Shape> walk(tables, matrix, down);
     WideUnit unit;
     const int blocks = matrix.padded_cols / 64;
     while (walk.next(unit)) {
@@ -110,6 +119,40 @@ __device__ __forceinline__ void copy_wide_rows(const WideRing<Shape>& ring, Wide
             ptx::barrier_arrive_expect(full, bytes * static_cast<std::uint32_t>(count));
             for (int block = 0; block < count; ++block)
                 ptx::bulk_copy(to + block * Shape::kRowBlockBytes, rows.block(first + block), bytes, full);
+            place.advance(ring.stages);
+        }
+    }
+}
+
+/// The same for quantised rows, with the scales of the strips: those of tile t lie behind a strip's tiles, those of
+/// tiles 2n and 2n + 1 at 16n.
+template <class Shape>
+__device__ __forceinline__ void copy_wide_codes(const WideRing<Shape>& ring, WidePlace& place, const WideTables& tables,
+                                                const WideArgs& args, bool down) {
+    const DecodeMatrix& matrix = down ? args.down : args.gate_up;
+    void* const all = down ? args.intermediate : wide_x_codes(args);
+    WideWalk<Shape> walk(tables, matrix, down);
+    WideUnit unit;
+    while (walk.next(unit)) {
+        if (down) {
+            WideTileGroups{args.tile_groups}.await(unit.tile, matrix.tiles);
+            fence_all_async();
+        }
+        const WideTileCodes codes(all, unit.first, unit.rows, matrix.tiles);
+        const auto bytes = static_cast<std::uint32_t>(codes.group_bytes());
+        const std::uint8_t* const scales = matrix.packed + unit.expert * matrix.expert_bytes +
+                                           unit.strip * matrix.strip_bytes +
+                                           static_cast<std::int64_t>(matrix.tiles) * Shape::Weights::kTileBytes;
+        for (int tile = 0; tile < matrix.tiles; ++tile) {
+            std::uint64_t* const full = &ring.full[place.slot];
+            std::uint8_t* const stage = ring.stage(place.slot);
+            ptx::barrier_wait(&ring.empty[place.slot], place.parity ^ 1U);
+            ptx::barrier_arrive_expect(full, bytes + static_cast<std::uint32_t>(unit.strips) * kWideScaleBytes);
+            ptx::bulk_copy(stage + Shape::kRowsOffset, codes.group(tile), bytes, full);
+            const std::uint8_t* from = scales + tile / 2 * kWideScaleBytes;
+            for (int strip = 0; strip < unit.strips; ++strip, from += matrix.strip_bytes)
+                ptx::bulk_copy(stage + Shape::kStripScalesOffset + strip * kWideScaleBytes, from, kWideScaleBytes,
+                               full);
             place.advance(ring.stages);
         }
     }

@@ -70,27 +70,15 @@ class WidePrepare {
              job += step) {
             const int place = static_cast<int>(job / parts);
             const int part = static_cast<int>(job - static_cast<std::int64_t>(place) * parts);
-            const int expert = expert_of(place);
-            const int tile_rows = tables_.tile_rows(expert);
-            const int tile = (place - tables_.begins[expert]) / tile_rows;
-            const int first = tables_.begins[expert] + tile * tile_rows;
-            const int rows = min(tile_rows, tables_.begins[expert + 1] - first);
-            copy(WideTileRows(args_.partials, first, rows, args_.gate_up.padded_cols), place, place - first,
+            const WideTile tile = tables_.tile_of(place, args_.local_experts);
+            const int row = place - tile.first;
+            copy(WideTileRows(args_.partials, tile.first, tile.rows, args_.gate_up.padded_cols), place, row,
                  part * 32 * kLoads + lane_, eights);
-            if (part == 0) clear(WideTileRows(args_.intermediate, first, rows, args_.down.padded_cols), place - first);
+            if (part == 0) clear(WideTileRows(args_.intermediate, tile.first, tile.rows, args_.down.padded_cols), row);
         }
     }
 
   private:
-    [[nodiscard]] __device__ int expert_of(int place) const {
-        int low = 0;
-        int high = args_.local_experts;
-        while (high - low > 1) {
-            const int middle = (low + high) / 2;
-            (tables_.begins[middle] <= place ? low : high) = middle;
-        }
-        return low;
-    }
     __device__ __forceinline__ void copy(const WideTileRows& to, int place, int row, int eight, int eights) const {
         const int route = __ldcg(args_.list + place);
         uint4 values[kLoads];

@@ -6,6 +6,9 @@
 
 namespace tokamak::moe::cuda {
 
+/// Scales of two tiles of a strip: what a bulk copy takes at least.
+inline constexpr int kWideScaleBytes = 16;
+
 /// Two consumer warpgroups with up to two strips of 64 weight rows each, times `LeastRows` to `MostRows` rows of one
 /// expert in steps of `StepRows`; and one warpgroup that feeds them.
 template <class Weights_, int LeastRows_, int StepRows_, int MostRows_>
@@ -23,9 +26,17 @@ struct WideShape {
     static constexpr int kConsumerRegisters = 232;
     static constexpr int kProducerRegisters = 40;
     static constexpr int kBlocks = Weights::kStageBlocks;  ///< of 64 columns in a stage
+    static constexpr bool kQuantized = Weights::kQuantized;
     static constexpr int kRowBlockBytes = kMostRows * 128;
     static constexpr int kRowsOffset = (kStrips * Weights::kStripStageBytes + 1023) / 1024 * 1024;
-    static constexpr int kStageBytes = kRowsOffset + kBlocks * kRowBlockBytes;
+    /// Quantised: the scales of the rows lie behind their codes, however many there are; then those of the strips.
+    static constexpr int kStripScalesOffset =
+        kRowsOffset + (kQuantized ? kRowBlockBytes + kMostRows * 4 : kBlocks * kRowBlockBytes);
+    static constexpr int kStageBytes =
+        (kStripScalesOffset + (kQuantized ? kStrips * kWideScaleBytes : 0) + 1023) / 1024 * 1024;
+    /// Strips that a gate/up unit has together: those of 128 columns of the intermediate, which share a scale.
+    static constexpr int kGroupStrips = kQuantized ? kStrips : 1;
+    static_assert(!kQuantized || kStrips == 4);
 
     __device__ static int chunks(const DecodeMatrix& matrix) {
         constexpr int tiles = kBlocks / Weights::kTileBlocks;

@@ -11,28 +11,50 @@ namespace tokamak::moe::cuda {
 /// Some neighbouring strips of one expert times one tile of its rows.
 struct WideUnit {
     int expert;
+    int tile;   ///< its row tile, of those of all experts
     int first;  ///< place of the first row in the list
     int rows;
     int strip;
     int strips;
 };
 
+/// Work on the parts of tokens: a warp takes neighbouring parts of one, so many that there are about two jobs for each
+/// warp, or one for each token.
+struct WideSpans {
+    int count;   ///< jobs of a token
+    int length;  ///< parts of a job
+
+    __device__ WideSpans(int tokens, int parts, int warps) {
+        const int wanted = min(parts, 2 * warps / tokens + 1);
+        length = (parts + wanted - 1) / wanted;
+        count = (parts + length - 1) / length;
+    }
+};
+
 /// Deals units to the CTAs. They are numbered expert by expert, in an expert strips by strips, then row tile by row
-/// tile; those of a row tile share its strips evenly.
+/// tile; those of a row tile share its strips evenly, or have whole groups of them.
 /// One row tile for each expert: a CTA takes a contiguous range of equal cost.
-/// Several: units are dealt in turn: row tiles that need the same weights are at work at the same time, so that all but
-/// one find them in the L2.
+/// Several, or quantised rows: units are dealt in turn: row tiles that need the same weights are at work at the same
+/// time, so that all but one find them in the L2. Quantised rows: the down phase goes on where the dealing of the first
+/// phase ended, and the first experts are complete long before its end.
+template <class Shape>
 class WideWalk {
   public:
     __device__ WideWalk(const WideTables& tables, const DecodeMatrix& matrix, bool down)
         : tables_(tables),
           strips_(matrix.strips),
+          step_(down ? 1 : Shape::kGroupStrips),
+          steps_((strips_ + step_ - 1) / step_),
           units_(down ? tables.facts->down_units : tables.facts->gate_up_units) {
-        const bool ranges = tables.facts->several == 0;
-        const int cta = static_cast<int>(blockIdx.x);
+        const bool ranges = tables.facts->several == 0 && !Shape::kQuantized;
+        int cta = static_cast<int>(blockIdx.x);
+        if (Shape::kQuantized && down) {
+            const int ctas = static_cast<int>(gridDim.x);
+            cta = (cta + ctas - tables.facts->tiles * tables.facts->gate_up_units % ctas) % ctas;
+        }
         next_ = ranges ? first_unit(cta) : cta;
         end_ = ranges ? first_unit(cta + 1) : tables.facts->tiles * units_;
-        step_ = ranges ? 1 : static_cast<int>(gridDim.x);
+        stride_ = ranges ? 1 : static_cast<int>(gridDim.x);
     }
 
     __device__ bool next(WideUnit& unit) {
@@ -44,11 +66,12 @@ class WideWalk {
         const int part = inside / count;
         const int tile = inside - part * count;
         unit.expert = expert_;
+        unit.tile = tables_.tiles[expert_] + tile;
         unit.first = tables_.begins[expert_] + tile * tile_rows;
         unit.rows = min(tile_rows, tables_.begins[expert_ + 1] - unit.first);
-        unit.strip = strips_ * part / units_;
-        unit.strips = strips_ * (part + 1) / units_ - unit.strip;
-        next_ += step_;
+        unit.strip = steps_ * part / units_ * step_;
+        unit.strips = min(steps_ * (part + 1) / units_ * step_, strips_) - unit.strip;
+        next_ += stride_;
         return true;
     }
 
@@ -67,10 +90,12 @@ class WideWalk {
 
     const WideTables& tables_;
     int strips_;
-    int units_;  ///< of a row tile
+    int step_;   ///< strips that stay together
+    int steps_;  ///< of a row tile
+    int units_;
     int next_;
     int end_;
-    int step_;
+    int stride_;
     int expert_ = 0;
 };
 

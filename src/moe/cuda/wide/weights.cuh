@@ -4,6 +4,7 @@
 //   kTileBytes, kStripStageBytes
 //   kFromShared                 a tile is an operand as it lies in shared memory; otherwise
 //   Slab                        a warp's 16 rows x 64 columns: load(strip, block, slab, lane), fragment(a, step)
+//   kQuantized                  rows are e4m3 with a scale for each 128 columns; strips end with scales of tiles
 //   kSumScale                   true units of a sum
 //   kGlobalScales               strips end with two scales, for rows g and g + 8 of each 16
 //   kStripCost                  reading and converting, where a column of the matrix unit costs 1
@@ -13,12 +14,26 @@
 
 namespace tokamak::moe::cuda {
 
+/// e4m3 with e4m3 rows.
+struct WideE4m3 {
+    static constexpr int kStageBlocks = 2;
+    static constexpr int kTileBlocks = 2;
+    static constexpr int kTileBytes = 8192;
+    static constexpr int kStripStageBytes = 8192;
+    static constexpr bool kFromShared = true;
+    static constexpr bool kQuantized = true;
+    static constexpr bool kGlobalScales = false;
+    static constexpr float kSumScale = 1.0F;
+    static constexpr int kStripCost = 400;
+};
+
 struct WideBf16 {
     static constexpr int kStageBlocks = 1;
     static constexpr int kTileBlocks = 1;
     static constexpr int kTileBytes = 8192;
     static constexpr int kStripStageBytes = 8192;
     static constexpr bool kFromShared = true;
+    static constexpr bool kQuantized = false;
     static constexpr bool kGlobalScales = false;
     static constexpr float kSumScale = 1.0F;
     static constexpr int kStripCost = 400;
@@ -27,12 +42,14 @@ struct WideBf16 {
 template <class Weights>
 struct Wide4Bit : Weights {
     static constexpr bool kFromShared = false;
+    static constexpr bool kQuantized = false;
     static constexpr bool kGlobalScales = false;
     static constexpr int kStripCost = 72;
 };
 
 struct WideNvfp4 : Nvfp4Weights {
     static constexpr bool kFromShared = false;
+    static constexpr bool kQuantized = false;
     static constexpr int kStripCost = 84;
 };
 

@@ -11,12 +11,15 @@ namespace tokamak::moe::cuda {
 /// Of each consumer warp in shared memory: where sums are turned, then its place in the order of work.
 inline constexpr int kWideTurnBytes = 512;
 inline constexpr int kWidePatchBytes = kWideTurnBytes + 128;
+/// What the consumers share about each row of a unit whose results are quantised.
+inline constexpr int kWideGroupRowBytes = 12;
 
 /// Byte offsets into dynamic shared memory; the ring comes first, building the lists uses its place.
 struct WideShared {
     int barriers = 0;  ///< [2, stages]
     int facts = 0;     ///< WideFacts
     int patches = 0;   ///< [consumer warps, kWidePatchBytes]
+    int group = 0;     ///< WideGroupScratch, for quantised rows
     int begins = 0;    ///< [local experts + 1]: first place of an expert in the list of routes
     int tiles = 0;     ///< [local experts + 1]: row tiles before an expert
     int costs = 0;     ///< [local experts + 1]: cost of a strip for all tiles before an expert
@@ -24,12 +27,15 @@ struct WideShared {
 };
 
 /// `partials` holds the rows of x until the second phase writes it (WideTileRows); so does `intermediate` its own.
+/// Quantised rows of x lie behind the results, which are in bf16 (WideTileCodes).
 struct WideArgs : DecodeArgs {
-    DecodeRows input_weights;        ///< of RoutingWeight::input
-    std::int64_t first_token = 0;    ///< of the pass
-    int pass_tokens = 0;             ///< at most, from there on
-    std::int32_t* list = nullptr;    ///< workspace: [routes], routes expert by expert
-    std::int32_t* counts = nullptr;  ///< workspace: [CTAs, local experts], routes of a CTA's share
+    DecodeRows input_weights;             ///< of RoutingWeight::input
+    std::int64_t first_token = 0;         ///< of the pass
+    int pass_tokens = 0;                  ///< at most, from there on
+    std::int32_t* list = nullptr;         ///< workspace: [routes], routes expert by expert
+    std::int32_t* counts = nullptr;       ///< workspace: [CTAs, local experts], routes of a CTA's share
+    std::int32_t* places = nullptr;       ///< workspace: [routes], their places in the list or -1, for quantised rows
+    std::int32_t* tile_groups = nullptr;  ///< workspace: [row tiles], groups of a tile's intermediate that are there
     int stages = 0;
     WideShared lists;
 };
@@ -41,9 +47,11 @@ struct WideInstance {
     int threads = 0;
     int stage_bytes = 0;
     int most_rows = 0;  ///< of a unit
+    bool quantized = false;
 };
 
 WideInstance wide_bf16_n192();
+WideInstance wide_fp8_block_n128();
 WideInstance wide_int4_g32_n128();
 WideInstance wide_int4_g64_n128();
 WideInstance wide_int4_g128_n128();

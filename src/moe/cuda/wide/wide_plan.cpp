@@ -33,6 +33,8 @@ std::int64_t lay_out(std::int64_t experts, WideVariant& variant) {
     shared.barriers = booking.take(std::int64_t{variant.stages} * 16);
     shared.facts = booking.take(kFactsBytes);
     shared.patches = booking.take((variant.instance.threads / 32 - 4) * kWidePatchBytes);
+    if (variant.instance.quantized)
+        shared.group = booking.take(std::int64_t{variant.instance.most_rows} * kWideGroupRowBytes);
     shared.begins = booking.take((experts + 1) * 4);
     shared.tiles = booking.take((experts + 1) * 4);
     shared.costs = booking.take((experts + 1) * 4);
@@ -42,13 +44,15 @@ std::int64_t lay_out(std::int64_t experts, WideVariant& variant) {
 
 }  // namespace
 
-std::vector<WideInstance> wide_instances(const WeightSpec& spec) {
+std::vector<WideInstance> wide_instances(const WeightSpec& spec, bool quantized) {
     switch (spec.format) {
+        case WeightFormat::fp8_block:
+            if (quantized) return {wide_fp8_block_n128()};
+            return {};
         case WeightFormat::bf16: return {wide_bf16_n192()};
         case WeightFormat::mxfp4: return {wide_mxfp4_n128()};
         case WeightFormat::nvfp4: return {wide_nvfp4_n128()};
         case WeightFormat::int4: break;
-        default: return {};
     }
     if (spec.scale_dtype != DType::bf16) return {};
     switch (spec.group_size) {
@@ -67,7 +71,7 @@ std::vector<WideVariant> wide_variants(const FusedMoeProblem& problem, std::size
     const std::int64_t experts = resolve_local_experts(problem.num_experts, problem.num_local_experts);
     std::vector<WideVariant> variants;
     if (experts > kMostExperts) return variants;
-    for (const WideInstance& instance : wide_instances(problem.weights)) {
+    for (const WideInstance& instance : wide_instances(problem.weights, problem.quantize_activations)) {
         WideVariant variant{.instance = instance, .stages = kMostStages, .shared = {}};
         while (variant.stages >= kLeastStages && lay_out(experts, variant) > static_cast<std::int64_t>(shared_limit))
             --variant.stages;

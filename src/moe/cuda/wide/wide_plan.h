@@ -18,8 +18,8 @@ struct WideVariant {
     WideShared shared;
 };
 
-/// The instances for a weight format; none if it has no kernel.
-std::vector<WideInstance> wide_instances(const WeightSpec& spec);
+/// The instances for a weight format and, with fp8_block, a form of the activations; none if it has no kernel.
+std::vector<WideInstance> wide_instances(const WeightSpec& spec, bool quantized);
 
 /// Tokens of a launch of `grid` CTAs where the workspace is not limited.
 std::int64_t most_wide_tokens(const FusedMoeProblem& problem, int grid) noexcept;
