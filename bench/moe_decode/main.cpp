@@ -2,17 +2,21 @@
 // moe_decode_bench OUT.json [SHAPE or all [FORMAT or all [TOKENS...]]]: fused_moe for few tokens on layers that do not
 // fit the L2, from a captured graph. Every layer of the graph has its own ids and, as far as memory allows, its own
 // weights. The read floor is the time to read the active experts' packed weights once at the read ceiling of the same
-// process.
+// process. With BENCH_DEFAULTS in the environment only the variants that plans choose are measured.
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <random>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/build_info.h"
@@ -182,33 +186,55 @@ OwnedTensor logits_for(const Shape& shape, const OwnedTensor& ids, std::mt19937&
     return OwnedTensor::copy_of(host, kGpu);
 }
 
-/// The default variant with routing inside the launch, by softmax and by sigmoid in groups.
+/// Replays graphs in turn, so that all of them see the same clocks; the median of each in microseconds.
+std::vector<double> time_in_turn(const cuda::OwnedStream& stream,
+                                 const std::vector<std::unique_ptr<cuda::CapturedGraph>>& graphs) {
+    constexpr int warmups = 3;
+    constexpr int samples = 25;
+    std::vector<std::vector<float>> us(graphs.size());
+    for (int i = 0; i < warmups + samples; ++i)
+        for (std::size_t g = 0; g < graphs.size(); ++g) {
+            const float time = cuda::time_once(stream, [&] { graphs[g]->replay(); });
+            if (i >= warmups) us[g].push_back(time);
+        }
+    std::vector<double> medians;
+    for (std::vector<float>& times : us) medians.push_back(cuda::quantiles(std::move(times)).median);
+    return medians;
+}
+
+/// The default variant from ids, from logits by softmax and from logits by sigmoid in groups, in turn.
 void measure_logits(const Shape& shape, const moe::FusedMoeProblem& plain, const Inputs& in,
                     const std::vector<OwnedTensor>& ids, std::mt19937& random) {
     const cuda::OwnedStream stream;
     std::vector<OwnedTensor> logits;
     for (const OwnedTensor& layer : ids) logits.push_back(logits_for(shape, layer, random));
     const std::int64_t tokens = ids.front().view().size(0);
-    for (const bool grouped : {false, true}) {
+    const moe::RouteRule grouped{.method = moe::RouteMethod::sigmoid_grouped, .num_groups = 8, .top_groups = 8};
+    const std::pair<const char*, std::optional<moe::RouteRule>> rules[] = {
+        {"from ids", std::nullopt}, {"softmax", moe::RouteRule{}}, {"sigmoid in 8 groups", grouped}};
+    std::vector<moe::FusedMoePlan> plans;
+    std::vector<OwnedWorkspace> workspaces;
+    std::vector<std::unique_ptr<cuda::CapturedGraph>> graphs;
+    for (const auto& [name, rule] : rules) {
         moe::FusedMoeProblem problem = plain;
-        problem.route = moe::RouteRule{};
-        if (grouped)
-            problem.route =
-                moe::RouteRule{.method = moe::RouteMethod::sigmoid_grouped, .num_groups = 8, .top_groups = 8};
-        const moe::FusedMoePlan plan = make_plan(problem, kGpu);
-        const OwnedWorkspace workspace(plan.workspace(), kGpu);
-        const cuda::CapturedGraph graph(stream, [&] {
+        problem.route = rule;
+        plans.push_back(make_plan(problem, kGpu));
+        workspaces.emplace_back(plans.back().workspace(), kGpu);
+        graphs.push_back(std::make_unique<cuda::CapturedGraph>(stream, [&] {
             for (int layer = 0; layer < kLayers; ++layer) {
                 moe::FusedMoeArgs args = layer_args(shape, problem, in, layer, ids[static_cast<std::size_t>(layer)]);
-                args.ids = args.weights = Tensor();
-                args.logits = logits[static_cast<std::size_t>(layer)];
-                run(plan, args, workspace, stream.stream());
+                if (problem.route) {
+                    args.ids = args.weights = Tensor();
+                    args.logits = logits[static_cast<std::size_t>(layer)];
+                }
+                run(plans.back(), args, workspaces.back(), stream.stream());
             }
-        });
-        const cuda::Quantiles us = cuda::time_graph(stream, graph, 3, 25);
-        fmt::print("{:14} {:13} M={:<3} {:22}  {:7.1f} us  from logits, {}\n", shape.name, format_name(shape), tokens,
-                   plan.row_for(tokens).variant, us.median / kLayers, grouped ? "sigmoid in 8 groups" : "softmax");
+        }));
     }
+    const std::vector<double> us = time_in_turn(stream, graphs);
+    for (std::size_t g = 0; g < graphs.size(); ++g)
+        fmt::print("{:14} {:13} M={:<3} {:22}  {:7.2f} us  {:+6.2f}  {}\n", shape.name, format_name(shape), tokens,
+                   plans[g].row_for(tokens).variant, us[g] / kLayers, (us[g] - us[0]) / kLayers, rules[g].first);
 }
 
 /// One graph of kLayers layers, for each variant; the default first.
@@ -225,7 +251,8 @@ void measure(const Shape& shape, const moe::FusedMoeProblem& problem, const Inpu
     const moe::FusedMoePlan automatic = make_plan(problem, kGpu);
     const std::string& chosen = automatic.row_for(tokens).variant;
     for (const std::string& variant : automatic.state().variants) {
-        if (tokens > 8 && variant.rfind("decode", 0) == 0 && variant != chosen) continue;
+        const bool slow = tokens > 8 && variant.rfind("decode", 0) == 0;
+        if ((slow || std::getenv("BENCH_DEFAULTS") != nullptr) && variant != chosen) continue;
         PlanOptions options;
         options.variant = variant;
         const moe::FusedMoePlan plan = make_plan(problem, kGpu, options);
@@ -254,7 +281,7 @@ void measure(const Shape& shape, const moe::FusedMoeProblem& problem, const Inpu
                    format_name(shape), tokens, variant, variant == chosen ? '*' : ' ', us.median / kLayers, floor_us,
                    100.0 * floor_us * kLayers / us.median);
     }
-    if (tokens <= 8) measure_logits(shape, problem, in, ids, random);
+    measure_logits(shape, problem, in, ids, random);
 }
 
 }  // namespace

@@ -67,6 +67,7 @@ struct TokenRows {
 
 template <class Tile, int Warps>
 __global__ void __launch_bounds__(Warps * 32, 1) moe_decode(const __grid_constant__ DecodeArgs args) {
+    static_assert(Warps >= kPassTokens, "a warp routes a token");
     extern __shared__ __align__(128) std::uint8_t shared[];
     PendingRoutes routes;
     routes.load(args, 0, static_cast<int>(min(static_cast<std::int64_t>(kPassTokens), args.tokens)));

@@ -83,18 +83,22 @@ __device__ __forceinline__ int local_expert(const DecodeArgs& args, std::int64_t
     return row < 0 || row >= args.local_experts ? -1 : static_cast<int>(row);
 }
 
-/// Ids and weights of a pass on their way from memory: asked for before anything else, needed when the rest of the CTA
-/// is ready. `count` may exceed the live tokens, whose number is on its way too.
+/// Ids and weights of a pass, or the logits of a warp's token, on their way from memory: asked for before anything else,
+/// needed when the rest of the CTA is ready. `count` may exceed the live tokens, whose number is on its way too.
 class PendingRoutes {
   public:
     static constexpr int kMost = 2;  ///< of a thread: 8 tokens x 64 slots, at least 256 threads
 
     __device__ __forceinline__ void load(const DecodeArgs& args, std::int64_t first, int count) {
+        const bool from_logits = args.route.logits.data != nullptr;
+        const int warp = static_cast<int>(threadIdx.x) / 32;
+        if (from_logits && warp < count)
+            logits_.load(args.route.logits, first + warp, args.num_experts, static_cast<int>(threadIdx.x) % 32);
 #pragma unroll
         for (int n = 0; n < kMost; ++n) {
             const int route = static_cast<int>(threadIdx.x + n * blockDim.x);
             token_[n] = quotient(route, args.by_top_k);
-            if (token_[n] >= count || args.route.logits.data != nullptr) continue;
+            if (token_[n] >= count || from_logits) continue;
             const int slot = route - token_[n] * args.top_k;
             const std::int64_t at = (first + token_[n]) * args.ids.stride + slot;
             id_[n] = args.ids.dtype == DType::i64 ? static_cast<const std::int64_t*>(args.ids.data)[at]
@@ -102,6 +106,7 @@ class PendingRoutes {
             if (args.weights.data != nullptr) weight_[n].load(args.weights, first + token_[n], slot);
         }
     }
+    [[nodiscard]] __device__ const PendingLogits& logits() const { return logits_; }
     [[nodiscard]] __device__ int token(int n) const { return token_[n]; }
     [[nodiscard]] __device__ int route(int n) const { return static_cast<int>(threadIdx.x + n * blockDim.x); }
     [[nodiscard]] __device__ int expert(const DecodeArgs& args, int n) const { return local_expert(args, id_[n]); }
@@ -113,6 +118,7 @@ class PendingRoutes {
     int token_[kMost];
     std::int64_t id_[kMost];
     PendingElement weight_[kMost];
+    PendingLogits logits_;
 };
 
 /// Set bits of the bitmap before bit `expert`: its place in the ascending list of active experts.
@@ -151,18 +157,17 @@ __device__ __forceinline__ void clear_tables(const DecodeArgs& args, const Routi
         reinterpret_cast<int4*>(tables.slot_of)[i] = {kNoSlot, kNoSlot, kNoSlot, kNoSlot};
 }
 
-/// Ids and weights of `count` tokens from their logits, a warp for each token.
-__device__ __forceinline__ void route_tokens(const DecodeArgs& args, const RoutingTables& tables, std::int64_t first,
-                                             int count) {
+/// Ids and weights of `count` tokens from their logits, a warp for each token. `warm`: the first time in a launch.
+__device__ __forceinline__ void route_tokens(const DecodeArgs& args, const RoutingTables& tables,
+                                             const PendingLogits& logits, std::int64_t first, int count, bool warm) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
-#pragma unroll 1
-    for (int token = static_cast<int>(threadIdx.x) / 32; token < count; token += static_cast<int>(blockDim.x) / 32) {
-        const ScoreRow row{args.route, tables.scores + token * args.num_experts, args.num_experts, first + token, lane};
-        const Choice choice = row.choose(args.top_k);
-        if (lane >= args.top_k) continue;
-        tables.route_expert[token * args.top_k + lane] = static_cast<std::int16_t>(local_expert(args, choice.expert));
-        tables.route_weight[token * args.top_k + lane] = args.route.weighted ? choice.weight : 1.0F;
-    }
+    const int token = static_cast<int>(threadIdx.x) / 32;
+    if (token >= count) return;
+    const ScoreRow row{args.route, tables.scores + token * args.num_experts, args.num_experts, first + token, lane};
+    const Choice choice = row.choose(logits, args.top_k, warm);
+    if (lane >= args.top_k) return;
+    tables.route_expert[token * args.top_k + lane] = static_cast<std::int16_t>(local_expert(args, choice.expert));
+    tables.route_weight[token * args.top_k + lane] = args.route.weighted ? choice.weight : 1.0F;
 }
 
 /// Fills the empty tables for `count` tokens. Where weights multiply the rows, a token that names an expert again has
@@ -172,7 +177,7 @@ __device__ __forceinline__ void build_tables(const DecodeArgs& args, const Routi
                                              const PendingRoutes& routes, std::int64_t first, int count, int round) {
     const bool from_logits = args.route.logits.data != nullptr;
     if (from_logits) {
-        route_tokens(args, tables, first, count);
+        route_tokens(args, tables, routes.logits(), first, count, first == 0 && round == 0);
         __syncthreads();
     }
     int experts[PendingRoutes::kMost];
