@@ -18,6 +18,12 @@ constexpr int pass_routes(int top_k) noexcept { return kPassTokens * top_k; }
 inline constexpr int kGatherTokens = 128;
 inline constexpr int kGatherRoutes = 1024;
 
+/// Floats that a warp needs to route a token in shared memory: whole batches of its loops.
+inline constexpr int kScoreRoom = 256;
+constexpr int score_room(int experts) noexcept {
+    return experts <= kScoreRoom ? kScoreRoom : (experts + 127) / 128 * 128;
+}
+
 /// Divides without a division, which costs a warp a hundred cycles: exact while dividend * value < 2^32.
 struct Divisor {
     std::uint32_t value = 1;
@@ -75,6 +81,7 @@ struct DecodeRoute {
 struct DecodeShared {
     int scales = 0;        ///< [warps, slots, 2] f32, for formats whose strips end with scales
     int partials = 0;      ///< [2, warps, 8 tokens, rows of a piece] f32
+    int score_stride = 0;  ///< floats from one token's scores to the next
     int rows = 0;          ///< token rows: scores while routing, those of x, later the intermediate rows of each team
     int gate_up_bias = 0;  ///< [teams, 2, 64 rows] f32, behind the rows of x
     int down_bias = 0;     ///< the same behind the intermediate rows
@@ -108,6 +115,7 @@ struct DecodeArgs {
     DecodeRows weights;         ///< absent: 1
     bool weight_input = false;  ///< they multiply the token rows, not the results
     DecodeRoute route;
+    bool routed_before = false;  ///< by a launch that may still run when this one starts
     const std::int32_t* expert_map = nullptr;
     int first_expert = 0;
     int num_experts = 0;

@@ -34,7 +34,7 @@ struct RoutingTables {
     std::uint32_t* bitmap;
     int* actives;   ///< their number; lies behind the bitmap
     int* rounds;    ///< most routes of a token to one expert; lies behind that
-    float* scores;  ///< [8 tokens, experts], while routing
+    float* scores;  ///< [8 tokens, score_room], while routing
 
     __device__ RoutingTables(std::uint8_t* shared, const DecodeArgs& args)
         : active(reinterpret_cast<int*>(shared + args.shared.active)),
@@ -83,22 +83,18 @@ __device__ __forceinline__ int local_expert(const DecodeArgs& args, std::int64_t
     return row < 0 || row >= args.local_experts ? -1 : static_cast<int>(row);
 }
 
-/// Ids and weights of a pass, or the logits of a warp's token, on their way from memory: asked for before anything else,
-/// needed when the rest of the CTA is ready. `count` may exceed the live tokens, whose number is on its way too.
+/// Ids and weights of a pass on their way from memory: asked for before anything else, needed when the rest of the CTA
+/// is ready. `count` may exceed the live tokens, whose number is on its way too.
 class PendingRoutes {
   public:
     static constexpr int kMost = 2;  ///< of a thread: 8 tokens x 64 slots, at least 256 threads
 
     __device__ __forceinline__ void load(const DecodeArgs& args, std::int64_t first, int count) {
-        const bool from_logits = args.route.logits.data != nullptr;
-        const int warp = static_cast<int>(threadIdx.x) / 32;
-        if (from_logits && warp < count)
-            logits_.load(args.route.logits, first + warp, args.num_experts, static_cast<int>(threadIdx.x) % 32);
 #pragma unroll
         for (int n = 0; n < kMost; ++n) {
             const int route = static_cast<int>(threadIdx.x + n * blockDim.x);
             token_[n] = quotient(route, args.by_top_k);
-            if (token_[n] >= count || from_logits) continue;
+            if (token_[n] >= count || args.route.logits.data != nullptr) continue;
             const int slot = route - token_[n] * args.top_k;
             const std::int64_t at = (first + token_[n]) * args.ids.stride + slot;
             id_[n] = args.ids.dtype == DType::i64 ? static_cast<const std::int64_t*>(args.ids.data)[at]
@@ -106,7 +102,6 @@ class PendingRoutes {
             if (args.weights.data != nullptr) weight_[n].load(args.weights, first + token_[n], slot);
         }
     }
-    [[nodiscard]] __device__ const PendingLogits& logits() const { return logits_; }
     [[nodiscard]] __device__ int token(int n) const { return token_[n]; }
     [[nodiscard]] __device__ int route(int n) const { return static_cast<int>(threadIdx.x + n * blockDim.x); }
     [[nodiscard]] __device__ int expert(const DecodeArgs& args, int n) const { return local_expert(args, id_[n]); }
@@ -118,7 +113,6 @@ class PendingRoutes {
     int token_[kMost];
     std::int64_t id_[kMost];
     PendingElement weight_[kMost];
-    PendingLogits logits_;
 };
 
 /// Set bits of the bitmap before bit `expert`: its place in the ascending list of active experts.
@@ -157,14 +151,14 @@ __device__ __forceinline__ void clear_tables(const DecodeArgs& args, const Routi
         reinterpret_cast<int4*>(tables.slot_of)[i] = {kNoSlot, kNoSlot, kNoSlot, kNoSlot};
 }
 
-/// Ids and weights of `count` tokens from their logits, a warp for each token. `warm`: the first time in a launch.
-__device__ __forceinline__ void route_tokens(const DecodeArgs& args, const RoutingTables& tables,
-                                             const PendingLogits& logits, std::int64_t first, int count, bool warm) {
+/// Ids and weights of `count` tokens from their logits, a warp for each token; the tables hold them for all rounds.
+__device__ __forceinline__ void route_tokens(const DecodeArgs& args, const RoutingTables& tables, std::int64_t first,
+                                             int count) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
     const int token = static_cast<int>(threadIdx.x) / 32;
     if (token >= count) return;
-    const ScoreRow row{args.route, tables.scores + token * args.num_experts, args.num_experts, first + token, lane};
-    const Choice choice = row.choose(logits, args.top_k, warm);
+    const Choice choice = choose_experts(RouteRow(args.route, args.num_experts, args.top_k, first + token),
+                                         tables.scores + token * args.shared.score_stride, token % 2);
     if (lane >= args.top_k) return;
     tables.route_expert[token * args.top_k + lane] = static_cast<std::int16_t>(local_expert(args, choice.expert));
     tables.route_weight[token * args.top_k + lane] = args.route.weighted ? choice.weight : 1.0F;
@@ -174,12 +168,8 @@ __device__ __forceinline__ void route_tokens(const DecodeArgs& args, const Routi
 /// another row for it: round r takes the r-th such route, otherwise there is one round. Call by all threads; the tables
 /// are complete after the next barrier of the CTA, which the caller makes.
 __device__ __forceinline__ void build_tables(const DecodeArgs& args, const RoutingTables& tables,
-                                             const PendingRoutes& routes, std::int64_t first, int count, int round) {
+                                             const PendingRoutes& routes, int count, int round) {
     const bool from_logits = args.route.logits.data != nullptr;
-    if (from_logits) {
-        route_tokens(args, tables, routes.logits(), first, count, first == 0 && round == 0);
-        __syncthreads();
-    }
     int experts[PendingRoutes::kMost];
 #pragma unroll
     for (int n = 0; n < PendingRoutes::kMost; ++n) {

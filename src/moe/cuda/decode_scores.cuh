@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Routing of one token by one warp, from its logits to experts and weights. Every CTA does it for all tokens of a pass,
-// so that nobody waits for anybody. Scores are f32, as those of the CPU's default variant.
+// Routing of one token by one warp, from its logits to experts and weights. For few tokens every CTA does it for all of
+// a pass, so that nobody waits for anybody. Scores are f32, as those of the CPU's default variant.
 //
-// Instructions that run once cost 6 to 8 cycles each while they are fetched: loops are short, and as long as the logits
-// are on their way the warps run through the stages with other numbers, each through another stage first.
+// Instructions that run once cost 6 to 8 cycles each while they are fetched: loops are short, and while the logits are
+// on their way the warp runs through a stage with other numbers.
 #pragma once
 
 #include <cstdint>
@@ -18,78 +18,90 @@ struct Choice {
     float weight;
 };
 
-/// The logits of a token's first experts on their way: lane l has those of experts l, l + 32, ...
-struct PendingLogits {
-    static constexpr int kMost = 8;
-    std::uint32_t bits[kMost];
+/// A token's logits in memory and the rule that routes by them.
+struct RouteRow {
+    const void* logits;
+    const float* bias;  ///< null: none
+    DType dtype;
+    int experts;
+    int top_k;
+    int groups;
+    int top_groups;
+    float factor;
+    bool softmax;
+    bool renormalize;
 
-    /// Bits of the logit at `at`.
-    __device__ __forceinline__ static std::uint32_t bits_at(const DecodeRows& logits, std::int64_t at) {
-        if (logits.dtype == DType::f32) return static_cast<const std::uint32_t*>(logits.data)[at];
-        return static_cast<const std::uint16_t*>(logits.data)[at];
+    __device__ RouteRow(const DecodeRoute& route, int expert_count, int choices, std::int64_t token)
+        : bias(route.bias),
+          dtype(route.logits.dtype),
+          experts(expert_count),
+          top_k(choices),
+          groups(route.groups),
+          top_groups(route.top_groups),
+          factor(route.factor),
+          softmax(route.softmax),
+          renormalize(route.renormalize) {
+        const std::int64_t bytes = dtype == DType::f32 ? 4 : 2;
+        logits = static_cast<const std::uint8_t*>(route.logits.data) + token * route.logits.stride * bytes;
     }
-    __device__ __forceinline__ static float value(std::uint32_t bits, DType dtype) {
-        if (dtype == DType::f16) return __half2float(__ushort_as_half(static_cast<unsigned short>(bits)));
-        return __uint_as_float(dtype == DType::f32 ? bits : bits << 16);
+    [[nodiscard]] __device__ __forceinline__ float value(std::uint32_t bits) const {
+        const float half = __half2float(__ushort_as_half(static_cast<unsigned short>(bits)));
+        const float other = __uint_as_float(bits << (dtype == DType::f32 ? 0 : 16));
+        return dtype == DType::f16 ? half : other;
     }
-    __device__ __forceinline__ void load(const DecodeRows& logits, std::int64_t token, int experts, int lane) {
-        const std::int64_t at = token * logits.stride + lane;
-        if (logits.dtype == DType::f32) {
-            const auto* const row = static_cast<const std::uint32_t*>(logits.data) + at;
-#pragma unroll
-            for (int i = 0; i < kMost; ++i)
-                if (lane + i * 32 < experts) bits[i] = row[i * 32];
-        } else {
-            const auto* const row = static_cast<const std::uint16_t*>(logits.data) + at;
-#pragma unroll
-            for (int i = 0; i < kMost; ++i)
-                if (lane + i * 32 < experts) bits[i] = row[i * 32];
-        }
+    [[nodiscard]] __device__ __forceinline__ float logit(int expert) const {
+        if (dtype == DType::f32) return static_cast<const float*>(logits)[expert];
+        return value(static_cast<const std::uint16_t*>(logits)[expert]);
     }
 };
 
-/// A token's scores in shared memory: lane l owns those of experts l, l + 32, ...
+/// A token's scores in shared memory: lane l owns those of experts l, l + 32, ... There is room up to `score_room`, so
+/// that loops need no conditions: experts that do not exist are never chosen.
 struct ScoreRow {
-    const DecodeRoute& route;
+    const RouteRow& rule;
     float* scores;  ///< logits; later keys, which order as the scores do
-    int experts;
-    std::int64_t token;
     int lane;
 
-    /// The best `top_k` (at most 32), ties to the lower expert. `warm`: the instructions are not in the cache.
-    [[nodiscard]] __device__ __forceinline__ Choice choose(const PendingLogits& pending, int top_k, bool warm) const {
+    /// The best `top_k` (at most 32), ties to the lower expert. `stage`: what to run through while the logits arrive.
+    [[nodiscard]] __device__ __forceinline__ Choice choose(unsigned stage) const {
+        std::uint32_t first[kFirst];
+        load(first);
         Choice choice{lane, __int_as_float(0x7FC00000)};
+        bool real = false;
 #pragma unroll 1
-        for (int pass = warm ? 0 : 1; pass < 2; ++pass) {
-            const bool real = pass > 0;
-            const int count = real ? experts : min(experts, 32);
-            const unsigned stages = real ? ~0U : 1U << (threadIdx.x / 32 % 2);
+        while (true) {
+            const int count = real ? rule.experts : kBatch * 32;
             float largest = 0.0F;
-            if (real)
-                largest = fill(pending);
-            else if (lane < count)
-                scores[lane] = 0.0F;
-            if ((stages & 1U) != 0) {
-                const bool nan = route.softmax ? softmax(count, largest) : sigmoids(count);
-                if (__any_sync(kAll, nan ? 1 : 0) != 0) return choice;
+            if (real) {
+                largest = fill(first);
+            } else {
+#pragma unroll
+                for (int i = 0; i < kBatch; ++i) scores[i * 32 + lane] = 0.0F;
             }
-            if ((stages & 2U) != 0) {
-                if (route.groups > 1) keep_best_groups(count);
-                choice = weighted(select(count, real ? top_k : 1), top_k);
+            if (real || stage == 0) {
+                const bool nan = rule.softmax ? softmax(count, largest) : sigmoids(count);
+                if (real && __any_sync(kAll, nan ? 1 : 0) != 0) return choice;
             }
+            if (real || stage != 0) {
+                if (rule.groups > 1) keep_best_groups(real ? rule.experts : 32);
+                choice = weighted(select(count, real ? rule.top_k : 1));
+            }
+            if (real) return choice;
+            real = true;
         }
-        return choice;
     }
 
   private:
     static constexpr unsigned kAll = 0xFFFFFFFFU;
+    static constexpr int kFirst = kScoreRoom / 32;  ///< logits of a lane that are asked for at once
+    static constexpr int kBatch = 4;
 
     [[nodiscard]] __device__ __forceinline__ std::uint32_t* keys() const {
         return reinterpret_cast<std::uint32_t*>(scores);
     }
-    __device__ __forceinline__ static float sigmoid(float logit) { return 1.0F / (1.0F + expf(-logit)); }
+    __device__ __forceinline__ static float sigmoid(float logit) { return __fdividef(1.0F, 1.0F + expf(-logit)); }
     __device__ __forceinline__ static float warp_sum(float value) {
-#pragma unroll
+#pragma unroll 1
         for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(kAll, value, step);
         return value;
     }
@@ -101,55 +113,75 @@ struct ScoreRow {
     __device__ __forceinline__ static float score_of(std::uint32_t key) {
         return __uint_as_float((key & 0x80000000U) != 0 ? key & 0x7FFFFFFFU : ~key);
     }
-    /// Calls body(expert) for the lane's experts below `count`, `Batch` at a time.
-    template <int Batch, class Body>
+    /// Calls body(expert) for the lane's experts below `count`, and some beyond.
+    template <class Body>
     __device__ __forceinline__ void each(int count, const Body& body) const {
 #pragma unroll 1
-        for (int begin = lane; begin < count; begin += Batch * 32)
+        for (int begin = 0; begin < count; begin += kBatch * 32)
 #pragma unroll
-            for (int i = 0; i < Batch; ++i)
-                if (begin + i * 32 < count) body(begin + i * 32);
+            for (int i = 0; i < kBatch; ++i) body(begin + i * 32 + lane);
     }
 
-    /// Fills the scores with logits; gives the largest (or one that is not a number).
-    [[nodiscard]] __device__ __forceinline__ float fill(const PendingLogits& pending) const {
-        std::uint32_t largest = 0;
-        const auto put = [&](int expert, std::uint32_t bits) {
-            const float value = PendingLogits::value(bits, route.logits.dtype);
-            scores[expert] = value;
-            largest = max(largest, key_of(value));
-        };
+    __device__ __forceinline__ void load(std::uint32_t (&first)[kFirst]) const {
+        if (rule.dtype == DType::f32) {
+            const auto* const row = static_cast<const std::uint32_t*>(rule.logits) + lane;
 #pragma unroll
-        for (int i = 0; i < PendingLogits::kMost; ++i) {
-            std::uint32_t bits = pending.bits[i];
+            for (int i = 0; i < kFirst; ++i)
+                if (i * 32 + lane < rule.experts) first[i] = row[i * 32];
+        } else {
+            const auto* const row = static_cast<const std::uint16_t*>(rule.logits) + lane;
+#pragma unroll
+            for (int i = 0; i < kFirst; ++i)
+                if (i * 32 + lane < rule.experts) first[i] = row[i * 32];
+        }
+    }
+    /// Fills the scores with logits; gives the largest.
+    [[nodiscard]] __device__ __forceinline__ float fill(const std::uint32_t (&first)[kFirst]) const {
+        float largest = -INFINITY;
+#pragma unroll
+        for (int i = 0; i < kFirst; ++i) {
+            std::uint32_t bits = first[i];
             asm volatile("" : "+r"(bits));  // not to be waited for earlier, in front of the loop around
-            if (lane + i * 32 < experts) put(lane + i * 32, bits);
+            const int expert = i * 32 + lane;
+            float value = rule.value(bits);
+            if (expert >= rule.experts) value = -INFINITY;
+            scores[expert] = value;
+            largest = fmaxf(largest, value);
         }
 #pragma unroll 1
-        for (int e = lane + PendingLogits::kMost * 32; e < experts; e += 32)
-            put(e, PendingLogits::bits_at(route.logits, token * route.logits.stride + e));
-        return score_of(__reduce_max_sync(kAll, largest));
+        for (int begin = kFirst * 32; begin < rule.experts; begin += 32) {
+            const int expert = begin + lane;
+            const float value = expert < rule.experts ? rule.logit(expert) : -INFINITY;
+            scores[expert] = value;
+            largest = fmaxf(largest, value);
+        }
+        return score_of(__reduce_max_sync(kAll, key_of(largest)));
     }
 
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t key_if_real(int expert, float score) const {
+        return expert < rule.experts ? key_of(score) : 0;
+    }
     /// Turns logits into keys of probabilities. Says whether they are no numbers: one that is not makes the sum so.
     [[nodiscard]] __device__ __forceinline__ bool softmax(int count, float largest) const {
         float sum = 0.0F;
-        each<4>(count, [&](int e) {
-            scores[e] = expf(scores[e] - largest);
-            sum += scores[e];
+        each(count, [&](int e) {
+            const float power = expf(scores[e] - largest);
+            scores[e] = power;
+            sum += power;
         });
         sum = warp_sum(sum);
-        const float inverse = 1.0F / sum;
-        each<4>(count, [&](int e) { keys()[e] = key_of(scores[e] * inverse); });
+        const float inverse = __fdividef(1.0F, sum);
+        each(count, [&](int e) { keys()[e] = key_if_real(e, scores[e] * inverse); });
         return isnan(sum);
     }
 
     /// Turns logits into keys of what the sigmoid method chooses by. Says whether one of the lane's is not a number.
     [[nodiscard]] __device__ __forceinline__ bool sigmoids(int count) const {
         bool nan = false;
-        each<2>(count, [&](int e) {
-            const float score = sigmoid(scores[e]) + (route.bias != nullptr ? route.bias[e] : 0.0F);
-            keys()[e] = key_of(score);
+        each(count, [&](int e) {
+            const float bias = rule.bias != nullptr && e < rule.experts ? rule.bias[e] : 0.0F;
+            const float score = sigmoid(scores[e]) + bias;
+            keys()[e] = key_if_real(e, score);
             nan |= isnan(score);
         });
         return nan;
@@ -157,34 +189,35 @@ struct ScoreRow {
 
     /// The experts of all but the best groups, by the sum of their two best scores, are out. Lane g has group g.
     __device__ __forceinline__ void keep_best_groups(int count) const {
-        const int size = count / route.groups;
+        const int size = count / rule.groups;
+        const int own = min(lane, rule.groups - 1);
         __syncwarp();
-        std::uint32_t key = 0;
-        if (lane < route.groups) {
-            std::uint32_t best = 0;
-            std::uint32_t second = 0;
-#pragma unroll 4
-            for (int i = 0, e = lane % size; i < size; ++i) {  // lanes in different banks
-                const std::uint32_t other = keys()[lane * size + e];
-                second = max(second, min(best, other));
-                best = max(best, other);
-                if (++e == size) e = 0;
-            }
-            key = key_of(score_of(best) + (second == 0 ? -INFINITY : score_of(second)));
+        std::uint32_t best = 0;
+        std::uint32_t second = 0;
+        int e = lane % size;  // lanes in different banks
+#pragma unroll 1
+        for (int i = 0; i < size; ++i) {
+            const std::uint32_t other = keys()[own * size + e];
+            second = max(second, min(best, other));
+            best = max(best, other);
+            e = e + 1 == size ? 0 : e + 1;
         }
+        std::uint32_t key = key_of(score_of(best) + (second == 0 ? -INFINITY : score_of(second)));
+        if (lane >= rule.groups) key = 0;
         std::uint32_t kept = 0;
 #pragma unroll 1
-        for (int i = 0; i < route.top_groups; ++i) {
+        for (int i = 0; i < rule.top_groups; ++i) {
             const std::uint32_t top = __reduce_max_sync(kAll, key);
             const int winner = __ffs(static_cast<int>(__ballot_sync(kAll, key == top))) - 1;
             kept |= 1U << winner;
             if (lane == winner) key = 0;
         }
 #pragma unroll 1
-        for (int group = 0; group < route.groups; ++group) {
+        for (int group = 0; group < rule.groups; ++group) {
             if ((kept >> group & 1U) != 0) continue;
 #pragma unroll 1
-            for (int e = lane; e < size; e += 32) keys()[group * size + e] = 0;
+            for (int begin = 0; begin < size; begin += 32)
+                if (begin + lane < size) keys()[group * size + begin + lane] = 0;
         }
         __syncwarp();
     }
@@ -200,24 +233,28 @@ struct ScoreRow {
         bool look = true;
 #pragma unroll 1
         for (int slot = 0; slot < top_k; ++slot) {
-            if (look) {
+            if (__any_sync(kAll, look ? 1 : 0) != 0) {  // by all: what is not taken is found again
                 best = second = 0;
-                each<4>(count, [&](int e) {
+                each(count, [&](int e) {
                     const std::uint32_t key = keys()[e];
-                    if (key > best)
-                        second = best, next = expert, best = key, expert = e;
-                    else if (key > second)
-                        second = key, next = e;
+                    const bool more = key > best;
+                    const std::uint32_t loser = more ? best : key;
+                    if (loser > second || more) {
+                        next = more ? expert : e;
+                        second = loser;
+                    }
+                    if (more) best = key, expert = e;
                 });
             }
             const std::uint32_t top = __reduce_max_sync(kAll, best);
             const auto winner =
                 static_cast<int>(__reduce_min_sync(kAll, best == top ? static_cast<unsigned>(expert) : 0xFFFFFFFFU));
-            look = winner % 32 == lane;
-            if (look) {
+            look = false;
+            if (winner % 32 == lane) {
                 keys()[winner] = 0;
                 look = second == 0;
-                best = second, expert = next;
+                best = second;
+                expert = next;
                 second = 0;
             }
             if (slot == lane) choice = {winner, score_of(top)};
@@ -226,15 +263,20 @@ struct ScoreRow {
     }
 
     /// The weights of what has been chosen.
-    [[nodiscard]] __device__ __forceinline__ Choice weighted(Choice choice, int top_k) const {
-        if (route.bias != nullptr && lane < top_k)
-            choice.weight = sigmoid(PendingLogits::value(
-                PendingLogits::bits_at(route.logits, token * route.logits.stride + choice.expert), route.logits.dtype));
-        const float sum = warp_sum(lane < top_k ? choice.weight : 0.0F) + (route.softmax ? 0.0F : 1e-20F);
-        choice.weight *= route.factor;
-        if (route.renormalize) choice.weight /= sum;
+    [[nodiscard]] __device__ __forceinline__ Choice weighted(Choice choice) const {
+        const bool chosen = lane < rule.top_k;
+        if (rule.bias != nullptr && chosen) choice.weight = sigmoid(rule.logit(choice.expert));
+        const float sum = warp_sum(chosen ? choice.weight : 0.0F) + (rule.softmax ? 0.0F : 1e-20F);
+        choice.weight *= rule.factor;
+        if (rule.renormalize) choice.weight = __fdividef(choice.weight, sum);
         return choice;
     }
 };
+
+/// Routes one token by one warp; `scores` have room for `score_room`. Not inlined: the kernels around are large, and
+/// their registers are theirs.
+static __device__ __noinline__ Choice choose_experts(const RouteRow rule, float* scores, unsigned stage) {
+    return ScoreRow{rule, scores, static_cast<int>(threadIdx.x) % 32}.choose(stage);
+}
 
 }  // namespace tokamak::moe::cuda

@@ -97,7 +97,7 @@ void plan_fused_moe(FusedMoeState& state, const PlanOptions& options) {
     choose_into(state, kOp, device, p.max_tokens, options, problem_key(p), legal.names(), heuristic,
                 environment::kMoeConfig);
     const DeviceGuard guard(device.index);
-    if (p.route) plan_route_first(state);
+    if (p.route) plan_route_first();
     freeze_all(state, legal, info);
     lay_out_workspace(state);
     check_workspace_limit(kOp, options, state.layout.size());
@@ -108,7 +108,7 @@ void run_fused_moe(const FusedMoeState& state, const FusedMoeArgs& args, const W
     const KernelOfVariant kernel = state.cuda.kernel_of(state.row_variants[state.row_index(args.tokens)]);
     DecodeArgs common = kernel_args(state, args, workspace);
     const DeviceGuard guard(state.device.index);
-    if (state.problem.route && kernel.takes_ids) route_first(state, args, workspace, stream, common);
+    if (state.problem.route && kernel.takes_ids) route_first(state, workspace, stream, common);
     if (kernel.decode != nullptr) return run_decode(state, *kernel.decode, common, stream);
     if (kernel.grouped != nullptr) return run_grouped(state, *kernel.grouped, common, workspace, stream);
     if (kernel.wide != nullptr) return run_wide(state, *kernel.wide, common, workspace, stream);

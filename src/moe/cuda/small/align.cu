@@ -3,8 +3,8 @@
 // memory, those before its own run apart, so that it finds every position without a word from the others. Counting
 // 8192 routes takes less time than one exchange between CTAs (docs/kernels/moe_small_operators.md).
 //
-// A run is taken 256 routes at a time by eight warps: ballots over the bits of the bin say which lanes share one, and a
-// byte per bin and warp holds how many. Slots so ascend inside an expert and the result is the same every time.
+// A run is taken 128 routes at a time by four warps, whose lanes set their bit in a mask of the bin; bits before one's
+// own are earlier routes. Slots so ascend inside an expert and the result is the same every time.
 //
 // The kernel runs its code once, so what costs is instruction fetch and latency, not work: loops stay rolled, divisions
 // are multiplications, and ids are asked for before anything else.
@@ -14,29 +14,29 @@
 
 #include "moe/cuda/elements.cuh"
 #include "moe/cuda/small/kernels.h"
-#include "moe/cuda/small/route_ranks.cuh"
 
 namespace tokamak::moe::cuda {
 namespace {
 
 constexpr unsigned kAll = 0xFFFFFFFFU;
 constexpr int kMaxWarps = 32;
-constexpr int kRankingWarps = 8;  ///< a byte each of the 8 of a bin
-constexpr unsigned kChunk = 32 * kRankingWarps;
+constexpr int kPlacingWarps = 4;  ///< the others write padding meanwhile
+constexpr unsigned kChunk = 32 * kPlacingWarps;
+constexpr int kNoBin = -1;  ///< of a route that counts nowhere
 constexpr int kSharedLimit = 200 * 1024;
 
-/// Bytes of shared memory: chunk counts, two histograms, first blocks with their end, scan.
-constexpr int shared_bytes(int bins) { return bins * 20 + 4 + kMaxWarps * 4; }
+/// Bytes of shared memory: masks, two histograms, first blocks with their end, scan.
+constexpr int shared_bytes(int bins) { return bins * 28 + 4 + kMaxWarps * 4; }
 
 struct Tables {
-    uint2* chunk;      ///< [bins]: a byte for each ranking warp, how many of its routes
-    int* before;       ///< [bins]: routes of earlier runs
-    int* rest;         ///< [bins]: the others; behind `before`
+    uint4* masks;      ///< [bins]: a bit for each route of a chunk
+    int* before;       ///< [bins]: routes of earlier chunks
+    int* rest;         ///< [bins]: the others of the call; behind `before`
     int* first_block;  ///< [bins + 1]
     int* scan;         ///< [warps]
 
-    __device__ Tables(uint2* shared, int bins)
-        : chunk(shared),
+    __device__ Tables(uint4* shared, int bins)
+        : masks(shared),
           before(reinterpret_cast<int*>(shared + bins)),
           rest(before + bins),
           first_block(rest + bins),
@@ -78,69 +78,56 @@ __device__ __forceinline__ int4 load_quad(const AlignParams& p, unsigned quad) {
     return ids;
 }
 
-/// Counts all live routes of the call. What is asked for first is on its way while the tables are cleared.
+/// Counts all live routes of the call; `quad` is the thread's first.
 template <bool kPlain>
-struct Counting {
-    static constexpr int kBatch = 2;
-    const AlignParams& p;
-    int4 quads[kBatch];
-
-    __device__ __forceinline__ void load(unsigned base) {
-#pragma unroll
-        for (int i = 0; i < kBatch; ++i) quads[i] = load_quad<kPlain>(p, base + i * blockDim.x + threadIdx.x);
-    }
-    __device__ __forceinline__ void count(const Tables& t, unsigned begin, unsigned live) {
-        const auto add = [&](int id, unsigned route, int* counts) {
-            const int bin = bin_of(p, id);
-            if (bin != kNoBin && route < live) atomicAdd(counts + bin, 1);
-        };
+__device__ __forceinline__ void count_routes(const AlignParams& p, const Tables& t, int4 quad, unsigned begin,
+                                             unsigned live) {
+    const auto add = [&](int id, unsigned route, int* counts) {
+        const int bin = bin_of(p, id);
+        if (bin != kNoBin && route < live) atomicAdd(counts + bin, 1);
+    };
 #pragma unroll 1
-        for (unsigned base = 0;;) {
-#pragma unroll
-            for (int i = 0; i < kBatch; ++i) {
-                const unsigned route = (base + i * blockDim.x + threadIdx.x) * 4;
-                int* const counts = route < begin ? t.before : t.rest;  // runs begin at multiples of 4
-                add(quads[i].x, route, counts);
-                add(quads[i].y, route + 1, counts);
-                add(quads[i].z, route + 2, counts);
-                add(quads[i].w, route + 3, counts);
-            }
-            base += kBatch * blockDim.x;
-            if (base * 4 >= live) return;
-            load(base);
-        }
+    for (unsigned at = threadIdx.x;;) {
+        const unsigned route = at * 4;
+        at += blockDim.x;
+        const int4 ids = quad;
+        if (at * 4 < live) quad = load_quad<kPlain>(p, at);
+        int* const counts = route < begin ? t.before : t.rest;  // runs begin at multiples of 4
+        add(ids.x, route, counts);
+        add(ids.y, route + 1, counts);
+        add(ids.z, route + 2, counts);
+        add(ids.w, route + 3, counts);
+        if (at * 4 >= live) return;
     }
-};
+}
 
-/// A thread's route of a chunk and its rank among those of its warp in the same bin.
-struct Ranked {
-    unsigned route;
-    int bin;
-    int rank = 0;
+/// The id of the thread's route of a chunk, for the threads that place routes.
+__device__ __forceinline__ int placed_id(const AlignParams& p, unsigned first, unsigned end) {
+    const unsigned route = first + threadIdx.x;
+    return threadIdx.x < kChunk && route < min(end, static_cast<unsigned>(p.pad_id)) ? id_of(p, route) : -1;
+}
 
-    __device__ __forceinline__ Ranked(const AlignParams& p, unsigned first, unsigned end, unsigned live)
-        : route(first + threadIdx.x) {
-        // Nothing waits for the live count before the id is on its way.
-        const int id = route < min(end, static_cast<unsigned>(p.pad_id)) ? id_of(p, route) : -1;
-        bin = route < live ? bin_of(p, id) : kNoBin;
-    }
-    __device__ __forceinline__ void rank_in(const AlignParams& p, const Tables& t) {
-        const unsigned same = peers(bin, p.bits);
-        rank = __popc(same & ((1U << (threadIdx.x % 32)) - 1U));
-        if (same != 0 && rank == 0)
-            reinterpret_cast<std::uint8_t*>(t.chunk + bin)[threadIdx.x / 32] = static_cast<std::uint8_t>(__popc(same));
-    }
-    __device__ __forceinline__ void store(const AlignParams& p, const Tables& t) const {
-        if (bin == kNoBin) return;
-        const unsigned warp = threadIdx.x / 32;
-        const uint2 counts = t.chunk[bin];
-        const unsigned low = warp >= 4 ? kAll : (1U << (8 * warp)) - 1U;  // bytes of earlier warps
-        const unsigned high = warp > 4 ? (1U << (8 * warp - 32)) - 1U : 0;
-        const unsigned earlier = __dp4a(counts.x & low, 0x01010101U, __dp4a(counts.y & high, 0x01010101U, 0U));
-        const int place = t.first_block[bin] * p.block_size + t.before[bin] + static_cast<int>(earlier) + rank;
-        p.sorted[place] = static_cast<int>(route);
-    }
-};
+/// Sets the route's bit; returns its bin.
+__device__ __forceinline__ int mark_route(const AlignParams& p, const Tables& t, int id, unsigned first,
+                                          unsigned live) {
+    const int bin = first + threadIdx.x < live ? bin_of(p, id) : kNoBin;
+    if (bin != kNoBin)
+        atomicOr(reinterpret_cast<unsigned*>(t.masks + bin) + threadIdx.x / 32, 1U << (threadIdx.x % 32));
+    return bin;
+}
+
+__device__ __forceinline__ void store_route(const AlignParams& p, const Tables& t, int bin, unsigned first) {
+    if (bin == kNoBin) return;
+    const uint4 mask = t.masks[bin];
+    const unsigned warp = threadIdx.x / 32;
+    const unsigned own = (1U << (threadIdx.x % 32)) - 1U;
+    const auto earlier = [&](unsigned bits, unsigned of) { return __popc(bits & (of < warp ? kAll : own)); };
+    int place = t.first_block[bin] * p.block_size + t.before[bin] + earlier(mask.x, 0);
+    if (warp >= 1) place += earlier(mask.y, 1);
+    if (warp >= 2) place += earlier(mask.z, 2);
+    if (warp >= 3) place += earlier(mask.w, 3);
+    p.sorted[place] = static_cast<int>(first + threadIdx.x);
+}
 
 /// Fills `first_block` from the counts. A barrier of the block is behind it.
 __device__ __forceinline__ void place_experts(const AlignParams& p, const Tables& t) {
@@ -175,25 +162,43 @@ __device__ __forceinline__ void place_experts(const AlignParams& p, const Tables
     __syncthreads();
 }
 
-/// The experts of the blocks and the padding behind each expert's routes, a warp of the grid for each bin; then the
-/// unused tails.
+/// The experts of a bin's blocks and the padding behind its routes, by a warp.
+__device__ __forceinline__ void finish_bin(const AlignParams& p, int bin, int start, int end, int routes, int lane) {
+    const int expert = bin == p.local_experts ? -1 : bin;
+#pragma unroll 1
+    for (int block = start + lane; block < end; block += 32) p.block_experts[block] = expert;
+#pragma unroll 1
+    for (int i = start * p.block_size + routes + lane; i < end * p.block_size; i += 32) p.sorted[i] = p.pad_id;
+}
+
+/// What no route fills, by all warps but those that place routes: a lane looks at a bin, its warp finishes those that
+/// have routes.
 __device__ __forceinline__ void write_padding(const AlignParams& p, const Tables& t) {
-    const unsigned thread = blockIdx.x * blockDim.x + threadIdx.x;
-    const unsigned threads = gridDim.x * blockDim.x;
+    const unsigned own = blockDim.x - kChunk;
+    const unsigned thread = blockIdx.x * own + threadIdx.x - kChunk;
+    const unsigned threads = gridDim.x * own;
     const int lane = static_cast<int>(threadIdx.x) % 32;
+    const auto step = static_cast<int>(threads / 32) * p.split.warp_bins;
 #pragma unroll 1
-    for (unsigned bin = thread / 32; bin < static_cast<unsigned>(p.bins); bin += threads / 32) {
-        const int start = t.first_block[bin];
-        const int end = t.first_block[bin + 1];
-        const int expert = static_cast<int>(bin) == p.local_experts ? -1 : static_cast<int>(bin);
+    for (int first = static_cast<int>(thread / 32) * p.split.warp_bins; first < p.bins; first += step) {
+        const int bin = first + lane;
+        int start = 0;
+        int end = 0;
+        int routes = 0;
+        if (lane < p.split.warp_bins && bin < p.bins) {
+            start = t.first_block[bin];
+            end = t.first_block[bin + 1];
+            routes = t.before[bin] + t.rest[bin];
+        }
 #pragma unroll 1
-        for (int block = start + lane; block < end; block += 32) p.block_experts[block] = expert;
-        const int routes = t.before[bin] + t.rest[bin];
-#pragma unroll 1
-        for (int i = start * p.block_size + routes + lane; i < end * p.block_size; i += 32) p.sorted[i] = p.pad_id;
+        for (unsigned left = __ballot_sync(kAll, end > start ? 1 : 0); left != 0; left &= left - 1) {
+            const int from = __ffs(static_cast<int>(left)) - 1;
+            finish_bin(p, first + from, __shfl_sync(kAll, start, from), __shfl_sync(kAll, end, from),
+                       __shfl_sync(kAll, routes, from), lane);
+        }
     }
     const auto used = static_cast<unsigned>(t.first_block[p.bins]);
-#pragma unroll 4
+#pragma unroll 1
     for (unsigned i = used * p.block_size + thread; i < static_cast<unsigned>(p.max_padded); i += threads)
         p.sorted[i] = p.pad_id;
 #pragma unroll 1
@@ -201,62 +206,63 @@ __device__ __forceinline__ void write_padding(const AlignParams& p, const Tables
     if (thread == 0) *p.post_padded = static_cast<int>(used) * p.block_size;
 }
 
-/// Moves the counts of a finished chunk to what is before the next one. Barriers of the block are around it.
+/// Moves the routes of a finished chunk to those before the next one. Barriers of the block are around it.
 __device__ __forceinline__ void finish_chunk(const AlignParams& p, const Tables& t) {
     __syncthreads();
 #pragma unroll 1
     for (int bin = static_cast<int>(threadIdx.x); bin < p.bins; bin += static_cast<int>(blockDim.x)) {
-        const uint2 counts = t.chunk[bin];
-        const auto all = static_cast<int>(__dp4a(counts.x, 0x01010101U, __dp4a(counts.y, 0x01010101U, 0U)));
-        t.before[bin] += all;
-        t.chunk[bin] = {0, 0};
+        const uint4 mask = t.masks[bin];
+        t.before[bin] += __popc(mask.x) + __popc(mask.y) + __popc(mask.z) + __popc(mask.w);
+        t.masks[bin] = {0, 0, 0, 0};
     }
     __syncthreads();
 }
 
 template <bool kPlain>
 __global__ void __launch_bounds__(32 * kMaxWarps) align_routes(const __grid_constant__ AlignParams p) {
-    extern __shared__ uint2 shared[];
+    extern __shared__ uint4 shared[];
     const Tables t(shared, p.bins);
-    const auto live = static_cast<unsigned>(live_tokens(p.tokens, p.num_tokens) * p.top_k);
     const unsigned begin = blockIdx.x * p.split.run;
     const unsigned end = begin + p.split.run;
-    const bool ranks = threadIdx.x < kChunk;
-    Counting<kPlain> counting{p};
-    counting.load(0);
-    Ranked ranked(p, begin, ranks ? end : 0, live);
+    const int4 quad = load_quad<kPlain>(p, threadIdx.x);  // on their way while the tables are cleared
+    int id = placed_id(p, begin, end);
+    const auto live = static_cast<unsigned>(live_tokens(p.tokens, p.num_tokens) * p.top_k);
 #pragma unroll 1
-    for (int i = static_cast<int>(threadIdx.x); i < p.bins * 4; i += static_cast<int>(blockDim.x))
-        reinterpret_cast<int*>(t.chunk)[i] = 0;  // and both histograms
+    for (int i = static_cast<int>(threadIdx.x); i < p.bins * 3 / 2; i += static_cast<int>(blockDim.x))
+        shared[i] = {0, 0, 0, 0};  // masks and both histograms
+    if (p.bins % 2 != 0 && threadIdx.x < 2) t.first_block[-1 - static_cast<int>(threadIdx.x)] = 0;
     __syncthreads();
-    counting.count(t, begin, live);
-    if (ranks) ranked.rank_in(p, t);
+    count_routes<kPlain>(p, t, quad, begin, live);
+    int bin = threadIdx.x < kChunk ? mark_route(p, t, id, begin, live) : kNoBin;
     __syncthreads();
     place_experts(p, t);
-    if (ranks) ranked.store(p, t);
-    write_padding(p, t);
+    if (threadIdx.x < kChunk)
+        store_route(p, t, bin, begin);
+    else
+        write_padding(p, t);
 #pragma unroll 1
     for (unsigned first = begin + kChunk; first < min(end, live); first += kChunk) {
+        id = placed_id(p, first, end);
         finish_chunk(p, t);
-        ranked = Ranked(p, first, ranks ? end : 0, live);
-        if (ranks) ranked.rank_in(p, t);
+        bin = threadIdx.x < kChunk ? mark_route(p, t, id, first, live) : kNoBin;
         __syncthreads();
-        if (ranks) ranked.store(p, t);
+        store_route(p, t, bin, first);
     }
 }
 
 }  // namespace
 
-AlignSplit align_split(std::int64_t routes, std::int64_t padded, int max_ctas) {
-    constexpr std::int64_t few = 1024;      // routes that 256 threads count at once
-    constexpr std::int64_t run = 128;       // of a CTA, while there are CTAs
-    constexpr std::int64_t stores = 2;      // of a thread
-    constexpr std::int64_t most_ctas = 64;  // more gained nothing
+AlignSplit align_split(std::int64_t routes, std::int64_t padded, int bins, int max_ctas) {
+    constexpr std::int64_t few = 1024;       // routes that 256 threads count at once
+    constexpr int few_bins = 256;            // that they scan at once
+    constexpr std::int64_t most_ctas = 128;  // each counts all routes, so more gain nothing
     AlignSplit split;
-    split.warps = routes <= few ? kRankingWarps : kMaxWarps;
+    split.warps = routes <= few && bins <= few_bins ? 2 * kPlacingWarps : kMaxWarps;
+    const std::int64_t padders = std::int64_t{32} * (split.warps - kPlacingWarps);
     const std::int64_t wanted =
-        std::max((routes + run - 1) / run, std::min<std::int64_t>(padded / (stores * 32 * split.warps), 16));
+        std::max({(routes + kChunk - 1) / kChunk, (padded + padders - 1) / padders, (bins + padders - 1) / padders});
     split.ctas = static_cast<int>(std::clamp<std::int64_t>(std::min(wanted, most_ctas), 1, max_ctas));
+    while (split.warp_bins < 32 && split.ctas * padders / 32 * split.warp_bins < bins) split.warp_bins *= 2;
     split.run = static_cast<unsigned>((routes + split.ctas * 32 - 1) / (split.ctas * 32) * 32);
     return split;
 }

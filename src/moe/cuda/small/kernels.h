@@ -38,6 +38,7 @@ struct AlignSplit {
     int ctas = 1;
     int warps = 8;     ///< of a CTA
     unsigned run = 0;  ///< routes that a CTA places, a multiple of 32
+    int warp_bins = 1; ///< bins that a warp looks at together
 };
 
 struct AlignParams {
@@ -54,12 +55,11 @@ struct AlignParams {
     int global_experts = 0, local_experts = 0;
     int bins = 0;  ///< local experts, one more for the ghost
     bool wide_ids = false;
-    int bits = 0;  ///< of a bin's number
     AlignSplit split;
     Divisor by_top_k, by_block;
 };
 /// `padded`: elements of the sorted list.
-AlignSplit align_split(std::int64_t routes, std::int64_t padded, int max_ctas);
+AlignSplit align_split(std::int64_t routes, std::int64_t padded, int bins, int max_ctas);
 cudaError_t prepare_align();
 cudaError_t launch_align(const AlignParams& params, cudaStream_t stream);
 
