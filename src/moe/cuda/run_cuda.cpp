@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Freezes a plan of fused_moe for a CUDA device, and runs it.
 #include <algorithm>
+#include <functional>
+#include <memory>
 
 #include "core/choose.h"
 #include "core/environment.h"
@@ -52,6 +54,21 @@ void require_options(const FusedMoeProblem& p, Device device) {
         unsupported(device, "hidden {} and intermediate {} must not exceed {}", p.hidden, p.intermediate, kMaxSize);
 }
 
+using Heuristic = std::function<std::string(std::int64_t tokens)>;
+
+/// The variant where no table knows the problem: from logits that of the same problem from ids, which a table may know.
+Heuristic heuristic_of(const FusedMoeProblem& p, Device device, const PlanOptions& options, const Heuristic& plain,
+                       const std::vector<std::string>& legal) {
+    if (!p.route) return plain;
+    FusedMoeProblem from_ids = p;
+    from_ids.route.reset();
+    PlanOptions free = options;
+    free.variant.clear();
+    const auto state = std::make_shared<detail::PlanState>();
+    choose_into(*state, kOp, device, p.max_tokens, free, problem_key(from_ids), legal, plain);
+    return [state](std::int64_t tokens) { return state->variants[state->row_variants[state->row_index(tokens)]]; };
+}
+
 /// Keeps a launch for every legal variant, in their order.
 void freeze_all(FusedMoeState& state, const LegalVariants& legal, const DeviceInfo& info) {
     const FusedMoeProblem& p = state.problem;
@@ -93,7 +110,9 @@ void plan_fused_moe(FusedMoeState& state, const PlanOptions& options) {
     cuda.gather_tokens = gather_pass_tokens(p);
     if (cuda.pass_tokens < p.max_tokens) cuda.gather_tokens = std::min(cuda.gather_tokens, cuda.pass_tokens);
     const LegalVariants legal = legal_variants(p, cuda, info, options);
-    const auto heuristic = [&](std::int64_t tokens) { return default_variant(p, cuda, legal, tokens); };
+    const auto heuristic = heuristic_of(p, device, options,
+                                        [&](std::int64_t tokens) { return default_variant(p, cuda, legal, tokens); },
+                                        legal.names());
     choose_into(state, kOp, device, p.max_tokens, options, problem_key(p), legal.names(), heuristic,
                 environment::kMoeConfig);
     const DeviceGuard guard(device.index);
