@@ -20,11 +20,7 @@ inline constexpr int kGatherRoutes = 1024;
 
 /// Floats that a warp needs to route a token in shared memory: whole batches of its loops.
 inline constexpr int kScoreRoom = 256;
-#if defined(__CUDACC__)
-__host__ __device__
-#endif
-constexpr int
-score_room(int experts) noexcept {
+constexpr int score_room(int experts) noexcept {
     return experts <= kScoreRoom ? kScoreRoom : (experts + 127) / 128 * 128;
 }
 

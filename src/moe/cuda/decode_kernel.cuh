@@ -92,8 +92,10 @@ __global__ void __launch_bounds__(Warps * 32, 1) moe_decode(const __grid_constan
         for (int round = 0; round < rounds; ++round) {
             if (first > 0 || round > 0) {
                 __syncthreads();  // the tables of the last round have been read
-                if (round == 0) ask(first, count);
-                else routes.load(args, first, count);
+                if (round == 0)
+                    ask(first, count);
+                else
+                    routes.load(args, first, count);
             }
             clear_tables(args, cta.tables, count);
             __syncthreads();

@@ -8,9 +8,52 @@
 
 #include <cstdint>
 
-#include "moe/cuda/few_scores.cuh"
+#include "moe/cuda/decode_elements.cuh"
 
 namespace tokamak::moe::cuda {
+
+/// What lane j has chosen as the j-th of a token's experts.
+struct Choice {
+    int expert;
+    float weight;
+};
+
+/// A token's logits in memory and the rule that routes by them.
+struct RouteRow {
+    const void* logits;
+    const float* bias;  ///< null: none
+    DType dtype;
+    int experts;
+    int top_k;
+    int groups;
+    int top_groups;
+    float factor;
+    bool softmax;
+    bool renormalize;
+
+    __device__ RouteRow(const DecodeRoute& route, int expert_count, int choices, std::int64_t token)
+        : bias(route.bias),
+          dtype(route.logits.dtype),
+          experts(expert_count),
+          top_k(choices),
+          groups(route.groups),
+          top_groups(route.top_groups),
+          factor(route.factor),
+          softmax(route.softmax),
+          renormalize(route.renormalize) {
+        const std::int64_t bytes = dtype == DType::f32 ? 4 : 2;
+        logits = static_cast<const std::uint8_t*>(route.logits.data) + token * route.logits.stride * bytes;
+    }
+    [[nodiscard]] __device__ __forceinline__ float value(std::uint32_t bits) const {
+        const float half = __half2float(__ushort_as_half(static_cast<unsigned short>(bits)));
+        const float other = __uint_as_float(bits << (dtype == DType::f32 ? 0 : 16));
+        return dtype == DType::f16 ? half : other;
+    }
+    [[nodiscard]] __device__ __forceinline__ float logit(int expert) const {
+        if (dtype == DType::f32) return static_cast<const float*>(logits)[expert];
+        return value(static_cast<const std::uint16_t*>(logits)[expert]);
+    }
+};
 
 /// A token's scores in shared memory: lane l owns those of experts l, l + 32, ... There is room up to `score_room`, so
 /// that loops need no conditions: experts that do not exist are never chosen.
@@ -37,7 +80,7 @@ struct ScoreRow {
             }
             if (real || stage == 0) {
                 const bool nan = rule.softmax ? softmax(count, largest) : sigmoids(count);
-                if (real && __any_sync(kAllLanes, nan ? 1 : 0) != 0) return choice;
+                if (real && __any_sync(kAll, nan ? 1 : 0) != 0) return choice;
             }
             if (real || stage != 0) {
                 if (rule.groups > 1) keep_best_groups(real ? rule.experts : 32);
@@ -49,11 +92,26 @@ struct ScoreRow {
     }
 
   private:
+    static constexpr unsigned kAll = 0xFFFFFFFFU;
     static constexpr int kFirst = kScoreRoom / 32;  ///< logits of a lane that are asked for at once
     static constexpr int kBatch = 4;
 
     [[nodiscard]] __device__ __forceinline__ std::uint32_t* keys() const {
         return reinterpret_cast<std::uint32_t*>(scores);
+    }
+    __device__ __forceinline__ static float sigmoid(float logit) { return __fdividef(1.0F, 1.0F + expf(-logit)); }
+    __device__ __forceinline__ static float warp_sum(float value) {
+#pragma unroll 1
+        for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(kAll, value, step);
+        return value;
+    }
+    /// Larger scores have larger keys, the two zeros the same; 0 is below the key of every number and of -inf.
+    __device__ __forceinline__ static std::uint32_t key_of(float score) {
+        const std::uint32_t bits = __float_as_uint(score + 0.0F);
+        return (bits & 0x80000000U) != 0 ? ~bits : bits | 0x80000000U;
+    }
+    __device__ __forceinline__ static float score_of(std::uint32_t key) {
+        return __uint_as_float((key & 0x80000000U) != 0 ? key & 0x7FFFFFFFU : ~key);
     }
     /// Calls body(expert) for the lane's experts below `count`, and some beyond.
     template <class Body>
@@ -90,18 +148,19 @@ struct ScoreRow {
             scores[expert] = value;
             largest = fmaxf(largest, value);
         }
+        const int room = (rule.experts + kBatch * 32 - 1) / (kBatch * 32) * (kBatch * 32);
 #pragma unroll 1
-        for (int begin = kFirst * 32; begin < score_room(rule.experts); begin += 32) {
+        for (int begin = kFirst * 32; begin < room; begin += 32) {
             const int expert = begin + lane;
             const float value = expert < rule.experts ? rule.logit(expert) : -INFINITY;
             scores[expert] = value;
             largest = fmaxf(largest, value);
         }
-        return score_of_key(__reduce_max_sync(kAllLanes, key_of_score(largest)));
+        return score_of(__reduce_max_sync(kAll, key_of(largest)));
     }
 
     [[nodiscard]] __device__ __forceinline__ std::uint32_t key_if_real(int expert, float score) const {
-        return expert < rule.experts ? key_of_score(score) : 0;
+        return expert < rule.experts ? key_of(score) : 0;
     }
     /// Turns logits into keys of probabilities. Says whether they are no numbers: one that is not makes the sum so.
     [[nodiscard]] __device__ __forceinline__ bool softmax(int count, float largest) const {
@@ -111,7 +170,7 @@ struct ScoreRow {
             scores[e] = power;
             sum += power;
         });
-        sum = sum_of_warp(sum);
+        sum = warp_sum(sum);
         const float inverse = __fdividef(1.0F, sum);
         each(count, [&](int e) { keys()[e] = key_if_real(e, scores[e] * inverse); });
         return isnan(sum);
@@ -122,44 +181,47 @@ struct ScoreRow {
         bool nan = false;
         each(count, [&](int e) {
             const float bias = rule.bias != nullptr && e < rule.experts ? rule.bias[e] : 0.0F;
-            const float score = sigmoid_of(scores[e]) + bias;
+            const float score = sigmoid(scores[e]) + bias;
             keys()[e] = key_if_real(e, score);
             nan |= isnan(score);
         });
         return nan;
     }
 
-    /// The experts of all but the best groups, by the sum of their two best scores, are out. Lane g has group g.
+    /// The experts of all but the best groups, by the sum of their two best scores, are out. Lanes share the groups.
     __device__ __forceinline__ void keep_best_groups(int count) const {
+        const int parts = 32 >> (32 - __clz(rule.groups - 1));  // lanes of a group
+        const int group = lane / parts;
+        const bool mine = group < rule.groups;
         const int size = count / rule.groups;
-        const int own = min(lane, rule.groups - 1);
+        std::uint32_t* const own = keys() + (mine ? group * size : 0);
         __syncwarp();
         std::uint32_t best = 0;
         std::uint32_t second = 0;
-        int e = lane % size;  // lanes in different banks
-#pragma unroll 4
-        for (int i = 0; i < size; ++i) {
-            const std::uint32_t other = keys()[own * size + e];
-            second = max(second, min(best, other));
-            best = max(best, other);
-            e = e + 1 == size ? 0 : e + 1;
+#pragma unroll 2
+        for (int e = lane % parts; e < size; e += parts) {
+            second = max(second, min(best, own[e]));
+            best = max(best, own[e]);
         }
-        std::uint32_t key = key_of_score(score_of_key(best) + (second == 0 ? -INFINITY : score_of_key(second)));
-        if (lane >= rule.groups) key = 0;
-        std::uint32_t kept = 0;
+#pragma unroll 1
+        for (int step = 1; step < parts; step *= 2) {
+            const std::uint32_t other = __shfl_xor_sync(kAll, best, step);
+            second = max(__shfl_xor_sync(kAll, second, step), max(second, min(best, other)));
+            best = max(best, other);
+        }
+        std::uint32_t key = key_of(score_of(best) + (second == 0 ? -INFINITY : score_of(second)));
+        if (!mine || lane % parts != 0) key = 0;
+        unsigned kept = 0;  // a bit for each group's first lane
 #pragma unroll 1
         for (int i = 0; i < rule.top_groups; ++i) {
-            const std::uint32_t top = __reduce_max_sync(kAllLanes, key);
-            const int winner = __ffs(static_cast<int>(__ballot_sync(kAllLanes, key == top))) - 1;
+            const std::uint32_t top = __reduce_max_sync(kAll, key);
+            const int winner = __ffs(static_cast<int>(__ballot_sync(kAll, key == top))) - 1;
             kept |= 1U << winner;
             if (lane == winner) key = 0;
         }
-#pragma unroll 1
-        for (int group = 0; group < rule.groups; ++group) {
-            if ((kept >> group & 1U) != 0) continue;
-#pragma unroll 1
-            for (int begin = 0; begin < size; begin += 32)
-                if (begin + lane < size) keys()[group * size + begin + lane] = 0;
+        if (mine && (kept >> (group * parts) & 1U) == 0) {
+#pragma unroll 2
+            for (int e = lane % parts; e < size; e += parts) own[e] = 0;
         }
         __syncwarp();
     }
@@ -175,7 +237,7 @@ struct ScoreRow {
         bool look = true;
 #pragma unroll 1
         for (int slot = 0; slot < top_k; ++slot) {
-            if (__any_sync(kAllLanes, look ? 1 : 0) != 0) {  // by all: what is not taken is found again
+            if (__any_sync(kAll, look ? 1 : 0) != 0) {  // by all: what is not taken is found again
                 best = second = 0;
                 each(count, [&](int e) {
                     const std::uint32_t key = keys()[e];
@@ -188,9 +250,9 @@ struct ScoreRow {
                     if (more) best = key, expert = e;
                 });
             }
-            const std::uint32_t top = __reduce_max_sync(kAllLanes, best);
+            const std::uint32_t top = __reduce_max_sync(kAll, best);
             const auto winner =
-                static_cast<int>(__reduce_min_sync(kAllLanes, best == top ? static_cast<unsigned>(expert) : 0xFFFFFFFFU));
+                static_cast<int>(__reduce_min_sync(kAll, best == top ? static_cast<unsigned>(expert) : 0xFFFFFFFFU));
             look = false;
             if (winner % 32 == lane) {
                 keys()[winner] = 0;
@@ -199,7 +261,7 @@ struct ScoreRow {
                 expert = next;
                 second = 0;
             }
-            if (slot == lane) choice = {winner, score_of_key(top)};
+            if (slot == lane) choice = {winner, score_of(top)};
         }
         return choice;
     }
@@ -207,26 +269,18 @@ struct ScoreRow {
     /// The weights of what has been chosen.
     [[nodiscard]] __device__ __forceinline__ Choice weighted(Choice choice) const {
         const bool chosen = lane < rule.top_k;
-        if (rule.bias != nullptr && chosen) choice.weight = sigmoid_of(rule.logit(choice.expert));
-        const float sum = sum_of_warp(chosen ? choice.weight : 0.0F) + (rule.softmax ? 0.0F : 1e-20F);
+        if (rule.bias != nullptr && chosen) choice.weight = sigmoid(rule.logit(choice.expert));
+        const float sum = warp_sum(chosen ? choice.weight : 0.0F) + (rule.softmax ? 0.0F : 1e-20F);
         choice.weight *= rule.factor;
         if (rule.renormalize) choice.weight = __fdividef(choice.weight, sum);
         return choice;
     }
 };
 
-static __device__ __noinline__ Choice choose_among_few(const RouteRow rule, float* scores, unsigned stage) {
-    auto* const winners = reinterpret_cast<int*>(scores);
-    return FewScores{rule, winners, scores + 32, static_cast<int>(threadIdx.x) % 32}.choose(stage);
-}
-static __device__ __noinline__ Choice choose_among_many(const RouteRow rule, float* scores, unsigned stage) {
-    return ScoreRow{rule, scores, static_cast<int>(threadIdx.x) % 32}.choose(stage);
-}
-
 /// Routes one token by one warp; `scores` have room for `score_room`. Not inlined: the kernels around are large, and
 /// their registers are theirs.
-__device__ __forceinline__ Choice choose_experts(const RouteRow& rule, float* scores, unsigned stage) {
-    return FewScores::fits(rule) ? choose_among_few(rule, scores, stage) : choose_among_many(rule, scores, stage);
+static __device__ __noinline__ Choice choose_experts(const RouteRow rule, float* scores, unsigned stage) {
+    return ScoreRow{rule, scores, static_cast<int>(threadIdx.x) % 32}.choose(stage);
 }
 
 }  // namespace tokamak::moe::cuda

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "moe/cuda/route_rows.h"
-
 #include <algorithm>
 
 #include "moe/cuda/decode_scores.cuh"
+#include "moe/cuda/route_rows.h"
 
 namespace tokamak::moe::cuda {
 namespace {
@@ -48,7 +47,7 @@ cudaError_t launch_route_rows(const RouteRowsArgs& args, int max_ctas, cudaStrea
     const std::int64_t limit = max_ctas > 0 ? max_ctas : 0x7FFFFFFF;
     const auto ctas = static_cast<unsigned>(std::min((args.tokens + warps - 1) / warps, limit));
     route_rows<<<ctas, static_cast<unsigned>(warps) * 32, static_cast<std::size_t>(warps) * room * 4, stream>>>(args,
-                                                                                                           room);
+                                                                                                                room);
     return cudaGetLastError();
 }
 

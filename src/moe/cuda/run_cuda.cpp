@@ -110,9 +110,9 @@ void plan_fused_moe(FusedMoeState& state, const PlanOptions& options) {
     cuda.gather_tokens = gather_pass_tokens(p);
     if (cuda.pass_tokens < p.max_tokens) cuda.gather_tokens = std::min(cuda.gather_tokens, cuda.pass_tokens);
     const LegalVariants legal = legal_variants(p, cuda, info, options);
-    const auto heuristic = heuristic_of(p, device, options,
-                                        [&](std::int64_t tokens) { return default_variant(p, cuda, legal, tokens); },
-                                        legal.names());
+    const auto heuristic = heuristic_of(
+        p, device, options, [&](std::int64_t tokens) { return default_variant(p, cuda, legal, tokens); },
+        legal.names());
     choose_into(state, kOp, device, p.max_tokens, options, problem_key(p), legal.names(), heuristic,
                 environment::kMoeConfig);
     const DeviceGuard guard(device.index);

@@ -57,10 +57,10 @@ __device__ __forceinline__ void store_block(std::uint8_t* row, float* groups, in
     }
 }
 
-/// The rows of the routes that the CTA's down tiles belong to. A rehearsal takes what is there, a batch of it.
+/// The rows of the routes that the CTA's down tiles belong to.
 template <class Tile>
 __device__ __forceinline__ void load_intermediate(const Phase<true>& down, std::uint8_t* shared, int warp, int warps,
-                                                  int lane, bool rehearsal) {
+                                                  int lane) {
     constexpr int batch = 4;  // blocks that are asked for at once
     const SingleArgs& args = down.args;
     if (down.cta_end() <= down.cta_first()) return;
@@ -97,7 +97,6 @@ __device__ __forceinline__ void load_intermediate(const Phase<true>& down, std::
             for (int i = 0; i < batch; ++i)
                 missing = missing || !is_published(loaded[i].x) || !is_published(loaded[i].y) ||
                           !is_published(loaded[i].z) || !is_published(loaded[i].w);
-            missing = missing && !rehearsal;
         }
         __syncwarp();
 #pragma unroll
@@ -112,7 +111,6 @@ __device__ __forceinline__ void load_intermediate(const Phase<true>& down, std::
             else
                 store_block<Tile>(row, groups, block_of[i], lane, values);
         }
-        if (rehearsal) return;
     }
 }
 

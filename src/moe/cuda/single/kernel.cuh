@@ -24,11 +24,10 @@ __device__ __forceinline__ void multiply_arrived(const ArrivedTile& tile, std::u
     }
 }
 
-/// The warp's tiles of one phase; the sums of each segment go to its own place in shared memory. A rehearsal multiplies
-/// one tile and leaves no trace.
+/// The warp's tiles of one phase; the sums of each segment go to its own place in shared memory.
 template <class Tile, bool Down>
 __device__ __forceinline__ void multiply_run(const Phase<false>& gate_up, const Phase<true>& down, std::uint8_t* shared,
-                                             int warp, int lane, TileRing<Tile>& ring, bool rehearsal) {
+                                             int warp, int lane, TileRing<Tile>& ring) {
     constexpr int tile_bytes = Tile::kCols * tokamak::cuda::token_value_bytes(Tile::kForm);
     const SingleArgs& args = gate_up.args;
     const auto& phase = [&]() -> const auto& {
@@ -40,7 +39,7 @@ __device__ __forceinline__ void multiply_run(const Phase<false>& gate_up, const 
     ();
     const SingleShared& parts = args.parts;
     const int first = phase.warp_first(warp);
-    int left = rehearsal ? 1 : phase.warp_count(warp);
+    int left = phase.warp_count(warp);
     int strip = phase.strip_of(first);
     int tile = first - strip * phase.tiles();
     const int first_route = Down ? phase.route_of(phase.strip_of(phase.cta_first())) : 0;
@@ -58,12 +57,12 @@ __device__ __forceinline__ void multiply_run(const Phase<false>& gate_up, const 
         left -= count;
 #pragma unroll 1
         for (; count > 0; --count) {
-            multiply_arrived<Tile>(ring.wait(rehearsal), row, row_groups, lane, sums);
-            if (!rehearsal) ring.release(gate_up, down);
+            multiply_arrived<Tile>(ring.wait(), row, row_groups, lane, sums);
+            ring.release(gate_up, down);
             row += tile_bytes;
             row_groups += Tile::kGroups * tokamak::cuda::kTileTokens;
         }
-        if (!rehearsal) store_segment(to, lane, sums);
+        store_segment(to, lane, sums);
         to += kSegmentSums;
         tile = 0;
         ++strip;
@@ -92,85 +91,81 @@ struct SingleCta {
           experts(reinterpret_cast<int*>(memory + a.parts.experts) + warp * kMostSingleRoutes),
           weights(reinterpret_cast<float*>(memory + a.parts.weights) + warp * kMostSingleRoutes) {}
 
-    /// The first warps clear and fetch the token; from logits the last of them routes instead.
-    __device__ __forceinline__ void serve() const {
-        const int threads = (from_logits(args) ? kServiceWarps - 1 : kServiceWarps) * 32;
-        const int thread = static_cast<int>(threadIdx.x);
-        if (thread < threads) {
-            PendingRow<Tile> row(args, shared, thread, threads);
-            row.load();
-            clear_published(args, thread, threads);
-            row.store();
-        } else {
-            route_token(args, shared, lane);
-            ptx::named_barrier(kRoutedBarrier, (Warps + 1) * 32);
-        }
-    }
-    /// The other warps fill their rings.
-    __device__ __forceinline__ void prime(PendingSlots& slots, Phase<false>& gate_up, Phase<true>& down,
-                                          TileRing<Tile>& ring, int worker) const {
-        ring.open();
-        // Nearly always every slot is live: what follows from that is ready when the ids arrive.
-        ring.plan(gate_up, down, worker);
-        if (from_logits(args)) {
-            ptx::named_barrier(kRoutedBarrier, (Warps + 1) * 32);
-            slots.take(RoutedSlots(args, shared), lane);
-        }
-        const int routes = slots.list(args, lane, experts);
-        if (routes != args.top_k) {
-            gate_up.cut(routes, Warps);
-            down.cut(routes, Warps);
-            ring.plan(gate_up, down, worker);
-        }
-        ring.prime(experts);
-        slots.store_weights(args, weights);
+    /// From the gate/up sums of all warps to the intermediate rows in shared memory.
+    __device__ __forceinline__ void hand_over(GateUpEnd<Tile>& end, const Phase<true>& down) const {
+        for (int segment = warp; end.has_segment(); end.select(segment += kAllWarps)) end.finish();
+        load_intermediate<Tile>(down, shared, warp, kAllWarps, lane);
+        ptx::named_barrier(kRowsBarrier, kAllWarps * 32);
     }
 };
 
-/// What follows the gate/up sums, for all warps: from them to the intermediate rows in shared memory, down, publishing.
-/// The warps that serve have nothing to do while the others multiply. They rehearse it, each another part, so that the
-/// others find the instructions in the cache: those that run once cost 6 to 8 cycles each while they are fetched.
-template <class Tile, int Warps, class WaitForAll>
-__device__ __forceinline__ void finish_token(const SingleCta<Tile, Warps>& cta, const Phase<false>& gate_up,
-                                             const Phase<true>& down, TileRing<Tile>& ring, GateUpEnd<Tile>& end,
-                                             int worker, bool serves, const WaitForAll& wait_for_all) {
-    Segments<Tile, true> results(down, cta.shared);
-    results.locate();
-    DownEnd<Tile> last(results, cta.experts, cta.weights, cta.lane);
-    bool rehearsal = serves && end.rehearses() && results.count > 0;
-    if (serves) end.select(rehearsal ? 0 : cta.warp);
-#pragma unroll 1
-    while (true) {
-        int opaque = rehearsal ? 1 : 0;
-        asm volatile("" : "+r"(opaque));  // one copy of the code for both
-        rehearsal = opaque != 0;
-        if (!rehearsal) wait_for_all();  // all CTAs have cleared, and the sums of all warps are there
-        if (!rehearsal || cta.warp == 0) {
-            for (; end.has_segment(); end.next(cta.kAllWarps)) {
-                end.finish(rehearsal);
-                if (rehearsal) break;
-            }
-        }
-        if (!rehearsal || cta.warp == 1)
-            load_intermediate<Tile>(down, cta.shared, cta.warp, cta.kAllWarps, cta.lane, rehearsal);
-        if (!rehearsal) {
-            ptx::named_barrier(kRowsBarrier, cta.kAllWarps * 32);
-            if (serves) return;
-        }
-        last.select(worker);
-        if (!rehearsal || cta.warp == 2)
-            multiply_run<Tile, true>(gate_up, down, cta.shared, worker, cta.lane, ring, rehearsal);
-        if (!rehearsal) ptx::named_barrier(kWorkersBarrier, Warps * 32);
-        if (!rehearsal || cta.warp == 3) {
-            for (; last.has_segment(); last.next(Warps)) {
-                last.finish(rehearsal);
-                if (rehearsal) break;
-            }
-        }
-        if (!rehearsal) return;
-        rehearsal = false;
-        end.select(cta.warp);
+/// The first warps: clear, fetch the token, and at the end combine. From logits the last of them routes instead.
+template <class Tile, int Warps>
+__device__ __forceinline__ void serve(const SingleCta<Tile, Warps>& cta, PendingSlots& slots) {
+    const SingleArgs& args = cta.args;
+    const bool routes_here = from_logits(args);
+    const int threads = (routes_here ? kServiceWarps - 1 : kServiceWarps) * 32;
+    const int thread = static_cast<int>(threadIdx.x);
+    if (thread < threads) {
+        PendingRow<Tile> row(args, cta.shared, thread, threads);
+        row.load();
+        clear_published(args, thread, threads);
+        row.store();
+    } else {
+        route_token(args, cta.shared, cta.lane);
+        ptx::named_barrier(kRoutedBarrier, (Warps + 1) * 32);
     }
+    const auto grid = cooperative_groups::this_grid();
+    auto cleared = grid.barrier_arrive();  // for this CTA: the row is there
+    if (routes_here) slots.take(RoutedSlots(args, cta.shared), cta.lane);
+    const int routes = slots.list(args, cta.lane, cta.experts);
+    const Phase<false> gate_up(args, routes, Warps);
+    const Phase<true> down(args, routes, Warps);
+    const Segments<Tile, false> segments(gate_up, cta.shared);
+    GateUpEnd<Tile> end(segments, cta.experts, cta.lane);
+    end.select(cta.warp);
+    grid.barrier_wait(std::move(cleared));
+    cta.hand_over(end, down);
+    combine_routes(down, routes, cta.warp, kServiceWarps, cta.lane);
+}
+
+/// The other warps: multiply.
+template <class Tile, int Warps>
+__device__ __forceinline__ void work(const SingleCta<Tile, Warps>& cta, PendingSlots& slots) {
+    const SingleArgs& args = cta.args;
+    const int worker = cta.warp - kServiceWarps;
+    TileRing<Tile> ring(args, cta.shared, worker, cta.lane);
+    // Nearly always every slot is live: what follows from that is ready when the ids arrive.
+    Phase<false> gate_up(args, args.top_k, Warps);
+    Phase<true> down(args, args.top_k, Warps);
+    ring.plan(gate_up, down, worker);
+    if (from_logits(args)) {
+        ptx::named_barrier(kRoutedBarrier, (Warps + 1) * 32);
+        slots.take(RoutedSlots(args, cta.shared), cta.lane);
+    }
+    const int routes = slots.list(args, cta.lane, cta.experts);
+    if (routes != args.top_k) {
+        gate_up.cut(routes, Warps);
+        down.cut(routes, Warps);
+        ring.plan(gate_up, down, worker);
+    }
+    ring.prime(cta.experts);
+    slots.store_weights(args, cta.weights);
+    const Segments<Tile, false> segments(gate_up, cta.shared);
+    GateUpEnd<Tile> end(segments, cta.experts, cta.lane);
+    end.select(cta.warp);
+    const auto grid = cooperative_groups::this_grid();
+    auto cleared = grid.barrier_arrive();  // for this CTA: the row is there
+    multiply_run<Tile, false>(gate_up, down, cta.shared, worker, cta.lane, ring);
+    // Behind the clearing of all CTAs, and the sums of all warps are there.
+    grid.barrier_wait(std::move(cleared));
+    cta.hand_over(end, down);
+    const Segments<Tile, true> results(down, cta.shared);
+    DownEnd<Tile> last(results, cta.experts, cta.weights, cta.lane);
+    last.select(worker);
+    multiply_run<Tile, true>(gate_up, down, cta.shared, worker, cta.lane, ring);
+    ptx::named_barrier(kWorkersBarrier, Warps * 32);
+    for (int segment = worker; last.has_segment(); last.select(segment += Warps)) last.finish();
 }
 
 template <class Tile, int Warps>
@@ -180,35 +175,10 @@ __global__ void __launch_bounds__((Warps + kServiceWarps) * 32, 1) moe_single(co
     PendingSlots slots;
     slots.load(args, cta.lane);
     if (args.token >= live_tokens(args.tokens, args.num_tokens)) return;
-    const bool serves = cta.warp < kServiceWarps;
-    const int worker = serves ? 0 : cta.warp - kServiceWarps;
-    TileRing<Tile> ring(args, cta.shared, worker, cta.lane);
-    Phase<false> gate_up(args, args.top_k, Warps);
-    Phase<true> down(args, args.top_k, Warps);
-    Segments<Tile, false> segments(gate_up, cta.shared);
-    GateUpEnd<Tile> end(segments, cta.experts, cta.lane);
-    if (serves) {
-        cta.serve();
-    } else {
-        cta.prime(slots, gate_up, down, ring, worker);
-        segments.locate();
-        end.select(cta.warp);
-    }
-    const auto grid = cooperative_groups::this_grid();
-    auto cleared = grid.barrier_arrive();  // for this CTA: the row is there
-    int routes = 0;
-    if (serves) {
-        if (from_logits(args)) slots.take(RoutedSlots(args, cta.shared), cta.lane);
-        routes = slots.list(args, cta.lane, cta.experts);
-        gate_up.cut(routes, Warps);
-        down.cut(routes, Warps);
-        segments.locate();
-    } else {
-        multiply_run<Tile, false>(gate_up, down, cta.shared, worker, cta.lane, ring, false);
-    }
-    finish_token<Tile, Warps>(cta, gate_up, down, ring, end, worker, serves,
-                              [&] { grid.barrier_wait(std::move(cleared)); });
-    if (serves) combine_routes(down, routes, cta.warp, kServiceWarps, cta.lane);
+    if (cta.warp < kServiceWarps)
+        serve(cta, slots);
+    else
+        work(cta, slots);
 }
 
 template <class Tile, int Warps>

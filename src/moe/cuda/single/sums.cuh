@@ -25,20 +25,18 @@ template <class Tile, bool Down>
 struct Segments {
     const Phase<Down>& phase;
     const float* sums;  ///< [warps, segments of a warp, 64]
-    int first = 0;      ///< tile of the CTA
-    int tiles = 0;
-    int first_strip = 0;
-    int count = 0;
+    int first;          ///< tile of the CTA
+    int tiles;
+    int first_strip;
+    int count;
 
     __device__ Segments(const Phase<Down>& p, const std::uint8_t* shared)
-        : phase(p), sums(reinterpret_cast<const float*>(shared + p.args.parts.sums)) {}
-    /// When the phase is known.
-    __device__ __forceinline__ void locate() {
-        first = phase.cta_first();
-        tiles = phase.cta_end() - first;
-        first_strip = phase.strip_of(first);
-        count = tiles > 0 ? phase.strip_of(first + tiles - 1) - first_strip + 1 : 0;
-    }
+        : phase(p),
+          sums(reinterpret_cast<const float*>(shared + p.args.parts.sums)),
+          first(p.cta_first()),
+          tiles(p.cta_end() - first),
+          first_strip(p.strip_of(first)),
+          count(tiles > 0 ? p.strip_of(first + tiles - 1) - first_strip + 1 : 0) {}
 
     [[nodiscard]] __device__ bool begins(int strip) const { return strip * phase.tiles() >= first; }
     [[nodiscard]] __device__ bool ends(int strip) const { return (strip + 1) * phase.tiles() <= first + tiles; }
@@ -96,8 +94,8 @@ class GateUpEnd {
         up_.load(matrix.bias, experts_[route], cols + column_);
     }
 
-    /// Publishes the segment, or, if the strip ends in it, the finished columns. A rehearsal publishes nothing.
-    __device__ __forceinline__ void finish(bool rehearsal) {
+    /// Publishes the segment, or, if the strip ends in it, the finished columns.
+    __device__ __forceinline__ void finish() {
         const Phase<false>& phase = segments_.phase;
         const int strip = segments_.first_strip + segment_;
         const int cta = static_cast<int>(blockIdx.x);
@@ -108,33 +106,31 @@ class GateUpEnd {
             sum.x *= scales_.x;
             sum.y *= scales_.y;
         }
-        if (!rehearsal && !segments_.ends(strip)) {
+        if (!segments_.ends(strip)) {
             float* const to = phase.segment(cta, strip) + lane_ * 2;
             publish(to, sum.x);
             publish(to + 1, sum.y);
             return;
         }
-        if (rehearsal || !segments_.begins(strip)) {
-            const float2 before = sum_before(strip, cta, rehearsal);
+        if (!segments_.begins(strip)) {
+            const float2 before = sum_before(strip, cta);
             sum.x += before.x;
             sum.y += before.y;
         }
         const float value = column_ < phase.args.down.cols
                                 ? activate(phase.args.activation, sum.x + gate_.value(), sum.y + up_.value())
                                 : 0.0F;
-        if (!rehearsal) publish(phase.args.activated + strip * 32 + lane_, value);
+        publish(phase.args.activated + strip * 32 + lane_, value);
     }
     [[nodiscard]] __device__ bool has_segment() const { return segment_ < segments_.count; }
-    [[nodiscard]] __device__ bool rehearses() const { return segments_.count > 0; }
-    __device__ __forceinline__ void next(int step) { select(segment_ + step); }
 
   private:
     /// What the CTAs before this one have of the strip, in their order.
-    [[nodiscard]] __device__ __forceinline__ float2 sum_before(int strip, int cta, bool rehearsal) const {
+    [[nodiscard]] __device__ __forceinline__ float2 sum_before(int strip, int cta) const {
         constexpr int most = 3;  // asked for at once
         const Phase<false>& phase = segments_.phase;
         float2 sum = {0.0F, 0.0F};
-        const int begin = rehearsal ? max(cta - 1, 0) : phase.by_cta(strip * phase.tiles());
+        const int begin = phase.by_cta(strip * phase.tiles());
 #pragma unroll 1
         for (int base = begin; base < cta; base += most) {
             float2 parts[most];
@@ -149,7 +145,6 @@ class GateUpEnd {
 #pragma unroll
                 for (int i = 0; i < most; ++i)
                     missing = missing || !is_published(parts[i].x) || !is_published(parts[i].y);
-                missing = missing && !rehearsal;
             }
 #pragma unroll
             for (int i = 0; i < most; ++i) {
@@ -196,19 +191,17 @@ class DownEnd {
         if (col + 32 < cols) high_.load(matrix.bias, experts_[route], col + 32);
     }
 
-    /// Publishes the segment, with its bias if the strip begins in it, times the routing weight. A rehearsal does not.
-    __device__ __forceinline__ void finish(bool rehearsal) {
+    /// Publishes the segment, with its bias if the strip begins in it, times the routing weight.
+    __device__ __forceinline__ void finish() {
         const int strip = segments_.first_strip + segment_;
         float2 sum = segments_.rows(strip, lane_, 32);
         float scale = lane_ % 16 < 8 ? Decode::kRowScaleLow : Decode::kRowScaleHigh;
         if constexpr (Tile::kGlobalScales) scale *= lane_ % 16 < 8 ? scales_.x : scales_.y;
         float* const to = segments_.phase.segment(static_cast<int>(blockIdx.x), strip) + lane_;
-        if (rehearsal) return;
         publish(to, (sum.x * scale + low_.value()) * weight_);
         publish(to + 32, (sum.y * scale + high_.value()) * weight_);
     }
     [[nodiscard]] __device__ bool has_segment() const { return segment_ < segments_.count; }
-    __device__ __forceinline__ void next(int step) { select(segment_ + step); }
 
   private:
     const Segments<Tile, true>& segments_;

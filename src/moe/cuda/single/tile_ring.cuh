@@ -29,9 +29,8 @@ class TileRing {
           scales_(shared + args.parts.scales + warp * args.slots * 8),
           barriers_(reinterpret_cast<std::uint64_t*>(shared + args.parts.barriers) + warp * args.slots),
           count_(args.slots),
-          lane_(lane) {}
-    __device__ __forceinline__ void open() {
-        if (lane_ < count_) ptx::barrier_init(&barriers_[lane_], Tile::kStripScales ? 2 : 1);
+          lane_(lane) {
+        if (lane < count_) ptx::barrier_init(&barriers_[lane], Tile::kStripScales ? 2 : 1);
         ptx::fence_barrier_init();
         __syncwarp();
     }
@@ -51,9 +50,8 @@ class TileRing {
         next_ = count_;
         __syncwarp();
     }
-    /// The next tile; in a rehearsal whatever is in its place.
-    __device__ ArrivedTile wait(bool rehearsal) const {
-        if (!rehearsal) ptx::barrier_wait(&barriers_[slot_], parity_);
+    __device__ ArrivedTile wait() const {
+        ptx::barrier_wait(&barriers_[slot_], parity_);
         return {slots_ + slot_ * kBytes, reinterpret_cast<const float*>(scales_ + slot_ * 8)};
     }
     /// Call by all lanes when the slot has been read.

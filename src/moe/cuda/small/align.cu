@@ -78,10 +78,10 @@ __device__ __forceinline__ int4 load_quad(const AlignParams& p, unsigned quad) {
     return ids;
 }
 
-/// Counts all live routes of the call; `quad` is the thread's first, `next` its second.
+/// Counts all live routes of the call; `quad` is the thread's first.
 template <bool kPlain>
-__device__ __forceinline__ void count_routes(const AlignParams& p, const Tables& t, int4 quad, int4 next,
-                                             unsigned begin, unsigned live) {
+__device__ __forceinline__ void count_routes(const AlignParams& p, const Tables& t, int4 quad, unsigned begin,
+                                             unsigned live) {
     const auto add = [&](int id, unsigned route, int* counts) {
         const int bin = bin_of(p, id);
         if (bin != kNoBin && route < live) atomicAdd(counts + bin, 1);
@@ -91,8 +91,7 @@ __device__ __forceinline__ void count_routes(const AlignParams& p, const Tables&
         const unsigned route = at * 4;
         at += blockDim.x;
         const int4 ids = quad;
-        quad = next;
-        next = load_quad<kPlain>(p, at + blockDim.x);
+        if (at * 4 < live) quad = load_quad<kPlain>(p, at);
         int* const counts = route < begin ? t.before : t.rest;  // runs begin at multiples of 4
         add(ids.x, route, counts);
         add(ids.y, route + 1, counts);
@@ -225,9 +224,7 @@ __global__ void __launch_bounds__(32 * kMaxWarps) align_routes(const __grid_cons
     const Tables t(shared, p.bins);
     const unsigned begin = blockIdx.x * p.split.run;
     const unsigned end = begin + p.split.run;
-    // On their way while the tables are cleared.
-    const int4 quad = load_quad<kPlain>(p, threadIdx.x);
-    const int4 next = load_quad<kPlain>(p, threadIdx.x + blockDim.x);
+    const int4 quad = load_quad<kPlain>(p, threadIdx.x);  // on their way while the tables are cleared
     int id = placed_id(p, begin, end);
     const auto live = static_cast<unsigned>(live_tokens(p.tokens, p.num_tokens) * p.top_k);
 #pragma unroll 1
@@ -235,7 +232,7 @@ __global__ void __launch_bounds__(32 * kMaxWarps) align_routes(const __grid_cons
         shared[i] = {0, 0, 0, 0};  // masks and both histograms
     if (p.bins % 2 != 0 && threadIdx.x < 2) t.first_block[-1 - static_cast<int>(threadIdx.x)] = 0;
     __syncthreads();
-    count_routes<kPlain>(p, t, quad, next, begin, live);
+    count_routes<kPlain>(p, t, quad, begin, live);
     int bin = threadIdx.x < kChunk ? mark_route(p, t, id, begin, live) : kNoBin;
     __syncthreads();
     place_experts(p, t);

@@ -36,9 +36,9 @@ cudaError_t launch_route(const RouteParams& params, int max_ctas, cudaStream_t s
 /// How the routes of a call are shared.
 struct AlignSplit {
     int ctas = 1;
-    int warps = 8;     ///< of a CTA
-    unsigned run = 0;  ///< routes that a CTA places, a multiple of 32
-    int warp_bins = 1; ///< bins that a warp looks at together
+    int warps = 8;      ///< of a CTA
+    unsigned run = 0;   ///< routes that a CTA places, a multiple of 32
+    int warp_bins = 1;  ///< bins that a warp looks at together
 };
 
 struct AlignParams {
