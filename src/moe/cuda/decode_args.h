@@ -81,7 +81,6 @@ struct DecodeRoute {
 struct DecodeShared {
     int scales = 0;        ///< [warps, slots, 2] f32, for formats whose strips end with scales
     int partials = 0;      ///< [2, warps, 8 tokens, rows of a piece] f32
-    int score_stride = 0;  ///< floats from one token's scores to the next
     int rows = 0;          ///< token rows: scores while routing, those of x, later the intermediate rows of each team
     int gate_up_bias = 0;  ///< [teams, 2, 64 rows] f32, behind the rows of x
     int down_bias = 0;     ///< the same behind the intermediate rows

@@ -67,20 +67,14 @@ struct TokenRows {
 
 template <class Tile, int Warps>
 __global__ void __launch_bounds__(Warps * 32, 1) moe_decode(const __grid_constant__ DecodeArgs args) {
-    static_assert(Warps >= kPassTokens, "a warp routes a token");
     extern __shared__ __align__(128) std::uint8_t shared[];
-    const Cta<RoutingTables> cta(args, shared);
-    const bool from_logits = args.route.logits.data != nullptr;
     PendingRoutes routes;
-    const auto ask = [&](std::int64_t first, int count) {
-        if (from_logits) route_tokens(args, cta.tables, first, count);
-        routes.load(args, first, count);
-    };
-    ask(0, static_cast<int>(min(static_cast<std::int64_t>(kPassTokens), args.tokens)));
+    routes.load(args, 0, static_cast<int>(min(static_cast<std::int64_t>(kPassTokens), args.tokens)));
     const std::int64_t tokens = live_tokens(args);
     const auto grid = cooperative_groups::this_grid();
     const Team gate_up(args.gate_up_teams);
     const Team down(args.down_teams);
+    const Cta<RoutingTables> cta(args, shared);
     const int slot = static_cast<int>(threadIdx.x) / 32 * args.slots;
     WarpRing<Tile> ring(shared + slot * Tile::kBytes, shared + args.shared.scales + slot * 8,
                         reinterpret_cast<std::uint64_t*>(shared + args.shared.barriers) + slot, args.slots,
@@ -92,14 +86,11 @@ __global__ void __launch_bounds__(Warps * 32, 1) moe_decode(const __grid_constan
         for (int round = 0; round < rounds; ++round) {
             if (first > 0 || round > 0) {
                 __syncthreads();  // the tables of the last round have been read
-                if (round == 0)
-                    ask(first, count);
-                else
-                    routes.load(args, first, count);
+                routes.load(args, first, count);
             }
             clear_tables(args, cta.tables, count);
             __syncthreads();
-            build_tables(args, cta.tables, routes, count, round);
+            build_tables(args, cta.tables, routes, first, count, round);
             __syncthreads();
             rounds = *cta.tables.rounds;
             const int active = cta.tables.active_count();

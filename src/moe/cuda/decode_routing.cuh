@@ -34,7 +34,7 @@ struct RoutingTables {
     std::uint32_t* bitmap;
     int* actives;   ///< their number; lies behind the bitmap
     int* rounds;    ///< most routes of a token to one expert; lies behind that
-    float* scores;  ///< [8 tokens, score_room], while routing
+    float* scores;  ///< [8 tokens, experts], while routing
 
     __device__ RoutingTables(std::uint8_t* shared, const DecodeArgs& args)
         : active(reinterpret_cast<int*>(shared + args.shared.active)),
@@ -151,25 +151,30 @@ __device__ __forceinline__ void clear_tables(const DecodeArgs& args, const Routi
         reinterpret_cast<int4*>(tables.slot_of)[i] = {kNoSlot, kNoSlot, kNoSlot, kNoSlot};
 }
 
-/// Ids and weights of `count` tokens from their logits, a warp for each token; the tables hold them for all rounds.
+/// Ids and weights of `count` tokens from their logits, a warp for each token.
 __device__ __forceinline__ void route_tokens(const DecodeArgs& args, const RoutingTables& tables, std::int64_t first,
                                              int count) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
-    const int token = static_cast<int>(threadIdx.x) / 32;
-    if (token >= count) return;
-    const Choice choice = choose_experts(RouteRow(args.route, args.num_experts, args.top_k, first + token),
-                                         tables.scores + token * args.shared.score_stride, token % 2);
-    if (lane >= args.top_k) return;
-    tables.route_expert[token * args.top_k + lane] = static_cast<std::int16_t>(local_expert(args, choice.expert));
-    tables.route_weight[token * args.top_k + lane] = args.route.weighted ? choice.weight : 1.0F;
+#pragma unroll 1
+    for (int token = static_cast<int>(threadIdx.x) / 32; token < count; token += static_cast<int>(blockDim.x) / 32) {
+        const ScoreRow row{args.route, tables.scores + token * args.num_experts, args.num_experts, first + token, lane};
+        const Choice choice = row.choose(args.top_k);
+        if (lane >= args.top_k) continue;
+        tables.route_expert[token * args.top_k + lane] = static_cast<std::int16_t>(local_expert(args, choice.expert));
+        tables.route_weight[token * args.top_k + lane] = args.route.weighted ? choice.weight : 1.0F;
+    }
 }
 
 /// Fills the empty tables for `count` tokens. Where weights multiply the rows, a token that names an expert again has
 /// another row for it: round r takes the r-th such route, otherwise there is one round. Call by all threads; the tables
 /// are complete after the next barrier of the CTA, which the caller makes.
 __device__ __forceinline__ void build_tables(const DecodeArgs& args, const RoutingTables& tables,
-                                             const PendingRoutes& routes, int count, int round) {
+                                             const PendingRoutes& routes, std::int64_t first, int count, int round) {
     const bool from_logits = args.route.logits.data != nullptr;
+    if (from_logits) {
+        route_tokens(args, tables, first, count);
+        __syncthreads();
+    }
     int experts[PendingRoutes::kMost];
 #pragma unroll
     for (int n = 0; n < PendingRoutes::kMost; ++n) {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 
-#include "moe/cuda/decode_scores.cuh"
 #include "moe/cuda/route_rows.h"
+#include "moe/cuda/row_scores.cuh"
 
 namespace tokamak::moe::cuda {
 namespace {

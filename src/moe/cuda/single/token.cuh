@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "moe/cuda/decode_rows.cuh"
-#include "moe/cuda/decode_scores.cuh"
+#include "moe/cuda/row_scores.cuh"
 #include "moe/cuda/single/single_args.h"
 
 namespace tokamak::moe::cuda {
