@@ -18,6 +18,12 @@ constexpr int pass_routes(int top_k) noexcept { return kPassTokens * top_k; }
 inline constexpr int kGatherTokens = 128;
 inline constexpr int kGatherRoutes = 1024;
 
+/// Floats that a warp needs to route a token in shared memory: whole batches of its loops.
+inline constexpr int kScoreRoom = 256;
+constexpr int score_room(int experts) noexcept {
+    return experts <= kScoreRoom ? kScoreRoom : (experts + 127) / 128 * 128;
+}
+
 /// Divides without a division, which costs a warp a hundred cycles: exact while dividend * value < 2^32.
 struct Divisor {
     std::uint32_t value = 1;
@@ -108,6 +114,7 @@ struct DecodeArgs {
     DecodeRows weights;         ///< absent: 1
     bool weight_input = false;  ///< they multiply the token rows, not the results
     DecodeRoute route;
+    bool routed_before = false;  ///< by a launch that may still run when this one starts
     const std::int32_t* expert_map = nullptr;
     int first_expert = 0;
     int num_experts = 0;

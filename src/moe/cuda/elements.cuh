@@ -49,31 +49,6 @@ struct alignas(sizeof(typename Element<kType>::Bits) * kWidth) Elements {
     __device__ __forceinline__ void set(int i, float value) { bits[i] = Element<kType>::bits(value); }
 };
 
-/// A load of data that nobody reads again.
-template <DType kType, int kWidth>
-__device__ __forceinline__ Elements<kType, kWidth> load_once(const void* from) {
-    using Vector = Elements<kType, kWidth>;
-    Vector vector;
-    if constexpr (sizeof(Vector) == 16) {
-        const uint4 words = __ldcs(static_cast<const uint4*>(from));
-        __builtin_memcpy(&vector, &words, 16);
-    } else {
-        vector = *static_cast<const Vector*>(from);
-    }
-    return vector;
-}
-
-template <DType kType, int kWidth>
-__device__ __forceinline__ void store_once(void* to, const Elements<kType, kWidth>& vector) {
-    if constexpr (sizeof(vector) == 16) {
-        uint4 words;
-        __builtin_memcpy(&words, &vector, 16);
-        __stcs(static_cast<uint4*>(to), words);
-    } else {
-        *static_cast<Elements<kType, kWidth>*>(to) = vector;
-    }
-}
-
 /// An element of run-time type.
 __device__ __forceinline__ float load_element(const void* data, DType dtype, std::int64_t index) {
     if (dtype == DType::bf16) return __bfloat162float(static_cast<const __nv_bfloat16*>(data)[index]);

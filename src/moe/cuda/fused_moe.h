@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstddef>
-#include <memory>
 #include <vector>
 
 #include "moe/cuda/decode_args.h"
@@ -11,13 +10,7 @@
 #include "moe/cuda/single/single_args.h"
 #include "moe/cuda/wide/wide_args.h"
 #include "tokamak/moe/fused_moe.h"
-#include "tokamak/moe/route.h"
 #include "tokamak/workspace.h"
-
-namespace tokamak::detail {
-template <class Problem>
-struct TypedState;
-}
 
 namespace tokamak::moe {
 
@@ -99,7 +92,6 @@ struct FusedMoeCuda {
     Slice<float> activated;
     Slice<std::int32_t> routed_ids;  ///< [max_tokens, top_k], where a launch of its own routes
     Slice<float> routed_weights;
-    std::shared_ptr<const detail::TypedState<RouteProblem>> route_first;  ///< that launch
 
     [[nodiscard]] KernelOfVariant kernel_of(std::size_t variant) const {
         if (variant < launches.size())
@@ -108,7 +100,7 @@ struct FusedMoeCuda {
         if (variant < grouped.size()) return {.grouped = &grouped[variant], .takes_ids = true};
         variant -= grouped.size();
         if (variant < wide.size()) return {.wide = &wide[variant], .takes_ids = true};
-        return {.single = &single[variant - wide.size()], .takes_ids = true};
+        return {.single = &single[variant - wide.size()]};
     }
 };
 

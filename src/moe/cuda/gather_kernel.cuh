@@ -134,7 +134,7 @@ template <class Tile, int Warps>
 __global__ void __launch_bounds__(Warps * 32, 1) moe_gather(const __grid_constant__ DecodeArgs args) {
     extern __shared__ __align__(128) std::uint8_t shared[];
     const Cta<GroupTables> cta(args, shared);
-    copy_ids<Warps * 32>(args, cta.tables, 0);
+    if (!args.routed_before) copy_ids<Warps * 32>(args, cta.tables, 0);
     const std::int64_t tokens = live_tokens(args);
     const auto grid = cooperative_groups::this_grid();
     const Team gate_up(args.gate_up_teams);
@@ -143,6 +143,10 @@ __global__ void __launch_bounds__(Warps * 32, 1) moe_gather(const __grid_constan
     WarpRing<Tile> ring(shared + slot * Tile::kBytes, shared + args.shared.scales + slot * 8,
                         reinterpret_cast<std::uint64_t*>(shared + args.shared.barriers) + slot, args.slots,
                         gate_up.lane);
+    if (args.routed_before) {
+        asm volatile("griddepcontrol.wait;" ::: "memory");
+        copy_ids<Warps * 32>(args, cta.tables, 0);
+    }
 #pragma unroll 1
     for (std::int64_t first = 0; first < tokens; first += args.gather_tokens) {
         const int count = static_cast<int>(min(static_cast<std::int64_t>(args.gather_tokens), tokens - first));

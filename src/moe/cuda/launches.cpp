@@ -28,11 +28,23 @@ void load(const void* kernel, int threads, int shared_bytes, const std::string& 
     if (ctas < 1) fail(ErrorCode::internal, "{}: variant {} does not fit on an SM", kOp, name);
 }
 
-void launch(const void* kernel, int grid, int threads, int shared_bytes, void* args, Stream stream) {
+/// `early`: the kernel waits itself for the launch before, and may start while that one runs.
+void launch(const void* kernel, int grid, int threads, int shared_bytes, void* args, Stream stream,
+            bool early = false) {
+    cudaLaunchAttribute attributes[2]{};
+    attributes[0].id = cudaLaunchAttributeCooperative;
+    attributes[0].val.cooperative = 1;
+    attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[1].val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(static_cast<unsigned>(grid));
+    config.blockDim = dim3(static_cast<unsigned>(threads));
+    config.dynamicSmemBytes = static_cast<std::size_t>(shared_bytes);
+    config.stream = stream.handle;
+    config.attrs = attributes;
+    config.numAttrs = early ? 2 : 1;
     void* parameters[] = {args};
-    check(cudaLaunchCooperativeKernel(kernel, dim3(static_cast<unsigned>(grid)), dim3(static_cast<unsigned>(threads)),
-                                      parameters, static_cast<std::size_t>(shared_bytes), stream.handle),
-          "fused_moe launch");
+    check(cudaLaunchKernelExC(&config, kernel, parameters), "fused_moe launch");
 }
 
 }  // namespace
@@ -71,7 +83,7 @@ void run_decode(const FusedMoeState& state, const DecodeLaunch& choice, const De
     args.gather_tokens = static_cast<int>(state.cuda.gather_tokens);
     args.group_rows = choice.group_rows;
     args.by_group_rows = Divisor(std::max(choice.group_rows, 1));
-    launch(choice.kernel, state.cuda.grid, choice.threads, choice.shared.bytes, &args, stream);
+    launch(choice.kernel, state.cuda.grid, choice.threads, choice.shared.bytes, &args, stream, args.routed_before);
 }
 
 void run_grouped(const FusedMoeState& state, const GroupedLaunch& choice, const DecodeArgs& common,

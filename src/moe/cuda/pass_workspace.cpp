@@ -78,7 +78,6 @@ void lay_out_pass(const FusedMoeProblem& p, const PassNeeds& needs, WorkspaceLay
 
 std::size_t lay_out_single(const FusedMoeProblem& p, int segments, FusedMoeCuda& cuda) {
     WorkspaceLayout layout;
-    if (p.route) lay_out_routed(p, layout, cuda);
     cuda.published = layout.add<float>("published", published_floats(segments, cuda.grid));
     cuda.activated = layout.add<float>("activated", activated_floats(p));
     return layout.size().bytes;

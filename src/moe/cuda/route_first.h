@@ -6,10 +6,9 @@
 
 namespace tokamak::moe::cuda {
 
-/// Prepares what route_first launches, for a state whose problem, device and options are set.
-void plan_route_first(FusedMoeState& state);
+/// Loads the kernel that route_first launches. The device is current.
+void plan_route_first();
 /// Routes the call's logits into the workspace, and lets `kernel_args` take ids and weights from there.
-void route_first(const FusedMoeState& state, const FusedMoeArgs& args, const Workspace& workspace, Stream stream,
-                 DecodeArgs& kernel_args);
+void route_first(const FusedMoeState& state, const Workspace& workspace, Stream stream, DecodeArgs& kernel_args);
 
 }  // namespace tokamak::moe::cuda

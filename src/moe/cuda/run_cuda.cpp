@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Freezes a plan of fused_moe for a CUDA device, and runs it.
 #include <algorithm>
+#include <functional>
+#include <memory>
 
 #include "core/choose.h"
 #include "core/environment.h"
@@ -53,6 +55,21 @@ void require_options(const FusedMoeProblem& p, Device device) {
         unsupported(device, "hidden {} and intermediate {} must not exceed {}", p.hidden, p.intermediate, kMaxSize);
 }
 
+using Heuristic = std::function<std::string(std::int64_t tokens)>;
+
+/// The variant where no table knows the problem: from logits that of the same problem from ids, which a table may know.
+Heuristic heuristic_of(const FusedMoeProblem& p, Device device, const PlanOptions& options, const Heuristic& plain,
+                       const std::vector<std::string>& legal) {
+    if (!p.route) return plain;
+    FusedMoeProblem from_ids = p;
+    from_ids.route.reset();
+    PlanOptions free = options;
+    free.variant.clear();
+    const auto state = std::make_shared<detail::PlanState>();
+    choose_into(*state, kOp, device, p.max_tokens, free, problem_key(from_ids), legal, plain);
+    return [state](std::int64_t tokens) { return state->variants[state->row_variants[state->row_index(tokens)]]; };
+}
+
 /// Keeps a launch for every legal variant, in their order.
 void freeze_all(FusedMoeState& state, const LegalVariants& legal, const DeviceInfo& info) {
     const FusedMoeProblem& p = state.problem;
@@ -94,12 +111,14 @@ void plan_fused_moe(FusedMoeState& state, const PlanOptions& options) {
     cuda.gather_tokens = gather_pass_tokens(p);
     if (cuda.pass_tokens < p.max_tokens) cuda.gather_tokens = std::min(cuda.gather_tokens, cuda.pass_tokens);
     const LegalVariants legal = legal_variants(p, cuda, info, options);
-    const auto heuristic = [&](std::int64_t tokens) { return default_variant(p, cuda, legal, tokens); };
+    const auto heuristic = heuristic_of(
+        p, device, options, [&](std::int64_t tokens) { return default_variant(p, cuda, legal, tokens); },
+        legal.names());
     choose_into(state, kOp, device, p.max_tokens, options, problem_key(p), legal.names(), heuristic,
                 environment::kMoeConfig);
     state.refused = refused_variants(p, cuda, info, legal);
     const DeviceGuard guard(device.index);
-    if (p.route) plan_route_first(state);
+    if (p.route) plan_route_first();
     freeze_all(state, legal, info);
     lay_out_workspace(state);
     check_workspace_limit(kOp, options, state.layout.size());
@@ -110,7 +129,7 @@ void run_fused_moe(const FusedMoeState& state, const FusedMoeArgs& args, const W
     const KernelOfVariant kernel = state.cuda.kernel_of(state.row_variants[state.row_index(args.tokens)]);
     DecodeArgs common = kernel_args(state, args, workspace);
     const DeviceGuard guard(state.device.index);
-    if (state.problem.route && kernel.takes_ids) route_first(state, args, workspace, stream, common);
+    if (state.problem.route && kernel.takes_ids) route_first(state, workspace, stream, common);
     if (kernel.decode != nullptr) return run_decode(state, *kernel.decode, common, stream);
     if (kernel.grouped != nullptr) return run_grouped(state, *kernel.grouped, common, workspace, stream);
     if (kernel.wide != nullptr) return run_wide(state, *kernel.wide, common, workspace, stream);

@@ -69,6 +69,11 @@ __device__ __forceinline__ void multiply_run(const Phase<false>& gate_up, const 
     }
 }
 
+/// Numbers of the CTA's barriers; 0 is the grid's.
+inline constexpr int kRowsBarrier = 1;
+inline constexpr int kWorkersBarrier = 2;
+inline constexpr int kRoutedBarrier = 3;
+
 /// Place of a thread and what all warps know.
 template <class Tile, int Warps>
 struct SingleCta {
@@ -90,22 +95,29 @@ struct SingleCta {
     __device__ __forceinline__ void hand_over(GateUpEnd<Tile>& end, const Phase<true>& down) const {
         for (int segment = warp; end.has_segment(); end.select(segment += kAllWarps)) end.finish();
         load_intermediate<Tile>(down, shared, warp, kAllWarps, lane);
-        ptx::named_barrier(1, kAllWarps * 32);
+        ptx::named_barrier(kRowsBarrier, kAllWarps * 32);
     }
 };
 
-/// The first warps: clear, fetch the token, and at the end combine.
+/// The first warps: clear, fetch the token, and at the end combine. From logits the last of them routes instead.
 template <class Tile, int Warps>
 __device__ __forceinline__ void serve(const SingleCta<Tile, Warps>& cta, PendingSlots& slots) {
     const SingleArgs& args = cta.args;
-    constexpr int threads = kServiceWarps * 32;
+    const bool routes_here = from_logits(args);
+    const int threads = (routes_here ? kServiceWarps - 1 : kServiceWarps) * 32;
     const int thread = static_cast<int>(threadIdx.x);
-    PendingRow<Tile> row(args, cta.shared, thread, threads);
-    row.load();
-    clear_published(args, thread, threads);
-    row.store();
+    if (thread < threads) {
+        PendingRow<Tile> row(args, cta.shared, thread, threads);
+        row.load();
+        clear_published(args, thread, threads);
+        row.store();
+    } else {
+        route_token(args, cta.shared, cta.lane);
+        ptx::named_barrier(kRoutedBarrier, (Warps + 1) * 32);
+    }
     const auto grid = cooperative_groups::this_grid();
     auto cleared = grid.barrier_arrive();  // for this CTA: the row is there
+    if (routes_here) slots.take(RoutedSlots(args, cta.shared), cta.lane);
     const int routes = slots.list(args, cta.lane, cta.experts);
     const Phase<false> gate_up(args, routes, Warps);
     const Phase<true> down(args, routes, Warps);
@@ -127,6 +139,10 @@ __device__ __forceinline__ void work(const SingleCta<Tile, Warps>& cta, PendingS
     Phase<false> gate_up(args, args.top_k, Warps);
     Phase<true> down(args, args.top_k, Warps);
     ring.plan(gate_up, down, worker);
+    if (from_logits(args)) {
+        ptx::named_barrier(kRoutedBarrier, (Warps + 1) * 32);
+        slots.take(RoutedSlots(args, cta.shared), cta.lane);
+    }
     const int routes = slots.list(args, cta.lane, cta.experts);
     if (routes != args.top_k) {
         gate_up.cut(routes, Warps);
@@ -148,7 +164,7 @@ __device__ __forceinline__ void work(const SingleCta<Tile, Warps>& cta, PendingS
     DownEnd<Tile> last(results, cta.experts, cta.weights, cta.lane);
     last.select(worker);
     multiply_run<Tile, true>(gate_up, down, cta.shared, worker, cta.lane, ring);
-    ptx::named_barrier(2, Warps * 32);
+    ptx::named_barrier(kWorkersBarrier, Warps * 32);
     for (int segment = worker; last.has_segment(); last.select(segment += Warps)) last.finish();
 }
 

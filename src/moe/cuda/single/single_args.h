@@ -17,6 +17,8 @@ struct SingleShared {
     int barriers = 0;     ///< [warps, slots]
     int experts = 0;      ///< [all warps, 32]: local expert of each live route, a table for each warp
     int weights = 0;      ///< [all warps, 32]: its routing weight
+    int scores = 0;       ///< [score_room], while routing
+    int routed = 0;       ///< [2, 32]: ids and weights, from logits
     int sums = 0;         ///< [warps, segments of a warp, 64] f32
     int x = 0;            ///< the token's row
     int x_groups = 0;     ///< its group sums or scales, for formats that have them

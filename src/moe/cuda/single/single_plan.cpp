@@ -68,6 +68,8 @@ std::int64_t lay_out(const DecodeInstance& instance, const FusedMoeProblem& p, i
     shared.barriers = booking.take(slots * 8);
     shared.experts = booking.take(std::int64_t{instance.warps + kServiceWarps} * kMostSingleRoutes * 4);
     shared.weights = booking.take(std::int64_t{instance.warps + kServiceWarps} * kMostSingleRoutes * 4);
+    shared.scores = booking.take(p.route ? std::int64_t{score_room(p.num_experts)} * 4 : 0);
+    shared.routed = booking.take(p.route ? std::int64_t{2} * kMostSingleRoutes * 4 : 0);
     shared.sums = booking.take(instance.warps * warp_segments * kSegmentBytes);
     shared.x = booking.take(row_bytes(gate_up));
     shared.x_groups = booking.take(group_floats(gate_up) * 4);

@@ -24,7 +24,7 @@ struct SingleVariant {
 std::optional<DecodeInstance> single_instance(const WeightSpec& spec, bool quantized);
 
 /// The variants for a grid of `grid` CTAs whose shared memory fits into `shared_limit` bytes. None for what the kernel
-/// does not do: weighted token rows, more than 32 slots. Logits are routed by a launch before.
+/// does not do: weighted token rows, more than 32 slots.
 std::vector<SingleVariant> single_variants(const DecodeInstance& instance, const FusedMoeProblem& problem, int grid,
                                            std::size_t shared_limit);
 

@@ -5,18 +5,46 @@
 #include <cstdint>
 
 #include "moe/cuda/decode_rows.cuh"
+#include "moe/cuda/row_scores.cuh"
 #include "moe/cuda/single/single_args.h"
 
 namespace tokamak::moe::cuda {
+
+/// What a CTA's routing warp leaves in shared memory for the others.
+struct RoutedSlots {
+    int* ids;
+    float* weights;
+
+    __device__ RoutedSlots(const SingleArgs& args, std::uint8_t* shared)
+        : ids(reinterpret_cast<int*>(shared + args.parts.routed)),
+          weights(reinterpret_cast<float*>(ids + kMostSingleRoutes)) {}
+};
+
+__device__ __forceinline__ bool from_logits(const SingleArgs& args) { return args.route.logits.data != nullptr; }
+
+/// Routes the token: one warp does, for its CTA.
+__device__ __forceinline__ void route_token(const SingleArgs& args, std::uint8_t* shared, int lane) {
+    constexpr unsigned second = 1;  // stage that takes about as long as the logits
+    const Choice choice = choose_experts(RouteRow(args.route, args.num_experts, args.top_k, args.token),
+                                         reinterpret_cast<float*>(shared + args.parts.scores), second);
+    const RoutedSlots routed(args, shared);
+    routed.ids[lane] = choice.expert;
+    routed.weights[lane] = args.route.weighted ? choice.weight : 1.0F;
+}
 
 /// The slots of the token on their way from memory: a lane for each.
 class PendingSlots {
   public:
     __device__ __forceinline__ void load(const SingleArgs& args, int lane) {
         live_ = lane < args.top_k;
-        if (!live_) return;
+        if (!live_ || from_logits(args)) return;
         id_ = load_id(args.ids.data, args.ids.dtype == DType::i64, args.token * args.ids.stride + lane);
         if (args.weights.data != nullptr) weight_.load(args.weights, args.token, lane);
+    }
+    /// Takes what the routing warp has left; behind a barrier.
+    __device__ __forceinline__ void take(const RoutedSlots& routed, int lane) {
+        id_ = routed.ids[lane];
+        routed_weight_ = routed.weights[lane];
     }
     /// Writes the warp's table of experts; returns the number of live routes.
     __device__ __forceinline__ int list(const SingleArgs& args, int lane, int* experts) {
@@ -28,7 +56,7 @@ class PendingSlots {
         return __popc(live);
     }
     __device__ __forceinline__ void store_weights(const SingleArgs& args, float* weights) const {
-        if (place_ >= 0) weights[place_] = args.weights.data != nullptr ? weight_.value() : 1.0F;
+        if (place_ >= 0) weights[place_] = args.weights.data != nullptr ? weight_.value() : routed_weight_;
         __syncwarp();
     }
 
@@ -37,6 +65,7 @@ class PendingSlots {
     int place_ = -1;
     std::int64_t id_ = 0;
     PendingElement weight_;
+    float routed_weight_ = 1.0F;
 };
 
 /// The token's row on its way to shared memory, a vector of eight columns after the other for `threads` threads.

@@ -1,281 +1,288 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sorting routes by expert: one cluster of eight CTAs, or of sixteen for more than 2048 routes. A warp owns a run of
-// routes and counts them by expert in its own row of shared memory, 32 at a time: ballots over the bits of the bin say
-// which lanes share one. Sums over the warps, then over the CTAs (each sends its totals to all others), turn the counts
-// into positions. No atomics, so slots ascend inside an expert and the result is the same every time.
+// Sorting routes by expert with CTAs that know nothing of each other: each counts all routes of the call in shared
+// memory, those before its own run apart, so that it finds every position without a word from the others. Counting
+// 8192 routes takes less time than one exchange between CTAs (docs/kernels/moe_small_operators.md).
 //
-// The kernel runs its code once, so what costs is instruction fetch and fences, not work: loops stay rolled, divisions
-// are multiplications, no output element is written twice (nothing orders writes of different CTAs), and totals travel
-// by stores that signal their own arrival instead of through a cluster barrier (docs/kernels/moe_small_operators.md).
+// A run is taken 128 routes at a time by four warps, whose lanes set their bit in a mask of the bin; bits before one's
+// own are earlier routes. Slots so ascend inside an expert and the result is the same every time.
+//
+// The kernel runs its code once, so what costs is instruction fetch and latency, not work: loops stay rolled, divisions
+// are multiplications, and ids are asked for before anything else.
 #include <cuda_runtime.h>
 
-#include "cuda/ptx/cluster.cuh"
+#include <algorithm>
+
 #include "moe/cuda/elements.cuh"
 #include "moe/cuda/small/kernels.h"
-#include "moe/cuda/small/route_ranks.cuh"
 
 namespace tokamak::moe::cuda {
 namespace {
 
-namespace ptx = tokamak::cuda::ptx;
-
 constexpr unsigned kAll = 0xFFFFFFFFU;
 constexpr int kMaxWarps = 32;
-constexpr int kMaxCtas = 16;
-constexpr int kPortableCtas = 8;
+constexpr int kPlacingWarps = 4;  ///< the others write padding meanwhile
+constexpr unsigned kChunk = 32 * kPlacingWarps;
+constexpr int kNoBin = -1;  ///< of a route that counts nowhere
 constexpr int kSharedLimit = 200 * 1024;
 
-/// Ints of shared memory: an mbarrier, scan, counts, totals of all CTAs, sums, positions, first blocks with their end.
-constexpr int shared_ints(int bins, const AlignSplit& split) {
-    return 2 + kMaxWarps + (split.warps + split.ctas + 3) * bins + 1;
-}
+/// Bytes of shared memory: masks, two histograms, first blocks with their end, scan.
+constexpr int shared_bytes(int bins) { return bins * 28 + 4 + kMaxWarps * 4; }
 
 struct Tables {
-    std::uint64_t* arrived;  ///< counts the bytes of `totals`
-    int* scan;               ///< [warps]
-    int* counts;             ///< [warps, bins]: of a warp; later where its next route goes, relative to `positions`
-    int* totals;             ///< [CTAs, bins]
-    int* sums;               ///< [bins]: of all CTAs
-    int* positions;          ///< [bins]: of this CTA's first route
-    int* first_block;        ///< [bins + 1]
+    uint4* masks;      ///< [bins]: a bit for each route of a chunk
+    int* before;       ///< [bins]: routes of earlier chunks
+    int* rest;         ///< [bins]: the others of the call; behind `before`
+    int* first_block;  ///< [bins + 1]
+    int* scan;         ///< [warps]
 
-    __device__ Tables(int* shared, const AlignParams& p)
-        : arrived(reinterpret_cast<std::uint64_t*>(shared)),
-          scan(shared + 2),
-          counts(scan + kMaxWarps),
-          totals(counts + p.split.warps * p.bins),
-          sums(totals + p.split.ctas * p.bins),
-          positions(sums + p.bins),
-          first_block(positions + p.bins) {}
+    __device__ Tables(uint4* shared, int bins)
+        : masks(shared),
+          before(reinterpret_cast<int*>(shared + bins)),
+          rest(before + bins),
+          first_block(rest + bins),
+          scan(first_block + bins + 1) {}
 };
 
-/// Stores into shared memory of CTA `rank`; the bytes count on `barrier` there.
-__device__ __forceinline__ void send(unsigned rank, const int* to, int value, const std::uint64_t* barrier) {
-    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.s32 [%0], %1, [%2];" ::"r"(
-                     ptx::address_in(rank, to)),
-                 "r"(value), "r"(ptx::address_in(rank, barrier))
-                 : "memory");
-}
-
-/// The bin of a route of the call.
-__device__ __forceinline__ int bin_of(const AlignParams& p, unsigned route) {
+/// The id of a route of the call; -1 for what an int does not hold.
+__device__ __forceinline__ int id_of(const AlignParams& p, unsigned route) {
     std::int64_t at = route;
     if (p.ids_stride != p.top_k) {
         const unsigned token = p.by_top_k.quotient(route);
         at = token * p.ids_stride + (route - token * static_cast<unsigned>(p.top_k));
     }
     const std::int64_t id = load_id(p.ids, p.wide_ids, at);
-    if (id < 0 || id >= p.global_experts) return kNoBin;
-    const int row = p.expert_map != nullptr ? p.expert_map[id] : static_cast<int>(id);
-    if (row >= 0 && row < p.local_experts) return row;
+    return id < 0 || id >= p.global_experts ? -1 : static_cast<int>(id);
+}
+
+__device__ __forceinline__ int bin_of(const AlignParams& p, int id) {
+    if (static_cast<unsigned>(id) >= static_cast<unsigned>(p.global_experts)) return kNoBin;
+    const int row = p.expert_map != nullptr ? p.expert_map[id] : id;
+    if (static_cast<unsigned>(row) < static_cast<unsigned>(p.local_experts)) return row;
     return p.bins > p.local_experts ? p.local_experts : kNoBin;
 }
 
-/// Exclusive sums over the warps of this CTA, in place; their totals go to every CTA. Sharing a bin's warps among four
-/// threads was slower: more code to fetch.
-__device__ __forceinline__ void sum_warps(const AlignParams& p, const Tables& t, unsigned rank) {
-    constexpr int kAtATime = 4;
+/// Ids of routes 4 `quad` to 4 `quad` + 3; -1 behind the call's end.
+template <bool kPlain>
+__device__ __forceinline__ int4 load_quad(const AlignParams& p, unsigned quad) {
+    const unsigned first = quad * 4;
+    const auto routes = static_cast<unsigned>(p.pad_id);
+    int4 ids = {-1, -1, -1, -1};
+    if constexpr (kPlain) {
+        if (first < routes) ids = __ldg(static_cast<const int4*>(p.ids) + quad);
+    } else {
+        if (first < routes) ids.x = id_of(p, first);
+        if (first + 1 < routes) ids.y = id_of(p, first + 1);
+        if (first + 2 < routes) ids.z = id_of(p, first + 2);
+        if (first + 3 < routes) ids.w = id_of(p, first + 3);
+    }
+    return ids;
+}
+
+/// Counts all live routes of the call; `quad` is the thread's first.
+template <bool kPlain>
+__device__ __forceinline__ void count_routes(const AlignParams& p, const Tables& t, int4 quad, unsigned begin,
+                                             unsigned live) {
+    const auto add = [&](int id, unsigned route, int* counts) {
+        const int bin = bin_of(p, id);
+        if (bin != kNoBin && route < live) atomicAdd(counts + bin, 1);
+    };
 #pragma unroll 1
-    for (int bin = static_cast<int>(threadIdx.x); bin < p.bins; bin += static_cast<int>(blockDim.x)) {
-        int sum = 0;
-        int* count = t.counts + bin;
-#pragma unroll 1
-        for (int first = 0; first < p.split.warps; first += kAtATime) {
-            int counts[kAtATime];
-#pragma unroll
-            for (int i = 0; i < kAtATime; ++i) counts[i] = count[i * p.bins];
-#pragma unroll
-            for (int i = 0; i < kAtATime; ++i) {
-                count[i * p.bins] = sum;
-                sum += counts[i];
-            }
-            count += kAtATime * p.bins;
-        }
-#pragma unroll 1
-        for (unsigned cta = 0; cta < static_cast<unsigned>(p.split.ctas); ++cta)
-            send(cta, t.totals + rank * p.bins + bin, sum, t.arrived);
+    for (unsigned at = threadIdx.x;;) {
+        const unsigned route = at * 4;
+        at += blockDim.x;
+        const int4 ids = quad;
+        if (at * 4 < live) quad = load_quad<kPlain>(p, at);
+        int* const counts = route < begin ? t.before : t.rest;  // runs begin at multiples of 4
+        add(ids.x, route, counts);
+        add(ids.y, route + 1, counts);
+        add(ids.z, route + 2, counts);
+        add(ids.w, route + 3, counts);
+        if (at * 4 >= live) return;
     }
 }
 
-/// Exclusive sum over the threads of the CTA; `total` of all of them.
-__device__ __forceinline__ int block_scan(const AlignParams& p, const Tables& t, int value, int& total) {
+/// The id of the thread's route of a chunk, for the threads that place routes.
+__device__ __forceinline__ int placed_id(const AlignParams& p, unsigned first, unsigned end) {
+    const unsigned route = first + threadIdx.x;
+    return threadIdx.x < kChunk && route < min(end, static_cast<unsigned>(p.pad_id)) ? id_of(p, route) : -1;
+}
+
+/// Sets the route's bit; returns its bin.
+__device__ __forceinline__ int mark_route(const AlignParams& p, const Tables& t, int id, unsigned first,
+                                          unsigned live) {
+    const int bin = first + threadIdx.x < live ? bin_of(p, id) : kNoBin;
+    if (bin != kNoBin)
+        atomicOr(reinterpret_cast<unsigned*>(t.masks + bin) + threadIdx.x / 32, 1U << (threadIdx.x % 32));
+    return bin;
+}
+
+__device__ __forceinline__ void store_route(const AlignParams& p, const Tables& t, int bin, unsigned first) {
+    if (bin == kNoBin) return;
+    const uint4 mask = t.masks[bin];
+    const unsigned warp = threadIdx.x / 32;
+    const unsigned own = (1U << (threadIdx.x % 32)) - 1U;
+    const auto earlier = [&](unsigned bits, unsigned of) { return __popc(bits & (of < warp ? kAll : own)); };
+    int place = t.first_block[bin] * p.block_size + t.before[bin] + earlier(mask.x, 0);
+    if (warp >= 1) place += earlier(mask.y, 1);
+    if (warp >= 2) place += earlier(mask.z, 2);
+    if (warp >= 3) place += earlier(mask.w, 3);
+    p.sorted[place] = static_cast<int>(first + threadIdx.x);
+}
+
+/// Fills `first_block` from the counts. A barrier of the block is behind it.
+__device__ __forceinline__ void place_experts(const AlignParams& p, const Tables& t) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
     const int warp = static_cast<int>(threadIdx.x) / 32;
-    int inclusive = value;
-#pragma unroll
-    for (int step = 1; step < 32; step *= 2) {
-        const int other = __shfl_up_sync(kAll, inclusive, step);
-        if (lane >= step) inclusive += other;
-    }
-    if (lane == 31) t.scan[warp] = inclusive;
-    __syncthreads();
-    const int of_warp = lane < p.split.warps ? t.scan[lane] : 0;
-    const int before = __reduce_add_sync(kAll, lane < warp ? of_warp : 0);
-    total = __reduce_add_sync(kAll, of_warp);
-    __syncthreads();  // `scan` is used again, and what the caller wrote is read
-    return before + inclusive - value;
-}
-
-/// Fills `sums`, `positions` and `first_block` from the totals of all CTAs.
-__device__ __forceinline__ void place_experts(const AlignParams& p, const Tables& t, unsigned rank) {
     int carried = 0;
 #pragma unroll 1
     for (int first = 0; first < p.bins; first += static_cast<int>(blockDim.x)) {
         const int bin = first + static_cast<int>(threadIdx.x);
-        int sum = 0;
-        int before = 0;
+        int blocks = 0;
         if (bin < p.bins) {
+            const int routes = t.before[bin] + t.rest[bin];
+            blocks = static_cast<int>(p.by_block.quotient(static_cast<unsigned>(routes + p.block_size - 1)));
+        }
+        int inclusive = blocks;
+        if (first + warp * 32 < p.bins) {
 #pragma unroll
-            for (unsigned cta = 0; cta < kMaxCtas; ++cta) {
-                if (cta == rank) before = sum;
-                if (cta < static_cast<unsigned>(p.split.ctas)) sum += t.totals[cta * p.bins + bin];
+            for (int step = 1; step < 32; step *= 2) {
+                const int other = __shfl_up_sync(kAll, inclusive, step);
+                if (lane >= step) inclusive += other;
             }
         }
-        const unsigned blocks = p.by_block.quotient(static_cast<unsigned>(sum + p.block_size - 1));
-        int all = 0;
-        const int start = carried + block_scan(p, t, static_cast<int>(blocks), all);
-        if (bin < p.bins) {
-            t.sums[bin] = sum;
-            t.first_block[bin] = start;
-            t.positions[bin] = start * p.block_size + before;
-        }
-        carried += all;
+        if (lane == 31) t.scan[warp] = inclusive;
+        __syncthreads();
+        const int of_warp = lane < static_cast<int>(blockDim.x) / 32 ? t.scan[lane] : 0;
+        const int earlier = __reduce_add_sync(kAll, lane < warp ? of_warp : 0);
+        if (bin < p.bins) t.first_block[bin] = carried + earlier + inclusive - blocks;
+        carried += __reduce_add_sync(kAll, of_warp);
+        if (first + static_cast<int>(blockDim.x) < p.bins) __syncthreads();  // `scan` is used again
     }
     if (threadIdx.x == 0) t.first_block[p.bins] = carried;
     __syncthreads();
 }
 
-/// The experts of the blocks and the padding behind each expert's routes, 2^lane_bits threads per bin; then the unused
-/// tails.
-__device__ __forceinline__ void write_padding(const AlignParams& p, const Tables& t, unsigned thread,
-                                              unsigned threads) {
-    const int lanes = 1 << p.split.lane_bits;
-    const int lane = static_cast<int>(thread) & (lanes - 1);
+/// The experts of a bin's blocks and the padding behind its routes, by a warp.
+__device__ __forceinline__ void finish_bin(const AlignParams& p, int bin, int start, int end, int routes, int lane) {
+    const int expert = bin == p.local_experts ? -1 : bin;
 #pragma unroll 1
-    for (unsigned bin = thread >> p.split.lane_bits; bin < static_cast<unsigned>(p.bins);
-         bin += threads >> p.split.lane_bits) {
-        const int start = t.first_block[bin];
-        const int end = t.first_block[bin + 1];
-        const int expert = static_cast<int>(bin) == p.local_experts ? -1 : static_cast<int>(bin);
+    for (int block = start + lane; block < end; block += 32) p.block_experts[block] = expert;
 #pragma unroll 1
-        for (int block = start + lane; block < end; block += lanes) p.block_experts[block] = expert;
-#pragma unroll 4
-        for (int i = start * p.block_size + t.sums[bin] + lane; i < end * p.block_size; i += lanes)
-            p.sorted[i] = p.pad_id;
+    for (int i = start * p.block_size + routes + lane; i < end * p.block_size; i += 32) p.sorted[i] = p.pad_id;
+}
+
+/// What no route fills, by all warps but those that place routes: a lane looks at a bin, its warp finishes those that
+/// have routes.
+__device__ __forceinline__ void write_padding(const AlignParams& p, const Tables& t) {
+    const unsigned own = blockDim.x - kChunk;
+    const unsigned thread = blockIdx.x * own + threadIdx.x - kChunk;
+    const unsigned threads = gridDim.x * own;
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const auto step = static_cast<int>(threads / 32) * p.split.warp_bins;
+#pragma unroll 1
+    for (int first = static_cast<int>(thread / 32) * p.split.warp_bins; first < p.bins; first += step) {
+        const int bin = first + lane;
+        int start = 0;
+        int end = 0;
+        int routes = 0;
+        if (lane < p.split.warp_bins && bin < p.bins) {
+            start = t.first_block[bin];
+            end = t.first_block[bin + 1];
+            routes = t.before[bin] + t.rest[bin];
+        }
+#pragma unroll 1
+        for (unsigned left = __ballot_sync(kAll, end > start ? 1 : 0); left != 0; left &= left - 1) {
+            const int from = __ffs(static_cast<int>(left)) - 1;
+            finish_bin(p, first + from, __shfl_sync(kAll, start, from), __shfl_sync(kAll, end, from),
+                       __shfl_sync(kAll, routes, from), lane);
+        }
     }
-    const int used = t.first_block[p.bins];
-#pragma unroll 2
+    const auto used = static_cast<unsigned>(t.first_block[p.bins]);
+#pragma unroll 1
     for (unsigned i = used * p.block_size + thread; i < static_cast<unsigned>(p.max_padded); i += threads)
         p.sorted[i] = p.pad_id;
 #pragma unroll 1
     for (unsigned i = used + thread; i < static_cast<unsigned>(p.max_blocks); i += threads) p.block_experts[i] = 0;
-    if (thread == 0) *p.post_padded = used * p.block_size;
+    if (thread == 0) *p.post_padded = static_cast<int>(used) * p.block_size;
 }
 
-/// Makes sure that the CTAs of the cluster run and that their barriers are set up. Nothing else is ordered by it, so no
-/// fence (700 cycles) is taken. Warp 0 alone waits: every warp that does clears the first-level cache, one after
-/// another.
-struct ClusterStart {
-    __device__ __forceinline__ static void announce(const AlignParams& p, const Tables& t) {
-        if (threadIdx.x == 0) {
-            ptx::barrier_init(t.arrived, 1);
-            ptx::barrier_arrive_expect(t.arrived, static_cast<std::uint32_t>(p.split.ctas * p.bins) * 4);
-            ptx::fence_barrier_init();
-        }
-        __syncwarp();
-        asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
-    }
-    __device__ __forceinline__ static void wait() {
-        if (threadIdx.x < 32) ptx::cluster_wait();
-    }
-};
-
-__global__ void __launch_bounds__(32 * kMaxWarps) align_routes(const __grid_constant__ AlignParams p) {
-    extern __shared__ __align__(8) int shared[];
-    const Tables t(shared, p);
-    const unsigned rank = ptx::cluster_rank();
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-    const int warp = static_cast<int>(threadIdx.x) / 32;
-    int* const counts = t.counts + warp * p.bins;
-    const auto live = static_cast<unsigned>(live_tokens(p.tokens, p.num_tokens) * p.top_k);
-    const unsigned begin =
-        (rank * static_cast<unsigned>(p.split.warps) + static_cast<unsigned>(warp)) * p.split.steps * 32;
-    const auto load_bin = [&](unsigned step) {
-        const unsigned route = begin + step * 32 + static_cast<unsigned>(lane);
-        const int bin = route < static_cast<unsigned>(p.pad_id) ? bin_of(p, route) : kNoBin;
-        return route < live ? bin : kNoBin;  // nothing waits for the count before the id is on its way
-    };
-    int bin = load_bin(0);  // on its way while the tables are set up
-    ClusterStart::announce(p, t);
-#pragma unroll 4
-    for (int i = lane; i < p.bins; i += 32) counts[i] = 0;
-    __syncwarp();
-    unsigned same = 0;
-    int place = 0;
-#pragma unroll 1
-    for (unsigned step = 0; step < p.split.steps && begin + step * 32 < live; ++step) {
-        if (step > 0) bin = load_bin(step);
-        same = peers(bin, p.bits);
-        place = take_places(counts, bin, same, lane);
-    }
-    ClusterStart::wait();
+/// Moves the routes of a finished chunk to those before the next one. Barriers of the block are around it.
+__device__ __forceinline__ void finish_chunk(const AlignParams& p, const Tables& t) {
     __syncthreads();
-    sum_warps(p, t, rank);
-    ptx::barrier_wait(t.arrived, 0);
-    place_experts(p, t, rank);
 #pragma unroll 1
-    for (unsigned step = 0; step < p.split.steps && begin + step * 32 < live; ++step) {
-        if (p.split.steps > 1) {
-            bin = load_bin(step);
-            same = peers(bin, p.bits);
-            place = take_places(counts, bin, same, lane);
-        } else if (same != 0) {
-            place += counts[bin];
-        }
-        if (same != 0) p.sorted[t.positions[bin] + place] = static_cast<int>(begin + step * 32) + lane;
+    for (int bin = static_cast<int>(threadIdx.x); bin < p.bins; bin += static_cast<int>(blockDim.x)) {
+        const uint4 mask = t.masks[bin];
+        t.before[bin] += __popc(mask.x) + __popc(mask.y) + __popc(mask.z) + __popc(mask.w);
+        t.masks[bin] = {0, 0, 0, 0};
     }
-    write_padding(p, t, rank * blockDim.x + threadIdx.x, static_cast<unsigned>(p.split.ctas) * blockDim.x);
+    __syncthreads();
+}
+
+template <bool kPlain>
+__global__ void __launch_bounds__(32 * kMaxWarps) align_routes(const __grid_constant__ AlignParams p) {
+    extern __shared__ uint4 shared[];
+    const Tables t(shared, p.bins);
+    const unsigned begin = blockIdx.x * p.split.run;
+    const unsigned end = begin + p.split.run;
+    const int4 quad = load_quad<kPlain>(p, threadIdx.x);  // on their way while the tables are cleared
+    int id = placed_id(p, begin, end);
+    const auto live = static_cast<unsigned>(live_tokens(p.tokens, p.num_tokens) * p.top_k);
+#pragma unroll 1
+    for (int i = static_cast<int>(threadIdx.x); i < p.bins * 3 / 2; i += static_cast<int>(blockDim.x))
+        shared[i] = {0, 0, 0, 0};  // masks and both histograms
+    if (p.bins % 2 != 0 && threadIdx.x < 2) t.first_block[-1 - static_cast<int>(threadIdx.x)] = 0;
+    __syncthreads();
+    count_routes<kPlain>(p, t, quad, begin, live);
+    int bin = threadIdx.x < kChunk ? mark_route(p, t, id, begin, live) : kNoBin;
+    __syncthreads();
+    place_experts(p, t);
+    if (threadIdx.x < kChunk)
+        store_route(p, t, bin, begin);
+    else
+        write_padding(p, t);
+#pragma unroll 1
+    for (unsigned first = begin + kChunk; first < min(end, live); first += kChunk) {
+        id = placed_id(p, first, end);
+        finish_chunk(p, t);
+        bin = threadIdx.x < kChunk ? mark_route(p, t, id, first, live) : kNoBin;
+        __syncthreads();
+        store_route(p, t, bin, first);
+    }
 }
 
 }  // namespace
 
-AlignSplit align_split(std::int64_t routes, int bins, int max_ctas) {
-    const auto fits = [bins](const AlignSplit& split) { return shared_ints(bins, split) * 4 <= kSharedLimit; };
-    constexpr int kFewRoutes = 32 * kPortableCtas * 8;
-    AlignSplit split{.ctas = routes <= kFewRoutes ? kPortableCtas : kMaxCtas, .warps = 8};
-    while (split.ctas > max_ctas) split.ctas /= 2;
-    while (!fits(split)) (split.ctas > kPortableCtas / 2 ? split.ctas : split.warps) /= 2;
-    const auto at_once = [&split] { return std::int64_t{32} * split.ctas * split.warps; };
-    while (split.warps < kMaxWarps && routes > at_once()) {
-        split.warps *= 2;
-        if (!fits(split)) {
-            split.warps /= 2;
-            break;
-        }
-    }
-    split.steps = static_cast<unsigned>((routes + at_once() - 1) / at_once());
-    while (split.lane_bits < 5 && std::int64_t{bins} << split.lane_bits < at_once()) ++split.lane_bits;
+AlignSplit align_split(std::int64_t routes, std::int64_t padded, int bins, int max_ctas) {
+    constexpr std::int64_t few = 1024;       // routes that 256 threads count at once
+    constexpr int few_bins = 256;            // that they scan at once
+    constexpr std::int64_t most_ctas = 128;  // each counts all routes, so more gain nothing
+    AlignSplit split;
+    split.warps = routes <= few && bins <= few_bins ? 2 * kPlacingWarps : kMaxWarps;
+    const std::int64_t padders = std::int64_t{32} * (split.warps - kPlacingWarps);
+    const std::int64_t wanted =
+        std::max({(routes + kChunk - 1) / kChunk, (padded + padders - 1) / padders, (bins + padders - 1) / padders});
+    split.ctas = static_cast<int>(std::clamp<std::int64_t>(std::min(wanted, most_ctas), 1, max_ctas));
+    while (split.warp_bins < 32 && split.ctas * padders / 32 * split.warp_bins < bins) split.warp_bins *= 2;
+    split.run = static_cast<unsigned>((routes + split.ctas * 32 - 1) / (split.ctas * 32) * 32);
     return split;
 }
 
 cudaError_t prepare_align() {
-    const cudaError_t status = cudaFuncSetAttribute(align_routes, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
-    if (status != cudaSuccess) return status;
-    return cudaFuncSetAttribute(align_routes, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedLimit);
+    for (const auto kernel : {align_routes<false>, align_routes<true>})
+        if (const cudaError_t status =
+                cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedLimit);
+            status != cudaSuccess)
+            return status;
+    return cudaSuccess;
 }
 
 cudaError_t launch_align(const AlignParams& p, cudaStream_t stream) {
-    cudaLaunchAttribute cluster{};
-    cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim = {static_cast<unsigned>(p.split.ctas), 1, 1};
-    cudaLaunchConfig_t config{};
-    config.gridDim = dim3(static_cast<unsigned>(p.split.ctas));
-    config.blockDim = dim3(static_cast<unsigned>(p.split.warps) * 32);
-    config.dynamicSmemBytes = static_cast<std::size_t>(shared_ints(p.bins, p.split)) * 4;
-    config.stream = stream;
-    config.attrs = &cluster;
-    config.numAttrs = 1;
-    return cudaLaunchKernelEx(&config, align_routes, p);
+    const bool plain = !p.wide_ids && p.ids_stride == p.top_k && p.pad_id % 4 == 0 &&
+                       reinterpret_cast<std::uintptr_t>(p.ids) % 16 == 0;
+    const auto kernel = plain ? align_routes<true> : align_routes<false>;
+    kernel<<<static_cast<unsigned>(p.split.ctas), static_cast<unsigned>(p.split.warps) * 32,
+             static_cast<std::size_t>(shared_bytes(p.bins)), stream>>>(p);
+    return cudaGetLastError();
 }
 
 }  // namespace tokamak::moe::cuda

@@ -35,10 +35,10 @@ cudaError_t launch_route(const RouteParams& params, int max_ctas, cudaStream_t s
 
 /// How the routes of a call are shared.
 struct AlignSplit {
-    int ctas = 1;        ///< a cluster
-    int warps = 1;       ///< of a CTA
-    unsigned steps = 0;  ///< of 32 routes that a warp takes
-    int lane_bits = 3;   ///< 2^lane_bits threads write the padding of a bin
+    int ctas = 1;
+    int warps = 8;      ///< of a CTA
+    unsigned run = 0;   ///< routes that a CTA places, a multiple of 32
+    int warp_bins = 1;  ///< bins that a warp looks at together
 };
 
 struct AlignParams {
@@ -55,11 +55,11 @@ struct AlignParams {
     int global_experts = 0, local_experts = 0;
     int bins = 0;  ///< local experts, one more for the ghost
     bool wide_ids = false;
-    int bits = 0;  ///< of a bin's number
     AlignSplit split;
     Divisor by_top_k, by_block;
 };
-AlignSplit align_split(std::int64_t routes, int bins, int max_ctas);
+/// `padded`: elements of the sorted list.
+AlignSplit align_split(std::int64_t routes, std::int64_t padded, int bins, int max_ctas);
 cudaError_t prepare_align();
 cudaError_t launch_align(const AlignParams& params, cudaStream_t stream);
 

@@ -2,7 +2,6 @@
 #include "moe/cuda/small/small_operators.h"
 
 #include <algorithm>
-#include <bit>
 #include <string>
 
 #include "core/choose.h"
@@ -125,8 +124,7 @@ void run_small(const detail::TypedState<AlignProblem>& state, const AlignArgs& a
     params.global_experts = p.num_global_experts > 0 ? p.num_global_experts : p.num_experts;
     params.bins = p.num_experts + (p.non_local == NonLocal::ghost ? 1 : 0);
     const int max_ctas = state.options.max_sms > 0 ? state.options.max_sms : kMaxSms;
-    params.split = align_split(sizes.pad_id, params.bins, max_ctas);
-    params.bits = std::bit_width(static_cast<unsigned>(params.bins));
+    params.split = align_split(sizes.pad_id, sizes.max_padded, params.bins, max_ctas);
     params.by_top_k = Divisor(static_cast<std::uint32_t>(p.top_k));
     params.by_block = Divisor(static_cast<std::uint32_t>(p.block_size));
     const DeviceGuard guard(state.device.index);
