@@ -179,7 +179,7 @@ TEST(FusedMoeGpu, WhatIsMissingIsRefusedWithTheReason) {
     refused([](auto& p) { p.out_dtype = DType::f64; }, {"f64"});
     refused(
         [](auto& p) {
-            p.weights = WeightSpec::nvfp4();
+            p.weights = WeightSpec::int4(32, DType::f16);
             p.hidden = 16384;
         },
         {"hidden 16384", "shared memory"});

@@ -147,7 +147,7 @@ TEST(FusedMoeGpuLogits, WhatDoesNotFitIsRefused) {
     TOKAMAK_REQUIRE_GPU();
     FusedMoeProblem p = logit_case({RouteRule{}, 64, 33}, WeightSpec::bf16(), 4).problem;
     expect_unsupported(p, {"`route`", "33", "32"}, ErrorCode::unsupported, kGpu);
-    p = logit_case({RouteRule{}, 64, 8}, WeightSpec::nvfp4(), 4).problem;
+    p = logit_case({RouteRule{}, 64, 8}, WeightSpec::int4(32, DType::f16), 4).problem;
     p.hidden = 16384;
     expect_unsupported(p, {"hidden 16384", "shared memory"}, ErrorCode::unsupported, kGpu);
 }
