@@ -76,12 +76,18 @@ std::vector<tune::Tuning> tune_often(Subject& subject, const TuneOptions& option
     return tunings;
 }
 
+/// One of each tuning; none if no tuning came to the count. A tuning that left out what another one measured has an
+/// empty name, which agrees with nobody.
 std::vector<std::string> winners_at(const std::vector<tune::Tuning>& tunings, std::int64_t tokens) {
-    std::vector<std::string> winners;
-    for (const tune::Tuning& tuning : tunings)
-        for (const tune::Row& row : tuning.rows)
-            if (row.tokens == tokens) winners.push_back(row.variant);
-    return winners;
+    std::vector<std::string> winners(tunings.size());
+    bool any = false;
+    for (std::size_t i = 0; i < tunings.size(); ++i)
+        for (const tune::Row& row : tunings[i].rows)
+            if (row.tokens == tokens) {
+                winners[i] = row.variant;
+                any = true;
+            }
+    return any ? winners : std::vector<std::string>{};
 }
 
 /// Shares of a case's time.

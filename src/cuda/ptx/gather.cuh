@@ -47,6 +47,10 @@ __device__ __forceinline__ void copy_arrive(std::uint64_t* barrier) {
 /// Makes shared memory written by this thread visible to the tensor cores and the copy engine; a barrier must follow.
 __device__ __forceinline__ void fence_shared_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
+/// The same for all memory: orders this thread's ordinary accesses and those of the copy engine; of what other threads
+/// wrote, a barrier between.
+__device__ __forceinline__ void fence_all_async() { asm volatile("fence.proxy.async;" ::: "memory"); }
+
 /// Barrier among `threads` threads of a block, by number; number 0 is __syncthreads.
 __device__ __forceinline__ void named_barrier(int number, int threads) {
     asm volatile("barrier.cta.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");

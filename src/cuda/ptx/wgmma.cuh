@@ -17,6 +17,19 @@ __device__ __forceinline__ std::uint64_t wgmma_descriptor(const void* shared) {
     return ((address & 0x3FFFFU) >> 4) | (leading << 16) | (stride << 32) | (swizzle_128 << 62);
 }
 
+/// Low word of the descriptor of a tile at a shared address; the high one is constant, so that no addition to the low
+/// one carries into it.
+__device__ __forceinline__ std::uint32_t wgmma_tile_word(std::uint32_t shared) {
+    return (shared & 0x3FFFFU) >> 4 | 1U << 16;
+}
+/// Descriptor of the tile's columns 32 bytes further for each step.
+__device__ __forceinline__ std::uint64_t wgmma_step(std::uint32_t word, int step) {
+    constexpr std::uint32_t high = 1024 / 16 | 1U << 30;
+    std::uint64_t descriptor;
+    asm("mov.b64 %0, {%1, %2};" : "=l"(descriptor) : "r"(word + static_cast<std::uint32_t>(step) * 2), "r"(high));
+    return descriptor;
+}
+
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <int Pending>

@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #include "moe/cuda/grouped/multiply.cuh"
-#include "moe/cuda/grouped/tile_rows.cuh"
+#include "moe/cuda/grouped/tile_preparation.cuh"
 
 namespace tokamak::moe::cuda {
 
@@ -65,7 +65,7 @@ __device__ __forceinline__ void finish_pair(const GroupedArgs& args, const RowTi
         auto* const rows = static_cast<__nv_bfloat16*>(args.intermediate);
         if constexpr (Shape::kCopiesRows) {
             auto* const eight = reinterpret_cast<__nv_bfloat16*>(
-                TileRows(args.intermediate, tile, staged_cols(args.down.cols)).place(row, col / 8));
+                TileRows(args.intermediate, tile.first, tile.rows, staged_cols(args.down.cols)).place(row, col / 8));
             eight[col % 8] = __float2bfloat16_rn(value);
         } else if constexpr (Shape::kPrepares) {
             const std::int64_t padded = (args.down.cols + kPreparedGroup - 1) / kPreparedGroup * kPreparedGroup;

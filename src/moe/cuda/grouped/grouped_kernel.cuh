@@ -125,7 +125,7 @@ __device__ __forceinline__ void consume_width(const GroupedArgs& args, const Row
 template <class Shape>
 __device__ __forceinline__ void publish_unit(const GroupedArgs& args, const Unit& unit,
                                              const UnitScratch<Shape>& scratch) {
-    if constexpr (Shape::kCopiesRows) fence_all_async();
+    if constexpr (Shape::kCopiesRows) ptx::fence_all_async();
     scratch.sync();
     if (threadIdx.x == 0) TileCounts{args.tile_units}.add(unit.index);
     if constexpr (Shape::kRowScales) scratch.clear_maxima();
@@ -273,8 +273,7 @@ __device__ __forceinline__ void prepare_pass(const GroupedArgs& args, std::int64
         prepare_rows<Shape::Weights::kForm>(token_rows(args, first), routes, args.prepared_rows, args.row_scales);
     const int thread = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
     const int threads = static_cast<int>(gridDim.x * blockDim.x);
-    if constexpr (Shape::kAnnounces)
-        for (int tile = thread; tile < routes; tile += threads) args.tile_units[tile] = 0;
+    if constexpr (Shape::kAnnounces) TileCounts{args.tile_units}.clear(routes);
     if constexpr (Shape::kPrepares && !Shape::kRowScales)
         clear_padding(static_cast<std::uint16_t*>(args.intermediate), routes, args.down.cols, thread, threads);
 }
@@ -328,7 +327,7 @@ __device__ __forceinline__ unsigned prepare_tables(const GroupedArgs& args, cons
         __syncthreads();
         if (threadIdx.x < 32) place_units<Shape>(args, lists);
         TilePreparation(args, lists, token_rows(args, first)).run();
-        fence_all_async();
+        ptx::fence_all_async();
         return grid.barrier_arrive();
     } else if constexpr (Shape::kPrepares) {
         auto prepared = grid.barrier_arrive();  // also: the lists of the last pass have been read

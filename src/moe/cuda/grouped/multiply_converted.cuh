@@ -43,8 +43,7 @@ class ConvertedStages {
     }
     /// Low word of the rows' descriptor.
     [[nodiscard]] __device__ __forceinline__ std::uint32_t rows() const {
-        const std::uint32_t address = ptx::shared_address(stage_ + Shape::kRowsOffset);
-        return (address & 0x3FFFFU) >> 4 | 1U << 16;
+        return ptx::wgmma_tile_word(ptx::shared_address(stage_ + Shape::kRowsOffset));
     }
 
   private:
@@ -54,14 +53,6 @@ class ConvertedStages {
     const std::uint8_t* stage_ = nullptr;
 };
 
-/// Descriptor of 16 columns of rows of 128 swizzled bytes.
-__device__ __forceinline__ std::uint64_t rows_descriptor(std::uint32_t word, int step) {
-    constexpr std::uint32_t high = 1024 / 16 | 1U << 30;  // bytes between groups of eight rows; swizzle
-    std::uint64_t descriptor;
-    asm("mov.b64 %0, {%1, %2};" : "=l"(descriptor) : "r"(word + static_cast<std::uint32_t>(step) * 2), "r"(high));
-    return descriptor;
-}
-
 /// Converts 64 columns and has them multiplied. `a` is the set of registers that nobody reads: each set is written at
 /// one place of a loop, or ptxas serialises everything.
 template <class Slab, int Eights>
@@ -70,7 +61,7 @@ __device__ __forceinline__ void start_block(const Slab& slab, std::uint32_t rows
     slab.convert(a);
     ptx::wgmma_fence();
 #pragma unroll
-    for (int step = 0; step < 4; ++step) ptx::wgmma_bf16(sums, a[step], rows_descriptor(rows, step));
+    for (int step = 0; step < 4; ++step) ptx::wgmma_bf16(sums, a[step], ptx::wgmma_step(rows, step));
     ptx::wgmma_commit();
 }
 

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Copies the rows of units into the stages where they lie in the ring's form (tile_rows.cuh).
+// Copies the rows of units into the stages where they lie in the ring's form (TileRows).
 #pragma once
 
 #include "moe/cuda/grouped/stage_ring.cuh"
-#include "moe/cuda/grouped/tile_counts.cuh"
-#include "moe/cuda/grouped/tile_rows.cuh"
+#include "moe/cuda/grouped/tile_preparation.cuh"
 
 namespace tokamak::moe::cuda {
 
@@ -19,8 +18,8 @@ __device__ __forceinline__ void copy_tile_rows(const GroupedArgs& args, const Ro
     Unit unit;
     while (walk.next(unit)) {
         if (down) TileCounts{args.tile_units}.await(unit.index, lists.units(false));
-        fence_all_async();
-        const TileRows rows(all, unit.tile, cols);
+        ptx::fence_all_async();
+        const TileRows rows(all, unit.tile.first, unit.tile.rows, cols);
         const auto bytes = static_cast<std::uint32_t>(unit.tile.rows) * 128;
         for (int block = 0; block < cols / 64; block += stage_blocks) {
             std::uint64_t* const full = &ring.full[place.slot];

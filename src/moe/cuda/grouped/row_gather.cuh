@@ -10,7 +10,7 @@
 
 #include "moe/cuda/grouped/prepare.cuh"
 #include "moe/cuda/grouped/stage_ring.cuh"
-#include "moe/cuda/grouped/tile_counts.cuh"
+#include "moe/cuda/tile_rows.cuh"
 
 namespace tokamak::moe::cuda {
 

@@ -24,6 +24,8 @@ struct GroupedShape {
     static constexpr bool kConverted = Converted_;
     static constexpr int kRowWarps = kCopiesRows ? 1 : kGatherWarps;
     static constexpr int kThreads = (kConsumerWarps + kWeightWarps + kRowWarps) * 32;
+    /// Of a stage: one for the weights; one for the rows, or one of each gathering thread.
+    static constexpr int kFullArrivals = 1 + (kCopiesRows ? 1 : kGatherWarps * 32);
     static constexpr bool kGridLists = TileRows_ > 64;  ///< many rows: the grid makes one list in the workspace
     static constexpr int kTileRows = TileRows_;
     static constexpr int kRowBlockBytes = kTileRows * 128;  ///< rows of 128 bytes, swizzled

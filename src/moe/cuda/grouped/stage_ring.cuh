@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The ring of stages: a stage holds 64 or 128 columns of a unit's strips and of its rows. One warp copies weights,
-// others gather rows, the rest consume; the ring runs on across units, experts and phases.
+// The weights' side of the ring: a stage holds 64 or 128 columns of a unit's strips and of its rows. One warp copies
+// weights, others bring rows, the rest consume; the ring runs on across units, experts and phases.
 #pragma once
 
 #include <cstdint>
@@ -8,47 +8,12 @@
 #include "cuda/ptx/copy.cuh"
 #include "cuda/ptx/gather.cuh"
 #include "moe/cuda/grouped/units.cuh"
+#include "moe/cuda/stage_ring.cuh"
 
 namespace tokamak::moe::cuda {
 
-namespace ptx = tokamak::cuda::ptx;
-
 /// Named barrier of the feeding warps: what the first rows of a pass wait for should not be the first weights.
 inline constexpr int kRowsAhead = 2;
-
-/// Slot and parity of the stage that a role is at.
-struct RingPlace {
-    int slot = 0;
-    std::uint32_t parity = 0;
-    __device__ void advance(int stages) {
-        if (++slot == stages) {
-            slot = 0;
-            parity ^= 1U;
-        }
-    }
-};
-
-template <class Shape>
-struct StageRing {
-    std::uint8_t* memory;
-    std::uint64_t* full;   ///< one arrival for the weights; one for the rows, or one of each gathering thread
-    std::uint64_t* empty;  ///< one arrival of each consumer warp
-    int stages;
-
-    __device__ StageRing(std::uint8_t* shared, const GroupedArgs& args)
-        : memory(shared),
-          full(reinterpret_cast<std::uint64_t*>(shared + args.lists.barriers)),
-          empty(full + args.stages),
-          stages(args.stages) {}
-    __device__ void initialise() const {
-        for (int slot = 0; slot < stages; ++slot) {
-            ptx::barrier_init(&full[slot], 1 + (Shape::kCopiesRows ? 1 : kGatherWarps * 32));
-            ptx::barrier_init(&empty[slot], Shape::kConsumerWarps);
-        }
-        ptx::fence_barrier_init();
-    }
-    [[nodiscard]] __device__ std::uint8_t* stage(int slot) const { return memory + slot * Shape::kStageBytes; }
-};
 
 /// Copies the weights of a phase, stage by stage. One lane runs it.
 template <class Shape>

@@ -61,12 +61,12 @@ __device__ __forceinline__ void multiply_unit(const Args& args, const Lists& lis
                                               float* reduce) {
     float sums[4][Blocks][4] = {};
     for (int k = me.index; k < args.tiles; k += kWarps) {
-        ptx::barrier_wait(&me.barriers[place.stage], place.parity);
+        ptx::barrier_wait(&me.barriers[place.slot], place.parity);
         ptx::copy_wait<Weights::kStages - 1>();
         __syncwarp();
-        Weights::template multiply<Blocks>(me.stage(place.stage), me.lane, sums);
+        Weights::template multiply<Blocks>(me.stage(place.slot), me.lane, sums);
         __syncwarp();
-        loader.issue(me.stage(place.stage), &me.barriers[place.stage]);
+        loader.issue(me.stage(place.slot), &me.barriers[place.slot]);
         place.advance(Weights::kStages);
     }
     const int g = me.lane / 4;
@@ -92,7 +92,7 @@ __device__ __forceinline__ void multiply_pass(const Args& args, const Lists& lis
     Loader<Weights> loader(args, lists, first_token, me.index, me.lane);
     RingPlace ahead = place;
     for (int i = 0; i < Weights::kStages; ++i) {
-        loader.issue(me.stage(ahead.stage), &me.barriers[ahead.stage]);
+        loader.issue(me.stage(ahead.slot), &me.barriers[ahead.slot]);
         ahead.advance(Weights::kStages);
     }
     UnitWalk walk(lists, args.strips);

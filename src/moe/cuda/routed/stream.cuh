@@ -9,6 +9,7 @@
 #include "cuda/ptx/gather.cuh"
 #include "moe/cuda/routed/lists.cuh"
 #include "moe/cuda/routed/stage.cuh"
+#include "moe/cuda/stage_ring.cuh"
 
 namespace tokamak::moe::cuda::routed {
 
@@ -45,19 +46,6 @@ class UnitWalk {
     int left_;
     int tile_;
     int strip_;
-};
-
-/// Place in a warp's ring.
-struct RingPlace {
-    int stage = 0;
-    std::uint32_t parity = 0;
-
-    __device__ __forceinline__ void advance(int stages) {
-        if (++stage == stages) {
-            stage = 0;
-            parity ^= 1U;
-        }
-    }
 };
 
 template <class Weights>

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "moe/cuda/tile_rows.cuh"
 #include "moe/cuda/wide/wide_args.h"
 
 namespace tokamak::moe::cuda {
@@ -48,24 +49,5 @@ __device__ __forceinline__ void* wide_x_codes(const WideArgs& args) {
     return reinterpret_cast<std::uint8_t*>(args.partials) +
            static_cast<std::int64_t>(args.pass_tokens) * args.top_k * wide_result_stride(args) * 2;
 }
-
-/// How many groups of a row tile's intermediate are there: the down phase does not wait for the whole grid.
-struct WideTileGroups {
-    std::int32_t* counts;
-
-    __device__ void clear(int tiles) const {
-        for (int tile = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x); tile < tiles;
-             tile += static_cast<int>(gridDim.x * blockDim.x))
-            counts[tile] = 0;
-    }
-    __device__ void add(int tile) const {
-        asm volatile("red.release.gpu.global.add.s32 [%0], 1;" ::"l"(counts + tile) : "memory");
-    }
-    __device__ void await(int tile, int groups) const {
-        int count = 0;
-        while (count < groups)
-            asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(count) : "l"(counts + tile) : "memory");
-    }
-};
 
 }  // namespace tokamak::moe::cuda

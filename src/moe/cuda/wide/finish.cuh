@@ -87,7 +87,7 @@ __device__ __forceinline__ void finish_gate_up(const WideArgs& args, const WideU
     const float high = rows.high.value();
     const WideActivation activation(args.activation);
     const int col = strip * 32 + me.slab * 8;
-    const WideTileRows to(args.intermediate, unit.first, unit.rows, args.down.padded_cols);
+    const TileRows to(args.intermediate, unit.first, unit.rows, args.down.padded_cols);
     const std::uint32_t own = ptx::shared_address(patch) + static_cast<std::uint32_t>(me.lane) * 16;
 #pragma unroll
     for (int four = 0; four < Eights; four += 4) {

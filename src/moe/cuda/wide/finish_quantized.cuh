@@ -117,9 +117,9 @@ __device__ __forceinline__ void finish_wide_group(const WideArgs& args, const Wi
     make_wide_scales(scratch, to, group);
     ptx::named_barrier(1, consumers);
     store_wide_codes(scratch, to, group, me, patch, sums);
-    fence_all_async();
+    ptx::fence_all_async();
     ptx::named_barrier(1, consumers);
-    if (threadIdx.x == 0) WideTileGroups{args.tile_groups}.add(unit.tile);
+    if (threadIdx.x == 0) TileCounts{args.tile_groups}.add(unit.tile);
 }
 
 /// 16 rows at a time turned by way of `patch`: two lanes store the 16 columns that a warp has of one.

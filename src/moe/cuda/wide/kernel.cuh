@@ -100,11 +100,11 @@ __device__ __forceinline__ void consume_wide_phase(const WideArgs& args, const W
 
 /// The feeding warps: copies of weights, copies of rows. Those of weights run ahead of the grid's barrier.
 template <class Shape>
-__device__ __forceinline__ void feed_wide(const WideArgs& args, const WideTables& tables, const WideRing<Shape>& ring,
+__device__ __forceinline__ void feed_wide(const WideArgs& args, const WideTables& tables, const StageRing<Shape>& ring,
                                           int warp) {
     const auto grid = cooperative_groups::this_grid();
     const bool leader = threadIdx.x % 32 == 0;
-    WidePlace place;
+    RingPlace place;
     if (warp == 0) {
         constexpr int unlimited = 0x7FFFFFFF;
         WideWeightStream<Shape> down(tables, args.down, true);
@@ -122,13 +122,13 @@ __device__ __forceinline__ void feed_wide(const WideArgs& args, const WideTables
     }
     const bool copies = warp == 1 && leader;
     if (copies) {
-        fence_all_async();
+        ptx::fence_all_async();
         copy_wide_rows<Shape>(ring, place, tables, args.gate_up, args.partials, false);
     }
     __syncwarp();
     grid.sync();
     if (copies) {
-        fence_all_async();
+        ptx::fence_all_async();
         copy_wide_rows<Shape>(ring, place, tables, args.down, args.intermediate, true);
     }
     __syncwarp();
@@ -138,15 +138,15 @@ __device__ __forceinline__ void feed_wide(const WideArgs& args, const WideTables
 /// The same for quantised rows, which need no barrier between the phases.
 template <class Shape>
 __device__ __forceinline__ void feed_wide_codes(const WideArgs& args, const WideTables& tables,
-                                                const WideRing<Shape>& ring, int warp) {
+                                                const StageRing<Shape>& ring, int warp) {
     const bool leader = threadIdx.x % 32 == 0;
-    WidePlace place;
+    RingPlace place;
     if (warp == 0 && leader) {
         constexpr int unlimited = 0x7FFFFFFF;
         WideWeightStream<Shape>(tables, args.gate_up, false).issue(ring, place, unlimited);
         WideWeightStream<Shape>(tables, args.down, true).issue(ring, place, unlimited);
     } else if (warp == 1 && leader) {
-        fence_all_async();
+        ptx::fence_all_async();
         copy_wide_codes<Shape>(ring, place, tables, args, false);
         copy_wide_codes<Shape>(ring, place, tables, args, true);
     }
@@ -163,7 +163,7 @@ template <class Shape>
 __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_constant__ WideArgs args) {
     extern __shared__ __align__(1024) std::uint8_t shared[];
     const auto grid = cooperative_groups::this_grid();
-    const WideRing<Shape> ring(shared, args);
+    const StageRing<Shape> ring(shared, args);
     const WideTables tables(shared, args);
     const int count = pass_count(args);
     if (count == 0) return;
@@ -173,12 +173,12 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
     grid.sync();
     if constexpr (Shape::kQuantized) {
         group_scratch<Shape>(args).clear();
-        WideTileGroups{args.tile_groups}.clear(tables.facts->tiles);
+        TileCounts{args.tile_groups}.clear(tables.facts->tiles);
         WideQuantize(args, tables).run(count);
     } else {
         WidePrepare(args, tables).run();
     }
-    fence_all_async();
+    ptx::fence_all_async();
     grid.sync();
     const int warp = static_cast<int>(threadIdx.x) / 32;
     if (warp >= Shape::kConsumerWarps) {
@@ -190,12 +190,12 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
     } else {
         ptx::set_registers<Shape::kThreads, Shape::kConsumerRegisters>();
         const WideConsumer me(warp);
-        WidePlace place;
+        RingPlace place;
         WideStages<Shape> stages{ring, place, me.lane, shared + args.lists.patches + warp * kWidePatchBytes};
         if (Shape::kQuantized && me.warpgroup == 1) WideTurns::begin();
         consume_wide_phase<Shape>(args, tables, false, me, stages);
         if constexpr (!Shape::kQuantized) {
-            fence_all_async();
+            ptx::fence_all_async();
             grid.sync();
         }
         consume_wide_phase<Shape>(args, tables, true, me, stages);

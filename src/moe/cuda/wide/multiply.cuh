@@ -23,8 +23,8 @@ struct WideConsumer {
 /// A consumer's way through the ring: a stage is given back one step late, when the matrix unit has read it.
 template <class Shape>
 struct WideStages {
-    const WideRing<Shape>& ring;
-    WidePlace& place;
+    const StageRing<Shape>& ring;
+    RingPlace& place;
     int lane;
     std::uint8_t* patch;  ///< of the warp: where sums are turned
 
@@ -43,20 +43,10 @@ struct WideStages {
     }
 };
 
-/// Low word of ptx::wgmma_descriptor; the high one is constant, so that no addition carries into it.
-__device__ __forceinline__ std::uint32_t tile_word(std::uint32_t shared) { return (shared & 0x3FFFFU) >> 4 | 1U << 16; }
-/// Descriptor of 16 columns of a swizzled tile: 32 bytes further for each step.
-__device__ __forceinline__ std::uint64_t step_of(std::uint32_t word, int step) {
-    constexpr std::uint32_t high = 1024 / 16 | 1U << 30;
-    std::uint64_t descriptor;
-    asm("mov.b64 %0, {%1, %2};" : "=l"(descriptor) : "r"(word + static_cast<std::uint32_t>(step) * 2), "r"(high));
-    return descriptor;
-}
-
 /// For the rows of the first block of a stage; in a uniform register, as are the words of steps and blocks made of it.
 template <class Shape>
 __device__ __forceinline__ std::uint32_t rows_word(const std::uint8_t* stage) {
-    return __shfl_sync(0xFFFFFFFFU, tile_word(ptx::shared_address(stage + Shape::kRowsOffset)), 0);
+    return __shfl_sync(0xFFFFFFFFU, ptx::wgmma_tile_word(ptx::shared_address(stage + Shape::kRowsOffset)), 0);
 }
 
 /// One stage from shared memory; it is being read when this returns.
@@ -64,16 +54,16 @@ template <class Shape, int Strips, int Eights>
 __device__ __forceinline__ void multiply_shared(const std::uint8_t* stage, int first,
                                                 float (&sums)[Strips][Eights][4]) {
     const std::uint32_t rows = rows_word<Shape>(stage);
-    const std::uint32_t weights =
-        __shfl_sync(0xFFFFFFFFU, tile_word(ptx::shared_address(stage + first * Shape::Weights::kStripStageBytes)), 0);
+    const std::uint32_t weights = __shfl_sync(
+        0xFFFFFFFFU, ptx::wgmma_tile_word(ptx::shared_address(stage + first * Shape::Weights::kStripStageBytes)), 0);
     constexpr std::uint32_t tile = Shape::Weights::kStripStageBytes / 16;
     ptx::wgmma_fence();
 #pragma unroll
     for (int step = 0; step < 4; ++step)
 #pragma unroll
         for (int i = 0; i < Strips; ++i)
-            ptx::wgmma_bf16(sums[i], step_of(weights + static_cast<std::uint32_t>(i) * tile, step),
-                            step_of(rows, step));
+            ptx::wgmma_bf16(sums[i], ptx::wgmma_step(weights + static_cast<std::uint32_t>(i) * tile, step),
+                            ptx::wgmma_step(rows, step));
     ptx::wgmma_commit();
 }
 
@@ -102,7 +92,7 @@ __device__ __forceinline__ void multiply_block(const std::uint8_t* strip, std::u
     slab.convert(a);
     ptx::wgmma_fence();
 #pragma unroll
-    for (int step = 0; step < 4; ++step) ptx::wgmma_bf16(sums, a[step], step_of(rows, step));
+    for (int step = 0; step < 4; ++step) ptx::wgmma_bf16(sums, a[step], ptx::wgmma_step(rows, step));
     ptx::wgmma_commit();
     ptx::wgmma_wait<1>();
 }

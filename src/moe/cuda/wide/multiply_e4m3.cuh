@@ -31,7 +31,8 @@ __device__ __forceinline__ void multiply_tile(int warpgroup, std::uint32_t strip
     WideTurns::await(warpgroup);
     ptx::wgmma_fence();
 #pragma unroll
-    for (int step = 0; step < 4; ++step) ptx::wgmma_e4m3(products, step_of(strip, step), step_of(rows, step), step > 0);
+    for (int step = 0; step < 4; ++step)
+        ptx::wgmma_e4m3(products, ptx::wgmma_step(strip, step), ptx::wgmma_step(rows, step), step > 0);
     ptx::wgmma_commit();
     WideTurns::pass(warpgroup);
     ptx::wgmma_wait<0>();
@@ -73,7 +74,7 @@ __device__ __forceinline__ void multiply_unit_e4m3(WideStages<Shape>& stages, co
         const std::uint8_t* const stage = stages.await();
         const std::uint32_t row_word = rows_word<Shape>(stage);
         const std::uint32_t strip_word =
-            __shfl_sync(0xFFFFFFFFU, tile_word(ptx::shared_address(stage + first * strip_bytes)), 0);
+            __shfl_sync(0xFFFFFFFFU, ptx::wgmma_tile_word(ptx::shared_address(stage + first * strip_bytes)), 0);
         const auto* const row_scales =
             reinterpret_cast<const float4*>(stage + Shape::kRowsOffset + rows * 128) + stages.lane % 4;
 #pragma unroll

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The ring of stages: a stage holds 64 or 128 columns of a unit's strips and of its rows. One warp copies weights,
+// What fills the ring: a stage holds 64 or 128 columns of a unit's strips and of its rows. One warp copies weights,
 // another one rows, the rest consume; the ring runs on across units, experts and phases.
 #pragma once
 
@@ -7,46 +7,11 @@
 
 #include "cuda/ptx/copy.cuh"
 #include "cuda/ptx/gather.cuh"
+#include "moe/cuda/stage_ring.cuh"
 #include "moe/cuda/wide/codes.cuh"
 #include "moe/cuda/wide/rows.cuh"
 
 namespace tokamak::moe::cuda {
-
-namespace ptx = tokamak::cuda::ptx;
-
-/// Slot and parity of the stage that a role is at.
-struct WidePlace {
-    int slot = 0;
-    std::uint32_t parity = 0;
-    __device__ __forceinline__ void advance(int stages) {
-        if (++slot == stages) {
-            slot = 0;
-            parity ^= 1U;
-        }
-    }
-};
-
-template <class Shape>
-struct WideRing {
-    std::uint8_t* memory;
-    std::uint64_t* full;   ///< one arrival for the weights, one for the rows
-    std::uint64_t* empty;  ///< one arrival of each consumer warp
-    int stages;
-
-    __device__ WideRing(std::uint8_t* shared, const WideArgs& args)
-        : memory(shared),
-          full(reinterpret_cast<std::uint64_t*>(shared + args.lists.barriers)),
-          empty(full + args.stages),
-          stages(args.stages) {}
-    __device__ void initialise() const {
-        for (int slot = 0; slot < stages; ++slot) {
-            ptx::barrier_init(&full[slot], 2);
-            ptx::barrier_init(&empty[slot], Shape::kConsumerWarps);
-        }
-        ptx::fence_barrier_init();
-    }
-    [[nodiscard]] __device__ std::uint8_t* stage(int slot) const { return memory + slot * Shape::kStageBytes; }
-};
 
 /// Copies the weights of a phase, stage by stage. One lane runs it.
 template <class Shape>
@@ -62,7 +27,7 @@ class WideWeightStream {
           once_(tables.facts->several == 0) {}
 
     /// Issues up to `most` stages.
-    __device__ void issue(const WideRing<Shape>& ring, WidePlace& place, int most) {
+    __device__ void issue(const StageRing<Shape>& ring, RingPlace& place, int most) {
         constexpr int stage_tiles = Shape::kBlocks / Weights::kTileBlocks;
         for (; most > 0; --most) {
             if (chunk_ == chunks_) {
@@ -103,13 +68,13 @@ class WideWeightStream {
 
 /// Copies the rows of a phase, stage by stage. One lane runs it.
 template <class Shape>
-__device__ __forceinline__ void copy_wide_rows(const WideRing<Shape>& ring, WidePlace& place, const WideTables& tables,
+__device__ __forceinline__ void copy_wide_rows(const StageRing<Shape>& ring, RingPlace& place, const WideTables& tables,
                                                const DecodeMatrix& matrix, void* all, bool down) {
     WideWalk<Shape> walk(tables, matrix, down);
     WideUnit unit;
     const int blocks = matrix.padded_cols / 64;
     while (walk.next(unit)) {
-        const WideTileRows rows(all, unit.first, unit.rows, matrix.padded_cols);
+        const TileRows rows(all, unit.first, unit.rows, matrix.padded_cols);
         const auto bytes = static_cast<std::uint32_t>(unit.rows) * 128;
         for (int first = 0; first < blocks; first += Shape::kBlocks) {
             std::uint64_t* const full = &ring.full[place.slot];
@@ -127,16 +92,16 @@ __device__ __forceinline__ void copy_wide_rows(const WideRing<Shape>& ring, Wide
 /// The same for quantised rows, with the scales of the strips: those of tile t lie behind a strip's tiles, those of
 /// tiles 2n and 2n + 1 at 16n.
 template <class Shape>
-__device__ __forceinline__ void copy_wide_codes(const WideRing<Shape>& ring, WidePlace& place, const WideTables& tables,
-                                                const WideArgs& args, bool down) {
+__device__ __forceinline__ void copy_wide_codes(const StageRing<Shape>& ring, RingPlace& place,
+                                                const WideTables& tables, const WideArgs& args, bool down) {
     const DecodeMatrix& matrix = down ? args.down : args.gate_up;
     void* const all = down ? args.intermediate : wide_x_codes(args);
     WideWalk<Shape> walk(tables, matrix, down);
     WideUnit unit;
     while (walk.next(unit)) {
         if (down) {
-            WideTileGroups{args.tile_groups}.await(unit.tile, matrix.tiles);
-            fence_all_async();
+            TileCounts{args.tile_groups}.await(unit.tile, matrix.tiles);
+            ptx::fence_all_async();
         }
         const WideTileCodes codes(all, unit.first, unit.rows, matrix.tiles);
         const auto bytes = static_cast<std::uint32_t>(codes.group_bytes());

@@ -1,35 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rows in the order and form in which the ring takes them: for each row tile, for each 64 columns, its rows of 128
-// bytes, swizzled as wgmma reads them. So a stage's rows are one or two bulk copies.
+// Rows of x in the order and form in which the ring takes them (TileRows).
 #pragma once
 
 #include <cuda_bf16.h>
 
 #include <cstdint>
 
+#include "moe/cuda/tile_rows.cuh"
 #include "moe/cuda/wide/units.cuh"
 
 namespace tokamak::moe::cuda {
-
-/// Orders this thread's ordinary accesses to memory and those of the copy engine; of what threads wrote, a barrier
-/// between.
-__device__ __forceinline__ void fence_all_async() { asm volatile("fence.proxy.async;" ::: "memory"); }
-
-/// Rows of one tile: `first` is the place of its first row in the list.
-struct WideTileRows {
-    std::uint8_t* base;
-    int rows;
-
-    __device__ WideTileRows(void* all, int first, int count, int padded_cols)
-        : base(static_cast<std::uint8_t*>(all) + static_cast<std::int64_t>(first) * padded_cols * 2), rows(count) {}
-    [[nodiscard]] __device__ __forceinline__ std::uint8_t* block(int number) const {
-        return base + static_cast<std::int64_t>(number) * rows * 128;
-    }
-    /// The 16 bytes of a row that hold columns 8 * eight to 8 * eight + 7.
-    [[nodiscard]] __device__ __forceinline__ std::uint8_t* place(int row, int eight) const {
-        return block(eight / 8) + row * 128 + ((eight % 8 ^ row % 8) << 4);
-    }
-};
 
 /// Eight columns of x for a route, zeros behind the row's end, times the weight of the route if it has one.
 __device__ __forceinline__ uint4 load_x(const WideArgs& args, int route, int col) {
@@ -72,14 +52,14 @@ class WidePrepare {
             const int part = static_cast<int>(job - static_cast<std::int64_t>(place) * parts);
             const WideTile tile = tables_.tile_of(place, args_.local_experts);
             const int row = place - tile.first;
-            copy(WideTileRows(args_.partials, tile.first, tile.rows, args_.gate_up.padded_cols), place, row,
+            copy(TileRows(args_.partials, tile.first, tile.rows, args_.gate_up.padded_cols), place, row,
                  part * 32 * kLoads + lane_, eights);
-            if (part == 0) clear(WideTileRows(args_.intermediate, tile.first, tile.rows, args_.down.padded_cols), row);
+            if (part == 0) clear(TileRows(args_.intermediate, tile.first, tile.rows, args_.down.padded_cols), row);
         }
     }
 
   private:
-    __device__ __forceinline__ void copy(const WideTileRows& to, int place, int row, int eight, int eights) const {
+    __device__ __forceinline__ void copy(const TileRows& to, int place, int row, int eight, int eights) const {
         const int route = __ldcg(args_.list + place);
         uint4 values[kLoads];
 #pragma unroll
@@ -89,7 +69,7 @@ class WidePrepare {
         for (int i = 0; i < kLoads; ++i)
             if (eight + i * 32 < eights) *reinterpret_cast<uint4*>(to.place(row, eight + i * 32)) = values[i];
     }
-    __device__ __forceinline__ void clear(const WideTileRows& rows, int row) const {
+    __device__ __forceinline__ void clear(const TileRows& rows, int row) const {
         const int eight = args_.down.cols / 8 + lane_;  // at most 127 columns of padding
         if (eight < args_.down.padded_cols / 8) *reinterpret_cast<uint4*>(rows.place(row, eight)) = {0, 0, 0, 0};
     }

@@ -22,6 +22,7 @@ struct WideShape {
     static constexpr int kStrips = kWarpgroups * kStripsEach;
     static constexpr int kConsumerWarps = kWarpgroups * 4;
     static constexpr int kThreads = (kConsumerWarps + 4) * 32;
+    static constexpr int kFullArrivals = 2;  ///< of a stage: one for the weights, one for the rows
     /// Registers of a thread after the roles have parted: together no more than before.
     static constexpr int kConsumerRegisters = 232;
     static constexpr int kProducerRegisters = 40;

@@ -26,7 +26,7 @@ struct WideShared {
     int bytes = 0;
 };
 
-/// `partials` holds the rows of x until the second phase writes it (WideTileRows); so does `intermediate` its own.
+/// `partials` holds the rows of x until the second phase writes it (TileRows); so does `intermediate` its own.
 /// Quantised rows of x lie behind the results, which are in bf16 (WideTileCodes).
 struct WideArgs : DecodeArgs {
     DecodeRows input_weights;             ///< of RoutingWeight::input

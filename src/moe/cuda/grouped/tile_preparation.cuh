@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rows in the form of the ring, in the workspace: for each row tile, for each 64 columns, its rows of 128 bytes,
-// swizzled as wgmma reads them. A stage's rows are two bulk copies that one thread starts: gathering 16 bytes at a time
-// took two warps longer than the weights, which the rows of 16 routes meet, took to arrive.
+// Before 4-bit weights that wgmma multiplies: the rows of x in the form of the ring (TileRows), so that one thread
+// copies a stage's rows.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -9,30 +8,9 @@
 #include <cstdint>
 
 #include "moe/cuda/grouped/prepare.cuh"
+#include "moe/cuda/tile_rows.cuh"
 
 namespace tokamak::moe::cuda {
-
-/// Orders this thread's ordinary accesses to memory and those of the copy engine; of what threads wrote, a barrier
-/// between.
-__device__ __forceinline__ void fence_all_async() { asm volatile("fence.proxy.async;" ::: "memory"); }
-
-/// Rows of one tile.
-struct TileRows {
-    std::uint8_t* base;
-    int rows;
-
-    __device__ TileRows(void* all, const RowTile& tile, int padded_cols)
-        : base(static_cast<std::uint8_t*>(all) + static_cast<std::int64_t>(tile.first) * padded_cols * 2),
-          rows(tile.rows) {}
-    /// 64 columns of all rows.
-    [[nodiscard]] __device__ __forceinline__ std::uint8_t* block(int number) const {
-        return base + static_cast<std::int64_t>(number) * rows * 128;
-    }
-    /// The 16 bytes of a row that hold columns 8 * eight to 8 * eight + 7.
-    [[nodiscard]] __device__ __forceinline__ std::uint8_t* place(int row, int eight) const {
-        return block(eight / 8) + row * 128 + ((eight % 8 ^ row % 8) << 4);
-    }
-};
 
 /// Columns of rows in a stage's form: whole stages.
 __device__ __forceinline__ int staged_cols(int cols) { return (cols + 127) / 128 * 128; }
@@ -59,9 +37,11 @@ class TilePreparation {
             const int place = job / parts;
             const int part = job - place * parts;
             const RowTile& tile = tile_of(place, tiles);
-            copy(TileRows(args_.prepared_rows, tile, eights * 8), place, place - tile.first, part * 32 * kLoads + lane_,
-                 eights);
-            if (part == 0) clear(TileRows(args_.intermediate, tile, staged_cols(args_.down.cols)), place - tile.first);
+            copy(TileRows(args_.prepared_rows, tile.first, tile.rows, eights * 8), place, place - tile.first,
+                 part * 32 * kLoads + lane_, eights);
+            if (part == 0)
+                clear(TileRows(args_.intermediate, tile.first, tile.rows, staged_cols(args_.down.cols)),
+                      place - tile.first);
         }
     }
 
