@@ -7,8 +7,8 @@
 
 namespace tokamak::moe::cuda {
 
-/// For each 64 columns the tile's rows of 128 bytes, swizzled as wgmma reads them. `first` is the place of its first row
-/// in the list of routes.
+/// For each 64 columns the tile's rows of 128 bytes, swizzled as wgmma reads them. `first` is the place of its first
+/// row in the list of routes.
 struct TileRows {
     std::uint8_t* base;
     int rows;
