@@ -99,6 +99,8 @@ std::vector<std::string> LegalVariants::names() const {
 
 LegalVariants legal_variants(const FusedMoeProblem& problem, const FusedMoeCuda& cuda, const DeviceInfo& info,
                              const PlanOptions& options) {
+    if (problem.batched_experts)
+        return {.grouped = legal_grouped(problem, cuda, info), .wide = legal_wide(problem, info)};
     return {legal_decode(problem, info), legal_gather(problem, cuda.gather_tokens, info),
             legal_grouped(problem, cuda, info), legal_wide(problem, info),
             legal_single(problem, cuda.grid, info, options)};
