@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "moe/cuda/legal_variants.h"
 
+#include <algorithm>
+
 #include "moe/cuda/pass_workspace.h"
 
 namespace tokamak::moe::cuda {
@@ -32,8 +34,7 @@ std::vector<GroupedVariant> legal_grouped(const FusedMoeProblem& p, const FusedM
 
 /// Its units are counted in ints.
 std::vector<WideVariant> legal_wide(const FusedMoeProblem& p, const DeviceInfo& info) {
-    constexpr std::int64_t most = std::int64_t{1} << 20;  // columns
-    if (p.hidden > most || p.intermediate > most) return {};
+    if (std::max(p.hidden, p.intermediate) > kMostWideCols) return {};
     return wide_variants(p, info.shared_memory_bytes);
 }
 

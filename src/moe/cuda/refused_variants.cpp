@@ -51,6 +51,11 @@ std::string why_not_grouped(const FusedMoeProblem& p) {
     return p.top_k > 32 ? fmt::format("its combine takes 32 experts of a token, top_k is {}", p.top_k) : "";
 }
 
+std::string why_not_wide(const FusedMoeProblem& p) {
+    const std::int64_t cols = std::max(p.hidden, p.intermediate);
+    return cols > kMostWideCols ? fmt::format("takes matrices of up to {} columns, not {}", kMostWideCols, cols) : "";
+}
+
 std::string why_not_decode(const FusedMoeProblem& p) {
     return p.batched_experts ? "serves few tokens, not rows grouped by expert" : "";
 }
@@ -88,7 +93,7 @@ std::vector<std::pair<std::string, std::string>> refused_variants(const FusedMoe
     std::vector<GroupedVariant> grouped = grouped_variants(p, cuda.pass_tokens, kUnlimited);
     for (const GroupedVariant& many : grid_list_variants(p, cuda.grid_pass_tokens, kUnlimited)) grouped.push_back(many);
     refused.add("grouped", grouped, why_not_grouped(p));
-    refused.add("wide", wide_variants(p, kUnlimited), "");
+    refused.add("wide", wide_variants(p, kUnlimited), why_not_wide(p));
     const auto single = single_instance(p.weights, p.quantize_activations);
     const auto all_single = single ? single_variants(*single, p, cuda.grid, kUnlimited) : std::vector<SingleVariant>();
     const bool runs = single && !single_variants(*single, p, cuda.grid, info.shared_memory_bytes).empty();
