@@ -11,6 +11,7 @@
 #include "moe/cuda/grouped/combine.cuh"
 #include "moe/cuda/grouped/finish_quantized.cuh"
 #include "moe/cuda/grouped/grid_lists.cuh"
+#include "moe/cuda/grouped/multiply_ahead.cuh"
 #include "moe/cuda/grouped/multiply_converted.cuh"
 #include "moe/cuda/grouped/multiply_e4m3.cuh"
 #include "moe/cuda/grouped/row_copy.cuh"
@@ -32,15 +33,19 @@ __device__ __forceinline__ void consume_unit(const GroupedArgs& args, const RowL
     if constexpr (Shape::kGridLists) scratch.copy_routes(lists, unit);
     float sums[Strips][Blocks][4] = {};
     const int blocks = matrix.tiles * Shape::Weights::kTileBlocks;
-    for (int chunk = 0; chunk * stage_blocks < blocks; ++chunk) {
-        ptx::barrier_wait(&ring.full[place.slot], place.parity);
-        if constexpr (Shape::kRowScales)
-            multiply_e4m3<Shape>(ring.stage(place.slot), me, chunk, sums);
-        else
-            multiply_stage<Shape>(ring.stage(place.slot), me, chunk, blocks - chunk * stage_blocks, sums);
-        __syncwarp();
-        if (me.lane == 0) ptx::barrier_arrive(&ring.empty[place.slot]);
-        place.advance(ring.stages);
+    if constexpr (Shape::Weights::kLoadsAhead) {
+        multiply_ahead<Shape>(ring, place, me, blocks, sums);
+    } else {
+        for (int chunk = 0; chunk * stage_blocks < blocks; ++chunk) {
+            ptx::barrier_wait(&ring.full[place.slot], place.parity);
+            if constexpr (Shape::kRowScales)
+                multiply_e4m3<Shape>(ring.stage(place.slot), me, chunk, sums);
+            else
+                multiply_stage<Shape>(ring.stage(place.slot), me, chunk, blocks - chunk * stage_blocks, sums);
+            __syncwarp();
+            if (me.lane == 0) ptx::barrier_arrive(&ring.empty[place.slot]);
+            place.advance(ring.stages);
+        }
     }
     const UnitRoutes<Shape> routes{lists.list + unit.tile.first, Shape::kGridLists ? scratch.routes() : nullptr};
     if constexpr (!Down && Shape::kRowScales)
@@ -151,7 +156,7 @@ __device__ void consume_converted_phases(const GroupedArgs& args, const RowLists
 }
 
 template <bool Down, class Shape>
-__device__ void consume_phase(const GroupedArgs& args, const RowLists& lists, const Consumer& me,
+__device__ __forceinline__ void consume_phase(const GroupedArgs& args, const RowLists& lists, const Consumer& me,
                               const StageRing<Shape>& ring, RingPlace& place, UnitScratch<Shape>& scratch) {
     UnitWalk<Shape> walk(lists, args, Down);
     Unit unit;

@@ -35,6 +35,7 @@ struct Tiles4Bit : PlainProducts {
     static constexpr int kTileBytes = TileBytes;
     static constexpr int kStripStageBytes = kStageBlocks / kTileBlocks * kTileBytes;
     static constexpr bool kStripScales = false;
+    static constexpr bool kLoadsAhead = true;  ///< multiply_ahead.cuh
     static constexpr bool kGlobalScales = false;
     static constexpr bool kBoundByRows = true;
     static constexpr int kFirstStripCycles = 700;
@@ -42,8 +43,10 @@ struct Tiles4Bit : PlainProducts {
 
     /// The lane's codes of one block of 64 columns and one slab of 16 rows: a word for each step of 16 columns.
     __device__ __forceinline__ static uint4 codes(const std::uint8_t* strip, int block, int slab, int lane) {
-        const int offset = kTileBlocks == 1 ? block * kTileBytes : block * 2048;
-        return *reinterpret_cast<const uint4*>(strip + offset + slab * 512 + lane * 16);
+        return *reinterpret_cast<const uint4*>(strip + block_offset(block) + slab * 512 + lane * 16);
+    }
+    __device__ __forceinline__ static constexpr int block_offset(int block) {
+        return kTileBlocks == 1 ? block * kTileBytes : block * 2048;
     }
 };
 
@@ -58,6 +61,30 @@ struct Slab4Bit {
         words = Weights::codes(strip, block, slab, lane);
         scales = Weights::load_scales(strip, block, slab, lane);
     }
+    /// The same from shared addresses of the lane's codes and scales in the first strip of a stage.
+    __device__ __forceinline__ void load(std::uint32_t codes, std::uint32_t at_scales, int strip_offset, int block) {
+        const auto from = static_cast<std::uint32_t>(strip_offset + Weights::block_offset(block));
+        asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(words.x), "=r"(words.y), "=r"(words.z), "=r"(words.w)
+                     : "r"(codes + from)
+                     : "memory");
+        if constexpr (sizeof(scales) == 8)
+            asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];"
+                         : "=r"(scale_word(0)), "=r"(scale_word(1))
+                         : "r"(at_scales + strip_offset + Weights::scale_block_offset(block))
+                         : "memory");
+        else
+            asm volatile("ld.shared.b32 %0, [%1];"
+                         : "=r"(scale_word(0))
+                         : "r"(at_scales + strip_offset + Weights::scale_block_offset(block))
+                         : "memory");
+    }
+    /// Otherwise weights of zero.
+    __device__ __forceinline__ void keep_if(bool present) {
+#pragma unroll
+        for (int i = 0; i < static_cast<int>(sizeof(scales) / 4); ++i) scale_word(i) = present ? scale_word(i) : 0;
+    }
+    __device__ __forceinline__ std::uint32_t& scale_word(int i) { return reinterpret_cast<std::uint32_t*>(&scales)[i]; }
     __device__ __forceinline__ void fragment(std::uint32_t (&a)[4], int step) const {
         const std::uint32_t word = step < 2 ? (step == 0 ? words.x : words.y) : (step == 2 ? words.z : words.w);
         Weights::fragment(a, word, Weights::scale_set(scales, step));
@@ -84,9 +111,14 @@ struct Int4Weights : Tiles4Bit<(Group > 64 ? 128 : 64), (Group > 64   ? 4224
     };
 
     __device__ __forceinline__ static Scales load_scales(const std::uint8_t* strip, int block, int slab, int lane) {
-        const int row = slab * 8 + lane / 4;
-        const int offset = Group == 32 ? block * 2304 + 2048 : Group == 64 ? block * 2176 + 2048 : 4096;
-        return *reinterpret_cast<const Scales*>(strip + offset + row * static_cast<int>(sizeof(Scales)));
+        return *reinterpret_cast<const Scales*>(strip + scale_block_offset(block) + scale_place(slab, lane));
+    }
+    /// Byte of a lane's scales in a strip, of its first block, and how much further those of another block are.
+    __device__ __forceinline__ static constexpr int scale_place(int slab, int lane) {
+        return (Group > 64 ? 4096 : 2048) + (slab * 8 + lane / 4) * static_cast<int>(sizeof(Scales));
+    }
+    __device__ __forceinline__ static constexpr int scale_block_offset(int block) {
+        return Group > 64 ? 0 : Tiles4Bit<64, Group == 64 ? 2176 : 2304>::block_offset(block);
     }
     __device__ __forceinline__ static ScaleSet scale_set(const Scales& scales, int step) {
         std::uint32_t pair;
@@ -121,8 +153,12 @@ struct Mxfp4Weights : Tiles4Bit<64, 2176> {
     };
 
     __device__ __forceinline__ static Scales load_scales(const std::uint8_t* strip, int block, int slab, int lane) {
-        return *reinterpret_cast<const Scales*>(strip + block * kTileBytes + 2048 + slab * 32 + lane / 4 * 4);
+        return *reinterpret_cast<const Scales*>(strip + scale_block_offset(block) + scale_place(slab, lane));
     }
+    __device__ __forceinline__ static constexpr int scale_place(int slab, int lane) {
+        return 2048 + slab * 32 + lane / 4 * 4;
+    }
+    __device__ __forceinline__ static constexpr int scale_block_offset(int block) { return block * kTileBytes; }
     __device__ __forceinline__ static ScaleSet scale_set(Scales codes, int step) {
         if (step < 2) return {factor(__byte_perm(codes, 0, 0x4040)), factor(__byte_perm(codes, 0, 0x4141))};
         return {factor(__byte_perm(codes, 0, 0x4242)), factor(__byte_perm(codes, 0, 0x4343))};
@@ -152,8 +188,12 @@ struct Nvfp4Weights : Tiles4Bit<64, 2304> {
     using ScaleSet = Mxfp4Weights::ScaleSet;
 
     __device__ __forceinline__ static Scales load_scales(const std::uint8_t* strip, int block, int slab, int lane) {
-        return *reinterpret_cast<const Scales*>(strip + block * kTileBytes + 2048 + (slab * 8 + lane / 4) * 8);
+        return *reinterpret_cast<const Scales*>(strip + scale_block_offset(block) + scale_place(slab, lane));
     }
+    __device__ __forceinline__ static constexpr int scale_place(int slab, int lane) {
+        return 2048 + (slab * 8 + lane / 4) * 8;
+    }
+    __device__ __forceinline__ static constexpr int scale_block_offset(int block) { return block * kTileBytes; }
     /// NaN stays NaN.
     __device__ __forceinline__ static ScaleSet scale_set(const Scales& scales, int step) {
         const std::uint32_t codes = (step < 2 ? scales.x : scales.y) >> (step % 2 * 16);
