@@ -222,14 +222,11 @@ __device__ __forceinline__ void feed(const GroupedArgs& args, const RowLists& li
                                      RingPlace& place, std::int64_t first, int warp) {
     if (warp < kWeightWarps) {
         ptx::named_barrier(kRowsAhead, (kWeightWarps + kGatherWarps) * 32);
-        const bool leader = threadIdx.x % 32 == 0;
-        if (leader) WeightStream<Shape>(lists, args, false).issue(ring, place);
+        WeightStream<Shape>(lists, args, false).issue(ring, place);
         WeightStream<Shape> down(lists, args, true);
-        if (leader) down.issue(ring, place, ring.stages);
-        __syncwarp();
+        down.issue(ring, place, ring.stages);
         between_phases<Shape>();
-        if (leader) down.issue(ring, place);
-        __syncwarp();
+        down.issue(ring, place);
     } else {
         const int thread = (warp - kWeightWarps) * 32 + static_cast<int>(threadIdx.x) % 32;
         const RowSource tokens = token_rows(args, first);
@@ -249,24 +246,17 @@ template <class Shape>
 __device__ __forceinline__ void feed_copies(const GroupedArgs& args, const RowLists& lists,
                                             const StageRing<Shape>& ring, RingPlace& place, int warp,
                                             unsigned prepared) {
-    const bool leader = threadIdx.x % 32 == 0;
     if (warp < kWeightWarps) {
         WeightStream<Shape> gate_up(lists, args, false);
-        if (leader) gate_up.issue(ring, place, ring.stages);
-        __syncwarp();
+        gate_up.issue(ring, place, ring.stages);
         cooperative_groups::this_grid().barrier_wait(std::move(prepared));
-        if (leader) {
-            gate_up.issue(ring, place);
-            WeightStream<Shape>(lists, args, true).issue(ring, place);
-        }
+        gate_up.issue(ring, place);
+        WeightStream<Shape>(lists, args, true).issue(ring, place);
     } else {
         cooperative_groups::this_grid().barrier_wait(std::move(prepared));
-        if (leader) {
-            copy_tile_rows(args, lists, false, ring, place);
-            copy_tile_rows(args, lists, true, ring, place);
-        }
+        copy_tile_rows(args, lists, false, ring, place);
+        copy_tile_rows(args, lists, true, ring, place);
     }
-    __syncwarp();
 }
 
 /// Before the lists are built: rows are brought into the form of the format, if it has one, and what the phases expect

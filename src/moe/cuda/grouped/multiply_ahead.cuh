@@ -84,7 +84,10 @@ struct Operands {
     std::uint32_t b[Blocks][4];
 
     template <class Slab>
-    __device__ __forceinline__ void convert(const Slab (&slabs)[Strips], int pair) {
+    __device__ __forceinline__ void convert(Slab (&slabs)[Strips], int pair) {
+        if (pair == 0)
+#pragma unroll
+            for (int i = 0; i < Strips; ++i) slabs[i].prepare();
 #pragma unroll
         for (int half = 0; half < 2; ++half)
 #pragma unroll

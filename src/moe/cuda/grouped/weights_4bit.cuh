@@ -68,17 +68,22 @@ struct Slab4Bit {
                      : "=r"(words.x), "=r"(words.y), "=r"(words.z), "=r"(words.w)
                      : "r"(codes + from)
                      : "memory");
+        const auto scales_from = static_cast<std::uint32_t>(strip_offset + Weights::scale_block_offset(block));
         if constexpr (sizeof(scales) == 8)
             asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];"
                          : "=r"(scale_word(0)), "=r"(scale_word(1))
-                         : "r"(at_scales + strip_offset + Weights::scale_block_offset(block))
+                         : "r"(at_scales + scales_from)
+                         : "memory");
+        else if constexpr (Weights::kGlobalScales)  // a step's two codes
+            asm volatile("{\n .reg .b16 h;\n ld.shared.b16 h, [%1];\n cvt.u32.u16 %0, h;\n}"
+                         : "=r"(scale_word(0))
+                         : "r"(at_scales + scales_from)
                          : "memory");
         else
-            asm volatile("ld.shared.b32 %0, [%1];"
-                         : "=r"(scale_word(0))
-                         : "r"(at_scales + strip_offset + Weights::scale_block_offset(block))
-                         : "memory");
+            asm volatile("ld.shared.b32 %0, [%1];" : "=r"(scale_word(0)) : "r"(at_scales + scales_from) : "memory");
     }
+    /// Between load and the first fragment.
+    __device__ __forceinline__ void prepare() { scales = Weights::prepared(scales); }
     /// Otherwise weights of zero.
     __device__ __forceinline__ void keep_if(bool present) {
 #pragma unroll
@@ -90,7 +95,8 @@ struct Slab4Bit {
         Weights::fragment(a, word, Weights::scale_set(scales, step));
     }
     /// Those of the four steps.
-    __device__ __forceinline__ void convert(std::uint32_t (&a)[4][4]) const {
+    __device__ __forceinline__ void convert(std::uint32_t (&a)[4][4]) {
+        prepare();
 #pragma unroll
         for (int step = 0; step < 4; ++step) fragment(a[step], step);
     }
@@ -120,6 +126,7 @@ struct Int4Weights : Tiles4Bit<(Group > 64 ? 128 : 64), (Group > 64   ? 4224
     __device__ __forceinline__ static constexpr int scale_block_offset(int block) {
         return Group > 64 ? 0 : Tiles4Bit<64, Group == 64 ? 2176 : 2304>::block_offset(block);
     }
+    __device__ __forceinline__ static Scales prepared(const Scales& scales) { return scales; }
     __device__ __forceinline__ static ScaleSet scale_set(const Scales& scales, int step) {
         std::uint32_t pair;
         if constexpr (Group == 32)
@@ -159,6 +166,7 @@ struct Mxfp4Weights : Tiles4Bit<64, 2176> {
         return 2048 + slab * 32 + lane / 4 * 4;
     }
     __device__ __forceinline__ static constexpr int scale_block_offset(int block) { return block * kTileBytes; }
+    __device__ __forceinline__ static Scales prepared(Scales codes) { return codes; }
     __device__ __forceinline__ static ScaleSet scale_set(Scales codes, int step) {
         if (step < 2) return {factor(__byte_perm(codes, 0, 0x4040)), factor(__byte_perm(codes, 0, 0x4141))};
         return {factor(__byte_perm(codes, 0, 0x4242)), factor(__byte_perm(codes, 0, 0x4343))};
@@ -181,27 +189,28 @@ struct Mxfp4Weights : Tiles4Bit<64, 2176> {
 /// nvfp4: patterns worth value * 2^-126, times scale * 2^100, which is exact in bf16.
 struct Nvfp4Weights : Tiles4Bit<64, 2304> {
     using Slab = Slab4Bit<Nvfp4Weights>;
-    using Scales = uint2;  ///< for each step the codes of rows g and g + 8
+    using Scales = std::uint32_t;  ///< codes, then scales of rows g and g + 8 for step t of the block
     static constexpr RowForm kForm = RowForm::natural;
     static constexpr bool kGlobalScales = true;
     static constexpr float kSumScale = 0x1p26F;
     using ScaleSet = Mxfp4Weights::ScaleSet;
 
     __device__ __forceinline__ static Scales load_scales(const std::uint8_t* strip, int block, int slab, int lane) {
-        return *reinterpret_cast<const Scales*>(strip + scale_block_offset(block) + scale_place(slab, lane));
+        return *reinterpret_cast<const std::uint16_t*>(strip + scale_block_offset(block) + scale_place(slab, lane));
     }
     __device__ __forceinline__ static constexpr int scale_place(int slab, int lane) {
-        return 2048 + (slab * 8 + lane / 4) * 8;
+        return 2048 + (slab * 8 + lane / 4) * 8 + lane % 4 * 2;
     }
     __device__ __forceinline__ static constexpr int scale_block_offset(int block) { return block * kTileBytes; }
-    /// NaN stays NaN.
-    __device__ __forceinline__ static ScaleSet scale_set(const Scales& scales, int step) {
-        const std::uint32_t codes = (step < 2 ? scales.x : scales.y) >> (step % 2 * 16);
+    /// The four lanes of a row decode the scales of a step each. NaN stays NaN.
+    __device__ __forceinline__ static Scales prepared(Scales codes) {
         std::uint32_t halves;
         asm("{\n .reg .b16 l, h;\n mov.b32 {l, h}, %1;\n cvt.rn.f16x2.e4m3x2 %0, l;\n}" : "=r"(halves) : "r"(codes));
         const float2 both = __half22float2(*reinterpret_cast<const __half2*>(&halves));
-        const std::uint32_t factors =
-            multiply_pairs(bits_of(__floats2bfloat162_rn(both.x, both.y)), bits_of(__float2bfloat162_rn(0x1p100F)));
+        return multiply_pairs(bits_of(__floats2bfloat162_rn(both.x, both.y)), bits_of(__float2bfloat162_rn(0x1p100F)));
+    }
+    __device__ __forceinline__ static ScaleSet scale_set(Scales prepared, int step) {
+        const std::uint32_t factors = __shfl_sync(0xFFFFFFFFU, prepared, step, 4);
         return {__byte_perm(factors, 0, 0x1010), __byte_perm(factors, 0, 0x3232)};
     }
     __device__ __forceinline__ static void fragment(std::uint32_t (&a)[4], std::uint32_t word, const ScaleSet& s) {
