@@ -26,14 +26,26 @@ __device__ __forceinline__ void barrier_arrive_expect(std::uint64_t* barrier, st
                  : "memory");
 }
 
-__device__ __forceinline__ void barrier_arrive(std::uint64_t* barrier) {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
+/// On a barrier at a shared address, as the others that take one.
+__device__ __forceinline__ void barrier_arrive(std::uint32_t address) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(address) : "memory");
+}
+__device__ __forceinline__ void barrier_arrive(std::uint64_t* barrier) { barrier_arrive(shared_address(barrier)); }
+
+/// Whether the phase of the given parity has completed.
+__device__ __forceinline__ std::uint32_t barrier_test(std::uint32_t address, std::uint32_t parity) {
+    std::uint32_t done;
+    asm volatile(
+        "{\n .reg .pred p;\n mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\n selp.u32 %0, 1, 0, p;\n}"
+        : "=r"(done)
+        : "r"(address), "r"(parity)
+        : "memory");
+    return done;
 }
 
 /// Waits until the phase of the given parity has completed.
-__device__ __forceinline__ void barrier_wait(std::uint64_t* barrier, std::uint32_t parity) {
+__device__ __forceinline__ void barrier_wait(std::uint32_t address, std::uint32_t parity) {
     std::uint32_t done = 0;
-    const std::uint32_t address = shared_address(barrier);
     while (done == 0) {
         asm volatile(
             "{\n .reg .pred p;\n mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n selp.u32 %0, 1, 0, p;\n}"
@@ -41,6 +53,9 @@ __device__ __forceinline__ void barrier_wait(std::uint64_t* barrier, std::uint32
             : "r"(address), "r"(parity)
             : "memory");
     }
+}
+__device__ __forceinline__ void barrier_wait(std::uint64_t* barrier, std::uint32_t parity) {
+    barrier_wait(shared_address(barrier), parity);
 }
 
 }  // namespace tokamak::cuda::ptx

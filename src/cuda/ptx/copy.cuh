@@ -29,6 +29,27 @@ __device__ __forceinline__ void bulk_copy_once(void* shared, const void* global,
         : "memory");
 }
 
+/// Whether the L2 keeps what a copy reads: as bulk_copy_once, or as ever.
+__device__ __forceinline__ std::uint64_t copy_policy(bool once) {
+    return once ? 0x12F0000000000000 : 0x1000000000000000;
+}
+__device__ __forceinline__ void bulk_copy(void* shared, const void* global, std::uint32_t bytes, std::uint64_t* barrier,
+                                          std::uint64_t policy) {
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::
+            "r"(shared_address(shared)),
+        "l"(global), "r"(bytes), "r"(shared_address(barrier)), "l"(policy)
+        : "memory");
+}
+
+/// True for one lane of a whole warp. The compiler knows this form: what the lane passes to copies goes straight into
+/// uniform registers, without the loop over lanes that other conditions get (15 instructions for each copy).
+__device__ __forceinline__ bool elect_lane() {
+    std::uint32_t elected;
+    asm volatile("{\n .reg .pred p;\n elect.sync _|p, 0xFFFFFFFF;\n selp.u32 %0, 1, 0, p;\n}" : "=r"(elected));
+    return elected != 0;
+}
+
 /// 16-byte load that bypasses L1: for data read once.
 __device__ __forceinline__ uint4 load_streaming(const void* global) {
     uint4 value;

@@ -11,6 +11,7 @@
 #include "moe/cuda/grouped/combine.cuh"
 #include "moe/cuda/grouped/finish_quantized.cuh"
 #include "moe/cuda/grouped/grid_lists.cuh"
+#include "moe/cuda/grouped/multiply_ahead.cuh"
 #include "moe/cuda/grouped/multiply_converted.cuh"
 #include "moe/cuda/grouped/multiply_e4m3.cuh"
 #include "moe/cuda/grouped/row_copy.cuh"
@@ -32,15 +33,19 @@ __device__ __forceinline__ void consume_unit(const GroupedArgs& args, const RowL
     if constexpr (Shape::kGridLists) scratch.copy_routes(lists, unit);
     float sums[Strips][Blocks][4] = {};
     const int blocks = matrix.tiles * Shape::Weights::kTileBlocks;
-    for (int chunk = 0; chunk * stage_blocks < blocks; ++chunk) {
-        ptx::barrier_wait(&ring.full[place.slot], place.parity);
-        if constexpr (Shape::kRowScales)
-            multiply_e4m3<Shape>(ring.stage(place.slot), me, chunk, sums);
-        else
-            multiply_stage<Shape>(ring.stage(place.slot), me, chunk, blocks - chunk * stage_blocks, sums);
-        __syncwarp();
-        if (me.lane == 0) ptx::barrier_arrive(&ring.empty[place.slot]);
-        place.advance(ring.stages);
+    if constexpr (Shape::Weights::kLoadsAhead) {
+        multiply_ahead<Shape>(ring, place, me, blocks, sums);
+    } else {
+        for (int chunk = 0; chunk * stage_blocks < blocks; ++chunk) {
+            ptx::barrier_wait(&ring.full[place.slot], place.parity);
+            if constexpr (Shape::kRowScales)
+                multiply_e4m3<Shape>(ring.stage(place.slot), me, chunk, sums);
+            else
+                multiply_stage<Shape>(ring.stage(place.slot), me, chunk, blocks - chunk * stage_blocks, sums);
+            __syncwarp();
+            if (me.lane == 0) ptx::barrier_arrive(&ring.empty[place.slot]);
+            place.advance(ring.stages);
+        }
     }
     const UnitRoutes<Shape> routes{lists.list + unit.tile.first, Shape::kGridLists ? scratch.routes() : nullptr};
     if constexpr (!Down && Shape::kRowScales)
@@ -151,7 +156,7 @@ __device__ void consume_converted_phases(const GroupedArgs& args, const RowLists
 }
 
 template <bool Down, class Shape>
-__device__ void consume_phase(const GroupedArgs& args, const RowLists& lists, const Consumer& me,
+__device__ __forceinline__ void consume_phase(const GroupedArgs& args, const RowLists& lists, const Consumer& me,
                               const StageRing<Shape>& ring, RingPlace& place, UnitScratch<Shape>& scratch) {
     UnitWalk<Shape> walk(lists, args, Down);
     Unit unit;
@@ -217,14 +222,11 @@ __device__ __forceinline__ void feed(const GroupedArgs& args, const RowLists& li
                                      RingPlace& place, std::int64_t first, int warp) {
     if (warp < kWeightWarps) {
         ptx::named_barrier(kRowsAhead, (kWeightWarps + kGatherWarps) * 32);
-        const bool leader = threadIdx.x % 32 == 0;
-        if (leader) WeightStream<Shape>(lists, args, false).issue(ring, place);
+        WeightStream<Shape>(lists, args, false).issue(ring, place);
         WeightStream<Shape> down(lists, args, true);
-        if (leader) down.issue(ring, place, ring.stages);
-        __syncwarp();
+        down.issue(ring, place, ring.stages);
         between_phases<Shape>();
-        if (leader) down.issue(ring, place);
-        __syncwarp();
+        down.issue(ring, place);
     } else {
         const int thread = (warp - kWeightWarps) * 32 + static_cast<int>(threadIdx.x) % 32;
         const RowSource tokens = token_rows(args, first);
@@ -244,24 +246,17 @@ template <class Shape>
 __device__ __forceinline__ void feed_copies(const GroupedArgs& args, const RowLists& lists,
                                             const StageRing<Shape>& ring, RingPlace& place, int warp,
                                             unsigned prepared) {
-    const bool leader = threadIdx.x % 32 == 0;
     if (warp < kWeightWarps) {
         WeightStream<Shape> gate_up(lists, args, false);
-        if (leader) gate_up.issue(ring, place, ring.stages);
-        __syncwarp();
+        gate_up.issue(ring, place, ring.stages);
         cooperative_groups::this_grid().barrier_wait(std::move(prepared));
-        if (leader) {
-            gate_up.issue(ring, place);
-            WeightStream<Shape>(lists, args, true).issue(ring, place);
-        }
+        gate_up.issue(ring, place);
+        WeightStream<Shape>(lists, args, true).issue(ring, place);
     } else {
         cooperative_groups::this_grid().barrier_wait(std::move(prepared));
-        if (leader) {
-            copy_tile_rows(args, lists, false, ring, place);
-            copy_tile_rows(args, lists, true, ring, place);
-        }
+        copy_tile_rows(args, lists, false, ring, place);
+        copy_tile_rows(args, lists, true, ring, place);
     }
-    __syncwarp();
 }
 
 /// Before the lists are built: rows are brought into the form of the format, if it has one, and what the phases expect
@@ -275,7 +270,8 @@ __device__ __forceinline__ void prepare_pass(const GroupedArgs& args, std::int64
     const int threads = static_cast<int>(gridDim.x * blockDim.x);
     if constexpr (Shape::kAnnounces) TileCounts{args.tile_units}.clear(routes);
     if constexpr (Shape::kPrepares && !Shape::kRowScales)
-        clear_padding(static_cast<std::uint16_t*>(args.intermediate), routes, args.down.cols, thread, threads);
+        clear_padding<Shape::Weights::kForm>(static_cast<std::uint16_t*>(args.intermediate), routes, args.down.cols,
+                                             thread, threads);
 }
 
 /// Both GEMMs of a pass, by the role of the warp. Every role passes the same barriers of the grid; weights flow into

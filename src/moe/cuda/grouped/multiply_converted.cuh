@@ -56,7 +56,7 @@ class ConvertedStages {
 /// Converts 64 columns and has them multiplied. `a` is the set of registers that nobody reads: each set is written at
 /// one place of a loop, or ptxas serialises everything.
 template <class Slab, int Eights>
-__device__ __forceinline__ void start_block(const Slab& slab, std::uint32_t rows, std::uint32_t (&a)[4][4],
+__device__ __forceinline__ void start_block(Slab& slab, std::uint32_t rows, std::uint32_t (&a)[4][4],
                                             float (&sums)[Eights][4]) {
     slab.convert(a);
     ptx::wgmma_fence();

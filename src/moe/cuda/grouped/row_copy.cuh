@@ -7,7 +7,7 @@
 
 namespace tokamak::moe::cuda {
 
-/// The rows of a phase, stage by stage. One lane runs it.
+/// The rows of a phase, stage by stage. A whole warp runs it.
 template <class Shape>
 __device__ __forceinline__ void copy_tile_rows(const GroupedArgs& args, const RowLists& lists, bool down,
                                                const StageRing<Shape>& ring, RingPlace& place) {
@@ -25,10 +25,12 @@ __device__ __forceinline__ void copy_tile_rows(const GroupedArgs& args, const Ro
             std::uint64_t* const full = &ring.full[place.slot];
             std::uint8_t* const to = ring.stage(place.slot) + Shape::kRowsOffset;
             ptx::barrier_wait(&ring.empty[place.slot], place.parity ^ 1U);
-            ptx::barrier_arrive_expect(full, bytes * stage_blocks);
+            if (ptx::elect_lane()) {
+                ptx::barrier_arrive_expect(full, bytes * stage_blocks);
 #pragma unroll
-            for (int i = 0; i < stage_blocks; ++i)
-                ptx::bulk_copy(to + i * Shape::kRowBlockBytes, rows.block(block + i), bytes, full);
+                for (int i = 0; i < stage_blocks; ++i)
+                    ptx::bulk_copy(to + i * Shape::kRowBlockBytes, rows.block(block + i), bytes, full);
+            }
             place.advance(ring.stages);
         }
     }

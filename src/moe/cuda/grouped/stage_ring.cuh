@@ -15,7 +15,8 @@ namespace tokamak::moe::cuda {
 /// Named barrier of the feeding warps: what the first rows of a pass wait for should not be the first weights.
 inline constexpr int kRowsAhead = 2;
 
-/// Copies the weights of a phase, stage by stage. One lane runs it.
+/// Copies the weights of a phase, stage by stage. A whole warp runs it: a lone lane's copies take so many instructions
+/// among busy warps that weights arrive late (docs/kernels/moe_grouped.md).
 template <class Shape>
 class WeightStream {
     using Weights = typename Shape::Weights;
@@ -26,7 +27,7 @@ class WeightStream {
           matrix_(down ? args.down : args.gate_up),
           chunks_(Shape::chunks(matrix_)),
           chunk_(chunks_),
-          once_(lists.single_tiles()) {}
+          policy_(ptx::copy_policy(lists.single_tiles())) {}
 
     /// Issues up to `most` stages.
     __device__ void issue(const StageRing<Shape>& ring, RingPlace& place, int most = 0x7FFFFFFF) {
@@ -41,9 +42,12 @@ class WeightStream {
             const std::uint32_t bytes = static_cast<std::uint32_t>(tiles) * Weights::kTileBytes;
             ptx::barrier_wait(&ring.empty[place.slot], place.parity ^ 1U);
             constexpr std::uint32_t scale_bytes = Weights::kStripScales ? kStripScaleBytes : 0;
-            ptx::barrier_arrive_expect(&ring.full[place.slot],
-                                       (bytes + scale_bytes) * static_cast<std::uint32_t>(unit_.strips));
-            copy_strips(ring.stage(place.slot), bytes, &ring.full[place.slot]);
+            if (ptx::elect_lane()) {
+                ptx::barrier_arrive_expect(&ring.full[place.slot],
+                                           (bytes + scale_bytes) * static_cast<std::uint32_t>(unit_.strips));
+                copy_strips(ring.stage(place.slot), bytes, &ring.full[place.slot]);
+            }
+            source_ += bytes;
             ++chunk_;
             place.advance(ring.stages);
         }
@@ -51,13 +55,12 @@ class WeightStream {
 
   private:
     /// The scales of tile t lie behind the tiles, those of tiles 2n and 2n + 1 at 16n.
-    __device__ void copy_strips(std::uint8_t* stage, std::uint32_t bytes, std::uint64_t* full) {
+    __device__ __forceinline__ void copy_strips(std::uint8_t* stage, std::uint32_t bytes, std::uint64_t* full) const {
         const std::uint8_t* from = source_;
-        for (int strip = 0; strip < unit_.strips; ++strip) {
-            if (once_)
-                ptx::bulk_copy_once(stage + strip * Weights::kStripStageBytes, from, bytes, full);
-            else
-                ptx::bulk_copy(stage + strip * Weights::kStripStageBytes, from, bytes, full);
+#pragma unroll
+        for (int strip = 0; strip < Shape::kStrips; ++strip) {
+            if (strip >= unit_.strips) break;
+            ptx::bulk_copy(stage + strip * Weights::kStripStageBytes, from, bytes, full, policy_);
             if constexpr (Weights::kStripScales)
                 ptx::bulk_copy(stage + Shape::kStripScalesOffset + strip * kStripScaleBytes,
                                from + static_cast<std::int64_t>(matrix_.tiles - chunk_) * Weights::kTileBytes +
@@ -65,14 +68,13 @@ class WeightStream {
                                kStripScaleBytes, full);
             from += matrix_.strip_bytes;
         }
-        source_ += bytes;
     }
 
     UnitWalk<Shape> walk_;
     const DecodeMatrix& matrix_;
     int chunks_;
     int chunk_;
-    bool once_;  ///< no other unit reads the same weights: they give way to the rows in the L2
+    std::uint64_t policy_;  ///< where no other unit reads the same weights, they give way to the rows in the L2
     Unit unit_{};
     const std::uint8_t* source_ = nullptr;
 };

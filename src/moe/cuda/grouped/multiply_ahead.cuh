@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+// The stages of a unit of 4-bit weights by mma.m16n8k16: what a block of 64 columns is converted from is loaded a block
+// ahead and the next stage is asked for a block ahead, so that a warp does not stand still at the border of stages.
+#pragma once
+
+#include <cstdint>
+
+#include "moe/cuda/grouped/multiply.cuh"
+
+namespace tokamak::moe::cuda {
+
+/// A consumer warp's place in the ring, as shared addresses.
+template <class Shape>
+class StageWalk {
+  public:
+    __device__ __forceinline__ StageWalk(const StageRing<Shape>& ring, const RingPlace& place)
+        : stages_(static_cast<std::uint32_t>(ring.stages)),
+          memory_(ptx::shared_address(ring.memory)),
+          full_(ptx::shared_address(ring.full)),
+          slot_(static_cast<std::uint32_t>(place.slot)),
+          parity_(place.parity) {}
+
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t stage() const { return memory_ + slot_ * Shape::kStageBytes; }
+    /// Whether the stage is there; does not wait.
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t present() const {
+        return ptx::barrier_test(full_ + slot_ * 8, parity_);
+    }
+    __device__ __forceinline__ void await() const { ptx::barrier_wait(full_ + slot_ * 8, parity_); }
+    /// By a warp whose matrix instructions have taken all that it read from the stage.
+    __device__ __forceinline__ void release(bool leader) const {
+        if (leader) ptx::barrier_arrive(full_ + (stages_ + slot_) * 8);
+    }
+    __device__ __forceinline__ void advance() {
+        const bool last = slot_ + 1 == stages_;
+        slot_ = last ? 0 : slot_ + 1;
+        parity_ ^= last ? 1U : 0U;
+    }
+    __device__ __forceinline__ void store(RingPlace& place) const {
+        place.slot = static_cast<int>(slot_);
+        place.parity = parity_;
+    }
+
+  private:
+    std::uint32_t stages_;
+    std::uint32_t memory_;
+    std::uint32_t full_;
+    std::uint32_t slot_;
+    std::uint32_t parity_;
+};
+
+/// Where a warp's lanes read in a stage.
+template <class Shape>
+struct LanePlaces {
+    std::uint32_t codes;
+    std::uint32_t scales;
+    std::uint32_t rows[2];  ///< for each 32 columns of a block
+
+    __device__ __forceinline__ explicit LanePlaces(const Consumer& me) {
+        using Weights = typename Shape::Weights;
+        const auto strip = static_cast<std::uint32_t>(me.warpgroup * Weights::kStripStageBytes);
+        codes = strip + static_cast<std::uint32_t>(me.slab * 512 + me.lane * 16);
+        scales = strip + static_cast<std::uint32_t>(Weights::scale_place(me.slab, me.lane));
+        const auto row = static_cast<std::uint32_t>(me.lane % 8);
+        const auto chunk = static_cast<std::uint32_t>(me.lane / 8);
+        rows[0] = Shape::kRowsOffset + row * 128 + ((chunk ^ row) << 4);
+        rows[1] = Shape::kRowsOffset + row * 128 + (((chunk + 4) ^ row) << 4);
+    }
+};
+
+template <class Shape, int Strips>
+__device__ __forceinline__ void load_slabs(typename Shape::Weights::Slab (&slabs)[Strips], std::uint32_t stage,
+                                           const LanePlaces<Shape>& places, int block) {
+    using Weights = typename Shape::Weights;
+#pragma unroll
+    for (int i = 0; i < Strips; ++i)
+        slabs[i].load(stage + places.codes, stage + places.scales,
+                      i * Shape::kWarpgroups * Weights::kStripStageBytes, block);
+}
+
+/// What the matrix instructions of a warp take for 32 columns.
+template <int Strips, int Blocks>
+struct Operands {
+    std::uint32_t a[2][Strips][4];  ///< for each 16 of them
+    std::uint32_t b[Blocks][4];
+    float2 scales[Strips];  ///< of the products, if they have any
+
+    template <class Weights, class Slab>
+    __device__ __forceinline__ void convert(Slab (&slabs)[Strips], int pair) {
+        if (pair == 0)
+#pragma unroll
+            for (int i = 0; i < Strips; ++i) slabs[i].prepare();
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+#pragma unroll
+            for (int i = 0; i < Strips; ++i) slabs[i].fragment(a[half][i], pair * 2 + half);
+        if constexpr (Weights::kSumScales)
+#pragma unroll
+            for (int i = 0; i < Strips; ++i) scales[i] = Weights::sum_scales(slabs[i].scales, pair);
+    }
+    template <class Shape>
+    __device__ __forceinline__ void load_rows(std::uint32_t rows, const LanePlaces<Shape>& places, int pair) {
+#pragma unroll
+        for (int n = 0; n < Blocks; ++n)
+            ptx::load_matrix_x4(b[n], rows + places.rows[pair] + static_cast<std::uint32_t>(n) * 1024);
+    }
+    template <class Weights>
+    __device__ __forceinline__ void multiply(float (&sums)[Strips][Blocks][4]) const {
+        if constexpr (Weights::kSumScales) return multiply_scaled(sums);
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+#pragma unroll
+            for (int n = 0; n < Blocks; ++n)
+#pragma unroll
+                for (int i = 0; i < Strips; ++i)
+                    Weights::multiply(sums[i][n], a[half][i], b[n][half * 2], b[n][half * 2 + 1]);
+    }
+    /// Few rows: the products of all strips at a time, so that the matrix unit is busy while some are added.
+    __device__ __forceinline__ void multiply_scaled(float (&sums)[Strips][Blocks][4]) const {
+        constexpr int at_once = Blocks <= 2 ? Strips : 1;
+#pragma unroll
+        for (int first = 0; first < Strips; first += at_once) {
+            float products[at_once][Blocks][4] = {};
+#pragma unroll
+            for (int half = 0; half < 2; ++half)
+#pragma unroll
+                for (int n = 0; n < Blocks; ++n)
+#pragma unroll
+                    for (int i = 0; i < at_once; ++i)
+                        PlainProducts::multiply(products[i][n], a[half][first + i], b[n][half * 2], b[n][half * 2 + 1]);
+#pragma unroll
+            for (int i = 0; i < at_once; ++i) add_products(products[i], scales[first + i], sums[first + i]);
+        }
+    }
+    __device__ __forceinline__ static void add_products(const float (&products)[Blocks][4], const float2& scale,
+                                                        float (&sums)[Blocks][4]) {
+#pragma unroll
+        for (int n = 0; n < Blocks; ++n)
+#pragma unroll
+            for (int j = 0; j < 4; ++j) sums[n][j] = fmaf(j < 2 ? scale.x : scale.y, products[n][j], sums[n][j]);
+    }
+};
+
+/// `blocks` of 64 columns of a warp's strips. A stage without a second block has zeros there: rows end with them. What
+/// is loaded behind the last stage is not looked at.
+template <class Shape, int Strips, int Blocks>
+__device__ __forceinline__ void multiply_ahead(const StageRing<Shape>& ring, RingPlace& place, const Consumer& me,
+                                               int blocks, float (&sums)[Strips][Blocks][4]) {
+    using Weights = typename Shape::Weights;
+    static_assert(Weights::kStageBlocks == 2);
+    typename Weights::Slab slabs[2][Strips];
+    Operands<Strips, Blocks> even;
+    Operands<Strips, Blocks> odd;
+    StageWalk<Shape> walk(ring, place);
+    const LanePlaces<Shape> places(me);
+    const bool leader = threadIdx.x % 32 == 0;
+    walk.await();
+    std::uint32_t stage = walk.stage();
+    load_slabs<Shape>(slabs[0], stage, places, 0);
+    even.load_rows(stage, places, 0);
+    even.template convert<Weights>(slabs[0], 0);
+#pragma unroll 1
+    for (int left = blocks; left > 0; left -= 2) {
+        StageWalk<Shape> next = walk;
+        next.advance();
+        const std::uint32_t present = next.present();
+        const std::uint32_t second = stage + Shape::kRowBlockBytes;
+        load_slabs<Shape>(slabs[1], stage, places, 1);
+#pragma unroll
+        for (int i = 0; i < Strips; ++i) slabs[1][i].keep_if(left > 1);
+        odd.load_rows(stage, places, 1);
+        odd.template convert<Weights>(slabs[0], 1);
+        even.template multiply<Weights>(sums);
+        even.load_rows(second, places, 0);
+        even.template convert<Weights>(slabs[1], 0);
+        odd.template multiply<Weights>(sums);
+        if (present == 0)
+            if (left > 2) next.await();
+        stage = next.stage();
+        load_slabs<Shape>(slabs[0], stage, places, 0);
+        odd.load_rows(second, places, 1);
+        odd.template convert<Weights>(slabs[1], 1);
+        even.template multiply<Weights>(sums);
+        even.load_rows(stage, places, 0);
+        even.template convert<Weights>(slabs[0], 0);
+        odd.template multiply<Weights>(sums);
+        walk.release(leader);
+        walk = next;
+    }
+    walk.store(place);
+}
+
+}  // namespace tokamak::moe::cuda
