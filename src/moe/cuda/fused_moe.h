@@ -27,6 +27,7 @@ struct DecodeLaunch {
     int slots = 0;
     int group_rows = 0;  ///< gathered rows, else 0
     DecodeShared shared;
+    bool takes_ids = false;  ///< logits are routed by a launch before
 };
 
 /// A variant of the grouped kernel, frozen for one problem.
@@ -95,7 +96,7 @@ struct FusedMoeCuda {
 
     [[nodiscard]] KernelOfVariant kernel_of(std::size_t variant) const {
         if (variant < launches.size())
-            return {.decode = &launches[variant], .takes_ids = launches[variant].group_rows > 0};
+            return {.decode = &launches[variant], .takes_ids = launches[variant].takes_ids};
         variant -= launches.size();
         if (variant < grouped.size()) return {.grouped = &grouped[variant], .takes_ids = true};
         variant -= grouped.size();

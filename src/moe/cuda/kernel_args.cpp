@@ -28,7 +28,33 @@ bool vector_rows(const Tensor& x) {
     return reinterpret_cast<std::uintptr_t>(x.data) % 16 == 0 && x.stride(0) * 2 % 16 == 0;
 }
 
+DecodeRoute route_of(const FusedMoeProblem& p, const FusedMoeArgs& args) {
+    DecodeRoute route{.logits = rows_of(args.logits),
+                      .bias = args.correction_bias.present ? args.correction_bias.as<float>() : nullptr,
+                      .softmax = p.route->method == RouteMethod::softmax,
+                      .renormalize = p.route->renormalize,
+                      .weighted = p.routing_weight != RoutingWeight::none,
+                      .factor = p.route->routed_scaling_factor,
+                      .in_registers = routes_in_registers(p)};
+    if (p.route->top_groups < p.route->num_groups) {
+        route.groups = static_cast<std::int16_t>(p.route->num_groups);
+        route.top_groups = static_cast<std::int16_t>(p.route->top_groups);
+        route.group_lanes = static_cast<std::int16_t>(p.num_experts / route.groups / kLaneExperts);
+    }
+    const auto row_bytes = static_cast<std::uintptr_t>(route.logits.stride) * size_of(route.logits.dtype);
+    route.vectors = (reinterpret_cast<std::uintptr_t>(route.logits.data) | row_bytes |
+                     reinterpret_cast<std::uintptr_t>(route.bias)) %
+                        16 ==
+                    0;
+    return route;
+}
+
 }  // namespace
+
+bool routes_in_registers(const FusedMoeProblem& p) noexcept {
+    const bool grouped = p.route->top_groups < p.route->num_groups;
+    return routes_in_registers(p.num_experts, grouped ? p.route->num_groups : 1);
+}
 
 DecodeArgs kernel_args(const FusedMoeState& state, const FusedMoeArgs& args, const Workspace& workspace) {
     const FusedMoeProblem& p = state.problem;
@@ -39,15 +65,7 @@ DecodeArgs kernel_args(const FusedMoeState& state, const FusedMoeArgs& args, con
     a.x_stride = args.x.stride(0);
     a.x_vectors = vector_rows(args.x);
     a.ids = rows_of(args.ids);
-    if (p.route)
-        a.route = {.logits = rows_of(args.logits),
-                   .bias = args.correction_bias.present ? args.correction_bias.as<float>() : nullptr,
-                   .softmax = p.route->method == RouteMethod::softmax,
-                   .renormalize = p.route->renormalize,
-                   .weighted = p.routing_weight != RoutingWeight::none,
-                   .factor = p.route->routed_scaling_factor,
-                   .groups = p.route->num_groups,
-                   .top_groups = p.route->top_groups};
+    if (p.route) a.route = route_of(p, args);
     if (p.routing_weight != RoutingWeight::none) a.weights = rows_of(args.weights);
     a.weight_input = p.routing_weight == RoutingWeight::input;
     a.expert_map = args.expert_map.present ? args.expert_map.as<std::int32_t>() : nullptr;

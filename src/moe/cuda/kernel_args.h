@@ -9,6 +9,9 @@
 
 namespace tokamak::moe::cuda {
 
+/// Whether a warp can route a token of the problem, which has a `route`, in registers.
+bool routes_in_registers(const FusedMoeProblem& problem) noexcept;
+
 DecodeArgs kernel_args(const FusedMoeState& state, const FusedMoeArgs& args, const Workspace& workspace);
 
 }  // namespace tokamak::moe::cuda

@@ -83,7 +83,8 @@ void run_decode(const FusedMoeState& state, const DecodeLaunch& choice, const De
     args.gather_tokens = static_cast<int>(state.cuda.gather_tokens);
     args.group_rows = choice.group_rows;
     args.by_group_rows = Divisor(std::max(choice.group_rows, 1));
-    launch(choice.kernel, state.cuda.grid, choice.threads, choice.shared.bytes, &args, stream, args.routed_before);
+    launch(choice.kernel, state.cuda.grid, choice.threads, choice.shared.bytes, &args, stream,
+           args.routed_before && choice.group_rows > 0);
 }
 
 void run_grouped(const FusedMoeState& state, const GroupedLaunch& choice, const DecodeArgs& common,

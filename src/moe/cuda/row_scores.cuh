@@ -9,7 +9,7 @@
 
 #include <cstdint>
 
-#include "moe/cuda/decode_scores.cuh"
+#include "moe/cuda/lane_scores.cuh"
 
 namespace tokamak::moe::cuda {
 

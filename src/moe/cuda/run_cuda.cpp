@@ -74,10 +74,14 @@ Heuristic heuristic_of(const FusedMoeProblem& p, Device device, const PlanOption
 void freeze_all(FusedMoeState& state, const LegalVariants& legal, const DeviceInfo& info) {
     const FusedMoeProblem& p = state.problem;
     FusedMoeCuda& cuda = state.cuda;
-    for (const DecodeVariant& variant : legal.decode)
+    for (const DecodeVariant& variant : legal.decode) {
         cuda.launches.push_back(freeze(*decode_instance(p.weights, p.quantize_activations), variant, info));
-    for (const DecodeVariant& variant : legal.gather)
+        cuda.launches.back().takes_ids = p.route && !routes_in_registers(p);
+    }
+    for (const DecodeVariant& variant : legal.gather) {
         cuda.launches.push_back(freeze(*gather_instance(p.weights, p.quantize_activations), variant, info));
+        cuda.launches.back().takes_ids = true;
+    }
     for (const GroupedVariant& variant : legal.grouped) cuda.grouped.push_back(freeze(variant, info));
     for (const WideVariant& variant : legal.wide) cuda.wide.push_back(freeze(variant, info));
     for (const SingleVariant& variant : legal.single)
