@@ -41,14 +41,14 @@ struct LaneElements {
     }
     __device__ __forceinline__ void values(DType dtype, float (&to)[kLaneExperts]) const {
 #pragma unroll
-        for (int i = 0; i < kLaneExperts; ++i) {
-            const std::uint32_t high = i % 2 == 0 ? words[i / 2] << 16 : words[i / 2] & 0xFFFF0000U;
-            to[i] = __uint_as_float(dtype == DType::f32 ? words[i] : high);
-        }
-        if (dtype != DType::f16) return;
+        for (int i = 0; i < kLaneExperts; ++i) to[i] = __uint_as_float(words[i]);
+        if (dtype == DType::f32) return;
 #pragma unroll
-        for (int i = 0; i < kLaneExperts; ++i)
-            to[i] = __half2float(__ushort_as_half(static_cast<unsigned short>(words[i / 2] >> (i % 2 * 16))));
+        for (int i = 0; i < kLaneExperts; ++i) {
+            const std::uint32_t half = words[i / 2] >> (i % 2 * 16);
+            to[i] = dtype == DType::bf16 ? __uint_as_float(half << 16)
+                                         : __half2float(__ushort_as_half(static_cast<unsigned short>(half)));
+        }
     }
 
   private:
@@ -84,7 +84,7 @@ class LaneScores {
         const bool nan = route.softmax ? softmax(values, route.renormalize, total, keys)
                                        : sigmoids(values, route.bias != nullptr, scratch, keys);
         if (nan) return {lane(), __int_as_float(0x7FC00000)};
-        if (route.groups > 1) live = live && is_kept(route, keys);
+        if (route.groups > 1 && !is_kept(route, keys)) live = false;  // call by all lanes
         Choice choice = select(top_k, live, keys);
         if (route.softmax)
             choice.weight = __fdividef(__expf(__uint_as_float(~__float_as_uint(choice.weight))), total);

@@ -85,7 +85,7 @@ void freeze_all(FusedMoeState& state, const LegalVariants& legal, const DeviceIn
     for (const GroupedVariant& variant : legal.grouped) cuda.grouped.push_back(freeze(variant, info));
     for (const WideVariant& variant : legal.wide) cuda.wide.push_back(freeze(variant, info));
     for (const SingleVariant& variant : legal.single)
-        cuda.single.push_back(freeze(*single_instance(p.weights, p.quantize_activations), variant, info));
+        cuda.single.push_back(freeze(*single_instance(p.weights, p.quantize_activations), variant, cuda.args, info));
 }
 
 }  // namespace
@@ -123,6 +123,7 @@ void plan_fused_moe(FusedMoeState& state, const PlanOptions& options) {
     state.refused = refused_variants(p, cuda, info, legal);
     const DeviceGuard guard(device.index);
     if (p.route) plan_route_first();
+    cuda.args = problem_args(state);
     freeze_all(state, legal, info);
     lay_out_workspace(state);
     check_workspace_limit(kOp, options, state.layout.size());
@@ -131,7 +132,8 @@ void plan_fused_moe(FusedMoeState& state, const PlanOptions& options) {
 void run_fused_moe(const FusedMoeState& state, const FusedMoeArgs& args, const Workspace& workspace, Stream stream) {
     if (args.tokens == 0) return;
     const KernelOfVariant kernel = state.cuda.kernel_of(state.row_variants[state.row_index(args.tokens)]);
-    DecodeArgs common = kernel_args(state, args, workspace);
+    DecodeArgs common = state.cuda.args;
+    add_call(state, args, workspace, common);
     const DeviceGuard guard(state.device.index);
     if (state.problem.route && kernel.takes_ids) route_first(state, workspace, stream, common);
     if (kernel.decode != nullptr) return run_decode(state, *kernel.decode, common, stream);
