@@ -89,8 +89,9 @@ __global__ void __launch_bounds__(Warps * 32, 1) moe_decode(const __grid_constan
                 routes.load(args, first, count);
             }
             clear_tables(args, cta.tables, count);
+            routes.choose(args, cta.tables.scores, count);
             __syncthreads();
-            build_tables(args, cta.tables, routes, first, count, round);
+            build_tables(args, cta.tables, routes, count, round);
             __syncthreads();
             rounds = *cta.tables.rounds;
             const int active = cta.tables.active_count();

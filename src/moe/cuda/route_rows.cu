@@ -10,7 +10,7 @@ namespace {
 constexpr int kMostWarps = 8;
 constexpr int kSharedLimit = 200 * 1024;
 
-/// A warp for each token. The warps of a block fetch the instructions of different stages.
+/// A warp for each token.
 __global__ void __launch_bounds__(kMostWarps * 32) route_rows(const __grid_constant__ RouteRowsArgs args, int room) {
     extern __shared__ float scores[];
     asm volatile("griddepcontrol.launch_dependents;");
@@ -21,8 +21,7 @@ __global__ void __launch_bounds__(kMostWarps * 32) route_rows(const __grid_const
 #pragma unroll 1
     for (std::int64_t token = static_cast<std::int64_t>(blockIdx.x) * warps + warp; token < tokens;
          token += static_cast<std::int64_t>(gridDim.x) * warps) {
-        const Choice choice =
-            choose_experts(RouteRow(args.route, args.experts, args.top_k, token), scores + warp * room, warp % 2);
+        const Choice choice = choose_experts(args, token, args.experts, scores + warp * room);
         if (lane >= args.top_k) continue;
         args.ids[token * args.top_k + lane] = choice.expert;
         args.weights[token * args.top_k + lane] = choice.weight;
