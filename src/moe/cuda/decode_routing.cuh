@@ -103,11 +103,11 @@ class PendingRoutes {
             if (args.weights.data != nullptr) weight_[n].load(args.weights, first + token_[n], slot);
         }
     }
-    /// From logits: ids and weights of the warp's token. `scores` have room for a float for each expert and token.
+    /// From logits: ids and weights of the warp's token. `scores` have kLaneRoom floats for each token.
     __device__ __forceinline__ void choose(const DecodeArgs& args, float* scores, int count) {
         const int token = static_cast<int>(threadIdx.x) / 32;
         if (args.route.logits.data == nullptr || token >= count) return;
-        const Choice choice = logits_.choose(args.route, args.top_k, scores + token * args.num_experts);
+        const Choice choice = logits_.choose(args.route, args.top_k, scores + token * kLaneRoom);
         id_[0] = choice.expert;
         chosen_weight_ = args.route.weighted ? choice.weight : 1.0F;
     }

@@ -7,7 +7,7 @@
 namespace tokamak::moe::cuda {
 
 /// Loads the kernel that route_first launches. The device is current.
-void plan_route_first();
+const void* plan_route_first();
 /// Routes the call's logits into the workspace, and lets `kernel_args` take ids and weights from there.
 void route_first(const FusedMoeState& state, const Workspace& workspace, Stream stream, DecodeArgs& kernel_args);
 

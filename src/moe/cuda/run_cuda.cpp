@@ -122,7 +122,7 @@ void plan_fused_moe(FusedMoeState& state, const PlanOptions& options) {
                 environment::kMoeConfig);
     state.refused = refused_variants(p, cuda, info, legal);
     const DeviceGuard guard(device.index);
-    if (p.route) plan_route_first();
+    if (p.route) cuda.route_rows = plan_route_first();
     cuda.args = problem_args(state);
     freeze_all(state, legal, info);
     lay_out_workspace(state);
