@@ -21,12 +21,14 @@ inline constexpr int kGatherRoutes = 1024;
 /// Floats that a warp needs to route a token in shared memory: whole batches of its loops.
 inline constexpr int kScoreRoom = 256;
 constexpr int score_room(int experts) noexcept {
-    return experts <= kScoreRoom ? kScoreRoom : (experts + 127) / 128 * 128;
+    return experts <= kScoreRoom ? kScoreRoom + 64 : (experts + 127) / 128 * 128;
 }
 
 /// Experts of a lane where a warp routes a token in registers, and how many a warp then has.
 inline constexpr int kLaneExperts = 8;
 inline constexpr int kWarpExperts = 32 * kLaneExperts;
+/// Floats of shared memory that it needs for that.
+inline constexpr int kLaneRoom = kWarpExperts + 64;
 /// Whether it can: a group of experts is a power of two of whole lanes.
 constexpr bool routes_in_registers(int experts, int groups) noexcept {
     if (experts > kWarpExperts || experts % kLaneExperts != 0) return false;
@@ -167,6 +169,7 @@ struct DecodeInstance {
     int group = 0;
     bool token_groups = false;  ///< token rows have a number for each group
     bool strip_scales = false;
+    const void* logits_kernel = nullptr;  ///< decode: the kernel that takes logits
 };
 
 DecodeInstance decode_bf16();

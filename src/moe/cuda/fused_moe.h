@@ -73,6 +73,7 @@ struct KernelOfVariant {
 struct FusedMoeCuda {
     int grid = 0;
     DecodeArgs args;                     ///< what the problem alone decides
+    const void* route_rows = nullptr;    ///< kernel that routes before others, for problems with a `route`
     std::vector<DecodeLaunch> launches;  ///< of the first legal variants
     std::vector<GroupedLaunch> grouped;  ///< of the next
     std::vector<WideLaunch> wide;        ///< of the next
@@ -99,8 +100,7 @@ struct FusedMoeCuda {
     Slice<float> routed_weights;
 
     [[nodiscard]] KernelOfVariant kernel_of(std::size_t variant) const {
-        if (variant < launches.size())
-            return {.decode = &launches[variant], .takes_ids = launches[variant].takes_ids};
+        if (variant < launches.size()) return {.decode = &launches[variant], .takes_ids = launches[variant].takes_ids};
         variant -= launches.size();
         if (variant < grouped.size()) return {.grouped = &grouped[variant], .takes_ids = true};
         variant -= grouped.size();

@@ -49,10 +49,10 @@ void add_scores(const FusedMoeArgs& args, DecodeRoute& to) {
     to.logits = rows_of(args.logits);
     to.bias = args.correction_bias.present ? args.correction_bias.as<float>() : nullptr;
     const auto row_bytes = static_cast<std::uintptr_t>(to.logits.stride) * size_of(to.logits.dtype);
-    to.vectors = (reinterpret_cast<std::uintptr_t>(to.logits.data) | row_bytes |
-                  reinterpret_cast<std::uintptr_t>(to.bias)) %
-                     16 ==
-                 0;
+    to.vectors =
+        (reinterpret_cast<std::uintptr_t>(to.logits.data) | row_bytes | reinterpret_cast<std::uintptr_t>(to.bias)) %
+            16 ==
+        0;
 }
 
 }  // namespace

@@ -65,33 +65,35 @@ struct LaneElements {
 class LaneScores {
   public:
     __device__ __forceinline__ void load(const DecodeRoute& route, int experts, std::int64_t token) {
-        first_ = lane() * kLaneExperts;
-        live_ = first_ < experts;
+        live_ = first() < experts;
         if (!live_) return;
         const std::int64_t bytes = route.logits.dtype == DType::f32 ? 4 : 2;
         logits_.load(static_cast<const std::uint8_t*>(route.logits.data) + token * route.logits.stride * bytes,
-                     route.logits.dtype, first_, route.vectors);
-        if (route.bias != nullptr) bias_.load(route.bias, DType::f32, first_, route.vectors);
+                     route.logits.dtype, first(), route.vectors);
     }
 
-    /// The best `top_k` (at most 32), ties to the lower expert. `scratch` is the warp's, a float for each expert.
-    [[nodiscard]] __device__ __forceinline__ Choice choose(const DecodeRoute& route, int top_k, float* scratch) const {
+    /// The best `top_k` (at most 32), ties to the lower expert. `memory` is the warp's, kLaneRoom floats.
+    [[nodiscard]] __device__ __forceinline__ Choice choose(const DecodeRoute& route, int top_k, float* memory) const {
+        auto* const found = reinterpret_cast<uint2*>(memory);
+        float* const scratch = memory + kMostFound * 2;
         float values[kLaneExperts];
         logits_.values(route.logits.dtype, values);
         std::uint32_t keys[kLaneExperts];
         bool live = live_;
         float total = 1.0F;
-        const bool nan = route.softmax ? softmax(values, route.renormalize, total, keys)
-                                       : sigmoids(values, route.bias != nullptr, scratch, keys);
+        const bool nan =
+            route.softmax ? softmax(values, route.renormalize, total, keys) : sigmoids(values, route, scratch, keys);
         if (nan) return {lane(), __int_as_float(0x7FC00000)};
         if (route.groups > 1 && !is_kept(route, keys)) live = false;  // call by all lanes
-        Choice choice = select(top_k, live, keys);
+        Choice choice = select(top_k, live, keys, found);
         if (route.softmax)
             choice.weight = __fdividef(__expf(__uint_as_float(~__float_as_uint(choice.weight))), total);
         else
             choice.weight = route.bias != nullptr ? scratch[choice.expert] : score_of(__float_as_uint(choice.weight));
         if (route.renormalize) {
-            const float sum = warp_sum(lane() < top_k ? choice.weight : 0.0F);
+            float sum = lane() < top_k ? choice.weight : 0.0F;
+#pragma unroll 1
+            for (int step = 1; step < top_k; step *= 2) sum += __shfl_xor_sync(kAll, sum, step);
             choice.weight = __fdividef(choice.weight, route.softmax ? sum : sum + 1e-20F);
         }
         choice.weight *= route.factor;
@@ -100,12 +102,24 @@ class LaneScores {
 
   private:
     static constexpr unsigned kAll = 0xFFFFFFFFU;
+    static constexpr int kMostFound = 32;  ///< slots
+    static_assert(kLaneRoom == 2 * kMostFound + kWarpExperts);
 
     __device__ __forceinline__ static int lane() { return static_cast<int>(threadIdx.x) % 32; }
+    /// The lane's first expert.
+    __device__ __forceinline__ static int first() { return lane() * kLaneExperts; }
     __device__ __forceinline__ static float warp_sum(float value) {
 #pragma unroll
         for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(kAll, value, step);
         return value;
+    }
+    /// In four instructions; a result below 2^-126 is zero.
+    __device__ __forceinline__ static float sigmoid(float logit) {
+        float power;
+        asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(logit * -1.4426950408889634F));
+        float score;
+        asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(score) : "f"(1.0F + power));
+        return score;
     }
     /// The larger, or the one that is not a number.
     __device__ __forceinline__ static float larger(float a, float b) {
@@ -146,20 +160,24 @@ class LaneScores {
     }
 
     /// Keys of what experts are chosen by, with a bias their scores in `scratch`. Says whether one is not a number.
-    [[nodiscard]] __device__ __forceinline__ bool sigmoids(const float (&values)[kLaneExperts], bool biased,
-                                                           float* scratch, std::uint32_t (&keys)[kLaneExperts]) const {
+    [[nodiscard]] __device__ __forceinline__ bool sigmoids(const float (&values)[kLaneExperts],
+                                                           const DecodeRoute& route, float* scratch,
+                                                           std::uint32_t (&keys)[kLaneExperts]) const {
+        // Not with the logits: registers are short where the kernel keeps them.
+        LaneElements bias;
+        if (live_ && route.bias != nullptr) bias.load(route.bias, DType::f32, first(), route.vectors);
         float scores[kLaneExperts];
 #pragma unroll
-        for (int i = 0; i < kLaneExperts; ++i) scores[i] = __fdividef(1.0F, 1.0F + __expf(-values[i]));
-        if (biased) {
+        for (int i = 0; i < kLaneExperts; ++i) scores[i] = sigmoid(values[i]);
+        if (route.bias != nullptr) {
             if (live_) {
-                auto* const to = reinterpret_cast<float4*>(scratch + first_);
+                auto* const to = reinterpret_cast<float4*>(scratch + first());
                 to[0] = {scores[0], scores[1], scores[2], scores[3]};
                 to[1] = {scores[4], scores[5], scores[6], scores[7]};
             }
             __syncwarp();
 #pragma unroll
-            for (int i = 0; i < kLaneExperts; ++i) scores[i] += __uint_as_float(bias_.words[i]);
+            for (int i = 0; i < kLaneExperts; ++i) scores[i] += __uint_as_float(bias.words[i]);
         }
 #pragma unroll
         for (int i = 0; i < kLaneExperts; ++i) keys[i] = key_of(scores[i]);
@@ -189,54 +207,61 @@ class LaneScores {
 #pragma unroll 4
         for (int group = 0; group < route.groups; ++group) {
             const std::uint32_t other = __shfl_sync(kAll, own, group * parts);
-            // Groups before the lane's own win ties.
-            better += other > own || (other == own && (group + 1) * parts <= lane()) ? 1 : 0;
+            const std::uint32_t before = (group + 1) * parts <= lane() ? 1 : 0;  // the lane's own group: wins ties
+            better += other > own - before ? 1 : 0;
         }
         return better < route.top_groups;
     }
 
-    /// Takes the best of what is left `top_k` times; the weight is the key. A lane knows its two best, so that it looks
-    /// for the next one while the warp finds its best.
+    /// Keys with 7 less their place behind them, in descending order: equal ones by place.
+    __device__ __forceinline__ static void sort(std::uint64_t (&keys)[kLaneExperts]) {
+        constexpr int pairs[][2] = {{0, 1}, {2, 3}, {4, 5}, {6, 7}, {0, 2}, {1, 3}, {4, 6}, {5, 7}, {1, 2}, {5, 6},
+                                    {0, 4}, {1, 5}, {2, 6}, {3, 7}, {2, 4}, {3, 5}, {1, 2}, {3, 4}, {5, 6}};
+#pragma unroll
+        for (const auto& pair : pairs) {
+            const std::uint64_t low = keys[pair[0]];
+            const std::uint64_t high = keys[pair[1]];
+            keys[pair[0]] = high > low ? high : low;
+            keys[pair[1]] = high > low ? low : high;
+        }
+    }
+
+    /// Takes the best of what is left `top_k` times; the weight is the key. Rounds are short because each lane has its
+    /// experts in order, and winners leave what they have in `found`, a pair for each slot, instead of telling.
     [[nodiscard]] __device__ __forceinline__ Choice select(int top_k, bool live,
-                                                           std::uint32_t (&keys)[kLaneExperts]) const {
-        Choice choice{0, 0.0F};
-        std::uint32_t best = 0;
-        std::uint32_t next = 0;
-        int place = 0;
-        int next_place = 0;
-        const auto look = [&] {
-            next = 0;
+                                                           const std::uint32_t (&keys)[kLaneExperts],
+                                                           uint2* found) const {
+        const unsigned lower_lanes = (1U << lane()) - 1U;
+        std::uint64_t sorted[kLaneExperts];
 #pragma unroll
-            for (int i = 0; i < kLaneExperts; ++i) next = max(next, keys[i]);
+        for (int i = 0; i < kLaneExperts; ++i) sorted[i] = static_cast<std::uint64_t>(keys[i]) << 32 | (7 - i);
+        sort(sorted);
+        std::uint32_t left[kLaneExperts];
+        std::uint32_t places = 0;
 #pragma unroll
-            for (int i = kLaneExperts - 1; i >= 0; --i)
-                if (keys[i] == next) next_place = i;
-        };
-        const auto advance = [&] {
-            best = next;
-            place = first_ + next_place;
-#pragma unroll
-            for (int i = 0; i < kLaneExperts; ++i)
-                if (i == next_place) keys[i] = 0;
-        };
-        look();
-        advance();
-        if (!live) best = 0;
+        for (int i = 0; i < kLaneExperts; ++i) {
+            left[i] = live ? static_cast<std::uint32_t>(sorted[i] >> 32) : 0;
+            places += static_cast<std::uint32_t>(sorted[i]) << (4 * i);
+        }
 #pragma unroll 1
         for (int slot = 0; slot < top_k; ++slot) {
-            const std::uint32_t top = __reduce_max_sync(kAll, best);
-            look();
-            const auto winner =
-                static_cast<int>(__reduce_min_sync(kAll, best == top ? static_cast<unsigned>(place) : 0xFFFFFFFFU));
-            if (slot == lane()) choice = {winner, __uint_as_float(top)};
-            if (winner == place && best == top) advance();
+            const std::uint32_t top = __reduce_max_sync(kAll, left[0]);
+            const unsigned candidates = __ballot_sync(kAll, left[0] == top ? 1 : 0);
+            // Lower lanes have lower experts.
+            if ((left[0] == top) & ((candidates & lower_lanes) == 0)) {
+                found[slot] = {static_cast<unsigned>(first()) + 7 - (places & 7), top};
+                places >>= 4;
+#pragma unroll
+                for (int i = 1; i < kLaneExperts; ++i) left[i - 1] = left[i];
+                left[kLaneExperts - 1] = 0;
+            }
         }
-        return choice;
+        __syncwarp();
+        const uint2 own = found[lane() < top_k ? lane() : 0];
+        return {static_cast<int>(own.x), __uint_as_float(own.y)};
     }
 
     LaneElements logits_;
-    LaneElements bias_;
-    int first_ = 0;
     bool live_ = false;
 };
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "moe/cuda/launches.h"
 
-#include <cuda.h>
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -9,6 +8,7 @@
 
 #include "core/throw.h"
 #include "cuda/check.h"
+#include "moe/cuda/driver_launch.h"
 #include "moe/fused_moe_state.h"
 
 namespace tokamak::moe::cuda {
@@ -17,22 +17,6 @@ namespace {
 using tokamak::cuda::check;
 
 constexpr const char* kOp = "fused_moe";
-
-using LaunchKernel = CUresult (*)(const CUlaunchConfig*, CUfunction, void**, void**);
-
-/// The driver's launch, without a link to its library. The runtime's spends 0.2 us on top of it, a tenth of what a call
-/// may cost the host besides its launches.
-LaunchKernel driver_launch() {
-    static const LaunchKernel found = [] {
-        void* entry = nullptr;
-        cudaDriverEntryPointQueryResult result{};
-        check(cudaGetDriverEntryPointByVersion("cuLaunchKernelEx", &entry, 12000, cudaEnableDefault, &result),
-              "cudaGetDriverEntryPointByVersion");
-        if (entry == nullptr) fail(ErrorCode::device, "{}: the driver has no cuLaunchKernelEx", kOp);
-        return reinterpret_cast<LaunchKernel>(entry);
-    }();
-    return found;
-}
 
 /// Loads a kernel, allows it all shared memory and makes sure that a CTA fits on an SM, as the grid barrier needs.
 /// Returns what `launch` takes.
@@ -44,37 +28,18 @@ const void* load(const void* kernel, int threads, int shared_bytes, const std::s
     check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&ctas, kernel, threads, static_cast<std::size_t>(shared_bytes)),
           "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
     if (ctas < 1) fail(ErrorCode::internal, "{}: variant {} does not fit on an SM", kOp, name);
-    (void)driver_launch();
-    cudaFunction_t function = nullptr;
-    check(cudaGetFuncBySymbol(&function, kernel), "cudaGetFuncBySymbol");
-    return function;
+    return launchable(kernel);
 }
 
-/// `early`: the kernel waits itself for the launch before, and may start while that one runs.
-void launch(const FusedMoeState& state, const void* kernel, int threads, int shared_bytes, void* args, Stream stream,
-            bool early = false) {
-    CUlaunchAttribute attributes[2]{};
-    attributes[0].id = CU_LAUNCH_ATTRIBUTE_COOPERATIVE;
-    attributes[0].value.cooperative = 1;
-    attributes[1].id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
-    attributes[1].value.programmaticStreamSerializationAllowed = 1;
-    CUlaunchConfig config{};
-    config.gridDimX = static_cast<unsigned>(state.cuda.grid);
-    config.gridDimY = config.gridDimZ = 1;
-    config.blockDimX = static_cast<unsigned>(threads);
-    config.blockDimY = config.blockDimZ = 1;
-    config.sharedMemBytes = static_cast<unsigned>(shared_bytes);
-    config.hStream = stream.handle;
-    config.attrs = attributes;
-    config.numAttrs = early ? 2 : 1;
+void launch_grid(const FusedMoeState& state, const void* kernel, int threads, int shared_bytes, void* args,
+                 Stream stream, bool early = false) {
     void* parameters[] = {args};
-    auto* const function = static_cast<CUfunction>(const_cast<void*>(kernel));
-    CUresult result = driver_launch()(&config, function, parameters, nullptr);
-    if (result == CUDA_ERROR_INVALID_CONTEXT) {  // the thread has not used the device yet
-        check(cudaSetDevice(state.device.index), "cudaSetDevice");
-        result = driver_launch()(&config, function, parameters, nullptr);
-    }
-    check(static_cast<cudaError_t>(result), "fused_moe launch");  // the runtime has the driver's numbers
+    launch({.kernel = kernel,
+            .ctas = static_cast<unsigned>(state.cuda.grid),
+            .threads = static_cast<unsigned>(threads),
+            .shared_bytes = static_cast<unsigned>(shared_bytes),
+            .early = early},
+           state.device.index, parameters, stream);
 }
 
 }  // namespace
@@ -124,8 +89,8 @@ void run_decode(const FusedMoeState& state, const DecodeLaunch& choice, DecodeAr
     args.gather_tokens = static_cast<int>(state.cuda.gather_tokens);
     args.group_rows = choice.group_rows;
     args.by_group_rows = choice.by_group_rows;
-    launch(state, choice.kernel, choice.threads, choice.shared.bytes, &args, stream,
-           args.routed_before && choice.group_rows > 0);
+    launch_grid(state, choice.kernel, choice.threads, choice.shared.bytes, &args, stream,
+                args.routed_before && choice.group_rows > 0);
 }
 
 void run_grouped(const FusedMoeState& state, const GroupedLaunch& choice, const DecodeArgs& common,
@@ -145,7 +110,7 @@ void run_grouped(const FusedMoeState& state, const GroupedLaunch& choice, const 
     args.lists = choice.shared;
     const std::int64_t launch_tokens = choice.grid_lists ? args.pass_tokens : args.tokens;
     for (; args.first_token < args.tokens; args.first_token += launch_tokens)
-        launch(state, choice.kernel, choice.threads, choice.shared.bytes, &args, stream);
+        launch_grid(state, choice.kernel, choice.threads, choice.shared.bytes, &args, stream);
 }
 
 void run_wide(const FusedMoeState& state, const WideLaunch& choice, const DecodeArgs& common,
@@ -162,7 +127,7 @@ void run_wide(const FusedMoeState& state, const WideLaunch& choice, const Decode
     for (std::int64_t first = 0; first < args.tokens; first += state.cuda.wide_tokens) {
         args.first_token = first;
         args.pass_tokens = static_cast<int>(std::min(state.cuda.wide_tokens, args.tokens - first));
-        launch(state, choice.kernel, choice.threads, choice.shared.bytes, &args, stream);
+        launch_grid(state, choice.kernel, choice.threads, choice.shared.bytes, &args, stream);
     }
 }
 
@@ -179,7 +144,7 @@ void run_single(const FusedMoeState& state, const SingleLaunch& choice, const De
     args.down_segments = choice.down_segments;
     args.parts = choice.shared;
     for (; args.token < args.tokens; ++args.token)
-        launch(state, choice.kernel, choice.threads, choice.shared.bytes, &args, stream);
+        launch_grid(state, choice.kernel, choice.threads, choice.shared.bytes, &args, stream);
 }
 
 }  // namespace tokamak::moe::cuda

@@ -76,9 +76,12 @@ Heuristic heuristic_of(const FusedMoeProblem& p, Device device, const PlanOption
 void freeze_all(FusedMoeState& state, const LegalVariants& legal, const DeviceInfo& info) {
     const FusedMoeProblem& p = state.problem;
     FusedMoeCuda& cuda = state.cuda;
+    const bool routes_inside = p.route && routes_in_registers(p);
     for (const DecodeVariant& variant : legal.decode) {
-        cuda.launches.push_back(freeze(*decode_instance(p.weights, p.quantize_activations), variant, info));
-        cuda.launches.back().takes_ids = p.route && !routes_in_registers(p);
+        DecodeInstance instance = *decode_instance(p.weights, p.quantize_activations);
+        if (routes_inside) instance.kernel = instance.logits_kernel;
+        cuda.launches.push_back(freeze(instance, variant, info));
+        cuda.launches.back().takes_ids = !routes_inside;
     }
     for (const DecodeVariant& variant : legal.gather) {
         cuda.launches.push_back(freeze(*gather_instance(p.weights, p.quantize_activations), variant, info));
@@ -124,7 +127,8 @@ void plan_fused_moe(FusedMoeState& state, const PlanOptions& options) {
                 environment::kMoeConfig);
     state.refused = refused_variants(p, cuda, info, legal);
     const DeviceGuard guard(device.index);
-    if (p.route || p.batched_experts) plan_route_first();
+    if (p.route) cuda.route_rows = plan_route_first();
+    if (p.batched_experts) plan_name_experts();
     cuda.args = problem_args(state);
     freeze_all(state, legal, info);
     lay_out_workspace(state);

@@ -25,23 +25,19 @@ constexpr unsigned kChunk = 32 * kPlacingWarps;
 constexpr int kNoBin = -1;  ///< of a route that counts nowhere
 constexpr int kSharedLimit = 200 * 1024;
 
-constexpr int kPartCopies = 8;  ///< copies of a counter that a thread sums
-
-/// Bytes of shared memory: masks, copies, two histograms, first blocks with their end, scan.
-constexpr int shared_bytes(int bins, int copies) { return bins * (28 + copies * 4) + 4 + kMaxWarps * 4; }
+/// Bytes of shared memory: masks, two histograms, first blocks with their end, scan.
+constexpr int shared_bytes(int bins) { return bins * 28 + 4 + kMaxWarps * 4; }
 
 struct Tables {
     uint4* masks;      ///< [bins]: a bit for each route of a chunk
-    unsigned* copies;  ///< [bins, copies]: earlier routes, and the others times 2^16; a lane has its own copy
     int* before;       ///< [bins]: routes of earlier chunks
     int* rest;         ///< [bins]: the others of the call; behind `before`
     int* first_block;  ///< [bins + 1]
     int* scan;         ///< [warps]
 
-    __device__ Tables(uint4* shared, int bins, int count)
+    __device__ Tables(uint4* shared, int bins)
         : masks(shared),
-          copies(reinterpret_cast<unsigned*>(shared + bins)),
-          before(reinterpret_cast<int*>(copies + bins * count)),
+          before(reinterpret_cast<int*>(shared + bins)),
           rest(before + bins),
           first_block(rest + bins),
           scan(first_block + bins + 1) {}
@@ -82,32 +78,39 @@ __device__ __forceinline__ int4 load_quad(const AlignParams& p, unsigned quad) {
     return ids;
 }
 
-/// Counts all live routes of the call; `quads` are the thread's first, on their way. Lanes that add to one bank wait
-/// for each other, 9 cycles for each addition of a warp where there is one counter for a bin; copies for the lanes make
-/// it 2.
-template <bool kPlain, bool kCopies>
-__device__ __forceinline__ void count_routes(const AlignParams& p, const Tables& t, int4 (&quads)[2], unsigned begin,
+/// Counts all live routes of the call; `quad` is the thread's first.
+template <bool kPlain>
+__device__ __forceinline__ void count_routes(const AlignParams& p, const Tables& t, int4 quad, unsigned begin,
                                              unsigned live) {
-    unsigned* const own = t.copies + (kCopies ? threadIdx.x & (p.split.copies - 1) : 0);
-    const auto add = [&](int id, unsigned route) {
+    // Counting is bound by instructions: the usual case has four for a route.
+    const bool simple = kPlain && p.expert_map == nullptr && p.global_experts == p.local_experts;
+    const auto limit = static_cast<unsigned>(p.local_experts);
+    const auto add_simple = [&](int id, int* counts) {
+        if (static_cast<unsigned>(id) < limit) atomicAdd(counts + id, 1);
+    };
+    const auto add = [&](int id, unsigned route, int* counts) {
         const int bin = bin_of(p, id);
-        if (bin == kNoBin || route >= live) return;
-        if constexpr (kCopies)
-            atomicAdd(own + bin * p.split.copies, route < begin ? 1U : 0x10000U);
-        else
-            atomicAdd((route < begin ? t.before : t.rest) + bin, 1);
+        if (bin != kNoBin && route < live) atomicAdd(counts + bin, 1);
     };
 #pragma unroll 1
     for (unsigned at = threadIdx.x;;) {
         const unsigned route = at * 4;
         at += blockDim.x;
-        const int4 ids = quads[0];
-        quads[0] = quads[1];
-        if ((at + blockDim.x) * 4 < live) quads[1] = load_quad<kPlain>(p, at + blockDim.x);
-        add(ids.x, route);
-        add(ids.y, route + 1);
-        add(ids.z, route + 2);
-        add(ids.w, route + 3);
+        const int4 ids = quad;
+        if (at * 4 < live) quad = load_quad<kPlain>(p, at);
+        int* const counts = route < begin ? t.before : t.rest;  // runs begin at multiples of 4
+        if (simple && route + 4 <= live) {
+            add_simple(ids.x, counts);
+            add_simple(ids.y, counts);
+            add_simple(ids.z, counts);
+            add_simple(ids.w, counts);
+            if (at * 4 >= live) return;
+            continue;
+        }
+        add(ids.x, route, counts);
+        add(ids.y, route + 1, counts);
+        add(ids.z, route + 2, counts);
+        add(ids.w, route + 3, counts);
         if (at * 4 >= live) return;
     }
 }
@@ -140,59 +143,34 @@ __device__ __forceinline__ void store_route(const AlignParams& p, const Tables& 
     p.sorted[place] = static_cast<int>(first + threadIdx.x);
 }
 
-/// Routes of a bin: earlier ones, and the others times 2^16. Neighbouring threads share the copies of its counter.
-__device__ __forceinline__ unsigned sum_copies(const AlignParams& p, const Tables& t, int bin, int part, int parts) {
-    unsigned sum = 0;
-    if (bin < p.bins) {
-        const auto* const from = reinterpret_cast<const uint4*>(t.copies + bin * p.split.copies) + part;
-        const uint4 low = from[0];
-        const uint4 high = from[parts];
-        sum = low.x + low.y + low.z + low.w + high.x + high.y + high.z + high.w;
-    }
-#pragma unroll 1
-    for (int step = 1; step < parts; step *= 2) sum += __shfl_xor_sync(kAll, sum, step);
-    return sum;
-}
-
-/// Fills `first_block` from the counts, and the histograms from the copies. A barrier of the block is behind it.
-template <bool kCopies>
+/// Fills `first_block` from the counts. A barrier of the block is behind it.
 __device__ __forceinline__ void place_experts(const AlignParams& p, const Tables& t) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
     const int warp = static_cast<int>(threadIdx.x) / 32;
-    const int log = kCopies ? p.split.part_log : 0;
-    const int parts = 1 << log;
-    const int part = lane & (parts - 1);
-    const int warp_bins = 32 >> log;
-    const int step_bins = warp_bins * static_cast<int>(blockDim.x) / 32;
     int carried = 0;
 #pragma unroll 1
-    for (int first = 0; first < p.bins; first += step_bins) {
-        const int bin = first + warp * warp_bins + (lane >> log);
-        int routes = 0;
-        if constexpr (kCopies) {
-            const unsigned sum = sum_copies(p, t, bin, part, parts);
-            routes = static_cast<int>((sum & 0xFFFFU) + (sum >> 16));
-            if (bin < p.bins && part == 0) {
-                t.before[bin] = static_cast<int>(sum & 0xFFFFU);
-                t.rest[bin] = static_cast<int>(sum >> 16);
-            }
-        } else if (bin < p.bins) {
-            routes = t.before[bin] + t.rest[bin];
+    for (int first = 0; first < p.bins; first += static_cast<int>(blockDim.x)) {
+        const int bin = first + static_cast<int>(threadIdx.x);
+        int blocks = 0;
+        if (bin < p.bins) {
+            const int routes = t.before[bin] + t.rest[bin];
+            blocks = static_cast<int>(p.by_block.quotient(static_cast<unsigned>(routes + p.block_size - 1)));
         }
-        const int blocks = static_cast<int>(p.by_block.quotient(static_cast<unsigned>(routes + p.block_size - 1)));
         int inclusive = blocks;
-#pragma unroll 1
-        for (int step = parts; step < 32; step *= 2) {  // neighbours have the same bin
-            const int other = __shfl_up_sync(kAll, inclusive, step);
-            if (lane >= step) inclusive += other;
+        if (first + warp * 32 < p.bins) {
+#pragma unroll
+            for (int step = 1; step < 32; step *= 2) {
+                const int other = __shfl_up_sync(kAll, inclusive, step);
+                if (lane >= step) inclusive += other;
+            }
         }
         if (lane == 31) t.scan[warp] = inclusive;
         __syncthreads();
         const int of_warp = lane < static_cast<int>(blockDim.x) / 32 ? t.scan[lane] : 0;
         const int earlier = __reduce_add_sync(kAll, lane < warp ? of_warp : 0);
-        if (bin < p.bins && part == 0) t.first_block[bin] = carried + earlier + inclusive - blocks;
+        if (bin < p.bins) t.first_block[bin] = carried + earlier + inclusive - blocks;
         carried += __reduce_add_sync(kAll, of_warp);
-        if (first + step_bins < p.bins) __syncthreads();  // `scan` is used again
+        if (first + static_cast<int>(blockDim.x) < p.bins) __syncthreads();  // `scan` is used again
     }
     if (threadIdx.x == 0) t.first_block[p.bins] = carried;
     __syncthreads();
@@ -254,32 +232,24 @@ __device__ __forceinline__ void finish_chunk(const AlignParams& p, const Tables&
     __syncthreads();
 }
 
-/// Empties masks and counters; visible after the next barrier of the block.
-template <bool kCopies>
-__device__ __forceinline__ void clear_tables(const AlignParams& p, const Tables& t) {
-    const int vectors = kCopies ? p.bins * (1 + p.split.copies / 4) : p.bins * 3 / 2;
-#pragma unroll 1
-    for (int i = static_cast<int>(threadIdx.x); i < vectors; i += static_cast<int>(blockDim.x))
-        t.masks[i] = {0, 0, 0, 0};
-    if (!kCopies && p.bins % 2 != 0 && threadIdx.x < 2) t.first_block[-1 - static_cast<int>(threadIdx.x)] = 0;
-}
-
-template <bool kPlain, bool kCopies>
+template <bool kPlain>
 __global__ void __launch_bounds__(32 * kMaxWarps) align_routes(const __grid_constant__ AlignParams p) {
     extern __shared__ uint4 shared[];
-    const Tables t(shared, p.bins, kCopies ? p.split.copies : 0);
+    const Tables t(shared, p.bins);
     const unsigned begin = blockIdx.x * p.split.run;
     const unsigned end = begin + p.split.run;
-    // On their way while the tables are cleared.
-    int4 quads[2] = {load_quad<kPlain>(p, threadIdx.x), load_quad<kPlain>(p, threadIdx.x + blockDim.x)};
+    const int4 quad = load_quad<kPlain>(p, threadIdx.x);  // on their way while the tables are cleared
     int id = placed_id(p, begin, end);
     const auto live = static_cast<unsigned>(live_tokens(p.tokens, p.num_tokens) * p.top_k);
-    clear_tables<kCopies>(p, t);
+#pragma unroll 1
+    for (int i = static_cast<int>(threadIdx.x); i < p.bins * 3 / 2; i += static_cast<int>(blockDim.x))
+        shared[i] = {0, 0, 0, 0};  // masks and both histograms
+    if (p.bins % 2 != 0 && threadIdx.x < 2) t.first_block[-1 - static_cast<int>(threadIdx.x)] = 0;
     __syncthreads();
-    count_routes<kPlain, kCopies>(p, t, quads, begin, live);
+    count_routes<kPlain>(p, t, quad, begin, live);
     int bin = threadIdx.x < kChunk ? mark_route(p, t, id, begin, live) : kNoBin;
     __syncthreads();
-    place_experts<kCopies>(p, t);
+    place_experts(p, t);
     if (threadIdx.x < kChunk)
         store_route(p, t, bin, begin);
     else
@@ -294,16 +264,6 @@ __global__ void __launch_bounds__(32 * kMaxWarps) align_routes(const __grid_cons
     }
 }
 
-/// Copies of counters for the routes of many tokens, as far as clearing and summing them stays short.
-int counter_copies(std::int64_t routes, int bins, int warps) {
-    constexpr std::int64_t most_routes = 0xFFFF;  // half a word counts them
-    constexpr int most = 9216;
-    if (warps < kMaxWarps || routes > most_routes) return 0;
-    int copies = 32;
-    while (copies >= kPartCopies && copies * bins > most) copies /= 2;
-    return copies >= kPartCopies ? copies : 0;
-}
-
 }  // namespace
 
 AlignSplit align_split(std::int64_t routes, std::int64_t padded, int bins, int max_ctas) {
@@ -311,21 +271,20 @@ AlignSplit align_split(std::int64_t routes, std::int64_t padded, int bins, int m
     constexpr int few_bins = 256;            // that they scan at once
     constexpr std::int64_t most_ctas = 128;  // each counts all routes, so more gain nothing
     AlignSplit split;
-    split.warps = routes <= few && bins <= few_bins ? 2 * kPlacingWarps : kMaxWarps;
+    split.warps = kMaxWarps;
+    if (routes <= 8 * few && bins <= 2 * few_bins) split.warps = 4 * kPlacingWarps;
+    if (routes <= few && bins <= few_bins) split.warps = 2 * kPlacingWarps;
     const std::int64_t padders = std::int64_t{32} * (split.warps - kPlacingWarps);
     const std::int64_t wanted =
         std::max({(routes + kChunk - 1) / kChunk, (padded + padders - 1) / padders, (bins + padders - 1) / padders});
     split.ctas = static_cast<int>(std::clamp<std::int64_t>(std::min(wanted, most_ctas), 1, max_ctas));
     while (split.warp_bins < 32 && split.ctas * padders / 32 * split.warp_bins < bins) split.warp_bins *= 2;
     split.run = static_cast<unsigned>((routes + split.ctas * 32 - 1) / (split.ctas * 32) * 32);
-    split.copies = counter_copies(routes, bins, split.warps);
-    while (kPartCopies << (split.part_log + 1) <= split.copies) ++split.part_log;
     return split;
 }
 
 cudaError_t prepare_align() {
-    for (const auto kernel : {align_routes<false, false>, align_routes<true, false>, align_routes<false, true>,
-                              align_routes<true, true>})
+    for (const auto kernel : {align_routes<false>, align_routes<true>})
         if (const cudaError_t status =
                 cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedLimit);
             status != cudaSuccess)
@@ -336,11 +295,9 @@ cudaError_t prepare_align() {
 cudaError_t launch_align(const AlignParams& p, cudaStream_t stream) {
     const bool plain = !p.wide_ids && p.ids_stride == p.top_k && p.pad_id % 4 == 0 &&
                        reinterpret_cast<std::uintptr_t>(p.ids) % 16 == 0;
-    const auto one = plain ? align_routes<true, false> : align_routes<false, false>;
-    const auto several = plain ? align_routes<true, true> : align_routes<false, true>;
-    const auto kernel = p.split.copies > 0 ? several : one;
+    const auto kernel = plain ? align_routes<true> : align_routes<false>;
     kernel<<<static_cast<unsigned>(p.split.ctas), static_cast<unsigned>(p.split.warps) * 32,
-             static_cast<std::size_t>(shared_bytes(p.bins, p.split.copies)), stream>>>(p);
+             static_cast<std::size_t>(shared_bytes(p.bins)), stream>>>(p);
     return cudaGetLastError();
 }
 

@@ -39,8 +39,6 @@ struct AlignSplit {
     int warps = 8;      ///< of a CTA
     unsigned run = 0;   ///< routes that a CTA places, a multiple of 32
     int warp_bins = 1;  ///< bins that a warp looks at together
-    int copies = 0;     ///< of each bin's counter, so that lanes seldom meet; 0: one for each of two histograms
-    int part_log = 0;   ///< threads that sum a bin's copies, as a power of two
 };
 
 struct AlignParams {
