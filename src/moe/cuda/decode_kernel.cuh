@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "moe/cuda/decode_combine.cuh"
 #include "moe/cuda/decode_phase.cuh"
 
 namespace tokamak::moe::cuda {
