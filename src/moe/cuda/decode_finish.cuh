@@ -164,4 +164,50 @@ __device__ __forceinline__ void finish_down_alone(const DecodeArgs& args, const 
     }
 }
 
+/// The weighted results of one output, summed in the order of the slots.
+__device__ __forceinline__ float weighted_sum(const DecodeArgs& args, const RoutingTables& tables, int token, int col) {
+    constexpr int batch = 8;  // loads in flight
+    const int hidden = args.gate_up.cols;
+    float sum = 0.0F;
+    for (int begin = 0; begin < args.top_k; begin += batch) {
+        float loaded[batch];
+        bool there[batch];
+#pragma unroll
+        for (int i = 0; i < batch; ++i) {
+            const int route = token * args.top_k + begin + i;
+            const int rank = begin + i < args.top_k ? tables.route_rank[route] : -1;
+            there[i] = rank >= 0;
+            if (!there[i]) continue;
+            // A row that was weighted at the input is its route's alone.
+            const std::int64_t row = args.weight_input ? route : tables.slot(rank, token);
+            loaded[i] = __ldcg(args.partials + row * hidden + col);
+        }
+#pragma unroll
+        for (int i = 0; i < batch; ++i)
+            if (there[i])
+                sum = fmaf(args.weight_input ? 1.0F : tables.route_weight[token * args.top_k + begin + i], loaded[i],
+                           sum);
+    }
+    return sum;
+}
+
+/// out = what it held (if asked) + shared output + weighted results in the order of the slots; one rounding. The grid's
+/// warps take runs of 32 columns in turn, first one on every SM.
+__device__ inline void combine(const DecodeArgs& args, const RoutingTables& tables, std::int64_t first, int count) {
+    const int hidden = args.gate_up.cols;
+    const int runs = (hidden + 31) / 32;
+    const int step = static_cast<int>(gridDim.x * blockDim.x) / 32;
+    for (int run = static_cast<int>(threadIdx.x / 32 * gridDim.x + blockIdx.x); run < runs * count; run += step) {
+        const int token = run / runs;
+        const int col = (run - token * runs) * 32 + static_cast<int>(threadIdx.x) % 32;
+        if (col >= hidden) continue;
+        float sum = weighted_sum(args, tables, token, col);
+        const std::int64_t row = first + token;
+        if (args.shared_output.data != nullptr) sum += load_element(args.shared_output, row, col);
+        const std::int64_t to = row * args.out_stride + col;
+        if (args.accumulate) sum += load_element(args.out, args.out_dtype, to);
+        store_element(args.out, args.out_dtype, to, sum);
+    }
+}
+
 }  // namespace tokamak::moe::cuda
