@@ -106,7 +106,8 @@ TEST(FusedMoeGpuLogits, RowsAtAnyAddress) {
             const OwnedTensor moved = OwnedTensor::copy_of(wide, kGpu);
             const std::int64_t shape[] = {tokens, experts};
             const std::int64_t strides[] = {experts + 1, 1};
-            for (const std::string& variant : make_plan(c.problem, kGpu).state().variants) {
+            const std::vector<std::string> variants = make_plan(c.problem, kGpu).state().variants;
+            for (const std::string& variant : variants) {
                 PlanOptions options;
                 options.variant = variant;
                 FusedMoeArgs args = device.args(tokens);

@@ -169,7 +169,6 @@ struct DecodeInstance {
     int group = 0;
     bool token_groups = false;  ///< token rows have a number for each group
     bool strip_scales = false;
-    const void* logits_kernel = nullptr;  ///< decode: the kernel that takes logits
 };
 
 DecodeInstance decode_bf16();

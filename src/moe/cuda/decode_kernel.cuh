@@ -65,12 +65,10 @@ struct TokenRows {
     }
 };
 
-/// `Routes` brings the tokens' experts: a kernel of its own from logits, because code that is not run slows the rest
-/// down (registers, instruction cache).
-template <class Tile, int Warps, class Routes>
+template <class Tile, int Warps>
 __global__ void __launch_bounds__(Warps * 32, 1) moe_decode(const __grid_constant__ DecodeArgs args) {
     extern __shared__ __align__(128) std::uint8_t shared[];
-    Routes routes;
+    PendingRoutes routes;
     routes.load(args, 0, static_cast<int>(min(static_cast<std::int64_t>(kPassTokens), args.tokens)));
     const std::int64_t tokens = live_tokens(args);
     const auto grid = cooperative_groups::this_grid();
@@ -116,10 +114,7 @@ __global__ void __launch_bounds__(Warps * 32, 1) moe_decode(const __grid_constan
 
 template <class Tile, int Warps>
 DecodeInstance decode_instance() {
-    DecodeInstance instance =
-        instance_of<Tile>(reinterpret_cast<const void*>(&moe_decode<Tile, Warps, PendingIds>), Warps);
-    instance.logits_kernel = reinterpret_cast<const void*>(&moe_decode<Tile, Warps, PendingLogits>);
-    return instance;
+    return instance_of<Tile>(reinterpret_cast<const void*>(&moe_decode<Tile, Warps>), Warps);
 }
 
 }  // namespace tokamak::moe::cuda

@@ -76,12 +76,9 @@ Heuristic heuristic_of(const FusedMoeProblem& p, Device device, const PlanOption
 void freeze_all(FusedMoeState& state, const LegalVariants& legal, const DeviceInfo& info) {
     const FusedMoeProblem& p = state.problem;
     FusedMoeCuda& cuda = state.cuda;
-    const bool routes_inside = p.route && routes_in_registers(p);
     for (const DecodeVariant& variant : legal.decode) {
-        DecodeInstance instance = *decode_instance(p.weights, p.quantize_activations);
-        if (routes_inside) instance.kernel = instance.logits_kernel;
-        cuda.launches.push_back(freeze(instance, variant, info));
-        cuda.launches.back().takes_ids = !routes_inside;
+        cuda.launches.push_back(freeze(*decode_instance(p.weights, p.quantize_activations), variant, info));
+        cuda.launches.back().takes_ids = p.route && !routes_in_registers(p);
     }
     for (const DecodeVariant& variant : legal.gather) {
         cuda.launches.push_back(freeze(*gather_instance(p.weights, p.quantize_activations), variant, info));
