@@ -28,21 +28,27 @@ void load(const void* kernel, int threads, int shared_bytes, const std::string& 
     if (ctas < 1) fail(ErrorCode::internal, "{}: variant {} does not fit on an SM", kOp, name);
 }
 
-/// `early`: the kernel waits itself for the launch before, and may start while that one runs.
-void launch(const void* kernel, int grid, int threads, int shared_bytes, void* args, Stream stream,
-            bool early = false) {
+/// `early`: the kernel waits itself for the launch before, and may start while that one runs. `cluster`: CTAs of one.
+void launch(const void* kernel, int grid, int threads, int shared_bytes, void* args, Stream stream, bool early = false,
+            int cluster = 1) {
     cudaLaunchAttribute attributes[2]{};
     attributes[0].id = cudaLaunchAttributeCooperative;
     attributes[0].val.cooperative = 1;
-    attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attributes[1].val.programmaticStreamSerializationAllowed = 1;
+    if (early) {
+        attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        attributes[1].val.programmaticStreamSerializationAllowed = 1;
+    } else {
+        attributes[1].id = cudaLaunchAttributeClusterDimension;
+        attributes[1].val.clusterDim.x = static_cast<unsigned>(cluster);
+        attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
+    }
     cudaLaunchConfig_t config{};
     config.gridDim = dim3(static_cast<unsigned>(grid));
     config.blockDim = dim3(static_cast<unsigned>(threads));
     config.dynamicSmemBytes = static_cast<std::size_t>(shared_bytes);
     config.stream = stream.handle;
     config.attrs = attributes;
-    config.numAttrs = early ? 2 : 1;
+    config.numAttrs = early || cluster > 1 ? 2 : 1;
     void* parameters[] = {args};
     check(cudaLaunchKernelExC(&config, kernel, parameters), "fused_moe launch");
 }
@@ -120,7 +126,8 @@ void run_wide(const FusedMoeState& state, const WideLaunch& choice, const Decode
     for (std::int64_t first = 0; first < args.tokens; first += state.cuda.wide_tokens) {
         args.first_token = first;
         args.pass_tokens = static_cast<int>(std::min(state.cuda.wide_tokens, args.tokens - first));
-        launch(choice.kernel, state.cuda.grid, choice.threads, choice.shared.bytes, &args, stream);
+        launch(choice.kernel, wide_grid(state.cuda.grid), choice.threads, choice.shared.bytes, &args, stream, false,
+               std::min(state.cuda.grid, 2));
     }
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The whole MoE layer for many tokens in one cooperative launch of one CTA per SM: rows are gathered per expert and
-// multiplied by wgmma, weights as its first operand, up to 128 rows as its second (docs/kernels/moe_wide.md).
+// multiplied by wgmma, weights as its first operand, up to 160 rows as its second (docs/kernels/moe_wide.md).
 #pragma once
 
 #include <cooperative_groups.h>
@@ -87,7 +87,7 @@ __device__ __forceinline__ void consume_wide_phase(const WideArgs& args, const W
         const int strips = Shape::kQuantized && !down ? Shape::kStrips : unit.strips;
         const int each = (strips + Shape::kWarpgroups - 1) / Shape::kWarpgroups;
         const int first = me.warpgroup * each;
-        if (Shape::kQuantized || first < unit.strips) {  // warpgroups that take turns have as many
+        if ((Shape::kQuantized && unit.strips > 0) || first < unit.strips) {  // warpgroups that take turns have as many
             consume_wide_width<Shape>(args, unit, down, first, min(first + each, unit.strips), me, stages);
             continue;
         }
@@ -167,7 +167,8 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
     const WideTables tables(shared, args);
     const int count = pass_count(args);
     if (count == 0) return;
-    if (threadIdx.x == 0) ring.initialise();
+    const WidePair pair;
+    if (threadIdx.x == 0) ring.initialise(pair.size);
     build_wide_lists<Shape>(args, tables, shared, count);
     ptx::fence_shared_async();  // the ring takes its place back
     grid.sync();
@@ -191,7 +192,9 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
         ptx::set_registers<Shape::kThreads, Shape::kConsumerRegisters>();
         const WideConsumer me(warp);
         RingPlace place;
-        WideStages<Shape> stages{ring, place, me.lane, shared + args.lists.patches + warp * kWidePatchBytes};
+        WideStages<Shape> stages{
+            ring, place, me.lane, shared + args.lists.patches + warp * kWidePatchBytes,
+            me.lane < pair.size ? ptx::address_in(static_cast<std::uint32_t>(pair.rank ^ me.lane), ring.empty) : 0};
         if (Shape::kQuantized && me.warpgroup == 1) WideTurns::begin();
         consume_wide_phase<Shape>(args, tables, false, me, stages);
         if constexpr (!Shape::kQuantized) {
@@ -202,6 +205,8 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
         grid.sync();
         WideCombine<Shape::kQuantized>(args).run(count, Shape::kConsumerWarps);
     }
+    ptx::cluster_arrive_relaxed();  // nobody leaves while the other one still gives stages back here
+    ptx::cluster_wait();
 }
 
 template <class Shape>

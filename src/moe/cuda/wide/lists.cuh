@@ -113,14 +113,16 @@ __device__ __forceinline__ int wide_strip_cost(int rows) {
     return Shape::Weights::kStripCost + Shape::width(rows);
 }
 
-/// Into how many units a matrix's strips are cut for each row tile so that the CTA with the most of them is done first.
+/// Into how many units a matrix's strips are cut for each row tile so that the CTA with the most of them is done first;
+/// an even number.
 template <class Shape>
 __device__ __forceinline__ int choose_wide_units(const DecodeMatrix& matrix, int tiles, bool down) {
-    if (!down && Shape::kGroupStrips > 1) return (matrix.strips + Shape::kGroupStrips - 1) / Shape::kGroupStrips;
-    int best = 1;
+    if (!down && Shape::kGroupStrips > 1)
+        return (matrix.strips + 2 * Shape::kGroupStrips - 1) / (2 * Shape::kGroupStrips) * 2;
+    int best = 2;
     std::int64_t least = INT64_MAX;
     for (int strips = 1; strips <= Shape::kStrips; ++strips) {
-        const int units = (matrix.strips + strips - 1) / strips;
+        const int units = (matrix.strips + 2 * strips - 1) / (2 * strips) * 2;
         const std::int64_t rounds = (static_cast<std::int64_t>(tiles) * units + gridDim.x - 1) / gridDim.x;
         const std::int64_t cost = rounds * (strips * 10 + 4);  // a unit has its price besides its strips
         if (cost > least) continue;
@@ -139,7 +141,8 @@ __device__ __forceinline__ void place_wide_experts(const WideArgs& args, const W
     for (int first = 0; first < args.local_experts; first += 32) {
         const int expert = first + lane;
         const int rows = expert < args.local_experts ? rows_of[expert] : 0;
-        const int tiles = (rows + Shape::kMostRows - 1) / Shape::kMostRows;
+        const int least = (rows + Shape::kMostRows - 1) / Shape::kMostRows;
+        const int tiles = least > 1 ? (least + 1) / 2 * 2 : least;
         const int cost = tiles == 0 ? 0 : tiles * wide_strip_cost<Shape>((rows + tiles - 1) / tiles);
         const int own[3] = {rows, tiles, cost};
         int sums[3] = {rows, tiles, cost};

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "cuda/ptx/peer.cuh"
 #include "cuda/ptx/wgmma_bf16.cuh"
 #include "moe/cuda/wide/ring.cuh"
 
@@ -27,6 +28,7 @@ struct WideStages {
     RingPlace& place;
     int lane;
     std::uint8_t* patch;  ///< of the warp: where sums are turned
+    std::uint32_t empty;  ///< of lanes for the CTAs of the pair: `empty` of the first stage there; of others 0
 
     __device__ __forceinline__ const std::uint8_t* await() const {
         ptx::barrier_wait(&ring.full[place.slot], place.parity);
@@ -34,7 +36,7 @@ struct WideStages {
     }
     __device__ __forceinline__ void release(int slot) const {
         __syncwarp();
-        if (lane == 0) ptx::barrier_arrive(&ring.empty[slot]);
+        if (empty != 0) ptx::barrier_arrive_in(empty + static_cast<std::uint32_t>(slot) * 8);
     }
     __device__ __forceinline__ int advance() {
         const int slot = place.slot;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What fills the ring: a stage holds 64 or 128 columns of a unit's strips and of its rows. One warp copies weights,
-// another one rows, the rest consume; the ring runs on across units, experts and phases.
+// another one rows, the rest consume; the ring runs on across units, experts and phases. The rings of a pair run in
+// step: a stage is free when the consumers of both CTAs have given it back.
 #pragma once
 
 #include <cstdint>
@@ -9,6 +10,7 @@
 #include "cuda/ptx/gather.cuh"
 #include "moe/cuda/stage_ring.cuh"
 #include "moe/cuda/wide/codes.cuh"
+#include "moe/cuda/wide/pair.cuh"
 #include "moe/cuda/wide/rows.cuh"
 
 namespace tokamak::moe::cuda {
@@ -41,12 +43,14 @@ class WideWeightStream {
             std::uint8_t* to = ring.stage(place.slot);
             ptx::barrier_wait(&ring.empty[place.slot], place.parity ^ 1U);
             ptx::barrier_arrive_expect(full, bytes * static_cast<std::uint32_t>(unit_.strips));
-            const std::uint8_t* from = source_;
-            for (int strip = 0; strip < unit_.strips; ++strip) {
+            const WideRange share = pair_.share(unit_.several, unit_.strips);
+            const std::uint8_t* from = source_ + share.first * matrix_.strip_bytes;
+            to += share.first * Weights::kStripStageBytes;
+            for (int strip = share.first; strip < share.last; ++strip) {
                 if (Shape::kQuantized && once_)
                     ptx::bulk_copy_once(to, from, bytes, full);
                 else
-                    ptx::bulk_copy(to, from, bytes, full);
+                    pair_.copy(unit_.several, to, from, bytes, full);
                 to += Weights::kStripStageBytes;
                 from += matrix_.strip_bytes;
             }
@@ -57,6 +61,7 @@ class WideWeightStream {
     }
 
   private:
+    WidePair pair_;
     WideWalk<Shape> walk_;
     const DecodeMatrix& matrix_;
     int chunks_;
@@ -72,18 +77,22 @@ __device__ __forceinline__ void copy_wide_rows(const StageRing<Shape>& ring, Rin
                                                const DecodeMatrix& matrix, void* all, bool down) {
     WideWalk<Shape> walk(tables, matrix, down);
     WideUnit unit;
+    const WidePair pair;
     const int blocks = matrix.padded_cols / 64;
     while (walk.next(unit)) {
         const TileRows rows(all, unit.first, unit.rows, matrix.padded_cols);
         const auto bytes = static_cast<std::uint32_t>(unit.rows) * 128;
+        const WideRange share = pair.share(!unit.several, unit.rows);
+        const auto own = static_cast<std::uint32_t>(share.last - share.first) * 128;
         for (int first = 0; first < blocks; first += Shape::kBlocks) {
             std::uint64_t* const full = &ring.full[place.slot];
-            std::uint8_t* const to = ring.stage(place.slot) + Shape::kRowsOffset;
+            std::uint8_t* const to = ring.stage(place.slot) + Shape::kRowsOffset + share.first * 128;
             const int count = min(Shape::kBlocks, blocks - first);
             ptx::barrier_wait(&ring.empty[place.slot], place.parity ^ 1U);
             ptx::barrier_arrive_expect(full, bytes * static_cast<std::uint32_t>(count));
-            for (int block = 0; block < count; ++block)
-                ptx::bulk_copy(to + block * Shape::kRowBlockBytes, rows.block(first + block), bytes, full);
+            for (int block = 0; block < count && own > 0; ++block)
+                pair.copy(!unit.several, to + block * Shape::kRowBlockBytes,
+                          rows.block(first + block) + share.first * 128, own, full);
             place.advance(ring.stages);
         }
     }
@@ -96,6 +105,7 @@ __device__ __forceinline__ void copy_wide_codes(const StageRing<Shape>& ring, Ri
                                                 const WideTables& tables, const WideArgs& args, bool down) {
     const DecodeMatrix& matrix = down ? args.down : args.gate_up;
     void* const all = down ? args.intermediate : wide_x_codes(args);
+    const WidePair pair;
     WideWalk<Shape> walk(tables, matrix, down);
     WideUnit unit;
     while (walk.next(unit)) {
@@ -105,6 +115,10 @@ __device__ __forceinline__ void copy_wide_codes(const StageRing<Shape>& ring, Ri
         }
         const WideTileCodes codes(all, unit.first, unit.rows, matrix.tiles);
         const auto bytes = static_cast<std::uint32_t>(codes.group_bytes());
+        const WideRange pieces = pair.share(!unit.several, codes.group_bytes() / 16);
+        const int first = pieces.first * 16;
+        const auto own = static_cast<std::uint32_t>(pieces.last * 16 - first);
+        const WideRange strips = pair.share(unit.several, unit.strips);
         const std::uint8_t* const scales = matrix.packed + unit.expert * matrix.expert_bytes +
                                            unit.strip * matrix.strip_bytes +
                                            static_cast<std::int64_t>(matrix.tiles) * Shape::Weights::kTileBytes;
@@ -113,11 +127,12 @@ __device__ __forceinline__ void copy_wide_codes(const StageRing<Shape>& ring, Ri
             std::uint8_t* const stage = ring.stage(place.slot);
             ptx::barrier_wait(&ring.empty[place.slot], place.parity ^ 1U);
             ptx::barrier_arrive_expect(full, bytes + static_cast<std::uint32_t>(unit.strips) * kWideScaleBytes);
-            ptx::bulk_copy(stage + Shape::kRowsOffset, codes.group(tile), bytes, full);
-            const std::uint8_t* from = scales + tile / 2 * kWideScaleBytes;
-            for (int strip = 0; strip < unit.strips; ++strip, from += matrix.strip_bytes)
-                ptx::bulk_copy(stage + Shape::kStripScalesOffset + strip * kWideScaleBytes, from, kWideScaleBytes,
-                               full);
+            if (own > 0)
+                pair.copy(!unit.several, stage + Shape::kRowsOffset + first, codes.group(tile) + first, own, full);
+            const std::uint8_t* from = scales + tile / 2 * kWideScaleBytes + strips.first * matrix.strip_bytes;
+            for (int strip = strips.first; strip < strips.last; ++strip, from += matrix.strip_bytes)
+                pair.copy(unit.several, stage + Shape::kStripScalesOffset + strip * kWideScaleBytes, from,
+                          kWideScaleBytes, full);
             place.advance(ring.stages);
         }
     }

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "moe/cuda/wide/lists.cuh"
+#include "moe/cuda/wide/pair.cuh"
 
 namespace tokamak::moe::cuda {
 
@@ -16,6 +17,7 @@ struct WideUnit {
     int rows;
     int strip;
     int strips;
+    bool several;  ///< the expert has several row tiles: a pair shares strips, not rows
 };
 
 /// Work on the parts of tokens: a warp takes neighbouring parts of one, so many that there are about two jobs for each
@@ -33,7 +35,9 @@ struct WideSpans {
 
 /// Deals units to the CTAs. They are numbered expert by expert, in an expert strips by strips, then row tile by row
 /// tile; those of a row tile share its strips evenly, or have whole groups of them.
-/// One row tile for each expert: a CTA takes a contiguous range of equal cost.
+/// A row tile has an even number of units and an expert one row tile or an even number of them, so that the CTAs of a
+/// pair always have neighbouring units.
+/// One row tile for each expert: a pair takes a contiguous range of equal cost.
 /// Several, or quantised rows: units are dealt in turn: row tiles that need the same weights are at work at the same
 /// time, so that all but one find them in the L2. Quantised rows: the down phase goes on where the dealing of the first
 /// phase ended, and the first experts are complete long before its end.
@@ -52,9 +56,10 @@ class WideWalk {
             const int ctas = static_cast<int>(gridDim.x);
             cta = (cta + ctas - tables.facts->tiles * tables.facts->gate_up_units % ctas) % ctas;
         }
-        next_ = ranges ? first_unit(cta) : cta;
-        end_ = ranges ? first_unit(cta + 1) : tables.facts->tiles * units_;
-        stride_ = ranges ? 1 : static_cast<int>(gridDim.x);
+        const WidePair pair;
+        next_ = ranges ? first_unit(cta / pair.size, pair.size) + pair.rank : cta;
+        end_ = ranges ? first_unit(cta / pair.size + 1, pair.size) : tables.facts->tiles * units_;
+        stride_ = ranges ? pair.size : static_cast<int>(gridDim.x);
     }
 
     __device__ bool next(WideUnit& unit) {
@@ -68,7 +73,8 @@ class WideWalk {
         unit.expert = expert_;
         unit.tile = tables_.tiles[expert_] + tile;
         unit.first = tables_.begins[expert_] + tile * tile_rows;
-        unit.rows = min(tile_rows, tables_.begins[expert_ + 1] - unit.first);
+        unit.rows = max(0, min(tile_rows, tables_.begins[expert_ + 1] - unit.first));
+        unit.several = count > 1;
         unit.strip = steps_ * part / units_ * step_;
         unit.strips = min(steps_ * (part + 1) / units_ * step_, strips_) - unit.strip;
         next_ += stride_;
@@ -76,16 +82,17 @@ class WideWalk {
     }
 
   private:
-    /// The first unit whose cost before it reaches the share of the CTAs before `cta`.
-    [[nodiscard]] __device__ int first_unit(int cta) const {
+    /// The first unit whose cost before it reaches the share of the pairs before `pair`; an even number.
+    [[nodiscard]] __device__ int first_unit(int pair, int size) const {
         const WideFacts& facts = *tables_.facts;
-        const std::int64_t share = static_cast<std::int64_t>(facts.cost) * units_ * cta / gridDim.x;
-        if (cta == static_cast<int>(gridDim.x) || facts.tiles == 0) return facts.tiles * units_;
+        const int pairs = static_cast<int>(gridDim.x) / size;
+        const std::int64_t share = static_cast<std::int64_t>(facts.cost) * units_ * pair / pairs;
+        if (pair == pairs || facts.tiles == 0) return facts.tiles * units_;
         int expert = 0;
         while (static_cast<std::int64_t>(tables_.costs[expert + 1]) * units_ <= share) ++expert;
         const int cost = tables_.costs[expert + 1] - tables_.costs[expert];
         const auto inside = static_cast<int>(share - static_cast<std::int64_t>(tables_.costs[expert]) * units_);
-        return tables_.tiles[expert] * units_ + min(units_, (inside + cost - 1) / cost);
+        return tables_.tiles[expert] * units_ + min(units_, (inside + cost - 1) / cost + 1) / 2 * 2;
     }
 
     const WideTables& tables_;

@@ -50,6 +50,7 @@ struct WideInstance {
     bool quantized = false;
 };
 
+WideInstance wide_bf16_n160();
 WideInstance wide_bf16_n192();
 WideInstance wide_fp8_block_n128();
 WideInstance wide_int4_g32_n128();

@@ -49,7 +49,7 @@ std::vector<WideInstance> wide_instances(const WeightSpec& spec, bool quantized)
         case WeightFormat::fp8_block:
             if (quantized) return {wide_fp8_block_n128()};
             return {};
-        case WeightFormat::bf16: return {wide_bf16_n192()};
+        case WeightFormat::bf16: return {wide_bf16_n160(), wide_bf16_n192()};
         case WeightFormat::mxfp4: return {wide_mxfp4_n128()};
         case WeightFormat::nvfp4: return {wide_nvfp4_n128()};
         case WeightFormat::int4: break;
@@ -64,7 +64,7 @@ std::vector<WideInstance> wide_instances(const WeightSpec& spec, bool quantized)
 }
 
 std::int64_t most_wide_tokens(const FusedMoeProblem& problem, int grid) noexcept {
-    return std::min(problem.max_tokens, std::max<std::int64_t>(1, grid * kMostCtaRoutes / problem.top_k));
+    return std::min(problem.max_tokens, std::max<std::int64_t>(1, wide_grid(grid) * kMostCtaRoutes / problem.top_k));
 }
 
 std::vector<WideVariant> wide_variants(const FusedMoeProblem& problem, std::size_t shared_limit) {

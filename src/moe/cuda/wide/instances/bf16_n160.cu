@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "moe/cuda/wide/kernel.cuh"
+#include "moe/cuda/wide/weights.cuh"
+
+namespace tokamak::moe::cuda {
+WideInstance wide_bf16_n160() { return wide_instance<WideShape<WideBf16, 32, 16, 160>>("wide_n160"); }
+}  // namespace tokamak::moe::cuda
