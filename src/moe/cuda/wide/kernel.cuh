@@ -9,7 +9,7 @@
 #include <new>
 
 #include "moe/cuda/wide/combine.cuh"
-#include "moe/cuda/wide/finish_quantized.cuh"
+#include "moe/cuda/wide/finish_tall.cuh"
 #include "moe/cuda/wide/multiply_e4m3.cuh"
 #include "moe/cuda/wide/quantize.cuh"
 
@@ -50,12 +50,27 @@ __device__ __forceinline__ void consume_wide_unit(const WideArgs& args, const Wi
     }
 }
 
+/// The same with rows as the first operand.
+template <class Shape>
+__device__ __forceinline__ void consume_tall_unit(const WideArgs& args, const WideUnit& unit, bool down,
+                                                  const WideConsumer& me, WideStages<Shape>& stages) {
+    WideTallSums sums[2] = {};
+    multiply_unit_tall<Shape>(stages, me, Shape::chunks(down ? args.down : args.gate_up), unit.rows, sums);
+    if (down)
+        finish_tall_down(args, unit, me, sums);
+    else
+        finish_tall_group<Shape>(args, unit, me, sums);
+}
+
 template <class Shape, int Width = Shape::kLeastRows>
 __device__ __forceinline__ void consume_wide_width(const WideArgs& args, const WideUnit& unit, bool down, int first,
                                                    int last, const WideConsumer& me, WideStages<Shape>& stages) {
-    if constexpr (Width < Shape::kMostRows)
+    if constexpr (Width < Shape::kNarrowRows) {
         if (unit.rows > Width)
             return consume_wide_width<Shape, Width + Shape::kStepRows>(args, unit, down, first, last, me, stages);
+    } else if constexpr (Shape::kQuantized) {
+        if (unit.rows > Width) return consume_tall_unit<Shape>(args, unit, down, me, stages);
+    }
     consume_wide_unit<Shape, Width / 8>(args, unit, down, first, last, me, stages);
 }
 

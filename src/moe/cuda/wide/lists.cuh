@@ -18,6 +18,8 @@ struct WideFacts {
     int several = 0;        ///< whether an expert has more than one
     int gate_up_units = 0;  ///< of a row tile, where an expert has several
     int down_units = 0;
+    int full_rows = 0;    ///< of all row tiles of an expert but for the last, if they do not share evenly
+    int narrow_rows = 0;  ///< a last one with no more has its own price
 };
 
 /// Where a row tile begins in the list, and how many rows it has.
@@ -40,10 +42,18 @@ struct WideTables {
           costs(reinterpret_cast<int*>(shared + args.lists.costs)) {}
     [[nodiscard]] __device__ int rows(int expert) const { return begins[expert + 1] - begins[expert]; }
     [[nodiscard]] __device__ int tile_count(int expert) const { return tiles[expert + 1] - tiles[expert]; }
-    /// Rows of an expert's tiles but for the last: evenly shared, in eights.
+    /// Rows of an expert's tiles but for the last: all that a tile may have, or evenly shared, in eights.
     [[nodiscard]] __device__ int tile_rows(int expert) const {
+        if (facts->full_rows > 0) return facts->full_rows;
         const int count = tile_count(expert);
         return ((rows(expert) + count - 1) / count + 7) / 8 * 8;
+    }
+    /// Row tiles of an expert that are worked at in pairs, the first ones: all that cost the same.
+    [[nodiscard]] __device__ int paired_tiles(int expert) const {
+        const int count = tile_count(expert);
+        const bool last_too =
+            facts->full_rows == 0 || rows(expert) - (count - 1) * facts->full_rows > facts->narrow_rows;
+        return (last_too ? count : count - 1) / 2 * 2;
     }
     [[nodiscard]] __device__ WideTile tile_of(int place, int experts) const {
         int low = 0;
@@ -141,8 +151,7 @@ __device__ __forceinline__ void place_wide_experts(const WideArgs& args, const W
     for (int first = 0; first < args.local_experts; first += 32) {
         const int expert = first + lane;
         const int rows = expert < args.local_experts ? rows_of[expert] : 0;
-        const int least = (rows + Shape::kMostRows - 1) / Shape::kMostRows;
-        const int tiles = least > 1 ? (least + 1) / 2 * 2 : least;
+        const int tiles = (rows + Shape::kMostRows - 1) / Shape::kMostRows;
         const int cost = tiles == 0 ? 0 : tiles * wide_strip_cost<Shape>((rows + tiles - 1) / tiles);
         const int own[3] = {rows, tiles, cost};
         int sums[3] = {rows, tiles, cost};
@@ -167,8 +176,13 @@ __device__ __forceinline__ void place_wide_experts(const WideArgs& args, const W
     tables.begins[args.local_experts] = before[0];
     tables.tiles[args.local_experts] = before[1];
     tables.costs[args.local_experts] = before[2];
-    *tables.facts = {before[1], before[2], several, choose_wide_units<Shape>(args.gate_up, before[1], false),
-                     choose_wide_units<Shape>(args.down, before[1], true)};
+    *tables.facts = {before[1],
+                     before[2],
+                     several,
+                     choose_wide_units<Shape>(args.gate_up, before[1], false),
+                     choose_wide_units<Shape>(args.down, before[1], true),
+                     Shape::kQuantized ? Shape::kMostRows : 0,
+                     Shape::kNarrowRows};
 }
 
 /// List and tables for `count` tokens. By all threads of the grid; complete after the grid's next barrier.

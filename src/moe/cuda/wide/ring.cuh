@@ -43,14 +43,14 @@ class WideWeightStream {
             std::uint8_t* to = ring.stage(place.slot);
             ptx::barrier_wait(&ring.empty[place.slot], place.parity ^ 1U);
             ptx::barrier_arrive_expect(full, bytes * static_cast<std::uint32_t>(unit_.strips));
-            const WideRange share = pair_.share(unit_.several, unit_.strips);
+            const WideRange share = pair_.share(unit_.same_strips, unit_.strips);
             const std::uint8_t* from = source_ + share.first * matrix_.strip_bytes;
             to += share.first * Weights::kStripStageBytes;
             for (int strip = share.first; strip < share.last; ++strip) {
                 if (Shape::kQuantized && once_)
                     ptx::bulk_copy_once(to, from, bytes, full);
                 else
-                    pair_.copy(unit_.several, to, from, bytes, full);
+                    pair_.copy(unit_.same_strips, to, from, bytes, full);
                 to += Weights::kStripStageBytes;
                 from += matrix_.strip_bytes;
             }
@@ -82,7 +82,7 @@ __device__ __forceinline__ void copy_wide_rows(const StageRing<Shape>& ring, Rin
     while (walk.next(unit)) {
         const TileRows rows(all, unit.first, unit.rows, matrix.padded_cols);
         const auto bytes = static_cast<std::uint32_t>(unit.rows) * 128;
-        const WideRange share = pair.share(!unit.several, unit.rows);
+        const WideRange share = pair.share(!unit.same_strips, unit.rows);
         const auto own = static_cast<std::uint32_t>(share.last - share.first) * 128;
         for (int first = 0; first < blocks; first += Shape::kBlocks) {
             std::uint64_t* const full = &ring.full[place.slot];
@@ -91,7 +91,7 @@ __device__ __forceinline__ void copy_wide_rows(const StageRing<Shape>& ring, Rin
             ptx::barrier_wait(&ring.empty[place.slot], place.parity ^ 1U);
             ptx::barrier_arrive_expect(full, bytes * static_cast<std::uint32_t>(count));
             for (int block = 0; block < count && own > 0; ++block)
-                pair.copy(!unit.several, to + block * Shape::kRowBlockBytes,
+                pair.copy(!unit.same_strips, to + block * Shape::kRowBlockBytes,
                           rows.block(first + block) + share.first * 128, own, full);
             place.advance(ring.stages);
         }
@@ -115,10 +115,10 @@ __device__ __forceinline__ void copy_wide_codes(const StageRing<Shape>& ring, Ri
         }
         const WideTileCodes codes(all, unit.first, unit.rows, matrix.tiles);
         const auto bytes = static_cast<std::uint32_t>(codes.group_bytes());
-        const WideRange pieces = pair.share(!unit.several, codes.group_bytes() / 16);
+        const WideRange pieces = pair.share(!unit.same_strips, codes.group_bytes() / 16);
         const int first = pieces.first * 16;
         const auto own = static_cast<std::uint32_t>(pieces.last * 16 - first);
-        const WideRange strips = pair.share(unit.several, unit.strips);
+        const WideRange strips = pair.share(unit.same_strips, unit.strips);
         const std::uint8_t* const scales = matrix.packed + unit.expert * matrix.expert_bytes +
                                            unit.strip * matrix.strip_bytes +
                                            static_cast<std::int64_t>(matrix.tiles) * Shape::Weights::kTileBytes;
@@ -128,10 +128,10 @@ __device__ __forceinline__ void copy_wide_codes(const StageRing<Shape>& ring, Ri
             ptx::barrier_wait(&ring.empty[place.slot], place.parity ^ 1U);
             ptx::barrier_arrive_expect(full, bytes + static_cast<std::uint32_t>(unit.strips) * kWideScaleBytes);
             if (own > 0)
-                pair.copy(!unit.several, stage + Shape::kRowsOffset + first, codes.group(tile) + first, own, full);
+                pair.copy(!unit.same_strips, stage + Shape::kRowsOffset + first, codes.group(tile) + first, own, full);
             const std::uint8_t* from = scales + tile / 2 * kWideScaleBytes + strips.first * matrix.strip_bytes;
             for (int strip = strips.first; strip < strips.last; ++strip, from += matrix.strip_bytes)
-                pair.copy(unit.several, stage + Shape::kStripScalesOffset + strip * kWideScaleBytes, from,
+                pair.copy(unit.same_strips, stage + Shape::kStripScalesOffset + strip * kWideScaleBytes, from,
                           kWideScaleBytes, full);
             place.advance(ring.stages);
         }

@@ -19,6 +19,8 @@ struct WideShape {
     static constexpr int kLeastRows = LeastRows_;
     static constexpr int kStepRows = StepRows_;
     static constexpr int kMostRows = MostRows_;
+    /// Quantised: tiles of more rows have them as the first operand, 128 of them.
+    static constexpr int kNarrowRows = Weights::kQuantized ? 80 : kMostRows;
     static constexpr int kStrips = kWarpgroups * kStripsEach;
     static constexpr int kConsumerWarps = kWarpgroups * 4;
     static constexpr int kThreads = (kConsumerWarps + 4) * 32;

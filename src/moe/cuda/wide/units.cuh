@@ -17,7 +17,7 @@ struct WideUnit {
     int rows;
     int strip;
     int strips;
-    bool several;  ///< the expert has several row tiles: a pair shares strips, not rows
+    bool same_strips;  ///< as the other CTA of the pair, for another row tile; otherwise it has the same rows
 };
 
 /// Work on the parts of tokens: a warp takes neighbouring parts of one, so many that there are about two jobs for each
@@ -35,9 +35,8 @@ struct WideSpans {
 
 /// Deals units to the CTAs. They are numbered expert by expert, in an expert strips by strips, then row tile by row
 /// tile; those of a row tile share its strips evenly, or have whole groups of them.
-/// A row tile has an even number of units and an expert one row tile or an even number of them, so that the CTAs of a
-/// pair always have neighbouring units.
-/// One row tile for each expert: a pair takes a contiguous range of equal cost.
+/// A row tile has an even number of units, so that the CTAs of a pair always have neighbouring ones: of two row tiles,
+/// or of one that has no other to go with. One row tile for each expert: a pair takes a contiguous range of equal cost.
 /// Several, or quantised rows: units are dealt in turn: row tiles that need the same weights are at work at the same
 /// time, so that all but one find them in the L2. Quantised rows: the down phase goes on where the dealing of the first
 /// phase ended, and the first experts are complete long before its end.
@@ -66,15 +65,16 @@ class WideWalk {
         if (next_ >= end_) return false;
         while (tables_.tiles[expert_ + 1] * units_ <= next_) ++expert_;
         const int inside = next_ - tables_.tiles[expert_] * units_;
-        const int count = tables_.tile_count(expert_);
         const int tile_rows = tables_.tile_rows(expert_);
-        const int part = inside / count;
-        const int tile = inside - part * count;
+        const int paired = tables_.paired_tiles(expert_);
+        const int alone = inside - paired * units_;
+        unit.same_strips = alone < 0;
+        const int tile = unit.same_strips ? inside % paired : paired + alone / units_;
+        const int part = unit.same_strips ? inside / paired : alone % units_;
         unit.expert = expert_;
         unit.tile = tables_.tiles[expert_] + tile;
         unit.first = tables_.begins[expert_] + tile * tile_rows;
-        unit.rows = max(0, min(tile_rows, tables_.begins[expert_ + 1] - unit.first));
-        unit.several = count > 1;
+        unit.rows = min(tile_rows, tables_.begins[expert_ + 1] - unit.first);
         unit.strip = steps_ * part / units_ * step_;
         unit.strips = min(steps_ * (part + 1) / units_ * step_, strips_) - unit.strip;
         next_ += stride_;
