@@ -47,7 +47,7 @@ class WideWeightStream {
             const std::uint8_t* from = source_ + share.first * matrix_.strip_bytes;
             to += share.first * Weights::kStripStageBytes;
             for (int strip = share.first; strip < share.last; ++strip) {
-                if (Shape::kQuantized && once_)
+                if (once_)
                     ptx::bulk_copy_once(to, from, bytes, full);
                 else
                     pair_.copy(unit_.same_strips, to, from, bytes, full);
