@@ -164,7 +164,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
     extern __shared__ __align__(1024) std::uint8_t shared[];
     const auto grid = cooperative_groups::this_grid();
     const StageRing<Shape> ring(shared, args);
-    const WideTables tables(shared, args);
+    const WideTables tables(shared, args, Shape::kStepRows);
     const int count = pass_count(args);
     if (count == 0) return;
     if (threadIdx.x == 0) ring.initialise();

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "moe/cuda/decode_routing.cuh"
+#include "moe/cuda/wide/row_split.h"
 #include "moe/cuda/wide/shape.cuh"
 
 namespace tokamak::moe::cuda {
@@ -32,19 +33,18 @@ struct WideTables {
     int* begins;
     int* tiles;
     int* costs;
+    int step;  ///< of widths of row tiles
 
-    __device__ WideTables(std::uint8_t* shared, const WideArgs& args)
+    __device__ WideTables(std::uint8_t* shared, const WideArgs& args, int step_rows)
         : facts(reinterpret_cast<WideFacts*>(shared + args.lists.facts)),
           begins(reinterpret_cast<int*>(shared + args.lists.begins)),
           tiles(reinterpret_cast<int*>(shared + args.lists.tiles)),
-          costs(reinterpret_cast<int*>(shared + args.lists.costs)) {}
+          costs(reinterpret_cast<int*>(shared + args.lists.costs)),
+          step(step_rows) {}
     [[nodiscard]] __device__ int rows(int expert) const { return begins[expert + 1] - begins[expert]; }
     [[nodiscard]] __device__ int tile_count(int expert) const { return tiles[expert + 1] - tiles[expert]; }
-    /// Rows of an expert's tiles but for the last: evenly shared, in eights.
-    [[nodiscard]] __device__ int tile_rows(int expert) const {
-        const int count = tile_count(expert);
-        return ((rows(expert) + count - 1) / count + 7) / 8 * 8;
-    }
+    /// Of an expert that has rows.
+    [[nodiscard]] __device__ WideRowSplit split(int expert) const { return {rows(expert), tile_count(expert), step}; }
     [[nodiscard]] __device__ WideTile tile_of(int place, int experts) const {
         int low = 0;
         int high = experts;
@@ -52,9 +52,9 @@ struct WideTables {
             const int middle = (low + high) / 2;
             (begins[middle] <= place ? low : high) = middle;
         }
-        const int each = tile_rows(low);
-        const int first = begins[low] + (place - begins[low]) / each * each;
-        return {first, min(each, begins[low + 1] - first)};
+        const WideRowSplit rows_split = split(low);
+        const int tile = rows_split.tile_of(place - begins[low]);
+        return {begins[low] + rows_split.first(tile), rows_split.rows_of(tile)};
     }
 };
 
@@ -107,10 +107,10 @@ __device__ __forceinline__ void sum_counts(const WideArgs& args, int* rows, int*
     }
 }
 
-/// What a strip costs by the rows that it meets: reading and converting it, then the matrix unit.
+/// What a strip costs by the tiles of rows that it meets: reading and converting it, then the matrix unit.
 template <class Shape>
-__device__ __forceinline__ int wide_strip_cost(int rows) {
-    return Shape::Weights::kStripCost + Shape::width(rows);
+__device__ __forceinline__ int wide_strip_cost(int tiles, int rows) {
+    return tiles * Shape::Weights::kStripCost + Shape::width(rows);
 }
 
 /// Into how many units a matrix's strips are cut for each row tile so that the CTA with the most of them is done first.
@@ -139,8 +139,8 @@ __device__ __forceinline__ void place_wide_experts(const WideArgs& args, const W
     for (int first = 0; first < args.local_experts; first += 32) {
         const int expert = first + lane;
         const int rows = expert < args.local_experts ? rows_of[expert] : 0;
-        const int tiles = (rows + Shape::kMostRows - 1) / Shape::kMostRows;
-        const int cost = tiles == 0 ? 0 : tiles * wide_strip_cost<Shape>((rows + tiles - 1) / tiles);
+        const int tiles = wide_tile_count(rows, Shape::kMostRows, Shape::kEvenTiles);
+        const int cost = tiles == 0 ? 0 : wide_strip_cost<Shape>(tiles, rows);
         const int own[3] = {rows, tiles, cost};
         int sums[3] = {rows, tiles, cost};
 #pragma unroll

@@ -62,13 +62,13 @@ class WideWalk {
         while (tables_.tiles[expert_ + 1] * units_ <= next_) ++expert_;
         const int inside = next_ - tables_.tiles[expert_] * units_;
         const int count = tables_.tile_count(expert_);
-        const int tile_rows = tables_.tile_rows(expert_);
+        const WideRowSplit split = tables_.split(expert_);
         const int part = inside / count;
         const int tile = inside - part * count;
         unit.expert = expert_;
         unit.tile = tables_.tiles[expert_] + tile;
-        unit.first = tables_.begins[expert_] + tile * tile_rows;
-        unit.rows = min(tile_rows, tables_.begins[expert_ + 1] - unit.first);
+        unit.first = tables_.begins[expert_] + split.first(tile);
+        unit.rows = split.rows_of(tile);
         unit.strip = steps_ * part / units_ * step_;
         unit.strips = min(steps_ * (part + 1) / units_ * step_, strips_) - unit.strip;
         next_ += stride_;
