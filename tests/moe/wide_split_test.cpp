@@ -37,8 +37,7 @@ std::vector<int> least_sums(const Widths& widths, const std::vector<int>& with_o
 std::vector<std::vector<int>> all_least_sums(const Widths& widths) {
     std::vector<std::vector<int>> sums(1, std::vector<int>(kMostTested + 1, std::numeric_limits<int>::max()));
     sums[0][0] = 0;
-    while (sums.back()[kMostTested] == std::numeric_limits<int>::max())
-        sums.push_back(least_sums(widths, sums.back()));
+    while (sums.back()[kMostTested] == std::numeric_limits<int>::max()) sums.push_back(least_sums(widths, sums.back()));
     sums.push_back(least_sums(widths, sums.back()));
     return sums;
 }

@@ -114,7 +114,8 @@ void run_wide(const FusedMoeState& state, const WideLaunch& choice, const Decode
     args.list = state.cuda.wide_list.in(workspace);
     args.counts = state.cuda.wide_counts.in(workspace);
     args.places = state.cuda.wide_places.in(workspace);
-    args.tile_groups = state.cuda.tile_units.in(workspace);
+    args.tile_parts = state.cuda.tile_units.in(workspace);
+    args.dealt = state.cuda.wide_dealt.in(workspace);
     args.stages = choice.stages;
     args.lists = choice.shared;
     for (std::int64_t first = 0; first < args.tokens; first += state.cuda.wide_tokens) {

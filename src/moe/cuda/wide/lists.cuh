@@ -33,6 +33,7 @@ struct WideTables {
     int* begins;
     int* tiles;
     int* costs;
+    std::int32_t* dealt;
     int step;  ///< of widths of row tiles
 
     __device__ WideTables(std::uint8_t* shared, const WideArgs& args, int step_rows)
@@ -40,6 +41,7 @@ struct WideTables {
           begins(reinterpret_cast<int*>(shared + args.lists.begins)),
           tiles(reinterpret_cast<int*>(shared + args.lists.tiles)),
           costs(reinterpret_cast<int*>(shared + args.lists.costs)),
+          dealt(args.dealt),
           step(step_rows) {}
     [[nodiscard]] __device__ int rows(int expert) const { return begins[expert + 1] - begins[expert]; }
     [[nodiscard]] __device__ int tile_count(int expert) const { return tiles[expert + 1] - tiles[expert]; }
@@ -198,7 +200,7 @@ __device__ inline void build_wide_lists(const WideArgs& args, const WideTables& 
             place = tables.begins[expert] + before[expert] + static_cast<int>(of_share & 0xFFFFU);
             args.list[place] = route;
         }
-        if constexpr (Shape::kQuantized) args.places[route] = place;
+        args.places[route] = place;
     }
 }
 

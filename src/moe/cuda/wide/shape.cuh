@@ -19,7 +19,8 @@ struct WideShape {
     static constexpr int kLeastRows = LeastRows_;
     static constexpr int kStepRows = StepRows_;
     static constexpr int kMostRows = MostRows_;
-    static constexpr bool kEvenTiles = false;  ///< experts have one row tile or an even number of them
+    static constexpr bool kAsks = !Weights::kFromShared;  ///< CTAs ask for units
+    static constexpr bool kEvenTiles = false;             ///< experts have one row tile or an even number of them
     static_assert(kMostRows % kStepRows == 0 && kLeastRows % kStepRows == 0);
     static constexpr int kStrips = kWarpgroups * kStripsEach;
     static constexpr int kConsumerWarps = kWarpgroups * 4;
