@@ -54,6 +54,7 @@ struct WideLaunch {
     int threads = 0;
     int stages = 0;
     WideShared shared;
+    bool pairs = false;  ///< clusters of two CTAs
 };
 
 /// The kernel behind a variant: one of them is set.
@@ -87,6 +88,7 @@ struct FusedMoeCuda {
     Slice<std::int32_t> wide_list;  ///< WideArgs says what they hold
     Slice<std::int32_t> wide_counts;
     Slice<std::int32_t> wide_places;
+    Slice<std::int32_t> wide_dealt;
     Slice<float> partials;   ///< [routes of a pass, hidden]
     Slice<float> published;  ///< SingleArgs says what they hold
     Slice<float> activated;

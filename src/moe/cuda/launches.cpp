@@ -71,7 +71,7 @@ GroupedLaunch freeze(const GroupedVariant& variant, const DeviceInfo& info) {
 WideLaunch freeze(const WideVariant& variant, const DeviceInfo& info) {
     const WideInstance& instance = variant.instance;
     load(instance.kernel, instance.threads, variant.shared.bytes, instance.name, info);
-    return {instance.kernel, instance.threads, variant.stages, variant.shared};
+    return {instance.kernel, instance.threads, variant.stages, variant.shared, instance.pairs};
 }
 
 SingleLaunch freeze(const DecodeInstance& instance, const SingleVariant& variant, const DeviceInfo& info) {
@@ -120,14 +120,15 @@ void run_wide(const FusedMoeState& state, const WideLaunch& choice, const Decode
     args.list = state.cuda.wide_list.in(workspace);
     args.counts = state.cuda.wide_counts.in(workspace);
     args.places = state.cuda.wide_places.in(workspace);
-    args.tile_groups = state.cuda.tile_units.in(workspace);
+    args.tile_parts = state.cuda.tile_units.in(workspace);
+    args.dealt = state.cuda.wide_dealt.in(workspace);
     args.stages = choice.stages;
     args.lists = choice.shared;
     for (std::int64_t first = 0; first < args.tokens; first += state.cuda.wide_tokens) {
         args.first_token = first;
         args.pass_tokens = static_cast<int>(std::min(state.cuda.wide_tokens, args.tokens - first));
-        launch(choice.kernel, wide_grid(state.cuda.grid), choice.threads, choice.shared.bytes, &args, stream, false,
-               std::min(state.cuda.grid, 2));
+        launch(choice.kernel, choice.pairs ? wide_grid(state.cuda.grid) : state.cuda.grid, choice.threads,
+               choice.shared.bytes, &args, stream, false, choice.pairs ? std::min(state.cuda.grid, 2) : 1);
     }
 }
 

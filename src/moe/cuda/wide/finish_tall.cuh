@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What becomes of the sums of a unit with many e4m3 rows (multiply_tall.cuh): a lane holds rows g and g + 8 of the 16 of
-// its warp, for each eight of the strips' rows numbers 2t and 2t + 1. A row lies in the four lanes of a quad.
+// What becomes of the sums of a unit with many e4m3 rows (multiply_tall.cuh): a lane holds rows g and g + 8 of the 16
+// of its warp, for each eight of the strips' rows numbers 2t and 2t + 1. A row lies in the four lanes of a quad.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -17,7 +17,8 @@ __device__ __forceinline__ int tall_row(const WideConsumer& me, int high) {
     return me.warpgroup * 64 + me.slab * 16 + me.lane / 4 + high * 8;
 }
 
-/// Lane t of a quad has words 2t and 2t + 1 of four rows of eight words; it gets row t's: of `own` one word for each row.
+/// Lane t of a quad has words 2t and 2t + 1 of four rows of eight words; it gets row t's: of `own` one word for each
+/// row.
 __device__ __forceinline__ uint4 turn_quad(int lane, const std::uint32_t (&own)[4]) {
     const bool upper = lane % 4 >= 2;
     const bool odd = lane % 2 != 0;
@@ -32,7 +33,8 @@ __device__ __forceinline__ uint4 turn_quad(int lane, const std::uint32_t (&own)[
     const std::uint32_t from_upper[2] = {upper ? kept[0] : got[0], upper ? kept[1] : got[1]};
     const std::uint32_t lower = __shfl_xor_sync(0xFFFFFFFFU, odd ? from_lower[0] : from_lower[1], 1);
     const std::uint32_t higher = __shfl_xor_sync(0xFFFFFFFFU, odd ? from_upper[0] : from_upper[1], 1);
-    return odd ? uint4{lower, from_lower[1], higher, from_upper[1]} : uint4{from_lower[0], lower, from_upper[0], higher};
+    return odd ? uint4{lower, from_lower[1], higher, from_upper[1]}
+               : uint4{from_lower[0], lower, from_upper[0], higher};
 }
 
 /// The same with words of 16 bits, two of them in one.
@@ -107,7 +109,7 @@ __device__ __forceinline__ void finish_tall_group(const WideArgs& args, const Wi
     }
     ptx::fence_all_async();
     ptx::named_barrier(1, Shape::kConsumerWarps * 32);
-    if (threadIdx.x == 0) TileCounts{args.tile_groups}.add(unit.tile);
+    if (threadIdx.x == 0) TileCounts{args.tile_parts}.add(unit.tile);
 }
 
 /// Results of one strip in bf16.
@@ -152,7 +154,7 @@ __device__ __forceinline__ void finish_tall_down(const WideArgs& args, const Wid
     for (int high = 0; high < 2; ++high) {
         const int row = tall_row(me, high);
         const std::int64_t route = row < unit.rows ? __ldcg(args.list + unit.first + row) : -1;
-        to[high] = route < 0 ? -1 : route * wide_result_stride(args);
+        to[high] = route < 0 ? -1 : route * wide_result_stride(args, true);
     }
 #pragma unroll
     for (int i = 0; i < 4; ++i) {

@@ -35,19 +35,26 @@ __device__ __forceinline__ void consume_wide_unit(const WideArgs& args, const Wi
     else if constexpr (Shape::Weights::kFromShared)
         multiply_unit_shared<Shape>(stages, first, Shape::chunks(matrix), sums);
     else
-        multiply_unit_registers<Shape>(stages, first, matrix.tiles * Shape::Weights::kTileBlocks, me, sums);
+        multiply_unit_registers<Shape>(stages, first, matrix.tiles * Shape::Weights::kTileBlocks, unit.strips > 1, me,
+                                       sums);
     if constexpr (Shape::kQuantized)
         if (!down) return finish_wide_group<Shape>(args, unit, me, stages.patch, group_scratch<Shape>(args), sums);
 #pragma unroll
     for (int i = 0; i < Strips; ++i) {
-        if (first + i >= last) return;
-        if constexpr (Shape::kQuantized)
-            finish_down_half<Shape>(args, unit, unit.strip + first + i, me, stages.patch, sums[i]);
+        if (first + i >= last) break;
+        const int strip = unit.strip + first + i;
+        if (Shape::kQuantized || (down && has_half_results<Shape>(args)))
+            finish_down_half<Shape>(args, unit, strip, me, stages.patch, sums[i]);
         else if (down)
-            finish_down<Shape>(args, unit, unit.strip + first + i, me, sums[i]);
+            finish_down_full<Shape>(args, unit, strip, me, sums[i]);
         else
-            finish_gate_up<Shape>(args, unit, unit.strip + first + i, me, stages.patch, sums[i]);
+            finish_gate_up<Shape>(args, unit, strip, me, stages.patch, sums[i]);
     }
+    if (Shape::kQuantized || down) return;
+    ptx::fence_all_async();
+    __syncwarp();
+    if (me.lane != 0) return;
+    for (int strip = first; strip < min(first + Strips, last); ++strip) TileCounts{args.tile_parts}.add(unit.tile);
 }
 
 /// The same with rows as the first operand.
@@ -74,30 +81,22 @@ __device__ __forceinline__ void consume_wide_width(const WideArgs& args, const W
     consume_wide_unit<Shape, Width / 8>(args, unit, down, first, last, me, stages);
 }
 
-/// A consumer warp's place in the order of work, in shared memory: its registers are for sums and operands.
-template <class Shape>
-struct WideOrder {
-    WideWalk<Shape> walk;
-    WideUnit unit;
-    bool more;
-
-    __device__ __forceinline__ bool next(int lane) {
-        __syncwarp();
-        if (lane == 0) more = walk.next(unit);
-        __syncwarp();
-        return more;
-    }
-};
+/// The turn that a consumer warp is at, in shared memory: its registers are for sums and operands.
+__device__ __forceinline__ int next_wide_turn(std::uint8_t* patch, int lane) {
+    auto& turn = *reinterpret_cast<int*>(patch + kWideTurnBytes);
+    const int next = turn + 1;
+    __syncwarp();
+    if (lane == 0) turn = next;
+    return next;
+}
 
 template <class Shape>
-__device__ __forceinline__ void consume_wide_phase(const WideArgs& args, const WideTables& tables, bool down,
+__device__ __forceinline__ void consume_wide_phase(const WideArgs& args, const WideDeals& deals, bool down,
                                                    const WideConsumer& me, WideStages<Shape>& stages) {
     const DecodeMatrix& matrix = down ? args.down : args.gate_up;
-    static_assert(sizeof(WideOrder<Shape>) <= kWidePatchBytes - kWideTurnBytes);
-    auto& order = *reinterpret_cast<WideOrder<Shape>*>(stages.patch + kWideTurnBytes);
-    if (me.lane == 0) new (&order) WideOrder<Shape>{WideWalk<Shape>(tables, matrix, down), {}, false};
-    while (order.next(me.lane)) {
-        const WideUnit& unit = order.unit;
+    while (const WideUnit* const next = deals.await(next_wide_turn(stages.patch, me.lane))) {
+        const WideUnit& unit = *next;
+        __syncwarp();
         // Those of a group finish it together.
         const int strips = Shape::kQuantized && !down ? Shape::kStrips : unit.strips;
         const int each = (strips + Shape::kWarpgroups - 1) / Shape::kWarpgroups;
@@ -113,57 +112,23 @@ __device__ __forceinline__ void consume_wide_phase(const WideArgs& args, const W
     }
 }
 
-/// The feeding warps: copies of weights, copies of rows. Those of weights run ahead of the grid's barrier.
+/// The feeding warps: copies of weights, copies of rows.
 template <class Shape>
-__device__ __forceinline__ void feed_wide(const WideArgs& args, const WideTables& tables, const StageRing<Shape>& ring,
-                                          int warp) {
-    const auto grid = cooperative_groups::this_grid();
+__device__ __forceinline__ void feed_wide(const WideArgs& args, const WideTables& tables, const WideDeals& deals,
+                                          const StageRing<Shape>& ring, int warp) {
     const bool leader = threadIdx.x % 32 == 0;
     RingPlace place;
-    if (warp == 0) {
-        constexpr int unlimited = 0x7FFFFFFF;
-        WideWeightStream<Shape> down(tables, args.down, true);
-        if (leader) {
-            WideWeightStream<Shape> gate_up(tables, args.gate_up, false);
-            gate_up.issue(ring, place, unlimited);
-            down.issue(ring, place, ring.stages);
-        }
-        __syncwarp();
-        grid.sync();
-        if (leader) down.issue(ring, place, unlimited);
-        __syncwarp();
-        grid.sync();
-        return;
-    }
-    const bool copies = warp == 1 && leader;
-    if (copies) {
-        ptx::fence_all_async();
-        copy_wide_rows<Shape>(ring, place, tables, args.gate_up, args.partials, false);
-    }
-    __syncwarp();
-    grid.sync();
-    if (copies) {
-        ptx::fence_all_async();
-        copy_wide_rows<Shape>(ring, place, tables, args.down, args.intermediate, true);
-    }
-    __syncwarp();
-    grid.sync();
-}
-
-/// The same for quantised rows, which need no barrier between the phases.
-template <class Shape>
-__device__ __forceinline__ void feed_wide_codes(const WideArgs& args, const WideTables& tables,
-                                                const StageRing<Shape>& ring, int warp) {
-    const bool leader = threadIdx.x % 32 == 0;
-    RingPlace place;
+    int turn = 0;
     if (warp == 0 && leader) {
-        constexpr int unlimited = 0x7FFFFFFF;
-        WideWeightStream<Shape>(tables, args.gate_up, false).issue(ring, place, unlimited);
-        WideWeightStream<Shape>(tables, args.down, true).issue(ring, place, unlimited);
+        copy_wide_weights<Shape>(ring, place, tables, deals, turn, args.gate_up, false);
+        copy_wide_weights<Shape>(ring, place, tables, deals, turn, args.down, true);
     } else if (warp == 1 && leader) {
         ptx::fence_all_async();
-        copy_wide_codes<Shape>(ring, place, tables, args, false);
-        copy_wide_codes<Shape>(ring, place, tables, args, true);
+        for (int phase = 0; phase < 2; ++phase)
+            if constexpr (Shape::kQuantized)
+                copy_wide_codes<Shape>(ring, place, deals, turn, args, phase == 1);
+            else
+                copy_wide_rows<Shape>(ring, place, deals, turn, args, phase == 1);
     }
     __syncwarp();
     cooperative_groups::this_grid().sync();
@@ -179,7 +144,9 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
     extern __shared__ __align__(1024) std::uint8_t shared[];
     const auto grid = cooperative_groups::this_grid();
     const StageRing<Shape> ring(shared, args);
-    const WideTables tables(shared, args);
+    const WideTables tables(shared, args, Shape::kQuantized ? Shape::kMostRows : Shape::kStepRows,
+                            Shape::kQuantized ? Shape::kNarrowRows : 0);
+    const WideDeals deals{shared + args.lists.deals};
     const int count = pass_count(args);
     if (count == 0) return;
     const WidePair pair;
@@ -187,22 +154,21 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
     build_wide_lists<Shape>(args, tables, shared, count);
     ptx::fence_shared_async();  // the ring takes its place back
     grid.sync();
+    deals.clear();
+    TileCounts{args.tile_parts}.clear(tables.facts->tiles);
+    TileCounts{args.dealt}.clear(2);
     if constexpr (Shape::kQuantized) {
         group_scratch<Shape>(args).clear();
-        TileCounts{args.tile_groups}.clear(tables.facts->tiles);
-        WideQuantize(args, tables).run(count);
+        WideQuantize(args, tables, wide_x_rows<Shape>(args)).run(count);
     } else {
-        WidePrepare(args, tables).run();
+        WidePrepare(args, tables, wide_x_rows<Shape>(args)).run(count);
     }
     ptx::fence_all_async();
     grid.sync();
     const int warp = static_cast<int>(threadIdx.x) / 32;
     if (warp >= Shape::kConsumerWarps) {
         ptx::set_registers<Shape::kThreads, Shape::kProducerRegisters>();
-        if constexpr (Shape::kQuantized)
-            feed_wide_codes<Shape>(args, tables, ring, warp - Shape::kConsumerWarps);
-        else
-            feed_wide<Shape>(args, tables, ring, warp - Shape::kConsumerWarps);
+        feed_wide<Shape>(args, tables, deals, ring, warp - Shape::kConsumerWarps);
     } else {
         ptx::set_registers<Shape::kThreads, Shape::kConsumerRegisters>();
         const WideConsumer me(warp);
@@ -211,14 +177,14 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
             ring, place, me.lane, shared + args.lists.patches + warp * kWidePatchBytes,
             me.lane < pair.size ? ptx::address_in(static_cast<std::uint32_t>(pair.rank ^ me.lane), ring.empty) : 0};
         if (Shape::kQuantized && me.warpgroup == 1) WideTurns::begin();
-        consume_wide_phase<Shape>(args, tables, false, me, stages);
-        if constexpr (!Shape::kQuantized) {
-            ptx::fence_all_async();
-            grid.sync();
-        }
-        consume_wide_phase<Shape>(args, tables, true, me, stages);
+        if (me.lane == 0) *reinterpret_cast<int*>(stages.patch + kWideTurnBytes) = 0;
+        __syncwarp();
+        consume_wide_phase<Shape>(args, deals, false, me, stages);
+        consume_wide_phase<Shape>(args, deals, true, me, stages);
         grid.sync();
-        WideCombine<Shape::kQuantized>(args).run(count, Shape::kConsumerWarps);
+        if constexpr (!Shape::kQuantized)
+            if (!has_half_results<Shape>(args)) return WideCombine<false>(args).run(count, Shape::kConsumerWarps);
+        WideCombine<true>(args).run(count, Shape::kConsumerWarps);
     }
     ptx::cluster_arrive_relaxed();  // nobody leaves while the other one still gives stages back here
     ptx::cluster_wait();
@@ -231,7 +197,8 @@ WideInstance wide_instance(const char* name) {
             Shape::kThreads,
             Shape::kStageBytes,
             Shape::kMostRows,
-            Shape::kQuantized};
+            Shape::kQuantized,
+            Shape::kPairs};
 }
 
 }  // namespace tokamak::moe::cuda

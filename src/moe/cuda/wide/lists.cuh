@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "moe/cuda/decode_routing.cuh"
+#include "moe/cuda/wide/row_split.h"
 #include "moe/cuda/wide/shape.cuh"
 
 namespace tokamak::moe::cuda {
@@ -18,8 +19,6 @@ struct WideFacts {
     int several = 0;        ///< whether an expert has more than one
     int gate_up_units = 0;  ///< of a row tile, where an expert has several
     int down_units = 0;
-    int full_rows = 0;    ///< of all row tiles of an expert but for the last, if they do not share evenly
-    int narrow_rows = 0;  ///< a last one with no more has its own price
 };
 
 /// Where a row tile begins in the list, and how many rows it has.
@@ -34,26 +33,26 @@ struct WideTables {
     int* begins;
     int* tiles;
     int* costs;
+    std::int32_t* dealt;
+    int step;    ///< in which the tiles of an expert share its rows
+    int narrow;  ///< a row tile with no more has its own price
 
-    __device__ WideTables(std::uint8_t* shared, const WideArgs& args)
+    __device__ WideTables(std::uint8_t* shared, const WideArgs& args, int step_rows, int narrow_rows)
         : facts(reinterpret_cast<WideFacts*>(shared + args.lists.facts)),
           begins(reinterpret_cast<int*>(shared + args.lists.begins)),
           tiles(reinterpret_cast<int*>(shared + args.lists.tiles)),
-          costs(reinterpret_cast<int*>(shared + args.lists.costs)) {}
+          costs(reinterpret_cast<int*>(shared + args.lists.costs)),
+          dealt(args.dealt),
+          step(step_rows),
+          narrow(narrow_rows) {}
     [[nodiscard]] __device__ int rows(int expert) const { return begins[expert + 1] - begins[expert]; }
     [[nodiscard]] __device__ int tile_count(int expert) const { return tiles[expert + 1] - tiles[expert]; }
-    /// Rows of an expert's tiles but for the last: all that a tile may have, or evenly shared, in eights.
-    [[nodiscard]] __device__ int tile_rows(int expert) const {
-        if (facts->full_rows > 0) return facts->full_rows;
-        const int count = tile_count(expert);
-        return ((rows(expert) + count - 1) / count + 7) / 8 * 8;
-    }
-    /// Row tiles of an expert that are worked at in pairs, the first ones: all that cost the same.
+    /// Of an expert that has rows.
+    [[nodiscard]] __device__ WideRowSplit split(int expert) const { return {rows(expert), tile_count(expert), step}; }
+    /// Row tiles of an expert that are worked at in pairs, the first ones: all but a short one at the end.
     [[nodiscard]] __device__ int paired_tiles(int expert) const {
         const int count = tile_count(expert);
-        const bool last_too =
-            facts->full_rows == 0 || rows(expert) - (count - 1) * facts->full_rows > facts->narrow_rows;
-        return (last_too ? count : count - 1) / 2 * 2;
+        return (count - (split(expert).rows_of(count - 1) <= narrow ? 1 : 0)) / 2 * 2;
     }
     [[nodiscard]] __device__ WideTile tile_of(int place, int experts) const {
         int low = 0;
@@ -62,9 +61,9 @@ struct WideTables {
             const int middle = (low + high) / 2;
             (begins[middle] <= place ? low : high) = middle;
         }
-        const int each = tile_rows(low);
-        const int first = begins[low] + (place - begins[low]) / each * each;
-        return {first, min(each, begins[low + 1] - first)};
+        const WideRowSplit rows_split = split(low);
+        const int tile = rows_split.tile_of(place - begins[low]);
+        return {begins[low] + rows_split.first(tile), rows_split.rows_of(tile)};
     }
 };
 
@@ -117,22 +116,23 @@ __device__ __forceinline__ void sum_counts(const WideArgs& args, int* rows, int*
     }
 }
 
-/// What a strip costs by the rows that it meets: reading and converting it, then the matrix unit.
+/// What a strip costs by the tiles of rows that it meets: reading and converting it, then the matrix unit.
 template <class Shape>
-__device__ __forceinline__ int wide_strip_cost(int rows) {
-    return Shape::Weights::kStripCost + Shape::width(rows);
+__device__ __forceinline__ int wide_strip_cost(int tiles, int rows) {
+    return tiles * Shape::Weights::kStripCost + Shape::width(rows);
 }
 
 /// Into how many units a matrix's strips are cut for each row tile so that the CTA with the most of them is done first;
-/// an even number.
+/// pairs: an even number.
 template <class Shape>
 __device__ __forceinline__ int choose_wide_units(const DecodeMatrix& matrix, int tiles, bool down) {
+    constexpr int step = Shape::kPairs ? 2 : 1;
     if (!down && Shape::kGroupStrips > 1)
-        return (matrix.strips + 2 * Shape::kGroupStrips - 1) / (2 * Shape::kGroupStrips) * 2;
-    int best = 2;
+        return (matrix.strips + step * Shape::kGroupStrips - 1) / (step * Shape::kGroupStrips) * step;
+    int best = step;
     std::int64_t least = INT64_MAX;
     for (int strips = 1; strips <= Shape::kStrips; ++strips) {
-        const int units = (matrix.strips + 2 * strips - 1) / (2 * strips) * 2;
+        const int units = (matrix.strips + step * strips - 1) / (step * strips) * step;
         const std::int64_t rounds = (static_cast<std::int64_t>(tiles) * units + gridDim.x - 1) / gridDim.x;
         const std::int64_t cost = rounds * (strips * 10 + 4);  // a unit has its price besides its strips
         if (cost > least) continue;
@@ -151,8 +151,8 @@ __device__ __forceinline__ void place_wide_experts(const WideArgs& args, const W
     for (int first = 0; first < args.local_experts; first += 32) {
         const int expert = first + lane;
         const int rows = expert < args.local_experts ? rows_of[expert] : 0;
-        const int tiles = (rows + Shape::kMostRows - 1) / Shape::kMostRows;
-        const int cost = tiles == 0 ? 0 : tiles * wide_strip_cost<Shape>((rows + tiles - 1) / tiles);
+        const int tiles = wide_tile_count(rows, Shape::kMostRows);
+        const int cost = tiles == 0 ? 0 : wide_strip_cost<Shape>(tiles, rows);
         const int own[3] = {rows, tiles, cost};
         int sums[3] = {rows, tiles, cost};
 #pragma unroll
@@ -215,7 +215,7 @@ __device__ inline void build_wide_lists(const WideArgs& args, const WideTables& 
             place = tables.begins[expert] + before[expert] + static_cast<int>(of_share & 0xFFFFU);
             args.list[place] = route;
         }
-        if constexpr (Shape::kQuantized) args.places[route] = place;
+        args.places[route] = place;
     }
 }
 

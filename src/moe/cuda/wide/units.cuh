@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "moe/cuda/stage_ring.cuh"
 #include "moe/cuda/wide/lists.cuh"
 #include "moe/cuda/wide/pair.cuh"
 
@@ -18,6 +19,44 @@ struct WideUnit {
     int strip;
     int strips;
     bool same_strips;  ///< as the other CTA of the pair, for another row tile; otherwise it has the same rows
+};
+
+/// A unit with the turn that it is for, counted from 1.
+struct WideDeal {
+    WideUnit unit;
+    int turn;
+};
+static_assert(sizeof(WideDeal) <= kWideDealBytes);
+
+/// The units of a CTA in shared memory: the warp that copies weights walks over them, the other roles read what it
+/// found. A phase ends with a unit of no expert.
+struct WideDeals {
+    std::uint8_t* memory;
+
+    [[nodiscard]] __device__ WideDeal& at(int turn) const {
+        return *reinterpret_cast<WideDeal*>(memory + turn % kWideDeals * kWideDealBytes);
+    }
+    /// By all threads of a CTA.
+    __device__ void clear() const {
+        if (threadIdx.x < kWideDeals) at(static_cast<int>(threadIdx.x)).turn = 0;
+    }
+    __device__ void put(int turn, const WideUnit& unit) const {
+        WideDeal& deal = at(turn);
+        deal.unit = unit;
+        asm volatile("st.release.cta.shared.s32 [%0], %1;" ::"r"(ptx::shared_address(&deal.turn)), "r"(turn)
+                     : "memory");
+    }
+    /// The unit of a turn; null at the end of a phase.
+    [[nodiscard]] __device__ const WideUnit* await(int turn) const {
+        const WideDeal& deal = at(turn);
+        int found = 0;
+        while (found != turn)
+            asm volatile("ld.acquire.cta.shared.s32 %0, [%1];"
+                         : "=r"(found)
+                         : "r"(ptx::shared_address(&deal.turn))
+                         : "memory");
+        return deal.unit.expert < 0 ? nullptr : &deal.unit;
+    }
 };
 
 /// Work on the parts of tokens: a warp takes neighbouring parts of one, so many that there are about two jobs for each
@@ -35,11 +74,13 @@ struct WideSpans {
 
 /// Deals units to the CTAs. They are numbered expert by expert, in an expert strips by strips, then row tile by row
 /// tile; those of a row tile share its strips evenly, or have whole groups of them.
-/// A row tile has an even number of units, so that the CTAs of a pair always have neighbouring ones: of two row tiles,
-/// or of one that has no other to go with. One row tile for each expert: a pair takes a contiguous range of equal cost.
-/// Several, or quantised rows: units are dealt in turn: row tiles that need the same weights are at work at the same
-/// time, so that all but one find them in the L2. Quantised rows: the down phase goes on where the dealing of the first
-/// phase ended, and the first experts are complete long before its end.
+/// Pairs: a row tile has an even number of units, so that the CTAs of a pair always have neighbouring ones: of two row
+/// tiles, or of one that has no other to go with.
+/// One row tile for each expert: a CTA or pair takes a contiguous range of equal cost.
+/// Several, or quantised rows: row tiles that need the same weights are at work at the same time, so that all but one
+/// find them in the L2, and the first experts are complete long before the end of the first phase. Converted weights:
+/// a unit goes to the CTA that asks first, for their costs differ. Otherwise they are dealt in turn; the down phase
+/// goes on where the dealing of the first phase ended.
 template <class Shape>
 class WideWalk {
   public:
@@ -50,8 +91,9 @@ class WideWalk {
           steps_((strips_ + step_ - 1) / step_),
           units_(down ? tables.facts->down_units : tables.facts->gate_up_units) {
         const bool ranges = tables.facts->several == 0 && !Shape::kQuantized;
+        if (Shape::kAsks && !ranges) dealt_ = tables.dealt + (down ? 1 : 0);
         int cta = static_cast<int>(blockIdx.x);
-        if (Shape::kQuantized && down) {
+        if (!ranges && down) {
             const int ctas = static_cast<int>(gridDim.x);
             cta = (cta + ctas - tables.facts->tiles * tables.facts->gate_up_units % ctas) % ctas;
         }
@@ -62,10 +104,11 @@ class WideWalk {
     }
 
     __device__ bool next(WideUnit& unit) {
+        if (dealt_ != nullptr) next_ = atomicAdd(dealt_, 1);
         if (next_ >= end_) return false;
         while (tables_.tiles[expert_ + 1] * units_ <= next_) ++expert_;
         const int inside = next_ - tables_.tiles[expert_] * units_;
-        const int tile_rows = tables_.tile_rows(expert_);
+        const WideRowSplit split = tables_.split(expert_);
         const int paired = tables_.paired_tiles(expert_);
         const int alone = inside - paired * units_;
         unit.same_strips = alone < 0;
@@ -73,8 +116,8 @@ class WideWalk {
         const int part = unit.same_strips ? inside / paired : alone % units_;
         unit.expert = expert_;
         unit.tile = tables_.tiles[expert_] + tile;
-        unit.first = tables_.begins[expert_] + tile * tile_rows;
-        unit.rows = min(tile_rows, tables_.begins[expert_ + 1] - unit.first);
+        unit.first = tables_.begins[expert_] + split.first(tile);
+        unit.rows = split.rows_of(tile);
         unit.strip = steps_ * part / units_ * step_;
         unit.strips = min(steps_ * (part + 1) / units_ * step_, strips_) - unit.strip;
         next_ += stride_;
@@ -104,6 +147,7 @@ class WideWalk {
     int end_;
     int stride_;
     int expert_ = 0;
+    std::int32_t* dealt_ = nullptr;  ///< units of the phase that CTAs have asked for
 };
 
 }  // namespace tokamak::moe::cuda
