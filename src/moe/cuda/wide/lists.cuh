@@ -176,13 +176,8 @@ __device__ __forceinline__ void place_wide_experts(const WideArgs& args, const W
     tables.begins[args.local_experts] = before[0];
     tables.tiles[args.local_experts] = before[1];
     tables.costs[args.local_experts] = before[2];
-    *tables.facts = {before[1],
-                     before[2],
-                     several,
-                     choose_wide_units<Shape>(args.gate_up, before[1], false),
-                     choose_wide_units<Shape>(args.down, before[1], true),
-                     Shape::kQuantized ? Shape::kMostRows : 0,
-                     Shape::kNarrowRows};
+    *tables.facts = {before[1], before[2], several, choose_wide_units<Shape>(args.gate_up, before[1], false),
+                     choose_wide_units<Shape>(args.down, before[1], true)};
 }
 
 /// List and tables for `count` tokens. By all threads of the grid; complete after the grid's next barrier.

@@ -68,6 +68,7 @@ __device__ __forceinline__ void copy_wide_rows(const StageRing<Shape>& ring, Rin
                                                int& turn, const WideArgs& args, bool down) {
     const DecodeMatrix& matrix = down ? args.down : args.gate_up;
     void* const all = down ? args.intermediate : wide_x_rows<Shape>(args);
+    const WidePair pair;
     const int blocks = matrix.padded_cols / 64;
     while (const WideUnit* const next = deals.await(++turn)) {
         const WideUnit unit = *next;
