@@ -57,7 +57,7 @@ void lay_out_wide_lists(const FusedMoeProblem& p, std::size_t routes, WorkspaceL
     cuda.wide_list = layout.add<std::int32_t>("wide_list", routes);
     cuda.wide_counts = layout.add<std::int32_t>("wide_counts", static_cast<std::size_t>(cuda.grid) * experts);
     cuda.wide_places = layout.add<std::int32_t>("wide_places", routes);
-    cuda.wide_dealt = layout.add<std::int32_t>("wide_dealt", 2);
+    cuda.wide_dealt = layout.add<std::int32_t>("wide_dealt", kWideCounters);
 }
 
 /// The wide kernel keeps whole blocks of 128 columns.
@@ -75,9 +75,7 @@ void lay_out_pass(const FusedMoeProblem& p, const PassNeeds& needs, WorkspaceLay
     // The wide kernel has its rows of x behind its rows of results.
     std::size_t partial_cols = static_cast<std::size_t>(p.hidden);
     if (needs.wide)
-        partial_cols =
-            std::max(partial_cols, (p.out_dtype == DType::bf16 || fp8 ? padded(p.hidden) / 2 : padded(p.hidden)) +
-                                       padded(p.hidden) / 2);
+        partial_cols = std::max(partial_cols, (fp8 ? padded(p.hidden) / 2 : padded(p.hidden)) + padded(p.hidden) / 2);
     cuda.partials = layout.add<float>("partials", routes * partial_cols);
 }
 

@@ -20,6 +20,7 @@ class WideCombine {
     static constexpr int kCols = kPieces * kVector * 32;
 
     using Vector = float[kVector];
+    using Halves = std::conditional_t<Half, uint4, uint2>;  ///< a vector of results
     struct Vectors {
         uint4 bits[kPieces];
     };
@@ -43,28 +44,45 @@ class WideCombine {
           stride_(wide_result_stride(args, Half)),
           lane_(static_cast<int>(threadIdx.x) % 32) {}
 
-    /// All columns of `count` tokens, by `warps` warps of each CTA. The slots of the next job are asked for when one
-    /// begins.
+    /// All columns of `count` tokens, by `warps` warps of each CTA.
     __device__ void run(int count, int cta_warps) const {
-        const int warps = static_cast<int>(gridDim.x) * cta_warps;
-        const WideSpans spans(count, (hidden_ + kCols - 1) / kCols, warps);
-        const std::int64_t total = static_cast<std::int64_t>(count) * spans.count;
-        std::int64_t number = static_cast<std::int64_t>(blockIdx.x) * cta_warps + threadIdx.x / 32;
-        Job job = job_of(number, total, spans);
-        Vectors vectors = load_first(job);
-        for (; number < total; number += warps) {
-            const Job next = job_of(number + warps, total, spans);
-            combine(job, next, vectors);
-            job = next;
-        }
+        if (is_plain())
+            run<true>(count, cta_warps);
+        else
+            run<false>(count, cta_warps);
     }
 
   private:
-    [[nodiscard]] __device__ __forceinline__ Job job_of(std::int64_t number, std::int64_t total,
-                                                        const WideSpans& spans) const {
+    /// Whether `out` takes whole vectors of bf16 and nothing else is added: then there is no branch in the way of
+    /// loads.
+    [[nodiscard]] __device__ __forceinline__ bool is_plain() const {
+        const auto bits =
+            reinterpret_cast<std::uintptr_t>(args_.out) | static_cast<std::uintptr_t>(args_.out_stride * 2);
+        return args_.out_dtype == DType::bf16 && args_.shared_output.data == nullptr && !args_.accumulate &&
+               hidden_ % kVector == 0 && bits % sizeof(Halves) == 0;
+    }
+    /// The slots of the next job are asked for when one begins.
+    template <bool Plain>
+    __device__ __forceinline__ void run(int count, int cta_warps) const {
+        const int warps = static_cast<int>(gridDim.x) * cta_warps;
+        const WideSpans spans(count, (hidden_ + kCols - 1) / kCols, warps);
+        const int total = count * spans.count;
+        WideJobs jobs(args_.dealt + kWideCombineJobs,
+                      static_cast<int>(blockIdx.x) * cta_warps + static_cast<int>(threadIdx.x) / 32, warps);
+        int number = jobs.take();
+        Job job = job_of(number, total, spans);
+        Vectors vectors = load_first(job);
+        while (number < total) {
+            number = jobs.take();
+            const Job next = job_of(number, total, spans);
+            combine<Plain>(job, next, vectors);
+            job = next;
+        }
+    }
+    [[nodiscard]] __device__ __forceinline__ Job job_of(int number, int total, const WideSpans& spans) const {
         if (number >= total) return {};
-        const int token = static_cast<int>(number / spans.count);
-        const int part = static_cast<int>(number - static_cast<std::int64_t>(token) * spans.count) * spans.length;
+        const int token = number / spans.count;
+        const int part = (number - token * spans.count) * spans.length;
         return {token, part * kCols, min(hidden_, (part + spans.length) * kCols), slot_of(token, 0)};
     }
     [[nodiscard]] __device__ __forceinline__ Slot slot_of(int token, int slots) const {
@@ -85,6 +103,7 @@ class WideCombine {
     }
     /// Some of the next row of results, of this job or the next, is on its way while one is added. `vectors`: what is
     /// added first, then that of the next job.
+    template <bool Plain>
     __device__ __forceinline__ void combine(const Job& job, const Job& next, Vectors& vectors) const {
         const std::uint32_t live = __ballot_sync(0xFFFFFFFFU, job.slot.live);
         const int begin = __ffs(static_cast<int>(live)) - 1;
@@ -107,8 +126,13 @@ class WideCombine {
             }
             for (int slots = 32; slots < args_.top_k; slots += 32) add_more(sums, job.token, slots, first);
 #pragma unroll
-            for (int piece = 0; piece < kPieces; ++piece)
-                store(sums[piece], args_.first_token + job.token, column(first, piece));
+            for (int piece = 0; piece < kPieces; ++piece) {
+                const std::int64_t row = args_.first_token + job.token;
+                if constexpr (!Plain)
+                    store(sums[piece], row, column(first, piece));
+                else if (column(first, piece) < hidden_)
+                    store_plain(sums[piece], row * args_.out_stride + column(first, piece));
+            }
         }
     }
     /// Slots behind the first 32.
@@ -147,6 +171,14 @@ class WideCombine {
         const float* const at = args_.partials + (Half ? (from + col) / 2 : from + col);
         return __ldcg(reinterpret_cast<const uint4*>(at));
     }
+    __device__ __forceinline__ void store_plain(const Vector& sums, std::int64_t to) const {
+        Elements<DType::bf16, kVector> elements;
+#pragma unroll
+        for (int i = 0; i < kVector; ++i) elements.set(i, sums[i]);
+        Halves bits;
+        __builtin_memcpy(&bits, &elements, sizeof(bits));
+        *reinterpret_cast<Halves*>(static_cast<__nv_bfloat16*>(args_.out) + to) = bits;
+    }
     __device__ __forceinline__ void store(Vector& sums, std::int64_t row, int col) const {
         const std::int64_t to = row * args_.out_stride + col;
         const int left = hidden_ - col;
@@ -155,18 +187,6 @@ class WideCombine {
             if (i >= left) break;
             if (args_.shared_output.data != nullptr) sums[i] += load_element(args_.shared_output, row, col + i);
             if (args_.accumulate) sums[i] += load_element(args_.out, args_.out_dtype, to + i);
-        }
-        auto* const halves = static_cast<__nv_bfloat16*>(args_.out) + to;
-        using Halves = std::conditional_t<Half, uint4, uint2>;
-        if (left >= kVector && args_.out_dtype == DType::bf16 &&
-            reinterpret_cast<std::uintptr_t>(halves) % sizeof(Halves) == 0) {
-            Elements<DType::bf16, kVector> elements;
-#pragma unroll
-            for (int i = 0; i < kVector; ++i) elements.set(i, sums[i]);
-            Halves bits;
-            __builtin_memcpy(&bits, &elements, sizeof(bits));
-            *reinterpret_cast<Halves*>(halves) = bits;
-            return;
         }
 #pragma unroll
         for (int i = 0; i < kVector; ++i)

@@ -111,54 +111,9 @@ __device__ __forceinline__ void finish_gate_up(const WideArgs& args, const WideU
     }
 }
 
-/// Into rows of bf16: 16 rows at a time turned by way of `patch`: two lanes store the 16 columns that a warp has of
-/// one.
 template <class Shape, int Eights>
-__device__ __forceinline__ void finish_down_half(const WideArgs& args, const WideUnit& unit, int strip,
-                                                 const WideConsumer& me, std::uint8_t* patch,
-                                                 const float (&sums)[Eights][4]) {
-    WideLaneRows<Shape, true> rows;
-    rows.load(args, unit.expert, strip, me);
-    int routes[(Eights + 3) / 4];  // of rows `lane` of each 32; asked for together
-#pragma unroll
-    for (int i = 0; i < (Eights + 3) / 4; ++i) {
-        const int row = i * 32 + me.lane;
-        routes[i] = row < unit.rows ? __ldcg(args.list + unit.first + row) : -1;
-    }
-    const float low = rows.low.value();
-    const float high = rows.high.value();
-    const int half = me.lane % 2;
-    const int col = strip * 64 + me.slab * 16 + half * 8;
-    const std::int64_t stride = wide_result_stride(args, true);
-    const std::uint32_t own = ptx::shared_address(patch) + static_cast<std::uint32_t>(me.lane) * 16;
-    const std::uint8_t* const turned = patch + ((me.lane / 16 * 2 + half) * 8 + me.lane / 2 % 8) * 16;
-#pragma unroll
-    for (int n = 0; n < Eights; n += 2) {
-        std::uint32_t pairs[4];
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            const float(&s)[4] = sums[n + i / 2];
-            const float scale = i % 2 == 0 ? rows.scale_low : rows.scale_high;
-            const float bias = i % 2 == 0 ? low : high;
-            const __nv_bfloat162 pair =
-                __floats2bfloat162_rn(fmaf(s[i % 2 * 2], scale, bias), fmaf(s[i % 2 * 2 + 1], scale, bias));
-            pairs[i] = *reinterpret_cast<const std::uint32_t*>(&pair);
-        }
-        const int route = __shfl_sync(0xFFFFFFFFU, routes[n / 4], n % 4 * 8 + me.lane / 2);
-        __syncwarp();
-        ptx::store_matrix_transposed_x4(own, pairs);
-        __syncwarp();
-        const uint4 eight = *reinterpret_cast<const uint4*>(turned);
-        if (route >= 0)
-            store_eight(reinterpret_cast<std::uint8_t*>(args.partials) + (route * stride + col) * 2,
-                        args.gate_up.cols - col, eight);
-    }
-}
-
-/// Into rows of f32.
-template <class Shape, int Eights>
-__device__ __forceinline__ void finish_down_full(const WideArgs& args, const WideUnit& unit, int strip,
-                                                 const WideConsumer& me, const float (&sums)[Eights][4]) {
+__device__ __forceinline__ void finish_down(const WideArgs& args, const WideUnit& unit, int strip,
+                                            const WideConsumer& me, const float (&sums)[Eights][4]) {
     const int hidden = args.gate_up.cols;
     const std::int64_t stride = wide_result_stride(args, false);
     const int col = strip * 64 + me.slab * 16 + me.lane / 4;

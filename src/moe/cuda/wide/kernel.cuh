@@ -35,18 +35,17 @@ __device__ __forceinline__ void consume_wide_unit(const WideArgs& args, const Wi
     else if constexpr (Shape::Weights::kFromShared)
         multiply_unit_shared<Shape>(stages, first, Shape::chunks(matrix), sums);
     else
-        multiply_unit_registers<Shape>(stages, first, matrix.tiles * Shape::Weights::kTileBlocks, unit.strips > 1, me,
-                                       sums);
+        multiply_unit_registers<Shape>(stages, first, matrix.tiles * Shape::Weights::kTileBlocks, me, sums);
     if constexpr (Shape::kQuantized)
         if (!down) return finish_wide_group<Shape>(args, unit, me, stages.patch, group_scratch<Shape>(args), sums);
 #pragma unroll
     for (int i = 0; i < Strips; ++i) {
         if (first + i >= last) break;
         const int strip = unit.strip + first + i;
-        if (Shape::kQuantized || (down && has_half_results<Shape>(args)))
+        if constexpr (Shape::kQuantized)
             finish_down_half<Shape>(args, unit, strip, me, stages.patch, sums[i]);
         else if (down)
-            finish_down_full<Shape>(args, unit, strip, me, sums[i]);
+            finish_down<Shape>(args, unit, strip, me, sums[i]);
         else
             finish_gate_up<Shape>(args, unit, strip, me, stages.patch, sums[i]);
     }
@@ -101,14 +100,10 @@ __device__ __forceinline__ void consume_wide_phase(const WideArgs& args, const W
         const int strips = Shape::kQuantized && !down ? Shape::kStrips : unit.strips;
         const int each = (strips + Shape::kWarpgroups - 1) / Shape::kWarpgroups;
         const int first = me.warpgroup * each;
-        if ((Shape::kQuantized && unit.strips > 0) || first < unit.strips) {  // warpgroups that take turns have as many
+        if ((Shape::kQuantized && unit.strips > 0) || first < unit.strips)  // warpgroups that take turns have as many
             consume_wide_width<Shape>(args, unit, down, first, min(first + each, unit.strips), me, stages);
-            continue;
-        }
-        for (int chunk = Shape::chunks(matrix); chunk > 0; --chunk) {
-            stages.await();
-            stages.release(stages.advance());
-        }
+        else
+            stages.skip(Shape::chunks(matrix));
     }
 }
 
@@ -151,12 +146,12 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
     if (count == 0) return;
     const WidePair pair;
     if (threadIdx.x == 0) ring.initialise(pair.size);
+    TileCounts{args.dealt}.clear(kWideCounters);
     build_wide_lists<Shape>(args, tables, shared, count);
     ptx::fence_shared_async();  // the ring takes its place back
     grid.sync();
     deals.clear();
     TileCounts{args.tile_parts}.clear(tables.facts->tiles);
-    TileCounts{args.dealt}.clear(2);
     if constexpr (Shape::kQuantized) {
         group_scratch<Shape>(args).clear();
         WideQuantize(args, tables, wide_x_rows<Shape>(args)).run(count);
@@ -182,9 +177,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
         consume_wide_phase<Shape>(args, deals, false, me, stages);
         consume_wide_phase<Shape>(args, deals, true, me, stages);
         grid.sync();
-        if constexpr (!Shape::kQuantized)
-            if (!has_half_results<Shape>(args)) return WideCombine<false>(args).run(count, Shape::kConsumerWarps);
-        WideCombine<true>(args).run(count, Shape::kConsumerWarps);
+        WideCombine<Shape::kQuantized>(args).run(count, Shape::kConsumerWarps);
     }
     ptx::cluster_arrive_relaxed();  // nobody leaves while the other one still gives stages back here
     ptx::cluster_wait();

@@ -41,6 +41,12 @@ struct WideStages {
         __syncwarp();
         if (empty != 0) ptx::barrier_arrive_in(empty + static_cast<std::uint32_t>(slot) * 8);
     }
+    __device__ void skip(int chunks) {
+        for (; chunks > 0; --chunks) {
+            await();
+            release(advance());
+        }
+    }
     __device__ __forceinline__ int advance() {
         const int slot = place.slot;
         place.advance(ring.stages);
@@ -107,28 +113,10 @@ __device__ __forceinline__ void multiply_block(const std::uint8_t* strip, std::u
     ptx::wgmma_wait<1>();
 }
 
-/// The second warpgroup begins a unit two stages behind the first, so that one multiplies while the other finishes.
-struct WideLead {
-    static constexpr int kBlocks = 4;
-    static constexpr int kBarrier = 4;
-    static constexpr int kThreads = 256;
-    /// Of units so long that the first warpgroup, a ring ahead at most, cannot be ahead by one of them.
-    static constexpr int kLeastBlocks = 2 * kMostWideStages;
-
-    __device__ static void await() { ptx::named_barrier(kBarrier, kThreads); }
-    __device__ static void pass() {
-        asm volatile("barrier.cta.arrive %0, %1;" ::"n"(kBarrier), "n"(kThreads) : "memory");
-    }
-};
-
-/// Two strips, which have a set each. `both`: the other warpgroup has strips of the unit too.
+/// Two strips, which have a set each.
 template <class Shape, int Eights>
-__device__ __forceinline__ void multiply_unit_registers(WideStages<Shape>& stages, int first, int blocks, bool both,
+__device__ __forceinline__ void multiply_unit_registers(WideStages<Shape>& stages, int first, int blocks,
                                                         const WideConsumer& me, float (&sums)[2][Eights][4]) {
-    static_assert(Shape::kBlocks == 2);
-    const bool in_turn = both && blocks >= WideLead::kLeastBlocks;
-    if (in_turn && me.warpgroup == 1) WideLead::await();
-    const int passes_at = in_turn && me.warpgroup == 0 ? WideLead::kBlocks : -1;
     constexpr int strip_bytes = Shape::Weights::kStripStageBytes;
     std::uint32_t a[2][4][4];
     const std::uint8_t* stage = nullptr;
@@ -137,7 +125,6 @@ __device__ __forceinline__ void multiply_unit_registers(WideStages<Shape>& stage
 #pragma unroll 1
     for (int done = 0; done < blocks; ++done) {
         const int block = done % Shape::kBlocks;
-        if (done == passes_at) WideLead::pass();
         if (block == 0) {
             stage = stages.await();
             first_rows = rows_word<Shape>(stage);

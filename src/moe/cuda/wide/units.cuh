@@ -72,12 +72,31 @@ struct WideSpans {
     }
 };
 
+/// Numbers of jobs, dealt to the warp that asks first: what an SM gets of the memory's bandwidth differs by a factor.
+/// The next number is on its way while a job is done.
+class WideJobs {
+  public:
+    /// `warp` of `warps` of the grid.
+    __device__ WideJobs(std::int32_t* dealt, int warp, int warps) : dealt_(dealt), warps_(warps), ahead_(warp) {}
+    /// By a whole warp.
+    __device__ __forceinline__ int take() {
+        const int number = __shfl_sync(0xFFFFFFFFU, ahead_, 0);
+        if (threadIdx.x % 32 == 0) ahead_ = warps_ + atomicAdd(dealt_, 1);
+        return number;
+    }
+
+  private:
+    std::int32_t* dealt_;
+    int warps_;
+    int ahead_;
+};
+
 /// Deals units to the CTAs. They are numbered expert by expert, in an expert strips by strips, then row tile by row
 /// tile; those of a row tile share its strips evenly, or have whole groups of them.
 /// Pairs: a row tile has an even number of units, so that the CTAs of a pair always have neighbouring ones: of two row
 /// tiles, or of one that has no other to go with.
-/// One row tile for each expert: a CTA or pair takes a contiguous range of equal cost.
-/// Several, or quantised rows: row tiles that need the same weights are at work at the same time, so that all but one
+/// One row tile for each expert of weights in bf16: a CTA or pair takes a contiguous range of equal cost.
+/// Otherwise: row tiles that need the same weights are at work at the same time, so that all but one
 /// find them in the L2, and the first experts are complete long before the end of the first phase. Converted weights:
 /// a unit goes to the CTA that asks first, for their costs differ. Otherwise they are dealt in turn; the down phase
 /// goes on where the dealing of the first phase ended.
@@ -90,8 +109,8 @@ class WideWalk {
           step_(down ? 1 : Shape::kGroupStrips),
           steps_((strips_ + step_ - 1) / step_),
           units_(down ? tables.facts->down_units : tables.facts->gate_up_units) {
-        const bool ranges = tables.facts->several == 0 && !Shape::kQuantized;
-        if (Shape::kAsks && !ranges) dealt_ = tables.dealt + (down ? 1 : 0);
+        const bool ranges = tables.facts->several == 0 && !Shape::kQuantized && !Shape::kAsks;
+        if (Shape::kAsks) dealt_ = tables.dealt + (down ? kWideDownUnits : kWideGateUpUnits);
         int cta = static_cast<int>(blockIdx.x);
         if (!ranges && down) {
             const int ctas = static_cast<int>(gridDim.x);

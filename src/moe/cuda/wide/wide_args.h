@@ -15,6 +15,13 @@ inline constexpr int kWidePatchBytes = kWideTurnBytes + 128;
 inline constexpr int kWideGroupRowBytes = 12;
 
 inline constexpr int kMostWideStages = 8;
+/// What is dealt to who asks: units of the phases, and jobs of what surrounds them.
+inline constexpr int kWideGateUpUnits = 0;
+inline constexpr int kWideDownUnits = 1;
+inline constexpr int kWidePrepareJobs = 2;
+inline constexpr int kWideCombineJobs = 3;
+inline constexpr int kWideCounters = 4;
+
 /// Units that a CTA keeps, more than it can have at hand: a role is at most a ring of stages behind the first one, and
 /// a unit has a stage at least.
 inline constexpr int kWideDeals = 16;
@@ -43,7 +50,7 @@ struct WideArgs : DecodeArgs {
     std::int32_t* counts = nullptr;      ///< workspace: [CTAs, local experts], routes of a CTA's share
     std::int32_t* places = nullptr;      ///< workspace: [routes], their places in the list or -1
     std::int32_t* tile_parts = nullptr;  ///< workspace: [row tiles], parts of a tile's intermediate that are there
-    std::int32_t* dealt = nullptr;       ///< workspace: [2], units of each phase that are dealt
+    std::int32_t* dealt = nullptr;       ///< workspace: [kWideCounters]
     int stages = 0;
     WideShared lists;
 };
@@ -60,7 +67,6 @@ struct WideInstance {
 };
 
 WideInstance wide_bf16_n160();
-WideInstance wide_bf16_n192();
 WideInstance wide_fp8_block_n128();
 WideInstance wide_int4_g32_n128();
 WideInstance wide_int4_g64_n128();

@@ -49,7 +49,7 @@ std::vector<WideInstance> wide_instances(const WeightSpec& spec, bool quantized)
         case WeightFormat::fp8_block:
             if (quantized) return {wide_fp8_block_n128()};
             return {};
-        case WeightFormat::bf16: return {wide_bf16_n160(), wide_bf16_n192()};
+        case WeightFormat::bf16: return {wide_bf16_n160()};
         case WeightFormat::mxfp4: return {wide_mxfp4_n128()};
         case WeightFormat::nvfp4: return {wide_nvfp4_n128()};
         case WeightFormat::int4: break;

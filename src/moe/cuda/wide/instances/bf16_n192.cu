@@ -1,7 +1,0 @@
-// SPDX-License-Identifier: Apache-2.0
-#include "moe/cuda/wide/kernel.cuh"
-#include "moe/cuda/wide/weights.cuh"
-
-namespace tokamak::moe::cuda {
-WideInstance wide_bf16_n192() { return wide_instance<WideShape<WideBf16, 32, 32, 192>>("wide_n192"); }
-}  // namespace tokamak::moe::cuda
