@@ -30,16 +30,6 @@ __device__ __forceinline__ void barrier_arrive(std::uint64_t* barrier) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
 
-/// Whether the phase of the given parity has completed.
-__device__ __forceinline__ bool barrier_test(std::uint64_t* barrier, std::uint32_t parity) {
-    std::uint32_t done;
-    asm volatile("{\n .reg .pred p;\n mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\n selp.u32 %0, 1, 0, p;\n}"
-                 : "=r"(done)
-                 : "r"(shared_address(barrier)), "r"(parity)
-                 : "memory");
-    return done != 0;
-}
-
 /// Waits until the phase of the given parity has completed.
 __device__ __forceinline__ void barrier_wait(std::uint64_t* barrier, std::uint32_t parity) {
     std::uint32_t done = 0;

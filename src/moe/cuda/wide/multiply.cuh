@@ -21,7 +21,7 @@ struct WideConsumer {
         : warpgroup(warp / 4), slab(warp % 4), lane(static_cast<int>(threadIdx.x) % 32) {}
 };
 
-/// A consumer's way through the ring: a stage is given back when the matrix unit has read it.
+/// A consumer's way through the ring: a stage is given back one step late, when the matrix unit has read it.
 template <class Shape>
 struct WideStages {
     const StageRing<Shape>& ring;
@@ -33,9 +33,6 @@ struct WideStages {
     __device__ __forceinline__ const std::uint8_t* await() const {
         ptx::barrier_wait(&ring.full[place.slot], place.parity);
         return ring.stage(place.slot);
-    }
-    [[nodiscard]] __device__ __forceinline__ bool ready() const {
-        return __all_sync(0xFFFFFFFFU, ptx::barrier_test(&ring.full[place.slot], place.parity));
     }
     __device__ __forceinline__ void release(int slot) const {
         __syncwarp();
@@ -81,16 +78,11 @@ __device__ __forceinline__ void multiply_shared(const std::uint8_t* stage, int f
 template <class Shape, int Strips, int Eights>
 __device__ __forceinline__ void multiply_unit_shared(WideStages<Shape>& stages, int first, int chunks,
                                                      float (&sums)[Strips][Eights][4]) {
-    int reading = -1;
+    int reading = 0;
     for (int chunk = 0; chunk < chunks; ++chunk) {
-        if (reading >= 0 && !stages.ready()) {  // copies are slower: no stage waits for the next one
-            ptx::wgmma_wait<0>();
-            stages.release(reading);
-            reading = -1;
-        }
         multiply_shared<Shape>(stages.await(), first, sums);
         ptx::wgmma_wait<1>();
-        if (reading >= 0) stages.release(reading);
+        if (chunk > 0) stages.release(reading);
         reading = stages.advance();
     }
     ptx::wgmma_wait<0>();

@@ -15,8 +15,6 @@
 
 namespace tokamak::moe::cuda {
 
-/// Stages of weights that are asked for in the L2 before they are copied.
-
 /// Parts that make a row tile's intermediate whole: groups of it, or what the warps of the strips have of it.
 template <class Shape>
 __device__ __forceinline__ int wide_tile_parts(const WideArgs& args) {
