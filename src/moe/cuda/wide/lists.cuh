@@ -15,7 +15,6 @@ namespace tokamak::moe::cuda {
 
 struct WideFacts {
     int tiles = 0;          ///< row tiles of all experts
-    int cost = 0;           ///< of a strip for all of them
     int several = 0;        ///< whether an expert has more than one
     int gate_up_units = 0;  ///< of a row tile, where an expert has several
     int down_units = 0;
@@ -32,7 +31,6 @@ struct WideTables {
     WideFacts* facts;
     int* begins;
     int* tiles;
-    int* costs;
     std::int32_t* dealt;
     int step;    ///< in which the tiles of an expert share its rows
     int narrow;  ///< a row tile with no more has its own price
@@ -41,7 +39,6 @@ struct WideTables {
         : facts(reinterpret_cast<WideFacts*>(shared + args.lists.facts)),
           begins(reinterpret_cast<int*>(shared + args.lists.begins)),
           tiles(reinterpret_cast<int*>(shared + args.lists.tiles)),
-          costs(reinterpret_cast<int*>(shared + args.lists.costs)),
           dealt(args.dealt),
           step(step_rows),
           narrow(narrow_rows) {}
@@ -116,12 +113,6 @@ __device__ __forceinline__ void sum_counts(const WideArgs& args, int* rows, int*
     }
 }
 
-/// What a strip costs by the tiles of rows that it meets: reading and converting it, then the matrix unit.
-template <class Shape>
-__device__ __forceinline__ int wide_strip_cost(int tiles, int rows) {
-    return tiles * Shape::Weights::kStripCost + Shape::width(rows);
-}
-
 /// Into how many units a matrix's strips are cut for each row tile so that the CTA with the most of them is done first;
 /// pairs: an even number.
 template <class Shape>
@@ -142,41 +133,38 @@ __device__ __forceinline__ int choose_wide_units(const DecodeMatrix& matrix, int
     return best;
 }
 
-/// By one warp: `rows` [experts] become the tables of begins, tiles and costs, and the facts.
+/// By one warp: `rows` [experts] become the tables of begins and tiles, and the facts.
 template <class Shape>
 __device__ __forceinline__ void place_wide_experts(const WideArgs& args, const WideTables& tables, const int* rows_of) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
-    int before[3] = {0, 0, 0};
+    int before[2] = {0, 0};
     int several = 0;
     for (int first = 0; first < args.local_experts; first += 32) {
         const int expert = first + lane;
         const int rows = expert < args.local_experts ? rows_of[expert] : 0;
         const int tiles = wide_tile_count(rows, Shape::kMostRows);
-        const int cost = tiles == 0 ? 0 : wide_strip_cost<Shape>(tiles, rows);
-        const int own[3] = {rows, tiles, cost};
-        int sums[3] = {rows, tiles, cost};
+        const int own[2] = {rows, tiles};
+        int sums[2] = {rows, tiles};
 #pragma unroll
         for (int distance = 1; distance < 32; distance *= 2)
 #pragma unroll
-            for (int i = 0; i < 3; ++i) {
+            for (int i = 0; i < 2; ++i) {
                 const int other = __shfl_up_sync(0xFFFFFFFFU, sums[i], distance);
                 if (lane >= distance) sums[i] += other;
             }
         if (expert < args.local_experts) {
             tables.begins[expert] = before[0] + sums[0] - own[0];
             tables.tiles[expert] = before[1] + sums[1] - own[1];
-            tables.costs[expert] = before[2] + sums[2] - own[2];
         }
 #pragma unroll
-        for (int i = 0; i < 3; ++i) before[i] += __shfl_sync(0xFFFFFFFFU, sums[i], 31);
+        for (int i = 0; i < 2; ++i) before[i] += __shfl_sync(0xFFFFFFFFU, sums[i], 31);
         several |= tiles > 1 ? 1 : 0;
     }
     several = __any_sync(0xFFFFFFFFU, several) ? 1 : 0;
     if (lane != 0) return;
     tables.begins[args.local_experts] = before[0];
     tables.tiles[args.local_experts] = before[1];
-    tables.costs[args.local_experts] = before[2];
-    *tables.facts = {before[1], before[2], several, choose_wide_units<Shape>(args.gate_up, before[1], false),
+    *tables.facts = {before[1], several, choose_wide_units<Shape>(args.gate_up, before[1], false),
                      choose_wide_units<Shape>(args.down, before[1], true)};
 }
 

@@ -31,11 +31,11 @@ __device__ __forceinline__ void copy_wide_weights(const StageRing<Shape>& ring, 
     const int chunks = Shape::chunks(matrix);
     const bool once = Shape::kPairs && tables.facts->several == 0;  // they give way to the rows in the L2
     const WidePair pair;
-    WideWalk<Shape> walk(tables, matrix, down);
+    WideWalk<Shape> walk(tables, deals, matrix, down);
     WideUnit unit;
     for (;;) {
-        const bool more = walk.next(unit);
-        deals.put(++turn, more ? unit : WideUnit{.expert = -1});
+        const bool more = walk.next(++turn, unit);
+        deals.put(turn, more ? unit : WideUnit{.expert = -1});
         if (!more) return;
         const WideRange share = pair.share(unit.same_strips, unit.strips);
         const std::uint8_t* source =

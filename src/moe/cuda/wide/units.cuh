@@ -38,7 +38,27 @@ struct WideDeals {
     }
     /// By all threads of a CTA.
     __device__ void clear() const {
-        if (threadIdx.x < kWideDeals) at(static_cast<int>(threadIdx.x)).turn = 0;
+        if (threadIdx.x >= kWideDeals) return;
+        at(static_cast<int>(threadIdx.x)).turn = 0;
+        *told(static_cast<int>(threadIdx.x)) = 0;
+    }
+    /// What the first CTA of a pair told the second one, which has it here: a number below, its turn above.
+    [[nodiscard]] __device__ std::uint64_t* told(int turn) const {
+        return reinterpret_cast<std::uint64_t*>(memory + kWideDeals * kWideDealBytes) + turn % kWideDeals;
+    }
+    __device__ void tell(int turn, int number) const {
+        const std::uint64_t both = static_cast<std::uint64_t>(turn) << 32 | static_cast<std::uint32_t>(number);
+        asm volatile("st.relaxed.cluster.shared::cluster.u64 [%0], %1;" ::"r"(ptx::address_in(1, told(turn))), "l"(both)
+                     : "memory");
+    }
+    [[nodiscard]] __device__ int await_told(int turn) const {
+        std::uint64_t both = 0;
+        while (both >> 32 != static_cast<std::uint64_t>(turn))
+            asm volatile("ld.relaxed.cluster.shared::cta.u64 %0, [%1];"
+                         : "=l"(both)
+                         : "r"(ptx::shared_address(told(turn)))
+                         : "memory");
+        return static_cast<int>(both & 0xFFFFFFFFU);
     }
     __device__ void put(int turn, const WideUnit& unit) const {
         WideDeal& deal = at(turn);
@@ -95,38 +115,28 @@ class WideJobs {
 /// tile; those of a row tile share its strips evenly, or have whole groups of them.
 /// Pairs: a row tile has an even number of units, so that the CTAs of a pair always have neighbouring ones: of two row
 /// tiles, or of one that has no other to go with.
-/// One row tile for each expert of weights in bf16: a CTA or pair takes a contiguous range of equal cost.
-/// Otherwise: row tiles that need the same weights are at work at the same time, so that all but one
-/// find them in the L2, and the first experts are complete long before the end of the first phase. Converted weights:
-/// a unit goes to the CTA that asks first, for their costs differ. Otherwise they are dealt in turn; the down phase
-/// goes on where the dealing of the first phase ended.
+/// A unit goes to the CTA or pair that asks first, for their costs differ. Row tiles that need the same weights are at
+/// work at the same time, so that all but one find them in the L2, and the first experts are complete long before the
+/// end of the first phase.
 template <class Shape>
 class WideWalk {
   public:
-    __device__ WideWalk(const WideTables& tables, const DecodeMatrix& matrix, bool down)
+    __device__ WideWalk(const WideTables& tables, const WideDeals& deals, const DecodeMatrix& matrix, bool down)
         : tables_(tables),
+          deals_(deals),
           strips_(matrix.strips),
           step_(down ? 1 : Shape::kGroupStrips),
           steps_((strips_ + step_ - 1) / step_),
           units_(down ? tables.facts->down_units : tables.facts->gate_up_units) {
-        const bool ranges = tables.facts->several == 0 && !Shape::kQuantized && !Shape::kAsks;
-        if (Shape::kAsks) dealt_ = tables.dealt + (down ? kWideDownUnits : kWideGateUpUnits);
-        int cta = static_cast<int>(blockIdx.x);
-        if (!ranges && down) {
-            const int ctas = static_cast<int>(gridDim.x);
-            cta = (cta + ctas - tables.facts->tiles * tables.facts->gate_up_units % ctas) % ctas;
-        }
-        const WidePair pair;
-        next_ = ranges ? first_unit(cta / pair.size, pair.size) + pair.rank : cta;
-        end_ = ranges ? first_unit(cta / pair.size + 1, pair.size) : tables.facts->tiles * units_;
-        stride_ = ranges ? pair.size : static_cast<int>(gridDim.x);
+        dealt_ = tables.dealt + (down ? kWideDownUnits : kWideGateUpUnits);
+        end_ = tables.facts->tiles * units_;
     }
 
-    __device__ bool next(WideUnit& unit) {
-        if (dealt_ != nullptr) next_ = atomicAdd(dealt_, 1);
-        if (next_ >= end_) return false;
-        while (tables_.tiles[expert_ + 1] * units_ <= next_) ++expert_;
-        const int inside = next_ - tables_.tiles[expert_] * units_;
+    __device__ bool next(int turn, WideUnit& unit) {
+        const int number = ask(turn);
+        if (number >= end_) return false;
+        while (tables_.tiles[expert_ + 1] * units_ <= number) ++expert_;
+        const int inside = number - tables_.tiles[expert_] * units_;
         const WideRowSplit split = tables_.split(expert_);
         const int paired = tables_.paired_tiles(expert_);
         const int alone = inside - paired * units_;
@@ -139,34 +149,29 @@ class WideWalk {
         unit.rows = split.rows_of(tile);
         unit.strip = steps_ * part / units_ * step_;
         unit.strips = min(steps_ * (part + 1) / units_ * step_, strips_) - unit.strip;
-        next_ += stride_;
         return true;
     }
 
   private:
-    /// The first unit whose cost before it reaches the share of the pairs before `pair`; an even number.
-    [[nodiscard]] __device__ int first_unit(int pair, int size) const {
-        const WideFacts& facts = *tables_.facts;
-        const int pairs = static_cast<int>(gridDim.x) / size;
-        const std::int64_t share = static_cast<std::int64_t>(facts.cost) * units_ * pair / pairs;
-        if (pair == pairs || facts.tiles == 0) return facts.tiles * units_;
-        int expert = 0;
-        while (static_cast<std::int64_t>(tables_.costs[expert + 1]) * units_ <= share) ++expert;
-        const int cost = tables_.costs[expert + 1] - tables_.costs[expert];
-        const auto inside = static_cast<int>(share - static_cast<std::int64_t>(tables_.costs[expert]) * units_);
-        return tables_.tiles[expert] * units_ + min(units_, (inside + cost - 1) / cost + 1) / 2 * 2;
+    /// The number of the next unit. Of a pair, one asks for both.
+    [[nodiscard]] __device__ int ask(int turn) const {
+        if (pair_.size == 1) return atomicAdd(dealt_, 1);
+        if (pair_.rank == 1) return deals_.await_told(turn) + 1;
+        const int number = 2 * atomicAdd(dealt_, 1);
+        deals_.tell(turn, number);
+        return number;
     }
 
+    WidePair pair_;
     const WideTables& tables_;
+    const WideDeals& deals_;
     int strips_;
     int step_;   ///< strips that stay together
     int steps_;  ///< of a row tile
     int units_;
-    int next_;
     int end_;
-    int stride_;
     int expert_ = 0;
-    std::int32_t* dealt_ = nullptr;  ///< units of the phase that CTAs have asked for
+    std::int32_t* dealt_;  ///< units of the phase that CTAs have asked for
 };
 
 }  // namespace tokamak::moe::cuda

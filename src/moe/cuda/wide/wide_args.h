@@ -34,9 +34,8 @@ struct WideShared {
     int patches = 0;   ///< [consumer warps, kWidePatchBytes]
     int group = 0;     ///< WideGroupScratch, for quantised rows
     int begins = 0;    ///< [local experts + 1]: first place of an expert in the list of routes
-    int deals = 0;     ///< [kWideDeals] of WideDeal
+    int deals = 0;     ///< [kWideDeals] of WideDeal, then of what one CTA of a pair tells the other
     int tiles = 0;     ///< [local experts + 1]: row tiles before an expert
-    int costs = 0;     ///< [local experts + 1]: cost of a strip for all tiles before an expert
     int bytes = 0;
 };
 

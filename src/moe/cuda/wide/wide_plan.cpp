@@ -34,10 +34,9 @@ std::int64_t lay_out(std::int64_t experts, WideVariant& variant) {
     shared.patches = booking.take((variant.instance.threads / 32 - 4) * kWidePatchBytes);
     if (variant.instance.quantized)
         shared.group = booking.take(std::int64_t{variant.instance.most_rows} * kWideGroupRowBytes);
-    shared.deals = booking.take(std::int64_t{kWideDeals} * kWideDealBytes);
+    shared.deals = booking.take(std::int64_t{kWideDeals} * (kWideDealBytes + 8));
     shared.begins = booking.take((experts + 1) * 4);
     shared.tiles = booking.take((experts + 1) * 4);
-    shared.costs = booking.take((experts + 1) * 4);
     shared.bytes = static_cast<int>(booking.bytes);
     return booking.bytes;
 }
