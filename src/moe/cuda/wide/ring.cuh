@@ -7,15 +7,11 @@
 
 #include "cuda/ptx/copy.cuh"
 #include "cuda/ptx/gather.cuh"
-#include "cuda/ptx/prefetch.cuh"
 #include "moe/cuda/stage_ring.cuh"
 #include "moe/cuda/wide/codes.cuh"
 #include "moe/cuda/wide/rows.cuh"
 
 namespace tokamak::moe::cuda {
-
-/// Stages of weights that are asked for in the L2 before they are copied.
-inline constexpr int kWideAhead = 8;
 
 /// Parts that make a row tile's intermediate whole: groups of it, or what the warps of the strips have of it.
 template <class Shape>
@@ -49,11 +45,6 @@ __device__ __forceinline__ void copy_wide_weights(const StageRing<Shape>& ring, 
             ptx::barrier_wait(&ring.empty[place.slot], place.parity ^ 1U);
             ptx::barrier_arrive_expect(full, bytes * static_cast<std::uint32_t>(unit.strips));
             const std::uint8_t* from = source;
-            if (chunk + kWideAhead < chunks)
-                for (int strip = 0; strip < unit.strips; ++strip)
-                    ptx::bulk_prefetch(
-                        source + strip * matrix.strip_bytes + kWideAhead * stage_tiles * Weights::kTileBytes,
-                        static_cast<std::uint32_t>(Weights::kTileBytes));
             for (int strip = 0; strip < unit.strips; ++strip) {
                 if (once)
                     ptx::bulk_copy_once(to, from, bytes, full);
