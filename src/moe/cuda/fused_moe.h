@@ -76,6 +76,7 @@ struct FusedMoeCuda {
     std::int64_t gather_tokens = 0;      ///< of a pass with gathered rows
     std::int64_t pass_tokens = 0;        ///< of the grouped kernel
     std::int64_t grid_pass_tokens = 0;   ///< of its variants with one list of routes
+    bool atomic = false;                 ///< the wide kernel adds to `out`
     std::int64_t wide_tokens = 0;        ///< of a launch of the wide kernel
     Slice<std::byte> intermediate;       ///< bf16 or (quantised) f32 [routes of a pass, intermediate_stride]
     Slice<std::uint16_t> prepared_rows;  ///< fp8_block: GroupedArgs says what they hold

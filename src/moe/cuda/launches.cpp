@@ -122,6 +122,7 @@ void run_wide(const FusedMoeState& state, const WideLaunch& choice, const Decode
     args.places = state.cuda.wide_places.in(workspace);
     args.tile_parts = state.cuda.tile_units.in(workspace);
     args.dealt = state.cuda.wide_dealt.in(workspace);
+    args.atomic = state.cuda.atomic;
     args.stages = choice.stages;
     args.lists = choice.shared;
     for (std::int64_t first = 0; first < args.tokens; first += state.cuda.wide_tokens) {

@@ -9,6 +9,7 @@
 
 #include "moe/cuda/wide/finish_quantized.cuh"
 #include "moe/cuda/wide/multiply_tall.cuh"
+#include "moe/cuda/wide/scatter.cuh"
 
 namespace tokamak::moe::cuda {
 
@@ -112,9 +113,32 @@ __device__ __forceinline__ void finish_tall_group(const WideArgs& args, const Wi
     if (threadIdx.x == 0) TileCounts{args.tile_parts}.add(unit.tile);
 }
 
-/// Results of one strip in bf16.
+/// Where results of the lane's rows go, in elements from the beginning of a buffer, and what they are multiplied by.
+struct WideTallTarget {
+    std::int64_t to[2];  ///< negative behind the last row
+    float weights[2];
+    bool vectors;  ///< 16 bytes of bf16 at once
+
+    __device__ WideTallTarget(const WideArgs& args, const WideUnit& unit, const WideConsumer& me) {
+#pragma unroll
+        for (int high = 0; high < 2; ++high) {
+            const int row = tall_row(me, high);
+            const int route = row < unit.rows ? __ldcg(args.list + unit.first + row) : -1;
+            to[high] = route < 0 ? -1 : route * wide_result_stride(args, true);
+            weights[high] = 1.0F;
+            if (!args.atomic || route < 0) continue;
+            const int token = route / args.top_k;
+            to[high] = (args.first_token + token) * args.out_stride;
+            if (args.weights.data != nullptr)
+                weights[high] = load_element(args.weights, args.first_token + token, route - token * args.top_k);
+        }
+        vectors = !args.atomic || adds_vectors(args);
+    }
+};
+
+/// Results of one strip: in bf16, or added to `out`.
 __device__ __forceinline__ void finish_tall_strip(const WideArgs& args, const WideUnit& unit, int strip,
-                                                  const WideConsumer& me, const std::int64_t (&to)[2],
+                                                  const WideConsumer& me, const WideTallTarget& target,
                                                   const float (&sums)[8][4]) {
 #pragma unroll
     for (int four = 0; four < 8; four += 4) {
@@ -131,35 +155,38 @@ __device__ __forceinline__ void finish_tall_strip(const WideArgs& args, const Wi
         const int col = strip * 64 + (four + me.lane % 4) * 8;
 #pragma unroll
         for (int high = 0; high < 2; ++high) {
+            const std::int64_t to = target.to[high];
             std::uint32_t pairs[4];
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
                 const float(&s)[4] = sums[four + i];
-                const __nv_bfloat162 pair =
-                    __floats2bfloat162_rn(s[high * 2] + bias[i][0], s[high * 2 + 1] + bias[i][1]);
+                const float even = (s[high * 2] + bias[i][0]) * target.weights[high];
+                const float odd = (s[high * 2 + 1] + bias[i][1]) * target.weights[high];
+                const __nv_bfloat162 pair = __floats2bfloat162_rn(even, odd);
                 pairs[i] = *reinterpret_cast<const std::uint32_t*>(&pair);
+                const int own = strip * 64 + (four + i) * 8 + me.lane % 4 * 2;
+                if (target.vectors || to < 0) continue;
+                if (own < args.gate_up.cols) add_element(args.out, args.out_dtype, to + own, even);
+                if (own + 1 < args.gate_up.cols) add_element(args.out, args.out_dtype, to + own + 1, odd);
             }
             const uint4 eight = turn_quad(me.lane, pairs);
-            if (to[high] >= 0)
-                store_eight(reinterpret_cast<std::uint8_t*>(args.partials) + (to[high] + col) * 2,
-                            args.gate_up.cols - col, eight);
+            if (!target.vectors || to < 0 || col >= args.gate_up.cols) continue;
+            if (args.atomic)
+                add_eight_bf16(static_cast<__nv_bfloat16*>(args.out) + to + col, eight);
+            else
+                store_eight(reinterpret_cast<std::uint8_t*>(args.partials) + (to + col) * 2, args.gate_up.cols - col,
+                            eight);
         }
     }
 }
 
 __device__ __forceinline__ void finish_tall_down(const WideArgs& args, const WideUnit& unit, const WideConsumer& me,
                                                  const WideTallSums (&sums)[2]) {
-    std::int64_t to[2];
-#pragma unroll
-    for (int high = 0; high < 2; ++high) {
-        const int row = tall_row(me, high);
-        const std::int64_t route = row < unit.rows ? __ldcg(args.list + unit.first + row) : -1;
-        to[high] = route < 0 ? -1 : route * wide_result_stride(args, true);
-    }
+    const WideTallTarget target(args, unit, me);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
         if (i >= unit.strips) return;
-        finish_tall_strip(args, unit, unit.strip + i, me, to,
+        finish_tall_strip(args, unit, unit.strip + i, me, target,
                           reinterpret_cast<const float(&)[8][4]>(sums[i / 2][i % 2 * 8]));
     }
 }

@@ -12,6 +12,7 @@
 #include "moe/cuda/wide/finish_tall.cuh"
 #include "moe/cuda/wide/multiply_e4m3.cuh"
 #include "moe/cuda/wide/quantize.cuh"
+#include "moe/cuda/wide/scatter.cuh"
 
 namespace tokamak::moe::cuda {
 
@@ -42,7 +43,9 @@ __device__ __forceinline__ void consume_wide_unit(const WideArgs& args, const Wi
     for (int i = 0; i < Strips; ++i) {
         if (first + i >= last) break;
         const int strip = unit.strip + first + i;
-        if constexpr (Shape::kQuantized)
+        if (down && args.atomic)
+            finish_down_scatter<Shape>(args, unit, strip, me, stages.patch, sums[i]);
+        else if constexpr (Shape::kQuantized)
             finish_down_half<Shape>(args, unit, strip, me, stages.patch, sums[i]);
         else if (down)
             finish_down<Shape>(args, unit, strip, me, sums[i]);
@@ -107,10 +110,10 @@ __device__ __forceinline__ void consume_wide_phase(const WideArgs& args, const W
     }
 }
 
-/// The feeding warps: copies of weights, copies of rows.
+/// The feeding warps: copies of weights, copies of rows; the others clear.
 template <class Shape>
 __device__ __forceinline__ void feed_wide(const WideArgs& args, const WideTables& tables, const WideDeals& deals,
-                                          const StageRing<Shape>& ring, int warp) {
+                                          const StageRing<Shape>& ring, int warp, int count) {
     const bool leader = threadIdx.x % 32 == 0;
     RingPlace place;
     int turn = 0;
@@ -124,9 +127,11 @@ __device__ __forceinline__ void feed_wide(const WideArgs& args, const WideTables
                 copy_wide_codes<Shape>(ring, place, deals, turn, args, phase == 1);
             else
                 copy_wide_rows<Shape>(ring, place, deals, turn, args, phase == 1);
+    } else if (warp >= 2 && args.atomic) {
+        WideClear(args).run(count, warp - 2);
     }
     __syncwarp();
-    cooperative_groups::this_grid().sync();
+    if (!args.atomic) cooperative_groups::this_grid().sync();
 }
 
 __device__ __forceinline__ int pass_count(const WideArgs& args) {
@@ -163,7 +168,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
     const int warp = static_cast<int>(threadIdx.x) / 32;
     if (warp >= Shape::kConsumerWarps) {
         ptx::set_registers<Shape::kThreads, Shape::kProducerRegisters>();
-        feed_wide<Shape>(args, tables, deals, ring, warp - Shape::kConsumerWarps);
+        feed_wide<Shape>(args, tables, deals, ring, warp - Shape::kConsumerWarps, count);
     } else {
         ptx::set_registers<Shape::kThreads, Shape::kConsumerRegisters>();
         const WideConsumer me(warp);
@@ -175,9 +180,12 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
         if (me.lane == 0) *reinterpret_cast<int*>(stages.patch + kWideTurnBytes) = 0;
         __syncwarp();
         consume_wide_phase<Shape>(args, deals, false, me, stages);
+        if (args.atomic) WideClear::await(args);
         consume_wide_phase<Shape>(args, deals, true, me, stages);
-        grid.sync();
-        WideCombine<Shape::kQuantized>(args).run(count, Shape::kConsumerWarps);
+        if (!args.atomic) {
+            grid.sync();
+            WideCombine<Shape::kQuantized>(args).run(count, Shape::kConsumerWarps);
+        }
     }
     ptx::cluster_arrive_relaxed();  // nobody leaves while the other one still gives stages back here
     ptx::cluster_wait();

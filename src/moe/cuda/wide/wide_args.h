@@ -20,7 +20,9 @@ inline constexpr int kWideGateUpUnits = 0;
 inline constexpr int kWideDownUnits = 1;
 inline constexpr int kWidePrepareJobs = 2;
 inline constexpr int kWideCombineJobs = 3;
-inline constexpr int kWideCounters = 4;
+/// Warps that have cleared what they had to.
+inline constexpr int kWideCleared = 4;
+inline constexpr int kWideCounters = 5;
 
 /// Units that a CTA keeps, more than it can have at hand: a role is at most a ring of stages behind the first one, and
 /// a unit has a stage at least.
@@ -50,6 +52,7 @@ struct WideArgs : DecodeArgs {
     std::int32_t* places = nullptr;      ///< workspace: [routes], their places in the list or -1
     std::int32_t* tile_parts = nullptr;  ///< workspace: [row tiles], parts of a tile's intermediate that are there
     std::int32_t* dealt = nullptr;       ///< workspace: [kWideCounters]
+    bool atomic = false;                 ///< results are added to `out` instead of kept for a combine
     int stages = 0;
     WideShared lists;
 };
