@@ -32,13 +32,14 @@ TEST(FusedMoeWide, RowsAroundTheBordersOfTiles) {
     TOKAMAK_REQUIRE_GPU();
     std::uint64_t purpose = 1700;
     for (const Format& format : wide_formats()) {
-        FusedMoeCase c = gpu_case(format, 300, 288, 160);
+        FusedMoeCase c = gpu_case(format, 400, 288, 160);
         c.problem.num_experts = c.problem.num_local_experts = 1;
         c.problem.top_k = 1;
         c.bad_ids = 0;
         c.gate_up_bias = c.down_bias = true;
-        expect_wide(c, purpose++, {1,  8,  15, 16, 17,  31,  32,  33,  47,  48,  49,  63, 64,
-                                   65, 95, 96, 97, 127, 128, 129, 191, 255, 256, 257, 300});
+        expect_wide(c, purpose++,
+                    {1,  8,   15,  16,  17,  31,  32,  33,  47,  48,  49,  63,  64,  65,  80,  81,  95,  96,
+                     97, 127, 128, 129, 160, 161, 191, 208, 209, 255, 256, 257, 300, 321, 336, 337, 385, 400});
     }
 }
 
