@@ -74,7 +74,7 @@ TEST(PrefillResults, RowsHaveRatesAndTheDocumentRepeatsAndRises) {
     row.decode->tflops = 600;
     row.decode->matrix_share = 0.88;
     results.rows.push_back(row);
-    results.repeats.push_back({"fused_moe", "dsv3-ep8", "bf16", 16384, "wide_n192", {2400, 2424, 2412}});
+    results.repeats.push_back({"fused_moe", "dsv3-ep8", "bf16", 16384, "wide_n160", {2400, 2424, 2412}});
     const auto json = to_json(results);
     const auto& got = json.at("rows").at(0);
     for (const char* key : {"op", "shape", "format", "tokens", "routing", "mode", "variant", "default", "us_median",

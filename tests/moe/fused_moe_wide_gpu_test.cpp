@@ -32,13 +32,14 @@ TEST(FusedMoeWide, RowsAroundTheBordersOfTiles) {
     TOKAMAK_REQUIRE_GPU();
     std::uint64_t purpose = 1700;
     for (const Format& format : wide_formats()) {
-        FusedMoeCase c = gpu_case(format, 300, 288, 160);
+        FusedMoeCase c = gpu_case(format, 400, 288, 160);
         c.problem.num_experts = c.problem.num_local_experts = 1;
         c.problem.top_k = 1;
         c.bad_ids = 0;
         c.gate_up_bias = c.down_bias = true;
-        expect_wide(c, purpose++, {1,  8,  15, 16, 17,  31,  32,  33,  47,  48,  49,  63, 64,
-                                   65, 95, 96, 97, 127, 128, 129, 191, 255, 256, 257, 300});
+        expect_wide(c, purpose++,
+                    {1,  8,   15,  16,  17,  31,  32,  33,  47,  48,  49,  63,  64,  65,  80,  81,  95,  96,
+                     97, 127, 128, 129, 160, 161, 191, 208, 209, 255, 256, 257, 300, 321, 336, 337, 385, 400});
     }
 }
 
@@ -126,6 +127,73 @@ TEST(FusedMoeWide, LimitedWorkspace) {
             const FusedMoePlan limited = make_plan(c.problem, Device::cuda(), options);
             EXPECT_LE(limited.workspace().bytes, options.max_workspace_bytes);
             EXPECT_EQ(bytes_of(run_guarded(limited, data.args())), bytes_of(run_guarded(whole, data.args())));
+        }
+    }
+}
+
+PlanOptions atomic() {
+    PlanOptions options;
+    options.combine = Combine::atomic;
+    return options;
+}
+
+/// Sums in f32 do not show their order.
+TEST(FusedMoeWide, ResultsAddedToTheOutput) {
+    TOKAMAK_REQUIRE_GPU();
+    std::uint64_t purpose = 1820;
+    for (const Format& format : wide_formats()) {
+        FusedMoeCase c = gpu_case(format, 200, 416, 224);
+        c.problem.top_k = 4;
+        c.problem.out_dtype = DType::f32;
+        c.gate_up_bias = c.down_bias = true;
+        c.shared_output = purpose % 2 == 0;
+        expect_reference(c, purpose++, {1, 9, 200}, "wide", atomic());
+    }
+}
+
+/// One result for each row: added to zeros it is the same number, in every type and at any alignment.
+TEST(FusedMoeWide, OneResultAddedToZerosIsTheResult) {
+    TOKAMAK_REQUIRE_GPU();
+    std::uint64_t purpose = 1830;
+    for (const Format& format : {Format(WeightSpec::int4(32)), Format(WeightSpec::bf16())})
+        for (const DType out : {DType::bf16, DType::f16})
+            for (const int hidden : {160, 224, 288}) {
+                FusedMoeCase c = gpu_case(format, 150, hidden, 96);
+                c.problem.top_k = 1;
+                c.problem.out_dtype = out;
+                Rng rng = rng_for(purpose++);
+                const FusedMoeData data = random_data(rng, c).on(Device::cuda());
+                for (const std::string& variant : wide_variants(c.problem)) {
+                    PlanOptions options = atomic();
+                    options.variant = variant;
+                    const FusedMoePlan adding = make_plan(c.problem, Device::cuda(), options);
+                    options.combine = Combine::deterministic;
+                    const FusedMoePlan keeping = make_plan(c.problem, Device::cuda(), options);
+                    for (const std::int64_t tokens : {1, 60, 150})
+                        EXPECT_EQ(values_of(run_guarded(adding, data.args(tokens), 0xFF)),
+                                  values_of(run_guarded(keeping, data.args(tokens), 0x7F)));
+                }
+            }
+}
+
+/// Every addition rounds to bf16: half a step of at most the sum of all magnitudes each.
+TEST(FusedMoeWide, ResultsAddedInBf16) {
+    TOKAMAK_REQUIRE_GPU();
+    std::uint64_t purpose = 1850;
+    for (const Format& format : {Format(WeightSpec::mxfp4()), Format(WeightSpec::fp8_block(), true)}) {
+        FusedMoeCase c = gpu_case(format, 120, 416, 224);
+        c.problem.top_k = 4;
+        Rng rng = rng_for(purpose++);
+        const FusedMoeData host = random_data(rng, c);
+        const FusedMoeData data = host.on(Device::cuda());
+        Tolerance tolerance = tolerance_of(c.problem);
+        tolerance.sums += 2 * c.problem.top_k * unit_roundoff(DType::bf16);
+        for (const std::string& variant : wide_variants(c.problem)) {
+            PlanOptions options = atomic();
+            options.variant = variant;
+            const FusedMoePlan plan = make_plan(c.problem, Device::cuda(), options);
+            for (int replay = 0; replay < 3; ++replay)
+                expect_near(run_guarded(plan, data.args(120)), reference(host), tolerance);
         }
     }
 }

@@ -75,7 +75,7 @@ inline std::vector<std::string> gpu_variants(const FusedMoeProblem& problem, con
 
 /// Every variant whose name begins with `prefix`, of which there must be one, for the given leading numbers of tokens.
 inline void expect_reference(const FusedMoeCase& c, std::uint64_t purpose, std::initializer_list<std::int64_t> counts,
-                             const std::string& prefix = "") {
+                             const std::string& prefix = "", PlanOptions options = {}) {
     SCOPED_TRACE(to_string(c));
     Rng rng = rng_for(purpose);
     const FusedMoeData host = random_data(rng, c);
@@ -84,7 +84,6 @@ inline void expect_reference(const FusedMoeCase& c, std::uint64_t purpose, std::
     const std::vector<std::string> variants = gpu_variants(c.problem, prefix);
     ASSERT_FALSE(variants.empty());
     for (const std::string& variant : variants) {
-        PlanOptions options;
         options.variant = variant;
         const FusedMoePlan plan = make_plan(c.problem, Device::cuda(), options);
         for (const std::int64_t tokens : counts) {

@@ -14,6 +14,12 @@ __device__ __forceinline__ std::uint32_t cluster_rank() {
     return rank;
 }
 
+__device__ __forceinline__ int cluster_size() {
+    std::uint32_t size;
+    asm volatile("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
+    return static_cast<int>(size);
+}
+
 /// Arrival of all threads of the cluster; writes before it are visible behind cluster_wait.
 __device__ __forceinline__ void cluster_arrive() {
     asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
@@ -29,6 +35,16 @@ __device__ __forceinline__ std::uint32_t address_in(std::uint32_t rank, const vo
     std::uint32_t address;
     asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared_address(shared)), "r"(rank));
     return address;
+}
+
+/// bulk_copy to the same place of the first two blocks of the cluster; completes on the barrier of each.
+__device__ __forceinline__ void bulk_copy_both(void* shared, const void* global, std::uint32_t bytes,
+                                               std::uint64_t* barrier) {
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], %2, [%3], "
+        "%4;" ::"r"(shared_address(shared)),
+        "l"(global), "r"(bytes), "r"(shared_address(barrier)), "h"(static_cast<std::uint16_t>(3))
+        : "memory");
 }
 
 /// Stores 16 bytes that count on a barrier of the same block. Addresses in the cluster window.

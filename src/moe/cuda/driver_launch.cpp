@@ -36,7 +36,7 @@ const void* launchable(const void* kernel) {
 }
 
 void launch(const KernelLaunch& how, int device, void** parameters, Stream stream) {
-    CUlaunchAttribute attributes[2]{};
+    CUlaunchAttribute attributes[3]{};
     unsigned count = 0;
     if (how.cooperative) {
         attributes[count].id = CU_LAUNCH_ATTRIBUTE_COOPERATIVE;
@@ -45,6 +45,12 @@ void launch(const KernelLaunch& how, int device, void** parameters, Stream strea
     if (how.early) {
         attributes[count].id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
         attributes[count++].value.programmaticStreamSerializationAllowed = 1;
+    }
+    if (how.cluster > 1) {
+        attributes[count].id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+        attributes[count].value.clusterDim.x = how.cluster;
+        attributes[count].value.clusterDim.y = attributes[count].value.clusterDim.z = 1;
+        ++count;
     }
     CUlaunchConfig config{};
     config.gridDimX = how.ctas;

@@ -12,6 +12,7 @@ struct KernelLaunch {
     unsigned ctas = 0;
     unsigned threads = 0;
     unsigned shared_bytes = 0;
+    unsigned cluster = 1;  ///< CTAs of a cluster
     bool cooperative = true;
     bool early = false;  ///< the kernel waits itself for the launch before, and may start while that one runs
 };

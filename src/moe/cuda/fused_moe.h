@@ -58,6 +58,7 @@ struct WideLaunch {
     int threads = 0;
     int stages = 0;
     WideShared shared;
+    bool pairs = false;  ///< clusters of two CTAs
 };
 
 /// The kernel behind a variant: one of them is set.
@@ -81,6 +82,7 @@ struct FusedMoeCuda {
     std::int64_t gather_tokens = 0;      ///< of a pass with gathered rows
     std::int64_t pass_tokens = 0;        ///< of the grouped kernel
     std::int64_t grid_pass_tokens = 0;   ///< of its variants with one list of routes
+    bool atomic = false;                 ///< the wide kernel adds to `out`
     std::int64_t wide_tokens = 0;        ///< of a launch of the wide kernel
     Slice<std::byte> intermediate;       ///< bf16 or (quantised) f32 [routes of a pass, intermediate_stride]
     Slice<std::uint16_t> prepared_rows;  ///< fp8_block: GroupedArgs says what they hold
@@ -93,6 +95,7 @@ struct FusedMoeCuda {
     Slice<std::int32_t> wide_list;  ///< WideArgs says what they hold
     Slice<std::int32_t> wide_counts;
     Slice<std::int32_t> wide_places;
+    Slice<std::int32_t> wide_dealt;
     Slice<float> partials;   ///< [routes of a pass, hidden]
     Slice<float> published;  ///< SingleArgs says what they hold
     Slice<float> activated;

@@ -31,14 +31,22 @@ const void* load(const void* kernel, int threads, int shared_bytes, const std::s
     return launchable(kernel);
 }
 
+/// `early`: the kernel waits itself for the launch before, and may start while that one runs. `cluster`: CTAs of one.
+struct GridLaunch {
+    int ctas = 0;
+    bool early = false;
+    int cluster = 1;
+};
+
 void launch_grid(const FusedMoeState& state, const void* kernel, int threads, int shared_bytes, void* args,
-                 Stream stream, bool early = false) {
+                 Stream stream, const GridLaunch& how) {
     void* parameters[] = {args};
     launch({.kernel = kernel,
-            .ctas = static_cast<unsigned>(state.cuda.grid),
+            .ctas = static_cast<unsigned>(how.ctas),
             .threads = static_cast<unsigned>(threads),
             .shared_bytes = static_cast<unsigned>(shared_bytes),
-            .early = early},
+            .cluster = static_cast<unsigned>(how.cluster),
+            .early = how.early},
            state.device.index, parameters, stream);
 }
 
@@ -65,7 +73,7 @@ GroupedLaunch freeze(const GroupedVariant& variant, const DeviceInfo& info) {
 WideLaunch freeze(const WideVariant& variant, const DeviceInfo& info) {
     const WideInstance& instance = variant.instance;
     const void* const kernel = load(instance.kernel, instance.threads, variant.shared.bytes, instance.name, info);
-    return {kernel, instance.threads, variant.stages, variant.shared};
+    return {kernel, instance.threads, variant.stages, variant.shared, instance.pairs};
 }
 
 SingleLaunch freeze(const DecodeInstance& instance, const SingleVariant& variant, const DecodeArgs& args,
@@ -110,7 +118,7 @@ void run_grouped(const FusedMoeState& state, const GroupedLaunch& choice, const 
     args.lists = choice.shared;
     const std::int64_t launch_tokens = choice.grid_lists ? args.pass_tokens : args.tokens;
     for (; args.first_token < args.tokens; args.first_token += launch_tokens)
-        launch_grid(state, choice.kernel, choice.threads, choice.shared.bytes, &args, stream);
+        launch_grid(state, choice.kernel, choice.threads, choice.shared.bytes, &args, stream, {.ctas = state.cuda.grid});
 }
 
 void run_wide(const FusedMoeState& state, const WideLaunch& choice, const DecodeArgs& common,
@@ -121,13 +129,17 @@ void run_wide(const FusedMoeState& state, const WideLaunch& choice, const Decode
     args.list = state.cuda.wide_list.in(workspace);
     args.counts = state.cuda.wide_counts.in(workspace);
     args.places = state.cuda.wide_places.in(workspace);
-    args.tile_groups = state.cuda.tile_units.in(workspace);
+    args.tile_parts = state.cuda.tile_units.in(workspace);
+    args.dealt = state.cuda.wide_dealt.in(workspace);
+    args.atomic = state.cuda.atomic;
     args.stages = choice.stages;
     args.lists = choice.shared;
     for (std::int64_t first = 0; first < args.tokens; first += state.cuda.wide_tokens) {
         args.first_token = first;
         args.pass_tokens = static_cast<int>(std::min(state.cuda.wide_tokens, args.tokens - first));
-        launch_grid(state, choice.kernel, choice.threads, choice.shared.bytes, &args, stream);
+        const GridLaunch pairs{.ctas = wide_grid(state.cuda.grid), .cluster = std::min(state.cuda.grid, 2)};
+        launch_grid(state, choice.kernel, choice.threads, choice.shared.bytes, &args, stream,
+                    choice.pairs ? pairs : GridLaunch{.ctas = state.cuda.grid});
     }
 }
 
@@ -144,7 +156,7 @@ void run_single(const FusedMoeState& state, const SingleLaunch& choice, const De
     args.down_segments = choice.down_segments;
     args.parts = choice.shared;
     for (; args.token < args.tokens; ++args.token)
-        launch_grid(state, choice.kernel, choice.threads, choice.shared.bytes, &args, stream);
+        launch_grid(state, choice.kernel, choice.threads, choice.shared.bytes, &args, stream, {.ctas = state.cuda.grid});
 }
 
 }  // namespace tokamak::moe::cuda

@@ -58,10 +58,11 @@ void lay_out_wide_lists(const FusedMoeProblem& p, std::size_t routes, WorkspaceL
     const auto experts = static_cast<std::size_t>(resolve_local_experts(p.num_experts, p.num_local_experts));
     cuda.wide_list = layout.add<std::int32_t>("wide_list", routes);
     cuda.wide_counts = layout.add<std::int32_t>("wide_counts", static_cast<std::size_t>(cuda.grid) * experts);
-    if (p.quantize_activations) cuda.wide_places = layout.add<std::int32_t>("wide_places", routes);
+    cuda.wide_places = layout.add<std::int32_t>("wide_places", routes);
+    cuda.wide_dealt = layout.add<std::int32_t>("wide_dealt", kWideCounters);
 }
 
-/// The wide kernel keeps whole blocks of 128 columns, and its rows of x in the place of the partial sums.
+/// The wide kernel keeps whole blocks of 128 columns.
 void lay_out_pass(const FusedMoeProblem& p, const PassNeeds& needs, WorkspaceLayout& layout, FusedMoeCuda& cuda) {
     const auto routes = static_cast<std::size_t>(needs.tokens * p.top_k);
     const auto padded = [](std::int64_t cols) { return static_cast<std::size_t>((cols + 127) / 128 * 128); };
@@ -69,13 +70,14 @@ void lay_out_pass(const FusedMoeProblem& p, const PassNeeds& needs, WorkspaceLay
     if (needs.route_first) lay_out_routed(p, layout, cuda);
     if (fp8) lay_out_prepared(p, needs.tokens, layout, cuda);
     if (needs.grouped && !fp8 && p.weights.format != WeightFormat::bf16) lay_out_tile_rows(p, routes, layout, cuda);
-    if (needs.grouped || (needs.wide && fp8)) cuda.tile_units = layout.add<std::int32_t>("tile_units", routes);
+    if (needs.grouped || needs.wide) cuda.tile_units = layout.add<std::int32_t>("tile_units", routes);
     if (needs.grid_lists) lay_out_grid_lists(p, routes, layout, cuda);
     if (needs.wide) lay_out_wide_lists(p, routes, layout, cuda);
     cuda.intermediate = layout.add<std::byte>("intermediate", routes * padded(p.intermediate) * (fp8 ? 4 : 2));
-    // Quantised: rows of results and of codes with their scales, 16 and at most 12 bits a column.
-    const std::size_t partial_cols =
-        fp8 ? padded(p.hidden) : std::max(static_cast<std::size_t>(p.hidden), padded(p.hidden) / 2);
+    // The wide kernel has its rows of x behind its rows of results.
+    std::size_t partial_cols = static_cast<std::size_t>(p.hidden);
+    if (needs.wide)
+        partial_cols = std::max(partial_cols, (fp8 ? padded(p.hidden) / 2 : padded(p.hidden)) + padded(p.hidden) / 2);
     cuda.partials = layout.add<float>("partials", routes * partial_cols);
 }
 

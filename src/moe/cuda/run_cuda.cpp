@@ -113,6 +113,7 @@ void plan_fused_moe(FusedMoeState& state, const PlanOptions& options) {
     cuda.grid = options.max_sms > 0 ? std::min(options.max_sms, info.multiprocessors) : info.multiprocessors;
     cuda.pass_tokens = pass_tokens(p, options, cuda, false);
     cuda.grid_pass_tokens = pass_tokens(p, options, cuda, true);
+    cuda.atomic = options.combine == Combine::atomic && !p.batched_experts;  // whose rows have one result each
     cuda.wide_tokens = wide_tokens(p, options, cuda);
     cuda.gather_tokens = gather_pass_tokens(p);
     if (cuda.pass_tokens < p.max_tokens) cuda.gather_tokens = std::min(cuda.gather_tokens, cuda.pass_tokens);

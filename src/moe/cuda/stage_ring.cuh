@@ -23,7 +23,8 @@ struct RingPlace {
     }
 };
 
-/// Shape says kStageBytes, kFullArrivals (of all that fill a stage) and kConsumerWarps, which arrive once each.
+/// Shape says kStageBytes, kFullArrivals (of all that fill a stage) and kConsumerWarps, which arrive once each; where
+/// CTAs of a cluster share what fills stages, those of all of them do.
 template <class Shape>
 struct StageRing {
     std::uint8_t* memory;
@@ -37,10 +38,10 @@ struct StageRing {
           full(reinterpret_cast<std::uint64_t*>(shared + args.lists.barriers)),
           empty(full + args.stages),
           stages(args.stages) {}
-    __device__ void initialise() const {
+    __device__ void initialise(int ctas = 1) const {
         for (int slot = 0; slot < stages; ++slot) {
             ptx::barrier_init(&full[slot], Shape::kFullArrivals);
-            ptx::barrier_init(&empty[slot], Shape::kConsumerWarps);
+            ptx::barrier_init(&empty[slot], static_cast<std::uint32_t>(Shape::kConsumerWarps * ctas));
         }
         ptx::fence_barrier_init();
     }

@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #include "moe/cuda/tile_rows.cuh"
-#include "moe/cuda/wide/wide_args.h"
+#include "moe/cuda/wide/results.cuh"
 
 namespace tokamak::moe::cuda {
 
@@ -38,16 +38,5 @@ struct WideTileCodes {
         return reinterpret_cast<float*>(group(number) + rows * 128) + wide_scale_place(row);
     }
 };
-
-/// Columns of a row of results in bf16: rows begin at 16 bytes.
-__device__ __forceinline__ std::int64_t wide_result_stride(const WideArgs& args) {
-    return (args.gate_up.cols + 7) / 8 * 8;
-}
-
-/// Rows of x, behind the results.
-__device__ __forceinline__ void* wide_x_codes(const WideArgs& args) {
-    return reinterpret_cast<std::uint8_t*>(args.partials) +
-           static_cast<std::int64_t>(args.pass_tokens) * args.top_k * wide_result_stride(args) * 2;
-}
 
 }  // namespace tokamak::moe::cuda

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "moe/cuda/wide/multiply.cuh"
+#include "moe/cuda/wide/results.cuh"
 
 namespace tokamak::moe::cuda {
 
@@ -114,6 +115,7 @@ template <class Shape, int Eights>
 __device__ __forceinline__ void finish_down(const WideArgs& args, const WideUnit& unit, int strip,
                                             const WideConsumer& me, const float (&sums)[Eights][4]) {
     const int hidden = args.gate_up.cols;
+    const std::int64_t stride = wide_result_stride(args, false);
     const int col = strip * 64 + me.slab * 16 + me.lane / 4;
     WideLaneRows<Shape, true> rows;
     rows.load(args, unit.expert, strip, me);
@@ -132,7 +134,7 @@ __device__ __forceinline__ void finish_down(const WideArgs& args, const WideUnit
 #pragma unroll
         for (int odd = 0; odd < 2; ++odd) {
             const int route = __shfl_sync(0xFFFFFFFFU, routes[n / 4], n % 4 * 8 + me.lane % 4 * 2 + odd);
-            float* const to = args.partials + static_cast<std::int64_t>(route) * hidden + col;
+            float* const to = args.partials + route * stride + col;
             if (route >= 0 && first) to[0] = fmaf(sums[n][odd], rows.scale_low, low);
             if (route >= 0 && second) to[8] = fmaf(sums[n][odd + 2], rows.scale_high, high);
         }

@@ -119,10 +119,11 @@ __device__ __forceinline__ void finish_wide_group(const WideArgs& args, const Wi
     store_wide_codes(scratch, to, group, me, patch, sums);
     ptx::fence_all_async();
     ptx::named_barrier(1, consumers);
-    if (threadIdx.x == 0) TileCounts{args.tile_groups}.add(unit.tile);
+    if (threadIdx.x == 0) TileCounts{args.tile_parts}.add(unit.tile);
 }
 
-/// 16 rows at a time turned by way of `patch`: two lanes store the 16 columns that a warp has of one.
+/// 16 rows at a time turned by way of `patch`: two lanes store the 16 columns that a warp has of
+/// one.
 template <class Shape, int Eights>
 __device__ __forceinline__ void finish_down_half(const WideArgs& args, const WideUnit& unit, int strip,
                                                  const WideConsumer& me, std::uint8_t* patch,
@@ -139,7 +140,7 @@ __device__ __forceinline__ void finish_down_half(const WideArgs& args, const Wid
     const float high = rows.high.value();
     const int half = me.lane % 2;
     const int col = strip * 64 + me.slab * 16 + half * 8;
-    const std::int64_t stride = wide_result_stride(args);
+    const std::int64_t stride = wide_result_stride(args, true);
     const std::uint32_t own = ptx::shared_address(patch) + static_cast<std::uint32_t>(me.lane) * 16;
     const std::uint8_t* const turned = patch + ((me.lane / 16 * 2 + half) * 8 + me.lane / 2 % 8) * 16;
 #pragma unroll
@@ -148,8 +149,10 @@ __device__ __forceinline__ void finish_down_half(const WideArgs& args, const Wid
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
             const float(&s)[4] = sums[n + i / 2];
+            const float scale = i % 2 == 0 ? rows.scale_low : rows.scale_high;
             const float bias = i % 2 == 0 ? low : high;
-            const __nv_bfloat162 pair = __floats2bfloat162_rn(s[i % 2 * 2] + bias, s[i % 2 * 2 + 1] + bias);
+            const __nv_bfloat162 pair =
+                __floats2bfloat162_rn(fmaf(s[i % 2 * 2], scale, bias), fmaf(s[i % 2 * 2 + 1], scale, bias));
             pairs[i] = *reinterpret_cast<const std::uint32_t*>(&pair);
         }
         const int route = __shfl_sync(0xFFFFFFFFU, routes[n / 4], n % 4 * 8 + me.lane / 2);

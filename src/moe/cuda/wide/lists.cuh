@@ -8,13 +8,13 @@
 #include <cstdint>
 
 #include "moe/cuda/decode_routing.cuh"
+#include "moe/cuda/wide/row_split.h"
 #include "moe/cuda/wide/shape.cuh"
 
 namespace tokamak::moe::cuda {
 
 struct WideFacts {
     int tiles = 0;          ///< row tiles of all experts
-    int cost = 0;           ///< of a strip for all of them
     int several = 0;        ///< whether an expert has more than one
     int gate_up_units = 0;  ///< of a row tile, where an expert has several
     int down_units = 0;
@@ -31,19 +31,25 @@ struct WideTables {
     WideFacts* facts;
     int* begins;
     int* tiles;
-    int* costs;
+    std::int32_t* dealt;
+    int step;    ///< in which the tiles of an expert share its rows
+    int narrow;  ///< a row tile with no more has its own price
 
-    __device__ WideTables(std::uint8_t* shared, const WideArgs& args)
+    __device__ WideTables(std::uint8_t* shared, const WideArgs& args, int step_rows, int narrow_rows)
         : facts(reinterpret_cast<WideFacts*>(shared + args.lists.facts)),
           begins(reinterpret_cast<int*>(shared + args.lists.begins)),
           tiles(reinterpret_cast<int*>(shared + args.lists.tiles)),
-          costs(reinterpret_cast<int*>(shared + args.lists.costs)) {}
+          dealt(args.dealt),
+          step(step_rows),
+          narrow(narrow_rows) {}
     [[nodiscard]] __device__ int rows(int expert) const { return begins[expert + 1] - begins[expert]; }
     [[nodiscard]] __device__ int tile_count(int expert) const { return tiles[expert + 1] - tiles[expert]; }
-    /// Rows of an expert's tiles but for the last: evenly shared, in eights.
-    [[nodiscard]] __device__ int tile_rows(int expert) const {
+    /// Of an expert that has rows.
+    [[nodiscard]] __device__ WideRowSplit split(int expert) const { return {rows(expert), tile_count(expert), step}; }
+    /// Row tiles of an expert that are worked at in pairs, the first ones: all but a short one at the end.
+    [[nodiscard]] __device__ int paired_tiles(int expert) const {
         const int count = tile_count(expert);
-        return ((rows(expert) + count - 1) / count + 7) / 8 * 8;
+        return (count - (split(expert).rows_of(count - 1) <= narrow ? 1 : 0)) / 2 * 2;
     }
     [[nodiscard]] __device__ WideTile tile_of(int place, int experts) const {
         int low = 0;
@@ -52,9 +58,9 @@ struct WideTables {
             const int middle = (low + high) / 2;
             (begins[middle] <= place ? low : high) = middle;
         }
-        const int each = tile_rows(low);
-        const int first = begins[low] + (place - begins[low]) / each * each;
-        return {first, min(each, begins[low + 1] - first)};
+        const WideRowSplit rows_split = split(low);
+        const int tile = rows_split.tile_of(place - begins[low]);
+        return {begins[low] + rows_split.first(tile), rows_split.rows_of(tile)};
     }
 };
 
@@ -107,20 +113,17 @@ __device__ __forceinline__ void sum_counts(const WideArgs& args, int* rows, int*
     }
 }
 
-/// What a strip costs by the rows that it meets: reading and converting it, then the matrix unit.
-template <class Shape>
-__device__ __forceinline__ int wide_strip_cost(int rows) {
-    return Shape::Weights::kStripCost + Shape::width(rows);
-}
-
-/// Into how many units a matrix's strips are cut for each row tile so that the CTA with the most of them is done first.
+/// Into how many units a matrix's strips are cut for each row tile so that the CTA with the most of them is done first;
+/// pairs: an even number.
 template <class Shape>
 __device__ __forceinline__ int choose_wide_units(const DecodeMatrix& matrix, int tiles, bool down) {
-    if (!down && Shape::kGroupStrips > 1) return (matrix.strips + Shape::kGroupStrips - 1) / Shape::kGroupStrips;
-    int best = 1;
+    constexpr int step = Shape::kPairs ? 2 : 1;
+    if (!down && Shape::kGroupStrips > 1)
+        return (matrix.strips + step * Shape::kGroupStrips - 1) / (step * Shape::kGroupStrips) * step;
+    int best = step;
     std::int64_t least = INT64_MAX;
     for (int strips = 1; strips <= Shape::kStrips; ++strips) {
-        const int units = (matrix.strips + strips - 1) / strips;
+        const int units = (matrix.strips + step * strips - 1) / (step * strips) * step;
         const std::int64_t rounds = (static_cast<std::int64_t>(tiles) * units + gridDim.x - 1) / gridDim.x;
         const std::int64_t cost = rounds * (strips * 10 + 4);  // a unit has its price besides its strips
         if (cost > least) continue;
@@ -130,41 +133,38 @@ __device__ __forceinline__ int choose_wide_units(const DecodeMatrix& matrix, int
     return best;
 }
 
-/// By one warp: `rows` [experts] become the tables of begins, tiles and costs, and the facts.
+/// By one warp: `rows` [experts] become the tables of begins and tiles, and the facts.
 template <class Shape>
 __device__ __forceinline__ void place_wide_experts(const WideArgs& args, const WideTables& tables, const int* rows_of) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
-    int before[3] = {0, 0, 0};
+    int before[2] = {0, 0};
     int several = 0;
     for (int first = 0; first < args.local_experts; first += 32) {
         const int expert = first + lane;
         const int rows = expert < args.local_experts ? rows_of[expert] : 0;
-        const int tiles = (rows + Shape::kMostRows - 1) / Shape::kMostRows;
-        const int cost = tiles == 0 ? 0 : tiles * wide_strip_cost<Shape>((rows + tiles - 1) / tiles);
-        const int own[3] = {rows, tiles, cost};
-        int sums[3] = {rows, tiles, cost};
+        const int tiles = wide_tile_count(rows, Shape::kMostRows);
+        const int own[2] = {rows, tiles};
+        int sums[2] = {rows, tiles};
 #pragma unroll
         for (int distance = 1; distance < 32; distance *= 2)
 #pragma unroll
-            for (int i = 0; i < 3; ++i) {
+            for (int i = 0; i < 2; ++i) {
                 const int other = __shfl_up_sync(0xFFFFFFFFU, sums[i], distance);
                 if (lane >= distance) sums[i] += other;
             }
         if (expert < args.local_experts) {
             tables.begins[expert] = before[0] + sums[0] - own[0];
             tables.tiles[expert] = before[1] + sums[1] - own[1];
-            tables.costs[expert] = before[2] + sums[2] - own[2];
         }
 #pragma unroll
-        for (int i = 0; i < 3; ++i) before[i] += __shfl_sync(0xFFFFFFFFU, sums[i], 31);
+        for (int i = 0; i < 2; ++i) before[i] += __shfl_sync(0xFFFFFFFFU, sums[i], 31);
         several |= tiles > 1 ? 1 : 0;
     }
     several = __any_sync(0xFFFFFFFFU, several) ? 1 : 0;
     if (lane != 0) return;
     tables.begins[args.local_experts] = before[0];
     tables.tiles[args.local_experts] = before[1];
-    tables.costs[args.local_experts] = before[2];
-    *tables.facts = {before[1], before[2], several, choose_wide_units<Shape>(args.gate_up, before[1], false),
+    *tables.facts = {before[1], several, choose_wide_units<Shape>(args.gate_up, before[1], false),
                      choose_wide_units<Shape>(args.down, before[1], true)};
 }
 
@@ -198,7 +198,7 @@ __device__ inline void build_wide_lists(const WideArgs& args, const WideTables& 
             place = tables.begins[expert] + before[expert] + static_cast<int>(of_share & 0xFFFFU);
             args.list[place] = route;
         }
-        if constexpr (Shape::kQuantized) args.places[route] = place;
+        args.places[route] = place;
     }
 }
 

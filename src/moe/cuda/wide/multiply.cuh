@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "cuda/ptx/peer.cuh"
 #include "cuda/ptx/wgmma_bf16.cuh"
 #include "moe/cuda/wide/ring.cuh"
 
@@ -27,6 +28,7 @@ struct WideStages {
     RingPlace& place;
     int lane;
     std::uint8_t* patch;  ///< of the warp: where sums are turned
+    std::uint32_t empty;  ///< of lanes for the CTAs of the pair: `empty` of the first stage there; of others 0
 
     __device__ __forceinline__ const std::uint8_t* await() const {
         ptx::barrier_wait(&ring.full[place.slot], place.parity);
@@ -34,7 +36,13 @@ struct WideStages {
     }
     __device__ __forceinline__ void release(int slot) const {
         __syncwarp();
-        if (lane == 0) ptx::barrier_arrive(&ring.empty[slot]);
+        if (empty != 0) ptx::barrier_arrive_in(empty + static_cast<std::uint32_t>(slot) * 8);
+    }
+    __device__ void skip(int chunks) {
+        for (; chunks > 0; --chunks) {
+            await();
+            release(advance());
+        }
     }
     __device__ __forceinline__ int advance() {
         const int slot = place.slot;
@@ -81,43 +89,49 @@ __device__ __forceinline__ void multiply_unit_shared(WideStages<Shape>& stages, 
     stages.release(reading);
 }
 
-/// 64 columns of one strip: converts them while the ones before are multiplied, and has them multiplied. `a` is the
-/// set of registers that nobody reads: each set is written at one place of a loop, or ptxas serialises everything.
-template <class Shape, int Eights>
-__device__ __forceinline__ void multiply_block(const std::uint8_t* strip, std::uint32_t rows, int block,
-                                               const WideConsumer& me, std::uint32_t (&a)[4][4],
-                                               float (&sums)[Eights][4]) {
-    typename Shape::Weights::Slab slab;
-    slab.load(strip, block, me.slab, me.lane);
+/// Has 64 columns of one strip multiplied, which are converted while the ones before are. `a` is the set of registers
+/// that nobody reads: each set is written at one place of a loop, or ptxas serialises everything.
+template <class Slab, int Eights>
+__device__ __forceinline__ void multiply_slab(const Slab& slab, std::uint32_t rows, std::uint32_t (&a)[4][4],
+                                              float (&sums)[Eights][4]) {
     slab.convert(a);
     ptx::wgmma_fence();
 #pragma unroll
     for (int step = 0; step < 4; ++step) ptx::wgmma_bf16(sums, a[step], ptx::wgmma_step(rows, step));
     ptx::wgmma_commit();
-    ptx::wgmma_wait<1>();
 }
 
-/// Two strips, which have a set each.
+/// Two strips, which have a set each. What is converted next is loaded, and its stage awaited, before the wait for the
+/// matrix unit.
 template <class Shape, int Eights>
 __device__ __forceinline__ void multiply_unit_registers(WideStages<Shape>& stages, int first, int blocks,
                                                         const WideConsumer& me, float (&sums)[2][Eights][4]) {
     constexpr int strip_bytes = Shape::Weights::kStripStageBytes;
     std::uint32_t a[2][4][4];
-    const std::uint8_t* stage = nullptr;
-    std::uint32_t first_rows = 0;
+    typename Shape::Weights::Slab slab;
+    const std::uint8_t* stage = stages.await();
+    std::uint32_t first_rows = rows_word<Shape>(stage);
+    slab.load(stage + first * strip_bytes, 0, me.slab, me.lane);
     int reading = -1;
 #pragma unroll 1
     for (int done = 0; done < blocks; ++done) {
         const int block = done % Shape::kBlocks;
-        if (block == 0) {
-            stage = stages.await();
-            first_rows = rows_word<Shape>(stage);
-        }
         const std::uint32_t rows = first_rows + static_cast<std::uint32_t>(block) * (Shape::kRowBlockBytes / 16);
-        multiply_block<Shape>(stage + first * strip_bytes, rows, block, me, a[0], sums[0]);
+        multiply_slab(slab, rows, a[0], sums[0]);
+        slab.load(stage + (first + 1) * strip_bytes, block, me.slab, me.lane);
+        ptx::wgmma_wait<1>();
         if (block == 0 && reading >= 0) stages.release(reading);
-        multiply_block<Shape>(stage + (first + 1) * strip_bytes, rows, block, me, a[1], sums[1]);
-        if (block == Shape::kBlocks - 1 || done == blocks - 1) reading = stages.advance();
+        multiply_slab(slab, rows, a[1], sums[1]);
+        const bool last = done == blocks - 1;
+        if (block == Shape::kBlocks - 1 || last) reading = stages.advance();
+        if (!last) {
+            if (block == Shape::kBlocks - 1) {
+                stage = stages.await();
+                first_rows = rows_word<Shape>(stage);
+            }
+            slab.load(stage + first * strip_bytes, (block + 1) % Shape::kBlocks, me.slab, me.lane);
+        }
+        ptx::wgmma_wait<1>();
     }
     ptx::wgmma_wait<0>();
     stages.release(reading);

@@ -26,9 +26,11 @@ class WideQuantize {
     };
 
   public:
-    __device__ WideQuantize(const WideArgs& args, const WideTables& tables)
+    /// `to`: where the rows go.
+    __device__ WideQuantize(const WideArgs& args, const WideTables& tables, void* to)
         : args_(args),
           tables_(tables),
+          to_(to),
           groups_(args.gate_up.padded_cols / 128),
           lane_(static_cast<int>(threadIdx.x) % 32) {}
 
@@ -76,8 +78,8 @@ class WideQuantize {
                 if (weighted) row = quantize(loaded, __shfl_sync(0xFFFFFFFFU, weight, lane));
                 const int begin = __shfl_sync(0xFFFFFFFFU, tile.first, lane);
                 const int rows = __shfl_sync(0xFFFFFFFFU, tile.rows, lane);
-                store(WideTileCodes(wide_x_codes(args_), begin, rows, groups_),
-                      __shfl_sync(0xFFFFFFFFU, place, lane) - begin, first, row);
+                store(WideTileCodes(to_, begin, rows, groups_), __shfl_sync(0xFFFFFFFFU, place, lane) - begin, first,
+                      row);
             }
             loaded = next;
         }
@@ -136,6 +138,7 @@ class WideQuantize {
 
     const WideArgs& args_;
     const WideTables& tables_;
+    void* to_;
     int groups_;
     int lane_;
 };

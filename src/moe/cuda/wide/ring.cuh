@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What fills the ring: a stage holds 64 or 128 columns of a unit's strips and of its rows. One warp copies weights,
-// another one rows, the rest consume; the ring runs on across units, experts and phases.
+// another one rows, the rest consume; the ring runs on across units, experts and phases. The rings of a pair run in
+// step: a stage is free when the consumers of both CTAs have given it back.
 #pragma once
 
 #include <cstdint>
@@ -9,81 +10,85 @@
 #include "cuda/ptx/gather.cuh"
 #include "moe/cuda/stage_ring.cuh"
 #include "moe/cuda/wide/codes.cuh"
+#include "moe/cuda/wide/pair.cuh"
 #include "moe/cuda/wide/rows.cuh"
 
 namespace tokamak::moe::cuda {
 
-/// Copies the weights of a phase, stage by stage. One lane runs it.
+/// Parts that make a row tile's intermediate whole: groups of it, or what the warps of the strips have of it.
 template <class Shape>
-class WideWeightStream {
+__device__ __forceinline__ int wide_tile_parts(const WideArgs& args) {
+    return Shape::kQuantized ? args.down.tiles : args.gate_up.strips * 4;
+}
+
+/// Walks over the units of a phase and copies their weights, stage by stage. One lane runs it.
+template <class Shape>
+__device__ __forceinline__ void copy_wide_weights(const StageRing<Shape>& ring, RingPlace& place,
+                                                  const WideTables& tables, const WideDeals& deals, int& turn,
+                                                  const DecodeMatrix& matrix, bool down) {
     using Weights = typename Shape::Weights;
-
-  public:
-    __device__ WideWeightStream(const WideTables& tables, const DecodeMatrix& matrix, bool down)
-        : walk_(tables, matrix, down),
-          matrix_(matrix),
-          chunks_(Shape::chunks(matrix)),
-          chunk_(chunks_),
-          once_(tables.facts->several == 0) {}
-
-    /// Issues up to `most` stages.
-    __device__ void issue(const StageRing<Shape>& ring, RingPlace& place, int most) {
-        constexpr int stage_tiles = Shape::kBlocks / Weights::kTileBlocks;
-        for (; most > 0; --most) {
-            if (chunk_ == chunks_) {
-                if (!walk_.next(unit_)) return;
-                chunk_ = 0;
-                source_ = matrix_.packed + unit_.expert * matrix_.expert_bytes + unit_.strip * matrix_.strip_bytes;
-            }
-            const int tiles = min(stage_tiles, matrix_.tiles - chunk_ * stage_tiles);
+    constexpr int stage_tiles = Shape::kBlocks / Weights::kTileBlocks;
+    const int chunks = Shape::chunks(matrix);
+    const bool once = Shape::kPairs && tables.facts->several == 0;  // they give way to the rows in the L2
+    const WidePair pair;
+    WideWalk<Shape> walk(tables, deals, matrix, down);
+    WideUnit unit;
+    for (;;) {
+        const bool more = walk.next(++turn, unit);
+        deals.put(turn, more ? unit : WideUnit{.expert = -1});
+        if (!more) return;
+        const WideRange share = pair.share(unit.same_strips, unit.strips);
+        const std::uint8_t* source =
+            matrix.packed + unit.expert * matrix.expert_bytes + (unit.strip + share.first) * matrix.strip_bytes;
+        for (int chunk = 0; chunk < chunks; ++chunk) {
+            const int tiles = min(stage_tiles, matrix.tiles - chunk * stage_tiles);
             const std::uint32_t bytes = static_cast<std::uint32_t>(tiles) * Weights::kTileBytes;
             std::uint64_t* const full = &ring.full[place.slot];
-            std::uint8_t* to = ring.stage(place.slot);
+            std::uint8_t* to = ring.stage(place.slot) + share.first * Weights::kStripStageBytes;
             ptx::barrier_wait(&ring.empty[place.slot], place.parity ^ 1U);
-            ptx::barrier_arrive_expect(full, bytes * static_cast<std::uint32_t>(unit_.strips));
-            const std::uint8_t* from = source_;
-            for (int strip = 0; strip < unit_.strips; ++strip) {
-                if (Shape::kQuantized && once_)
+            ptx::barrier_arrive_expect(full, bytes * static_cast<std::uint32_t>(unit.strips));
+            const std::uint8_t* from = source;
+            for (int strip = share.first; strip < share.last; ++strip) {
+                if (once)
                     ptx::bulk_copy_once(to, from, bytes, full);
                 else
-                    ptx::bulk_copy(to, from, bytes, full);
+                    pair.copy(unit.same_strips, to, from, bytes, full);
                 to += Weights::kStripStageBytes;
-                from += matrix_.strip_bytes;
+                from += matrix.strip_bytes;
             }
-            source_ += bytes;
-            ++chunk_;
+            source += bytes;
             place.advance(ring.stages);
         }
     }
-
-  private:
-    WideWalk<Shape> walk_;
-    const DecodeMatrix& matrix_;
-    int chunks_;
-    int chunk_;
-    bool once_;  ///< no other unit reads the same weights: they give way to the rows in the L2
-    WideUnit unit_{};
-    const std::uint8_t* source_ = nullptr;
-};
+}
 
 /// Copies the rows of a phase, stage by stage. One lane runs it.
 template <class Shape>
-__device__ __forceinline__ void copy_wide_rows(const StageRing<Shape>& ring, RingPlace& place, const WideTables& tables,
-                                               const DecodeMatrix& matrix, void* all, bool down) {
-    WideWalk<Shape> walk(tables, matrix, down);
-    WideUnit unit;
+__device__ __forceinline__ void copy_wide_rows(const StageRing<Shape>& ring, RingPlace& place, const WideDeals& deals,
+                                               int& turn, const WideArgs& args, bool down) {
+    const DecodeMatrix& matrix = down ? args.down : args.gate_up;
+    void* const all = down ? args.intermediate : wide_x_rows<Shape>(args);
+    const WidePair pair;
     const int blocks = matrix.padded_cols / 64;
-    while (walk.next(unit)) {
+    while (const WideUnit* const next = deals.await(++turn)) {
+        const WideUnit unit = *next;
+        if (down) {
+            TileCounts{args.tile_parts}.await(unit.tile, wide_tile_parts<Shape>(args));
+            ptx::fence_all_async();
+        }
         const TileRows rows(all, unit.first, unit.rows, matrix.padded_cols);
         const auto bytes = static_cast<std::uint32_t>(unit.rows) * 128;
+        const WideRange share = pair.share(!unit.same_strips, unit.rows);
+        const auto own = static_cast<std::uint32_t>(share.last - share.first) * 128;
         for (int first = 0; first < blocks; first += Shape::kBlocks) {
             std::uint64_t* const full = &ring.full[place.slot];
-            std::uint8_t* const to = ring.stage(place.slot) + Shape::kRowsOffset;
+            std::uint8_t* const to = ring.stage(place.slot) + Shape::kRowsOffset + share.first * 128;
             const int count = min(Shape::kBlocks, blocks - first);
             ptx::barrier_wait(&ring.empty[place.slot], place.parity ^ 1U);
             ptx::barrier_arrive_expect(full, bytes * static_cast<std::uint32_t>(count));
-            for (int block = 0; block < count; ++block)
-                ptx::bulk_copy(to + block * Shape::kRowBlockBytes, rows.block(first + block), bytes, full);
+            for (int block = 0; block < count && own > 0; ++block)
+                pair.copy(!unit.same_strips, to + block * Shape::kRowBlockBytes,
+                          rows.block(first + block) + share.first * 128, own, full);
             place.advance(ring.stages);
         }
     }
@@ -92,19 +97,23 @@ __device__ __forceinline__ void copy_wide_rows(const StageRing<Shape>& ring, Rin
 /// The same for quantised rows, with the scales of the strips: those of tile t lie behind a strip's tiles, those of
 /// tiles 2n and 2n + 1 at 16n.
 template <class Shape>
-__device__ __forceinline__ void copy_wide_codes(const StageRing<Shape>& ring, RingPlace& place,
-                                                const WideTables& tables, const WideArgs& args, bool down) {
+__device__ __forceinline__ void copy_wide_codes(const StageRing<Shape>& ring, RingPlace& place, const WideDeals& deals,
+                                                int& turn, const WideArgs& args, bool down) {
     const DecodeMatrix& matrix = down ? args.down : args.gate_up;
-    void* const all = down ? args.intermediate : wide_x_codes(args);
-    WideWalk<Shape> walk(tables, matrix, down);
-    WideUnit unit;
-    while (walk.next(unit)) {
+    void* const all = down ? args.intermediate : wide_x_rows<Shape>(args);
+    const WidePair pair;
+    while (const WideUnit* const next = deals.await(++turn)) {
+        const WideUnit unit = *next;
         if (down) {
-            TileCounts{args.tile_groups}.await(unit.tile, matrix.tiles);
+            TileCounts{args.tile_parts}.await(unit.tile, wide_tile_parts<Shape>(args));
             ptx::fence_all_async();
         }
         const WideTileCodes codes(all, unit.first, unit.rows, matrix.tiles);
         const auto bytes = static_cast<std::uint32_t>(codes.group_bytes());
+        const WideRange pieces = pair.share(!unit.same_strips, codes.group_bytes() / 16);
+        const int first = pieces.first * 16;
+        const auto own = static_cast<std::uint32_t>(pieces.last * 16 - first);
+        const WideRange strips = pair.share(unit.same_strips, unit.strips);
         const std::uint8_t* const scales = matrix.packed + unit.expert * matrix.expert_bytes +
                                            unit.strip * matrix.strip_bytes +
                                            static_cast<std::int64_t>(matrix.tiles) * Shape::Weights::kTileBytes;
@@ -113,11 +122,12 @@ __device__ __forceinline__ void copy_wide_codes(const StageRing<Shape>& ring, Ri
             std::uint8_t* const stage = ring.stage(place.slot);
             ptx::barrier_wait(&ring.empty[place.slot], place.parity ^ 1U);
             ptx::barrier_arrive_expect(full, bytes + static_cast<std::uint32_t>(unit.strips) * kWideScaleBytes);
-            ptx::bulk_copy(stage + Shape::kRowsOffset, codes.group(tile), bytes, full);
-            const std::uint8_t* from = scales + tile / 2 * kWideScaleBytes;
-            for (int strip = 0; strip < unit.strips; ++strip, from += matrix.strip_bytes)
-                ptx::bulk_copy(stage + Shape::kStripScalesOffset + strip * kWideScaleBytes, from, kWideScaleBytes,
-                               full);
+            if (own > 0)
+                pair.copy(!unit.same_strips, stage + Shape::kRowsOffset + first, codes.group(tile) + first, own, full);
+            const std::uint8_t* from = scales + tile / 2 * kWideScaleBytes + strips.first * matrix.strip_bytes;
+            for (int strip = strips.first; strip < strips.last; ++strip, from += matrix.strip_bytes)
+                pair.copy(unit.same_strips, stage + Shape::kStripScalesOffset + strip * kWideScaleBytes, from,
+                          kWideScaleBytes, full);
             place.advance(ring.stages);
         }
     }

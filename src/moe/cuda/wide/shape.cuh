@@ -19,6 +19,10 @@ struct WideShape {
     static constexpr int kLeastRows = LeastRows_;
     static constexpr int kStepRows = StepRows_;
     static constexpr int kMostRows = MostRows_;
+    static constexpr bool kPairs = Weights::kFromShared;  ///< CTAs share what they copy (WidePair)
+    /// Quantised: tiles of more rows have them as the first operand, 128 of them.
+    static constexpr int kNarrowRows = Weights::kQuantized ? 80 : kMostRows;
+    static_assert(kMostRows % kStepRows == 0 && kLeastRows % kStepRows == 0);
     static constexpr int kStrips = kWarpgroups * kStripsEach;
     static constexpr int kConsumerWarps = kWarpgroups * 4;
     static constexpr int kThreads = (kConsumerWarps + 4) * 32;
@@ -42,11 +46,6 @@ struct WideShape {
     __device__ static int chunks(const DecodeMatrix& matrix) {
         constexpr int tiles = kBlocks / Weights::kTileBlocks;
         return (matrix.tiles + tiles - 1) / tiles;
-    }
-    /// Rows that a tile is multiplied as.
-    __device__ static int width(int rows) {
-        return rows <= kLeastRows ? kLeastRows
-                                  : kLeastRows + (rows - kLeastRows + kStepRows - 1) / kStepRows * kStepRows;
     }
 };
 

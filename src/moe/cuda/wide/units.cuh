@@ -4,7 +4,9 @@
 
 #include <cstdint>
 
+#include "moe/cuda/stage_ring.cuh"
 #include "moe/cuda/wide/lists.cuh"
+#include "moe/cuda/wide/pair.cuh"
 
 namespace tokamak::moe::cuda {
 
@@ -16,6 +18,65 @@ struct WideUnit {
     int rows;
     int strip;
     int strips;
+    bool same_strips;  ///< as the other CTA of the pair, for another row tile; otherwise it has the same rows
+};
+
+/// A unit with the turn that it is for, counted from 1.
+struct WideDeal {
+    WideUnit unit;
+    int turn;
+};
+static_assert(sizeof(WideDeal) <= kWideDealBytes);
+
+/// The units of a CTA in shared memory: the warp that copies weights walks over them, the other roles read what it
+/// found. A phase ends with a unit of no expert.
+struct WideDeals {
+    std::uint8_t* memory;
+
+    [[nodiscard]] __device__ WideDeal& at(int turn) const {
+        return *reinterpret_cast<WideDeal*>(memory + turn % kWideDeals * kWideDealBytes);
+    }
+    /// By all threads of a CTA.
+    __device__ void clear() const {
+        if (threadIdx.x >= kWideDeals) return;
+        at(static_cast<int>(threadIdx.x)).turn = 0;
+        *told(static_cast<int>(threadIdx.x)) = 0;
+    }
+    /// What the first CTA of a pair told the second one, which has it here: a number below, its turn above.
+    [[nodiscard]] __device__ std::uint64_t* told(int turn) const {
+        return reinterpret_cast<std::uint64_t*>(memory + kWideDeals * kWideDealBytes) + turn % kWideDeals;
+    }
+    __device__ void tell(int turn, int number) const {
+        const std::uint64_t both = static_cast<std::uint64_t>(turn) << 32 | static_cast<std::uint32_t>(number);
+        asm volatile("st.relaxed.cluster.shared::cluster.u64 [%0], %1;" ::"r"(ptx::address_in(1, told(turn))), "l"(both)
+                     : "memory");
+    }
+    [[nodiscard]] __device__ int await_told(int turn) const {
+        std::uint64_t both = 0;
+        while (both >> 32 != static_cast<std::uint64_t>(turn))
+            asm volatile("ld.relaxed.cluster.shared::cta.u64 %0, [%1];"
+                         : "=l"(both)
+                         : "r"(ptx::shared_address(told(turn)))
+                         : "memory");
+        return static_cast<int>(both & 0xFFFFFFFFU);
+    }
+    __device__ void put(int turn, const WideUnit& unit) const {
+        WideDeal& deal = at(turn);
+        deal.unit = unit;
+        asm volatile("st.release.cta.shared.s32 [%0], %1;" ::"r"(ptx::shared_address(&deal.turn)), "r"(turn)
+                     : "memory");
+    }
+    /// The unit of a turn; null at the end of a phase.
+    [[nodiscard]] __device__ const WideUnit* await(int turn) const {
+        const WideDeal& deal = at(turn);
+        int found = 0;
+        while (found != turn)
+            asm volatile("ld.acquire.cta.shared.s32 %0, [%1];"
+                         : "=r"(found)
+                         : "r"(ptx::shared_address(&deal.turn))
+                         : "memory");
+        return deal.unit.expert < 0 ? nullptr : &deal.unit;
+    }
 };
 
 /// Work on the parts of tokens: a warp takes neighbouring parts of one, so many that there are about two jobs for each
@@ -31,72 +92,86 @@ struct WideSpans {
     }
 };
 
+/// Numbers of jobs, dealt to the warp that asks first: what an SM gets of the memory's bandwidth differs by a factor.
+/// The next number is on its way while a job is done.
+class WideJobs {
+  public:
+    /// `warp` of `warps` of the grid.
+    __device__ WideJobs(std::int32_t* dealt, int warp, int warps) : dealt_(dealt), warps_(warps), ahead_(warp) {}
+    /// By a whole warp.
+    __device__ __forceinline__ int take() {
+        const int number = __shfl_sync(0xFFFFFFFFU, ahead_, 0);
+        if (threadIdx.x % 32 == 0) ahead_ = warps_ + atomicAdd(dealt_, 1);
+        return number;
+    }
+
+  private:
+    std::int32_t* dealt_;
+    int warps_;
+    int ahead_;
+};
+
 /// Deals units to the CTAs. They are numbered expert by expert, in an expert strips by strips, then row tile by row
 /// tile; those of a row tile share its strips evenly, or have whole groups of them.
-/// One row tile for each expert: a CTA takes a contiguous range of equal cost.
-/// Several, or quantised rows: units are dealt in turn: row tiles that need the same weights are at work at the same
-/// time, so that all but one find them in the L2. Quantised rows: the down phase goes on where the dealing of the first
-/// phase ended, and the first experts are complete long before its end.
+/// Pairs: a row tile has an even number of units, so that the CTAs of a pair always have neighbouring ones: of two row
+/// tiles, or of one that has no other to go with.
+/// A unit goes to the CTA or pair that asks first, for their costs differ. Row tiles that need the same weights are at
+/// work at the same time, so that all but one find them in the L2, and the first experts are complete long before the
+/// end of the first phase.
 template <class Shape>
 class WideWalk {
   public:
-    __device__ WideWalk(const WideTables& tables, const DecodeMatrix& matrix, bool down)
+    __device__ WideWalk(const WideTables& tables, const WideDeals& deals, const DecodeMatrix& matrix, bool down)
         : tables_(tables),
+          deals_(deals),
           strips_(matrix.strips),
           step_(down ? 1 : Shape::kGroupStrips),
           steps_((strips_ + step_ - 1) / step_),
           units_(down ? tables.facts->down_units : tables.facts->gate_up_units) {
-        const bool ranges = tables.facts->several == 0 && !Shape::kQuantized;
-        int cta = static_cast<int>(blockIdx.x);
-        if (Shape::kQuantized && down) {
-            const int ctas = static_cast<int>(gridDim.x);
-            cta = (cta + ctas - tables.facts->tiles * tables.facts->gate_up_units % ctas) % ctas;
-        }
-        next_ = ranges ? first_unit(cta) : cta;
-        end_ = ranges ? first_unit(cta + 1) : tables.facts->tiles * units_;
-        stride_ = ranges ? 1 : static_cast<int>(gridDim.x);
+        dealt_ = tables.dealt + (down ? kWideDownUnits : kWideGateUpUnits);
+        end_ = tables.facts->tiles * units_;
     }
 
-    __device__ bool next(WideUnit& unit) {
-        if (next_ >= end_) return false;
-        while (tables_.tiles[expert_ + 1] * units_ <= next_) ++expert_;
-        const int inside = next_ - tables_.tiles[expert_] * units_;
-        const int count = tables_.tile_count(expert_);
-        const int tile_rows = tables_.tile_rows(expert_);
-        const int part = inside / count;
-        const int tile = inside - part * count;
+    __device__ bool next(int turn, WideUnit& unit) {
+        const int number = ask(turn);
+        if (number >= end_) return false;
+        while (tables_.tiles[expert_ + 1] * units_ <= number) ++expert_;
+        const int inside = number - tables_.tiles[expert_] * units_;
+        const WideRowSplit split = tables_.split(expert_);
+        const int paired = tables_.paired_tiles(expert_);
+        const int alone = inside - paired * units_;
+        unit.same_strips = alone < 0;
+        const int tile = unit.same_strips ? inside % paired : paired + alone / units_;
+        const int part = unit.same_strips ? inside / paired : alone % units_;
         unit.expert = expert_;
         unit.tile = tables_.tiles[expert_] + tile;
-        unit.first = tables_.begins[expert_] + tile * tile_rows;
-        unit.rows = min(tile_rows, tables_.begins[expert_ + 1] - unit.first);
+        unit.first = tables_.begins[expert_] + split.first(tile);
+        unit.rows = split.rows_of(tile);
         unit.strip = steps_ * part / units_ * step_;
         unit.strips = min(steps_ * (part + 1) / units_ * step_, strips_) - unit.strip;
-        next_ += stride_;
         return true;
     }
 
   private:
-    /// The first unit whose cost before it reaches the share of the CTAs before `cta`.
-    [[nodiscard]] __device__ int first_unit(int cta) const {
-        const WideFacts& facts = *tables_.facts;
-        const std::int64_t share = static_cast<std::int64_t>(facts.cost) * units_ * cta / gridDim.x;
-        if (cta == static_cast<int>(gridDim.x) || facts.tiles == 0) return facts.tiles * units_;
-        int expert = 0;
-        while (static_cast<std::int64_t>(tables_.costs[expert + 1]) * units_ <= share) ++expert;
-        const int cost = tables_.costs[expert + 1] - tables_.costs[expert];
-        const auto inside = static_cast<int>(share - static_cast<std::int64_t>(tables_.costs[expert]) * units_);
-        return tables_.tiles[expert] * units_ + min(units_, (inside + cost - 1) / cost);
+    /// The number of the next unit. Of a pair, one asks for both.
+    [[nodiscard]] __device__ int ask(int turn) const {
+        if (pair_.size == 1) return atomicAdd(dealt_, 1);
+        if (pair_.rank == 1) return deals_.await_told(turn) + 1;
+        const int number = 2 * atomicAdd(dealt_, 1);
+        deals_.tell(turn, number);
+        return number;
     }
 
+    WidePair pair_;
     const WideTables& tables_;
+    const WideDeals& deals_;
     int strips_;
     int step_;   ///< strips that stay together
     int steps_;  ///< of a row tile
     int units_;
-    int next_;
     int end_;
-    int stride_;
     int expert_ = 0;
+    std::int32_t* dealt_;  ///< units of the phase that CTAs have asked for
 };
 
 }  // namespace tokamak::moe::cuda

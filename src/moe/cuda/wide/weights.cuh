@@ -7,7 +7,6 @@
 //   kQuantized                  rows are e4m3 with a scale for each 128 columns; strips end with scales of tiles
 //   kSumScale                   true units of a sum
 //   kGlobalScales               strips end with two scales, for rows g and g + 8 of each 16
-//   kStripCost                  reading and converting, where a column of the matrix unit costs 1
 #pragma once
 
 #include "moe/cuda/grouped/weights_4bit.cuh"
@@ -24,7 +23,6 @@ struct WideE4m3 {
     static constexpr bool kQuantized = true;
     static constexpr bool kGlobalScales = false;
     static constexpr float kSumScale = 1.0F;
-    static constexpr int kStripCost = 400;
 };
 
 struct WideBf16 {
@@ -36,7 +34,6 @@ struct WideBf16 {
     static constexpr bool kQuantized = false;
     static constexpr bool kGlobalScales = false;
     static constexpr float kSumScale = 1.0F;
-    static constexpr int kStripCost = 400;
 };
 
 template <class Weights>
@@ -44,13 +41,11 @@ struct Wide4Bit : Weights {
     static constexpr bool kFromShared = false;
     static constexpr bool kQuantized = false;
     static constexpr bool kGlobalScales = false;
-    static constexpr int kStripCost = 72;
 };
 
 struct WideNvfp4 : Nvfp4Weights {
     static constexpr bool kFromShared = false;
     static constexpr bool kQuantized = false;
-    static constexpr int kStripCost = 84;
 };
 
 }  // namespace tokamak::moe::cuda

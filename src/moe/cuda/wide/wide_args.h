@@ -14,6 +14,21 @@ inline constexpr int kWidePatchBytes = kWideTurnBytes + 128;
 /// What the consumers share about each row of a unit whose results are quantised.
 inline constexpr int kWideGroupRowBytes = 12;
 
+inline constexpr int kMostWideStages = 8;
+/// What is dealt to who asks: units of the phases, and jobs of what surrounds them.
+inline constexpr int kWideGateUpUnits = 0;
+inline constexpr int kWideDownUnits = 1;
+inline constexpr int kWidePrepareJobs = 2;
+inline constexpr int kWideCombineJobs = 3;
+/// Warps that have cleared what they had to.
+inline constexpr int kWideCleared = 4;
+inline constexpr int kWideCounters = 5;
+
+/// Units that a CTA keeps, more than it can have at hand: a role is at most a ring of stages behind the first one, and
+/// a unit has a stage at least.
+inline constexpr int kWideDeals = 16;
+inline constexpr int kWideDealBytes = 32;
+
 /// Byte offsets into dynamic shared memory; the ring comes first, building the lists uses its place.
 struct WideShared {
     int barriers = 0;  ///< [2, stages]
@@ -21,21 +36,23 @@ struct WideShared {
     int patches = 0;   ///< [consumer warps, kWidePatchBytes]
     int group = 0;     ///< WideGroupScratch, for quantised rows
     int begins = 0;    ///< [local experts + 1]: first place of an expert in the list of routes
+    int deals = 0;     ///< [kWideDeals] of WideDeal, then of what one CTA of a pair tells the other
     int tiles = 0;     ///< [local experts + 1]: row tiles before an expert
-    int costs = 0;     ///< [local experts + 1]: cost of a strip for all tiles before an expert
     int bytes = 0;
 };
 
-/// `partials` holds the rows of x until the second phase writes it (TileRows); so does `intermediate` its own.
-/// Quantised rows of x lie behind the results, which are in bf16 (WideTileCodes).
+/// `partials` holds rows of results (results.cuh) and, behind them, the rows of x in the form of the ring (TileRows,
+/// WideTileCodes); in that form `intermediate` has its own.
 struct WideArgs : DecodeArgs {
-    DecodeRows input_weights;             ///< of RoutingWeight::input
-    std::int64_t first_token = 0;         ///< of the pass
-    int pass_tokens = 0;                  ///< at most, from there on
-    std::int32_t* list = nullptr;         ///< workspace: [routes], routes expert by expert
-    std::int32_t* counts = nullptr;       ///< workspace: [CTAs, local experts], routes of a CTA's share
-    std::int32_t* places = nullptr;       ///< workspace: [routes], their places in the list or -1, for quantised rows
-    std::int32_t* tile_groups = nullptr;  ///< workspace: [row tiles], groups of a tile's intermediate that are there
+    DecodeRows input_weights;            ///< of RoutingWeight::input
+    std::int64_t first_token = 0;        ///< of the pass
+    int pass_tokens = 0;                 ///< at most, from there on
+    std::int32_t* list = nullptr;        ///< workspace: [routes], routes expert by expert
+    std::int32_t* counts = nullptr;      ///< workspace: [CTAs, local experts], routes of a CTA's share
+    std::int32_t* places = nullptr;      ///< workspace: [routes], their places in the list or -1
+    std::int32_t* tile_parts = nullptr;  ///< workspace: [row tiles], parts of a tile's intermediate that are there
+    std::int32_t* dealt = nullptr;       ///< workspace: [kWideCounters]
+    bool atomic = false;                 ///< results are added to `out` instead of kept for a combine
     int stages = 0;
     WideShared lists;
 };
@@ -48,9 +65,10 @@ struct WideInstance {
     int stage_bytes = 0;
     int most_rows = 0;  ///< of a unit
     bool quantized = false;
+    bool pairs = false;  ///< clusters of two CTAs
 };
 
-WideInstance wide_bf16_n192();
+WideInstance wide_bf16_n160();
 WideInstance wide_fp8_block_n128();
 WideInstance wide_int4_g32_n128();
 WideInstance wide_int4_g64_n128();

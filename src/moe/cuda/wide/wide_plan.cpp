@@ -9,7 +9,6 @@ namespace tokamak::moe::cuda {
 namespace {
 
 constexpr int kLeastStages = 2;
-constexpr int kMostStages = 8;
 // Building the lists takes the place of two stages, 100 KB: 8 bytes for each expert, 4 for each route of a CTA.
 constexpr int kMostExperts = 4096;
 constexpr std::int64_t kMostCtaRoutes = 16384;
@@ -35,9 +34,9 @@ std::int64_t lay_out(std::int64_t experts, WideVariant& variant) {
     shared.patches = booking.take((variant.instance.threads / 32 - 4) * kWidePatchBytes);
     if (variant.instance.quantized)
         shared.group = booking.take(std::int64_t{variant.instance.most_rows} * kWideGroupRowBytes);
+    shared.deals = booking.take(std::int64_t{kWideDeals} * (kWideDealBytes + 8));
     shared.begins = booking.take((experts + 1) * 4);
     shared.tiles = booking.take((experts + 1) * 4);
-    shared.costs = booking.take((experts + 1) * 4);
     shared.bytes = static_cast<int>(booking.bytes);
     return booking.bytes;
 }
@@ -49,7 +48,7 @@ std::vector<WideInstance> wide_instances(const WeightSpec& spec, bool quantized)
         case WeightFormat::fp8_block:
             if (quantized) return {wide_fp8_block_n128()};
             return {};
-        case WeightFormat::bf16: return {wide_bf16_n192()};
+        case WeightFormat::bf16: return {wide_bf16_n160()};
         case WeightFormat::mxfp4: return {wide_mxfp4_n128()};
         case WeightFormat::nvfp4: return {wide_nvfp4_n128()};
         case WeightFormat::int4: break;
@@ -64,7 +63,7 @@ std::vector<WideInstance> wide_instances(const WeightSpec& spec, bool quantized)
 }
 
 std::int64_t most_wide_tokens(const FusedMoeProblem& problem, int grid) noexcept {
-    return std::min(problem.max_tokens, std::max<std::int64_t>(1, grid * kMostCtaRoutes / problem.top_k));
+    return std::min(problem.max_tokens, std::max<std::int64_t>(1, wide_grid(grid) * kMostCtaRoutes / problem.top_k));
 }
 
 std::vector<WideVariant> wide_variants(const FusedMoeProblem& problem, std::size_t shared_limit) {
@@ -72,7 +71,7 @@ std::vector<WideVariant> wide_variants(const FusedMoeProblem& problem, std::size
     std::vector<WideVariant> variants;
     if (experts > kMostExperts) return variants;
     for (const WideInstance& instance : wide_instances(problem.weights, problem.quantize_activations)) {
-        WideVariant variant{.instance = instance, .stages = kMostStages, .shared = {}};
+        WideVariant variant{.instance = instance, .stages = kMostWideStages, .shared = {}};
         while (variant.stages >= kLeastStages && lay_out(experts, variant) > static_cast<std::int64_t>(shared_limit))
             --variant.stages;
         if (variant.stages >= kLeastStages) variants.push_back(variant);

@@ -21,6 +21,9 @@ struct WideVariant {
 /// The instances for a weight format and, with fp8_block, a form of the activations; none if it has no kernel.
 std::vector<WideInstance> wide_instances(const WeightSpec& spec, bool quantized);
 
+/// CTAs of a launch: pairs, or one.
+constexpr int wide_grid(int grid) noexcept { return grid > 1 ? grid / 2 * 2 : 1; }
+
 /// Tokens of a launch of `grid` CTAs where the workspace is not limited.
 std::int64_t most_wide_tokens(const FusedMoeProblem& problem, int grid) noexcept;
 

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where rows of results lie, one for each route, and the rows of x behind them: the down phase of one CTA runs beside
+// the gate/up phase of another. Results are in f32, those of quantised rows in bf16.
+#pragma once
+
+#include <cstdint>
+
+#include "moe/cuda/wide/wide_args.h"
+
+namespace tokamak::moe::cuda {
+
+/// Columns of a row, in bf16 (`half`) or f32: rows begin at 16 bytes.
+__device__ __forceinline__ std::int64_t wide_result_stride(const WideArgs& args, bool half) {
+    const int columns = half ? 8 : 4;
+    return (args.gate_up.cols + columns - 1) / columns * columns;
+}
+
+/// Rows of x in the form of the ring.
+template <class Shape>
+__device__ __forceinline__ void* wide_x_rows(const WideArgs& args) {
+    constexpr bool half = Shape::kQuantized;
+    return reinterpret_cast<std::uint8_t*>(args.partials) +
+           static_cast<std::int64_t>(args.pass_tokens) * args.top_k * wide_result_stride(args, half) * (half ? 2 : 4);
+}
+
+}  // namespace tokamak::moe::cuda

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+// The atomic combine: warps without work clear the rows of `out` under the first phase (shared output, what is
+// accumulated on), then every unit of the second adds its weighted results to them.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+#include "moe/cuda/elements.cuh"
+#include "moe/cuda/tile_rows.cuh"
+#include "moe/cuda/wide/finish.cuh"
+
+namespace tokamak::moe::cuda {
+
+/// Warps of a CTA that clear.
+inline constexpr int kWideClearWarps = 2;
+
+/// What rows of `out` hold before results are added. By the clearing warps of all CTAs.
+class WideClear {
+  public:
+    __device__ explicit WideClear(const WideArgs& args) : args_(args), lane_(static_cast<int>(threadIdx.x) % 32) {}
+
+    /// `warp` of the CTA's.
+    __device__ void run(int count, int warp) const {
+        if (!args_.accumulate || args_.shared_output.data != nullptr)
+            for (int token = static_cast<int>(blockIdx.x) * kWideClearWarps + warp; token < count;
+                 token += static_cast<int>(gridDim.x) * kWideClearWarps)
+                clear(args_.first_token + token);
+        __syncwarp();
+        if (lane_ == 0) TileCounts{args_.dealt}.add(kWideCleared);
+    }
+    /// Of all rows; by a whole warp.
+    __device__ static void await(const WideArgs& args) {
+        if (threadIdx.x % 32 == 0)
+            TileCounts{args.dealt}.await(kWideCleared, static_cast<int>(gridDim.x) * kWideClearWarps);
+        __syncwarp();
+    }
+
+  private:
+    __device__ void clear(std::int64_t row) const {
+        const int hidden = args_.gate_up.cols;
+        const std::int64_t to = row * args_.out_stride;
+        const int bytes = args_.out_dtype == DType::f32 ? 4 : 2;
+        auto* const begin = static_cast<std::uint8_t*>(args_.out) + to * bytes;
+        if (args_.shared_output.data == nullptr && reinterpret_cast<std::uintptr_t>(begin) % 16 == 0 &&
+            hidden * bytes % 16 == 0) {
+            for (int at = lane_ * 16; at < hidden * bytes; at += 512)
+                *reinterpret_cast<uint4*>(begin + at) = {0, 0, 0, 0};
+            return;
+        }
+#pragma unroll 4
+        for (int col = lane_; col < hidden; col += 32) {
+            float value = args_.accumulate ? load_element(args_.out, args_.out_dtype, to + col) : 0.0F;
+            if (args_.shared_output.data != nullptr) value += load_element(args_.shared_output, row, col);
+            store_element(args_.out, args_.out_dtype, to + col, value);
+        }
+    }
+
+    const WideArgs& args_;
+    int lane_;
+};
+
+__device__ __forceinline__ void add_element(void* data, DType dtype, std::int64_t index, float value) {
+    if (dtype == DType::bf16)
+        atomicAdd(static_cast<__nv_bfloat16*>(data) + index, __float2bfloat16_rn(value));
+    else if (dtype == DType::f16)
+        atomicAdd(static_cast<__half*>(data) + index, __float2half_rn(value));
+    else
+        atomicAdd(static_cast<float*>(data) + index, value);
+}
+
+/// Eight elements at an address that is a multiple of 16.
+__device__ __forceinline__ void add_eight_bf16(void* to, const uint4& eight) {
+    asm volatile("red.relaxed.gpu.global.add.noftz.v4.bf16x2 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(eight.x),
+                 "r"(eight.y), "r"(eight.z), "r"(eight.w)
+                 : "memory");
+}
+
+/// Tokens of a unit's rows and what their results are multiplied by: lane l has rows l, l + 32 and so on.
+template <int Eights>
+struct WideRowTargets {
+    int tokens[(Eights + 3) / 4];  ///< -1 behind the last row
+    float weights[(Eights + 3) / 4];
+
+    __device__ __forceinline__ WideRowTargets(const WideArgs& args, const WideUnit& unit, int lane) {
+#pragma unroll
+        for (int i = 0; i < (Eights + 3) / 4; ++i) {
+            const int row = i * 32 + lane;
+            tokens[i] = row < unit.rows ? __ldcg(args.list + unit.first + row) : -1;
+        }
+#pragma unroll
+        for (int i = 0; i < (Eights + 3) / 4; ++i) {
+            weights[i] = 1.0F;
+            if (tokens[i] < 0) continue;
+            const int token = tokens[i] / args.top_k;
+            if (args.weights.data != nullptr)
+                weights[i] = load_element(args.weights, args.first_token + token, tokens[i] - token * args.top_k);
+            tokens[i] = token;
+        }
+    }
+    [[nodiscard]] __device__ __forceinline__ int token(int eight, int row) const {
+        return __shfl_sync(0xFFFFFFFFU, tokens[eight / 4], eight % 4 * 8 + row);
+    }
+    [[nodiscard]] __device__ __forceinline__ float weight(int eight, int row) const {
+        return __shfl_sync(0xFFFFFFFFU, weights[eight / 4], eight % 4 * 8 + row);
+    }
+};
+
+/// 16 rows at a time turned by way of `patch`: two lanes add the 16 columns that a warp has of one.
+template <class Shape, int Eights>
+__device__ __forceinline__ void scatter_vectors(const WideArgs& args, const WideRowTargets<Eights>& targets, int strip,
+                                                const WideConsumer& me, std::uint8_t* patch,
+                                                const WideLaneRows<Shape, true>& rows, const float (&sums)[Eights][4]) {
+    const float biases[2] = {rows.low.value(), rows.high.value()};
+    const float scales[2] = {rows.scale_low, rows.scale_high};
+    const int half = me.lane % 2;
+    const int col = strip * 64 + me.slab * 16 + half * 8;
+    const std::uint32_t own = ptx::shared_address(patch) + static_cast<std::uint32_t>(me.lane) * 16;
+    const std::uint8_t* const turned = patch + ((me.lane / 16 * 2 + half) * 8 + me.lane / 2 % 8) * 16;
+#pragma unroll
+    for (int n = 0; n < Eights; n += 2) {
+        std::uint32_t pairs[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            const float(&s)[4] = sums[n + i / 2];
+            const int high = i % 2;
+            const float even = targets.weight(n + i / 2, me.lane % 4 * 2);
+            const float odd = targets.weight(n + i / 2, me.lane % 4 * 2 + 1);
+            const __nv_bfloat162 pair = __floats2bfloat162_rn(fmaf(s[high * 2], scales[high], biases[high]) * even,
+                                                              fmaf(s[high * 2 + 1], scales[high], biases[high]) * odd);
+            pairs[i] = *reinterpret_cast<const std::uint32_t*>(&pair);
+        }
+        const int token = targets.token(n, me.lane / 2);
+        __syncwarp();
+        ptx::store_matrix_transposed_x4(own, pairs);
+        __syncwarp();
+        const uint4 eight = *reinterpret_cast<const uint4*>(turned);
+        if (token >= 0 && col < args.gate_up.cols)
+            add_eight_bf16(static_cast<__nv_bfloat16*>(args.out) + (args.first_token + token) * args.out_stride + col,
+                           eight);
+    }
+}
+
+template <class Shape, int Eights>
+__device__ __forceinline__ void scatter_elements(const WideArgs& args, const WideRowTargets<Eights>& targets, int strip,
+                                                 const WideConsumer& me, const WideLaneRows<Shape, true>& rows,
+                                                 const float (&sums)[Eights][4]) {
+    const int col = strip * 64 + me.slab * 16 + me.lane / 4;
+    const float low = rows.low.value();
+    const float high = rows.high.value();
+#pragma unroll
+    for (int n = 0; n < Eights; ++n)
+#pragma unroll
+        for (int odd = 0; odd < 2; ++odd) {
+            const int token = targets.token(n, me.lane % 4 * 2 + odd);
+            const float weight = targets.weight(n, me.lane % 4 * 2 + odd);
+            const std::int64_t to = (args.first_token + token) * args.out_stride + col;
+            if (token >= 0 && col < args.gate_up.cols)
+                add_element(args.out, args.out_dtype, to, fmaf(sums[n][odd], rows.scale_low, low) * weight);
+            if (token >= 0 && col + 8 < args.gate_up.cols)
+                add_element(args.out, args.out_dtype, to + 8, fmaf(sums[n][odd + 2], rows.scale_high, high) * weight);
+        }
+}
+
+/// Whether `out` takes 16 bytes of bf16 at once.
+__device__ __forceinline__ bool adds_vectors(const WideArgs& args) {
+    const auto bits = reinterpret_cast<std::uintptr_t>(args.out) | static_cast<std::uintptr_t>(args.out_stride * 2);
+    return args.out_dtype == DType::bf16 && bits % 16 == 0 && args.gate_up.cols % 8 == 0;
+}
+
+/// Adds a strip's weighted results to `out`, 16 bytes a lane if it takes them.
+template <class Shape, int Eights>
+__device__ __forceinline__ void finish_down_scatter(const WideArgs& args, const WideUnit& unit, int strip,
+                                                    const WideConsumer& me, std::uint8_t* patch,
+                                                    const float (&sums)[Eights][4]) {
+    WideLaneRows<Shape, true> rows;
+    rows.load(args, unit.expert, strip, me);
+    const WideRowTargets<Eights> targets(args, unit, me.lane);
+    if (adds_vectors(args))
+        scatter_vectors<Shape>(args, targets, strip, me, patch, rows, sums);
+    else
+        scatter_elements<Shape>(args, targets, strip, me, rows, sums);
+}
+
+}  // namespace tokamak::moe::cuda
