@@ -106,6 +106,13 @@ class RowStream {
         far_ = load_index(*params_, *columns_, token_, column_ + kBlocks * kRowBlock);
     }
 
+    /// Masked rows of the group turned to are read from `zeros` instead.
+    __device__ __forceinline__ void redirect(const void* zeros) {
+        if (own_.valid) return;
+        own_.values = static_cast<const std::uint8_t*>(zeros);
+        own_.scales = own_.values;
+    }
+
     /// Of the group turned to: the row that this lane found, and whether it belongs to `block`.
     [[nodiscard]] __device__ __forceinline__ const Row& own() const { return own_; }
     [[nodiscard]] __device__ __forceinline__ static bool owns(int block, int lane) {
@@ -117,10 +124,12 @@ class RowStream {
         return reinterpret_cast<const std::uint8_t*>(
             __shfl_sync(~0U, reinterpret_cast<unsigned long long>(own_.values), block % kBlocks * PerWarp + r));
     }
+    [[nodiscard]] __device__ __forceinline__ const std::uint8_t* scales(int block, int r) const {
+        return reinterpret_cast<const std::uint8_t*>(
+            __shfl_sync(~0U, reinterpret_cast<unsigned long long>(own_.scales), block % kBlocks * PerWarp + r));
+    }
     [[nodiscard]] __device__ __forceinline__ Row row(int block, int r) const {
-        const auto scales =
-            __shfl_sync(~0U, reinterpret_cast<unsigned long long>(own_.scales), block % kBlocks * PerWarp + r);
-        return {values(block, r), reinterpret_cast<const std::uint8_t*>(scales), (valid(block) >> r & 1U) != 0};
+        return {values(block, r), scales(block, r), (valid(block) >> r & 1U) != 0};
     }
     /// Bit r: row r of the block takes part.
     [[nodiscard]] __device__ __forceinline__ unsigned valid(int block) const {
