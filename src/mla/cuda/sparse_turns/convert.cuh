@@ -52,11 +52,7 @@ class RowConverter {
         rows_.begin();
         turn(0);
         valid_ = rows_.valid(0);
-        scale_ = load_scale(0);
-#pragma unroll
-        for (int j = 0; j < 2; ++j) rotary_[j] = load_rotary(0, j);
-#pragma unroll
-        for (int r = 0; r < kRows; ++r) codes_[r] = load_codes(0, r);
+        load_rows(0);
         for (int block = 0; block < blocks; ++block) convert(block);
     }
 
@@ -94,7 +90,6 @@ class RowConverter {
         turn(block + 1);
         valid_ = rows_.valid(block + 1);
         const std::uint32_t raw = scale_;
-        scale_ = load_scale(block + 1);
         int exponent = exponent_of(raw);
         if (rotary_exceeds(exponent)) exponent = raise(exponent);
         const std::uint32_t ratio = ratio_of(raw, exponent);
@@ -104,21 +99,28 @@ class RowConverter {
         const std::uint32_t at = buffer * kTurnBlockBytes<Dim>;
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
-            const uint4 v = rotary_[j];
-            rotary_[j] = load_rotary(block + 1, j);
+            const uint4& v = rotary_[j];
             const float factor = power_of(2 * kUnitExponent - __shfl_sync(~0U, exponent, (4 * j + lane_ / 8) * 4));
             store_shared(
                 ((rotary_at_ + at) ^ (j * 64)) + j * 512,
                 {scale_bf16(v.x, factor), scale_bf16(v.y, factor), scale_bf16(v.z, factor), scale_bf16(v.w, factor)});
         }
 #pragma unroll
-        for (int r = 0; r < kRows; ++r) {
-            const uint4 v = codes_[r];
-            codes_[r] = load_codes(block + 1, r);
-            store_codes(((codes_at_ + at) ^ (r * 16)) + r * 128, v, __shfl_sync(~0U, ratio, r * 4 + lane_ / 8));
-        }
+        for (int r = 0; r < kRows; ++r)
+            store_codes(((codes_at_ + at) ^ (r * 16)) + r * 128, codes_[r],
+                        __shfl_sync(~0U, ratio, r * 4 + lane_ / 8));
         __syncwarp();
         if (lane_ == 0) ptx::barrier_arrive(&control_.full[buffer]);
+        load_rows(block + 1);
+    }
+    /// Behind the use of all that the registers held: a value that is loaded while its predecessor is in use would be
+    /// copied to its place, and the copy waits for it.
+    __device__ __forceinline__ void load_rows(int block) {
+        scale_ = load_scale(block);
+#pragma unroll
+        for (int j = 0; j < 2; ++j) rotary_[j] = load_rotary(block, j);
+#pragma unroll
+        for (int r = 0; r < kRows; ++r) codes_[r] = load_codes(block, r);
     }
 
     __device__ __forceinline__ void store_codes(std::uint32_t at, const uint4& codes, std::uint32_t ratio) const {
