@@ -88,22 +88,22 @@ class RowStream {
         columns_ = &columns;
         token_ = token;
         column_ = columns.first + lane / PerWarp * kRowBlock + row;
-        near_ = load_index(params, columns, token, column_);
-        far_ = load_index(params, columns, token, column_ + kBlocks * kRowBlock);
+        near_ = load_index(params, columns, token, column_).index;
+        far_ = load_index(params, columns, token, column_ + kGroup).index;
     }
 
     /// Between start and the first turn: waits for the first index.
-    __device__ __forceinline__ void begin() { load_page(*params_, token_, near_); }
+    __device__ __forceinline__ void begin() { load_near_page(); }
 
     /// Blocks are turned to one by one.
     __device__ __forceinline__ void turn(int block) {
         if (block % kBlocks != 0) return;
-        own_ = locate(*params_, near_);
+        own_ = locate(*params_, {near_, near_page_, pool_of(column_)});
         valid_ = __ballot_sync(~0U, own_.valid);
+        column_ += kGroup;
         near_ = far_;
-        load_page(*params_, token_, near_);
-        column_ += kBlocks * kRowBlock;
-        far_ = load_index(*params_, *columns_, token_, column_ + kBlocks * kRowBlock);
+        load_near_page();
+        far_ = load_index(*params_, *columns_, token_, column_ + kGroup).index;
     }
 
     /// Masked rows of the group turned to are read from `zeros` instead.
@@ -137,11 +137,22 @@ class RowStream {
     }
 
   private:
+    static constexpr int kGroup = kBlocks * kRowBlock;  ///< columns
+
+    [[nodiscard]] __device__ __forceinline__ int pool_of(int column) const {
+        return column < columns_->in_first_pool ? 0 : 1;
+    }
+    __device__ __forceinline__ void load_near_page() {
+        Selected selected = {near_, -1, pool_of(column_)};
+        load_page(*params_, token_, selected);
+        near_page_ = selected.page;
+    }
+
     const Params* params_;
     const Columns* columns_;
     int token_;
-    int column_;
-    Selected near_, far_;
+    int column_;                 ///< of the group turned to next
+    int near_, near_page_, far_;  ///< indices of that group and the one behind it: few registers, therefore no Selected
     Row own_;
     unsigned valid_;
 };

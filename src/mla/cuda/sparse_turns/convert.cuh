@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Producer warps for fp8 rows. A warp has eight rows of every block. The rows of the next block are under way in its
-// registers, a row to a load, while it converts those of this one: a whole block of rows is in flight for the whole
-// period of a block, and takes no shared memory. What concerns a row's scales stays in four lanes of the warp, which
-// give every lane its factor by a shuffle.
+// Producer warps for fp8 rows. A warp has sixteen rows of every block; they are under way in its registers from the
+// conversion of the block before to their own and take no shared memory. A load brings half of the codes of two rows,
+// so that the eight lanes that store together touch every bank once. What concerns a row's scales stays in two lanes
+// of the warp, which give every lane its factor by a shuffle.
 #pragma once
 
 #include "mla/cuda/sparse_decode/decode.cuh"
@@ -24,16 +24,53 @@ __device__ __forceinline__ uint4 load_row_16(const std::uint8_t* from) {
                  : "l"(from));
     return v;
 }
+__device__ __forceinline__ uint2 load_row_8(const std::uint8_t* from) {
+    uint2 v;
+    asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(from));
+    return v;
+}
 __device__ __forceinline__ std::uint32_t load_row_4(const std::uint8_t* from) {
     std::uint32_t v;
     asm volatile("ld.global.nc.L1::no_allocate.u32 %0, [%1];" : "=r"(v) : "l"(from));
     return v;
 }
-__device__ __forceinline__ std::uint32_t load_row_2(const std::uint8_t* from) {
-    std::uint16_t v;
-    asm volatile("ld.global.nc.L1::no_allocate.u16 %0, [%1];" : "=h"(v) : "l"(from));
-    return v;
-}
+
+/// Half of a row's scales as a lane has them: 576 two floats, 512 four exponents.
+template <int Dim>
+struct HalfScales;
+template <>
+struct HalfScales<576> {
+    uint2 raw;
+    __device__ __forceinline__ void load(const std::uint8_t* values, const std::uint8_t*, int half) {
+        raw = load_row_8(values + 512 + half * 8);
+    }
+    /// The larger exponent of the finite ones.
+    [[nodiscard]] __device__ __forceinline__ int top() const { return max(exponent(raw.x), exponent(raw.y)); }
+    [[nodiscard]] __device__ __forceinline__ bool odd() const { return ((raw.x | raw.y) & 0x007FFFFFU) != 0; }
+
+  private:
+    [[nodiscard]] __device__ __forceinline__ static int exponent(std::uint32_t bits) {
+        const int e = static_cast<int>(bits >> 23 & 0xFFU);
+        return e == 255 ? 0 : e;
+    }
+};
+template <>
+struct HalfScales<512> {
+    std::uint32_t raw;
+    __device__ __forceinline__ void load(const std::uint8_t*, const std::uint8_t* scales, int half) {
+        raw = load_row_4(scales + half * 4);
+    }
+    [[nodiscard]] __device__ __forceinline__ static bool odd() { return false; }
+    [[nodiscard]] __device__ __forceinline__ int top(int half) const {
+        int top = 0;
+#pragma unroll
+        for (int g = 0; g < 4; ++g) {
+            const int e = static_cast<int>(raw >> (8 * g) & 0xFFU);
+            if (e != 255 && (g < 3 || half == 0)) top = max(top, e);
+        }
+        return top;
+    }
+};
 
 template <int Dim>
 class RowConverter {
@@ -44,15 +81,18 @@ class RowConverter {
         : control_(control), warp_(warp), lane_(lane) {
         const std::uint32_t rows = base + params.shared.ring + warp * kRows * 128;
         rotary_at_ = rows + swizzled(lane / 8, lane & 7);
-        codes_at_ = rows + (1 + lane / 4) * kSlabBytes + (2 * (lane & 3) + upper_first()) * 16;
+        codes_at_ = rows + (1 + lane / 8) * kSlabBytes + swizzled(odd_row(), 2 * (lane & 3));
         rows_.start(params, columns, token, warp * kRows + lane % kRows, lane);
     }
 
     __device__ __forceinline__ void run(int blocks) {
         rows_.begin();
         turn(0);
-        valid_ = rows_.valid(0);
-        load_rows(0);
+        load_scales(0);
+#pragma unroll
+        for (int j = 0; j < kRows / 4; ++j) load_rotary(0, j);
+#pragma unroll
+        for (int p = 0; p < kRows / 2; ++p) load_pair(0, p);
         for (int block = 0; block < blocks; ++block) convert(block);
     }
 
@@ -62,113 +102,156 @@ class RowConverter {
     static constexpr int kLeast = kUnitExponent - 60;         ///< as of RowScales
     static constexpr int kMost = kUnitExponent + 60;
 
-    /// A lane's 16 codes are two chunks of a slab's row. Lanes of every other slab store the upper one first, so that
-    /// eight lanes touch every bank once.
-    [[nodiscard]] __device__ __forceinline__ int upper_first() const { return lane_ >> 2 & 1; }
+    /// Of a pair of rows, the one whose codes this lane has: 16 of 256.
+    [[nodiscard]] __device__ __forceinline__ int odd_row() const { return lane_ >> 2 & 1; }
+    [[nodiscard]] __device__ __forceinline__ int code_byte() const { return ((lane_ & 3) + (lane_ >> 3) * 4) * 16; }
 
     __device__ __forceinline__ void turn(int block) {
         rows_.turn(block);
         if (block % RowStream<kRows>::kBlocks == 0) rows_.redirect(kZeroRow);
+        valid_ = rows_.valid(block);
     }
-    [[nodiscard]] __device__ __forceinline__ uint4 load_codes(int block, int r) const {
-        return load_row_16(rows_.values(block, r) + lane_ * 16);
+    __device__ __forceinline__ void load_scales(int block) {
+        const int row = lane_ / 2;
+        if constexpr (Dim == 576)
+            scales_.load(rows_.values(block, row), nullptr, lane_ & 1);
+        else
+            scales_.load(nullptr, rows_.scales(block, row), lane_ & 1);
     }
     /// Eight lanes to a row, four rows.
-    [[nodiscard]] __device__ __forceinline__ uint4 load_rotary(int block, int j) const {
-        return load_row_16(rows_.values(block, 4 * j + lane_ / 8) + Fp8::kRotaryByte + (lane_ & 7) * 16);
+    __device__ __forceinline__ void load_rotary(int block, int j) {
+        rotary_[j] = load_row_16(rows_.values(block, 4 * j + lane_ / 8) + Fp8::kRotaryByte + (lane_ & 7) * 16);
     }
-    /// Row lane / 4; 576: scale lane % 4, 512: scales 2 (lane % 4) and the next.
-    [[nodiscard]] __device__ __forceinline__ std::uint32_t load_scale(int block) const {
-        if constexpr (Dim == 576)
-            return load_row_4(rows_.values(block, lane_ / 4) + 512 + (lane_ & 3) * 4);
-        else
-            return load_row_2(rows_.scales(block, lane_ / 4) + (lane_ & 3) * 2);
+    __device__ __forceinline__ void load_pair(int block, int p) {
+        const std::uint8_t* const from = rows_.values(block, 2 * p + odd_row()) + code_byte();
+        codes_[p][0] = load_row_16(from);
+        codes_[p][1] = load_row_16(from + 256);
     }
 
     __device__ __forceinline__ void convert(int block) {
         const unsigned valid = valid_;
+        int exponent = exponent_of_row();
+        if (Dim == 512 && rotary_exceeds(exponent)) exponent = raise(exponent);
+        const HalfScales<Dim> scales = scales_;
         turn(block + 1);
-        valid_ = rows_.valid(block + 1);
-        const std::uint32_t raw = scale_;
-        int exponent = exponent_of(raw);
-        if (rotary_exceeds(exponent)) exponent = raise(exponent);
-        const std::uint32_t ratio = ratio_of(raw, exponent);
+        load_scales(block + 1);
         const int buffer = block & 1;
         ptx::barrier_wait(&control_.empty[buffer], (block >> 1 & 1U) ^ 1U);
-        note(buffer, exponent, valid);
+        const bool plain = note(buffer, exponent, valid);
         const std::uint32_t at = buffer * kTurnBlockBytes<Dim>;
+        store_rotary(at, exponent, plain);
 #pragma unroll
-        for (int j = 0; j < 2; ++j) {
-            const uint4& v = rotary_[j];
-            const float factor = power_of(2 * kUnitExponent - __shfl_sync(~0U, exponent, (4 * j + lane_ / 8) * 4));
-            store_shared(
-                ((rotary_at_ + at) ^ (j * 64)) + j * 512,
-                {scale_bf16(v.x, factor), scale_bf16(v.y, factor), scale_bf16(v.z, factor), scale_bf16(v.w, factor)});
-        }
-#pragma unroll
-        for (int r = 0; r < kRows; ++r)
-            store_codes(((codes_at_ + at) ^ (r * 16)) + r * 128, codes_[r],
-                        __shfl_sync(~0U, ratio, r * 4 + lane_ / 8));
+        for (int j = 0; j < kRows / 4; ++j) load_rotary(block + 1, j);
+        if (Dim == 576 && __any_sync(~0U, scales.odd()))
+            convert_codes<true>(block, at, scales, exponent);
+        else
+            convert_codes<false>(block, at, scales, exponent);
         __syncwarp();
         if (lane_ == 0) ptx::barrier_arrive(&control_.full[buffer]);
-        load_rows(block + 1);
-    }
-    /// Behind the use of all that the registers held: a value that is loaded while its predecessor is in use would be
-    /// copied to its place, and the copy waits for it.
-    __device__ __forceinline__ void load_rows(int block) {
-        scale_ = load_scale(block);
-#pragma unroll
-        for (int j = 0; j < 2; ++j) rotary_[j] = load_rotary(block, j);
-#pragma unroll
-        for (int r = 0; r < kRows; ++r) codes_[r] = load_codes(block, r);
     }
 
-    __device__ __forceinline__ void store_codes(std::uint32_t at, const uint4& codes, std::uint32_t ratio) const {
-        const __half2 both = *reinterpret_cast<const __half2*>(&ratio);
-        const bool upper = upper_first() != 0;
-        const std::uint32_t x = upper ? codes.z : codes.x;
-        const std::uint32_t y = upper ? codes.w : codes.y;
-        const std::uint32_t z = upper ? codes.x : codes.z;
-        const std::uint32_t w = upper ? codes.y : codes.w;
-        uint4 first, second;
-        if constexpr (Dim == 576) {
-            first = scale_codes<true>(x, y, __low2half2(both), __high2half2(both));
-            second = scale_codes<true>(z, w, __low2half2(both), __high2half2(both));
-        } else {
-            const __half2 factor = upper ? __high2half2(both) : __low2half2(both);
-            first = scale_codes<false>(x, y, factor, factor);
-            second = scale_codes<false>(z, w, factor, factor);
-            if (lane_ >= 4 * Fp8::kCodeSlabs) return;
+    template <bool Odd>
+    __device__ __forceinline__ void convert_codes(int block, std::uint32_t at, const HalfScales<Dim>& scales,
+                                                  int exponent) {
+        const Ratios own = ratios_of(scales, exponent);
+        // The swizzle of four pairs of rows; the rest of a place is a constant.
+        std::uint32_t first[4], second[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            first[i] = (codes_at_ ^ (i * 32)) + at;
+            second[i] = (codes_at_ ^ (i * 32 + 16)) + at;
         }
-        store_shared(at, first);
-        store_shared(at ^ 16U, second);
+#pragma unroll
+        for (int p = 0; p < kRows / 2; ++p) {
+#pragma unroll
+            for (int h = 0; h < 2; ++h) {
+                const uint4& v = codes_[p][h];
+                __half2 high, low;
+                pick(own, 2 * (2 * p + odd_row()) + h, high, low);
+                const uint4 a = scale_codes<Odd>(v.x, v.y, high, low);
+                const uint4 b = scale_codes<Odd>(v.z, v.w, high, low);
+                if (Dim == 512 && h == 1 && lane_ >= 24) continue;  // rotary values
+                const std::uint32_t offset = p * 256 + h * 4 * kSlabBytes;
+                store_shared(first[p % 4] + offset, a);
+                store_shared(second[p % 4] + offset, b);
+            }
+            load_pair(block + 1, p);
+        }
     }
 
-    /// Of the row's largest finite scale, unless the usual power does.
-    [[nodiscard]] __device__ __forceinline__ int exponent_of(std::uint32_t raw) const {
+    /// f16 numbers; 576: two ratios, and what they lack, 512: four.
+    struct Ratios {
+        std::uint32_t pairs[2];
+    };
+    [[nodiscard]] __device__ __forceinline__ Ratios ratios_of(const HalfScales<Dim>& scales, int exponent) const {
+        const float inverse = power_of(2 * kUnitExponent - exponent);
+        if constexpr (Dim == 576) {
+            const float ratio[2] = {__uint_as_float(scales.raw.x) * inverse, __uint_as_float(scales.raw.y) * inverse};
+            float high[2], low[2];
+#pragma unroll
+            for (int g = 0; g < 2; ++g) {  // so short that its product with a code is exact
+                high[g] = __uint_as_float(__float_as_uint(ratio[g]) & 0xFFFE0000U);
+                low[g] = ratio[g] == high[g] ? 0.0F : ratio[g] - high[g];
+            }
+            return {pack_f16(high[0], high[1]), pack_f16(low[0], low[1])};
+        } else {
+            const auto ratio = [&](int g) { return power_scale(scales.raw >> (8 * g) & 0xFFU) * inverse; };
+            return {pack_f16(ratio(0), ratio(1)), pack_f16(ratio(2), ratio(3))};
+        }
+    }
+    /// Those of this lane's codes, from the lane that has the row's half.
+    __device__ __forceinline__ void pick(const Ratios& own, int from, __half2& high, __half2& low) const {
+        const auto twice_of = [&](std::uint32_t pair, int group) {
+            const __half2 both = *reinterpret_cast<const __half2*>(&pair);
+            return group == 0 ? __low2half2(both) : __high2half2(both);
+        };
+        const std::uint32_t x = __shfl_sync(~0U, own.pairs[0], from);
+        const std::uint32_t y = __shfl_sync(~0U, own.pairs[1], from);
+        if constexpr (Dim == 576) {
+            high = twice_of(x, lane_ >> 4);
+            low = twice_of(y, lane_ >> 4);
+        } else {
+            high = low = twice_of(lane_ < 16 ? x : y, lane_ >> 3 & 1);
+        }
+    }
+
+    /// Row lane / 2: of its largest finite scale, unless the usual power does.
+    [[nodiscard]] __device__ __forceinline__ int exponent_of_row() const {
         int top;
-        if constexpr (Dim == 576) {
-            const unsigned magnitude = raw & 0x7FFFFFFFU;
-            top = static_cast<int>(magnitude < 0x7F800000U ? magnitude >> 23 : 0U);
-        } else {
-            const int low = static_cast<int>(raw & 0xFFU);
-            const int high = (lane_ & 3) == 3 ? 0 : static_cast<int>(raw >> 8);
-            top = max(low == 255 ? 0 : low, high == 255 ? 0 : high);
-        }
+        if constexpr (Dim == 576)
+            top = scales_.top();
+        else
+            top = scales_.top(lane_ & 1);
         top = max(top, __shfl_xor_sync(~0U, top, 1));
-        top = max(top, __shfl_xor_sync(~0U, top, 2));
         const bool usual = top == 0 || (top >= kPlainExponent - 11 && top <= kPlainExponent + 6);
         return usual ? kPlainExponent : max(kLeast, min(kMost, top));
+    }
+
+    /// 576: as bf16, relative to the usual power; 512, where they are values too: as f16.
+    __device__ __forceinline__ void store_rotary(std::uint32_t at, int exponent, bool plain) {
+#pragma unroll
+        for (int j = 0; j < kRows / 4; ++j) {
+            uint4 v = rotary_[j];
+            if (Dim == 512 || !plain) {
+                const int of_row = __shfl_sync(~0U, exponent, (4 * j + lane_ / 8) * 2);
+                const float factor = power_of((Dim == 512 ? kUnitExponent : kPlainExponent) + kUnitExponent - of_row);
+                const auto scaled = [factor](std::uint32_t two) {
+                    if constexpr (Dim == 512) return scale_bf16(two, factor);
+                    return pack_bf16(__uint_as_float(two << 16) * factor, __uint_as_float(two & 0xFFFF0000U) * factor);
+                };
+                v = {scaled(v.x), scaled(v.y), scaled(v.z), scaled(v.w)};
+            }
+            store_shared(((rotary_at_ + at) ^ (j % 2 * 64)) + j * 512, v);
+        }
     }
 
     /// Whether a finite rotary value of the warp's rows does not fit f16.
     [[nodiscard]] __device__ __forceinline__ bool rotary_exceeds(int exponent) const {
         bool exceeds = false;
 #pragma unroll
-        for (int j = 0; j < 2; ++j) {
-            const unsigned top = rotary_top(j);
-            const int limit = (__shfl_sync(~0U, exponent, (4 * j + lane_ / 8) * 4) + 16) << 7;
-            exceeds = exceeds || static_cast<int>(top) >= limit;
+        for (int j = 0; j < kRows / 4; ++j) {
+            const int limit = (__shfl_sync(~0U, exponent, (4 * j + lane_ / 8) * 2) + 16) << 7;
+            exceeds = exceeds || static_cast<int>(rotary_top(j)) >= limit;
         }
         return __any_sync(~0U, exceeds);
     }
@@ -179,48 +262,38 @@ class RowConverter {
         const unsigned top = __vmaxu2(low, __vmaxu2(v.z & 0x7FFF7FFFU, v.w & 0x7FFF7FFFU));
         return max(top >> 16, top & 0xFFFFU);
     }
-    /// The exponent that the rotary values of row lane / 4 need, if it is larger. Rare.
+    /// The exponent that the rotary values of row lane / 2 need, if it is larger. Rare.
     [[nodiscard]] __device__ __forceinline__ int raise(int exponent) const {
         int of_row = exponent;
 #pragma unroll
-        for (int j = 0; j < 2; ++j) {
+        for (int j = 0; j < kRows / 4; ++j) {
             unsigned top = rotary_top(j);
 #pragma unroll
             for (int step = 1; step < 8; step *= 2) top = max(top, __shfl_xor_sync(~0U, top, step));
-            top = __shfl_sync(~0U, top, lane_ / 4 % 4 * 8);
-            if (lane_ / 16 == j && top < 0x7F80U) of_row = max(of_row, static_cast<int>(top >> 7) - 14);
+            top = __shfl_sync(~0U, top, lane_ / 2 % 4 * 8);
+            if (lane_ / 8 == j && top < 0x7F80U) of_row = max(of_row, static_cast<int>(top >> 7) - 14);
         }
         return min(of_row, kMost);
     }
 
-    /// 576: the scale's ratio to the row's power as two f16 numbers, of which the lower one's product with a code is
-    /// exact. 512: two ratios.
-    [[nodiscard]] __device__ __forceinline__ std::uint32_t ratio_of(std::uint32_t raw, int exponent) const {
-        const float inverse = power_of(2 * kUnitExponent - exponent);
-        if constexpr (Dim == 576) {
-            const float ratio = __uint_as_float(raw) * inverse;
-            const float high = __uint_as_float(__float_as_uint(ratio) & 0xFFFE0000U);
-            return pack_f16(high, ratio == high ? 0.0F : ratio - high);
-        } else {
-            return pack_f16(power_scale(raw & 0xFFU) * inverse, power_scale(raw >> 8) * inverse);
-        }
-    }
-
-    __device__ __forceinline__ void note(int buffer, int exponent, unsigned valid) const {
-        const bool takes_part = (valid >> (lane_ / 4) & 1U) != 0;
-        if ((lane_ & 3) == 0)
-            control_.exponent[buffer][warp_ * kRows + lane_ / 4] = takes_part ? exponent : kMaskedRow;
-        const bool plain = __all_sync(~0U, takes_part && exponent == kPlainExponent);
-        if (lane_ == 0) control_.plain[buffer][warp_] = plain ? 1 : 0;
+    /// Tells the scorers; whether all of the warp's rows have the usual power.
+    __device__ __forceinline__ bool note(int buffer, int exponent, unsigned valid) const {
+        const bool takes_part = (valid >> (lane_ / 2) & 1U) != 0;
+        if ((lane_ & 1) == 0)
+            control_.exponent[buffer][warp_ * kRows + lane_ / 2] = takes_part ? exponent : kMaskedRow;
+        const bool plain = __all_sync(~0U, exponent == kPlainExponent);
+        const bool all = __all_sync(~0U, takes_part);
+        if (lane_ == 0) control_.plain[buffer][warp_] = plain && all ? 1 : 0;
+        return plain;
     }
 
     TurnControl& control_;
     int warp_, lane_;
     std::uint32_t rotary_at_, codes_at_;
     unsigned valid_ = 0;  ///< rows of the block under way, a bit each
-    std::uint32_t scale_ = 0;
-    uint4 rotary_[2];
-    uint4 codes_[kRows];
+    HalfScales<Dim> scales_;
+    uint4 rotary_[kRows / 4];
+    uint4 codes_[kRows / 2][2];
     RowStream<kRows> rows_;
 };
 

@@ -3,10 +3,10 @@
 // warpgroups that take blocks of rows in turns. See turns.cuh and docs/kernels/sparse_mla.md.
 #pragma once
 
-#include "mla/cuda/sparse_decode/queries.cuh"
 #include "mla/cuda/sparse_decode/rows.cuh"
 #include "mla/cuda/sparse_turns/convert.cuh"
 #include "mla/cuda/sparse_turns/output.cuh"
+#include "mla/cuda/sparse_turns/queries.cuh"
 
 namespace tokamak::mla::cuda::sparse_decode {
 
@@ -33,12 +33,13 @@ __device__ __forceinline__ void take_turns(const Params& params, TurnControl& co
                                            int first_head, int thread) {
     const int warp = __shfl_sync(~0U, thread / 32, 0);
     const Target at = {token, first_head, warp / 4, warp % 4, thread % 32};
+    const std::uint32_t base = ptx::shared_address(shared);
+    const TurnQueries<Dim> queries(base, thread);
+    queries.start(params, token, first_head);
     if (thread < 32) init_control(control, at.lane);
     const int blocks = turn_blocks(columns_of(params, token, 0));
     ptx::named_barrier(kStartBarrier, kTurnThreads);
-    const std::uint32_t base = ptx::shared_address(shared);
-    const int power =
-        load_queries<Dim, kTurnHeads, true, kTurnMathThreads>(params, control, base, token, first_head, thread);
+    const int power = queries.finish(control);
     const auto take = [&](auto turns) {
         turns.run(blocks);
         note_sums(control, at, turns.sums);

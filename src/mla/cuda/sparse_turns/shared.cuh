@@ -8,13 +8,13 @@ namespace tokamak::mla::cuda::sparse_decode {
 
 inline constexpr int kTurnHeads = 64;         ///< of a thread block: the rows of its matrices
 inline constexpr int kTurnMathThreads = 256;  ///< two warpgroups
-inline constexpr int kTurnProducers = 8;      ///< warps
+inline constexpr int kTurnProducers = 4;      ///< warps
 inline constexpr int kTurnThreads = kTurnMathThreads + 32 * kTurnProducers;
 
 /// Registers of a thread by role.
 struct TurnRegisters {
     static constexpr int kMath = 192;
-    static constexpr int kProduce = 64;
+    static constexpr int kProduce = 128;
 };
 
 /// Bytes of a block of rows in the ring, which holds one for each warpgroup.
@@ -29,7 +29,7 @@ struct TurnControl {
     std::uint64_t empty[2];      ///< and no longer read: one for each math warp
     std::uint64_t published[2];  ///< weights of a warpgroup's block: one for each of its warps
     alignas(16) int exponent[2][kRowBlock];
-    alignas(8) std::uint8_t plain[2][kTurnProducers];  ///< by warp: all of its rows take part, with the usual power
+    alignas(4) std::uint8_t plain[2][kTurnProducers];  ///< by warp: all of its rows take part, with the usual power
     alignas(16) float reference[kTurnHeads];           ///< kNoReference: none yet
     alignas(16) float correction[kTurnHeads];          ///< of older sums, with the weights published last
     int corrected[4];                                  ///< by warp: whether any correction is not 1

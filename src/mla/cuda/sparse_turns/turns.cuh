@@ -116,11 +116,14 @@ class Turns {
         const std::uint64_t rows =
             ptx::wgmma_descriptor(shared_ + again(params_.shared.ring + Group * kTurnBlockBytes<Dim>));
 #pragma unroll
-        for (int s = 0; s < kSlabsOf; ++s)
+        for (int k = 0; k < 4; ++k)  // 576: the rotary values are as they came
+            ptx::wgmma_16bit<Dim == 512, false>(score_, queries + 2 * k, rows + 2 * k, k > 0);
+#pragma unroll
+        for (int s = 1; s < kSlabsOf; ++s)
 #pragma unroll
             for (int k = 0; k < 4; ++k)
                 ptx::wgmma_16bit<true, false>(score_, queries + s * (kSlabBytes / 16) + 2 * k,
-                                              rows + s * (kSlabBytes / 16) + 2 * k, s + k > 0);
+                                              rows + s * (kSlabBytes / 16) + 2 * k, true);
         ptx::wgmma_commit();
         ptx::wgmma_wait<0>();
     }
@@ -174,7 +177,7 @@ class Turns {
     }
 
     [[nodiscard]] __device__ __forceinline__ bool is_plain() const {
-        return *reinterpret_cast<const std::uint64_t*>(control_.plain[Group]) == 0x0101010101010101ULL;
+        return *reinterpret_cast<const std::uint32_t*>(control_.plain[Group]) == 0x01010101U;
     }
     [[nodiscard]] __device__ __forceinline__ const int* exponents() const {
         return control_.exponent[Group] + column();
