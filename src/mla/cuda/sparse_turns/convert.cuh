@@ -88,11 +88,10 @@ class RowConverter {
     __device__ __forceinline__ void run(int blocks) {
         rows_.begin();
         turn(0);
-        load_scales(0);
 #pragma unroll
-        for (int j = 0; j < kRows / 4; ++j) load_rotary(0, j);
+        for (int j = 0; j < kRows / 4; ++j) load_rotary(j);
 #pragma unroll
-        for (int p = 0; p < kRows / 2; ++p) load_pair(0, p);
+        for (int p = 0; p < kRows / 2; ++p) load_pair(p);
         for (int block = 0; block < blocks; ++block) convert(block);
     }
 
@@ -105,25 +104,47 @@ class RowConverter {
     /// Of a pair of rows, the one whose codes this lane has: 16 of 256.
     [[nodiscard]] __device__ __forceinline__ int odd_row() const { return lane_ >> 2 & 1; }
     [[nodiscard]] __device__ __forceinline__ int code_byte() const { return ((lane_ & 3) + (lane_ >> 3) * 4) * 16; }
+    /// The row whose scales this lane has; of its two halves, lane & 1. A lane finds those of its codes by the other
+    /// bits, so that places of shuffles are constants.
+    [[nodiscard]] __device__ __forceinline__ int scale_row() const {
+        return (lane_ & 2) + (lane_ >> 3) * 4 + odd_row();
+    }
+    /// From the lane that has the scales of half h of this lane's row of pair p.
+    [[nodiscard]] __device__ __forceinline__ static std::uint32_t of_codes(std::uint32_t value, int p, int h) {
+        const int t = 2 * p + h;
+        std::uint32_t got;
+        asm volatile("shfl.sync.idx.b32 %0, %1, %2, 0x41f, 0xffffffff;" : "=r"(got) : "r"(value), "r"((t & 3) + (t >> 2) * 8));
+        return got;
+    }
+    /// The lane that has the scales of row 4 j + lane / 8, for j = 0; eight lanes further for each j.
+    [[nodiscard]] __device__ __forceinline__ int rotary_lane() const {
+        return (lane_ >> 4) * 2 + (lane_ >> 3 & 1) * 4;
+    }
 
+    /// Turns to a block and asks for its scales.
     __device__ __forceinline__ void turn(int block) {
         rows_.turn(block);
         if (block % RowStream<kRows>::kBlocks == 0) rows_.redirect(kZeroRow);
         valid_ = rows_.valid(block);
-    }
-    __device__ __forceinline__ void load_scales(int block) {
-        const int row = lane_ / 2;
+        const auto from = reinterpret_cast<unsigned long long>(rows_.values(block, scale_row()));
+        row_[0] = static_cast<std::uint32_t>(from);
+        row_[1] = static_cast<std::uint32_t>(from >> 32);
         if constexpr (Dim == 576)
-            scales_.load(rows_.values(block, row), nullptr, lane_ & 1);
+            scales_.load(reinterpret_cast<const std::uint8_t*>(from), nullptr, lane_ & 1);
         else
-            scales_.load(nullptr, rows_.scales(block, row), lane_ & 1);
+            scales_.load(nullptr, rows_.scales(block, scale_row()), lane_ & 1);
+    }
+    [[nodiscard]] __device__ __forceinline__ static const std::uint8_t* pointer(std::uint32_t low, std::uint32_t high) {
+        return reinterpret_cast<const std::uint8_t*>(static_cast<unsigned long long>(high) << 32 | low);
     }
     /// Eight lanes to a row, four rows.
-    __device__ __forceinline__ void load_rotary(int block, int j) {
-        rotary_[j] = load_row_16(rows_.values(block, 4 * j + lane_ / 8) + Fp8::kRotaryByte + (lane_ & 7) * 16);
+    __device__ __forceinline__ void load_rotary(int j) {
+        const int from = rotary_lane() + 8 * j;
+        rotary_[j] = load_row_16(pointer(__shfl_sync(~0U, row_[0], from), __shfl_sync(~0U, row_[1], from)) +
+                                 Fp8::kRotaryByte + (lane_ & 7) * 16);
     }
-    __device__ __forceinline__ void load_pair(int block, int p) {
-        const std::uint8_t* const from = rows_.values(block, 2 * p + odd_row()) + code_byte();
+    __device__ __forceinline__ void load_pair(int p) {
+        const std::uint8_t* const from = pointer(of_codes(row_[0], p, 0), of_codes(row_[1], p, 0)) + code_byte();
         codes_[p][0] = load_row_16(from);
         codes_[p][1] = load_row_16(from + 256);
     }
@@ -134,24 +155,23 @@ class RowConverter {
         if (Dim == 512 && rotary_exceeds(exponent)) exponent = raise(exponent);
         const HalfScales<Dim> scales = scales_;
         turn(block + 1);
-        load_scales(block + 1);
         const int buffer = block & 1;
         ptx::barrier_wait(&control_.empty[buffer], (block >> 1 & 1U) ^ 1U);
         const bool plain = note(buffer, exponent, valid);
         const std::uint32_t at = buffer * kTurnBlockBytes<Dim>;
         store_rotary(at, exponent, plain);
 #pragma unroll
-        for (int j = 0; j < kRows / 4; ++j) load_rotary(block + 1, j);
+        for (int j = 0; j < kRows / 4; ++j) load_rotary(j);
         if (Dim == 576 && __any_sync(~0U, scales.odd()))
-            convert_codes<true>(block, at, scales, exponent);
+            convert_codes<true>(at, scales, exponent);
         else
-            convert_codes<false>(block, at, scales, exponent);
+            convert_codes<false>(at, scales, exponent);
         __syncwarp();
         if (lane_ == 0) ptx::barrier_arrive(&control_.full[buffer]);
     }
 
     template <bool Odd>
-    __device__ __forceinline__ void convert_codes(int block, std::uint32_t at, const HalfScales<Dim>& scales,
+    __device__ __forceinline__ void convert_codes(std::uint32_t at, const HalfScales<Dim>& scales,
                                                   int exponent) {
         const Ratios own = ratios_of(scales, exponent);
         // The swizzle of four pairs of rows; the rest of a place is a constant.
@@ -167,7 +187,7 @@ class RowConverter {
             for (int h = 0; h < 2; ++h) {
                 const uint4& v = codes_[p][h];
                 __half2 high, low;
-                pick(own, 2 * (2 * p + odd_row()) + h, high, low);
+                pick(own, p, h, high, low);
                 const uint4 a = scale_codes<Odd>(v.x, v.y, high, low);
                 const uint4 b = scale_codes<Odd>(v.z, v.w, high, low);
                 if (Dim == 512 && h == 1 && lane_ >= 24) continue;  // rotary values
@@ -175,7 +195,7 @@ class RowConverter {
                 store_shared(first[p % 4] + offset, a);
                 store_shared(second[p % 4] + offset, b);
             }
-            load_pair(block + 1, p);
+            load_pair(p);
         }
     }
 
@@ -200,13 +220,13 @@ class RowConverter {
         }
     }
     /// Those of this lane's codes, from the lane that has the row's half.
-    __device__ __forceinline__ void pick(const Ratios& own, int from, __half2& high, __half2& low) const {
+    __device__ __forceinline__ void pick(const Ratios& own, int p, int h, __half2& high, __half2& low) const {
         const auto twice_of = [&](std::uint32_t pair, int group) {
             const __half2 both = *reinterpret_cast<const __half2*>(&pair);
             return group == 0 ? __low2half2(both) : __high2half2(both);
         };
-        const std::uint32_t x = __shfl_sync(~0U, own.pairs[0], from);
-        const std::uint32_t y = __shfl_sync(~0U, own.pairs[1], from);
+        const std::uint32_t x = of_codes(own.pairs[0], p, h);
+        const std::uint32_t y = of_codes(own.pairs[1], p, h);
         if constexpr (Dim == 576) {
             high = twice_of(x, lane_ >> 4);
             low = twice_of(y, lane_ >> 4);
@@ -215,7 +235,7 @@ class RowConverter {
         }
     }
 
-    /// Row lane / 2: of its largest finite scale, unless the usual power does.
+    /// Of the scale row's largest finite scale, unless the usual power does.
     [[nodiscard]] __device__ __forceinline__ int exponent_of_row() const {
         int top;
         if constexpr (Dim == 576)
@@ -233,7 +253,7 @@ class RowConverter {
         for (int j = 0; j < kRows / 4; ++j) {
             uint4 v = rotary_[j];
             if (Dim == 512 || !plain) {
-                const int of_row = __shfl_sync(~0U, exponent, (4 * j + lane_ / 8) * 2);
+                const int of_row = __shfl_sync(~0U, exponent, rotary_lane() + 8 * j);
                 const float factor = power_of((Dim == 512 ? kUnitExponent : kPlainExponent) + kUnitExponent - of_row);
                 const auto scaled = [factor](std::uint32_t two) {
                     if constexpr (Dim == 512) return scale_bf16(two, factor);
@@ -250,7 +270,7 @@ class RowConverter {
         bool exceeds = false;
 #pragma unroll
         for (int j = 0; j < kRows / 4; ++j) {
-            const int limit = (__shfl_sync(~0U, exponent, (4 * j + lane_ / 8) * 2) + 16) << 7;
+            const int limit = (__shfl_sync(~0U, exponent, rotary_lane() + 8 * j) + 16) << 7;
             exceeds = exceeds || static_cast<int>(rotary_top(j)) >= limit;
         }
         return __any_sync(~0U, exceeds);
@@ -262,7 +282,7 @@ class RowConverter {
         const unsigned top = __vmaxu2(low, __vmaxu2(v.z & 0x7FFF7FFFU, v.w & 0x7FFF7FFFU));
         return max(top >> 16, top & 0xFFFFU);
     }
-    /// The exponent that the rotary values of row lane / 2 need, if it is larger. Rare.
+    /// The exponent that the rotary values of the scale row need, if it is larger. Rare.
     [[nodiscard]] __device__ __forceinline__ int raise(int exponent) const {
         int of_row = exponent;
 #pragma unroll
@@ -270,7 +290,7 @@ class RowConverter {
             unsigned top = rotary_top(j);
 #pragma unroll
             for (int step = 1; step < 8; step *= 2) top = max(top, __shfl_xor_sync(~0U, top, step));
-            top = __shfl_sync(~0U, top, lane_ / 2 % 4 * 8);
+            top = __shfl_sync(~0U, top, scale_row() % 4 * 8);
             if (lane_ / 8 == j && top < 0x7F80U) of_row = max(of_row, static_cast<int>(top >> 7) - 14);
         }
         return min(of_row, kMost);
@@ -278,9 +298,9 @@ class RowConverter {
 
     /// Tells the scorers; whether all of the warp's rows have the usual power.
     __device__ __forceinline__ bool note(int buffer, int exponent, unsigned valid) const {
-        const bool takes_part = (valid >> (lane_ / 2) & 1U) != 0;
+        const bool takes_part = (valid >> scale_row() & 1U) != 0;
         if ((lane_ & 1) == 0)
-            control_.exponent[buffer][warp_ * kRows + lane_ / 2] = takes_part ? exponent : kMaskedRow;
+            control_.exponent[buffer][warp_ * kRows + scale_row()] = takes_part ? exponent : kMaskedRow;
         const bool plain = __all_sync(~0U, exponent == kPlainExponent);
         const bool all = __all_sync(~0U, takes_part);
         if (lane_ == 0) control_.plain[buffer][warp_] = plain && all ? 1 : 0;
@@ -291,6 +311,7 @@ class RowConverter {
     int warp_, lane_;
     std::uint32_t rotary_at_, codes_at_;
     unsigned valid_ = 0;  ///< rows of the block under way, a bit each
+    std::uint32_t row_[2];  ///< address of the scale row
     HalfScales<Dim> scales_;
     uint4 rotary_[kRows / 4];
     uint4 codes_[kRows / 2][2];
