@@ -79,9 +79,7 @@ class RowConverter {
     __device__ __forceinline__ RowConverter(const Params& params, TurnControl& control, std::uint32_t base,
                                             const Columns& columns, int token, int warp, int lane)
         : control_(control), warp_(warp), lane_(lane) {
-        const std::uint32_t rows = base + params.shared.ring + warp * kRows * 128;
-        rotary_at_ = rows + swizzled(lane / 8, lane & 7);
-        codes_at_ = rows + (1 + lane / 8) * kSlabBytes + swizzled(odd_row(), 2 * (lane & 3));
+        rows_at_ = base + params.shared.ring + warp * kRows * 128;
         rows_.start(params, columns, token, warp * kRows + lane % kRows, lane);
     }
 
@@ -100,6 +98,12 @@ class RowConverter {
     static constexpr int kRows = kRowBlock / kTurnProducers;  ///< of a warp in a block
     static constexpr int kLeast = kUnitExponent - 60;         ///< as of RowScales
     static constexpr int kMost = kUnitExponent + 60;
+
+    /// `value`, which the compiler does not know: what is made of it again for every block takes no register.
+    [[nodiscard]] __device__ __forceinline__ static int again(int value) {
+        asm volatile("" : "+r"(value));
+        return value;
+    }
 
     /// Of a pair of rows, the one whose codes this lane has: 16 of 256.
     [[nodiscard]] __device__ __forceinline__ int odd_row() const { return lane_ >> 2 & 1; }
@@ -158,10 +162,8 @@ class RowConverter {
         const int buffer = block & 1;
         ptx::barrier_wait(&control_.empty[buffer], (block >> 1 & 1U) ^ 1U);
         const bool plain = note(buffer, exponent, valid);
-        const std::uint32_t at = buffer * kTurnBlockBytes<Dim>;
+        const std::uint32_t at = rows_at_ + buffer * kTurnBlockBytes<Dim>;
         store_rotary(at, exponent, plain);
-#pragma unroll
-        for (int j = 0; j < kRows / 4; ++j) load_rotary(j);
         if (Dim == 576 && __any_sync(~0U, scales.odd()))
             convert_codes<true>(at, scales, exponent);
         else
@@ -174,15 +176,13 @@ class RowConverter {
     __device__ __forceinline__ void convert_codes(std::uint32_t at, const HalfScales<Dim>& scales,
                                                   int exponent) {
         const Ratios own = ratios_of(scales, exponent);
-        // The swizzle of four pairs of rows; the rest of a place is a constant.
-        std::uint32_t first[4], second[4];
+        const int lane = again(lane_);
+        const std::uint32_t codes_at = at + (1 + lane / 8) * kSlabBytes + swizzled(lane >> 2 & 1, 2 * (lane & 3));
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            first[i] = (codes_at_ ^ (i * 32)) + at;
-            second[i] = (codes_at_ ^ (i * 32 + 16)) + at;
-        }
-#pragma unroll
-        for (int p = 0; p < kRows / 2; ++p) {
+        for (int i = 0; i < kRows / 2; ++i) {
+            const int p = i / 2 + i % 2 * 4;  // two that have the same swizzle
+            const std::uint32_t first = codes_at ^ (p % 4 * 32);
+            const std::uint32_t second = codes_at ^ (p % 4 * 32 + 16);
 #pragma unroll
             for (int h = 0; h < 2; ++h) {
                 const uint4& v = codes_[p][h];
@@ -192,11 +192,13 @@ class RowConverter {
                 const uint4 b = scale_codes<Odd>(v.z, v.w, high, low);
                 if (Dim == 512 && h == 1 && lane_ >= 24) continue;  // rotary values
                 const std::uint32_t offset = p * 256 + h * 4 * kSlabBytes;
-                store_shared(first[p % 4] + offset, a);
-                store_shared(second[p % 4] + offset, b);
+                store_shared(first + offset, a);
+                store_shared(second + offset, b);
             }
             load_pair(p);
         }
+#pragma unroll
+        for (int j = 0; j < kRows / 4; ++j) load_rotary(j);
     }
 
     /// f16 numbers; 576: two ratios, and what they lack, 512: four.
@@ -249,6 +251,8 @@ class RowConverter {
 
     /// 576: as bf16, relative to the usual power; 512, where they are values too: as f16.
     __device__ __forceinline__ void store_rotary(std::uint32_t at, int exponent, bool plain) {
+        const int lane = again(lane_);
+        const std::uint32_t rotary_at = at + swizzled(lane / 8, lane & 7);
 #pragma unroll
         for (int j = 0; j < kRows / 4; ++j) {
             uint4 v = rotary_[j];
@@ -261,7 +265,7 @@ class RowConverter {
                 };
                 v = {scaled(v.x), scaled(v.y), scaled(v.z), scaled(v.w)};
             }
-            store_shared(((rotary_at_ + at) ^ (j % 2 * 64)) + j * 512, v);
+            store_shared((rotary_at ^ (j % 2 * 64)) + j * 512, v);
         }
     }
 
@@ -309,7 +313,7 @@ class RowConverter {
 
     TurnControl& control_;
     int warp_, lane_;
-    std::uint32_t rotary_at_, codes_at_;
+    std::uint32_t rows_at_;
     unsigned valid_ = 0;  ///< rows of the block under way, a bit each
     std::uint32_t row_[2];  ///< address of the scale row
     HalfScales<Dim> scales_;

@@ -14,7 +14,7 @@ inline constexpr int kTurnThreads = kTurnMathThreads + 32 * kTurnProducers;
 /// Registers of a thread by role.
 struct TurnRegisters {
     static constexpr int kMath = 192;
-    static constexpr int kProduce = 128;
+    static constexpr int kProduce = 120;
 };
 
 /// Bytes of a block of rows in the ring, which holds one for each warpgroup.
