@@ -153,29 +153,56 @@ class RowConverter {
         codes_[p][1] = load_row_16(from + 256);
     }
 
+    /// f16 numbers; 576: two ratios, and what they lack, 512: four.
+    struct Ratios {
+        std::uint32_t pairs[2];
+    };
+
     __device__ __forceinline__ void convert(int block) {
         const unsigned valid = valid_;
         int exponent = exponent_of_row();
         if (Dim == 512 && rotary_exceeds(exponent)) exponent = raise(exponent);
         const HalfScales<Dim> scales = scales_;
         turn(block + 1);
+        const bool odd = Dim == 576 && ptx::named_barrier_any(kProducerBarrier, 32 * kTurnProducers, scales.odd());
         const int buffer = block & 1;
-        ptx::barrier_wait(&control_.empty[buffer], (block >> 1 & 1U) ^ 1U);
-        const bool plain = note(buffer, exponent, valid);
         const std::uint32_t at = rows_at_ + buffer * kTurnBlockBytes<Dim>;
+        const Ratios ratios = ratios_of(scales, exponent);
+        await_empty(buffer);
+        if (odd) {
+            note(buffer, exponent, valid, true);
+            store_no_rotary(at);
+            convert_codes<Form::rests>(at, ratios);
+            announce(buffer);
+            await_empty(buffer);
+        }
+        const bool plain = note(buffer, exponent, valid, false);
         store_rotary(at, exponent, plain);
-        if (Dim == 576 && __any_sync(~0U, scales.odd()))
-            convert_codes<true>(at, scales, exponent);
+        if (odd)
+            convert_codes<Form::odd>(at, ratios);
         else
-            convert_codes<false>(at, scales, exponent);
+            convert_codes<Form::usual>(at, ratios);
+#pragma unroll
+        for (int p = 0; p < kRows / 2; ++p) load_pair(p);
+#pragma unroll
+        for (int j = 0; j < kRows / 4; ++j) load_rotary(j);
+        announce(buffer);
+    }
+    __device__ __forceinline__ void await_empty(int buffer) {
+        ptx::barrier_wait(&control_.empty[buffer], (taken_ >> buffer & 1U) ^ 1U);
+        taken_ ^= 1U << buffer;
+    }
+    __device__ __forceinline__ void announce(int buffer) const {
         __syncwarp();
         if (lane_ == 0) ptx::barrier_arrive(&control_.full[buffer]);
     }
 
-    template <bool Odd>
-    __device__ __forceinline__ void convert_codes(std::uint32_t at, const HalfScales<Dim>& scales,
-                                                  int exponent) {
-        const Ratios own = ratios_of(scales, exponent);
+    /// Scales that are no powers of two make products that f16 rounds; such a block comes twice: first what rounding
+    /// takes away, for the scores alone.
+    enum class Form { usual, odd, rests };
+    template <Form Is>
+    __device__ __forceinline__ void convert_codes(std::uint32_t at, const Ratios& own) const {
+        constexpr bool kOdd = Is != Form::usual;
         const int lane = again(lane_);
         const std::uint32_t codes_at = at + (1 + lane / 8) * kSlabBytes + swizzled(lane >> 2 & 1, 2 * (lane & 3));
 #pragma unroll
@@ -188,23 +215,20 @@ class RowConverter {
                 const uint4& v = codes_[p][h];
                 __half2 high, low;
                 pick(own, p, h, high, low);
-                const uint4 a = scale_codes<Odd>(v.x, v.y, high, low);
-                const uint4 b = scale_codes<Odd>(v.z, v.w, high, low);
+                uint4 a = scale_codes<kOdd>(v.x, v.y, high, low);
+                uint4 b = scale_codes<kOdd>(v.z, v.w, high, low);
+                if constexpr (Is == Form::rests) {
+                    a = rests_of(v.x, v.y, high, low, a);
+                    b = rests_of(v.z, v.w, high, low, b);
+                }
                 if (Dim == 512 && h == 1 && lane_ >= 24) continue;  // rotary values
                 const std::uint32_t offset = p * 256 + h * 4 * kSlabBytes;
                 store_shared(first + offset, a);
                 store_shared(second + offset, b);
             }
-            load_pair(p);
         }
-#pragma unroll
-        for (int j = 0; j < kRows / 4; ++j) load_rotary(j);
     }
 
-    /// f16 numbers; 576: two ratios, and what they lack, 512: four.
-    struct Ratios {
-        std::uint32_t pairs[2];
-    };
     [[nodiscard]] __device__ __forceinline__ Ratios ratios_of(const HalfScales<Dim>& scales, int exponent) const {
         const float inverse = power_of(2 * kUnitExponent - exponent);
         if constexpr (Dim == 576) {
@@ -269,6 +293,11 @@ class RowConverter {
         }
     }
 
+    __device__ __forceinline__ void store_no_rotary(std::uint32_t at) const {
+#pragma unroll
+        for (int j = 0; j < kRows / 4; ++j) store_shared(at + lane_ * 16 + j * 512, {0, 0, 0, 0});
+    }
+
     /// Whether a finite rotary value of the warp's rows does not fit f16.
     [[nodiscard]] __device__ __forceinline__ bool rotary_exceeds(int exponent) const {
         bool exceeds = false;
@@ -301,19 +330,23 @@ class RowConverter {
     }
 
     /// Tells the scorers; whether all of the warp's rows have the usual power.
-    __device__ __forceinline__ bool note(int buffer, int exponent, unsigned valid) const {
+    __device__ __forceinline__ bool note(int buffer, int exponent, unsigned valid, bool rests) const {
         const bool takes_part = (valid >> scale_row() & 1U) != 0;
         if ((lane_ & 1) == 0)
             control_.exponent[buffer][warp_ * kRows + scale_row()] = takes_part ? exponent : kMaskedRow;
         const bool plain = __all_sync(~0U, exponent == kPlainExponent);
         const bool all = __all_sync(~0U, takes_part);
-        if (lane_ == 0) control_.plain[buffer][warp_] = plain && all ? 1 : 0;
+        if (lane_ == 0) {
+            control_.plain[buffer][warp_] = plain && all ? 1 : 0;
+            if (warp_ == 0) control_.rests[buffer] = rests ? 1 : 0;
+        }
         return plain;
     }
 
     TurnControl& control_;
     int warp_, lane_;
     std::uint32_t rows_at_;
+    unsigned taken_ = 0;  ///< parity of the times that a buffer was taken, a bit each
     unsigned valid_ = 0;  ///< rows of the block under way, a bit each
     std::uint32_t row_[2];  ///< address of the scale row
     HalfScales<Dim> scales_;

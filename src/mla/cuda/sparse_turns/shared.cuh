@@ -30,6 +30,7 @@ struct TurnControl {
     std::uint64_t published[2];  ///< weights of a warpgroup's block: one for each of its warps
     alignas(16) int exponent[2][kRowBlock];
     alignas(4) std::uint8_t plain[2][kTurnProducers];  ///< by warp: all of its rows take part, with the usual power
+    int rests[2];  ///< the block is what rounding took away from the values; they come next
     alignas(16) float reference[kTurnHeads];           ///< kNoReference: none yet
     alignas(16) float correction[kTurnHeads];          ///< of older sums, with the weights published last
     int corrected[4];                                  ///< by warp: whether any correction is not 1

@@ -106,10 +106,20 @@ class Turns {
         if (lane_ == 0) ptx::barrier_arrive(&control_.empty[buffer]);
     }
 
-    /// Scores of the own block. Descriptors are made again for every block: as loop invariants they would take more
-    /// registers than there are.
+    /// Scores of the own block; it may come behind what rounding took away from it.
     __device__ __forceinline__ void score() {
-        ptx::barrier_wait(&control_.full[Group], phase_);
+        multiply(false);
+        if constexpr (Dim == 576) {
+            if (control_.rests[Group] == 0) return;
+            release(Group);  // twice: for the other warpgroup
+            release(Group);
+            multiply(true);
+        }
+    }
+    /// Descriptors are made again for every block: as loop invariants they would take more registers than there are.
+    __device__ __forceinline__ void multiply(bool more) {
+        ptx::barrier_wait(&control_.full[Group], full_);
+        full_ ^= 1U;
         ptx::fence_shared_async();
         ptx::wgmma_fence();
         const std::uint64_t queries = ptx::wgmma_descriptor(shared_ + again(0));
@@ -117,7 +127,7 @@ class Turns {
             ptx::wgmma_descriptor(shared_ + again(params_.shared.ring + Group * kTurnBlockBytes<Dim>));
 #pragma unroll
         for (int k = 0; k < 4; ++k)  // 576: the rotary values are as they came
-            ptx::wgmma_16bit<Dim == 512, false>(score_, queries + 2 * k, rows + 2 * k, k > 0);
+            ptx::wgmma_16bit<Dim == 512, false>(score_, queries + 2 * k, rows + 2 * k, k > 0 || more);
 #pragma unroll
         for (int s = 1; s < kSlabsOf; ++s)
 #pragma unroll
@@ -370,7 +380,8 @@ class Turns {
     std::uint32_t weights_[4][4];
     TwoHeads used_ = {kNoReference, kNoReference};  ///< references of the own block's scores
     TwoHeads above_;                                ///< largest of this lane's relative scores, for each head
-    std::uint32_t phase_ = 0;                       ///< of the own block, and of the other one's weights
+    std::uint32_t full_ = 0;                        ///< phase of the own buffer
+    std::uint32_t phase_ = 0;                       ///< of the other warpgroup's weights
     bool plain_ = false;                            ///< all rows of the own block take part with the usual power
 };
 
