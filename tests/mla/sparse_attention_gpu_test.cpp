@@ -60,7 +60,6 @@ std::vector<std::string> all_variants() {
     for (const int heads : mla::cuda::kHeadCounts)
         for (const int splits : mla::cuda::kSplitCounts)
             names.push_back(to_string(mla::cuda::SparseConfig{heads, splits}));
-    names.push_back(to_string(mla::cuda::SparseConfig{mla::cuda::kTurnHeads, 1, true}));
     return names;
 }
 

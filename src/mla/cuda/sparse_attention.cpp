@@ -49,16 +49,7 @@ bool all_fp8(const SparseAttentionProblem& problem) {
     return true;
 }
 
-Kernel turns_kernel_of(const SparseAttentionProblem& problem) {
-    Kernel kernel;
-    kernel.code = decode::kernel_turns(static_cast<int>(problem.dim));
-    kernel.shared = decode::divide_shared_turns(kernel.code, static_cast<int>(problem.dim), kSharedBytes);
-    kernel.head_groups = (problem.heads + kernel.code.heads - 1) / kernel.code.heads;
-    return kernel;
-}
-
 Kernel kernel_of(const SparseConfig& config, const SparseAttentionProblem& problem, bool fp8) {
-    if (config.turns && fp8) return turns_kernel_of(problem);
     const bool pair = fp8 && problem.dim == 512 && config.heads == kPairHeads;
     const int heads = std::min(config.heads, kPairHeads / 2);
     Kernel kernel;
@@ -83,7 +74,6 @@ Launch prepare(const SparseConfig& config, const SparseAttentionProblem& problem
 bool fits(const SparseConfig& config, const SparseAttentionProblem& problem) {
     const bool pairs = problem.dim == 512 && all_fp8(problem) && 2 * config.splits <= decode::kMaxSplits;
     if (config.heads == kPairHeads && !pairs) return false;
-    if (config.turns && !all_fp8(problem)) return false;
     const Launch launch = prepare(config, problem);
     return launch.aligned.shared.bytes > 0 && launch.anywhere.shared.bytes > 0;
 }

@@ -34,7 +34,7 @@ std::int64_t resident_clusters(int blocks, int multiprocessors) {
 }  // namespace
 
 std::string to_string(const SparseConfig& config) {
-    return fmt::format("sparse_decode_{}{}_s{}", config.turns ? 'm' : 'h', config.heads, config.splits);
+    return fmt::format("sparse_decode_h{}_s{}", config.heads, config.splits);
 }
 
 OverrideFields config_fields() {
@@ -55,8 +55,6 @@ std::vector<SparseConfig> legal_configs(int heads, bool (*fits)(const SparseConf
             if (fits(config, problem)) configs.push_back(config);
         }
     }
-    const SparseConfig turns = {kTurnHeads, 1, true};
-    if (heads > kTurnHeads / 2 && fits(turns, problem)) configs.push_back(turns);
     return configs;
 }
 

@@ -17,13 +17,11 @@ namespace tokamak::mla::cuda {
 struct SparseConfig {
     int heads = 0;
     int splits = 0;
-    bool turns = false;  ///< 64 heads are the rows of the matrices, two warpgroups take blocks of rows in turns
     friend bool operator==(const SparseConfig&, const SparseConfig&) = default;
 };
 
 inline constexpr int kHeadCounts[] = {8, 16, 32, 64, 128};
 inline constexpr int kPairHeads = 128;
-inline constexpr int kTurnHeads = 64;  ///< of the configuration in turns
 inline constexpr int kSplitCounts[] = {1, 2, 4, 8};
 
 /// "sparse_decode_h16_s8".

@@ -24,7 +24,5 @@ Kernel kernel_512_fp8(int heads, bool pair);
 Kernel kernel_576_fp8(int heads);
 Kernel kernel_512_bf16(int heads);
 Kernel kernel_576_bf16(int heads);
-/// Aligned fp8 rows and 64 heads, which two warpgroups treat in turns; unsplit.
-Kernel kernel_turns(int dim);
 
 }  // namespace tokamak::mla::cuda::sparse_decode

@@ -41,15 +41,4 @@ SharedLayout divide_shared(const Kernel& kernel, int dim, int splits, std::size_
     return layout;
 }
 
-SharedLayout divide_shared_turns(const Kernel& kernel, int dim, std::size_t available) {
-    const std::int32_t queries = kernel.heads * dim * 2;
-    SharedLayout layout;
-    layout.ring = queries;
-    layout.weights = layout.ring + 2 * kRowBlock * dim * 2;
-    layout.control = layout.weights + kernel.heads * 128;
-    layout.bytes = layout.control + round_up(static_cast<std::int32_t>(kernel.control_bytes), 16);
-    if (layout.bytes > static_cast<std::int32_t>(available)) return {};
-    return layout;
-}
-
 }  // namespace tokamak::mla::cuda::sparse_decode

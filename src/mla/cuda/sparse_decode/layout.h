@@ -9,7 +9,4 @@ namespace tokamak::mla::cuda::sparse_decode {
 /// As many stages as fit into `available` bytes; bytes = 0 if the kernel cannot run with so many splits.
 SharedLayout divide_shared(const Kernel& kernel, int dim, int splits, std::size_t available);
 
-/// The same for the kernel in turns.
-SharedLayout divide_shared_turns(const Kernel& kernel, int dim, std::size_t available);
-
 }  // namespace tokamak::mla::cuda::sparse_decode

@@ -88,29 +88,22 @@ class RowStream {
         columns_ = &columns;
         token_ = token;
         column_ = columns.first + lane / PerWarp * kRowBlock + row;
-        near_ = load_index(params, columns, token, column_).index;
-        far_ = load_index(params, columns, token, column_ + kGroup).index;
+        near_ = load_index(params, columns, token, column_);
+        far_ = load_index(params, columns, token, column_ + kBlocks * kRowBlock);
     }
 
     /// Between start and the first turn: waits for the first index.
-    __device__ __forceinline__ void begin() { load_near_page(); }
+    __device__ __forceinline__ void begin() { load_page(*params_, token_, near_); }
 
     /// Blocks are turned to one by one.
     __device__ __forceinline__ void turn(int block) {
         if (block % kBlocks != 0) return;
-        own_ = locate(*params_, {near_, near_page_, pool_of(column_)});
+        own_ = locate(*params_, near_);
         valid_ = __ballot_sync(~0U, own_.valid);
-        column_ += kGroup;
         near_ = far_;
-        load_near_page();
-        far_ = load_index(*params_, *columns_, token_, column_ + kGroup).index;
-    }
-
-    /// Masked rows of the group turned to are read from `zeros` instead.
-    __device__ __forceinline__ void redirect(const void* zeros) {
-        if (own_.valid) return;
-        own_.values = static_cast<const std::uint8_t*>(zeros);
-        own_.scales = own_.values;
+        load_page(*params_, token_, near_);
+        column_ += kBlocks * kRowBlock;
+        far_ = load_index(*params_, *columns_, token_, column_ + kBlocks * kRowBlock);
     }
 
     /// Of the group turned to: the row that this lane found, and whether it belongs to `block`.
@@ -124,12 +117,10 @@ class RowStream {
         return reinterpret_cast<const std::uint8_t*>(
             __shfl_sync(~0U, reinterpret_cast<unsigned long long>(own_.values), block % kBlocks * PerWarp + r));
     }
-    [[nodiscard]] __device__ __forceinline__ const std::uint8_t* scales(int block, int r) const {
-        return reinterpret_cast<const std::uint8_t*>(
-            __shfl_sync(~0U, reinterpret_cast<unsigned long long>(own_.scales), block % kBlocks * PerWarp + r));
-    }
     [[nodiscard]] __device__ __forceinline__ Row row(int block, int r) const {
-        return {values(block, r), scales(block, r), (valid(block) >> r & 1U) != 0};
+        const auto scales =
+            __shfl_sync(~0U, reinterpret_cast<unsigned long long>(own_.scales), block % kBlocks * PerWarp + r);
+        return {values(block, r), reinterpret_cast<const std::uint8_t*>(scales), (valid(block) >> r & 1U) != 0};
     }
     /// Bit r: row r of the block takes part.
     [[nodiscard]] __device__ __forceinline__ unsigned valid(int block) const {
@@ -137,22 +128,11 @@ class RowStream {
     }
 
   private:
-    static constexpr int kGroup = kBlocks * kRowBlock;  ///< columns
-
-    [[nodiscard]] __device__ __forceinline__ int pool_of(int column) const {
-        return column < columns_->in_first_pool ? 0 : 1;
-    }
-    __device__ __forceinline__ void load_near_page() {
-        Selected selected = {near_, -1, pool_of(column_)};
-        load_page(*params_, token_, selected);
-        near_page_ = selected.page;
-    }
-
     const Params* params_;
     const Columns* columns_;
     int token_;
-    int column_;                 ///< of the group turned to next
-    int near_, near_page_, far_;  ///< indices of that group and the one behind it: few registers, therefore no Selected
+    int column_;
+    Selected near_, far_;
     Row own_;
     unsigned valid_;
 };
