@@ -21,7 +21,7 @@ __device__ __forceinline__ void gather_bf16(const Params& params, Control<N>& co
     start_together<N>();
     rows.begin();
     Stage stage;
-    const std::uint32_t at = ring + swizzled(warp * kPerWarp + lane / 8, lane & 7);
+    const std::uint32_t at = ring + warp * kPerWarp * 128 + swizzled(lane / 8, lane & 7);
     for (int block = 0; block < blocks; ++block) {
         rows.turn(block);
         const unsigned valid = rows.valid(block);

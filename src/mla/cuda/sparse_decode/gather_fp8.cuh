@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Producer warps for fp8 rows. A unit is four rows by 128 bytes: a lane copies 16 bytes of it into a ring of its own in
-// shared memory, several steps of one or two units before it reads them back, converts them to f16 and stores them into two
+// shared memory, several steps of two units before it reads them back, converts them to f16 and stores them into two
 // slabs. Nothing but what concerns whole rows passes between lanes. (Registers would do as a ring, but a warp has six
 // scoreboards: a wait for the oldest of many loads becomes a wait for the youngest.) Loops over steps are unrolled:
 // what counts is how few instructions the producers issue.
@@ -22,7 +22,7 @@ class Fp8Gather {
           warp_(warp),
           first_row_((Pair ? pair_half() * (kRowBlock / 2) : 0) + warp * kPerWarp),
           lane_(lane),
-          raw_(base + params.shared.raw + warp * kAhead * kUnits * kUnitBytes + lane * 16),
+          raw_(base + params.shared.raw + warp * kAhead * kStepBytes + lane * 16),
           scales_(base + params.shared.raw_scales) {
         const int chunk = lane & 7;
         const int row = lane / 8;
@@ -30,10 +30,9 @@ class Fp8Gather {
         // eight: stores and loads then touch every bank once.
         const int upper = ((chunk >> 2) ^ row) & 1;
         first_half_ = raw_ + upper * 8;
-        const std::uint32_t ring = base + params.shared.ring;
-        ring_rows_ = ring + first_row_ * 128;
-        rotary_at_ = ring + swizzled(first_row_ + row, chunk);
-        codes_at_ = ring + swizzled(first_row_ + row, 2 * (chunk & 3) + upper);
+        ring_rows_ = base + params.shared.ring + first_row_ * 128;
+        rotary_at_ = ring_rows_ + swizzled(row, chunk);
+        codes_at_ = ring_rows_ + swizzled(row, 2 * (chunk & 3) + upper);
         found_row_ = first_row_ + lane % kPerWarp;
         rows_.start(params, columns, token, found_row_, lane);
     }
@@ -54,22 +53,21 @@ class Fp8Gather {
     using Shape = Slabs<Dim>;
     static constexpr int kPerWarp = kRowBlock / kProducerWarps<N> / kTogether<Pair>;
     static constexpr int kOwnRows = kPerWarp / 4;          ///< of a lane
-    static constexpr int kUnits = kStepUnits<N>;                ///< of a step
-    static constexpr int kSteps = kPieces * kOwnRows / kUnits;  ///< of a block
-    static constexpr int kRotarySteps = kOwnRows / kUnits;
+    static constexpr int kSteps = kPieces * kOwnRows / 2;  ///< of a block
+    static constexpr int kRotarySteps = kOwnRows / 2;
     static constexpr int kAhead = kStepsAhead;
     static constexpr int kScaleBlocks = kRawScaleBlocks<N>;
     static_assert(kSteps % kAhead == 0);
     static_assert(!Pair || !Shape::kRests, "both blocks would have to know whether a scale is odd");
 
-    /// Own 16 bytes of each unit; codes with the eight first that are stored first.
+    /// Own 16 bytes of two units; codes with the eight first that are stored first.
     struct Step {
-        uint4 unit[kUnits];
+        uint4 unit[2];
     };
 
     /// Where step `s` of any block waits.
     [[nodiscard]] __device__ __forceinline__ static constexpr std::uint32_t place(int s) {
-        return s % kAhead * kUnits * kUnitBytes;
+        return s % kAhead * kStepBytes;
     }
     [[nodiscard]] __device__ __forceinline__ std::uint32_t scales_of(int block) const {
         return scales_ + block % kScaleBlocks * (kRowBlock * 16);
@@ -79,13 +77,13 @@ class Fp8Gather {
     __device__ __forceinline__ void start_step(int block, int s) {
         if (s == 0) turn(block);
 #pragma unroll
-        for (int j = 0; j < kUnits; ++j) {
-            const int piece = (kUnits * s + j) / kOwnRows;
-            const int i = (kUnits * s + j) % kOwnRows;
+        for (int j = 0; j < 2; ++j) {
+            const int piece = (2 * s + j) / kOwnRows;
+            const int i = (2 * s + j) % kOwnRows;
             const int offset = piece == 0 ? Fp8::kRotaryByte : (piece - 1) * 128;
             bool valid = (valid_ >> (4 * i + lane_ / 8) & 1U) != 0;
             if (2 * piece > Fp8::kCodeSlabs) valid = valid && (lane_ & 7) < 4;  // 512: the last piece is one slab
-            ptx::copy_16(raw_ + place(s) + j * kUnitBytes, source_[i] + offset, valid);
+            ptx::copy_16(raw_ + place(s) + j * 512, source_[i] + offset, valid);
         }
         ptx::copy_commit();
     }
@@ -108,8 +106,8 @@ class Fp8Gather {
     [[nodiscard]] __device__ __forceinline__ Step read(int s) const {
         Step step;
 #pragma unroll
-        for (int j = 0; j < kUnits; ++j) {
-            const std::uint32_t offset = place(s) + j * kUnitBytes;
+        for (int j = 0; j < 2; ++j) {
+            const std::uint32_t offset = place(s) + j * 512;
             if (s < kRotarySteps) {
                 step.unit[j] = load_shared_16(raw_ + offset);
             } else {
@@ -121,11 +119,11 @@ class Fp8Gather {
         return step;
     }
 
-    /// Lets the copies of a later step take the place of s, which has been read, then reads the step after s. (In the
-    /// other order the copies would wait for what the reads bring.)
+    /// Lets the copies of a later step take the place of s, which has been read, then waits for the step after s and
+    /// reads it. (In the other order the copies would wait for what the reads bring, and fewer would be under way.)
     __device__ __forceinline__ void advance(int block, int s, Step& next) {
-        ptx::copy_wait<kAhead - 2>();
         start_step(block + (s + kAhead) / kSteps, (s + kAhead) % kSteps);
+        ptx::copy_wait<kAhead - 1>();
         next = read((s + 1) % kSteps);  // behind the last block: old bytes
     }
 
@@ -136,8 +134,8 @@ class Fp8Gather {
         uint4 rotary[kOwnRows];
 #pragma unroll
         for (int s = 0; s < kRotarySteps; ++s) {
-#pragma unroll
-            for (int j = 0; j < kUnits; ++j) rotary[kUnits * s + j] = next.unit[j];
+            rotary[2 * s] = next.unit[0];
+            rotary[2 * s + 1] = next.unit[1];
             advance(block, s, next);
         }
         const int exponent = settle_rows(block, rotary, valid);
@@ -159,8 +157,8 @@ class Fp8Gather {
         for (int s = kRotarySteps; s < kSteps; ++s) {
             const Step own = next;
             advance(block, s, next);
-            const int piece = kUnits * s / kOwnRows - 1;  // of codes
-            const int i = kUnits * s % kOwnRows;
+            const int piece = 2 * s / kOwnRows - 1;  // of codes
+            const int i = 2 * s % kOwnRows;
             const int first = 2 * piece + 1;  // positions of the two slabs
             const int second = first + 1 < Shape::kCount ? first + 1 : first;
             if (i == 0 && second / Shape::kPerStage > (first - 1) / Shape::kPerStage)
@@ -168,12 +166,10 @@ class Fp8Gather {
             if (first != second || (lane_ & 4) == 0) {
                 const std::uint32_t slab = codes_at_ + own_slab(at.stage, first, second);
                 const std::uint32_t rests = Odd ? own_slab(at.rests, first, second) + codes_at_ - slab : 0;
-#pragma unroll
-                for (int j = 0; j < kUnits; ++j)
-                    store_codes<Odd>((slab ^ ((i + j) % 2 * 64U)) + (i + j) * 512, own.unit[j], ratios[i + j], piece,
-                                     rests);
+                store_codes<Odd>(slab + i * 512, own.unit[0], ratios[i], piece, rests);
+                store_codes<Odd>((slab ^ 64U) + (i + 1) * 512, own.unit[1], ratios[i + 1], piece, rests);
             }
-            if (i + kUnits == kOwnRows && (second + 1) / Shape::kPerStage > first / Shape::kPerStage) {
+            if (i + 2 == kOwnRows && (second + 1) / Shape::kPerStage > first / Shape::kPerStage) {
                 if (Odd) close_stage(at.rests[first / Shape::kPerStage], -1);
                 close_stage(at.stage[first / Shape::kPerStage], first / Shape::kPerStage == 0 ? block : -1);
             }

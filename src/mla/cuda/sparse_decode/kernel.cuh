@@ -18,7 +18,7 @@ template <int N>
 struct Registers {
     static constexpr int kScore = N == 64 ? 88 : N == 32 ? 80 : 72;
     static constexpr int kAccumulate = N == 64 ? 160 : N == 32 ? 96 : 72;
-    static constexpr int kProduce = N == 64 ? 104 : N == 32 ? 104 : 72;
+    static constexpr int kProduce = N == 64 ? 104 : N == 32 ? 104 : 128;
 };
 
 /// Where this block stands: its cluster's token and heads, and its share of the rows.

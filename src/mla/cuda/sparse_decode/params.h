@@ -33,10 +33,10 @@ struct Slabs {
     static constexpr int kFirstValues = kCount - kValueTiles;
 };
 
-/// Warps that bring rows: they wait for one another's results most of the time, so as many as registers allow. Of a pair, two blocks with different heads of one
+/// Warps that bring rows: 64 heads leave registers for four only. Of a pair, two blocks with different heads of one
 /// token, each brings half of the rows to both.
 template <int N>
-inline constexpr int kProducerWarps = N == 64 ? 4 : N == 32 ? 8 : 16;
+inline constexpr int kProducerWarps = N == 64 ? 4 : 8;
 template <int N>
 inline constexpr int kThreads = kMathThreads + 32 * kProducerWarps<N>;
 
@@ -49,14 +49,12 @@ struct Fp8Row {
 };
 inline constexpr int kPieces = 5;
 
-/// fp8 rows in flight, in steps for each producer warp: a block, or half of one where the queries leave less room. A
-/// step is units of four rows by a piece.
+/// fp8 rows in flight, in steps of eight rows by a piece for each producer warp: a block, or half of one where the
+/// queries leave less room.
 inline constexpr int kStepsAhead = 5;
-inline constexpr int kUnitBytes = 512;
+inline constexpr int kStepBytes = 1024;  ///< of a warp
 template <int N>
-inline constexpr int kStepUnits = N <= 16 ? 1 : 2;
-template <int N>
-inline constexpr int kRawBytes = kProducerWarps<N>* kStepsAhead* kStepUnits<N>* kUnitBytes;
+inline constexpr int kRawBytes = kProducerWarps<N>* kStepsAhead* kStepBytes;
 template <int N>
 inline constexpr int kRawScaleBlocks = N == 64 ? 2 : 3;
 
