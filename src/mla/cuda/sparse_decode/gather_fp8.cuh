@@ -119,11 +119,11 @@ class Fp8Gather {
         return step;
     }
 
-    /// Lets the copies of a later step take the place of s, which has been read, then waits for the step after s and
-    /// reads it. (In the other order the copies would wait for what the reads bring, and fewer would be under way.)
+    /// Lets the copies of a later step take the place of s, which has been read, then reads the step after s. (In the
+    /// other order the copies would wait for what the reads bring.)
     __device__ __forceinline__ void advance(int block, int s, Step& next) {
+        ptx::copy_wait<kAhead - 2>();
         start_step(block + (s + kAhead) / kSteps, (s + kAhead) % kSteps);
-        ptx::copy_wait<kAhead - 1>();
         next = read((s + 1) % kSteps);  // behind the last block: old bytes
     }
 
