@@ -56,13 +56,18 @@ void expect_refused(const std::string& text, std::initializer_list<std::string> 
 TEST(SparseAttentionChoice, WhatIsNotLegalIsListedWithTheReason) {
     const auto problem = problem_of(16, {2048});
     const auto legal = legal_configs(problem.heads, &anything_fits, problem);
-    const auto refused = refused_configs(legal, problem.heads, false);
-    EXPECT_EQ(legal.size() + refused.size(), std::size(kHeadCounts) * std::size(kSplitCounts));
+    const auto refused = refused_configs(legal, problem, false);
+    EXPECT_EQ(legal.size() + refused.size(), all_configs().size());
     for (const auto& [variant, reason] : refused)
         EXPECT_EQ(reason, "half of its heads or more would be padding") << variant;
-    const auto of_128 = refused_configs({}, 128, true);
-    EXPECT_EQ(of_128.back().second, "a cluster would have more than 8 thread blocks");
-    EXPECT_EQ(refused_configs({}, 128, false).back().second, "pairs of thread blocks are for fp8 rows of 512");
+    const auto reason = [](const std::string& variant, bool pairs) {
+        for (const auto& [name, why] : refused_configs({}, problem_of(128, {2049}), pairs))
+            if (name == variant) return why;
+        return std::string();
+    };
+    EXPECT_EQ(reason("sparse_decode_h128_s8", true), "a cluster would have more than 8 thread blocks");
+    EXPECT_EQ(reason("sparse_decode_h128_s8", false), "pairs of thread blocks are for fp8 rows of 512");
+    EXPECT_EQ(reason("flat_decode_r128_h32_s16", true), "its shares would be longer than 128 rows");
 }
 
 TEST(SparseAttentionChoice, OneTokenSplitsOverTheChipAndManyDoNot) {

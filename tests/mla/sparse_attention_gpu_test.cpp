@@ -57,9 +57,7 @@ std::vector<AttentionCase> gpu_cases() {
 
 std::vector<std::string> all_variants() {
     std::vector<std::string> names;
-    for (const int heads : mla::cuda::kHeadCounts)
-        for (const int splits : mla::cuda::kSplitCounts)
-            names.push_back(to_string(mla::cuda::SparseConfig{heads, splits}));
+    for (const mla::cuda::SparseConfig& config : mla::cuda::all_configs()) names.push_back(to_string(config));
     return names;
 }
 

@@ -33,56 +33,84 @@ std::int64_t resident_clusters(int blocks, int multiprocessors) {
 
 }  // namespace
 
+std::vector<SparseConfig> all_configs() {
+    std::vector<SparseConfig> configs;
+    for (const int heads : kHeadCounts)
+        for (const int splits : kSplitCounts) configs.push_back({heads, splits});
+    for (const int splits : {1, 2, 4, 8, 16}) configs.push_back({16, splits, kFlatChunk});
+    for (const int heads : {16, 32})
+        for (const int splits : {8, 16}) configs.push_back({heads, splits, kFlatShare});
+    return configs;
+}
+
+std::int64_t selected_columns(const SparseAttentionProblem& problem) {
+    std::int64_t columns = 0;
+    for (const KvPool& pool : problem.pools) columns += pool.top_k;
+    return columns;
+}
+
 std::string to_string(const SparseConfig& config) {
+    if (config.chunk > 0) return fmt::format("flat_decode_r{}_h{}_s{}", config.chunk, config.heads, config.splits);
     return fmt::format("sparse_decode_h{}_s{}", config.heads, config.splits);
 }
 
 OverrideFields config_fields() {
     return {{"heads", "splits"}, [](const std::string& variant, const std::string& key, std::int64_t value) {
+                const std::size_t heads = variant.rfind("_h");
                 const std::size_t split = variant.rfind("_s");
-                return key == "heads" ? fmt::format("sparse_decode_h{}{}", value, variant.substr(split))
+                return key == "heads" ? fmt::format("{}_h{}{}", variant.substr(0, heads), value, variant.substr(split))
                                       : fmt::format("{}_s{}", variant.substr(0, split), value);
             }};
 }
 
+namespace {
+
+/// Why a configuration makes no sense for a problem; empty: it does.
+std::string pointless(const SparseConfig& config, const SparseAttentionProblem& problem) {
+    if (config.heads > 8 && config.heads / 2 >= problem.heads) return "half of its heads or more would be padding";
+    if (config.chunk == kFlatShare && selected_columns(problem) > std::int64_t{kFlatShare} * config.splits)
+        return fmt::format("its shares would be longer than {} rows", kFlatShare);
+    return {};
+}
+
+}  // namespace
+
 std::vector<SparseConfig> legal_configs(int heads, bool (*fits)(const SparseConfig&, const SparseAttentionProblem&),
                                         const SparseAttentionProblem& problem) {
     std::vector<SparseConfig> configs;
-    for (const int block_heads : kHeadCounts) {
-        if (block_heads > 8 && block_heads / 2 >= heads) continue;  // more than half of it would be padding
-        for (const int splits : kSplitCounts) {
-            const SparseConfig config = {block_heads, splits};
-            if (fits(config, problem)) configs.push_back(config);
-        }
-    }
+    SparseAttentionProblem of_heads = problem;
+    of_heads.heads = heads;
+    for (const SparseConfig& config : all_configs())
+        if (pointless(config, of_heads).empty() && fits(config, problem)) configs.push_back(config);
     return configs;
 }
 
-std::vector<std::pair<std::string, std::string>> refused_configs(const std::vector<SparseConfig>& legal, int heads,
-                                                                 bool pairs) {
+std::vector<std::pair<std::string, std::string>> refused_configs(const std::vector<SparseConfig>& legal,
+                                                                 const SparseAttentionProblem& problem, bool pairs) {
     std::vector<std::pair<std::string, std::string>> refused;
-    for (const int block_heads : kHeadCounts)
-        for (const int splits : kSplitCounts) {
-            const SparseConfig config = {block_heads, splits};
-            if (std::find(legal.begin(), legal.end(), config) != legal.end()) continue;
-            const char* reason = "does not fit into the shared memory of a thread block";
-            if (block_heads > 8 && block_heads / 2 >= heads)
-                reason = "half of its heads or more would be padding";
-            else if (block_heads == kPairHeads && !pairs)
-                reason = "pairs of thread blocks are for fp8 rows of 512";
-            else if (block_heads == kPairHeads && 2 * splits > kSplitCounts[std::size(kSplitCounts) - 1])
-                reason = "a cluster would have more than 8 thread blocks";
-            refused.emplace_back(to_string(config), reason);
-        }
+    for (const SparseConfig& config : all_configs()) {
+        if (std::find(legal.begin(), legal.end(), config) != legal.end()) continue;
+        std::string reason = pointless(config, problem);
+        if (reason.empty() && config.chunk > 0)
+            reason = "no cluster of so many thread blocks fits";
+        else if (reason.empty() && config.heads == kPairHeads && !pairs)
+            reason = "pairs of thread blocks are for fp8 rows of 512";
+        else if (reason.empty() && config.heads == kPairHeads &&
+                 2 * config.splits > kSplitCounts[std::size(kSplitCounts) - 1])
+            reason = "a cluster would have more than 8 thread blocks";
+        else if (reason.empty())
+            reason = "does not fit into the shared memory of a thread block";
+        refused.emplace_back(to_string(config), reason);
+    }
     return refused;
 }
 
 double predicted_us(const SparseConfig& config, const SparseAttentionProblem& problem, std::int64_t tokens,
                     int multiprocessors) {
-    std::int64_t columns = 0;
-    for (const KvPool& pool : problem.pools) columns += pool.top_k;
+    const std::int64_t columns = selected_columns(problem);
     const std::int64_t groups = (problem.heads + config.heads - 1) / config.heads;
     const int in_cluster = config.heads == kPairHeads ? 2 * config.splits : config.splits;
+    if (config.chunk > 0) return 1e9;
     const std::int64_t resident = std::max<std::int64_t>(1, resident_clusters(in_cluster, multiprocessors));
     const std::int64_t waves = (tokens * groups + resident - 1) / resident;
     const std::int64_t blocks = ((columns + config.splits - 1) / config.splits + 63) / 64;

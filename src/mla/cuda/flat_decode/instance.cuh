@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "mla/cuda/flat_decode/instances.h"
+#include "mla/cuda/flat_decode/kernel.cuh"
+
+namespace tokamak::mla::cuda::flat_decode {
+
+template <int Dim, int N, bool Half, int Blocks>
+FlatKernel describe() {
+    return {reinterpret_cast<const void*>(&flat_decode<Dim, N, Half, Blocks>), kFlatThreads,
+            kFlatBytes<Dim, N, Blocks>};
+}
+
+template <int Dim, bool Half>
+FlatKernel kernel_of(int heads, int rows) {
+    if (rows == 64) return heads == 16 ? describe<Dim, 16, Half, 1>() : FlatKernel{};
+    if (rows != 128) return {};
+    if (heads == 16) return describe<Dim, 16, Half, 2>();
+    return heads == 32 ? describe<Dim, 32, Half, 2>() : FlatKernel{};
+}
+
+}  // namespace tokamak::mla::cuda::flat_decode

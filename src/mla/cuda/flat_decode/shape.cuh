@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sizes and shared memory of the flat decode kernel.
+#pragma once
+
+#include "mla/cuda/sparse_decode/decode.cuh"
+#include "mla/cuda/sparse_decode/queries.cuh"
+
+namespace tokamak::mla::cuda::flat_decode {
+
+using namespace sparse_decode;
+
+inline constexpr int kWarps = 16;
+inline constexpr int kFlatThreads = 32 * kWarps;
+inline constexpr int kMostSplits = 16;
+inline constexpr int kParts = 32;  ///< of the output, 16 dimensions each: what a warp has of a tile
+
+/// Blocks of 64 rows that are in work at once.
+template <int Dim, int N, int Blocks>
+struct Shape {
+    static constexpr int kSlabs = Slabs<Dim>::kCount;
+    static constexpr int kRows = kRowBlock * Blocks;
+    static constexpr int kOwnRows = 4 * Blocks;     ///< of a warp: four of every block
+    static constexpr int kShares = 4 / Blocks;      ///< warpgroups that score one block, each some of the slabs
+    static constexpr bool kOneChunk = Blocks == 2;  ///< all rows of a share at once
+    static constexpr int kPairs = N / 8;            ///< column pairs of a thread in a 64 x N fragment
+    static constexpr int kPartBytes = 16 * N * 2;   ///< of an output part in 16 bits
+
+    // The parts of other splits land where the queries were.
+    static constexpr std::uint32_t kQueries = 0;
+    static constexpr std::uint32_t kRing = N * Dim * 2;
+    static constexpr std::uint32_t kWeights = kRing + Blocks * kSlabs * kSlabBytes;
+    static constexpr std::uint32_t kScores = kWeights + Blocks * N * 128;
+    static constexpr std::uint32_t kControl = kScores + (kShares - 1) * Blocks * kRowBlock * N * 4;
+    static_assert(kParts * kPartBytes <= kRing);
+
+    /// Position of the slab with output tile `tile`.
+    [[nodiscard]] __device__ static constexpr int position_of(int tile) {
+        return tile + 1 == kSlabs ? 0 : tile + 1;
+    }
+};
+
+template <int N, int Blocks>
+struct FlatControl {
+    std::uint64_t told;    ///< sums of the other splits
+    std::uint64_t landed;  ///< output parts of the other splits
+    alignas(16) uint4 ratios[kRowBlock * Blocks];  ///< eight f16 numbers of a row
+    int exponent[kRowBlock * Blocks];
+    alignas(16) float partial[4 * Blocks][N];  ///< per warp, for reductions over rows
+    alignas(16) float reference[N];
+    alignas(16) float correction[N];  ///< factor of older sums
+    unsigned query_top[kWarps];
+    alignas(16) float4 sums[kMostSplits][N];  ///< x reference, y sum, z largest score
+    float factor[kMostSplits][N];             ///< of a split's parts
+};
+
+template <int Dim, int N, int Blocks>
+inline constexpr std::uint32_t kFlatBytes = Shape<Dim, N, Blocks>::kControl + sizeof(FlatControl<N, Blocks>);
+
+}  // namespace tokamak::mla::cuda::flat_decode
