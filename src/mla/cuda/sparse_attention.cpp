@@ -70,11 +70,11 @@ Kernel flat_kernel_of(const SparseConfig& config, const SparseAttentionProblem& 
     const bool fp8 = all_fp8(problem);
     flat_decode::FlatKernel flat;
     if (problem.dim == 576)
-        flat = fp8 ? flat_decode::flat_576_fp8(config.heads, config.chunk)
-                   : flat_decode::flat_576_bf16(config.heads, config.chunk);
+        flat = fp8 ? flat_decode::flat_576_fp8(config.heads, config.rows)
+                   : flat_decode::flat_576_bf16(config.heads, config.rows);
     else
-        flat = fp8 ? flat_decode::flat_512_fp8(config.heads, config.chunk)
-                   : flat_decode::flat_512_bf16(config.heads, config.chunk);
+        flat = fp8 ? flat_decode::flat_512_fp8(config.heads, config.rows)
+                   : flat_decode::flat_512_bf16(config.heads, config.rows);
     Kernel kernel;
     kernel.code.function = flat.function;
     kernel.code.threads = flat.threads;
@@ -87,7 +87,7 @@ Kernel flat_kernel_of(const SparseConfig& config, const SparseAttentionProblem& 
 /// Rows that the flat form does not take go to the other one.
 Launch prepare(const SparseConfig& config, const SparseAttentionProblem& problem) {
     const SparseConfig other = {config.heads, std::min(config.splits, decode::kMaxSplits)};
-    return {config.chunk > 0 ? flat_kernel_of(config, problem) : kernel_of(config, problem, all_fp8(problem)),
+    return {config.rows > 0 ? flat_kernel_of(config, problem) : kernel_of(config, problem, all_fp8(problem)),
             kernel_of(other, problem, false)};
 }
 

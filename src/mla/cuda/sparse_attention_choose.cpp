@@ -37,9 +37,9 @@ std::vector<SparseConfig> all_configs() {
     std::vector<SparseConfig> configs;
     for (const int heads : kHeadCounts)
         for (const int splits : kSplitCounts) configs.push_back({heads, splits});
-    for (const int splits : {1, 2, 4, 8, 16}) configs.push_back({16, splits, kFlatChunk});
-    for (const int heads : {16, 32})
-        for (const int splits : {8, 16}) configs.push_back({heads, splits, kFlatShare});
+    for (const int rows : kFlatRows)
+        for (const int heads : {16, 32})
+            for (const int splits : {8, 16}) configs.push_back({heads, splits, rows});
     return configs;
 }
 
@@ -50,7 +50,7 @@ std::int64_t selected_columns(const SparseAttentionProblem& problem) {
 }
 
 std::string to_string(const SparseConfig& config) {
-    if (config.chunk > 0) return fmt::format("flat_decode_r{}_h{}_s{}", config.chunk, config.heads, config.splits);
+    if (config.rows > 0) return fmt::format("flat_decode_r{}_h{}_s{}", config.rows, config.heads, config.splits);
     return fmt::format("sparse_decode_h{}_s{}", config.heads, config.splits);
 }
 
@@ -68,8 +68,11 @@ namespace {
 /// Why a configuration makes no sense for a problem; empty: it does.
 std::string pointless(const SparseConfig& config, const SparseAttentionProblem& problem) {
     if (config.heads > 8 && config.heads / 2 >= problem.heads) return "half of its heads or more would be padding";
-    if (config.chunk == kFlatShare && selected_columns(problem) > std::int64_t{kFlatShare} * config.splits)
-        return fmt::format("its shares would be longer than {} rows", kFlatShare);
+    // Shares are multiples of eight columns.
+    const std::int64_t share = ((selected_columns(problem) + config.splits - 1) / config.splits + 7) / 8 * 8;
+    if (config.rows > 0 && share > config.rows)
+        return fmt::format("its shares would be longer than {} rows", config.rows);
+    if (config.rows > kFlatRows[0] && share <= kFlatRows[0]) return "its shares fit into fewer rows";
     return {};
 }
 
@@ -91,7 +94,7 @@ std::vector<std::pair<std::string, std::string>> refused_configs(const std::vect
     for (const SparseConfig& config : all_configs()) {
         if (std::find(legal.begin(), legal.end(), config) != legal.end()) continue;
         std::string reason = pointless(config, problem);
-        if (reason.empty() && config.chunk > 0)
+        if (reason.empty() && config.rows > 0)
             reason = "no cluster of so many thread blocks fits";
         else if (reason.empty() && config.heads == kPairHeads && !pairs)
             reason = "pairs of thread blocks are for fp8 rows of 512";
@@ -110,7 +113,7 @@ double predicted_us(const SparseConfig& config, const SparseAttentionProblem& pr
     const std::int64_t columns = selected_columns(problem);
     const std::int64_t groups = (problem.heads + config.heads - 1) / config.heads;
     const int in_cluster = config.heads == kPairHeads ? 2 * config.splits : config.splits;
-    if (config.chunk > 0) return 1e9;
+    if (config.rows > 0) return 1e9;
     const std::int64_t resident = std::max<std::int64_t>(1, resident_clusters(in_cluster, multiprocessors));
     const std::int64_t waves = (tokens * groups + resident - 1) / resident;
     const std::int64_t blocks = ((columns + config.splits - 1) / config.splits + 63) / 64;

@@ -13,20 +13,19 @@
 namespace tokamak::mla::cuda {
 
 /// One launch shape: heads of a thread block, and thread blocks that share the selected rows of a token. 128 heads are
-/// a pair of blocks with 64 each, which share the conversion of rows (fp8 rows of 512 only). `chunk`: 0, or rows that the
-/// flat form of the kernel has in work at once.
+/// a pair of blocks with 64 each, which share the conversion of rows (fp8 rows of 512 only). `rows`: 0, or the
+/// longest share of the flat form of the kernel, which has all its rows in work at once.
 struct SparseConfig {
     int heads = 0;
     int splits = 0;
-    int chunk = 0;
+    int rows = 0;
     friend bool operator==(const SparseConfig&, const SparseConfig&) = default;
 };
 
 inline constexpr int kHeadCounts[] = {8, 16, 32, 64, 128};
 inline constexpr int kPairHeads = 128;
 inline constexpr int kSplitCounts[] = {1, 2, 4, 8};
-inline constexpr int kFlatChunk = 64;   ///< shares of any length, chunk by chunk
-inline constexpr int kFlatShare = 128;  ///< the whole share in one chunk
+inline constexpr int kFlatRows[] = {64, 128};
 
 /// All of them, by form, heads, splits.
 std::vector<SparseConfig> all_configs();

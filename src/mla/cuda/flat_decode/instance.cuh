@@ -14,10 +14,8 @@ FlatKernel describe() {
 
 template <int Dim, bool Half>
 FlatKernel kernel_of(int heads, int rows) {
-    if (rows == 64) return heads == 16 ? describe<Dim, 16, Half, 1>() : FlatKernel{};
-    if (rows != 128) return {};
-    if (heads == 16) return describe<Dim, 16, Half, 2>();
-    return heads == 32 ? describe<Dim, 32, Half, 2>() : FlatKernel{};
+    if (heads == 16) return rows == 64 ? describe<Dim, 16, Half, 1>() : describe<Dim, 16, Half, 2>();
+    return rows == 64 ? describe<Dim, 32, Half, 1>() : describe<Dim, 32, Half, 2>();
 }
 
 }  // namespace tokamak::mla::cuda::flat_decode

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sparse attention of one token and N heads per cluster of `splits` blocks, for few heads or short shares: no roles, no
-// ring. All warps bring a chunk of rows, score it, and add its values. A share that is one chunk has no step that waits for an earlier one's end. See docs/kernels/sparse_mla.md.
+// Sparse attention of one token and N heads per cluster of `splits` blocks, for shares of at most 64 * Blocks rows: no
+// roles, no ring. All warps bring the rows of the share at once, score them, take one softmax over them and add their
+// values. See docs/kernels/sparse_mla.md.
 #pragma once
 
 #include "mla/cuda/flat_decode/exchange.cuh"
@@ -10,7 +11,7 @@
 
 namespace tokamak::mla::cuda::flat_decode {
 
-/// Everything about one block; the steps are in the order of their names in run().
+/// Everything about one block.
 template <int Dim, int N, bool Half, int Blocks>
 class FlatBlock {
     using S = Shape<Dim, N, Blocks>;
@@ -34,63 +35,50 @@ class FlatBlock {
     __device__ __forceinline__ void run() {
         if (params_.num_tokens != nullptr && token_ >= *params_.num_tokens) return;  // the whole cluster
         const Columns columns = columns_of(params_, token_, rank_);
-        Selected selected = Rows::ask(params_, columns, token_, 0, warp_, lane_);
+        Selected selected = Rows::ask(params_, columns, token_, warp_, lane_);
         Queries<Dim, N, Half, Blocks> queries;
         queries.load(params_, token_, first_head_);
-        const int chunks = S::kOneChunk ? 1 : max(1, (columns.last - columns.first + S::kRows - 1) / S::kRows);
+        if (threadIdx.x == 0) listen(params_, control_);
         load_page(params_, token_, selected);
-        [[maybe_unused]] RawRows<Dim, N, Blocks> raw;
-        Converter<Dim, N, Blocks> converter(control_, base_, warp_, lane_);
-        bring(Rows(params_, selected), raw);
-        selected = Rows::ask(params_, columns, token_, 1, warp_, lane_);
-        using Exchange = FlatExchange<Dim, N, Half, Blocks>;
-        if (threadIdx.x == 0) Exchange::listen(params_, control_);
-        const int power = queries.store(control_, base_, warp_, lane_);
+        float score[N / 2];
+        const int power = score_rows(Rows(params_, selected), queries, score);
+        add_shares<Dim, N, Blocks>(base_, warp_ / 4, static_cast<int>(threadIdx.x) % 128, score);
+        if (params_.splits > 1) ptx::cluster_arrive_relaxed();  // parts may land in place of the queries
         Weigher<Dim, N, Half, Blocks> weigher(params_, control_, base_, warp_, lane_, power);
-        TileSums<N> sums;
-        for (int chunk = 0; chunk < chunks; ++chunk) {
-            load_page(params_, token_, selected);
-            float score[N / 2];
-            score_rows(raw, converter, score);
-            const bool last = chunk + 1 == chunks;
-            add_shares<Dim, N, Blocks>(base_, warp_ / 4, static_cast<int>(threadIdx.x) % 128, score);
-            if (last && params_.splits > 1) ptx::cluster_arrive_relaxed();  // parts may land in place of the queries
-            if (warp_ < 4 * Blocks) {
-                weigher.weigh(score, chunk == 0);
-                ptx::fence_shared_async();
-            }
-            __syncthreads();
-            if (chunk > 0) sums.correct(control_.correction, lane_);
-            multiply_values<Dim, N, Half, Blocks>(shared_, warp_ / 4, sums);
-            __syncthreads();
-            if (!last) {
-                bring(Rows(params_, selected), raw);
-                selected = Rows::ask(params_, columns, token_, chunk + 2, warp_, lane_);
-            }
+        if (warp_ < 4 * Blocks) {
+            weigher.weigh(score);
+            ptx::fence_shared_async();
         }
-        finish(Exchange(params_, control_, base_, rank_, chunks), weigher, sums);
+        __syncthreads();
+        float tile[2][N / 2];
+        multiply_values<Dim, N, Half, Blocks>(shared_, warp_ / 4, tile);
+        if (params_.splits > 1) ptx::cluster_wait();
+        if (warp_ < 4 * Blocks) share_sums(weigher.finish());
+        ptx::wgmma_wait<0>();
+        __syncthreads();
+        finish(tile);
     }
 
   private:
-    __device__ __forceinline__ void bring(const Rows& rows, RawRows<Dim, N, Blocks>& raw) {
-        if constexpr (Half)
-            raw.load(rows, lane_);
-        else
-            copy_rows<Dim, N, Blocks>(control_, base_, rows, warp_, lane_);
-    }
-
-    /// The chunk's rows to the operands, and their scores. Rounding errors of odd scales are scored first, in the place
-    /// of the rows.
-    __device__ __forceinline__ void score_rows(const RawRows<Dim, N, Blocks>& raw, Converter<Dim, N, Blocks>& converter,
-                                               float (&score)[N / 2]) {
-        bool rests = false;
+    /// Rows and queries to the operands, and this warpgroup's scores; the power of the queries. Rounding errors of odd
+    /// scales are scored first, in the place of the rows.
+    __device__ __forceinline__ int score_rows(const Rows& rows, const Queries<Dim, N, Half, Blocks>& queries,
+                                              float (&score)[N / 2]) {
+        [[maybe_unused]] RawRows<Dim, N, Blocks> raw;
+        [[maybe_unused]] Converter<Dim, N, Blocks> converter(control_, base_, warp_, lane_);
+        [[maybe_unused]] bool rests = false;
+        int power;
         if constexpr (!Half) {
+            copy_rows<Dim, N, Blocks>(control_, base_, rows, warp_, lane_);
+            power = queries.store(control_, base_, warp_, lane_);
             ptx::copy_wait<0>();
             ptx::fence_shared_async();
             __syncthreads();
         } else {
+            raw.load(rows, lane_);
             const bool odd = converter.settle(raw);
             if (!odd) converter.template store<Stored::exact>(raw);
+            power = queries.store(control_, base_, warp_, lane_);
             ptx::fence_shared_async();
             rests = __syncthreads_or(odd ? 1 : 0) != 0;
         }
@@ -116,31 +104,38 @@ class FlatBlock {
                 return false;
             }
         });
+        return power;
     }
 
-    __device__ __forceinline__ void finish(const FlatExchange<Dim, N, Half, Blocks>& exchange,
-                                           Weigher<Dim, N, Half, Blocks>& weigher, const TileSums<N>& sums) {
-        const int thread = static_cast<int>(threadIdx.x);
+    /// By the warpgroups with scores.
+    __device__ __forceinline__ void share_sums(const HeadSums& own) {
+        if (threadIdx.x < N) control_.sums[rank_][threadIdx.x] = {own.reference, own.sum, own.top, 0.0F};
+        ptx::named_barrier(1, 128 * Blocks);
+        tell_sums<N, Blocks, 128 * Blocks>(params_, control_, rank_);
+    }
+
+    /// The way of the sums to the caller's output.
+    __device__ __forceinline__ void finish(const float (&tile)[2][N / 2]) {
         const bool split = params_.splits > 1;
-        exchange.stage(sums, warp_, lane_);
+        const Exchange<N, Half, false> exchange(params_, {base_ + S::kRing, base_, &control_.landed}, rank_, 0);
+#pragma unroll
+        for (int i = 0; i < 2; ++i) exchange.stage(tile[i], part_of(warp_, i), lane_);
+        ptx::fence_shared_async();
+        __syncwarp();
         if (split) {
-            ptx::cluster_wait();
-            exchange.push(warp_, lane_);
+            if (lane_ < 2) exchange.push(part_of(warp_, lane_));
+            __syncwarp();
+            ptx::barrier_wait(&control_.told, 0);
         }
-        if (warp_ < 4 * Blocks) {
-            const HeadSums own = weigher.finish();
-            if (thread < N) exchange.share(thread, own);
-        }
-        __syncthreads();
-        if (split) ptx::barrier_wait(&control_.told, 0);
-        exchange.settle(thread, token_, first_head_);
+        settle_factors(params_, control_, rank_, token_, first_head_);
         __syncthreads();
         if (split) {
             ptx::barrier_wait(&control_.landed, 0);
             __syncwarp();
             ptx::cluster_arrive_relaxed();
         }
-        exchange.finish(thread, token_, first_head_);
+        exchange.template finish<kFlatThreads>(token_, first_head_,
+                                               [&](int source, int h) { return control_.factor[source][h]; });
         if (split) {  // nobody leaves while others still copy out of its memory
             __syncwarp();
             ptx::cluster_wait();
@@ -156,7 +151,7 @@ class FlatBlock {
 };
 
 template <int Dim, int N, bool Half, int Blocks>
-__global__ void __launch_bounds__(kFlatThreads, Blocks == 1 ? 2 : 1) flat_decode(const __grid_constant__ Params params) {
+__global__ void __launch_bounds__(kFlatThreads, 1) flat_decode(const __grid_constant__ Params params) {
     extern __shared__ __align__(1024) unsigned char shared[];
     FlatBlock<Dim, N, Half, Blocks>(params, shared).run();
 }

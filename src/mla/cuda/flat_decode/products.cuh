@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Both products of a chunk on the tensor cores. Scores: a block of rows is scored by several warpgroups, each some of
+// Both products on the tensor cores. Scores: a block of rows is scored by several warpgroups, each some of
 // the slabs, and their parts are added. Output: every warpgroup has two tiles of 64 dimensions.
 #pragma once
 
@@ -63,42 +63,24 @@ __device__ __forceinline__ void add_shares(std::uint32_t base, int group, int th
     }
 }
 
-/// Sums of a warpgroup's two tiles; columns are heads, rows dimensions.
-template <int N>
-struct TileSums {
-    float tile[2][N / 2] = {};
-
-    __device__ __forceinline__ void correct(const float* factors, int lane) {
-#pragma unroll
-        for (int g = 0; g < N / 8; ++g) {
-            const float2 f = *reinterpret_cast<const float2*>(&factors[8 * g + 2 * (lane & 3)]);
-#pragma unroll
-            for (int e = 0; e < 4; ++e) {
-                tile[0][4 * g + e] *= e % 2 == 0 ? f.x : f.y;
-                tile[1][4 * g + e] *= e % 2 == 0 ? f.x : f.y;
-            }
-        }
-    }
-};
-
+/// Starts the products of a warpgroup's two tiles; columns are heads, rows dimensions.
 template <int Dim, int N, bool Half, int Blocks>
-__device__ __forceinline__ void multiply_values(unsigned char* shared, int group, TileSums<N>& sums) {
+__device__ __forceinline__ void multiply_values(unsigned char* shared, int group, float (&tile)[2][N / 2]) {
     using S = Shape<Dim, N, Blocks>;
+    const std::uint64_t weights = ptx::wgmma_descriptor(shared + S::kWeights);
     ptx::wgmma_fence();
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
         const std::uint64_t values =
             ptx::wgmma_descriptor(shared + S::kRing + S::position_of(2 * group + i) * kSlabBytes);
-        const std::uint64_t weights = ptx::wgmma_descriptor(shared + S::kWeights);
 #pragma unroll
         for (int b = 0; b < Blocks; ++b)
 #pragma unroll
             for (int k = 0; k < 4; ++k)
-                ptx::wgmma_16bit<Half, true>(sums.tile[i], values + b * (S::kSlabs * kSlabBytes / 16) + 128 * k,
-                                             weights + b * (N * 128 / 16) + 2 * k, true);
+                ptx::wgmma_16bit<Half, true>(tile[i], values + b * (S::kSlabs * kSlabBytes / 16) + 128 * k,
+                                             weights + b * (N * 128 / 16) + 2 * k, b + k > 0);
     }
     ptx::wgmma_commit();
-    ptx::wgmma_wait<0>();
 }
 
 }  // namespace tokamak::mla::cuda::flat_decode

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "mla/cuda/sparse_decode/decode.cuh"
+#include "mla/cuda/sparse_decode/exchange.cuh"
 #include "mla/cuda/sparse_decode/queries.cuh"
 
 namespace tokamak::mla::cuda::flat_decode {
@@ -12,18 +13,15 @@ using namespace sparse_decode;
 inline constexpr int kWarps = 16;
 inline constexpr int kFlatThreads = 32 * kWarps;
 inline constexpr int kMostSplits = 16;
-inline constexpr int kParts = 32;  ///< of the output, 16 dimensions each: what a warp has of a tile
 
-/// Blocks of 64 rows that are in work at once.
+/// A share is at most so many blocks of 64 rows.
 template <int Dim, int N, int Blocks>
 struct Shape {
     static constexpr int kSlabs = Slabs<Dim>::kCount;
     static constexpr int kRows = kRowBlock * Blocks;
     static constexpr int kOwnRows = 4 * Blocks;     ///< of a warp: four of every block
     static constexpr int kShares = 4 / Blocks;      ///< warpgroups that score one block, each some of the slabs
-    static constexpr bool kOneChunk = Blocks == 2;  ///< all rows of a share at once
     static constexpr int kPairs = N / 8;            ///< column pairs of a thread in a 64 x N fragment
-    static constexpr int kPartBytes = 16 * N * 2;   ///< of an output part in 16 bits
 
     // The parts of other splits land where the queries were.
     static constexpr std::uint32_t kQueries = 0;
@@ -31,7 +29,7 @@ struct Shape {
     static constexpr std::uint32_t kWeights = kRing + Blocks * kSlabs * kSlabBytes;
     static constexpr std::uint32_t kScores = kWeights + Blocks * N * 128;
     static constexpr std::uint32_t kControl = kScores + (kShares - 1) * Blocks * kRowBlock * N * 4;
-    static_assert(kParts * kPartBytes <= kRing);
+    static_assert(kParts * kPartBytes<N> <= kRing);
 
     /// Position of the slab with output tile `tile`.
     [[nodiscard]] __device__ static constexpr int position_of(int tile) {
@@ -47,10 +45,9 @@ struct FlatControl {
     int exponent[kRowBlock * Blocks];
     alignas(16) float partial[4 * Blocks][N];  ///< per warp, for reductions over rows
     alignas(16) float reference[N];
-    alignas(16) float correction[N];  ///< factor of older sums
     unsigned query_top[kWarps];
     alignas(16) float4 sums[kMostSplits][N];  ///< x reference, y sum, z largest score
-    float factor[kMostSplits][N];             ///< of a split's parts
+    float factor[kMostSplits][N];  ///< of a split's parts
 };
 
 template <int Dim, int N, int Blocks>

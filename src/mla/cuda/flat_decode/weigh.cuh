@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// From scores of a chunk of rows to its softmax weights, relative to the largest score so far of each head.
+// From scores to softmax weights, relative to the largest score of each head, and their sums.
 #pragma once
 
 #include "mla/cuda/flat_decode/shape.cuh"
@@ -23,8 +23,8 @@ class Weigher {
           lane_(lane),
           scale_(params.scale_log2 * power_of(power)) {}
 
-    /// Leaves weights in shared memory, and in `correction` the factors of older sums.
-    __device__ __forceinline__ void weigh(float (&score)[N / 2], bool first) {
+    /// Leaves weights in shared memory.
+    __device__ __forceinline__ void weigh(float (&score)[N / 2]) {
         const int row = warp_ / 4 * kRowBlock + warp_ % 4 * 16 + lane_ / 4;
         const int low = control_.exponent[row];
         const int high = control_.exponent[row + 8];
@@ -44,22 +44,19 @@ class Weigher {
             }
         }
         column_maxima(score);
-        if (thread() < N) move_reference();
+        if (thread() < N) {
+            const float top = partial_maximum();
+            if (!(top == -kInfinity)) head_.reference = top;  // also NaN
+            control_.reference[thread()] = head_.reference;
+        }
         ptx::named_barrier(kBarrier, kThreads);
         store_weights(score, Half ? power_of(2 * kUnitExponent - low) : 1.0F,
-                      Half ? power_of(2 * kUnitExponent - high) : 1.0F, first);
+                      Half ? power_of(2 * kUnitExponent - high) : 1.0F);
     }
 
     /// Sums over all rows, of the head of each of the first N threads.
     [[nodiscard]] __device__ __forceinline__ HeadSums finish() {
-#pragma unroll
-        for (int c = 0; c < 2 * S::kPairs; ++c) {
-            float sum = sums_[c];
-#pragma unroll
-            for (int step = 4; step < 32; step *= 2) sum += __shfl_xor_sync(~0U, sum, step);
-            if (lane_ < 4) control_.partial[warp_][8 * (c / 2) + 2 * lane_ + c % 2] = sum;
-        }
-        ptx::named_barrier(kBarrier, kThreads);
+        to_partial(sums_, [](float a, float b) { return a + b; });
         if (thread() < N) {
             head_.sum = 0.0F;
 #pragma unroll
@@ -71,18 +68,36 @@ class Weigher {
   private:
     [[nodiscard]] __device__ __forceinline__ int thread() const { return warp_ * 32 + lane_; }
 
-    __device__ __forceinline__ void column_maxima(const float (&score)[N / 2]) {
+    /// Combines the columns of a warp over its rows. Lanes with different rows halve the columns among each other as
+    /// long as they have several.
+    template <typename Combine>
+    __device__ __forceinline__ void to_partial(float (&column)[2 * S::kPairs], const Combine& combine) {
+        int own = 0;  // of 2 * kPairs columns, the one that this lane ends up with
 #pragma unroll
-        for (int g = 0; g < S::kPairs; ++g) {
+        for (int step = 16, left = 2 * S::kPairs; step >= 4; step /= 2) {
+            if (left > 1) {
+                left /= 2;
+                const bool upper = (lane_ & step) != 0;
+                own += upper ? left : 0;
 #pragma unroll
-            for (int e = 0; e < 2; ++e) {
-                float top = max_or_nan(score[4 * g + e], score[4 * g + 2 + e]);
-#pragma unroll
-                for (int step = 4; step < 32; step *= 2) top = max_or_nan(top, __shfl_xor_sync(~0U, top, step));
-                if (lane_ < 4) control_.partial[warp_][8 * g + 2 * lane_ + e] = top;
+                for (int c = 0; c < left; ++c) {
+                    const float given = upper ? column[c] : column[c + left];
+                    const float kept = upper ? column[c + left] : column[c];
+                    column[c] = combine(kept, __shfl_xor_sync(~0U, given, step));
+                }
+            } else {
+                column[0] = combine(column[0], __shfl_xor_sync(~0U, column[0], step));
             }
         }
+        control_.partial[warp_][own / 2 * 8 + 2 * (lane_ & 3) + own % 2] = column[0];
         ptx::named_barrier(kBarrier, kThreads);
+    }
+    __device__ __forceinline__ void column_maxima(const float (&score)[N / 2]) {
+        float top[2 * S::kPairs];
+#pragma unroll
+        for (int c = 0; c < 2 * S::kPairs; ++c)
+            top[c] = max_or_nan(score[c / 2 * 4 + c % 2], score[c / 2 * 4 + 2 + c % 2]);
+        to_partial(top, [](float a, float b) { return max_or_nan(a, b); });
     }
     [[nodiscard]] __device__ __forceinline__ float partial_maximum() const {
         float top = control_.partial[0][thread()];
@@ -104,16 +119,7 @@ class Weigher {
         ptx::named_barrier(kBarrier, kThreads);
     }
 
-    __device__ __forceinline__ void move_reference() {
-        const float top = partial_maximum();
-        const float old = head_.reference;
-        if (old == kNoReference ? !(top == -kInfinity) : !(top <= old)) head_.reference = top;  // also NaN
-        control_.correction[thread()] = old == kNoReference ? 1.0F : exp2_fast(old - head_.reference);
-        control_.reference[thread()] = head_.reference;
-    }
-
-    __device__ __forceinline__ void store_weights(const float (&score)[N / 2], float inverse_low, float inverse_high,
-                                                  bool first) {
+    __device__ __forceinline__ void store_weights(const float (&score)[N / 2], float inverse_low, float inverse_high) {
         std::uint32_t pairs[N / 4];
 #pragma unroll
         for (int g = 0; g < S::kPairs; ++g) {
@@ -123,13 +129,8 @@ class Weigher {
             const float b = exp2_fast(score[4 * g + 1] - reference.y);
             const float c = exp2_fast(score[4 * g + 2] - reference.x);
             const float d = exp2_fast(score[4 * g + 3] - reference.y);
-            if (!first) {
-                const float2 correction = *reinterpret_cast<const float2*>(&control_.correction[column]);
-                sums_[2 * g] *= correction.x;
-                sums_[2 * g + 1] *= correction.y;
-            }
-            sums_[2 * g] = fmaf(a, inverse_low, fmaf(c, inverse_high, sums_[2 * g]));
-            sums_[2 * g + 1] = fmaf(b, inverse_low, fmaf(d, inverse_high, sums_[2 * g + 1]));
+            sums_[2 * g] = fmaf(a, inverse_low, c * inverse_high);
+            sums_[2 * g + 1] = fmaf(b, inverse_low, d * inverse_high);
             pairs[2 * g] = pack_16bit<Half>(a, b);
             pairs[2 * g + 1] = pack_16bit<Half>(c, d);
         }
@@ -141,7 +142,7 @@ class Weigher {
     std::uint32_t base_;
     int warp_, lane_;
     float scale_;
-    float sums_[2 * S::kPairs] = {};
+    float sums_[2 * S::kPairs];
     HeadSums head_;
 };
 

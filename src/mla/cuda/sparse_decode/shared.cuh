@@ -32,6 +32,9 @@ inline constexpr int kWeightBuffers = N == 64 ? 1 : 2;
 /// "No reference yet": lower than any score, but finite, so that masked scores stay below it without special care.
 inline constexpr float kNoReference = -1e30F;
 
+/// A head's reference lags behind its maximum by no more: weights stay below two to this power.
+inline constexpr int kPatienceBits = 8;
+
 /// A row's values are kept divided by a power of two, 2^(exponent - 127); 0 stands for a masked row.
 inline constexpr int kUnitExponent = 127;
 inline constexpr int kMaskedRow = 0;
