@@ -32,6 +32,7 @@ struct Kernel {
     int pair = 1;         ///< 2: blocks with different heads share the conversion of rows
     int head_groups = 0;  ///< of a block, or of a pair
     int splits = 0;
+    bool flat = false;
     [[nodiscard]] int cluster() const { return splits * pair; }
 };
 
@@ -81,6 +82,7 @@ Kernel flat_kernel_of(const SparseConfig& config, const SparseAttentionProblem& 
     kernel.shared.bytes = flat.shared_bytes;
     kernel.head_groups = (problem.heads + config.heads - 1) / config.heads;
     kernel.splits = config.splits;
+    kernel.flat = true;
     return kernel;
 }
 
@@ -112,7 +114,9 @@ struct LaunchConfig {
     cudaLaunchConfig_t config{};
     cudaLaunchAttribute cluster{};
     LaunchConfig(const Kernel& kernel, std::int64_t tokens) {
-        config.gridDim = dim3(static_cast<unsigned>(tokens * kernel.head_groups * kernel.cluster()));
+        const auto groups = static_cast<unsigned>(kernel.head_groups);
+        const auto blocks = static_cast<unsigned>(tokens * kernel.cluster());
+        config.gridDim = kernel.flat ? dim3(blocks, groups) : dim3(blocks * groups);
         config.blockDim = dim3(static_cast<unsigned>(kernel.code.threads));
         config.dynamicSmemBytes = static_cast<std::size_t>(kernel.shared.bytes);
         cluster.id = cudaLaunchAttributeClusterDimension;

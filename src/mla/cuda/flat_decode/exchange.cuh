@@ -32,35 +32,83 @@ __device__ __forceinline__ void tell_sums(const Params& params, FlatControl<N, B
     }
 }
 
-/// Factors of the parts of all splits, behind the arrival of all sums: sixteen lanes for a head, one for each split.
-/// Statistics by the first block.
-template <int N, int Blocks>
-__device__ __forceinline__ void settle_factors(const Params& params, FlatControl<N, Blocks>& control, int rank,
-                                               int token, int first_head) {
-    const int h = static_cast<int>(threadIdx.x) / kMostSplits;
-    const int source = static_cast<int>(threadIdx.x) % kMostSplits;
-    if (h >= N) return;  // whole warps
-    float4 own = {kNoReference, 0.0F, -kInfinity, 0.0F};
-    if (source < params.splits) own = control.sums[source][h];
-    HeadSums all;
-    all.reference = own.x;
-    all.top = own.z;
-#pragma unroll
-    for (int step = 1; step < kMostSplits; step *= 2)
-        all.reference = max_or_nan(all.reference, __shfl_xor_sync(~0U, all.reference, step));
-    if (params.max_logits != nullptr) {
-#pragma unroll
-        for (int step = 1; step < kMostSplits; step *= 2)
-            all.top = max_or_nan(all.top, __shfl_xor_sync(~0U, all.top, step));
+/// Adds the parts that a block owns: a thread two dimensions of a head, eight threads all that the block owns of a part
+/// and head. What the parts of the splits are multiplied by is known to these eight, two splits to each.
+template <int N, bool Half, int Blocks>
+class Adder {
+    static constexpr int kItems = 8 * N;  ///< of a part
+
+  public:
+    __device__ __forceinline__ Adder(const Params& params, FlatControl<N, Blocks>& control,
+                                     const Exchange<N, Half, false>& exchange, int token, int first_head, int item)
+        : params_(params), control_(control), exchange_(exchange), token_(token), h_(item / 8 % N), item_(item) {
+        head_ = first_head + h_;
+        const int pair = item % 8;
+        const int part = item / kItems;
+        at_ = exchange.landing_of(part) + Exchange<N, Half, false>::offset(h_, pair / 4) + pair % 4 * 4;
+        dim_ = exchange.first_dim() + part * 16 + pair * 2;
+        sink_ = head_ < params.heads ? sink_of(params, head_) : -kInfinity;
     }
-    const float weight = own.x == kNoReference ? 0.0F : exp2_fast(own.x - all.reference);
-    all.sum = own.y * weight;
+
+    /// Behind the arrival of all sums.
+    __device__ __forceinline__ void settle() {
+        const int source = item_ % 8 * 2;
+        float4 own[2] = {{kNoReference, 0.0F, -kInfinity, 0.0F}, {kNoReference, 0.0F, -kInfinity, 0.0F}};
 #pragma unroll
-    for (int step = 1; step < kMostSplits; step *= 2) all.sum += __shfl_xor_sync(~0U, all.sum, step);
-    const int head = first_head + h;
-    const float sink = head < params.heads ? sink_of(params, head) : -kInfinity;
-    control.factor[source][h] = weight * factor_of(all, sink);
-    if (source == 0 && rank == 0 && head < params.heads) store_statistics(params, token, head, all, sink);
-}
+        for (int s = 0; s < 2; ++s)
+            if (source + s < params_.splits) own[s] = control_.sums[source + s][h_];
+        all_.reference = over_eight(max_or_nan(own[0].x, own[1].x), [](float a, float b) { return max_or_nan(a, b); });
+        if (params_.max_logits != nullptr)
+            all_.top = over_eight(max_or_nan(own[0].z, own[1].z), [](float a, float b) { return max_or_nan(a, b); });
+#pragma unroll
+        for (int s = 0; s < 2; ++s)
+            factor_[s] = own[s].x == kNoReference ? 0.0F : exp2_fast(own[s].x - all_.reference);
+        all_.sum = over_eight(fmaf(own[0].y, factor_[0], own[1].y * factor_[1]), [](float a, float b) { return a + b; });
+        const float factor = factor_of(all_, sink_) * exchange_.back();
+        factor_[0] *= factor;
+        factor_[1] *= factor;
+    }
+
+    /// Behind the arrival of all parts.
+    __device__ __forceinline__ void add() const {
+        float2 sums[1] = {};
+        const std::uint32_t step = exchange_.landing_step();
+#pragma unroll
+        for (int first = 0; first < kMostSplits; first += 8) {
+            if (first >= params_.splits) break;
+#pragma unroll
+            for (int s = 0; s < 8; ++s) {
+                const float factor = __shfl_sync(~0U, factor_[s % 2], (first + s) / 2, 8);
+                const float2 v = exchange_.two_at(at_ + (first + s) * step);
+                sums[0].x = fmaf(v.x, factor, sums[0].x);
+                sums[0].y = fmaf(v.y, factor, sums[0].y);
+            }
+        }
+        exchange_.template store<1>(token_, head_, dim_, sums);
+    }
+
+    /// By the first block.
+    __device__ __forceinline__ void store_sums() const {
+        if (item_ < kItems && item_ % 8 == 0 && head_ < params_.heads)
+            store_statistics(params_, token_, head_, all_, sink_);
+    }
+
+  private:
+    template <typename Combine>
+    __device__ __forceinline__ static float over_eight(float v, const Combine& combine) {
+#pragma unroll
+        for (int step = 1; step < 8; step *= 2) v = combine(v, __shfl_xor_sync(~0U, v, step));
+        return v;
+    }
+
+    const Params& params_;
+    FlatControl<N, Blocks>& control_;
+    const Exchange<N, Half, false>& exchange_;
+    int token_, h_, head_, item_, dim_;
+    std::uint32_t at_;
+    float sink_;
+    float factor_[2] = {};
+    HeadSums all_;
+};
 
 }  // namespace tokamak::mla::cuda::flat_decode

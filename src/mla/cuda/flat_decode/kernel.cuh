@@ -26,25 +26,24 @@ class FlatBlock {
           control_(*reinterpret_cast<Control*>(shared + S::kControl)),
           warp_(__shfl_sync(~0U, static_cast<int>(threadIdx.x) / 32, 0)),
           lane_(static_cast<int>(threadIdx.x) % 32) {
-        const int item = static_cast<int>(blockIdx.x) >> params.split_shift;
         rank_ = static_cast<int>(blockIdx.x) & (params.splits - 1);
-        token_ = item / params.head_groups;
-        first_head_ = item % params.head_groups * N;
+        token_ = static_cast<int>(blockIdx.x) >> params.split_shift;
+        first_head_ = static_cast<int>(blockIdx.y) * N;
     }
 
     __device__ __forceinline__ void run() {
         if (params_.num_tokens != nullptr && token_ >= *params_.num_tokens) return;  // the whole cluster
         const Columns columns = columns_of(params_, token_, rank_);
         Selected selected = Rows::ask(params_, columns, token_, warp_, lane_);
-        Queries<Dim, N, Half, Blocks> queries;
+        Queries<Dim, N, Half, Blocks> queries(warp_, lane_);
         queries.load(params_, token_, first_head_);
         if (threadIdx.x == 0) listen(params_, control_);
         load_page(params_, token_, selected);
         float score[N / 2];
-        const int power = score_rows(Rows(params_, selected), queries, score);
+        score_rows(Rows(params_, selected), queries, score);
         add_shares<Dim, N, Blocks>(base_, warp_ / 4, static_cast<int>(threadIdx.x) % 128, score);
         if (params_.splits > 1) ptx::cluster_arrive_relaxed();  // parts may land in place of the queries
-        Weigher<Dim, N, Half, Blocks> weigher(params_, control_, base_, warp_, lane_, power);
+        Weigher<Dim, N, Half, Blocks> weigher(params_, control_, base_, warp_, lane_);
         if (warp_ < 4 * Blocks) {
             weigher.weigh(score);
             ptx::fence_shared_async();
@@ -60,31 +59,30 @@ class FlatBlock {
     }
 
   private:
-    /// Rows and queries to the operands, and this warpgroup's scores; the power of the queries. Rounding errors of odd
-    /// scales are scored first, in the place of the rows.
-    __device__ __forceinline__ int score_rows(const Rows& rows, const Queries<Dim, N, Half, Blocks>& queries,
-                                              float (&score)[N / 2]) {
+    /// Rows and queries to the operands, and this warpgroup's scores. Rounding errors of odd scales are scored first, in
+    /// the place of the rows.
+    __device__ __forceinline__ void score_rows(const Rows& rows, const Queries<Dim, N, Half, Blocks>& queries,
+                                               float (&score)[N / 2]) {
         [[maybe_unused]] RawRows<Dim, N, Blocks> raw;
         [[maybe_unused]] Converter<Dim, N, Blocks> converter(control_, base_, warp_, lane_);
         [[maybe_unused]] bool rests = false;
-        int power;
         if constexpr (!Half) {
             copy_rows<Dim, N, Blocks>(control_, base_, rows, warp_, lane_);
-            power = queries.store(control_, base_, warp_, lane_);
+            queries.store(params_, control_, base_);
             ptx::copy_wait<0>();
             ptx::fence_shared_async();
             __syncthreads();
         } else {
             raw.load(rows, lane_);
+            queries.store(params_, control_, base_);
             const bool odd = converter.settle(raw);
             if (!odd) converter.template store<Stored::exact>(raw);
-            power = queries.store(control_, base_, warp_, lane_);
             ptx::fence_shared_async();
             rests = __syncthreads_or(odd ? 1 : 0) != 0;
         }
         if constexpr (Half && Slabs<Dim>::kRests) {
             if (rests) {
-                converter.template store<Stored::rests>(raw);
+                converter.template store<Stored::rests>(raw.apart());
                 ptx::fence_shared_async();
                 __syncthreads();
             }
@@ -96,7 +94,7 @@ class FlatBlock {
                 if (!rests) return false;
                 rests = false;
                 __syncthreads();
-                converter.template store<Stored::rounded>(raw);
+                converter.template store<Stored::rounded>(raw.apart());
                 ptx::fence_shared_async();
                 __syncthreads();
                 return true;
@@ -104,7 +102,6 @@ class FlatBlock {
                 return false;
             }
         });
-        return power;
     }
 
     /// By the warpgroups with scores.
@@ -122,20 +119,29 @@ class FlatBlock {
         for (int i = 0; i < 2; ++i) exchange.stage(tile[i], part_of(warp_, i), lane_);
         ptx::fence_shared_async();
         __syncwarp();
+        const int items = N * 256 >> params_.split_shift;
+        int item = static_cast<int>(threadIdx.x);
+        using OwnAdder = Adder<N, Half, Blocks>;
+        OwnAdder adder(params_, control_, exchange, token_, first_head_, item);
         if (split) {
             if (lane_ < 2) exchange.push(part_of(warp_, lane_));
             __syncwarp();
             ptx::barrier_wait(&control_.told, 0);
         }
-        settle_factors(params_, control_, rank_, token_, first_head_);
-        __syncthreads();
+        __syncthreads();  // own sums and parts are there
+        if (item < items) adder.settle();
         if (split) {
             ptx::barrier_wait(&control_.landed, 0);
             __syncwarp();
             ptx::cluster_arrive_relaxed();
         }
-        exchange.template finish<kFlatThreads>(token_, first_head_,
-                                               [&](int source, int h) { return control_.factor[source][h]; });
+        if (item < items) adder.add();
+        for (item += kFlatThreads; item < items; item += kFlatThreads) {
+            OwnAdder more(params_, control_, exchange, token_, first_head_, item);
+            more.settle();
+            more.add();
+        }
+        if (rank_ == 0) adder.store_sums();
         if (split) {  // nobody leaves while others still copy out of its memory
             __syncwarp();
             ptx::cluster_wait();

@@ -13,6 +13,11 @@ __device__ __forceinline__ uint4 load_16(const std::uint8_t* from, bool valid) {
     return v;
 }
 
+/// Makes the compiler forget what a value is.
+__device__ __forceinline__ void hide(uint4& v) {
+    asm volatile("" : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w));
+}
+
 /// A warp's rows: row j, 4 of every block, is row 4 * warp + j % 4 of block j / 4; lane j found it.
 template <int Dim, int N, int Blocks>
 struct WarpRows {
@@ -49,6 +54,17 @@ struct RawRows {
     uint4 rotary[Blocks];      ///< chunk lane % 8 of row lane / 8 of the block's four
     uint4 scales;              ///< of row `lane`
     unsigned valid;
+
+    /// The same rows for rare code: the compiler must not share what it computes with the usual code, which would keep
+    /// all of it in registers.
+    [[nodiscard]] __device__ __forceinline__ RawRows apart() const {
+        RawRows copy = *this;
+#pragma unroll
+        for (int j = 0; j < S::kOwnRows; ++j) hide(copy.codes[j]);
+#pragma unroll
+        for (int b = 0; b < Blocks; ++b) hide(copy.rotary[b]);
+        return copy;
+    }
 
     __device__ __forceinline__ void load(const WarpRows<Dim, N, Blocks>& rows, int lane) {
         valid = rows.valid;

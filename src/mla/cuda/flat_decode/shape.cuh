@@ -45,9 +45,8 @@ struct FlatControl {
     int exponent[kRowBlock * Blocks];
     alignas(16) float partial[4 * Blocks][N];  ///< per warp, for reductions over rows
     alignas(16) float reference[N];
-    unsigned query_top[kWarps];
+    float scale[N];  ///< of scores, as exponents of two
     alignas(16) float4 sums[kMostSplits][N];  ///< x reference, y sum, z largest score
-    float factor[kMostSplits][N];  ///< of a split's parts
 };
 
 template <int Dim, int N, int Blocks>

@@ -15,33 +15,38 @@ class Weigher {
 
   public:
     __device__ __forceinline__ Weigher(const Params& params, FlatControl<N, Blocks>& control, std::uint32_t base,
-                                       int warp, int lane, int power)
+                                       int warp, int lane)
         : params_(params),
           control_(control),
           base_(base),
           warp_(warp),
-          lane_(lane),
-          scale_(params.scale_log2 * power_of(power)) {}
+          lane_(lane) {}
 
     /// Leaves weights in shared memory.
     __device__ __forceinline__ void weigh(float (&score)[N / 2]) {
         const int row = warp_ / 4 * kRowBlock + warp_ % 4 * 16 + lane_ / 4;
         const int low = control_.exponent[row];
         const int high = control_.exponent[row + 8];
-        if (params_.max_logits != nullptr) note_top(score, low, high);
-        const float factor_low = Half ? scale_ * power_of(low) : scale_;
-        const float factor_high = Half ? scale_ * power_of(high) : scale_;
+        const float factor_low = Half ? power_of(low) : 1.0F;
+        const float factor_high = Half ? power_of(high) : 1.0F;
         const float shift_low = Half ? static_cast<float>(low - kUnitExponent) : 0.0F;
         const float shift_high = Half ? static_cast<float>(high - kUnitExponent) : 0.0F;
 #pragma unroll
         for (int g = 0; g < S::kPairs; ++g) {
+            const float2 scale = *reinterpret_cast<const float2*>(&control_.scale[8 * g + 2 * (lane_ & 3)]);
 #pragma unroll
             for (int e = 0; e < 2; ++e) {
+                const float of_column = e == 0 ? scale.x : scale.y;
                 float& a = score[4 * g + e];
                 float& b = score[4 * g + 2 + e];
-                a = low == kMaskedRow ? -kInfinity : fmaf(a, factor_low, shift_low);
-                b = high == kMaskedRow ? -kInfinity : fmaf(b, factor_high, shift_high);
+                a = low == kMaskedRow ? -kInfinity : a * of_column * factor_low;
+                b = high == kMaskedRow ? -kInfinity : b * of_column * factor_high;
             }
+        }
+        if (params_.max_logits != nullptr) note_top(score);
+        if constexpr (Half) {
+#pragma unroll
+            for (int e = 0; e < N / 2; ++e) score[e] += e % 4 < 2 ? shift_low : shift_high;
         }
         column_maxima(score);
         if (thread() < N) {
@@ -106,16 +111,10 @@ class Weigher {
         return top;
     }
 
-    /// Keeps the largest scores that the caller wants to see, without the powers of rows.
-    __device__ void note_top(const float (&score)[N / 2], int low, int high) {
-        float scaled[N / 2];
-#pragma unroll
-        for (int e = 0; e < N / 2; ++e) {
-            const int exponent = e % 4 < 2 ? low : high;
-            scaled[e] = exponent == kMaskedRow ? -kInfinity : score[e] * (Half ? scale_ * power_of(exponent) : scale_);
-        }
-        column_maxima(scaled);
-        if (thread() < N) head_.top = max_or_nan(head_.top, partial_maximum());
+    /// Keeps the largest scores that the caller wants to see, which are without the powers of rows.
+    __device__ __forceinline__ void note_top(const float (&score)[N / 2]) {
+        column_maxima(score);
+        if (thread() < N) head_.top = partial_maximum();
         ptx::named_barrier(kBarrier, kThreads);
     }
 
@@ -141,7 +140,6 @@ class Weigher {
     FlatControl<N, Blocks>& control_;
     std::uint32_t base_;
     int warp_, lane_;
-    float scale_;
     float sums_[2 * S::kPairs];
     HeadSums head_;
 };

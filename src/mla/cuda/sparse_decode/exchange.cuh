@@ -36,7 +36,7 @@ class Exchange {
   public:
     /// `weight_bits`: no weight is above 2^weight_bits.
     __device__ __forceinline__ Exchange(const Params& params, const ExchangePlace& place, int rank, int weight_bits)
-        : params_(params), place_(place), rank_(rank), owned_(kParts >> params.split_shift) {
+        : params_(params), place_(place), rank_(rank), owned_shift_(5 - params.split_shift) {
         // Values are below 2^15; a share has fewer rows than 2^(32 - leading zeros).
         const int columns = params.pools[0].top_k + params.pools[1].top_k;
         shift_ = weight_bits + 32 - __clz((columns >> params.split_shift) + 8);
@@ -45,7 +45,7 @@ class Exchange {
     /// Puts a warp's part where the copy engine takes it, or, if it is this block's own, where the others' land. `sums`:
     /// rows are dimensions, columns heads. A fence and a barrier of the warp must follow.
     __device__ __forceinline__ void stage(const float (&sums)[N / 2], int part, int lane) const {
-        const std::uint32_t to = part / owned_ == rank_ ? landing(part, rank_) : staged(part);
+        const std::uint32_t to = part >> owned_shift_ == rank_ ? landing(part, rank_) : staged(part);
         const float factor = Half ? power_of(kUnitExponent - shift_) : 1.0F;
         std::uint32_t pairs[N / 4];
 #pragma unroll
@@ -64,7 +64,7 @@ class Exchange {
 
     /// Starts the copy of a part to its owner, whose landing place must be free; by one lane.
     __device__ __forceinline__ void push(int part) const {
-        const int owner = part / owned_;
+        const int owner = part >> owned_shift_;
         if (owner == rank_) return;
         const std::uint32_t rank = in_cluster<Pair>(owner);
         ptx::bulk_push(ptx::address_in(rank, landing(part, rank_)), staged(part), kPartBytes<N>,
@@ -75,70 +75,30 @@ class Exchange {
     /// what a split's part of a head is multiplied by.
     template <int Threads, typename Factor>
     __device__ __forceinline__ void finish(int token, int first_head, const Factor& factor) const {
-        if (N * 2 * owned_ >= Threads)
+        if ((N * 2 << owned_shift_) >= Threads)
             add_parts<4, Threads>(token, first_head, factor);
         else
             add_parts<1, Threads>(token, first_head, factor);
     }
 
-  private:
-    [[nodiscard]] __device__ __forceinline__ std::uint32_t staged(int part) const {
-        return place_.staged + part * kPartBytes<N>;
+    /// Where the first split's part of this block's part number `part` lands, and how far the next split's is.
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t landing_of(int part) const { return landing(part, 0); }
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t landing_step() const {
+        return kPartBytes<N> << owned_shift_;
     }
-    [[nodiscard]] __device__ __forceinline__ std::uint32_t landing(int part, int source) const {
-        return place_.landing + (source * owned_ + part % owned_) * kPartBytes<N>;
+    [[nodiscard]] __device__ __forceinline__ int first_dim() const { return (rank_ << owned_shift_) * 16; }
+    /// What sums of parts are multiplied by.
+    [[nodiscard]] __device__ __forceinline__ float back() const {
+        return Half ? power_of(kUnitExponent + shift_) : 1.0F;
+    }
+    [[nodiscard]] __device__ __forceinline__ static float2 two_at(std::uint32_t at) {
+        std::uint32_t twos[1];
+        load(at, twos);
+        return unpack(twos[0]);
     }
     /// Of eight dimensions of head h in a part; a warp's accesses touch every bank as often as any other.
     [[nodiscard]] __device__ __forceinline__ static std::uint32_t offset(int h, int eight) {
         return h * 32 + ((eight ^ (h >> 2 & 1)) << 4);
-    }
-
-    /// `Pairs` pairs of dimensions of a head at a time.
-    template <int Pairs, int Threads, typename Factor>
-    __device__ __forceinline__ void add_parts(int token, int first_head, const Factor& factor) const {
-        constexpr int kItems = 8 / Pairs;  ///< of a head in a part
-        const float back = Half ? power_of(kUnitExponent + shift_) : 1.0F;
-#pragma unroll 1
-        for (int i = static_cast<int>(threadIdx.x); i < N * kItems * owned_; i += Threads) {
-            const int part = i / (N * kItems);
-            const int h = i / kItems % N;
-            const int pair = i % kItems * Pairs;
-            std::uint32_t at = landing(part, 0) + offset(h, pair / 4) + pair % 4 * 4;
-            float2 sums[Pairs] = {};
-#pragma unroll(Pairs == 1 ? 8 : 2)
-            for (int source = 0; source < params_.splits; ++source) {
-                std::uint32_t twos[Pairs];
-                load(at, twos);
-                const float f = factor(source, h);
-#pragma unroll
-                for (int p = 0; p < Pairs; ++p) {
-                    const float2 v = unpack(twos[p]);
-                    sums[p].x = fmaf(v.x, f, sums[p].x);
-                    sums[p].y = fmaf(v.y, f, sums[p].y);
-                }
-                at += owned_ * kPartBytes<N>;
-            }
-#pragma unroll
-            for (int p = 0; p < Pairs; ++p) sums[p] = {sums[p].x * back, sums[p].y * back};
-            store(token, first_head + h, (rank_ * owned_ + part) * 16 + pair * 2, sums);
-        }
-    }
-
-    __device__ __forceinline__ static void load(std::uint32_t at, std::uint32_t (&twos)[1]) {
-        asm volatile("ld.shared.u32 %0, [%1];" : "=r"(twos[0]) : "r"(at) : "memory");
-    }
-    __device__ __forceinline__ static void load(std::uint32_t at, std::uint32_t (&twos)[4]) {
-        const uint4 v = load_shared_16(at);
-        twos[0] = v.x;
-        twos[1] = v.y;
-        twos[2] = v.z;
-        twos[3] = v.w;
-    }
-    [[nodiscard]] __device__ __forceinline__ static float2 unpack(std::uint32_t two) {
-        if constexpr (Half)
-            return __half22float2(*reinterpret_cast<const __half2*>(&two));
-        else
-            return {__uint_as_float(two << 16), __uint_as_float(two & 0xFFFF0000U)};
     }
 
     template <int Pairs>
@@ -169,10 +129,64 @@ class Exchange {
         }
     }
 
+  private:
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t staged(int part) const {
+        return place_.staged + part * kPartBytes<N>;
+    }
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t landing(int part, int source) const {
+        return place_.landing + ((source << owned_shift_) + (part & ((1 << owned_shift_) - 1))) * kPartBytes<N>;
+    }
+    /// `Pairs` pairs of dimensions of a head at a time.
+    template <int Pairs, int Threads, typename Factor>
+    __device__ __forceinline__ void add_parts(int token, int first_head, const Factor& factor) const {
+        constexpr int kItems = 8 / Pairs;  ///< of a head in a part
+#pragma unroll 1
+        for (int i = static_cast<int>(threadIdx.x); i < N * kItems << owned_shift_; i += Threads) {
+            const int part = i / (N * kItems);
+            const int h = i / kItems % N;
+            const int pair = i % kItems * Pairs;
+            std::uint32_t at = landing(part, 0) + offset(h, pair / 4) + pair % 4 * 4;
+            float2 sums[Pairs] = {};
+#pragma unroll(Pairs == 1 ? 8 : 2)
+            for (int source = 0; source < params_.splits; ++source) {
+                std::uint32_t twos[Pairs];
+                load(at, twos);
+                const float f = factor(source, h);
+#pragma unroll
+                for (int p = 0; p < Pairs; ++p) {
+                    const float2 v = unpack(twos[p]);
+                    sums[p].x = fmaf(v.x, f, sums[p].x);
+                    sums[p].y = fmaf(v.y, f, sums[p].y);
+                }
+                at += landing_step();
+            }
+#pragma unroll
+            for (int p = 0; p < Pairs; ++p) sums[p] = {sums[p].x * back(), sums[p].y * back()};
+            store(token, first_head + h, first_dim() + part * 16 + pair * 2, sums);
+        }
+    }
+
+    [[nodiscard]] __device__ __forceinline__ static float2 unpack(std::uint32_t two) {
+        if constexpr (Half)
+            return __half22float2(*reinterpret_cast<const __half2*>(&two));
+        else
+            return {__uint_as_float(two << 16), __uint_as_float(two & 0xFFFF0000U)};
+    }
+
+    __device__ __forceinline__ static void load(std::uint32_t at, std::uint32_t (&twos)[1]) {
+        asm volatile("ld.shared.u32 %0, [%1];" : "=r"(twos[0]) : "r"(at) : "memory");
+    }
+    __device__ __forceinline__ static void load(std::uint32_t at, std::uint32_t (&twos)[4]) {
+        const uint4 v = load_shared_16(at);
+        twos[0] = v.x;
+        twos[1] = v.y;
+        twos[2] = v.z;
+        twos[3] = v.w;
+    }
     const Params& params_;
     ExchangePlace place_;
     int rank_;
-    int owned_;  ///< parts
+    int owned_shift_;  ///< a block owns 2^owned_shift_ parts
     int shift_;
 };
 

@@ -173,8 +173,8 @@ __global__ void __launch_bounds__(kThreads<N>, 1) sparse_decode(const __grid_con
     auto& control = *reinterpret_cast<Control<N>*>(shared + params.shared.control);
     auto* const splits = reinterpret_cast<SplitSums<N>*>(shared + params.shared.statistics);
     const int pair = static_cast<int>(blockIdx.x) / kTogether<Pair>;
-    const int item = pair / params.splits;
-    const Place place = {pair % params.splits, item / params.head_groups,
+    const int item = pair >> params.split_shift;
+    const Place place = {pair & (params.splits - 1), item / params.head_groups,
                          (item % params.head_groups * kTogether<Pair> + (Pair ? pair_half() : 0)) * N};
     if (params.num_tokens != nullptr && place.token >= *params.num_tokens) return;  // the whole cluster
 
