@@ -38,7 +38,7 @@ std::vector<SparseConfig> all_configs() {
     for (const int heads : kHeadCounts)
         for (const int splits : kSplitCounts) configs.push_back({heads, splits});
     for (const int rows : kFlatRows)
-        for (const int heads : {16, 32})
+        for (const int heads : {16, 24, 32})
             for (const int splits : {8, 16}) configs.push_back({heads, splits, rows});
     return configs;
 }
@@ -68,6 +68,8 @@ namespace {
 /// Why a configuration makes no sense for a problem; empty: it does.
 std::string pointless(const SparseConfig& config, const SparseAttentionProblem& problem) {
     if (config.heads > 8 && config.heads / 2 >= problem.heads) return "half of its heads or more would be padding";
+    // 24 heads are for 128, of which clusters of 16 blocks with 16 heads do not run at once.
+    if (config.heads == 24 && problem.heads <= 96) return "other head counts divide the heads better";
     // Shares are multiples of eight columns.
     const std::int64_t share = ((selected_columns(problem) + config.splits - 1) / config.splits + 7) / 8 * 8;
     if (config.rows > 0 && share > config.rows)

@@ -14,8 +14,11 @@ FlatKernel describe() {
 
 template <int Dim, bool Half>
 FlatKernel kernel_of(int heads, int rows) {
-    if (heads == 16) return rows == 64 ? describe<Dim, 16, Half, 1>() : describe<Dim, 16, Half, 2>();
-    return rows == 64 ? describe<Dim, 32, Half, 1>() : describe<Dim, 32, Half, 2>();
+    switch (heads) {
+        case 16: return rows == 64 ? describe<Dim, 16, Half, 1>() : describe<Dim, 16, Half, 2>();
+        case 24: return rows == 64 ? describe<Dim, 24, Half, 1>() : describe<Dim, 24, Half, 2>();
+        default: return rows == 64 ? describe<Dim, 32, Half, 1>() : describe<Dim, 32, Half, 2>();
+    }
 }
 
 }  // namespace tokamak::mla::cuda::flat_decode

@@ -73,28 +73,32 @@ class Weigher {
   private:
     [[nodiscard]] __device__ __forceinline__ int thread() const { return warp_ * 32 + lane_; }
 
-    /// Combines the columns of a warp over its rows. Lanes with different rows halve the columns among each other as
-    /// long as they have several.
+    /// Combines the columns of a warp over its rows, the lanes `Step` apart and those nearer. They halve the columns
+    /// among each other as long as there is an even number left. `own`: the first of the lane's columns.
+    template <int Left, int Step, typename Combine>
+    __device__ __forceinline__ void over_rows(float (&column)[2 * S::kPairs], int own, const Combine& combine) {
+        if constexpr (Step < 4) {
+#pragma unroll
+            for (int c = 0; c < Left; ++c)
+                control_.partial[warp_][(own + c) / 2 * 8 + 2 * (lane_ & 3) + (own + c) % 2] = column[c];
+        } else if constexpr (Left % 2 == 0) {
+            const bool upper = (lane_ & Step) != 0;
+#pragma unroll
+            for (int c = 0; c < Left / 2; ++c) {
+                const float given = upper ? column[c] : column[c + Left / 2];
+                const float kept = upper ? column[c + Left / 2] : column[c];
+                column[c] = combine(kept, __shfl_xor_sync(~0U, given, Step));
+            }
+            over_rows<Left / 2, Step / 2>(column, own + (upper ? Left / 2 : 0), combine);
+        } else {
+#pragma unroll
+            for (int c = 0; c < Left; ++c) column[c] = combine(column[c], __shfl_xor_sync(~0U, column[c], Step));
+            over_rows<Left, Step / 2>(column, own, combine);
+        }
+    }
     template <typename Combine>
     __device__ __forceinline__ void to_partial(float (&column)[2 * S::kPairs], const Combine& combine) {
-        int own = 0;  // of 2 * kPairs columns, the one that this lane ends up with
-#pragma unroll
-        for (int step = 16, left = 2 * S::kPairs; step >= 4; step /= 2) {
-            if (left > 1) {
-                left /= 2;
-                const bool upper = (lane_ & step) != 0;
-                own += upper ? left : 0;
-#pragma unroll
-                for (int c = 0; c < left; ++c) {
-                    const float given = upper ? column[c] : column[c + left];
-                    const float kept = upper ? column[c + left] : column[c];
-                    column[c] = combine(kept, __shfl_xor_sync(~0U, given, step));
-                }
-            } else {
-                column[0] = combine(column[0], __shfl_xor_sync(~0U, column[0], step));
-            }
-        }
-        control_.partial[warp_][own / 2 * 8 + 2 * (lane_ & 3) + own % 2] = column[0];
+        over_rows<2 * S::kPairs, 16>(column, 0, combine);
         ptx::named_barrier(kBarrier, kThreads);
     }
     __device__ __forceinline__ void column_maxima(const float (&score)[N / 2]) {

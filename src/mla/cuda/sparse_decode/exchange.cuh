@@ -50,16 +50,7 @@ class Exchange {
         std::uint32_t pairs[N / 4];
 #pragma unroll
         for (int p = 0; p < N / 4; ++p) pairs[p] = pack_16bit<Half>(sums[2 * p] * factor, sums[2 * p + 1] * factor);
-        const int row = lane & 7;
-        if constexpr (N == 8) {
-            ptx::store_matrix_transposed_x2(to + offset(row, lane >> 3 & 1), pairs);
-        } else {
-#pragma unroll
-            for (int g = 0; g < N / 8; g += 2) {
-                const std::uint32_t four[4] = {pairs[2 * g], pairs[2 * g + 1], pairs[2 * g + 2], pairs[2 * g + 3]};
-                ptx::store_matrix_transposed_x4(to + offset((g + (lane >> 4)) * 8 + row, lane >> 3 & 1), four);
-            }
-        }
+        store_fragment_transposed<N>(pairs, lane, [to](int h, int eight) { return to + offset(h, eight); });
     }
 
     /// Starts the copy of a part to its owner, whose landing place must be free; by one lane.
