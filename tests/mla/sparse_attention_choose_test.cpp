@@ -74,7 +74,7 @@ TEST(SparseAttentionChoice, WhatIsNotLegalIsListedWithTheReason) {
 TEST(SparseAttentionChoice, OneTokenSplitsOverTheChipAndManyDoNot) {
     for (const int heads : {16, 64, 128}) {
         const auto rows = table(problem_of(heads, {2048}), {}, 256);
-        EXPECT_EQ(variant_at(rows, 1).substr(variant_at(rows, 1).size() - 2), "s8") << heads;
+        EXPECT_EQ(variant_at(rows, 1).substr(variant_at(rows, 1).size() - 3), "s16") << heads;
         EXPECT_EQ(variant_at(rows, 256).substr(variant_at(rows, 256).size() - 2), "s1") << heads;
     }
 }
@@ -117,11 +117,15 @@ TEST(SparseAttentionChoice, PartialOverrideKeepsTheOtherField) {
     const auto plain = table(problem);
     const auto splits = table(problem, R"({"splits": 2})");
     const auto heads = table(problem, R"({"heads": 32})");
-    for (const std::int64_t tokens : {1, 2, 8, 64}) {
+    for (const std::int64_t tokens : {8, 64}) {
         const std::string selected = variant_at(plain, tokens);
         EXPECT_EQ(variant_at(splits, tokens), selected.substr(0, selected.rfind("_s")) + "_s2");
         EXPECT_EQ(variant_at(heads, tokens), "sparse_decode_h32" + selected.substr(selected.rfind("_s")));
     }
+    EXPECT_EQ(variant_at(plain, 1), "flat_decode_r128_h24_s16");
+    EXPECT_EQ(variant_at(heads, 1), "flat_decode_r128_h32_s16") << "the form stays where it has the value";
+    EXPECT_EQ(variant_at(splits, 1), "sparse_decode_h32_s2");
+    EXPECT_EQ(variant_at(table(problem, R"({"heads": 8})"), 1), "sparse_decode_h8_s8");
     EXPECT_EQ(splits[0].source, "override");
 }
 

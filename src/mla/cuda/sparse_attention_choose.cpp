@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <iterator>
 
 namespace tokamak::mla::cuda {
@@ -23,6 +24,11 @@ double block_us(int heads) {
         case 64: return 2.9;
         default: return 2.7;
     }
+}
+
+/// Of a cluster of the flat form.
+double flat_us(const SparseConfig& config) {
+    return config.rows == kFlatRows[0] ? 5.3 + 0.13 * config.heads : 6.9 + 0.175 * config.heads;
 }
 
 /// Clusters that run at once: those of 4 and 8 blocks leave a tenth of the multiprocessors empty.
@@ -54,14 +60,34 @@ std::string to_string(const SparseConfig& config) {
     return fmt::format("sparse_decode_h{}_s{}", config.heads, config.splits);
 }
 
-OverrideFields config_fields() {
-    return {{"heads", "splits"}, [](const std::string& variant, const std::string& key, std::int64_t value) {
-                const std::size_t heads = variant.rfind("_h");
-                const std::size_t split = variant.rfind("_s");
-                return key == "heads" ? fmt::format("{}_h{}{}", variant.substr(0, heads), value, variant.substr(split))
-                                      : fmt::format("{}_s{}", variant.substr(0, split), value);
-            }};
+namespace {
+
+SparseConfig parse(const std::string& variant) {
+    SparseConfig config;
+    if (std::sscanf(variant.c_str(), "flat_decode_r%d_h%d_s%d", &config.rows, &config.heads, &config.splits) != 3)
+        std::sscanf(variant.c_str(), "sparse_decode_h%d_s%d", &config.heads, &config.splits);
+    return config;
 }
+
+/// A value that the flat form does not have selects the other form, with the next of its values for the other key.
+std::string with_field(const std::string& variant, const std::string& key, std::int64_t value) {
+    SparseConfig config = parse(variant);
+    int& field = key == "heads" ? config.heads : config.splits;
+    field = static_cast<int>(value);
+    const std::vector<SparseConfig> all = all_configs();
+    if (config.rows > 0 && std::find(all.begin(), all.end(), config) == all.end()) {
+        config.rows = 0;
+        if (key == "heads")
+            config.splits = std::min(config.splits, 8);
+        else
+            config.heads = *std::lower_bound(std::begin(kHeadCounts), std::end(kHeadCounts), config.heads);
+    }
+    return to_string(config);
+}
+
+}  // namespace
+
+OverrideFields config_fields() { return {{"heads", "splits"}, &with_field}; }
 
 namespace {
 
@@ -115,9 +141,9 @@ double predicted_us(const SparseConfig& config, const SparseAttentionProblem& pr
     const std::int64_t columns = selected_columns(problem);
     const std::int64_t groups = (problem.heads + config.heads - 1) / config.heads;
     const int in_cluster = config.heads == kPairHeads ? 2 * config.splits : config.splits;
-    if (config.rows > 0) return 1e9;
     const std::int64_t resident = std::max<std::int64_t>(1, resident_clusters(in_cluster, multiprocessors));
     const std::int64_t waves = (tokens * groups + resident - 1) / resident;
+    if (config.rows > 0) return static_cast<double>(waves) * flat_us(config);
     const std::int64_t blocks = ((columns + config.splits - 1) / config.splits + 63) / 64;
     const double exchange =
         config.splits == 1 ? 0.0 : kExchangeUs + kExchangeUsPerHead * std::min(config.heads, kPairHeads / 2);

@@ -4,6 +4,7 @@
 // values. See docs/kernels/sparse_mla.md.
 #pragma once
 
+#include "cuda/ptx/dependent_launch.cuh"
 #include "mla/cuda/flat_decode/exchange.cuh"
 #include "mla/cuda/flat_decode/queries.cuh"
 #include "mla/cuda/flat_decode/rows.cuh"
@@ -32,12 +33,14 @@ class FlatBlock {
     }
 
     __device__ __forceinline__ void run() {
+        ptx::launch_dependents();
+        if (threadIdx.x == 0) listen(params_, control_);
+        ptx::wait_for_previous();
         if (params_.num_tokens != nullptr && token_ >= *params_.num_tokens) return;  // the whole cluster
         const Columns columns = columns_of(params_, token_, rank_);
         Selected selected = Rows::ask(params_, columns, token_, warp_, lane_);
         Queries<Dim, N, Half, Blocks> queries(warp_, lane_);
         queries.load(params_, token_, first_head_);
-        if (threadIdx.x == 0) listen(params_, control_);
         load_page(params_, token_, selected);
         float score[N / 2];
         score_rows(Rows(params_, selected), queries, score);
