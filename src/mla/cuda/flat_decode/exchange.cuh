@@ -20,15 +20,20 @@ __device__ __forceinline__ void listen(const Params& params, FlatControl<N, Bloc
 /// Part i of a warp: 16 of the 64 dimensions of each of its warpgroup's two tiles.
 __device__ __forceinline__ int part_of(int warp, int i) { return (2 * (warp / 4) + i) * 4 + warp % 4; }
 
-/// Tells all splits this one's sums: by the `Threads` threads of the warpgroups that have them, behind a barrier of
-/// theirs after a head's thread left them here.
+/// Adds the sums of the warps' rows and tells all splits: `Threads` threads from `thread` on, one for a head and split.
 template <int N, int Blocks, int Threads>
-__device__ __forceinline__ void tell_sums(const Params& params, FlatControl<N, Blocks>& control, int rank) {
-    for (int i = static_cast<int>(threadIdx.x); i < N * params.splits; i += Threads) {
+__device__ __forceinline__ void tell_sums(const Params& params, FlatControl<N, Blocks>& control, int rank, int thread) {
+    for (int i = thread; i < N * params.splits; i += Threads) {
+        const int h = i % N;
         const int to = i / N;
-        if (to != rank)
-            ptx::store_counted(ptx::address_in(to, &control.sums[rank][i % N]), control.sums[rank][i % N],
-                               ptx::address_in(to, &control.told));
+        float sum = 0.0F;
+#pragma unroll
+        for (int w = 0; w < 4 * Blocks; ++w) sum += control.partial[w][h];
+        const float4 sums = {control.reference[h], sum, params.max_logits != nullptr ? control.top[h] : -kInfinity, 0.0F};
+        if (to == rank)
+            control.sums[rank][h] = sums;
+        else
+            ptx::store_counted(ptx::address_in(to, &control.sums[rank][h]), sums, ptx::address_in(to, &control.told));
     }
 }
 

@@ -55,7 +55,13 @@ class FlatBlock {
         float tile[2][N / 2];
         multiply_values<Dim, N, Half, Blocks>(shared_, warp_ / 4, tile);
         if (params_.splits > 1) ptx::cluster_wait();
-        if (warp_ < 4 * Blocks) share_sums(weigher.finish());
+        if (warp_ < 4 * Blocks) {
+            weigher.leave_sums();
+        } else {
+            ptx::named_barrier(kSumsBarrier, kFlatThreads);
+            tell_sums<N, Blocks, kFlatThreads - 128 * Blocks>(params_, control_, rank_,
+                                                              static_cast<int>(threadIdx.x) - 128 * Blocks);
+        }
         ptx::wgmma_wait<0>();
         __syncthreads();
         finish(tile);
@@ -105,13 +111,6 @@ class FlatBlock {
                 return false;
             }
         });
-    }
-
-    /// By the warpgroups with scores.
-    __device__ __forceinline__ void share_sums(const HeadSums& own) {
-        if (threadIdx.x < N) control_.sums[rank_][threadIdx.x] = {own.reference, own.sum, own.top, 0.0F};
-        ptx::named_barrier(1, 128 * Blocks);
-        tell_sums<N, Blocks, 128 * Blocks>(params_, control_, rank_);
     }
 
     /// The way of the sums to the caller's output.

@@ -14,6 +14,10 @@ inline constexpr int kWarps = 16;
 inline constexpr int kFlatThreads = 32 * kWarps;
 inline constexpr int kMostSplits = 16;
 
+/// Named barriers.
+enum : int { kWeighBarrier = 1, kSumsBarrier = 2 };
+
+
 /// A share is at most so many blocks of 64 rows.
 template <int Dim, int N, int Blocks>
 struct Shape {
@@ -45,6 +49,7 @@ struct FlatControl {
     int exponent[kRowBlock * Blocks];
     alignas(16) float partial[4 * Blocks][N];  ///< per warp, for reductions over rows
     alignas(16) float reference[N];
+    float top[N];  ///< largest scores, if asked for
     float scale[N];  ///< of scores, as exponents of two
     alignas(16) float4 sums[kMostSplits][N];  ///< x reference, y sum, z largest score
 };

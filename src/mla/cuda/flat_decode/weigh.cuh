@@ -11,7 +11,7 @@ template <int Dim, int N, bool Half, int Blocks>
 class Weigher {
     using S = Shape<Dim, N, Blocks>;
     static constexpr int kThreads = 128 * Blocks;
-    static constexpr int kBarrier = 1;
+    static constexpr int kBarrier = kWeighBarrier;
 
   public:
     __device__ __forceinline__ Weigher(const Params& params, FlatControl<N, Blocks>& control, std::uint32_t base,
@@ -51,23 +51,17 @@ class Weigher {
         column_maxima(score);
         if (thread() < N) {
             const float top = partial_maximum();
-            if (!(top == -kInfinity)) head_.reference = top;  // also NaN
-            control_.reference[thread()] = head_.reference;
+            control_.reference[thread()] = top == -kInfinity ? kNoReference : top;
         }
         ptx::named_barrier(kBarrier, kThreads);
         store_weights(score, Half ? power_of(2 * kUnitExponent - low) : 1.0F,
                       Half ? power_of(2 * kUnitExponent - high) : 1.0F);
     }
 
-    /// Sums over all rows, of the head of each of the first N threads.
-    [[nodiscard]] __device__ __forceinline__ HeadSums finish() {
-        to_partial(sums_, [](float a, float b) { return a + b; });
-        if (thread() < N) {
-            head_.sum = 0.0F;
-#pragma unroll
-            for (int w = 0; w < 4 * Blocks; ++w) head_.sum += control_.partial[w][thread()];
-        }
-        return head_;
+    /// Leaves the sums of every warp's rows in `partial`, for the other warpgroups to see behind kSumsBarrier.
+    __device__ __forceinline__ void leave_sums() {
+        over_rows<2 * S::kPairs, 16>(sums_, 0, [](float a, float b) { return a + b; });
+        ptx::named_barrier_arrive(kSumsBarrier, kFlatThreads);
     }
 
   private:
@@ -118,7 +112,7 @@ class Weigher {
     /// Keeps the largest scores that the caller wants to see, which are without the powers of rows.
     __device__ __forceinline__ void note_top(const float (&score)[N / 2]) {
         column_maxima(score);
-        if (thread() < N) head_.top = partial_maximum();
+        if (thread() < N) control_.top[thread()] = partial_maximum();
         ptx::named_barrier(kBarrier, kThreads);
     }
 
@@ -145,7 +139,6 @@ class Weigher {
     std::uint32_t base_;
     int warp_, lane_;
     float sums_[2 * S::kPairs];
-    HeadSums head_;
 };
 
 }  // namespace tokamak::mla::cuda::flat_decode
