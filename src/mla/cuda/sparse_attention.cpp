@@ -2,7 +2,9 @@
 // sparse_attention on CUDA: which problems, which configuration for which token count, one launch.
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <bit>
+#include <iterator>
 
 #include "core/choose.h"
 #include "core/environment.h"
@@ -88,7 +90,8 @@ Kernel flat_kernel_of(const SparseConfig& config, const SparseAttentionProblem& 
 
 /// Rows that the flat form does not take go to the other one.
 Launch prepare(const SparseConfig& config, const SparseAttentionProblem& problem) {
-    const SparseConfig other = {config.heads, std::min(config.splits, decode::kMaxSplits)};
+    const SparseConfig other = {*std::lower_bound(std::begin(kHeadCounts), std::end(kHeadCounts), config.heads),
+                                std::min(config.splits, decode::kMaxSplits)};
     return {config.rows > 0 ? flat_kernel_of(config, problem) : kernel_of(config, problem, all_fp8(problem)),
             kernel_of(other, problem, false)};
 }

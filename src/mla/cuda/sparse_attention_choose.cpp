@@ -28,7 +28,11 @@ double block_us(int heads) {
 
 /// Of a cluster of the flat form.
 double flat_us(const SparseConfig& config) {
-    return config.rows == kFlatRows[0] ? 5.3 + 0.13 * config.heads : 6.9 + 0.175 * config.heads;
+    switch (config.rows) {
+        case 64: return 5.3 + 0.13 * config.heads;
+        case 128: return 6.9 + 0.175 * config.heads;
+        default: return 8.5 + 0.22 * config.heads;
+    }
 }
 
 /// Clusters that run at once: those of 4 and 8 blocks leave a tenth of the multiprocessors empty.
@@ -43,9 +47,11 @@ std::vector<SparseConfig> all_configs() {
     std::vector<SparseConfig> configs;
     for (const int heads : kHeadCounts)
         for (const int splits : kSplitCounts) configs.push_back({heads, splits});
-    for (const int rows : kFlatRows)
+    for (const int rows : {64, 128})
         for (const int heads : {16, 24, 32})
             for (const int splits : {8, 16}) configs.push_back({heads, splits, rows});
+    for (const int heads : {16, 32})
+        for (const int splits : {4, 8}) configs.push_back({heads, splits, 256});
     return configs;
 }
 
@@ -100,7 +106,7 @@ std::string pointless(const SparseConfig& config, const SparseAttentionProblem& 
     const std::int64_t share = ((selected_columns(problem) + config.splits - 1) / config.splits + 7) / 8 * 8;
     if (config.rows > 0 && share > config.rows)
         return fmt::format("its shares would be longer than {} rows", config.rows);
-    if (config.rows > kFlatRows[0] && share <= kFlatRows[0]) return "its shares fit into fewer rows";
+    if (config.rows > kFlatRows[0] && share <= config.rows / 2) return "its shares fit into fewer rows";
     return {};
 }
 

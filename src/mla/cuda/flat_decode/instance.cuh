@@ -6,18 +6,24 @@
 
 namespace tokamak::mla::cuda::flat_decode {
 
-template <int Dim, int N, bool Half, int Blocks>
+template <int Dim, int N, bool Half, int Blocks, int Chunks = 1>
 FlatKernel describe() {
-    return {reinterpret_cast<const void*>(&flat_decode<Dim, N, Half, Blocks>), kFlatThreads,
+    return {reinterpret_cast<const void*>(&flat_decode<Dim, N, Half, Blocks, Chunks>), kFlatThreads,
             kFlatBytes<Dim, N, Blocks>};
 }
 
 template <int Dim, bool Half>
 FlatKernel kernel_of(int heads, int rows) {
-    switch (heads) {
-        case 16: return rows == 64 ? describe<Dim, 16, Half, 1>() : describe<Dim, 16, Half, 2>();
-        case 24: return rows == 64 ? describe<Dim, 24, Half, 1>() : describe<Dim, 24, Half, 2>();
-        default: return rows == 64 ? describe<Dim, 32, Half, 1>() : describe<Dim, 32, Half, 2>();
+    switch (1000 * rows + heads) {
+        case 64016: return describe<Dim, 16, Half, 1>();
+        case 64024: return describe<Dim, 24, Half, 1>();
+        case 64032: return describe<Dim, 32, Half, 1>();
+        case 128016: return describe<Dim, 16, Half, 2>();
+        case 128024: return describe<Dim, 24, Half, 2>();
+        case 128032: return describe<Dim, 32, Half, 2>();
+        case 256016: return describe<Dim, 16, Half, 2, 2>();
+        case 256032: return describe<Dim, 32, Half, 2, 2>();
+        default: return {};
     }
 }
 

@@ -18,7 +18,7 @@ __device__ __forceinline__ void hide(uint4& v) {
     asm volatile("" : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w));
 }
 
-/// A warp's rows: row j, 4 of every block, is row 4 * warp + j % 4 of block j / 4; lane j found it.
+/// A warp's rows of a chunk: row j, 4 of every block, is row 4 * warp + j % 4 of block j / 4; lane j found it.
 template <int Dim, int N, int Blocks>
 struct WarpRows {
     using S = Shape<Dim, N, Blocks>;
@@ -28,10 +28,10 @@ struct WarpRows {
     [[nodiscard]] __device__ __forceinline__ static int row_of(int warp, int j) {
         return j / 4 * kRowBlock + 4 * warp + j % 4;
     }
-    /// Asks for the index of the row that this lane finds.
+    /// Asks for the index of the row that this lane finds in a chunk.
     [[nodiscard]] __device__ __forceinline__ static Selected ask(const Params& params, const Columns& columns,
-                                                                 int token, int warp, int lane) {
-        const int column = columns.first + row_of(warp, lane);
+                                                                 int token, int chunk, int warp, int lane) {
+        const int column = columns.first + chunk * S::kRows + row_of(warp, lane);
         return load_index(params, columns, token, lane < S::kOwnRows ? column : columns.last);
     }
     __device__ __forceinline__ WarpRows(const Params& params, const Selected& selected)

@@ -17,8 +17,13 @@ inline constexpr int kMostSplits = 16;
 /// Named barriers.
 enum : int { kWeighBarrier = 1, kSumsBarrier = 2 };
 
+/// An arrival at a named barrier without the wait.
+__device__ __forceinline__ void named_barrier_arrive(int number, int threads) {
+    asm volatile("barrier.cta.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory");
+}
 
-/// A share is at most so many blocks of 64 rows.
+
+/// Blocks of 64 rows that are in work at once: a chunk.
 template <int Dim, int N, int Blocks>
 struct Shape {
     static constexpr int kSlabs = Slabs<Dim>::kCount;
@@ -49,7 +54,8 @@ struct FlatControl {
     int exponent[kRowBlock * Blocks];
     alignas(16) float partial[4 * Blocks][N];  ///< per warp, for reductions over rows
     alignas(16) float reference[N];
-    float top[N];  ///< largest scores, if asked for
+    alignas(16) float correction[N];  ///< factor of older sums
+    float top[N];         ///< largest scores, if asked for
     float scale[N];  ///< of scores, as exponents of two
     alignas(16) float4 sums[kMostSplits][N];  ///< x reference, y sum, z largest score
 };
