@@ -115,21 +115,18 @@ void allow_shared_memory(const Kernel& kernel) {
 /// What a launch of a kernel is, but for its stream.
 struct LaunchConfig {
     cudaLaunchConfig_t config{};
-    cudaLaunchAttribute attributes[2] = {};
+    cudaLaunchAttribute cluster{};
     LaunchConfig(const Kernel& kernel, std::int64_t tokens) {
         const auto groups = static_cast<unsigned>(kernel.head_groups);
         const auto blocks = static_cast<unsigned>(tokens * kernel.cluster());
         config.gridDim = kernel.flat ? dim3(blocks, groups) : dim3(blocks * groups);
         config.blockDim = dim3(static_cast<unsigned>(kernel.code.threads));
         config.dynamicSmemBytes = static_cast<std::size_t>(kernel.shared.bytes);
-        // The kernels wait for the launch before them.
-        attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-        attributes[0].val.programmaticStreamSerializationAllowed = 1;
-        attributes[1].id = cudaLaunchAttributeClusterDimension;
-        attributes[1].val.clusterDim.x = static_cast<unsigned>(kernel.cluster());
-        attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
-        config.attrs = attributes;
-        config.numAttrs = kernel.cluster() > 1 ? 2 : 1;
+        cluster.id = cudaLaunchAttributeClusterDimension;
+        cluster.val.clusterDim.x = static_cast<unsigned>(kernel.cluster());
+        cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+        config.attrs = &cluster;
+        config.numAttrs = kernel.cluster() > 1 ? 1 : 0;
     }
     LaunchConfig(const LaunchConfig&) = delete;
     LaunchConfig& operator=(const LaunchConfig&) = delete;

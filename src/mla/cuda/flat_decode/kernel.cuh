@@ -3,7 +3,6 @@
 // no roles, no ring. All warps bring a chunk of 64 * Blocks rows at once, score it, take its softmax and add its values. See docs/kernels/sparse_mla.md.
 #pragma once
 
-#include "cuda/ptx/dependent_launch.cuh"
 #include "mla/cuda/flat_decode/exchange.cuh"
 #include "mla/cuda/flat_decode/queries.cuh"
 #include "mla/cuda/flat_decode/rows.cuh"
@@ -32,14 +31,12 @@ class FlatBlock {
     }
 
     __device__ __forceinline__ void run() {
-        ptx::launch_dependents();
-        if (threadIdx.x == 0) listen(params_, control_);
-        ptx::wait_for_previous();
         if (params_.num_tokens != nullptr && token_ >= *params_.num_tokens) return;  // the whole cluster
         const Columns columns = columns_of(params_, token_, rank_);
         Selected selected = Rows::ask(params_, columns, token_, 0, warp_, lane_);
         Queries<Dim, N, Half, Blocks> queries(warp_, lane_);
         queries.load(params_, token_, first_head_);
+        if (threadIdx.x == 0) listen(params_, control_);
         load_page(params_, token_, selected);
         RawRows<Dim, N, Blocks> raw;
         bring(selected, raw);

@@ -5,7 +5,6 @@
 // See docs/kernels/sparse_mla.md.
 #pragma once
 
-#include "cuda/ptx/dependent_launch.cuh"
 #include "mla/cuda/sparse_decode/exchange.cuh"
 #include "mla/cuda/sparse_decode/gather.cuh"
 #include "mla/cuda/sparse_decode/gather_fp8.cuh"
@@ -177,8 +176,6 @@ __global__ void __launch_bounds__(kThreads<N>, 1) sparse_decode(const __grid_con
     const int item = pair >> params.split_shift;
     const Place place = {pair & (params.splits - 1), item / params.head_groups,
                          (item % params.head_groups * kTogether<Pair> + (Pair ? pair_half() : 0)) * N};
-    ptx::launch_dependents();
-    ptx::wait_for_previous();
     if (params.num_tokens != nullptr && place.token >= *params.num_tokens) return;  // the whole cluster
 
     const int warp = __shfl_sync(~0U, static_cast<int>(threadIdx.x) / 32, 0);  // uniform, and known to be
