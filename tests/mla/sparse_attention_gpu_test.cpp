@@ -25,6 +25,9 @@ std::vector<AttentionCase> long_cases() {
          .tokens = 2,
          .heads = 40,
          .pools = {{.format = KvFormat::fp8_656, .pages = 80, .page_size = 64, .top_k = 2048, .masked = 0.01}}});
+    cases.push_back({.name = "long_128_heads",
+                     .heads = 128,
+                     .pools = {{.format = KvFormat::fp8_656, .pages = 80, .page_size = 64, .top_k = 1100}}});
     cases.push_back(
         {.name = "long_fp8_584",
          .tokens = 2,

@@ -42,23 +42,6 @@ __device__ __forceinline__ void wgmma_16bit(float (&d)[8], std::uint64_t a, std:
 #undef TOKAMAK_WGMMA_SUMS
 }
 
-/// N = 24.
-template <bool Half, bool TransposeA>
-__device__ __forceinline__ void wgmma_16bit(float (&d)[12], std::uint64_t a, std::uint64_t b, bool accumulate) {
-    const auto use = static_cast<std::uint32_t>(accumulate);
-#define TOKAMAK_WGMMA_OF(type)                                                                                     \
-    TOKAMAK_WGMMA("m64n24k16", type, "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11", "%12", "%13", "%14", "%15")
-#define TOKAMAK_WGMMA_SUMS                                                                                      \
-    "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), \
-        "+f"(d[9]), "+f"(d[10]), "+f"(d[11])
-    if constexpr (Half)
-        asm volatile(TOKAMAK_WGMMA_OF("f16") : TOKAMAK_WGMMA_SUMS : "l"(a), "l"(b), "r"(use), "n"(TransposeA ? 1 : 0));
-    else
-        asm volatile(TOKAMAK_WGMMA_OF("bf16") : TOKAMAK_WGMMA_SUMS : "l"(a), "l"(b), "r"(use), "n"(TransposeA ? 1 : 0));
-#undef TOKAMAK_WGMMA_OF
-#undef TOKAMAK_WGMMA_SUMS
-}
-
 /// N = 32.
 template <bool Half, bool TransposeA>
 __device__ __forceinline__ void wgmma_16bit(float (&d)[16], std::uint64_t a, std::uint64_t b, bool accumulate) {

@@ -13,7 +13,7 @@ namespace {
 // Fitted to measurements of the decode shapes, docs/kernels/sparse_mla.md.
 constexpr double kWaveUs = 3.5;
 constexpr double kExchangeUs = 1.5;
-constexpr double kExchangeUsPerHead = 0.10;
+constexpr double kExchangeUsPerHead = 0.085;
 
 /// Of a block of 64 rows, by heads of the thread block or pair.
 double block_us(int heads) {
@@ -27,12 +27,9 @@ double block_us(int heads) {
 }
 
 /// Of a cluster of the flat form.
-double flat_us(const SparseConfig& config) {
-    switch (config.rows) {
-        case 64: return 5.3 + 0.13 * config.heads;
-        case 128: return 6.9 + 0.175 * config.heads;
-        default: return 8.5 + 0.22 * config.heads;
-    }
+double flat_us(const SparseConfig& config, std::int64_t dim) {
+    if (config.rows == kFlatRows[0]) return 5.3 + 0.13 * config.heads;
+    return (dim == 576 ? 6.9 : 5.8) + 0.175 * config.heads;
 }
 
 /// Clusters that run at once: those of 4 and 8 blocks leave a tenth of the multiprocessors empty.
@@ -47,11 +44,9 @@ std::vector<SparseConfig> all_configs() {
     std::vector<SparseConfig> configs;
     for (const int heads : kHeadCounts)
         for (const int splits : kSplitCounts) configs.push_back({heads, splits});
-    for (const int rows : {64, 128})
+    for (const int rows : kFlatRows)
         for (const int heads : {16, 24, 32})
             for (const int splits : {8, 16}) configs.push_back({heads, splits, rows});
-    for (const int heads : {16, 32})
-        for (const int splits : {4, 8}) configs.push_back({heads, splits, 256});
     return configs;
 }
 
@@ -149,7 +144,7 @@ double predicted_us(const SparseConfig& config, const SparseAttentionProblem& pr
     const int in_cluster = config.heads == kPairHeads ? 2 * config.splits : config.splits;
     const std::int64_t resident = std::max<std::int64_t>(1, resident_clusters(in_cluster, multiprocessors));
     const std::int64_t waves = (tokens * groups + resident - 1) / resident;
-    if (config.rows > 0) return static_cast<double>(waves) * flat_us(config);
+    if (config.rows > 0) return static_cast<double>(waves) * flat_us(config, problem.dim);
     const std::int64_t blocks = ((columns + config.splits - 1) / config.splits + 63) / 64;
     const double exchange =
         config.splits == 1 ? 0.0 : kExchangeUs + kExchangeUsPerHead * std::min(config.heads, kPairHeads / 2);

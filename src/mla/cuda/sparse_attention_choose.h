@@ -14,7 +14,7 @@ namespace tokamak::mla::cuda {
 
 /// One launch shape: heads of a thread block, and thread blocks that share the selected rows of a token. 128 heads are
 /// a pair of blocks with 64 each, which share the conversion of rows (fp8 rows of 512 only). `rows`: 0, or the
-/// longest share of the flat form of the kernel, which has up to 128 of its rows in work at once.
+/// longest share of the flat form of the kernel, which has all its rows in work at once.
 struct SparseConfig {
     int heads = 0;
     int splits = 0;
@@ -25,7 +25,7 @@ struct SparseConfig {
 inline constexpr int kHeadCounts[] = {8, 16, 32, 64, 128};
 inline constexpr int kPairHeads = 128;
 inline constexpr int kSplitCounts[] = {1, 2, 4, 8};
-inline constexpr int kFlatRows[] = {64, 128, 256};
+inline constexpr int kFlatRows[] = {64, 128};
 
 /// All of them, by form, heads, splits.
 std::vector<SparseConfig> all_configs();

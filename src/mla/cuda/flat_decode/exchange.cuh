@@ -29,7 +29,8 @@ __device__ __forceinline__ void tell_sums(const Params& params, FlatControl<N, B
         float sum = 0.0F;
 #pragma unroll
         for (int w = 0; w < 4 * Blocks; ++w) sum += control.partial[w][h];
-        const float4 sums = {control.reference[h], sum, params.max_logits != nullptr ? control.top[h] : -kInfinity, 0.0F};
+        const float4 sums = {control.reference[h], sum, params.max_logits != nullptr ? control.top[h] : -kInfinity,
+                             0.0F};
         if (to == rank)
             control.sums[rank][h] = sums;
         else
@@ -66,9 +67,9 @@ class Adder {
         if (params_.max_logits != nullptr)
             all_.top = over_eight(max_or_nan(own[0].z, own[1].z), [](float a, float b) { return max_or_nan(a, b); });
 #pragma unroll
-        for (int s = 0; s < 2; ++s)
-            factor_[s] = own[s].x == kNoReference ? 0.0F : exp2_fast(own[s].x - all_.reference);
-        all_.sum = over_eight(fmaf(own[0].y, factor_[0], own[1].y * factor_[1]), [](float a, float b) { return a + b; });
+        for (int s = 0; s < 2; ++s) factor_[s] = own[s].x == kNoReference ? 0.0F : exp2_fast(own[s].x - all_.reference);
+        all_.sum =
+            over_eight(fmaf(own[0].y, factor_[0], own[1].y * factor_[1]), [](float a, float b) { return a + b; });
         const float factor = factor_of(all_, sink_) * exchange_.back();
         factor_[0] *= factor;
         factor_[1] *= factor;

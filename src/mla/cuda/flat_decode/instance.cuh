@@ -6,9 +6,9 @@
 
 namespace tokamak::mla::cuda::flat_decode {
 
-template <int Dim, int N, bool Half, int Blocks, int Chunks = 1>
+template <int Dim, int N, bool Half, int Blocks>
 FlatKernel describe() {
-    return {reinterpret_cast<const void*>(&flat_decode<Dim, N, Half, Blocks, Chunks>), kFlatThreads,
+    return {reinterpret_cast<const void*>(&flat_decode<Dim, N, Half, Blocks>), kFlatThreads,
             kFlatBytes<Dim, N, Blocks>};
 }
 
@@ -21,8 +21,6 @@ FlatKernel kernel_of(int heads, int rows) {
         case 128016: return describe<Dim, 16, Half, 2>();
         case 128024: return describe<Dim, 24, Half, 2>();
         case 128032: return describe<Dim, 32, Half, 2>();
-        case 256016: return describe<Dim, 16, Half, 2, 2>();
-        case 256032: return describe<Dim, 32, Half, 2, 2>();
         default: return {};
     }
 }

@@ -10,8 +10,8 @@ struct FlatKernel {
     int shared_bytes = 0;
 };
 
-/// For rows of 512 or 576 elements, all fp8 or all bf16, at addresses that are multiples of 16; `rows`: of a share at
-/// most, 64 or 128 with 16, 24 or 32 heads, 256 with 16 or 32.
+/// For rows of 512 or 576 elements, all fp8 or all bf16, at addresses that are multiples of 16; 16, 24 or 32 heads.
+/// `rows`: of a share at most, 64 or 128. Others: no function.
 FlatKernel flat_512_fp8(int heads, int rows);
 FlatKernel flat_576_fp8(int heads, int rows);
 FlatKernel flat_512_bf16(int heads, int rows);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sparse attention of one token and N heads per cluster of `splits` blocks, for shares of at most 64 * Blocks * Chunks rows:
-// no roles, no ring. All warps bring a chunk of 64 * Blocks rows at once, score it, take its softmax and add its values. See docs/kernels/sparse_mla.md.
+// Sparse attention of one token and N heads per cluster of `splits` blocks, for shares of at most 64 * Blocks rows: no
+// roles, no ring. All warps bring the rows of the share at once, score them, take one softmax over them and add their
+// values. See docs/kernels/sparse_mla.md.
 #pragma once
 
 #include "mla/cuda/flat_decode/exchange.cuh"
@@ -11,7 +12,7 @@
 namespace tokamak::mla::cuda::flat_decode {
 
 /// Everything about one block.
-template <int Dim, int N, bool Half, int Blocks, int Chunks>
+template <int Dim, int N, bool Half, int Blocks>
 class FlatBlock {
     using S = Shape<Dim, N, Blocks>;
     using Control = FlatControl<N, Blocks>;
@@ -33,65 +34,53 @@ class FlatBlock {
     __device__ __forceinline__ void run() {
         if (params_.num_tokens != nullptr && token_ >= *params_.num_tokens) return;  // the whole cluster
         const Columns columns = columns_of(params_, token_, rank_);
-        Selected selected = Rows::ask(params_, columns, token_, 0, warp_, lane_);
+        Selected selected = Rows::ask(params_, columns, token_, warp_, lane_);
         Queries<Dim, N, Half, Blocks> queries(warp_, lane_);
         queries.load(params_, token_, first_head_);
         if (threadIdx.x == 0) listen(params_, control_);
         load_page(params_, token_, selected);
-        RawRows<Dim, N, Blocks> raw;
-        bring(selected, raw);
-        queries.store(params_, control_, base_);
-        if constexpr (Chunks > 1) selected = Rows::ask(params_, columns, token_, 1, warp_, lane_);
-        const int chunks = Chunks > 1 && columns.last - columns.first > S::kRows ? 2 : 1;
+        float score[N / 2];
+        score_rows(Rows(params_, selected), queries, score);
+        add_shares<Dim, N, Blocks>(base_, warp_ / 4, static_cast<int>(threadIdx.x) % 128, score);
+        if (params_.splits > 1) ptx::cluster_arrive_relaxed();  // parts may land in place of the queries
         Weigher<Dim, N, Half, Blocks> weigher(params_, control_, base_, warp_, lane_);
-        float tile[2][N / 2];
-#pragma unroll 1
-        for (int chunk = 0; chunk < chunks; ++chunk) {
-            const bool last = chunk + 1 == chunks;
-            float score[N / 2];
-            score_rows(raw, score);
-            if (Half && !last) bring_next(selected, raw);
-            add_shares<Dim, N, Blocks>(base_, warp_ / 4, static_cast<int>(threadIdx.x) % 128, score);
-            if (last && params_.splits > 1) ptx::cluster_arrive_relaxed();  // parts may land in place of the queries
-            if (warp_ < 4 * Blocks) {
-                weigher.weigh(score, chunk > 0);
-                ptx::fence_shared_async();
-            }
-            __syncthreads();
-            if (Chunks > 1 && chunk > 0) correct(tile);
-            multiply_values<Dim, N, Half, Blocks>(shared_, warp_ / 4, tile, chunk > 0);
-            if (last) tell(weigher);
-            ptx::wgmma_wait<0>();
-            __syncthreads();
-            if (!Half && !last) bring_next(selected, raw);
+        if (warp_ < 4 * Blocks) {
+            weigher.weigh(score);
+            ptx::fence_shared_async();
         }
+        __syncthreads();
+        float tile[2][N / 2];
+        multiply_values<Dim, N, Half, Blocks>(shared_, warp_ / 4, tile);
+        if (params_.splits > 1) ptx::cluster_wait();
+        if (warp_ < 4 * Blocks) {
+            weigher.leave_sums();
+        } else {
+            ptx::named_barrier(kSumsBarrier, kFlatThreads);
+            tell_sums<N, Blocks, kFlatThreads - 128 * Blocks>(params_, control_, rank_,
+                                                              static_cast<int>(threadIdx.x) - 128 * Blocks);
+        }
+        ptx::wgmma_wait<0>();
+        __syncthreads();
         finish(tile);
     }
 
   private:
-    /// Starts bringing rows: to registers, or, bf16, to the operands.
-    __device__ __forceinline__ void bring(const Selected& selected, RawRows<Dim, N, Blocks>& raw) {
-        const Rows rows(params_, selected);
-        if constexpr (Half)
-            raw.load(rows, lane_);
-        else
-            copy_rows<Dim, N, Blocks>(control_, base_, rows, warp_, lane_);
-    }
-    __device__ __forceinline__ void bring_next(Selected& selected, RawRows<Dim, N, Blocks>& raw) {
-        load_page(params_, token_, selected);
-        bring(selected, raw);
-    }
-
-    /// Rows to the operands, and this warpgroup's scores. Rounding errors of odd scales are scored first, in the place of
-    /// the rows.
-    __device__ __forceinline__ void score_rows(const RawRows<Dim, N, Blocks>& raw, float (&score)[N / 2]) {
+    /// Rows and queries to the operands, and this warpgroup's scores. Rounding errors of odd scales are scored first,
+    /// in the place of the rows.
+    __device__ __forceinline__ void score_rows(const Rows& rows, const Queries<Dim, N, Half, Blocks>& queries,
+                                               float (&score)[N / 2]) {
+        [[maybe_unused]] RawRows<Dim, N, Blocks> raw;
         [[maybe_unused]] Converter<Dim, N, Blocks> converter(control_, base_, warp_, lane_);
         [[maybe_unused]] bool rests = false;
         if constexpr (!Half) {
+            copy_rows<Dim, N, Blocks>(control_, base_, rows, warp_, lane_);
+            queries.store(params_, control_, base_);
             ptx::copy_wait<0>();
             ptx::fence_shared_async();
             __syncthreads();
         } else {
+            raw.load(rows, lane_);
+            queries.store(params_, control_, base_);
             const bool odd = converter.settle(raw);
             if (!odd) converter.template store<Stored::exact>(raw);
             ptx::fence_shared_async();
@@ -119,28 +108,6 @@ class FlatBlock {
                 return false;
             }
         });
-    }
-
-    /// Makes older sums relative to the references of today.
-    __device__ __forceinline__ void correct(float (&tile)[2][N / 2]) const {
-#pragma unroll
-        for (int e = 0; e < N / 2; ++e) {
-            const float factor = control_.correction[e / 4 * 8 + 2 * (lane_ & 3) + e % 2];
-            tile[0][e] *= factor;
-            tile[1][e] *= factor;
-        }
-    }
-
-    /// The sums of weights to all splits, while the values are multiplied.
-    __device__ __forceinline__ void tell(Weigher<Dim, N, Half, Blocks>& weigher) {
-        if (params_.splits > 1) ptx::cluster_wait();
-        if (warp_ < 4 * Blocks) {
-            weigher.leave_sums();
-        } else {
-            ptx::named_barrier(kSumsBarrier, kFlatThreads);
-            tell_sums<N, Blocks, kFlatThreads - 128 * Blocks>(params_, control_, rank_,
-                                                              static_cast<int>(threadIdx.x) - 128 * Blocks);
-        }
     }
 
     /// The way of the sums to the caller's output.
@@ -188,10 +155,10 @@ class FlatBlock {
     int rank_, token_, first_head_;
 };
 
-template <int Dim, int N, bool Half, int Blocks, int Chunks>
+template <int Dim, int N, bool Half, int Blocks>
 __global__ void __launch_bounds__(kFlatThreads, 1) flat_decode(const __grid_constant__ Params params) {
     extern __shared__ __align__(1024) unsigned char shared[];
-    FlatBlock<Dim, N, Half, Blocks, Chunks>(params, shared).run();
+    FlatBlock<Dim, N, Half, Blocks>(params, shared).run();
 }
 
 }  // namespace tokamak::mla::cuda::flat_decode

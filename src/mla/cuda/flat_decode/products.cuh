@@ -3,7 +3,7 @@
 // the slabs, and their parts are added. Output: every warpgroup has two tiles of 64 dimensions.
 #pragma once
 
-#include "cuda/ptx/wgmma_16bit.cuh"
+#include "cuda/ptx/wgmma_16bit_n24.cuh"
 #include "mla/cuda/flat_decode/shape.cuh"
 
 namespace tokamak::mla::cuda::flat_decode {
@@ -63,10 +63,9 @@ __device__ __forceinline__ void add_shares(std::uint32_t base, int group, int th
     }
 }
 
-/// Starts the products of a warpgroup's two tiles, added to what is there or not; columns are heads, rows dimensions.
+/// Starts the products of a warpgroup's two tiles; columns are heads, rows dimensions.
 template <int Dim, int N, bool Half, int Blocks>
-__device__ __forceinline__ void multiply_values(unsigned char* shared, int group, float (&tile)[2][N / 2],
-                                                bool add) {
+__device__ __forceinline__ void multiply_values(unsigned char* shared, int group, float (&tile)[2][N / 2]) {
     using S = Shape<Dim, N, Blocks>;
     const std::uint64_t weights = ptx::wgmma_descriptor(shared + S::kWeights);
     ptx::wgmma_fence();
@@ -79,7 +78,7 @@ __device__ __forceinline__ void multiply_values(unsigned char* shared, int group
 #pragma unroll
             for (int k = 0; k < 4; ++k)
                 ptx::wgmma_16bit<Half, true>(tile[i], values + b * (S::kSlabs * kSlabBytes / 16) + 128 * k,
-                                             weights + b * (N * 128 / 16) + 2 * k, add || b + k > 0);
+                                             weights + b * (N * 128 / 16) + 2 * k, b + k > 0);
     }
     ptx::wgmma_commit();
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Queries of N heads: asked for before the rows, stored while the rows are on their way. A warp has whole heads, so that
-// it needs no other to know their largest element.
+// Queries of N heads: asked for before the rows, stored while the rows are on their way. A warp has whole heads, so
+// that it needs no other to know their largest element.
 #pragma once
 
 #include "mla/cuda/flat_decode/shape.cuh"
@@ -59,8 +59,8 @@ class Queries {
             const int c = at(i) - head(i) * kChunks;
             const int position = c / 8 + 1 == S::kSlabs ? 0 : c / 8 + 1;
             const uint4 v = chunks_[i];
-            const uint4 stored = Half ? uint4{scale_bf16(v.x, factor), scale_bf16(v.y, factor),
-                                              scale_bf16(v.z, factor), scale_bf16(v.w, factor)}
+            const uint4 stored = Half ? uint4{scale_bf16(v.x, factor), scale_bf16(v.y, factor), scale_bf16(v.z, factor),
+                                              scale_bf16(v.w, factor)}
                                       : v;
             if (is_own(i))
                 store_shared(base + S::kQueries + position * (N * 128) + swizzled(first_ + head(i), c % 8), stored);

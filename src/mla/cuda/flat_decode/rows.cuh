@@ -14,11 +14,9 @@ __device__ __forceinline__ uint4 load_16(const std::uint8_t* from, bool valid) {
 }
 
 /// Makes the compiler forget what a value is.
-__device__ __forceinline__ void hide(uint4& v) {
-    asm volatile("" : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w));
-}
+__device__ __forceinline__ void hide(uint4& v) { asm volatile("" : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w)); }
 
-/// A warp's rows of a chunk: row j, 4 of every block, is row 4 * warp + j % 4 of block j / 4; lane j found it.
+/// A warp's rows: row j, 4 of every block, is row 4 * warp + j % 4 of block j / 4; lane j found it.
 template <int Dim, int N, int Blocks>
 struct WarpRows {
     using S = Shape<Dim, N, Blocks>;
@@ -28,10 +26,10 @@ struct WarpRows {
     [[nodiscard]] __device__ __forceinline__ static int row_of(int warp, int j) {
         return j / 4 * kRowBlock + 4 * warp + j % 4;
     }
-    /// Asks for the index of the row that this lane finds in a chunk.
+    /// Asks for the index of the row that this lane finds.
     [[nodiscard]] __device__ __forceinline__ static Selected ask(const Params& params, const Columns& columns,
-                                                                 int token, int chunk, int warp, int lane) {
-        const int column = columns.first + chunk * S::kRows + row_of(warp, lane);
+                                                                 int token, int warp, int lane) {
+        const int column = columns.first + row_of(warp, lane);
         return load_index(params, columns, token, lane < S::kOwnRows ? column : columns.last);
     }
     __device__ __forceinline__ WarpRows(const Params& params, const Selected& selected)
@@ -191,8 +189,7 @@ __device__ __forceinline__ void copy_rows(FlatControl<N, Blocks>& control, std::
     for (int b = 0; b < Blocks; ++b) {
         const int j = 4 * b + lane / 8;
         const std::uint8_t* const from = rows.values(j) + lane % 8 * 16;
-        const std::uint32_t to =
-            base + S::kRing + b * S::kSlabs * kSlabBytes + swizzled(4 * warp + lane / 8, lane % 8);
+        const std::uint32_t to = base + S::kRing + b * S::kSlabs * kSlabBytes + swizzled(4 * warp + lane / 8, lane % 8);
 #pragma unroll
         for (int position = 0; position < S::kSlabs; ++position)
             ptx::copy_16(to + position * kSlabBytes, from + slab_dims<Dim>(position) * 128, rows.is_valid(j));

@@ -22,15 +22,14 @@ __device__ __forceinline__ void named_barrier_arrive(int number, int threads) {
     asm volatile("barrier.cta.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory");
 }
 
-
-/// Blocks of 64 rows that are in work at once: a chunk.
+/// A share is at most so many blocks of 64 rows.
 template <int Dim, int N, int Blocks>
 struct Shape {
     static constexpr int kSlabs = Slabs<Dim>::kCount;
     static constexpr int kRows = kRowBlock * Blocks;
-    static constexpr int kOwnRows = 4 * Blocks;     ///< of a warp: four of every block
-    static constexpr int kShares = 4 / Blocks;      ///< warpgroups that score one block, each some of the slabs
-    static constexpr int kPairs = N / 8;            ///< column pairs of a thread in a 64 x N fragment
+    static constexpr int kOwnRows = 4 * Blocks;  ///< of a warp: four of every block
+    static constexpr int kShares = 4 / Blocks;   ///< warpgroups that score one block, each some of the slabs
+    static constexpr int kPairs = N / 8;         ///< column pairs of a thread in a 64 x N fragment
 
     // The parts of other splits land where the queries were.
     static constexpr std::uint32_t kQueries = 0;
@@ -41,22 +40,19 @@ struct Shape {
     static_assert(kParts * kPartBytes<N> <= kRing);
 
     /// Position of the slab with output tile `tile`.
-    [[nodiscard]] __device__ static constexpr int position_of(int tile) {
-        return tile + 1 == kSlabs ? 0 : tile + 1;
-    }
+    [[nodiscard]] __device__ static constexpr int position_of(int tile) { return tile + 1 == kSlabs ? 0 : tile + 1; }
 };
 
 template <int N, int Blocks>
 struct FlatControl {
-    std::uint64_t told;    ///< sums of the other splits
-    std::uint64_t landed;  ///< output parts of the other splits
+    std::uint64_t told;                            ///< sums of the other splits
+    std::uint64_t landed;                          ///< output parts of the other splits
     alignas(16) uint4 ratios[kRowBlock * Blocks];  ///< eight f16 numbers of a row
     int exponent[kRowBlock * Blocks];
     alignas(16) float partial[4 * Blocks][N];  ///< per warp, for reductions over rows
     alignas(16) float reference[N];
-    alignas(16) float correction[N];  ///< factor of older sums
-    float top[N];         ///< largest scores, if asked for
-    float scale[N];  ///< of scores, as exponents of two
+    float top[N];                             ///< largest scores, if asked for
+    float scale[N];                           ///< of scores, as exponents of two
     alignas(16) float4 sums[kMostSplits][N];  ///< x reference, y sum, z largest score
 };
 

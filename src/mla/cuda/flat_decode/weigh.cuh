@@ -16,14 +16,10 @@ class Weigher {
   public:
     __device__ __forceinline__ Weigher(const Params& params, FlatControl<N, Blocks>& control, std::uint32_t base,
                                        int warp, int lane)
-        : params_(params),
-          control_(control),
-          base_(base),
-          warp_(warp),
-          lane_(lane) {}
+        : params_(params), control_(control), base_(base), warp_(warp), lane_(lane) {}
 
-    /// Leaves weights in shared memory; behind a first chunk also the factors of older sums.
-    __device__ __forceinline__ void weigh(float (&score)[N / 2], bool later) {
+    /// Leaves weights in shared memory.
+    __device__ __forceinline__ void weigh(float (&score)[N / 2]) {
         const int row = warp_ / 4 * kRowBlock + warp_ % 4 * 16 + lane_ / 4;
         const int low = control_.exponent[row];
         const int high = control_.exponent[row + 8];
@@ -43,7 +39,7 @@ class Weigher {
                 b = high == kMaskedRow ? -kInfinity : b * of_column * factor_high;
             }
         }
-        if (params_.max_logits != nullptr) note_top(score, later);
+        if (params_.max_logits != nullptr) note_top(score);
         if constexpr (Half) {
 #pragma unroll
             for (int e = 0; e < N / 2; ++e) score[e] += e % 4 < 2 ? shift_low : shift_high;
@@ -51,15 +47,11 @@ class Weigher {
         column_maxima(score);
         if (thread() < N) {
             const float top = partial_maximum();
-            const float older = later ? control_.reference[thread()] : kNoReference;
-            const float reference =
-                top == -kInfinity || (older != kNoReference && top <= older) ? older : top;  // also NaN
-            control_.correction[thread()] = older == kNoReference ? 1.0F : exp2_fast(older - reference);
-            control_.reference[thread()] = reference;
+            control_.reference[thread()] = top == -kInfinity ? kNoReference : top;
         }
         ptx::named_barrier(kBarrier, kThreads);
         store_weights(score, Half ? power_of(2 * kUnitExponent - low) : 1.0F,
-                      Half ? power_of(2 * kUnitExponent - high) : 1.0F, later);
+                      Half ? power_of(2 * kUnitExponent - high) : 1.0F);
     }
 
     /// Leaves the sums of every warp's rows in `partial`, for the other warpgroups to see behind kSumsBarrier.
@@ -114,17 +106,13 @@ class Weigher {
     }
 
     /// Keeps the largest scores that the caller wants to see, which are without the powers of rows.
-    __device__ __forceinline__ void note_top(const float (&score)[N / 2], bool later) {
+    __device__ __forceinline__ void note_top(const float (&score)[N / 2]) {
         column_maxima(score);
-        if (thread() < N) {
-            const float top = partial_maximum();
-            control_.top[thread()] = later ? max_or_nan(top, control_.top[thread()]) : top;
-        }
+        if (thread() < N) control_.top[thread()] = partial_maximum();
         ptx::named_barrier(kBarrier, kThreads);
     }
 
-    __device__ __forceinline__ void store_weights(const float (&score)[N / 2], float inverse_low, float inverse_high,
-                                                  bool later) {
+    __device__ __forceinline__ void store_weights(const float (&score)[N / 2], float inverse_low, float inverse_high) {
         std::uint32_t pairs[N / 4];
 #pragma unroll
         for (int g = 0; g < S::kPairs; ++g) {
@@ -134,13 +122,8 @@ class Weigher {
             const float b = exp2_fast(score[4 * g + 1] - reference.y);
             const float c = exp2_fast(score[4 * g + 2] - reference.x);
             const float d = exp2_fast(score[4 * g + 3] - reference.y);
-            float2 older = {0.0F, 0.0F};
-            if (later) {
-                const float2 correction = *reinterpret_cast<const float2*>(&control_.correction[column]);
-                older = {sums_[2 * g] * correction.x, sums_[2 * g + 1] * correction.y};
-            }
-            sums_[2 * g] = fmaf(a, inverse_low, fmaf(c, inverse_high, older.x));
-            sums_[2 * g + 1] = fmaf(b, inverse_low, fmaf(d, inverse_high, older.y));
+            sums_[2 * g] = fmaf(a, inverse_low, c * inverse_high);
+            sums_[2 * g + 1] = fmaf(b, inverse_low, d * inverse_high);
             pairs[2 * g] = pack_16bit<Half>(a, b);
             pairs[2 * g + 1] = pack_16bit<Half>(c, d);
         }

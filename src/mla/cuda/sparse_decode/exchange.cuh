@@ -42,8 +42,8 @@ class Exchange {
         shift_ = weight_bits + 32 - __clz((columns >> params.split_shift) + 8);
     }
 
-    /// Puts a warp's part where the copy engine takes it, or, if it is this block's own, where the others' land. `sums`:
-    /// rows are dimensions, columns heads. A fence and a barrier of the warp must follow.
+    /// Puts a warp's part where the copy engine takes it, or, if it is this block's own, where the others' land.
+    /// `sums`: rows are dimensions, columns heads. A fence and a barrier of the warp must follow.
     __device__ __forceinline__ void stage(const float (&sums)[N / 2], int part, int lane) const {
         const std::uint32_t to = part >> owned_shift_ == rank_ ? landing(part, rank_) : staged(part);
         const float factor = Half ? power_of(kUnitExponent - shift_) : 1.0F;
@@ -107,8 +107,8 @@ class Exchange {
         std::uint32_t twos[Pairs];
 #pragma unroll
         for (int p = 0; p < Pairs; ++p)
-            twos[p] = params_.out_kind == OutKind::bf16 ? pack_bf16(sums[p].x, sums[p].y)
-                                                        : pack_f16(sums[p].x, sums[p].y);
+            twos[p] =
+                params_.out_kind == OutKind::bf16 ? pack_bf16(sums[p].x, sums[p].y) : pack_f16(sums[p].x, sums[p].y);
         auto* const out = static_cast<std::uint16_t*>(params_.out) + at;
         if (!params_.out_vectors) {
 #pragma unroll

@@ -166,8 +166,8 @@ __device__ __forceinline__ void store_fragment_transposed(const std::uint32_t (&
 template <int N>
 __device__ __forceinline__ void store_transposed(std::uint32_t tile, const std::uint32_t (&pairs)[N / 4], int warp,
                                                  int lane) {
-    store_fragment_transposed<N>(
-        pairs, lane, [&](int column, int half) { return tile + swizzled(column, 2 * warp + half); });
+    store_fragment_transposed<N>(pairs, lane,
+                                 [&](int column, int half) { return tile + swizzled(column, 2 * warp + half); });
 }
 
 }  // namespace tokamak::mla::cuda::sparse_decode
