@@ -25,6 +25,9 @@ std::vector<AttentionCase> long_cases() {
          .tokens = 2,
          .heads = 40,
          .pools = {{.format = KvFormat::fp8_656, .pages = 80, .page_size = 64, .top_k = 2048, .masked = 0.01}}});
+    cases.push_back({.name = "long_128_heads",
+                     .heads = 128,
+                     .pools = {{.format = KvFormat::fp8_656, .pages = 80, .page_size = 64, .top_k = 1100}}});
     cases.push_back(
         {.name = "long_fp8_584",
          .tokens = 2,
@@ -57,9 +60,7 @@ std::vector<AttentionCase> gpu_cases() {
 
 std::vector<std::string> all_variants() {
     std::vector<std::string> names;
-    for (const int heads : mla::cuda::kHeadCounts)
-        for (const int splits : mla::cuda::kSplitCounts)
-            names.push_back(to_string(mla::cuda::SparseConfig{heads, splits}));
+    for (const mla::cuda::SparseConfig& config : mla::cuda::all_configs()) names.push_back(to_string(config));
     return names;
 }
 

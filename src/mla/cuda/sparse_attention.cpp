@@ -2,7 +2,9 @@
 // sparse_attention on CUDA: which problems, which configuration for which token count, one launch.
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <bit>
+#include <iterator>
 
 #include "core/choose.h"
 #include "core/environment.h"
@@ -10,6 +12,7 @@
 #include "cuda/check.h"
 #include "mla/cuda/backend.h"
 #include "mla/cuda/device_support.h"
+#include "mla/cuda/flat_decode/instances.h"
 #include "mla/cuda/sparse_attention_args.h"
 #include "mla/cuda/sparse_attention_choose.h"
 #include "mla/cuda/sparse_decode/layout.h"
@@ -30,13 +33,15 @@ struct Kernel {
     decode::SharedLayout shared;
     int pair = 1;         ///< 2: blocks with different heads share the conversion of rows
     int head_groups = 0;  ///< of a block, or of a pair
+    int splits = 0;
+    bool flat = false;
+    [[nodiscard]] int cluster() const { return splits * pair; }
 };
 
 /// A configuration made ready to launch.
 struct Launch {
     Kernel aligned;   ///< for rows of one kind at addresses that are multiples of 16
     Kernel anywhere;  ///< for all others
-    int splits = 0;
 };
 
 struct DecodeState : detail::TypedState<SparseAttentionProblem> {
@@ -59,16 +64,36 @@ Kernel kernel_of(const SparseConfig& config, const SparseAttentionProblem& probl
         kernel.code = fp8 ? decode::kernel_512_fp8(heads, pair) : decode::kernel_512_bf16(heads);
     kernel.shared = decode::divide_shared(kernel.code, static_cast<int>(problem.dim), config.splits, kSharedBytes);
     kernel.pair = pair ? 2 : 1;
+    kernel.splits = config.splits;
     kernel.head_groups = (problem.heads + heads * kernel.pair - 1) / (heads * kernel.pair);
     return kernel;
 }
 
+Kernel flat_kernel_of(const SparseConfig& config, const SparseAttentionProblem& problem) {
+    const bool fp8 = all_fp8(problem);
+    flat_decode::FlatKernel flat;
+    if (problem.dim == 576)
+        flat = fp8 ? flat_decode::flat_576_fp8(config.heads, config.rows)
+                   : flat_decode::flat_576_bf16(config.heads, config.rows);
+    else
+        flat = fp8 ? flat_decode::flat_512_fp8(config.heads, config.rows)
+                   : flat_decode::flat_512_bf16(config.heads, config.rows);
+    Kernel kernel;
+    kernel.code.function = flat.function;
+    kernel.code.threads = flat.threads;
+    kernel.shared.bytes = flat.shared_bytes;
+    kernel.head_groups = (problem.heads + config.heads - 1) / config.heads;
+    kernel.splits = config.splits;
+    kernel.flat = true;
+    return kernel;
+}
+
+/// Rows that the flat form does not take go to the other one.
 Launch prepare(const SparseConfig& config, const SparseAttentionProblem& problem) {
-    Launch launch;
-    launch.aligned = kernel_of(config, problem, all_fp8(problem));
-    launch.anywhere = kernel_of(config, problem, false);
-    launch.splits = config.splits;
-    return launch;
+    const SparseConfig other = {*std::lower_bound(std::begin(kHeadCounts), std::end(kHeadCounts), config.heads),
+                                std::min(config.splits, decode::kMaxSplits)};
+    return {config.rows > 0 ? flat_kernel_of(config, problem) : kernel_of(config, problem, all_fp8(problem)),
+            kernel_of(other, problem, false)};
 }
 
 bool fits(const SparseConfig& config, const SparseAttentionProblem& problem) {
@@ -82,6 +107,38 @@ bool fits(const SparseConfig& config, const SparseAttentionProblem& problem) {
 void allow_shared_memory(const Kernel& kernel) {
     check(cudaFuncSetAttribute(kernel.code.function, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes),
           "cudaFuncSetAttribute");
+    if (kernel.cluster() > decode::kMaxSplits)
+        check(cudaFuncSetAttribute(kernel.code.function, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
+              "cudaFuncSetAttribute");
+}
+
+/// What a launch of a kernel is, but for its stream.
+struct LaunchConfig {
+    cudaLaunchConfig_t config{};
+    cudaLaunchAttribute cluster{};
+    LaunchConfig(const Kernel& kernel, std::int64_t tokens) {
+        const auto groups = static_cast<unsigned>(kernel.head_groups);
+        const auto blocks = static_cast<unsigned>(tokens * kernel.cluster());
+        config.gridDim = kernel.flat ? dim3(blocks, groups) : dim3(blocks * groups);
+        config.blockDim = dim3(static_cast<unsigned>(kernel.code.threads));
+        config.dynamicSmemBytes = static_cast<std::size_t>(kernel.shared.bytes);
+        cluster.id = cudaLaunchAttributeClusterDimension;
+        cluster.val.clusterDim.x = static_cast<unsigned>(kernel.cluster());
+        cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+        config.attrs = &cluster;
+        config.numAttrs = kernel.cluster() > 1 ? 1 : 0;
+    }
+    LaunchConfig(const LaunchConfig&) = delete;
+    LaunchConfig& operator=(const LaunchConfig&) = delete;
+};
+
+/// Whether the device can run a cluster larger than the portable ones.
+bool cluster_runs(const Kernel& kernel) {
+    if (kernel.cluster() <= decode::kMaxSplits) return true;
+    const LaunchConfig launch(kernel, 1);
+    int clusters = 0;
+    check(cudaOccupancyMaxActiveClusters(&clusters, kernel.code.function, &launch.config), "occupancy of clusters");
+    return clusters > 0;
 }
 
 }  // namespace
@@ -113,15 +170,18 @@ SparseAttentionPlan make_plan(const SparseAttentionProblem& problem, Device devi
     const tokamak::cuda::DeviceGuard guard(device.index);
     auto state = std::make_shared<DecodeState>();
     state->problem = problem;
-    const std::vector<SparseConfig> configs = legal_configs(problem.heads, &fits, problem);
+    std::vector<SparseConfig> configs;
     std::vector<std::string> names;
-    for (const SparseConfig& config : configs) {
+    for (const SparseConfig& config : legal_configs(problem.heads, &fits, problem)) {
+        const Launch launch = prepare(config, problem);
+        allow_shared_memory(launch.aligned);
+        allow_shared_memory(launch.anywhere);
+        if (!cluster_runs(launch.aligned)) continue;
+        configs.push_back(config);
         names.push_back(to_string(config));
-        state->launches.push_back(prepare(config, problem));
-        allow_shared_memory(state->launches.back().aligned);
-        allow_shared_memory(state->launches.back().anywhere);
+        state->launches.push_back(launch);
     }
-    state->refused = refused_configs(configs, problem.heads, problem.dim == 512 && all_fp8(problem));
+    state->refused = refused_configs(configs, problem, problem.dim == 512 && all_fp8(problem));
     const int all = device_info(device).multiprocessors;
     const int multiprocessors = options.max_sms > 0 ? std::min(options.max_sms, all) : all;
     choose_into(
@@ -137,25 +197,15 @@ void run(const SparseAttentionPlan& plan, const SparseAttentionArgs& args, const
     const tokamak::cuda::DeviceGuard guard(plan.device().index);
     const Launch& launch = state.launches[state.row_variants[state.row_index(args.tokens)]];
     decode::Params params = decode_params(state.problem, args);
-    params.splits = launch.splits;
-    params.split_shift = std::countr_zero(static_cast<unsigned>(launch.splits));
     const Kernel& kernel = params.anywhere ? launch.anywhere : launch.aligned;
+    params.splits = kernel.splits;
+    params.split_shift = std::countr_zero(static_cast<unsigned>(kernel.splits));
     params.head_groups = kernel.head_groups;
     params.shared = kernel.shared;
-
-    cudaLaunchConfig_t config{};
-    config.gridDim = dim3(static_cast<unsigned>(args.tokens * kernel.head_groups * launch.splits * kernel.pair));
-    config.blockDim = dim3(static_cast<unsigned>(kernel.code.threads));
-    config.dynamicSmemBytes = static_cast<std::size_t>(kernel.shared.bytes);
-    config.stream = stream.handle;
-    cudaLaunchAttribute cluster{};
-    cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim.x = static_cast<unsigned>(launch.splits * kernel.pair);
-    cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
-    config.attrs = &cluster;
-    config.numAttrs = launch.splits * kernel.pair > 1 ? 1 : 0;
+    LaunchConfig now(kernel, args.tokens);
+    now.config.stream = stream.handle;
     void* arguments[] = {&params};
-    check(cudaLaunchKernelExC(&config, kernel.code.function, arguments), "sparse_attention launch");
+    check(cudaLaunchKernelExC(&now.config, kernel.code.function, arguments), "sparse_attention launch");
 }
 
 }  // namespace tokamak::mla::cuda

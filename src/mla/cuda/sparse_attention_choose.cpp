@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <iterator>
 
 namespace tokamak::mla::cuda {
@@ -12,7 +13,7 @@ namespace {
 // Fitted to measurements of the decode shapes, docs/kernels/sparse_mla.md.
 constexpr double kWaveUs = 3.5;
 constexpr double kExchangeUs = 1.5;
-constexpr double kExchangeUsPerHead = 0.10;
+constexpr double kExchangeUsPerHead = 0.085;
 
 /// Of a block of 64 rows, by heads of the thread block or pair.
 double block_us(int heads) {
@@ -25,6 +26,12 @@ double block_us(int heads) {
     }
 }
 
+/// Of a cluster of the flat form.
+double flat_us(const SparseConfig& config, std::int64_t dim) {
+    if (config.rows == kFlatRows[0]) return 5.3 + 0.13 * config.heads;
+    return (dim == 576 ? 6.9 : 5.8) + 0.175 * config.heads;
+}
+
 /// Clusters that run at once: those of 4 and 8 blocks leave a tenth of the multiprocessors empty.
 std::int64_t resident_clusters(int blocks, int multiprocessors) {
     if (blocks <= 2) return multiprocessors / blocks;
@@ -33,58 +40,111 @@ std::int64_t resident_clusters(int blocks, int multiprocessors) {
 
 }  // namespace
 
+std::vector<SparseConfig> all_configs() {
+    std::vector<SparseConfig> configs;
+    for (const int heads : kHeadCounts)
+        for (const int splits : kSplitCounts) configs.push_back({heads, splits});
+    for (const int rows : kFlatRows)
+        for (const int heads : {16, 24, 32})
+            for (const int splits : {8, 16}) configs.push_back({heads, splits, rows});
+    return configs;
+}
+
+std::int64_t selected_columns(const SparseAttentionProblem& problem) {
+    std::int64_t columns = 0;
+    for (const KvPool& pool : problem.pools) columns += pool.top_k;
+    return columns;
+}
+
 std::string to_string(const SparseConfig& config) {
+    if (config.rows > 0) return fmt::format("flat_decode_r{}_h{}_s{}", config.rows, config.heads, config.splits);
     return fmt::format("sparse_decode_h{}_s{}", config.heads, config.splits);
 }
 
-OverrideFields config_fields() {
-    return {{"heads", "splits"}, [](const std::string& variant, const std::string& key, std::int64_t value) {
-                const std::size_t split = variant.rfind("_s");
-                return key == "heads" ? fmt::format("sparse_decode_h{}{}", value, variant.substr(split))
-                                      : fmt::format("{}_s{}", variant.substr(0, split), value);
-            }};
+namespace {
+
+SparseConfig parse(const std::string& variant) {
+    SparseConfig config;
+    if (std::sscanf(variant.c_str(), "flat_decode_r%d_h%d_s%d", &config.rows, &config.heads, &config.splits) != 3)
+        std::sscanf(variant.c_str(), "sparse_decode_h%d_s%d", &config.heads, &config.splits);
+    return config;
 }
+
+/// A value that the flat form does not have selects the other form, with the next of its values for the other key.
+std::string with_field(const std::string& variant, const std::string& key, std::int64_t value) {
+    SparseConfig config = parse(variant);
+    int& field = key == "heads" ? config.heads : config.splits;
+    field = static_cast<int>(value);
+    const std::vector<SparseConfig> all = all_configs();
+    if (config.rows > 0 && std::find(all.begin(), all.end(), config) == all.end()) {
+        config.rows = 0;
+        if (key == "heads")
+            config.splits = std::min(config.splits, 8);
+        else
+            config.heads = *std::lower_bound(std::begin(kHeadCounts), std::end(kHeadCounts), config.heads);
+    }
+    return to_string(config);
+}
+
+}  // namespace
+
+OverrideFields config_fields() { return {{"heads", "splits"}, &with_field}; }
+
+namespace {
+
+/// Why a configuration makes no sense for a problem; empty: it does.
+std::string pointless(const SparseConfig& config, const SparseAttentionProblem& problem) {
+    if (config.heads > 8 && config.heads / 2 >= problem.heads) return "half of its heads or more would be padding";
+    // 24 heads are for 128, of which clusters of 16 blocks with 16 heads do not run at once.
+    if (config.heads == 24 && problem.heads <= 96) return "other head counts divide the heads better";
+    // Shares are multiples of eight columns.
+    const std::int64_t share = ((selected_columns(problem) + config.splits - 1) / config.splits + 7) / 8 * 8;
+    if (config.rows > 0 && share > config.rows)
+        return fmt::format("its shares would be longer than {} rows", config.rows);
+    if (config.rows > kFlatRows[0] && share <= config.rows / 2) return "its shares fit into fewer rows";
+    return {};
+}
+
+}  // namespace
 
 std::vector<SparseConfig> legal_configs(int heads, bool (*fits)(const SparseConfig&, const SparseAttentionProblem&),
                                         const SparseAttentionProblem& problem) {
     std::vector<SparseConfig> configs;
-    for (const int block_heads : kHeadCounts) {
-        if (block_heads > 8 && block_heads / 2 >= heads) continue;  // more than half of it would be padding
-        for (const int splits : kSplitCounts) {
-            const SparseConfig config = {block_heads, splits};
-            if (fits(config, problem)) configs.push_back(config);
-        }
-    }
+    SparseAttentionProblem of_heads = problem;
+    of_heads.heads = heads;
+    for (const SparseConfig& config : all_configs())
+        if (pointless(config, of_heads).empty() && fits(config, problem)) configs.push_back(config);
     return configs;
 }
 
-std::vector<std::pair<std::string, std::string>> refused_configs(const std::vector<SparseConfig>& legal, int heads,
-                                                                 bool pairs) {
+std::vector<std::pair<std::string, std::string>> refused_configs(const std::vector<SparseConfig>& legal,
+                                                                 const SparseAttentionProblem& problem, bool pairs) {
     std::vector<std::pair<std::string, std::string>> refused;
-    for (const int block_heads : kHeadCounts)
-        for (const int splits : kSplitCounts) {
-            const SparseConfig config = {block_heads, splits};
-            if (std::find(legal.begin(), legal.end(), config) != legal.end()) continue;
-            const char* reason = "does not fit into the shared memory of a thread block";
-            if (block_heads > 8 && block_heads / 2 >= heads)
-                reason = "half of its heads or more would be padding";
-            else if (block_heads == kPairHeads && !pairs)
-                reason = "pairs of thread blocks are for fp8 rows of 512";
-            else if (block_heads == kPairHeads && 2 * splits > kSplitCounts[std::size(kSplitCounts) - 1])
-                reason = "a cluster would have more than 8 thread blocks";
-            refused.emplace_back(to_string(config), reason);
-        }
+    for (const SparseConfig& config : all_configs()) {
+        if (std::find(legal.begin(), legal.end(), config) != legal.end()) continue;
+        std::string reason = pointless(config, problem);
+        if (reason.empty() && config.rows > 0)
+            reason = "no cluster of so many thread blocks fits";
+        else if (reason.empty() && config.heads == kPairHeads && !pairs)
+            reason = "pairs of thread blocks are for fp8 rows of 512";
+        else if (reason.empty() && config.heads == kPairHeads &&
+                 2 * config.splits > kSplitCounts[std::size(kSplitCounts) - 1])
+            reason = "a cluster would have more than 8 thread blocks";
+        else if (reason.empty())
+            reason = "does not fit into the shared memory of a thread block";
+        refused.emplace_back(to_string(config), reason);
+    }
     return refused;
 }
 
 double predicted_us(const SparseConfig& config, const SparseAttentionProblem& problem, std::int64_t tokens,
                     int multiprocessors) {
-    std::int64_t columns = 0;
-    for (const KvPool& pool : problem.pools) columns += pool.top_k;
+    const std::int64_t columns = selected_columns(problem);
     const std::int64_t groups = (problem.heads + config.heads - 1) / config.heads;
     const int in_cluster = config.heads == kPairHeads ? 2 * config.splits : config.splits;
     const std::int64_t resident = std::max<std::int64_t>(1, resident_clusters(in_cluster, multiprocessors));
     const std::int64_t waves = (tokens * groups + resident - 1) / resident;
+    if (config.rows > 0) return static_cast<double>(waves) * flat_us(config, problem.dim);
     const std::int64_t blocks = ((columns + config.splits - 1) / config.splits + 63) / 64;
     const double exchange =
         config.splits == 1 ? 0.0 : kExchangeUs + kExchangeUsPerHead * std::min(config.heads, kPairHeads / 2);

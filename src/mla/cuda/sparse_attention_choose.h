@@ -13,30 +13,39 @@
 namespace tokamak::mla::cuda {
 
 /// One launch shape: heads of a thread block, and thread blocks that share the selected rows of a token. 128 heads are
-/// a pair of blocks with 64 each, which share the conversion of rows (fp8 rows of 512 only).
+/// a pair of blocks with 64 each, which share the conversion of rows (fp8 rows of 512 only). `rows`: 0, or the
+/// longest share of the flat form of the kernel, which has all its rows in work at once.
 struct SparseConfig {
     int heads = 0;
     int splits = 0;
+    int rows = 0;
     friend bool operator==(const SparseConfig&, const SparseConfig&) = default;
 };
 
 inline constexpr int kHeadCounts[] = {8, 16, 32, 64, 128};
 inline constexpr int kPairHeads = 128;
 inline constexpr int kSplitCounts[] = {1, 2, 4, 8};
+inline constexpr int kFlatRows[] = {64, 128};
 
-/// "sparse_decode_h16_s8".
+/// All of them, by form, heads, splits.
+std::vector<SparseConfig> all_configs();
+
+/// Selected rows of a token, by all pools together.
+std::int64_t selected_columns(const SparseAttentionProblem& problem);
+
+/// "sparse_decode_h16_s8", flat "flat_decode_r128_h32_s16".
 std::string to_string(const SparseConfig& config);
 
 /// For the override TOKAMAK_SPARSE_MLA_CONFIG: "heads" and "splits" of a configuration, one by one.
 OverrideFields config_fields();
 
-/// Every configuration that makes sense for so many heads, by heads, then splits; `fits` is asked about the memory.
+/// Every configuration that makes sense for so many heads and rows; `fits` is asked about the memory.
 std::vector<SparseConfig> legal_configs(int heads, bool (*fits)(const SparseConfig&, const SparseAttentionProblem&),
                                         const SparseAttentionProblem& problem);
 
 /// The others by name, each with the reason.
-std::vector<std::pair<std::string, std::string>> refused_configs(const std::vector<SparseConfig>& legal, int heads,
-                                                                 bool pairs);
+std::vector<std::pair<std::string, std::string>> refused_configs(const std::vector<SparseConfig>& legal,
+                                                                 const SparseAttentionProblem& problem, bool pairs);
 
 /// Predicted microseconds of a call: waves of thread blocks times what the rows of a block cost, plus the exchange. The
 /// constants were fitted to measurements on an H200, docs/kernels/sparse_mla.md.

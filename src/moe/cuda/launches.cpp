@@ -98,7 +98,7 @@ void run_decode(const FusedMoeState& state, const DecodeLaunch& choice, DecodeAr
     args.group_rows = choice.group_rows;
     args.by_group_rows = choice.by_group_rows;
     launch_grid(state, choice.kernel, choice.threads, choice.shared.bytes, &args, stream,
-                args.routed_before && choice.group_rows > 0);
+                {.ctas = state.cuda.grid, .early = args.routed_before && choice.group_rows > 0});
 }
 
 void run_grouped(const FusedMoeState& state, const GroupedLaunch& choice, const DecodeArgs& common,

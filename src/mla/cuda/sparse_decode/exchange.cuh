@@ -1,148 +1,184 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sums of several splits: every block of the cluster owns some output tiles; the others push their part of them into
-// its shared memory by bulk copies that count bytes on its barrier, and it adds them in the order of the splits. Parts
-// travel as they are, relative to their own split's reference; the owner has the factors by the time they land.
+// Sums of several splits: a part of the output, 16 dimensions by N heads, goes from the warp that has it to the split
+// that owns it, by a bulk copy that is counted there; the owner adds the parts in the order of the splits. Parts travel
+// in 16 bits, relative to their own split's reference; in f16 divided by a power of two that keeps them in its range.
 #pragma once
 
+#include <cuda_fp16.h>
+
 #include "cuda/ptx/cluster.cuh"
-#include "mla/cuda/sparse_decode/output.cuh"
-#include "mla/cuda/sparse_decode/statistics.cuh"
+#include "cuda/ptx/peer.cuh"
+#include "mla/cuda/sparse_decode/pair.cuh"
 
 namespace tokamak::mla::cuda::sparse_decode {
 
-/// Who owns which tiles: each of the 2^shift splits as many as the others.
-struct Ownership {
-    int shift;
-    [[nodiscard]] __device__ int owner(int tile) const { return tile >> (3 - shift); }
-    [[nodiscard]] __device__ int first(int rank) const { return rank << (3 - shift); }
-    [[nodiscard]] __device__ int count() const { return kValueTiles >> shift; }
-};
-static_assert(kValueTiles == 8);
-
-/// A tile is four parts, one for each warp, so that a warp needs no other to send it.
+inline constexpr int kParts = 32;
 template <int N>
-inline constexpr int kTilePartBytes = 16 * N * 4;
+inline constexpr int kPartBytes = 16 * N * 2;
 
 /// Expects what the others will send; by the thread that initialised the barriers.
-template <int N>
-__device__ __forceinline__ void expect_others(const Params& params, Control<N>& control) {
+template <int N, typename Control>
+__device__ __forceinline__ void expect_others(const Params& params, Control& control) {
     const int others = params.splits - 1;
     ptx::barrier_arrive_expect(&control.told, others * N * sizeof(float4));
-    ptx::barrier_arrive_expect(&control.landed, others * Ownership{params.split_shift}.count() * 4 * kTilePartBytes<N>);
+    ptx::barrier_arrive_expect(&control.landed, others * (kParts >> params.split_shift) * kPartBytes<N>);
 }
 
-template <int Dim, int N, bool Pair>
+/// Where parts wait for their copies, and where those of all splits land: addresses in the shared window, the same in
+/// every block.
+struct ExchangePlace {
+    std::uint32_t staged, landing;
+    std::uint64_t* landed;
+};
+
+template <int N, bool Half, bool Pair>
 class Exchange {
   public:
-    __device__ Exchange(const Params& params, Control<N>& control, unsigned char* shared, int rank, const Target& at)
-        : params_(params), control_(control), shared_(shared), owns_{params.split_shift}, rank_(rank), at_(at) {}
-
-    /// Puts the tiles of others where the copy engine takes them. No block reads its ring any more.
-    __device__ void stage(const Sums<N>& sums) {
-#pragma unroll
-        for (int i = 0; i < kOwnTiles; ++i) {
-            const int tile = own_tile<Dim>(i, at_.group);
-            if (owns_.owner(tile) == rank_) continue;
-            const std::uint32_t to = ptx::shared_address(staged(tile)) + at_.lane * 16;
-#pragma unroll
-            for (int q = 0; q < N / 8; ++q)
-                store_shared(to + q * 512,
-                             {__float_as_uint(sums.tile[i][4 * q]), __float_as_uint(sums.tile[i][4 * q + 1]),
-                              __float_as_uint(sums.tile[i][4 * q + 2]), __float_as_uint(sums.tile[i][4 * q + 3])});
-        }
-        ptx::fence_shared_async();
-        __syncwarp();
+    /// `weight_bits`: no weight is above 2^weight_bits.
+    __device__ __forceinline__ Exchange(const Params& params, const ExchangePlace& place, int rank, int weight_bits)
+        : params_(params), place_(place), rank_(rank), owned_shift_(5 - params.split_shift) {
+        // Values are below 2^15; a share has fewer rows than 2^(32 - leading zeros).
+        const int columns = params.pools[0].top_k + params.pools[1].top_k;
+        shift_ = weight_bits + 32 - __clz((columns >> params.split_shift) + 8);
     }
 
-    /// A lane per tile of this warp starts the copy to the tile's owner, whose landing space must be free.
-    __device__ void push() {
-        if (at_.lane >= kOwnTiles) return;
-        const int tile = own_tile<Dim>(at_.lane, at_.group);
-        const int owner = owns_.owner(tile);
+    /// Puts a warp's part where the copy engine takes it, or, if it is this block's own, where the others' land.
+    /// `sums`: rows are dimensions, columns heads. A fence and a barrier of the warp must follow.
+    __device__ __forceinline__ void stage(const float (&sums)[N / 2], int part, int lane) const {
+        const std::uint32_t to = part >> owned_shift_ == rank_ ? landing(part, rank_) : staged(part);
+        const float factor = Half ? power_of(kUnitExponent - shift_) : 1.0F;
+        std::uint32_t pairs[N / 4];
+#pragma unroll
+        for (int p = 0; p < N / 4; ++p) pairs[p] = pack_16bit<Half>(sums[2 * p] * factor, sums[2 * p + 1] * factor);
+        store_fragment_transposed<N>(pairs, lane, [to](int h, int eight) { return to + offset(h, eight); });
+    }
+
+    /// Starts the copy of a part to its owner, whose landing place must be free; by one lane.
+    __device__ __forceinline__ void push(int part) const {
+        const int owner = part >> owned_shift_;
         if (owner == rank_) return;
-        ptx::bulk_push(ptx::address_in(in_cluster<Pair>(owner), landing(tile, owner, rank_)), staged(tile),
-                       kTilePartBytes<N>, ptx::address_in(in_cluster<Pair>(owner), &control_.landed));
+        const std::uint32_t rank = in_cluster<Pair>(owner);
+        ptx::bulk_push(ptx::address_in(rank, landing(part, rank_)), staged(part), kPartBytes<N>,
+                       ptx::address_in(rank, place_.landed));
     }
 
-    /// Adds and stores the tiles that this block owns, when they have landed and `splits` holds the factors. With few
-    /// heads, one loop over tiles in which own sums are picked by selection: this code runs once, and what it costs is
-    /// being fetched.
-    __device__ void finish(Sums<N>& sums, const SplitSums<N>* splits) {
-#pragma unroll(N <= 16 ? 1 : kOwnTiles)
-        for (int i = 0; i < kOwnTiles; ++i) {
-            const int tile = own_tile<Dim>(i, at_.group);
-            if (owns_.owner(tile) != rank_) continue;
-            float tile_sums[N / 2];
+    /// Adds and stores the parts that this block owns, when all have landed; by `Threads` threads. factor(source, h) is
+    /// what a split's part of a head is multiplied by.
+    template <int Threads, typename Factor>
+    __device__ __forceinline__ void finish(int token, int first_head, const Factor& factor) const {
+        if ((N * 2 << owned_shift_) >= Threads)
+            add_parts<4, Threads>(token, first_head, factor);
+        else
+            add_parts<1, Threads>(token, first_head, factor);
+    }
+
+    /// Where the first split's part of this block's part number `part` lands, and how far the next split's is.
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t landing_of(int part) const { return landing(part, 0); }
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t landing_step() const {
+        return kPartBytes<N> << owned_shift_;
+    }
+    [[nodiscard]] __device__ __forceinline__ int first_dim() const { return (rank_ << owned_shift_) * 16; }
+    /// What sums of parts are multiplied by.
+    [[nodiscard]] __device__ __forceinline__ float back() const {
+        return Half ? power_of(kUnitExponent + shift_) : 1.0F;
+    }
+    [[nodiscard]] __device__ __forceinline__ static float2 two_at(std::uint32_t at) {
+        std::uint32_t twos[1];
+        load(at, twos);
+        return unpack(twos[0]);
+    }
+    /// Of eight dimensions of head h in a part; a warp's accesses touch every bank as often as any other.
+    [[nodiscard]] __device__ __forceinline__ static std::uint32_t offset(int h, int eight) {
+        return h * 32 + ((eight ^ (h >> 2 & 1)) << 4);
+    }
+
+    template <int Pairs>
+    __device__ __forceinline__ void store(int token, int head, int dim, const float2 (&sums)[Pairs]) const {
+        if (head >= params_.heads || dim >= params_.value_dim) return;
+        const std::int64_t at = token * params_.out_token_stride + head * params_.out_head_stride + dim;
+        if (params_.out_kind == OutKind::f32) {
 #pragma unroll
-            for (int e = 0; e < N / 2; ++e)
-                tile_sums[e] =
-                    i < 2 ? (i == 0 ? sums.tile[0][e] : sums.tile[1][e]) : (i == 2 ? sums.tile[2][e] : sums.tile[3][e]);
-            add_splits(tile_sums, tile, splits);
-            ptx::named_barrier(kTileBarrier + at_.group, 128);  // the tile's landing space becomes the output's staging
-            store_tile<N>(params_, at_, tile, tile_sums,
-                          ptx::shared_address(shared_ + params_.shared.landing +
-                                              (tile - owns_.first(rank_)) * (params_.splits - 1) * kTileBytes));
+            for (int p = 0; p < Pairs; ++p) {
+                static_cast<float*>(params_.out)[at + 2 * p] = sums[p].x;
+                static_cast<float*>(params_.out)[at + 2 * p + 1] = sums[p].y;
+            }
+            return;
+        }
+        std::uint32_t twos[Pairs];
+#pragma unroll
+        for (int p = 0; p < Pairs; ++p)
+            twos[p] =
+                params_.out_kind == OutKind::bf16 ? pack_bf16(sums[p].x, sums[p].y) : pack_f16(sums[p].x, sums[p].y);
+        auto* const out = static_cast<std::uint16_t*>(params_.out) + at;
+        if (!params_.out_vectors) {
+#pragma unroll
+            for (int e = 0; e < 2 * Pairs; ++e) out[e] = static_cast<std::uint16_t>(twos[e / 2] >> (e % 2 * 16));
+        } else if constexpr (Pairs == 4) {
+            *reinterpret_cast<uint4*>(out) = {twos[0], twos[1], twos[2], twos[3]};
+        } else {
+            *reinterpret_cast<std::uint32_t*>(out) = twos[0];
         }
     }
 
   private:
-    static constexpr int kTileBytes = 4 * kTilePartBytes<N>;
-    static constexpr int kAddedAtOnce = N == 8 ? 1 : 2;  ///< groups of eight columns; more would not fit the registers
-
-    /// own = sum over splits of factor * part, in their order.
-    __device__ void add_splits(float (&own)[N / 2], int tile, const SplitSums<N>* splits) {
-        const std::uint32_t from = ptx::shared_address(landing(tile, rank_, 0)) + at_.lane * 16;
-#pragma unroll
-        for (int first = 0; first < N / 8; first += kAddedAtOnce) {
-            float all[4 * kAddedAtOnce] = {};
-            std::uint32_t at = from + first * 512;
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t staged(int part) const {
+        return place_.staged + part * kPartBytes<N>;
+    }
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t landing(int part, int source) const {
+        return place_.landing + ((source << owned_shift_) + (part & ((1 << owned_shift_) - 1))) * kPartBytes<N>;
+    }
+    /// `Pairs` pairs of dimensions of a head at a time.
+    template <int Pairs, int Threads, typename Factor>
+    __device__ __forceinline__ void add_parts(int token, int first_head, const Factor& factor) const {
+        constexpr int kItems = 8 / Pairs;  ///< of a head in a part
 #pragma unroll 1
+        for (int i = static_cast<int>(threadIdx.x); i < N * kItems << owned_shift_; i += Threads) {
+            const int part = i / (N * kItems);
+            const int h = i / kItems % N;
+            const int pair = i % kItems * Pairs;
+            std::uint32_t at = landing(part, 0) + offset(h, pair / 4) + pair % 4 * 4;
+            float2 sums[Pairs] = {};
+#pragma unroll(Pairs == 1 ? 8 : 2)
             for (int source = 0; source < params_.splits; ++source) {
+                std::uint32_t twos[Pairs];
+                load(at, twos);
+                const float f = factor(source, h);
 #pragma unroll
-                for (int q = 0; q < kAddedAtOnce; ++q)
-                    add_part(all + 4 * q, source == rank_, own + 4 * (first + q), at + q * 512,
-                             &splits[source].head[8 * (first + q) + 2 * (at_.lane & 3)]);
-                if (source != rank_) at += kTileBytes;
+                for (int p = 0; p < Pairs; ++p) {
+                    const float2 v = unpack(twos[p]);
+                    sums[p].x = fmaf(v.x, f, sums[p].x);
+                    sums[p].y = fmaf(v.y, f, sums[p].y);
+                }
+                at += landing_step();
             }
 #pragma unroll
-            for (int e = 0; e < 4 * kAddedAtOnce; ++e) own[4 * first + e] = all[e];
+            for (int p = 0; p < Pairs; ++p) sums[p] = {sums[p].x * back(), sums[p].y * back()};
+            store(token, first_head + h, first_dim() + part * 16 + pair * 2, sums);
         }
     }
 
-    __device__ __forceinline__ static void add_part(float* all, bool is_own, const float* own, std::uint32_t landed,
-                                                    const float4* factors) {
-        const float even = factors[0].x;
-        const float odd = factors[1].x;
-        float part[4] = {own[0], own[1], own[2], own[3]};
-        if (!is_own) {
-            const uint4 v = load_shared_16(landed);
-            part[0] = __uint_as_float(v.x);
-            part[1] = __uint_as_float(v.y);
-            part[2] = __uint_as_float(v.z);
-            part[3] = __uint_as_float(v.w);
-        }
-        all[0] = fmaf(part[0], even, all[0]);
-        all[1] = fmaf(part[1], odd, all[1]);
-        all[2] = fmaf(part[2], even, all[2]);
-        all[3] = fmaf(part[3], odd, all[3]);
+    [[nodiscard]] __device__ __forceinline__ static float2 unpack(std::uint32_t two) {
+        if constexpr (Half)
+            return __half22float2(*reinterpret_cast<const __half2*>(&two));
+        else
+            return {__uint_as_float(two << 16), __uint_as_float(two & 0xFFFF0000U)};
     }
 
-    [[nodiscard]] __device__ unsigned char* staged(int tile) const {
-        const int index = tile < owns_.first(rank_) ? tile : tile - owns_.count();
-        return shared_ + index * kTileBytes + at_.warp * kTilePartBytes<N>;
+    __device__ __forceinline__ static void load(std::uint32_t at, std::uint32_t (&twos)[1]) {
+        asm volatile("ld.shared.u32 %0, [%1];" : "=r"(twos[0]) : "r"(at) : "memory");
     }
-    /// Where `owner` takes this warp's part of its tile from `source`: one place for each source but itself, in order.
-    [[nodiscard]] __device__ unsigned char* landing(int tile, int owner, int source) const {
-        const int index = (tile - owns_.first(owner)) * (params_.splits - 1) + (source <= owner ? source : source - 1);
-        return shared_ + params_.shared.landing + index * kTileBytes + at_.warp * kTilePartBytes<N>;
+    __device__ __forceinline__ static void load(std::uint32_t at, std::uint32_t (&twos)[4]) {
+        const uint4 v = load_shared_16(at);
+        twos[0] = v.x;
+        twos[1] = v.y;
+        twos[2] = v.z;
+        twos[3] = v.w;
     }
-
     const Params& params_;
-    Control<N>& control_;
-    unsigned char* shared_;
-    Ownership owns_;
+    ExchangePlace place_;
     int rank_;
-    Target at_;
+    int owned_shift_;  ///< a block owns 2^owned_shift_ parts
+    int shift_;
 };
 
 }  // namespace tokamak::mla::cuda::sparse_decode

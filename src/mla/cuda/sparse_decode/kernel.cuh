@@ -8,6 +8,7 @@
 #include "mla/cuda/sparse_decode/exchange.cuh"
 #include "mla/cuda/sparse_decode/gather.cuh"
 #include "mla/cuda/sparse_decode/gather_fp8.cuh"
+#include "mla/cuda/sparse_decode/output.cuh"
 #include "mla/cuda/sparse_decode/queries.cuh"
 #include "mla/cuda/sparse_decode/statistics.cuh"
 
@@ -42,7 +43,7 @@ __device__ __forceinline__ void init_control(const Params& params, Control<N>& c
         control.query_top = 0;
         ptx::barrier_init(&control.told, 1);
         ptx::barrier_init(&control.landed, 1);
-        if (params.splits > 1) expect_others(params, control);
+        if (params.splits > 1) expect_others<N>(params, control);
     }
     ptx::fence_barrier_init();
 }
@@ -69,6 +70,13 @@ __device__ __forceinline__ void produce(const Params& params, Control<N>& contro
     if (params.splits == 1) return;
     ptx::cluster_wait();
     ptx::cluster_arrive_relaxed();
+}
+
+template <int N, bool Half, bool Pair>
+__device__ __forceinline__ Exchange<N, Half, Pair> exchange_of(const Params& params, Control<N>& control,
+                                                               unsigned char* shared, const Place& place) {
+    const std::uint32_t base = ptx::shared_address(shared);
+    return {params, {base, base + params.shared.landing, &control.landed}, place.rank, kPatienceBits};
 }
 
 /// Scoring role; then a head's thread has its sums merged with those of the other splits.
@@ -105,6 +113,11 @@ __device__ __forceinline__ void score(const Params& params, Control<N>& control,
     }
     ptx::named_barrier(kMathBarrier, kMathThreads);
     if (real && place.rank == 0) store_statistics(params, place.token, head, sums, sink);
+    if (params.splits == 1) return;
+    ptx::barrier_wait(&control.landed, 0);
+    exchange_of<N, Half, Pair>(params, control, shared, place)
+        .template finish<kMathThreads>(place.token, place.first_head,
+                                       [&](int source, int head_of) { return splits[source].head[head_of].x; });
 }
 
 /// Accumulating role, and the way of the sums to the caller's output.
@@ -137,16 +150,21 @@ __device__ __forceinline__ void sum_values(const Params& params, Control<N>& con
         return;
     }
     ptx::named_barrier(kAccumulateBarrier, 256);  // both warpgroups are done with the ring
-    Exchange<Dim, N, Pair> exchange(params, control, shared, place.rank, at);
-    exchange.stage(sums);
+    const Exchange<N, Half, Pair> exchange = exchange_of<N, Half, Pair>(params, control, shared, place);
+    const auto part = [&at](int i) { return own_tile<Dim>(i, at.group) * 4 + at.warp; };
+#pragma unroll
+    for (int i = 0; i < kOwnTiles; ++i) exchange.stage(sums.tile[i], part(i), lane);
+    ptx::fence_shared_async();
+    __syncwarp();
     ptx::cluster_wait();
-    exchange.push();
+    if (lane < kOwnTiles) exchange.push(part(lane));
     __syncwarp();
     ptx::named_barrier(kMathBarrier, kMathThreads);
     ptx::barrier_wait(&control.landed, 0);
     __syncwarp();
     ptx::cluster_arrive_relaxed();
-    exchange.finish(sums, splits);
+    exchange.template finish<kMathThreads>(place.token, place.first_head,
+                                           [&](int source, int h) { return splits[source].head[h].x; });
 }
 
 template <int Dim, int N, bool Half, bool Pair>
@@ -155,8 +173,8 @@ __global__ void __launch_bounds__(kThreads<N>, 1) sparse_decode(const __grid_con
     auto& control = *reinterpret_cast<Control<N>*>(shared + params.shared.control);
     auto* const splits = reinterpret_cast<SplitSums<N>*>(shared + params.shared.statistics);
     const int pair = static_cast<int>(blockIdx.x) / kTogether<Pair>;
-    const int item = pair / params.splits;
-    const Place place = {pair % params.splits, item / params.head_groups,
+    const int item = pair >> params.split_shift;
+    const Place place = {pair & (params.splits - 1), item / params.head_groups,
                          (item % params.head_groups * kTogether<Pair> + (Pair ? pair_half() : 0)) * N};
     if (params.num_tokens != nullptr && place.token >= *params.num_tokens) return;  // the whole cluster
 

@@ -14,10 +14,8 @@ SharedLayout divide_shared(const Kernel& kernel, int dim, int splits, std::size_
     const std::int32_t queries = kernel.heads * dim * 2;
     const std::int32_t weights = kernel.weight_buffers * kernel.heads * 128;
     const std::int32_t control = round_up(static_cast<std::int32_t>(kernel.control_bytes), 16);
-    const std::int32_t tile = kSlabDims * kernel.heads * 4;
-    const std::int32_t most_owned = (kValueTiles + splits - 1) / splits;
-    const std::int32_t staged = splits > 1 ? (kValueTiles - kValueTiles / splits) * tile : 0;
-    const std::int32_t exchange = staged + (splits > 1 ? most_owned * (splits - 1) * tile : 0);
+    const std::int32_t parts = splits > 1 ? kernel.heads * 1024 : 0;  // of all output, in 16 bits
+    const std::int32_t exchange = 2 * parts;
     const std::int32_t statistics = splits > 1 ? splits * static_cast<std::int32_t>(kernel.split_bytes) : 0;
     const std::int32_t room =
         static_cast<std::int32_t>(available) - queries - weights - kernel.raw_bytes - kernel.raw_scale_bytes - control;
@@ -34,7 +32,7 @@ SharedLayout divide_shared(const Kernel& kernel, int dim, int splits, std::size_
     layout.weights = layout.ring + layout.stages * stage;
     layout.raw = layout.weights + weights;
     layout.raw_scales = layout.raw + kernel.raw_bytes;
-    layout.landing = staged;
+    layout.landing = parts;
     layout.statistics = exchange;
     layout.control = std::max(layout.raw_scales + kernel.raw_scale_bytes, exchange + statistics);
     layout.bytes = layout.control + control;

@@ -87,7 +87,7 @@ struct SharedLayout {
     std::int32_t weights = 0;  ///< blocks of softmax weights
     std::int32_t raw = 0;      ///< fp8 rows as they are in memory
     std::int32_t raw_scales = 0;
-    std::int32_t landing = 0;     ///< partial outputs of the other splits; own ones are staged at 0
+    std::int32_t landing = 0;     ///< partial outputs of all splits; those for others are staged at 0
     std::int32_t statistics = 0;  ///< of all splits
     std::int32_t control = 0;
     std::int32_t bytes = 0;

@@ -22,7 +22,7 @@ __device__ __forceinline__ int live_columns(const PoolParams& pool, int token) {
 __device__ __forceinline__ Columns columns_of(const Params& params, int token, int rank) {
     const int in_first = live_columns(params.pools[0], token);
     const int total = in_first + live_columns(params.pools[1], token);
-    const int share = ((total + params.splits - 1) / params.splits + 7) / 8 * 8;
+    const int share = (((total + params.splits - 1) >> params.split_shift) + 7) / 8 * 8;
     const int first = min(total, rank * share);
     return {first, min(total, first + share), in_first};
 }

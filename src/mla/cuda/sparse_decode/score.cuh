@@ -42,7 +42,7 @@ class Scorer {
   private:
     using Shape = Slabs<Dim>;
     static constexpr int kPairs = N / 8;  ///< column pairs of a thread
-    static constexpr float kPatience = 8.0F;
+    static constexpr float kPatience = kPatienceBits;
 
     [[nodiscard]] __device__ int thread() const { return warp_ * 32 + lane_; }
 

@@ -32,6 +32,9 @@ inline constexpr int kWeightBuffers = N == 64 ? 1 : 2;
 /// "No reference yet": lower than any score, but finite, so that masked scores stay below it without special care.
 inline constexpr float kNoReference = -1e30F;
 
+/// A head's reference lags behind its maximum by no more: weights stay below two to this power.
+inline constexpr int kPatienceBits = 8;
+
 /// A row's values are kept divided by a power of two, 2^(exponent - 127); 0 stands for a masked row.
 inline constexpr int kUnitExponent = 127;
 inline constexpr int kMaskedRow = 0;
@@ -142,22 +145,29 @@ __device__ __forceinline__ float max_or_nan(float a, float b) {
     return y;
 }
 
+/// Stores a warp's 16 x N fragment of a matrix transposed, by 8x8 matrices of 16-bit elements. pairs[2 g + h]: columns
+/// 8 g + ..., rows +8 h. at(column, h): where the eight rows of half h of a column go.
+template <int N, typename At>
+__device__ __forceinline__ void store_fragment_transposed(const std::uint32_t (&pairs)[N / 4], int lane, const At& at) {
+    const int row = lane & 7;
+#pragma unroll
+    for (int g = 0; g + 1 < N / 8; g += 2) {
+        const std::uint32_t four[4] = {pairs[2 * g], pairs[2 * g + 1], pairs[2 * g + 2], pairs[2 * g + 3]};
+        ptx::store_matrix_transposed_x4(at((g + (lane >> 4)) * 8 + row, lane >> 3 & 1), four);
+    }
+    if constexpr (N / 8 % 2 != 0) {
+        const std::uint32_t two[2] = {pairs[N / 4 - 2], pairs[N / 4 - 1]};
+        ptx::store_matrix_transposed_x2(at(N - 8 + row, lane >> 3 & 1), two);
+    }
+}
+
 /// Stores the 64 x N fragment of a warpgroup's matrix transposed, as rows of 64 16-bit elements under the swizzle:
-/// element (row, column) goes to row `column`. pairs[2 g + h]: columns 8 g + ..., rows +8 h.
+/// element (row, column) goes to row `column`.
 template <int N>
 __device__ __forceinline__ void store_transposed(std::uint32_t tile, const std::uint32_t (&pairs)[N / 4], int warp,
                                                  int lane) {
-    const int row = lane & 7;
-    if constexpr (N == 8) {
-        ptx::store_matrix_transposed_x2(tile + swizzled(row, 2 * warp + ((lane >> 3) & 1)), pairs);
-    } else {
-#pragma unroll
-        for (int g = 0; g < N / 8; g += 2) {
-            const std::uint32_t four[4] = {pairs[2 * g], pairs[2 * g + 1], pairs[2 * g + 2], pairs[2 * g + 3]};
-            const int column = (g + (lane >> 4)) * 8 + row;
-            ptx::store_matrix_transposed_x4(tile + swizzled(column, 2 * warp + ((lane >> 3) & 1)), four);
-        }
-    }
+    store_fragment_transposed<N>(pairs, lane,
+                                 [&](int column, int half) { return tile + swizzled(column, 2 * warp + half); });
 }
 
 }  // namespace tokamak::mla::cuda::sparse_decode

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sparse attention of one token and N heads per cluster of `splits` blocks, for shares of at most 64 * Blocks rows: no
+// roles, no ring. All warps bring the rows of the share at once, score them, take one softmax over them and add their
+// values. See docs/kernels/sparse_mla.md.
+#pragma once
+
+#include "mla/cuda/flat_decode/exchange.cuh"
+#include "mla/cuda/flat_decode/queries.cuh"
+#include "mla/cuda/flat_decode/rows.cuh"
+#include "mla/cuda/flat_decode/weigh.cuh"
+
+namespace tokamak::mla::cuda::flat_decode {
+
+/// Everything about one block.
+template <int Dim, int N, bool Half, int Blocks>
+class FlatBlock {
+    using S = Shape<Dim, N, Blocks>;
+    using Control = FlatControl<N, Blocks>;
+    using Rows = WarpRows<Dim, N, Blocks>;
+
+  public:
+    __device__ __forceinline__ FlatBlock(const Params& params, unsigned char* shared)
+        : params_(params),
+          shared_(shared),
+          base_(ptx::shared_address(shared)),
+          control_(*reinterpret_cast<Control*>(shared + S::kControl)),
+          warp_(__shfl_sync(~0U, static_cast<int>(threadIdx.x) / 32, 0)),
+          lane_(static_cast<int>(threadIdx.x) % 32) {
+        rank_ = static_cast<int>(blockIdx.x) & (params.splits - 1);
+        token_ = static_cast<int>(blockIdx.x) >> params.split_shift;
+        first_head_ = static_cast<int>(blockIdx.y) * N;
+    }
+
+    __device__ __forceinline__ void run() {
+        if (params_.num_tokens != nullptr && token_ >= *params_.num_tokens) return;  // the whole cluster
+        const Columns columns = columns_of(params_, token_, rank_);
+        Selected selected = Rows::ask(params_, columns, token_, warp_, lane_);
+        Queries<Dim, N, Half, Blocks> queries(warp_, lane_);
+        queries.load(params_, token_, first_head_);
+        if (threadIdx.x == 0) listen(params_, control_);
+        load_page(params_, token_, selected);
+        float score[N / 2];
+        score_rows(Rows(params_, selected), queries, score);
+        add_shares<Dim, N, Blocks>(base_, warp_ / 4, static_cast<int>(threadIdx.x) % 128, score);
+        if (params_.splits > 1) ptx::cluster_arrive_relaxed();  // parts may land in place of the queries
+        Weigher<Dim, N, Half, Blocks> weigher(params_, control_, base_, warp_, lane_);
+        if (warp_ < 4 * Blocks) {
+            weigher.weigh(score);
+            ptx::fence_shared_async();
+        }
+        __syncthreads();
+        float tile[2][N / 2];
+        multiply_values<Dim, N, Half, Blocks>(shared_, warp_ / 4, tile);
+        if (params_.splits > 1) ptx::cluster_wait();
+        if (warp_ < 4 * Blocks) {
+            weigher.leave_sums();
+        } else {
+            ptx::named_barrier(kSumsBarrier, kFlatThreads);
+            tell_sums<N, Blocks, kFlatThreads - 128 * Blocks>(params_, control_, rank_,
+                                                              static_cast<int>(threadIdx.x) - 128 * Blocks);
+        }
+        ptx::wgmma_wait<0>();
+        __syncthreads();
+        finish(tile);
+    }
+
+  private:
+    /// Rows and queries to the operands, and this warpgroup's scores. Rounding errors of odd scales are scored first,
+    /// in the place of the rows.
+    __device__ __forceinline__ void score_rows(const Rows& rows, const Queries<Dim, N, Half, Blocks>& queries,
+                                               float (&score)[N / 2]) {
+        [[maybe_unused]] RawRows<Dim, N, Blocks> raw;
+        [[maybe_unused]] Converter<Dim, N, Blocks> converter(control_, base_, warp_, lane_);
+        [[maybe_unused]] bool rests = false;
+        if constexpr (!Half) {
+            copy_rows<Dim, N, Blocks>(control_, base_, rows, warp_, lane_);
+            queries.store(params_, control_, base_);
+            ptx::copy_wait<0>();
+            ptx::fence_shared_async();
+            __syncthreads();
+        } else {
+            raw.load(rows, lane_);
+            queries.store(params_, control_, base_);
+            const bool odd = converter.settle(raw);
+            if (!odd) converter.template store<Stored::exact>(raw);
+            ptx::fence_shared_async();
+            rests = __syncthreads_or(odd ? 1 : 0) != 0;
+        }
+        if constexpr (Half && Slabs<Dim>::kRests) {
+            if (rests) {
+                converter.template store<Stored::rests>(raw.apart());
+                ptx::fence_shared_async();
+                __syncthreads();
+            }
+        }
+#pragma unroll
+        for (int e = 0; e < N / 2; ++e) score[e] = 0.0F;
+        multiply_rows<Dim, N, Half, Blocks>(shared_, warp_ / 4, score, [&] {
+            if constexpr (Half && Slabs<Dim>::kRests) {
+                if (!rests) return false;
+                rests = false;
+                __syncthreads();
+                converter.template store<Stored::rounded>(raw.apart());
+                ptx::fence_shared_async();
+                __syncthreads();
+                return true;
+            } else {
+                return false;
+            }
+        });
+    }
+
+    /// The way of the sums to the caller's output.
+    __device__ __forceinline__ void finish(const float (&tile)[2][N / 2]) {
+        const bool split = params_.splits > 1;
+        const Exchange<N, Half, false> exchange(params_, {base_ + S::kRing, base_, &control_.landed}, rank_, 0);
+#pragma unroll
+        for (int i = 0; i < 2; ++i) exchange.stage(tile[i], part_of(warp_, i), lane_);
+        ptx::fence_shared_async();
+        __syncwarp();
+        const int items = N * 256 >> params_.split_shift;
+        int item = static_cast<int>(threadIdx.x);
+        using OwnAdder = Adder<N, Half, Blocks>;
+        OwnAdder adder(params_, control_, exchange, token_, first_head_, item);
+        if (split) {
+            if (lane_ < 2) exchange.push(part_of(warp_, lane_));
+            __syncwarp();
+            ptx::barrier_wait(&control_.told, 0);
+        }
+        __syncthreads();  // own sums and parts are there
+        if (item < items) adder.settle();
+        if (split) {
+            ptx::barrier_wait(&control_.landed, 0);
+            __syncwarp();
+            ptx::cluster_arrive_relaxed();
+        }
+        if (item < items) adder.add();
+        for (item += kFlatThreads; item < items; item += kFlatThreads) {
+            OwnAdder more(params_, control_, exchange, token_, first_head_, item);
+            more.settle();
+            more.add();
+        }
+        if (rank_ == 0) adder.store_sums();
+        if (split) {  // nobody leaves while others still copy out of its memory
+            __syncwarp();
+            ptx::cluster_wait();
+        }
+    }
+
+    const Params& params_;
+    unsigned char* shared_;
+    std::uint32_t base_;
+    Control& control_;
+    int warp_, lane_;
+    int rank_, token_, first_head_;
+};
+
+template <int Dim, int N, bool Half, int Blocks>
+__global__ void __launch_bounds__(kFlatThreads, 1) flat_decode(const __grid_constant__ Params params) {
+    extern __shared__ __align__(1024) unsigned char shared[];
+    FlatBlock<Dim, N, Half, Blocks>(params, shared).run();
+}
+
+}  // namespace tokamak::mla::cuda::flat_decode
