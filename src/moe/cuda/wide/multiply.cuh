@@ -92,7 +92,7 @@ __device__ __forceinline__ void multiply_unit_shared(WideStages<Shape>& stages, 
 /// Has 64 columns of one strip multiplied, which are converted while the ones before are. `a` is the set of registers
 /// that nobody reads: each set is written at one place of a loop, or ptxas serialises everything.
 template <class Slab, int Eights>
-__device__ __forceinline__ void multiply_slab(const Slab& slab, std::uint32_t rows, std::uint32_t (&a)[4][4],
+__device__ __forceinline__ void multiply_slab(Slab& slab, std::uint32_t rows, std::uint32_t (&a)[4][4],
                                               float (&sums)[Eights][4]) {
     slab.convert(a);
     ptx::wgmma_fence();

@@ -27,7 +27,7 @@ class WideClear {
         if (!args_.accumulate || args_.shared_output.data != nullptr)
             for (int token = static_cast<int>(blockIdx.x) * kWideClearWarps + warp; token < count;
                  token += static_cast<int>(gridDim.x) * kWideClearWarps)
-                clear(args_.first_token + token);
+                if (!args_.live_rows_only || has_route(token)) clear(args_.first_token + token);
         __syncwarp();
         if (lane_ == 0) TileCounts{args_.dealt}.add(kWideCleared);
     }
@@ -39,6 +39,10 @@ class WideClear {
     }
 
   private:
+    /// In its one slot.
+    [[nodiscard]] __device__ bool has_route(int token) const {
+        return __ldcg(args_.places + static_cast<std::int64_t>(token) * args_.top_k) >= 0;
+    }
     __device__ void clear(std::int64_t row) const {
         const int hidden = args_.gate_up.cols;
         const std::int64_t to = row * args_.out_stride;
