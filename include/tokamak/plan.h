@@ -19,7 +19,7 @@ namespace tokamak {
 enum class Combine : std::uint8_t {
     automatic,      ///< the configuration takes the faster one
     deterministic,  ///< same plan, call size and inputs: same bits
-    atomic,         ///< scatter-add; no operator has it yet: taken as automatic (with its own key in the stores)
+    atomic,         ///< scatter-add: the wide kernel of fused_moe; others as automatic (its own key in the stores)
 };
 
 /// Choices of the user that fix a plan. Defaults let the library choose.
