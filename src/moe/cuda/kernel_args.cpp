@@ -76,6 +76,7 @@ DecodeArgs problem_args(const FusedMoeState& state) {
     a.down = matrix_of(state.down);
     a.activation = p.activation;
     a.out_dtype = p.out_dtype;
+    a.live_rows_only = p.batched_experts;
     a.intermediate_stride = (p.intermediate + 7) / 8 * 8;  // rows begin at 16 bytes
     return a;
 }

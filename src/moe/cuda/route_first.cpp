@@ -3,6 +3,7 @@
 
 #include "cuda/check.h"
 #include "moe/cuda/driver_launch.h"
+#include "moe/cuda/expert_rows.h"
 #include "moe/cuda/route_rows.h"
 #include "moe/fused_moe_state.h"
 
@@ -13,6 +14,7 @@ using tokamak::cuda::check;
 const void* plan_route_first() {
     const void* kernel = nullptr;
     check(load_route_rows(kernel), "loading the routing kernel");
+    check(prepare_name_experts(), "loading the kernel that names experts");
     return launchable(kernel);
 }
 
@@ -38,6 +40,16 @@ void route_first(const FusedMoeState& state, const Workspace& workspace, Stream 
     kernel_args.ids = {route.ids, route.top_k, DType::i32};
     if (state.problem.routing_weight != RoutingWeight::none)
         kernel_args.weights = {route.weights, route.top_k, DType::f32};
+}
+
+void name_experts_first(const FusedMoeState& state, const Tensor& expert_rows, const Workspace& workspace,
+                        Stream stream, DecodeArgs& kernel_args) {
+    const ExpertRowsArgs args{.expert_rows = expert_rows.as<std::int32_t>(),
+                              .ids = state.cuda.routed_ids.in(workspace),
+                              .experts = state.local_experts,
+                              .rows = kernel_args.tokens / state.local_experts};
+    check(launch_name_experts(args, state.options.max_sms, stream.handle), "launch that names experts");
+    kernel_args.ids = {args.ids, 1, DType::i32};
 }
 
 }  // namespace tokamak::moe::cuda
