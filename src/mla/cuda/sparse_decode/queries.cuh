@@ -89,63 +89,11 @@ class QueryLoader {
     int piece_, chunk_;
 };
 
-/// By way of registers; as load_queries.
-template <int Dim, int N, bool Half>
-__device__ __forceinline__ int load_queries_unrolled(const Params& params, Control<N>& control, std::uint32_t base,
-                                                     int token, int first_head, int thread) {
-    constexpr int kChunks = Dim / 8;
-    constexpr int kOwn = (N * kChunks + kMathThreads - 1) / kMathThreads;
-    const auto* const q = static_cast<const std::uint16_t*>(params.q) + token * params.q_token_stride;
-    uint4 chunks[kOwn];
-    unsigned top = 0;
-    // The branch is outside of the loop: inside, every load would wait for the one before.
-    const auto load_all = [&](auto load) {
-#pragma unroll
-        for (int i = 0; i < kOwn; ++i) {
-            const int at = thread + i * kMathThreads;
-            const int head = first_head + at / kChunks;
-            chunks[i] = {0, 0, 0, 0};
-            if (at < N * kChunks && head < params.heads)
-                chunks[i] = load(q + head * params.q_head_stride + at % kChunks * 8);
-        }
-    };
-    if (params.q_vectors)
-        load_all([](const std::uint16_t* from) { return *reinterpret_cast<const uint4*>(from); });
-    else
-        load_all([](const std::uint16_t* from) { return load_eight(from); });
-    int power = kUnitExponent;
-    if constexpr (Half) {
-#pragma unroll
-        for (int i = 0; i < kOwn; ++i) top = max(top, top_of(chunks[i]));
-        top = __reduce_max_sync(~0U, top);
-        if (thread % 32 == 0) atomicMax(&control.query_top, top);
-        ptx::named_barrier(kMathBarrier, kMathThreads);
-        power = max(15, static_cast<int>(control.query_top >> 7) - 14);
-    }
-    const float factor = power_of(2 * kUnitExponent - power);
-#pragma unroll
-    for (int i = 0; i < kOwn; ++i) {
-        const int at = thread + i * kMathThreads;
-        const int c = at % kChunks;
-        const int position = c / 8 == Dim / kSlabDims - 1 ? 0 : c / 8 + 1;
-        const uint4 v = chunks[i];
-        const uint4 stored = Half ? uint4{scale_bf16(v.x, factor), scale_bf16(v.y, factor), scale_bf16(v.z, factor),
-                                          scale_bf16(v.w, factor)}
-                                  : v;
-        if (at < N * kChunks) store_shared(base + position * (N * 128) + swizzled(at / kChunks, c % 8), stored);
-    }
-    ptx::fence_shared_async();
-    ptx::named_barrier(kMathBarrier, kMathThreads);
-    return power;
-}
-
 /// Returns the exponent (of a normal number) of the power that scores must be multiplied by: as f16, queries are
 /// divided by a power of two that leaves the largest element just below 2^15.
 template <int Dim, int N, bool Half>
 __device__ __forceinline__ int load_queries(const Params& params, Control<N>& control, std::uint32_t base, int token,
                                             int first_head, int thread) {
-    if constexpr (Dim == 512 || !Half)
-        return load_queries_unrolled<Dim, N, Half>(params, control, base, token, first_head, thread);
     const QueryLoader<Dim, N, Half> queries(base, thread);
     queries.copy(params, token, first_head);
     int power = kUnitExponent;
