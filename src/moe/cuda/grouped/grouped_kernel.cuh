@@ -270,8 +270,7 @@ __device__ __forceinline__ void prepare_pass(const GroupedArgs& args, std::int64
     const int threads = static_cast<int>(gridDim.x * blockDim.x);
     if constexpr (Shape::kAnnounces) TileCounts{args.tile_units}.clear(routes);
     if constexpr (Shape::kPrepares && !Shape::kRowScales)
-        clear_padding<Shape::Weights::kForm>(static_cast<std::uint16_t*>(args.intermediate), routes, args.down.cols,
-                                             thread, threads);
+        clear_padding(static_cast<std::uint16_t*>(args.intermediate), routes, args.down.cols, thread, threads);
 }
 
 /// Both GEMMs of a pass, by the role of the warp. Every role passes the same barriers of the grid; weights flow into

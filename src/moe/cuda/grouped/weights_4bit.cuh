@@ -35,8 +35,7 @@ struct Tiles4Bit : PlainProducts {
     static constexpr int kTileBytes = TileBytes;
     static constexpr int kStripStageBytes = kStageBlocks / kTileBlocks * kTileBytes;
     static constexpr bool kStripScales = false;
-    static constexpr bool kLoadsAhead = true;
-    static constexpr bool kSumScales = false;
+    static constexpr bool kLoadsAhead = true;  ///< multiply_ahead.cuh
     static constexpr bool kGlobalScales = false;
     static constexpr bool kBoundByRows = true;
     static constexpr int kFirstStripCycles = 700;
@@ -184,24 +183,6 @@ struct Mxfp4Weights : Tiles4Bit<64, 2176> {
         a[1] = multiply_pairs(a[1], s.high);
         a[2] = multiply_pairs(a[2], s.low);
         a[3] = multiply_pairs(a[3], s.high);
-    }
-};
-
-/// mxfp4 without a multiplication of weights: patterns worth value * 2^-126, activations times 2^100, and the scale on the
-/// products of 32 columns. Fewer instructions for up to 16 rows (alone: 23.1 cycles instead of 26.1 for 64 x 16 weights
-/// and 8 rows, 28.2 instead of 31.5 for 16).
-struct Mxfp4Products : Mxfp4Weights {
-    using Slab = Slab4Bit<Mxfp4Products>;
-    static constexpr RowForm kForm = RowForm::scaled;
-    static constexpr bool kSumScales = true;
-
-    __device__ __forceinline__ static void fragment(std::uint32_t (&a)[4], std::uint32_t word, const ScaleSet&) {
-        tokamak::cuda::Mxfp4Decode::fragment(a, word);
-    }
-    /// Of rows g and g + 8 for 32 columns.
-    __device__ __forceinline__ static float2 sum_scales(Scales codes, int pair) {
-        if (pair == 0) return {__uint_as_float((codes & 0xFFU) << 23), __uint_as_float((codes & 0xFF00U) << 15)};
-        return {__uint_as_float((codes << 7) & 0x7F800000U), __uint_as_float((codes >> 1) & 0x7F800000U)};
     }
 };
 
