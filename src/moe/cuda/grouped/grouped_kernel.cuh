@@ -324,7 +324,7 @@ __device__ __forceinline__ unsigned prepare_tables(const GroupedArgs& args, cons
         TilePreparation(args, lists, token_rows(args, first)).run();
         ptx::fence_all_async();
         return grid.barrier_arrive();
-    } else if constexpr (Shape::kPrepares) {
+    } else if constexpr (Shape::kPrepares || Shape::kAnnounces) {
         auto prepared = grid.barrier_arrive();  // also: the lists of the last pass have been read
         build_lists<Shape>(args, lists, memory, first, count);
         if (threadIdx.x < 32) place_units<Shape>(args, lists);
