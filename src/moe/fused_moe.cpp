@@ -6,6 +6,7 @@
 
 #include "core/check.h"
 #include "core/choose.h"
+#include "moe/cpu/expert_rows.h"
 #include "moe/cpu/fused_moe.h"
 #include "moe/cpu/plan_cpu.h"
 #include "moe/cpu/route.h"
@@ -49,8 +50,18 @@ void check_route(const FusedMoeProblem& p) {
         invalid("{}: `route`: {}", kOp, rule.reason);
 }
 
+void check_batched(const FusedMoeProblem& p) {
+    if (!p.batched_experts) return;
+    if (p.top_k != 1) invalid("{}: `top_k` is {}, expected 1 where `batched_experts` is set", kOp, p.top_k);
+    if (p.route) invalid("{}: `route` is set, expected none where `batched_experts` is set", kOp);
+    if (const int local = resolve_local_experts(p.num_experts, p.num_local_experts); local != p.num_experts)
+        invalid("{}: `num_local_experts` is {}, expected all {} where `batched_experts` is set", kOp, local,
+                p.num_experts);
+}
+
 void check_problem(const FusedMoeProblem& p, Device device) {
     check_sizes(p);
+    check_batched(p);
     check_activation(p);
     check_route(p);
     check::dtype(kOp, "act_dtype", p.act_dtype, {DType::bf16, DType::f16, DType::f32});
@@ -102,9 +113,40 @@ void check_rows(const FusedMoeState& state, const FusedMoeArgs& args) {
                              .written = true});
 }
 
+/// Counts of rows instead of ids.
+void check_expert_rows(const FusedMoeState& state, const FusedMoeArgs& args) {
+    constexpr const char* kWhere = "where the problem has `batched_experts`";
+    check::absent(args.ids, kOp, "ids", kWhere);
+    check::absent(args.expert_map, kOp, "expert_map", kWhere);
+    check::absent(args.num_tokens, kOp, "num_tokens", kWhere);
+    check::absent(args.logits, kOp, "logits", kWhere);
+    check::absent(args.correction_bias, kOp, "correction_bias", kWhere);
+    check::range(kOp, "first_expert", args.first_expert, 0, 0);
+    if (args.tokens % state.local_experts != 0)
+        invalid("{}: `tokens` is {}, expected a multiple of the {} experts where `batched_experts` is set", kOp,
+                args.tokens, state.local_experts);
+    check::tensor(args.expert_rows, {.op = kOp,
+                                     .name = "expert_rows",
+                                     .dtypes = {DType::i32},
+                                     .shape = {state.local_experts},
+                                     .device = state.device,
+                                     .contiguous_from = 0});
+    const check::Expect weights = {.op = kOp,
+                                   .name = "weights",
+                                   .dtypes = {DType::f32, DType::bf16},
+                                   .shape = {args.tokens, 1},
+                                   .device = state.device};
+    if (state.problem.routing_weight != RoutingWeight::none)
+        check::tensor(args.weights, weights);
+    else
+        check::optional_tensor(args.weights, weights);
+}
+
 /// Ids and weights, or what they are made of.
 void check_routing(const FusedMoeState& state, const FusedMoeArgs& args) {
     const FusedMoeProblem& p = state.problem;
+    if (p.batched_experts) return check_expert_rows(state, args);
+    check::absent(args.expert_rows, kOp, "expert_rows", "unless the problem has `batched_experts`");
     check_routing_args({kOp, state.device, p.num_experts, state.local_experts, p.top_k,
                         p.routing_weight != RoutingWeight::none, p.route.has_value()},
                        {args.tokens, args.num_tokens, args.ids, args.weights, args.expert_map, args.first_expert});
@@ -134,6 +176,7 @@ void check_args(const FusedMoeState& state, const FusedMoeArgs& args, const Work
                     {"gate_up_bias", args.gate_up_bias},
                     {"down_bias", args.down_bias},
                     {"expert_map", args.expert_map},
+                    {"expert_rows", args.expert_rows},
                     {"shared_output", args.shared_output}},
                    workspace, state.layout.size());
 }
@@ -166,11 +209,10 @@ FusedMoePlan make_plan(const FusedMoeProblem& problem, Device device, const Plan
         return detail::to_plan<FusedMoeProblem>(std::shared_ptr<const FusedMoeState>(std::move(state)));
     }
     cpu::choose(*state, kOp, problem.max_tokens, options, problem.out_dtype, problem_key(problem));
-    if (problem.route) {
-        const auto routes = static_cast<std::size_t>(problem.max_tokens * problem.top_k);
+    const auto routes = static_cast<std::size_t>(problem.max_tokens * problem.top_k);
+    if (problem.route || problem.batched_experts)
         state->routed_ids = state->layout.add<std::int32_t>("routed_ids", routes);
-        state->routed_weights = state->layout.add<float>("routed_weights", routes);
-    }
+    if (problem.route) state->routed_weights = state->layout.add<float>("routed_weights", routes);
     state->scratch = cpu::lay_out(*state, {.top_k = problem.top_k,
                                            .local_experts = state->local_experts,
                                            .x_cols = problem.hidden,
@@ -196,7 +238,11 @@ void run_on_cpu(const FusedMoeState& state, FusedMoeArgs args, const Workspace& 
                               .ids = args.ids};
         cpu::route<Acc>(route_problem(p), route, tokens, state.scratch.threads);
     }
-    if (state.options.check_ids) check_ids(kOp, args.ids, tokens, p.num_experts);
+    if (p.batched_experts) {
+        args.ids = Tensor(state.routed_ids.in(workspace), DType::i32, {args.tokens, 1}, state.device);
+        cpu::name_experts(args.expert_rows, args.ids);
+    }
+    if (state.options.check_ids && !p.batched_experts) check_ids(kOp, args.ids, tokens, p.num_experts);
     cpu::fused_moe<Acc>(state, args, tokens, workspace);
 }
 

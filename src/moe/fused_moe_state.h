@@ -27,7 +27,7 @@ struct FusedMoeState : detail::TypedState<FusedMoeProblem> {
     PackedLayout gate_up;
     PackedLayout down;
     cpu::Scratch scratch;            ///< plans for the CPU
-    Slice<std::int32_t> routed_ids;  ///< plans for the CPU that route: [max_tokens, top_k]
+    Slice<std::int32_t> routed_ids;  ///< plans for the CPU that route or have batched experts: [max_tokens, top_k]
     Slice<float> routed_weights;
     cuda::FusedMoeCuda cuda;  ///< plans for a CUDA device
 };

@@ -36,10 +36,10 @@ std::string route_of(const FusedMoeProblem& p) {
 std::string problem_key(const FusedMoeProblem& p) {
     const int local = p.num_local_experts > 0 ? p.num_local_experts : p.num_experts;
     return fmt::format(
-        "experts={}/{} hidden={} intermediate={} top_k={} weights={} activation={} weight={}{} act={} out={}{}", local,
-        p.num_experts, p.hidden, p.intermediate, p.top_k, to_string(p.weights), name_of(p.activation.kind),
+        "experts={}/{} hidden={} intermediate={} top_k={} weights={} activation={} weight={}{} act={} out={}{}{}",
+        local, p.num_experts, p.hidden, p.intermediate, p.top_k, to_string(p.weights), name_of(p.activation.kind),
         name_of(p.routing_weight), p.quantize_activations ? " quantized" : "", to_string(p.act_dtype),
-        to_string(p.out_dtype), route_of(p));
+        to_string(p.out_dtype), route_of(p), p.batched_experts ? " batched" : "");
 }
 
 }  // namespace tokamak::moe

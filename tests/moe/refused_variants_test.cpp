@@ -68,6 +68,13 @@ TEST(RefusedVariants, SayWhatIsMissing) {
     EXPECT_NE(sorted(weighted).reason("single").find("token rows"), std::string::npos);
     const Sorted small = sorted(problem_of(WeightSpec::int4(32)), 100'000);
     EXPECT_EQ(small.reason("wide"), "does not fit into 100000 bytes of shared memory");
+    FusedMoeProblem long_rows = problem_of(WeightSpec::bf16());
+    long_rows.hidden = (1 << 20) + 64;
+    EXPECT_NE(sorted(long_rows).reason("wide").find("1048576 columns, not 1048640"), std::string::npos);
+    FusedMoeProblem batched = problem_of(WeightSpec::int4(32), 1);
+    batched.batched_experts = true;
+    for (const char* kernel : {"decode", "gather", "single"})
+        EXPECT_NE(sorted(batched).reason(kernel).find("grouped by expert"), std::string::npos) << kernel;
 }
 
 }  // namespace

@@ -54,6 +54,11 @@ struct FusedMoeProblem {
     DType out_dtype = DType::bf16;  ///< bf16, f16, f32; f64: the CPU's oracle variant
     /// Routes from `logits` in the same call, in place of `ids` and `weights`. On CUDA top_k and groups up to 32.
     std::optional<RouteRule> route{};
+    /// Rows come grouped by expert, as a dispatcher leaves them ("batched experts" of vLLM, masked layout of DeepGEMM):
+    /// with R = tokens / local experts, row e * R + r of x and out is row r of local expert e, and
+    /// FusedMoeArgs::expert_rows says how many there are. What lies behind those has no effect, and stays in out. top_k
+    /// is 1 and every expert is local; there are no ids, map or num_tokens. CUDA: all formats but int4 with f16 scales.
+    bool batched_experts = false;
 };
 
 struct FusedMoeArgs {
@@ -70,6 +75,7 @@ struct FusedMoeArgs {
     Tensor down_bias;        ///< optional bf16 or f32 [local experts, hidden]
     Tensor expert_map;       ///< optional i32 [num_experts]: local row; any other number: elsewhere. May be scattered
     int first_expert = 0;    ///< without a map: local expert r is global expert first_expert + r; 0 with a map
+    Tensor expert_rows;      ///< with `batched_experts`: i32 [local experts] on the device; more than R: R
     Tensor shared_output;    ///< optional [tokens, hidden] out_dtype or act_dtype, added
     bool accumulate_into_out = false;  ///< add to what `out` holds instead of overwriting it
     Tensor out;                        ///< [>= tokens, hidden] out_dtype

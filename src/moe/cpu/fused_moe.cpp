@@ -87,8 +87,8 @@ void fused_moe(const FusedMoeState& state, const FusedMoeArgs& args, std::int64_
         return problem.routing_weight == place ? args.weights : none;
     };
     const InputRule input{args.x, weights_at(RoutingWeight::input), problem.act_dtype, problem.quantize_activations};
-    const Combine combine{args.down_bias, weights_at(RoutingWeight::output), args.shared_output, args.out,
-                          args.accumulate_into_out};
+    const Combine combine{args.down_bias, weights_at(RoutingWeight::output), args.shared_output,
+                          args.out,       args.accumulate_into_out,          problem.batched_experts};
     const Rows<Acc> intermediate{Scratch::as<Acc>(scratch.intermediate, workspace), pad_cols(problem.intermediate)};
     for (std::int64_t first = 0; first < tokens; first += scratch.chunk_tokens) {
         const std::int64_t count = std::min(scratch.chunk_tokens, tokens - first);

@@ -30,15 +30,18 @@ template <class Acc>
 void combine_token(const Chunk& chunk, const Combine& combine, std::int64_t token, Columns columns, const Acc* sums) {
     const std::int64_t row = chunk.first_token + token;
     std::array<Acc, kBlockRows> total{};
+    bool live = !combine.live_rows_only;
     for (std::int64_t j = 0; j < chunk.top_k; ++j) {
         const std::int64_t position = chunk.groups.positions[static_cast<std::size_t>(token * chunk.top_k + j)];
         if (position < 0) continue;
+        live = true;
         const Tensor& weights = combine.weights;
         const Acc weight =
             weights.present ? load_element<Acc>(weights.data, weights.dtype, row_begin(weights, row) + j) : Acc{1};
         for (std::size_t c = 0; c < kBlockRows; ++c)
             total[c] += weight * sums[position * kBlockRows + static_cast<std::int64_t>(c)];
     }
+    if (!live) return;
     const Tensor& out = combine.out;
     for (std::int64_t c = 0; c < columns.count; ++c) {
         const std::int64_t col = columns.begin + c;

@@ -13,7 +13,8 @@ struct Combine {
     const Tensor& weights;  ///< routing weights
     const Tensor& added;    ///< [tokens, cols of out]
     const Tensor& out;
-    bool accumulate = false;  ///< add what `out` holds
+    bool accumulate = false;      ///< add what `out` holds
+    bool live_rows_only = false;  ///< tokens none of whose experts is here keep what `out` holds
 };
 
 /// One chunk of a call.

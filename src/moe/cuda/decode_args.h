@@ -130,6 +130,7 @@ struct DecodeArgs {
     std::int64_t out_stride = 0;
     DType out_dtype = DType::bf16;
     bool accumulate = false;
+    bool live_rows_only = false;   ///< tokens none of whose experts is here keep what `out` holds
     void* intermediate = nullptr;  ///< workspace: bf16 (f32 if quantised) [routes of a pass, intermediate_stride]
     std::int64_t intermediate_stride = 0;
     float* partials = nullptr;  ///< workspace: [routes of a pass, hidden]

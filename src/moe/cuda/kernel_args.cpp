@@ -65,6 +65,7 @@ DecodeArgs kernel_args(const FusedMoeState& state, const FusedMoeArgs& args, con
     a.out_stride = args.out.stride(0);
     a.out_dtype = p.out_dtype;
     a.accumulate = args.accumulate_into_out;
+    a.live_rows_only = p.batched_experts;
     a.intermediate = state.cuda.intermediate.in(workspace);
     a.intermediate_stride = (p.intermediate + 7) / 8 * 8;  // rows begin at 16 bytes
     a.partials = state.cuda.partials.in(workspace);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "moe/cuda/legal_variants.h"
 
+#include <algorithm>
+
 #include "moe/cuda/pass_workspace.h"
 
 namespace tokamak::moe::cuda {
@@ -32,8 +34,7 @@ std::vector<GroupedVariant> legal_grouped(const FusedMoeProblem& p, const FusedM
 
 /// Its units are counted in ints.
 std::vector<WideVariant> legal_wide(const FusedMoeProblem& p, const DeviceInfo& info) {
-    constexpr std::int64_t most = std::int64_t{1} << 20;  // columns
-    if (p.hidden > most || p.intermediate > most) return {};
+    if (std::max(p.hidden, p.intermediate) > kMostWideCols) return {};
     return wide_variants(p, info.shared_memory_bytes);
 }
 
@@ -99,6 +100,8 @@ std::vector<std::string> LegalVariants::names() const {
 
 LegalVariants legal_variants(const FusedMoeProblem& problem, const FusedMoeCuda& cuda, const DeviceInfo& info,
                              const PlanOptions& options) {
+    if (problem.batched_experts)
+        return {.grouped = legal_grouped(problem, cuda, info), .wide = legal_wide(problem, info)};
     return {legal_decode(problem, info), legal_gather(problem, cuda.gather_tokens, info),
             legal_grouped(problem, cuda, info), legal_wide(problem, info),
             legal_single(problem, cuda.grid, info, options)};

@@ -15,6 +15,9 @@
 
 namespace tokamak::moe::cuda {
 
+/// Columns of a matrix that the wide kernel takes: it counts units in ints.
+inline constexpr std::int64_t kMostWideCols = std::int64_t{1} << 20;
+
 /// In the order of a plan's variants.
 struct LegalVariants {
     std::vector<DecodeVariant> decode;    ///< weights read once for every 8 tokens

@@ -17,7 +17,7 @@ struct PassNeeds {
     bool grouped = false;      ///< counts of the grouped kernel
     bool grid_lists = false;   ///< lists of routes that the grid makes
     bool wide = false;         ///< lists of the wide kernel
-    bool route_first = false;  ///< ids and weights that a launch before makes
+    bool route_first = false;  ///< ids (and weights) that a launch before makes
 };
 
 /// 4-bit weights, grouped kernel: the rows of a pass's routes in the ring's form.
@@ -45,11 +45,13 @@ void lay_out_grid_lists(const FusedMoeProblem& p, std::size_t routes, WorkspaceL
     cuda.cta_counts = layout.add<std::int32_t>("cta_counts", experts * static_cast<std::size_t>(cuda.grid));
 }
 
+bool has_launch_before(const FusedMoeProblem& p) { return p.route.has_value() || p.batched_experts; }
+
 /// First, so that every kernel finds them in the same place.
 void lay_out_routed(const FusedMoeProblem& p, WorkspaceLayout& layout, FusedMoeCuda& cuda) {
     const auto routes = static_cast<std::size_t>(p.max_tokens * p.top_k);
     cuda.routed_ids = layout.add<std::int32_t>("routed_ids", routes);
-    cuda.routed_weights = layout.add<float>("routed_weights", routes);
+    if (p.route) cuda.routed_weights = layout.add<float>("routed_weights", routes);
 }
 
 void lay_out_wide_lists(const FusedMoeProblem& p, std::size_t routes, WorkspaceLayout& layout, FusedMoeCuda& cuda) {
@@ -90,7 +92,7 @@ std::int64_t fitting_tokens(const FusedMoeProblem& p, std::int64_t most, const P
     const PassNeeds all{.grouped = !grouped_instances(p.weights, p.quantize_activations).empty(),
                         .grid_lists = !grid_list_instances(p.weights, p.quantize_activations).empty(),
                         .wide = !wide_instances(p.weights, p.quantize_activations).empty(),
-                        .route_first = p.route.has_value()};
+                        .route_first = has_launch_before(p)};
     const auto fits = [&](std::int64_t tokens) {
         WorkspaceLayout layout;
         FusedMoeCuda unused{.grid = grid};
@@ -125,7 +127,7 @@ std::size_t least_bytes_with_single(const FusedMoeProblem& problem, int segments
     WorkspaceLayout pass;
     lay_out_pass(
         problem,
-        {.tokens = std::min<std::int64_t>(problem.max_tokens, kPassTokens), .route_first = problem.route.has_value()},
+        {.tokens = std::min<std::int64_t>(problem.max_tokens, kPassTokens), .route_first = has_launch_before(problem)},
         pass, unused);
     return std::max(pass.size().bytes, lay_out_single(problem, segments, unused));
 }
@@ -136,7 +138,7 @@ void lay_out_workspace(FusedMoeState& state) {
     int segments = 0;
     for (const std::size_t variant : state.row_variants) {
         const KernelOfVariant of = cuda.kernel_of(variant);
-        needs.route_first = needs.route_first || (of.takes_ids && state.problem.route.has_value());
+        needs.route_first = needs.route_first || (of.takes_ids && has_launch_before(state.problem));
         if (of.decode != nullptr && of.decode->group_rows > 0)
             needs.tokens = std::max(needs.tokens, std::min(cuda.gather_tokens, state.problem.max_tokens));
         if (of.grouped != nullptr) {

@@ -51,7 +51,24 @@ std::string why_not_grouped(const FusedMoeProblem& p) {
     return p.top_k > 32 ? fmt::format("its combine takes 32 experts of a token, top_k is {}", p.top_k) : "";
 }
 
+std::string why_not_wide(const FusedMoeProblem& p) {
+    const std::int64_t cols = std::max(p.hidden, p.intermediate);
+    return cols > kMostWideCols ? fmt::format("takes matrices of up to {} columns, not {}", kMostWideCols, cols) : "";
+}
+
+std::string why_not_decode(const FusedMoeProblem& p) {
+    return p.batched_experts ? "serves few tokens, not rows grouped by expert" : "";
+}
+
+std::string why_not_gather(const FusedMoeProblem& p, const FusedMoeCuda& cuda) {
+    if (p.batched_experts) return why_not_decode(p);
+    return cuda.gather_tokens <= kPassTokens
+               ? fmt::format("a pass of {} tokens has nothing to gather", cuda.gather_tokens)
+               : "";
+}
+
 std::string why_not_single(const FusedMoeProblem& p, const LegalVariants& legal, bool runs) {
+    if (p.batched_experts) return why_not_decode(p);
     if (p.routing_weight == RoutingWeight::input) return "weights token rows nowhere before the first GEMM";
     if (p.top_k > kMostSingleRoutes)
         return fmt::format("takes {} experts of a token, top_k is {}", kMostSingleRoutes, p.top_k);
@@ -67,16 +84,16 @@ std::vector<std::pair<std::string, std::string>> refused_variants(const FusedMoe
     const std::vector<std::string> names = legal.names();
     Refused refused(p, info, names);
     const auto decode = decode_instance(p.weights, p.quantize_activations);
-    refused.add("decode", decode ? decode_variants(*decode, p, kUnlimited) : std::vector<DecodeVariant>(), "");
+    refused.add("decode", decode ? decode_variants(*decode, p, kUnlimited) : std::vector<DecodeVariant>(),
+                why_not_decode(p));
     const auto gather = gather_instance(p.weights, p.quantize_activations);
-    const bool short_passes = cuda.gather_tokens <= kPassTokens;
-    refused.add(
-        "gather", gather ? gather_variants(*gather, p, cuda.gather_tokens, kUnlimited) : std::vector<DecodeVariant>(),
-        gather && short_passes ? fmt::format("a pass of {} tokens has nothing to gather", cuda.gather_tokens) : "");
+    refused.add("gather",
+                gather ? gather_variants(*gather, p, cuda.gather_tokens, kUnlimited) : std::vector<DecodeVariant>(),
+                gather ? why_not_gather(p, cuda) : "");
     std::vector<GroupedVariant> grouped = grouped_variants(p, cuda.pass_tokens, kUnlimited);
     for (const GroupedVariant& many : grid_list_variants(p, cuda.grid_pass_tokens, kUnlimited)) grouped.push_back(many);
     refused.add("grouped", grouped, why_not_grouped(p));
-    refused.add("wide", wide_variants(p, kUnlimited), "");
+    refused.add("wide", wide_variants(p, kUnlimited), why_not_wide(p));
     const auto single = single_instance(p.weights, p.quantize_activations);
     const auto all_single = single ? single_variants(*single, p, cuda.grid, kUnlimited) : std::vector<SingleVariant>();
     const bool runs = single && !single_variants(*single, p, cuda.grid, info.shared_memory_bytes).empty();

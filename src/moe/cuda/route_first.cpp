@@ -2,6 +2,7 @@
 #include "moe/cuda/route_first.h"
 
 #include "cuda/check.h"
+#include "moe/cuda/expert_rows.h"
 #include "moe/cuda/route_rows.h"
 #include "moe/fused_moe_state.h"
 
@@ -9,7 +10,10 @@ namespace tokamak::moe::cuda {
 
 using tokamak::cuda::check;
 
-void plan_route_first() { check(prepare_route_rows(), "loading the routing kernel"); }
+void plan_route_first() {
+    check(prepare_route_rows(), "loading the routing kernel");
+    check(prepare_name_experts(), "loading the kernel that names experts");
+}
 
 void route_first(const FusedMoeState& state, const Workspace& workspace, Stream stream, DecodeArgs& kernel_args) {
     RouteRowsArgs route;
@@ -26,6 +30,16 @@ void route_first(const FusedMoeState& state, const Workspace& workspace, Stream 
     kernel_args.ids = {route.ids, route.top_k, DType::i32};
     if (state.problem.routing_weight != RoutingWeight::none)
         kernel_args.weights = {route.weights, route.top_k, DType::f32};
+}
+
+void name_experts_first(const FusedMoeState& state, const Tensor& expert_rows, const Workspace& workspace,
+                        Stream stream, DecodeArgs& kernel_args) {
+    const ExpertRowsArgs args{.expert_rows = expert_rows.as<std::int32_t>(),
+                              .ids = state.cuda.routed_ids.in(workspace),
+                              .experts = state.local_experts,
+                              .rows = kernel_args.tokens / state.local_experts};
+    check(launch_name_experts(args, state.options.max_sms, stream.handle), "launch that names experts");
+    kernel_args.ids = {args.ids, 1, DType::i32};
 }
 
 }  // namespace tokamak::moe::cuda

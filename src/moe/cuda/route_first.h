@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// Routing by a launch of its own before kernels that take ids.
+// What stands for ids, made into them by a launch of its own before kernels that take ids.
 #pragma once
 
 #include "moe/cuda/fused_moe.h"
 
 namespace tokamak::moe::cuda {
 
-/// Loads the kernel that route_first launches. The device is current.
+/// Loads the kernels that route_first and name_experts_first launch. The device is current.
 void plan_route_first();
 /// Routes the call's logits into the workspace, and lets `kernel_args` take ids and weights from there.
 void route_first(const FusedMoeState& state, const Workspace& workspace, Stream stream, DecodeArgs& kernel_args);
+/// Names the expert of each live row in the workspace, and lets `kernel_args` take ids from there.
+void name_experts_first(const FusedMoeState& state, const Tensor& expert_rows, const Workspace& workspace,
+                        Stream stream, DecodeArgs& kernel_args);
 
 }  // namespace tokamak::moe::cuda

@@ -48,6 +48,8 @@ void require_options(const FusedMoeProblem& p, Device device) {
     if (p.act_dtype != DType::bf16)
         unsupported(device, "`act_dtype` is {}, the CUDA kernels take bf16", to_string(p.act_dtype));
     if (p.out_dtype == DType::f64) unsupported(device, "`out_dtype` f64 is the CPU oracle's alone");
+    if (p.batched_experts && grouped_instances(p.weights, p.quantize_activations).empty())
+        unsupported(device, "`batched_experts` with weights {} has no kernel", to_string(p.weights));
     if (p.route && (p.top_k > kMostRoutedChoices || p.route->num_groups > kMostRoutedChoices))
         unsupported(device, "`route` with top_k {} and {} groups, expected at most {} of both", p.top_k,
                     p.route->num_groups, kMostRoutedChoices);
@@ -118,7 +120,7 @@ void plan_fused_moe(FusedMoeState& state, const PlanOptions& options) {
                 environment::kMoeConfig);
     state.refused = refused_variants(p, cuda, info, legal);
     const DeviceGuard guard(device.index);
-    if (p.route) plan_route_first();
+    if (p.route || p.batched_experts) plan_route_first();
     freeze_all(state, legal, info);
     lay_out_workspace(state);
     check_workspace_limit(kOp, options, state.layout.size());
@@ -130,6 +132,7 @@ void run_fused_moe(const FusedMoeState& state, const FusedMoeArgs& args, const W
     DecodeArgs common = kernel_args(state, args, workspace);
     const DeviceGuard guard(state.device.index);
     if (state.problem.route && kernel.takes_ids) route_first(state, workspace, stream, common);
+    if (state.problem.batched_experts) name_experts_first(state, args.expert_rows, workspace, stream, common);
     if (kernel.decode != nullptr) return run_decode(state, *kernel.decode, common, stream);
     if (kernel.grouped != nullptr) return run_grouped(state, *kernel.grouped, common, workspace, stream);
     if (kernel.wide != nullptr) return run_wide(state, *kernel.wide, common, workspace, stream);

@@ -89,6 +89,7 @@ __device__ __forceinline__ void store_sums(const GroupedArgs& args, std::int64_t
 template <int Slots, int Pieces, int Cols>
 __device__ __forceinline__ void combine_pieces(const GroupedArgs& args, const TokenResults& results, std::int64_t row,
                                                int token, int col, int pieces) {
+    if (args.live_rows_only && results.local == 0) return;
     const int inside = (args.gate_up.cols - col + 32 * Cols - 1) / (32 * Cols);  // not positive behind the last column
     const int live = inside < pieces ? inside : pieces;
     float sums[Pieces][Cols] = {};

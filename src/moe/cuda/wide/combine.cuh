@@ -72,6 +72,7 @@ class WideCombine {
     __device__ __forceinline__ void combine(int token, int first, int last, const Slot& slot) const {
         const std::int64_t route = static_cast<std::int64_t>(token) * args_.top_k;
         const std::uint32_t live = __ballot_sync(0xFFFFFFFFU, slot.live);
+        if (args_.live_rows_only && live == 0) return;  // of its one slot
         const int begin = __ffs(static_cast<int>(live)) - 1;
         Vectors vectors{};
         if (live != 0) vectors = load_all((route + begin) * stride_, first);
