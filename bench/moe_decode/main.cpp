@@ -71,9 +71,12 @@ void measure_logits(const Job& job, const std::vector<OwnedTensor>& ids, std::mt
     const cuda::OwnedStream stream;
     std::vector<OwnedTensor> logits;
     for (const OwnedTensor& layer : ids) logits.push_back(logits_for(job.shape, layer, random));
-    const moe::RouteRule grouped{.method = moe::RouteMethod::sigmoid_grouped, .num_groups = 8, .top_groups = 8};
+    // A group without one of the token's experts is left out: the experts stay the same.
+    const moe::RouteRule grouped{.method = moe::RouteMethod::sigmoid_grouped, .num_groups = 8, .top_groups = 7};
+    const OwnedTensor bias = OwnedTensor::allocate(DType::f32, {job.shape.experts}, kGpu);
+    fill_bytes(bias.view().data, kGpu, 0, bias.view().bytes());
     const std::pair<const char*, std::optional<moe::RouteRule>> rules[] = {
-        {"from ids", std::nullopt}, {"softmax", moe::RouteRule{}}, {"sigmoid in 8 groups", grouped}};
+        {"from ids", std::nullopt}, {"softmax", moe::RouteRule{}}, {"sigmoid, bias, groups", grouped}};
     std::vector<moe::FusedMoePlan> plans;
     std::vector<OwnedWorkspace> workspaces;
     std::vector<std::unique_ptr<cuda::CapturedGraph>> graphs;
@@ -88,6 +91,7 @@ void measure_logits(const Job& job, const std::vector<OwnedTensor>& ids, std::mt
                 if (problem.route) {
                     args.ids = args.weights = Tensor();
                     args.logits = logits[layer];
+                    if (problem.route->method == moe::RouteMethod::sigmoid_grouped) args.correction_bias = bias;
                 }
                 run(plans.back(), args, workspaces.back(), stream.stream());
             }

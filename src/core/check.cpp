@@ -68,15 +68,6 @@ void check_alignment(const Tensor& given, const Expect& expect) {
     }
 }
 
-/// First and one past the last byte that a tensor's elements occupy.
-std::pair<std::uintptr_t, std::uintptr_t> extent(const Tensor& t) noexcept {
-    const auto begin = reinterpret_cast<std::uintptr_t>(t.data);
-    if (t.elements() == 0) return {begin, begin};
-    std::int64_t last = 0;
-    for (int d = 0; d < t.rank; ++d) last += (t.size(d) - 1) * t.stride(d);
-    return {begin, begin + (static_cast<std::uintptr_t>(last) + 1) * size_of(t.dtype)};
-}
-
 }  // namespace
 
 void tensor(const Tensor& given, const Expect& expect) {
@@ -126,12 +117,21 @@ void dtype(const char* op, const char* name, DType given, std::initializer_list<
         invalid("{}: `{}` is {}, expected {}", op, name, to_string(given), dtype_text(expected));
 }
 
+Extent extent(const Tensor& t) noexcept {
+    const auto begin = reinterpret_cast<std::uintptr_t>(t.data);
+    std::int64_t last = 0;
+    for (int d = 0; d < t.rank; ++d) {
+        if (t.size(d) == 0) return {begin, begin};
+        last += (t.size(d) - 1) * t.stride(d);
+    }
+    if (!t.present) return {begin, begin};
+    return {begin, begin + (static_cast<std::uintptr_t>(last) + 1) * size_of(t.dtype)};
+}
+
 void no_overlap(const Tensor& output, const char* output_name, const Tensor& input, const char* input_name,
                 const char* op) {
     if (!output.present || !input.present || !(output.device == input.device)) return;
-    const auto [out_begin, out_end] = extent(output);
-    const auto [in_begin, in_end] = extent(input);
-    if (out_begin < in_end && in_begin < out_end && out_begin != out_end && in_begin != in_end)
+    if (extent(output).meets(extent(input)))
         invalid("{}: `{}` {} overlaps `{}` {}", op, output_name, to_string(output), input_name, to_string(input));
 }
 

@@ -47,6 +47,16 @@ void range(const char* op, const char* name, std::int64_t value, std::int64_t lo
 /// Throws unless dtype is one of the list.
 void dtype(const char* op, const char* name, DType given, std::initializer_list<DType> expected);
 
+/// The addresses that a tensor's elements occupy.
+struct Extent {
+    std::uintptr_t begin = 0;
+    std::uintptr_t end = 0;  ///< one past the last byte
+    [[nodiscard]] bool meets(const Extent& other) const noexcept {
+        return begin < other.end && other.begin < end && begin != end && other.begin != other.end;
+    }
+};
+Extent extent(const Tensor& tensor) noexcept;
+
 /// Throws if the memory of `output` overlaps that of `input` (both present, same device).
 void no_overlap(const Tensor& output, const char* output_name, const Tensor& input, const char* input_name,
                 const char* op);

@@ -54,7 +54,7 @@ TEST(FusedMoeGpuLogits, EveryRuleAndType) {
         }
 }
 
-/// Equal scores go to the lower expert, also where the logits of a row are all the same.
+/// Equal scores go to the lower expert, also where the logits of a row are all zeros, of both signs.
 TEST(FusedMoeGpuLogits, Ties) {
     TOKAMAK_REQUIRE_GPU();
     std::uint64_t purpose = 950;
@@ -65,7 +65,7 @@ TEST(FusedMoeGpuLogits, Ties) {
         LogitData d = logit_data(rng, c, false);
         auto* const logits = d.logits.as<float>();
         for (std::int64_t i = 0; i < d.logits.view().elements(); ++i)
-            logits[i] = i < c.problem.num_experts ? 0.0F : std::round(logits[i]);
+            logits[i] = i < c.problem.num_experts ? (i % 3 == 0 ? -0.0F : 0.0F) : std::round(logits[i]);
         RouteArgs args;
         args.tokens = 6;
         args.logits = d.logits;
@@ -83,6 +83,39 @@ TEST(FusedMoeGpuLogits, Ties) {
         d.data.routing.weights = std::move(routes.weights);
         expect_routed(c, d, {6});
     }
+}
+
+/// Rows that vectors of 16 bytes do not fit, by variants that route in their launch.
+TEST(FusedMoeGpuLogits, RowsAtAnyAddress) {
+    TOKAMAK_REQUIRE_GPU();
+    constexpr std::int64_t tokens = 4;
+    for (const std::size_t rule : {std::size_t{5}, std::size_t{8}})
+        for (const DType dtype : {DType::f32, DType::bf16}) {
+            FusedMoeCase c = logit_case(rule_cases()[rule], WeightSpec::bf16(), tokens);
+            c.problem.route->logits_dtype = dtype;
+            SCOPED_TRACE(to_string(c));
+            Rng rng = rng_for(990);
+            const LogitData d = logit_data(rng, c, rule_cases()[rule].bias);
+            const LogitData device = d.on(kGpu);
+            const std::int64_t experts = c.problem.num_experts;
+            const std::size_t size = size_of(dtype);
+            const OwnedTensor wide = OwnedTensor::allocate(dtype, {tokens, experts + 1});
+            for (std::int64_t t = 0; t < tokens; ++t)
+                std::memcpy(wide.as<std::byte>() + static_cast<std::size_t>(t * (experts + 1) + 1) * size,
+                            d.logits.view().at(t).data, static_cast<std::size_t>(experts) * size);
+            const OwnedTensor moved = OwnedTensor::copy_of(wide, kGpu);
+            const std::int64_t shape[] = {tokens, experts};
+            const std::int64_t strides[] = {experts + 1, 1};
+            for (const std::string& variant : make_plan(c.problem, kGpu).state().variants) {
+                PlanOptions options;
+                options.variant = variant;
+                FusedMoeArgs args = device.args(tokens);
+                args.logits = Tensor::strided(moved.as<std::byte>() + size, dtype, shape, strides, kGpu);
+                SCOPED_TRACE(variant);
+                expect_near(run_guarded(make_plan(c.problem, kGpu, options), args, 0x7F), reference(d.data),
+                            tolerance_of(c.problem));
+            }
+        }
 }
 
 TEST(FusedMoeGpuLogits, NanScoresStayInTheirRow) {

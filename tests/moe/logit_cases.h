@@ -25,10 +25,13 @@ inline std::vector<RuleCase> rule_cases() {
     RouteRule sigmoid{.method = RouteMethod::sigmoid_grouped};
     RouteRule grouped{
         .method = RouteMethod::sigmoid_grouped, .routed_scaling_factor = 2.5F, .num_groups = 8, .top_groups = 4};
+    RouteRule kept = grouped;  // all groups: none of them counts
+    kept.top_groups = kept.num_groups;
     RouteRule pairs{.method = RouteMethod::sigmoid_grouped, .renormalize = false, .num_groups = 32, .top_groups = 3};
     return {{softmax, 7, 3},         {softmax, 257, 8},      {raw, 128, 16},        {softmax, 1, 1},
             {softmax, 1024, 32},     {sigmoid, 96, 6, true}, {sigmoid, 33, 5},      {grouped, 64, 8, true},
-            {grouped, 256, 8, true}, {pairs, 64, 6},         {pairs, 320, 2, true}, {raw, 3, 3}};
+            {grouped, 256, 8, true}, {pairs, 64, 6},         {pairs, 320, 2, true}, {raw, 3, 3},
+            {kept, 128, 8, true},    {raw, 256, 32},         {pairs, 256, 6, true}};
 }
 
 /// Inputs of a call, with the routes that belong to the logits.

@@ -21,7 +21,19 @@ inline constexpr int kGatherRoutes = 1024;
 /// Floats that a warp needs to route a token in shared memory: whole batches of its loops.
 inline constexpr int kScoreRoom = 256;
 constexpr int score_room(int experts) noexcept {
-    return experts <= kScoreRoom ? kScoreRoom : (experts + 127) / 128 * 128;
+    return experts <= kScoreRoom ? kScoreRoom + 64 : (experts + 127) / 128 * 128;
+}
+
+/// Experts of a lane where a warp routes a token in registers, and how many a warp then has.
+inline constexpr int kLaneExperts = 8;
+inline constexpr int kWarpExperts = 32 * kLaneExperts;
+/// Floats of shared memory that it needs for that.
+inline constexpr int kLaneRoom = kWarpExperts + 64;
+/// Whether it can: a group of experts is a power of two of whole lanes.
+constexpr bool routes_in_registers(int experts, int groups) noexcept {
+    if (experts > kWarpExperts || experts % kLaneExperts != 0) return false;
+    const int lanes = experts / groups / kLaneExperts;
+    return groups == 1 || (lanes * kLaneExperts * groups == experts && (lanes & (lanes - 1)) == 0);
 }
 
 /// Divides without a division, which costs a warp a hundred cycles: exact while dividend * value < 2^32.
@@ -72,9 +84,12 @@ struct DecodeRoute {
     bool softmax = true;
     bool renormalize = true;
     bool weighted = true;  ///< else every route weighs 1
+    bool vectors = false;  ///< rows of logits and the bias fit vectors of 16 bytes
     float factor = 1.0F;
-    int groups = 1;
-    int top_groups = 1;
+    std::int16_t groups = 1;  ///< also where all of them are kept
+    std::int16_t top_groups = 1;
+    std::int16_t group_lanes = 1;  ///< lanes that have the experts of a group, where a warp routes in registers
+    bool in_registers = false;
 };
 
 /// Byte offsets into dynamic shared memory; the ring comes first.
@@ -154,6 +169,7 @@ struct DecodeInstance {
     int group = 0;
     bool token_groups = false;  ///< token rows have a number for each group
     bool strip_scales = false;
+    const void* logits_kernel = nullptr;  ///< decode: the kernel that takes logits
 };
 
 DecodeInstance decode_bf16();

@@ -65,10 +65,12 @@ struct TokenRows {
     }
 };
 
-template <class Tile, int Warps>
+/// `Routes` brings the tokens' experts: a kernel of its own from logits, because code that is not run slows the rest
+/// down (registers, instruction cache).
+template <class Tile, int Warps, class Routes>
 __global__ void __launch_bounds__(Warps * 32, 1) moe_decode(const __grid_constant__ DecodeArgs args) {
     extern __shared__ __align__(128) std::uint8_t shared[];
-    PendingRoutes routes;
+    Routes routes;
     routes.load(args, 0, static_cast<int>(min(static_cast<std::int64_t>(kPassTokens), args.tokens)));
     const std::int64_t tokens = live_tokens(args);
     const auto grid = cooperative_groups::this_grid();
@@ -89,8 +91,9 @@ __global__ void __launch_bounds__(Warps * 32, 1) moe_decode(const __grid_constan
                 routes.load(args, first, count);
             }
             clear_tables(args, cta.tables, count);
+            routes.choose(args, cta.tables.scores, count);
             __syncthreads();
-            build_tables(args, cta.tables, routes, first, count, round);
+            build_tables(args, cta.tables, routes, count, round);
             __syncthreads();
             rounds = *cta.tables.rounds;
             const int active = cta.tables.active_count();
@@ -113,7 +116,10 @@ __global__ void __launch_bounds__(Warps * 32, 1) moe_decode(const __grid_constan
 
 template <class Tile, int Warps>
 DecodeInstance decode_instance() {
-    return instance_of<Tile>(reinterpret_cast<const void*>(&moe_decode<Tile, Warps>), Warps);
+    DecodeInstance instance =
+        instance_of<Tile>(reinterpret_cast<const void*>(&moe_decode<Tile, Warps, PendingIds>), Warps);
+    instance.logits_kernel = reinterpret_cast<const void*>(&moe_decode<Tile, Warps, PendingLogits>);
+    return instance;
 }
 
 }  // namespace tokamak::moe::cuda

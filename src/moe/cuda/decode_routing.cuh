@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "moe/cuda/decode_elements.cuh"
-#include "moe/cuda/decode_scores.cuh"
+#include "moe/cuda/lane_scores.cuh"
 
 namespace tokamak::moe::cuda {
 
@@ -85,23 +85,23 @@ __device__ __forceinline__ int local_expert(const DecodeArgs& args, std::int64_t
 
 /// Ids and weights of a pass on their way from memory: asked for before anything else, needed when the rest of the CTA
 /// is ready. `count` may exceed the live tokens, whose number is on its way too.
-class PendingRoutes {
+class PendingIds {
   public:
     static constexpr int kMost = 2;  ///< of a thread: 8 tokens x 64 slots, at least 256 threads
 
     __device__ __forceinline__ void load(const DecodeArgs& args, std::int64_t first, int count) {
 #pragma unroll
         for (int n = 0; n < kMost; ++n) {
-            const int route = static_cast<int>(threadIdx.x + n * blockDim.x);
-            token_[n] = quotient(route, args.by_top_k);
-            if (token_[n] >= count || args.route.logits.data != nullptr) continue;
-            const int slot = route - token_[n] * args.top_k;
+            token_[n] = quotient(route(n), args.by_top_k);
+            if (token_[n] >= count) continue;
+            const int slot = route(n) - token_[n] * args.top_k;
             const std::int64_t at = (first + token_[n]) * args.ids.stride + slot;
             id_[n] = args.ids.dtype == DType::i64 ? static_cast<const std::int64_t*>(args.ids.data)[at]
                                                   : static_cast<const std::int32_t*>(args.ids.data)[at];
             if (args.weights.data != nullptr) weight_[n].load(args.weights, first + token_[n], slot);
         }
     }
+    __device__ __forceinline__ void choose(const DecodeArgs&, float*, int) {}
     [[nodiscard]] __device__ int token(int n) const { return token_[n]; }
     [[nodiscard]] __device__ int route(int n) const { return static_cast<int>(threadIdx.x + n * blockDim.x); }
     [[nodiscard]] __device__ int expert(const DecodeArgs& args, int n) const { return local_expert(args, id_[n]); }
@@ -113,6 +113,37 @@ class PendingRoutes {
     int token_[kMost];
     std::int64_t id_[kMost];
     PendingElement weight_[kMost];
+};
+
+/// The same from logits: a warp for each token, then a lane for each of its slots.
+class PendingLogits {
+  public:
+    static constexpr int kMost = 1;
+
+    __device__ __forceinline__ void load(const DecodeArgs& args, std::int64_t first, int count) {
+        if (warp() < count) logits_.load(args.route, args.num_experts, first + warp());
+        slots_ = args.top_k;
+    }
+    /// `memory` has kLaneRoom floats for each token.
+    __device__ __forceinline__ void choose(const DecodeArgs& args, float* memory, int count) {
+        if (warp() < count) choice_ = logits_.choose(args.route, args.top_k, memory + warp() * kLaneRoom);
+    }
+    [[nodiscard]] __device__ int token(int) const { return lane() < slots_ ? warp() : kPassTokens; }
+    [[nodiscard]] __device__ int route(int) const { return warp() * slots_ + lane(); }
+    [[nodiscard]] __device__ int expert(const DecodeArgs& args, int) const {
+        return local_expert(args, choice_.expert);
+    }
+    [[nodiscard]] __device__ float weight(const DecodeArgs& args, int) const {
+        return args.route.weighted ? choice_.weight : 1.0F;
+    }
+
+  private:
+    __device__ static int warp() { return static_cast<int>(threadIdx.x) / 32; }
+    __device__ static int lane() { return static_cast<int>(threadIdx.x) % 32; }
+
+    LaneScores logits_;
+    Choice choice_ = {};
+    int slots_ = 0;
 };
 
 /// Set bits of the bitmap before bit `expert`: its place in the ascending list of active experts.
@@ -151,47 +182,27 @@ __device__ __forceinline__ void clear_tables(const DecodeArgs& args, const Routi
         reinterpret_cast<int4*>(tables.slot_of)[i] = {kNoSlot, kNoSlot, kNoSlot, kNoSlot};
 }
 
-/// Ids and weights of `count` tokens from their logits, a warp for each token.
-__device__ __forceinline__ void route_tokens(const DecodeArgs& args, const RoutingTables& tables, std::int64_t first,
-                                             int count) {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-#pragma unroll 1
-    for (int token = static_cast<int>(threadIdx.x) / 32; token < count; token += static_cast<int>(blockDim.x) / 32) {
-        const ScoreRow row{args.route, tables.scores + token * args.num_experts, args.num_experts, first + token, lane};
-        const Choice choice = row.choose(args.top_k);
-        if (lane >= args.top_k) continue;
-        tables.route_expert[token * args.top_k + lane] = static_cast<std::int16_t>(local_expert(args, choice.expert));
-        tables.route_weight[token * args.top_k + lane] = args.route.weighted ? choice.weight : 1.0F;
-    }
-}
-
 /// Fills the empty tables for `count` tokens. Where weights multiply the rows, a token that names an expert again has
 /// another row for it: round r takes the r-th such route, otherwise there is one round. Call by all threads; the tables
 /// are complete after the next barrier of the CTA, which the caller makes.
-__device__ __forceinline__ void build_tables(const DecodeArgs& args, const RoutingTables& tables,
-                                             const PendingRoutes& routes, std::int64_t first, int count, int round) {
-    const bool from_logits = args.route.logits.data != nullptr;
-    if (from_logits) {
-        route_tokens(args, tables, first, count);
-        __syncthreads();
-    }
-    int experts[PendingRoutes::kMost];
+template <class Routes>
+__device__ __forceinline__ void build_tables(const DecodeArgs& args, const RoutingTables& tables, const Routes& routes,
+                                             int count, int round) {
+    int experts[Routes::kMost];
 #pragma unroll
-    for (int n = 0; n < PendingRoutes::kMost; ++n) {
+    for (int n = 0; n < Routes::kMost; ++n) {
         experts[n] = -1;
         if (routes.token(n) >= count) continue;
-        const int expert = from_logits ? tables.route_expert[routes.route(n)] : routes.expert(args, n);
+        const int expert = routes.expert(args, n);
         experts[n] = expert;
-        if (!from_logits) {
-            tables.route_expert[routes.route(n)] = static_cast<std::int16_t>(expert);
-            tables.route_weight[routes.route(n)] = routes.weight(args, n);
-        }
+        tables.route_expert[routes.route(n)] = static_cast<std::int16_t>(expert);
+        tables.route_weight[routes.route(n)] = routes.weight(args, n);
         if (expert >= 0) atomicOr(&tables.bitmap[expert / 32], 1U << (expert % 32));
     }
     __syncthreads();
     if (threadIdx.x == blockDim.x - 1) *tables.actives = rank_of(tables, args.shared.bitmap_words * 32);
 #pragma unroll
-    for (int n = 0; n < PendingRoutes::kMost; ++n) {
+    for (int n = 0; n < Routes::kMost; ++n) {
         if (routes.token(n) >= count) continue;
         const int route = routes.route(n);
         const int rank = experts[n] < 0 ? -1 : rank_of(tables, experts[n]);

@@ -22,11 +22,13 @@ namespace cuda {
 struct DecodeLaunch {
     const void* kernel = nullptr;
     int threads = 0;
-    int gate_up_teams = 0;
-    int down_teams = 0;
+    DecodeTeams gate_up_teams;
+    DecodeTeams down_teams;
     int slots = 0;
     int group_rows = 0;  ///< gathered rows, else 0
+    Divisor by_group_rows;
     DecodeShared shared;
+    bool takes_ids = false;  ///< logits are routed by a launch before
 };
 
 /// A variant of the grouped kernel, frozen for one problem.
@@ -45,6 +47,8 @@ struct SingleLaunch {
     int slots = 0;
     int gate_up_segments = 0;
     int down_segments = 0;
+    Divisor gate_up_tiles;
+    Divisor down_tiles;
     SingleShared shared;
 };
 
@@ -68,6 +72,8 @@ struct KernelOfVariant {
 /// What a fused_moe plan for a CUDA device holds.
 struct FusedMoeCuda {
     int grid = 0;
+    DecodeArgs args;                     ///< what the problem alone decides
+    const void* route_rows = nullptr;    ///< kernel that routes before others, for problems with a `route`
     std::vector<DecodeLaunch> launches;  ///< of the first legal variants
     std::vector<GroupedLaunch> grouped;  ///< of the next
     std::vector<WideLaunch> wide;        ///< of the next
@@ -94,8 +100,7 @@ struct FusedMoeCuda {
     Slice<float> routed_weights;
 
     [[nodiscard]] KernelOfVariant kernel_of(std::size_t variant) const {
-        if (variant < launches.size())
-            return {.decode = &launches[variant], .takes_ids = launches[variant].group_rows > 0};
+        if (variant < launches.size()) return {.decode = &launches[variant], .takes_ids = launches[variant].takes_ids};
         variant -= launches.size();
         if (variant < grouped.size()) return {.grouped = &grouped[variant], .takes_ids = true};
         variant -= grouped.size();

@@ -9,6 +9,12 @@
 
 namespace tokamak::moe::cuda {
 
-DecodeArgs kernel_args(const FusedMoeState& state, const FusedMoeArgs& args, const Workspace& workspace);
+/// Whether a warp can route a token of the problem, which has a `route`, in registers.
+bool routes_in_registers(const FusedMoeProblem& problem) noexcept;
+
+/// What the problem alone decides, once for a plan: divisors take the host longer than all the rest.
+DecodeArgs problem_args(const FusedMoeState& state);
+/// Adds what the call brings.
+void add_call(const FusedMoeState& state, const FusedMoeArgs& args, const Workspace& workspace, DecodeArgs& to);
 
 }  // namespace tokamak::moe::cuda

@@ -8,6 +8,7 @@
 
 #include "core/throw.h"
 #include "cuda/check.h"
+#include "moe/cuda/driver_launch.h"
 #include "moe/fused_moe_state.h"
 
 namespace tokamak::moe::cuda {
@@ -18,7 +19,8 @@ using tokamak::cuda::check;
 constexpr const char* kOp = "fused_moe";
 
 /// Loads a kernel, allows it all shared memory and makes sure that a CTA fits on an SM, as the grid barrier needs.
-void load(const void* kernel, int threads, int shared_bytes, const std::string& name, const DeviceInfo& info) {
+/// Returns what `launch` takes.
+const void* load(const void* kernel, int threads, int shared_bytes, const std::string& name, const DeviceInfo& info) {
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                static_cast<int>(info.shared_memory_bytes)),
           "cudaFuncSetAttribute");
@@ -26,64 +28,69 @@ void load(const void* kernel, int threads, int shared_bytes, const std::string& 
     check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&ctas, kernel, threads, static_cast<std::size_t>(shared_bytes)),
           "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
     if (ctas < 1) fail(ErrorCode::internal, "{}: variant {} does not fit on an SM", kOp, name);
+    return launchable(kernel);
 }
 
-/// `early`: the kernel waits itself for the launch before, and may start while that one runs.
-void launch(const void* kernel, int grid, int threads, int shared_bytes, void* args, Stream stream,
-            bool early = false) {
-    cudaLaunchAttribute attributes[2]{};
-    attributes[0].id = cudaLaunchAttributeCooperative;
-    attributes[0].val.cooperative = 1;
-    attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attributes[1].val.programmaticStreamSerializationAllowed = 1;
-    cudaLaunchConfig_t config{};
-    config.gridDim = dim3(static_cast<unsigned>(grid));
-    config.blockDim = dim3(static_cast<unsigned>(threads));
-    config.dynamicSmemBytes = static_cast<std::size_t>(shared_bytes);
-    config.stream = stream.handle;
-    config.attrs = attributes;
-    config.numAttrs = early ? 2 : 1;
+void launch_grid(const FusedMoeState& state, const void* kernel, int threads, int shared_bytes, void* args,
+                 Stream stream, bool early = false) {
     void* parameters[] = {args};
-    check(cudaLaunchKernelExC(&config, kernel, parameters), "fused_moe launch");
+    launch({.kernel = kernel,
+            .ctas = static_cast<unsigned>(state.cuda.grid),
+            .threads = static_cast<unsigned>(threads),
+            .shared_bytes = static_cast<unsigned>(shared_bytes),
+            .early = early},
+           state.device.index, parameters, stream);
 }
 
 }  // namespace
 
 DecodeLaunch freeze(const DecodeInstance& instance, const DecodeVariant& variant, const DeviceInfo& info) {
-    const DecodeLaunch launch{instance.kernel, instance.warps * 32, variant.gate_up_teams, variant.down_teams,
-                              variant.slots,   variant.group_rows,  variant.shared};
-    load(launch.kernel, launch.threads, launch.shared.bytes, variant.name, info);
-    return launch;
+    const int threads = instance.warps * 32;
+    return {.kernel = load(instance.kernel, threads, variant.shared.bytes, variant.name, info),
+            .threads = threads,
+            .gate_up_teams = DecodeTeams(instance.warps, variant.gate_up_teams),
+            .down_teams = DecodeTeams(instance.warps, variant.down_teams),
+            .slots = variant.slots,
+            .group_rows = variant.group_rows,
+            .by_group_rows = Divisor(std::max(variant.group_rows, 1)),
+            .shared = variant.shared};
 }
 
 GroupedLaunch freeze(const GroupedVariant& variant, const DeviceInfo& info) {
     const GroupedInstance& instance = variant.instance;
-    load(instance.kernel, instance.threads, variant.shared.bytes, instance.name, info);
-    return {instance.kernel, instance.threads, variant.stages, variant.shared, instance.grid_lists};
+    const void* const kernel = load(instance.kernel, instance.threads, variant.shared.bytes, instance.name, info);
+    return {kernel, instance.threads, variant.stages, variant.shared, instance.grid_lists};
 }
 
 WideLaunch freeze(const WideVariant& variant, const DeviceInfo& info) {
     const WideInstance& instance = variant.instance;
-    load(instance.kernel, instance.threads, variant.shared.bytes, instance.name, info);
-    return {instance.kernel, instance.threads, variant.stages, variant.shared};
+    const void* const kernel = load(instance.kernel, instance.threads, variant.shared.bytes, instance.name, info);
+    return {kernel, instance.threads, variant.stages, variant.shared};
 }
 
-SingleLaunch freeze(const DecodeInstance& instance, const SingleVariant& variant, const DeviceInfo& info) {
+SingleLaunch freeze(const DecodeInstance& instance, const SingleVariant& variant, const DecodeArgs& args,
+                    const DeviceInfo& info) {
     const int threads = (instance.warps + kServiceWarps) * 32;
-    load(instance.kernel, threads, variant.shared.bytes, variant.name, info);
-    return {instance.kernel, threads, variant.slots, variant.gate_up_segments, variant.down_segments, variant.shared};
+    return {.kernel = load(instance.kernel, threads, variant.shared.bytes, variant.name, info),
+            .threads = threads,
+            .slots = variant.slots,
+            .gate_up_segments = variant.gate_up_segments,
+            .down_segments = variant.down_segments,
+            .gate_up_tiles = Divisor(args.gate_up.tiles),
+            .down_tiles = Divisor(args.down.tiles),
+            .shared = variant.shared};
 }
 
-void run_decode(const FusedMoeState& state, const DecodeLaunch& choice, const DecodeArgs& common, Stream stream) {
-    DecodeArgs args = common;
+void run_decode(const FusedMoeState& state, const DecodeLaunch& choice, DecodeArgs& args, Stream stream) {
     args.shared = choice.shared;
-    args.gate_up_teams = DecodeTeams(choice.threads / 32, choice.gate_up_teams);
-    args.down_teams = DecodeTeams(choice.threads / 32, choice.down_teams);
+    args.gate_up_teams = choice.gate_up_teams;
+    args.down_teams = choice.down_teams;
     args.slots = choice.slots;
     args.gather_tokens = static_cast<int>(state.cuda.gather_tokens);
     args.group_rows = choice.group_rows;
-    args.by_group_rows = Divisor(std::max(choice.group_rows, 1));
-    launch(choice.kernel, state.cuda.grid, choice.threads, choice.shared.bytes, &args, stream, args.routed_before);
+    args.by_group_rows = choice.by_group_rows;
+    launch_grid(state, choice.kernel, choice.threads, choice.shared.bytes, &args, stream,
+                args.routed_before && choice.group_rows > 0);
 }
 
 void run_grouped(const FusedMoeState& state, const GroupedLaunch& choice, const DecodeArgs& common,
@@ -103,7 +110,7 @@ void run_grouped(const FusedMoeState& state, const GroupedLaunch& choice, const 
     args.lists = choice.shared;
     const std::int64_t launch_tokens = choice.grid_lists ? args.pass_tokens : args.tokens;
     for (; args.first_token < args.tokens; args.first_token += launch_tokens)
-        launch(choice.kernel, state.cuda.grid, choice.threads, choice.shared.bytes, &args, stream);
+        launch_grid(state, choice.kernel, choice.threads, choice.shared.bytes, &args, stream);
 }
 
 void run_wide(const FusedMoeState& state, const WideLaunch& choice, const DecodeArgs& common,
@@ -120,7 +127,7 @@ void run_wide(const FusedMoeState& state, const WideLaunch& choice, const Decode
     for (std::int64_t first = 0; first < args.tokens; first += state.cuda.wide_tokens) {
         args.first_token = first;
         args.pass_tokens = static_cast<int>(std::min(state.cuda.wide_tokens, args.tokens - first));
-        launch(choice.kernel, state.cuda.grid, choice.threads, choice.shared.bytes, &args, stream);
+        launch_grid(state, choice.kernel, choice.threads, choice.shared.bytes, &args, stream);
     }
 }
 
@@ -129,15 +136,15 @@ void run_single(const FusedMoeState& state, const SingleLaunch& choice, const De
     SingleArgs args;
     static_cast<DecodeArgs&>(args) = common;
     args.slots = choice.slots;
-    args.gate_up_tiles = Divisor(args.gate_up.tiles);
-    args.down_tiles = Divisor(args.down.tiles);
+    args.gate_up_tiles = choice.gate_up_tiles;
+    args.down_tiles = choice.down_tiles;
     args.published = state.cuda.published.in(workspace);
     args.activated = state.cuda.activated.in(workspace);
     args.gate_up_segments = choice.gate_up_segments;
     args.down_segments = choice.down_segments;
     args.parts = choice.shared;
     for (; args.token < args.tokens; ++args.token)
-        launch(choice.kernel, state.cuda.grid, choice.threads, choice.shared.bytes, &args, stream);
+        launch_grid(state, choice.kernel, choice.threads, choice.shared.bytes, &args, stream);
 }
 
 }  // namespace tokamak::moe::cuda

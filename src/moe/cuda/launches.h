@@ -15,9 +15,12 @@ namespace tokamak::moe::cuda {
 DecodeLaunch freeze(const DecodeInstance& instance, const DecodeVariant& variant, const DeviceInfo& info);
 GroupedLaunch freeze(const GroupedVariant& variant, const DeviceInfo& info);
 WideLaunch freeze(const WideVariant& variant, const DeviceInfo& info);
-SingleLaunch freeze(const DecodeInstance& instance, const SingleVariant& variant, const DeviceInfo& info);
+/// `args` are the problem's.
+SingleLaunch freeze(const DecodeInstance& instance, const SingleVariant& variant, const DecodeArgs& args,
+                    const DeviceInfo& info);
 
-void run_decode(const FusedMoeState& state, const DecodeLaunch& choice, const DecodeArgs& common, Stream stream);
+/// Completes `args`, which are the call's.
+void run_decode(const FusedMoeState& state, const DecodeLaunch& choice, DecodeArgs& args, Stream stream);
 /// One launch; with one list of routes, one for each pass.
 void run_grouped(const FusedMoeState& state, const GroupedLaunch& choice, const DecodeArgs& common,
                  const Workspace& workspace, Stream stream);

@@ -2,6 +2,7 @@
 #include "moe/cuda/route_first.h"
 
 #include "cuda/check.h"
+#include "moe/cuda/driver_launch.h"
 #include "moe/cuda/expert_rows.h"
 #include "moe/cuda/route_rows.h"
 #include "moe/fused_moe_state.h"
@@ -10,10 +11,13 @@ namespace tokamak::moe::cuda {
 
 using tokamak::cuda::check;
 
-void plan_route_first() {
-    check(prepare_route_rows(), "loading the routing kernel");
-    check(prepare_name_experts(), "loading the kernel that names experts");
+const void* plan_route_first() {
+    const void* kernel = nullptr;
+    check(load_route_rows(kernel), "loading the routing kernel");
+    return launchable(kernel);
 }
+
+void plan_name_experts() { check(prepare_name_experts(), "loading the kernel that names experts"); }
 
 void route_first(const FusedMoeState& state, const Workspace& workspace, Stream stream, DecodeArgs& kernel_args) {
     RouteRowsArgs route;
@@ -24,7 +28,14 @@ void route_first(const FusedMoeState& state, const Workspace& workspace, Stream 
     route.top_k = kernel_args.top_k;
     route.ids = state.cuda.routed_ids.in(workspace);
     route.weights = state.cuda.routed_weights.in(workspace);
-    check(launch_route_rows(route, state.options.max_sms, stream.handle), "routing launch");
+    RouteRowsShape shape = route_rows_shape(route, state.options.max_sms);
+    void* parameters[] = {&route, &shape.room};
+    launch({.kernel = state.cuda.route_rows,
+            .ctas = shape.ctas,
+            .threads = shape.threads,
+            .shared_bytes = shape.shared_bytes,
+            .cooperative = false},
+           state.device.index, parameters, stream);
     kernel_args.route = {};
     kernel_args.routed_before = true;
     kernel_args.ids = {route.ids, route.top_k, DType::i32};

@@ -6,8 +6,10 @@
 
 namespace tokamak::moe::cuda {
 
-/// Loads the kernels that route_first and name_experts_first launch. The device is current.
-void plan_route_first();
+/// Loads the kernel that route_first launches. The device is current.
+const void* plan_route_first();
+/// Loads the kernel that name_experts_first launches. The device is current.
+void plan_name_experts();
 /// Routes the call's logits into the workspace, and lets `kernel_args` take ids and weights from there.
 void route_first(const FusedMoeState& state, const Workspace& workspace, Stream stream, DecodeArgs& kernel_args);
 /// Names the expert of each live row in the workspace, and lets `kernel_args` take ids from there.

@@ -10,7 +10,7 @@ namespace {
 constexpr int kMostWarps = 8;
 constexpr int kSharedLimit = 200 * 1024;
 
-/// A warp for each token. The warps of a block fetch the instructions of different stages.
+/// A warp for each token.
 __global__ void __launch_bounds__(kMostWarps * 32) route_rows(const __grid_constant__ RouteRowsArgs args, int room) {
     extern __shared__ float scores[];
     asm volatile("griddepcontrol.launch_dependents;");
@@ -21,8 +21,7 @@ __global__ void __launch_bounds__(kMostWarps * 32) route_rows(const __grid_const
 #pragma unroll 1
     for (std::int64_t token = static_cast<std::int64_t>(blockIdx.x) * warps + warp; token < tokens;
          token += static_cast<std::int64_t>(gridDim.x) * warps) {
-        const Choice choice =
-            choose_experts(RouteRow(args.route, args.experts, args.top_k, token), scores + warp * room, warp % 2);
+        const Choice choice = choose_experts(args, token, args.experts, scores + warp * room);
         if (lane >= args.top_k) continue;
         args.ids[token * args.top_k + lane] = choice.expert;
         args.weights[token * args.top_k + lane] = choice.weight;
@@ -32,23 +31,23 @@ __global__ void __launch_bounds__(kMostWarps * 32) route_rows(const __grid_const
 }  // namespace
 
 /// The shared memory is that of the kernels behind it: no SM has to change over in between.
-cudaError_t prepare_route_rows() {
-    const cudaError_t status =
-        cudaFuncSetAttribute(route_rows, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedLimit);
+cudaError_t load_route_rows(const void*& kernel) {
+    kernel = reinterpret_cast<const void*>(&route_rows);
+    const cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedLimit);
     if (status != cudaSuccess) return status;
-    return cudaFuncSetAttribute(route_rows, cudaFuncAttributePreferredSharedMemoryCarveout,
-                                cudaSharedmemCarveoutMaxShared);
+    return cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
 }
 
-cudaError_t launch_route_rows(const RouteRowsArgs& args, int max_ctas, cudaStream_t stream) {
+RouteRowsShape route_rows_shape(const RouteRowsArgs& args, int max_ctas) {
     constexpr std::int64_t few = 512;  // tokens that two warps of each SM route
     const int warps = args.tokens <= few ? 2 : kMostWarps;
-    const int room = score_room(args.experts);
     const std::int64_t limit = max_ctas > 0 ? max_ctas : 0x7FFFFFFF;
-    const auto ctas = static_cast<unsigned>(std::min((args.tokens + warps - 1) / warps, limit));
-    route_rows<<<ctas, static_cast<unsigned>(warps) * 32, static_cast<std::size_t>(warps) * room * 4, stream>>>(args,
-                                                                                                                room);
-    return cudaGetLastError();
+    RouteRowsShape shape;
+    shape.room = score_room(args.experts);
+    shape.ctas = static_cast<unsigned>(std::min((args.tokens + warps - 1) / warps, limit));
+    shape.threads = static_cast<unsigned>(warps) * 32;
+    shape.shared_bytes = static_cast<unsigned>(warps * shape.room) * 4;
+    return shape;
 }
 
 }  // namespace tokamak::moe::cuda

@@ -18,8 +18,15 @@ struct RouteRowsArgs {
     float* weights = nullptr;     ///< the same
 };
 
-cudaError_t prepare_route_rows();
-/// A kernel behind it that is launched programmatically may start at once.
-cudaError_t launch_route_rows(const RouteRowsArgs& args, int max_ctas, cudaStream_t stream);
+/// How it is launched; a kernel behind it that is launched programmatically may start at once.
+struct RouteRowsShape {
+    unsigned ctas = 0;
+    unsigned threads = 0;
+    unsigned shared_bytes = 0;
+    int room = 0;  ///< floats of a warp: the kernel's second parameter
+};
+RouteRowsShape route_rows_shape(const RouteRowsArgs& args, int max_ctas);
+/// The kernel, with its attributes set.
+cudaError_t load_route_rows(const void*& kernel);
 
 }  // namespace tokamak::moe::cuda

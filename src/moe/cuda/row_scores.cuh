@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Routing of one token by one warp in a function of its own, for the kernel of one token and for the launch before
-// kernels that take ids. (Inlined in the decode kernel the other form, decode_scores.cuh, is faster: a call costs its
-// other code registers.) Scores are f32, as those of the CPU's default variant.
+// Routing of one token by one warp in shared memory, for sizes that registers do not take (lane_scores.cuh). Scores are
+// f32, as those of the CPU's default variant.
 //
 // Instructions that run once cost 6 to 8 cycles each while they are fetched: loops are short, and while the logits are
 // on their way the warp runs through a stage with other numbers.
@@ -9,7 +8,7 @@
 
 #include <cstdint>
 
-#include "moe/cuda/decode_scores.cuh"
+#include "moe/cuda/lane_scores.cuh"
 
 namespace tokamak::moe::cuda {
 
@@ -272,10 +271,20 @@ struct RowScores {
     }
 };
 
-/// Routes one token by one warp; `scores` have room for `score_room`. Not inlined: the kernels around are large, and
-/// their registers are theirs.
-static __device__ __noinline__ Choice choose_experts(const RouteRow rule, float* scores, unsigned stage) {
+/// Routes one token by one warp. Not inlined: the kernels around are large, and their registers are theirs.
+static __device__ __noinline__ Choice choose_in_memory(const RouteRow rule, float* scores, unsigned stage) {
     return RowScores{rule, scores, static_cast<int>(threadIdx.x) % 32}.choose(stage);
+}
+
+/// Routes one token by one warp, in registers if the problem allows; `scores` have room for `score_room`.
+template <class Args>
+__device__ __forceinline__ Choice choose_experts(const Args& args, std::int64_t token, int experts, float* scores) {
+    constexpr unsigned second = 1;  // stage that takes about as long as the logits
+    if (!args.route.in_registers)
+        return choose_in_memory(RouteRow(args.route, experts, args.top_k, token), scores, second);
+    LaneScores logits;
+    logits.load(args.route, experts, token);
+    return logits.choose(args.route, args.top_k, scores);
 }
 
 }  // namespace tokamak::moe::cuda

@@ -76,14 +76,21 @@ Heuristic heuristic_of(const FusedMoeProblem& p, Device device, const PlanOption
 void freeze_all(FusedMoeState& state, const LegalVariants& legal, const DeviceInfo& info) {
     const FusedMoeProblem& p = state.problem;
     FusedMoeCuda& cuda = state.cuda;
-    for (const DecodeVariant& variant : legal.decode)
-        cuda.launches.push_back(freeze(*decode_instance(p.weights, p.quantize_activations), variant, info));
-    for (const DecodeVariant& variant : legal.gather)
+    const bool routes_inside = p.route && routes_in_registers(p);
+    for (const DecodeVariant& variant : legal.decode) {
+        DecodeInstance instance = *decode_instance(p.weights, p.quantize_activations);
+        if (routes_inside) instance.kernel = instance.logits_kernel;
+        cuda.launches.push_back(freeze(instance, variant, info));
+        cuda.launches.back().takes_ids = !routes_inside;
+    }
+    for (const DecodeVariant& variant : legal.gather) {
         cuda.launches.push_back(freeze(*gather_instance(p.weights, p.quantize_activations), variant, info));
+        cuda.launches.back().takes_ids = true;
+    }
     for (const GroupedVariant& variant : legal.grouped) cuda.grouped.push_back(freeze(variant, info));
     for (const WideVariant& variant : legal.wide) cuda.wide.push_back(freeze(variant, info));
     for (const SingleVariant& variant : legal.single)
-        cuda.single.push_back(freeze(*single_instance(p.weights, p.quantize_activations), variant, info));
+        cuda.single.push_back(freeze(*single_instance(p.weights, p.quantize_activations), variant, cuda.args, info));
 }
 
 }  // namespace
@@ -120,7 +127,9 @@ void plan_fused_moe(FusedMoeState& state, const PlanOptions& options) {
                 environment::kMoeConfig);
     state.refused = refused_variants(p, cuda, info, legal);
     const DeviceGuard guard(device.index);
-    if (p.route || p.batched_experts) plan_route_first();
+    if (p.route) cuda.route_rows = plan_route_first();
+    if (p.batched_experts) plan_name_experts();
+    cuda.args = problem_args(state);
     freeze_all(state, legal, info);
     lay_out_workspace(state);
     check_workspace_limit(kOp, options, state.layout.size());
@@ -129,7 +138,8 @@ void plan_fused_moe(FusedMoeState& state, const PlanOptions& options) {
 void run_fused_moe(const FusedMoeState& state, const FusedMoeArgs& args, const Workspace& workspace, Stream stream) {
     if (args.tokens == 0) return;
     const KernelOfVariant kernel = state.cuda.kernel_of(state.row_variants[state.row_index(args.tokens)]);
-    DecodeArgs common = kernel_args(state, args, workspace);
+    DecodeArgs common = state.cuda.args;
+    add_call(state, args, workspace, common);
     const DeviceGuard guard(state.device.index);
     if (state.problem.route && kernel.takes_ids) route_first(state, workspace, stream, common);
     if (state.problem.batched_experts) name_experts_first(state, args.expert_rows, workspace, stream, common);

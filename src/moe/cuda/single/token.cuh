@@ -24,9 +24,8 @@ __device__ __forceinline__ bool from_logits(const SingleArgs& args) { return arg
 
 /// Routes the token: one warp does, for its CTA.
 __device__ __forceinline__ void route_token(const SingleArgs& args, std::uint8_t* shared, int lane) {
-    constexpr unsigned second = 1;  // stage that takes about as long as the logits
-    const Choice choice = choose_experts(RouteRow(args.route, args.num_experts, args.top_k, args.token),
-                                         reinterpret_cast<float*>(shared + args.parts.scores), second);
+    auto* const scores = reinterpret_cast<float*>(shared + args.parts.scores);
+    const Choice choice = choose_experts(args, args.token, args.num_experts, scores);
     const RoutedSlots routed(args, shared);
     routed.ids[lane] = choice.expert;
     routed.weights[lane] = args.route.weighted ? choice.weight : 1.0F;

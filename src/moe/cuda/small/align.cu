@@ -82,6 +82,12 @@ __device__ __forceinline__ int4 load_quad(const AlignParams& p, unsigned quad) {
 template <bool kPlain>
 __device__ __forceinline__ void count_routes(const AlignParams& p, const Tables& t, int4 quad, unsigned begin,
                                              unsigned live) {
+    // Counting is bound by instructions: the usual case has four for a route.
+    const bool simple = kPlain && p.expert_map == nullptr && p.global_experts == p.local_experts;
+    const auto limit = static_cast<unsigned>(p.local_experts);
+    const auto add_simple = [&](int id, int* counts) {
+        if (static_cast<unsigned>(id) < limit) atomicAdd(counts + id, 1);
+    };
     const auto add = [&](int id, unsigned route, int* counts) {
         const int bin = bin_of(p, id);
         if (bin != kNoBin && route < live) atomicAdd(counts + bin, 1);
@@ -93,6 +99,14 @@ __device__ __forceinline__ void count_routes(const AlignParams& p, const Tables&
         const int4 ids = quad;
         if (at * 4 < live) quad = load_quad<kPlain>(p, at);
         int* const counts = route < begin ? t.before : t.rest;  // runs begin at multiples of 4
+        if (simple && route + 4 <= live) {
+            add_simple(ids.x, counts);
+            add_simple(ids.y, counts);
+            add_simple(ids.z, counts);
+            add_simple(ids.w, counts);
+            if (at * 4 >= live) return;
+            continue;
+        }
         add(ids.x, route, counts);
         add(ids.y, route + 1, counts);
         add(ids.z, route + 2, counts);
@@ -257,7 +271,9 @@ AlignSplit align_split(std::int64_t routes, std::int64_t padded, int bins, int m
     constexpr int few_bins = 256;            // that they scan at once
     constexpr std::int64_t most_ctas = 128;  // each counts all routes, so more gain nothing
     AlignSplit split;
-    split.warps = routes <= few && bins <= few_bins ? 2 * kPlacingWarps : kMaxWarps;
+    split.warps = kMaxWarps;
+    if (routes <= 8 * few && bins <= 2 * few_bins) split.warps = 4 * kPlacingWarps;
+    if (routes <= few && bins <= few_bins) split.warps = 2 * kPlacingWarps;
     const std::int64_t padders = std::int64_t{32} * (split.warps - kPlacingWarps);
     const std::int64_t wanted =
         std::max({(routes + kChunk - 1) / kChunk, (padded + padders - 1) / padders, (bins + padders - 1) / padders});
