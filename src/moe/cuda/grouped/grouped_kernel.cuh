@@ -157,7 +157,8 @@ __device__ void consume_converted_phases(const GroupedArgs& args, const RowLists
 
 template <bool Down, class Shape>
 __device__ __forceinline__ void consume_phase(const GroupedArgs& args, const RowLists& lists, const Consumer& me,
-                              const StageRing<Shape>& ring, RingPlace& place, UnitScratch<Shape>& scratch) {
+                                              const StageRing<Shape>& ring, RingPlace& place,
+                                              UnitScratch<Shape>& scratch) {
     UnitWalk<Shape> walk(lists, args, Down);
     Unit unit;
     while (walk.next(unit)) {

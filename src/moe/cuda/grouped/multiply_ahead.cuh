@@ -20,7 +20,9 @@ class StageWalk {
           slot_(static_cast<std::uint32_t>(place.slot)),
           parity_(place.parity) {}
 
-    [[nodiscard]] __device__ __forceinline__ std::uint32_t stage() const { return memory_ + slot_ * Shape::kStageBytes; }
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t stage() const {
+        return memory_ + slot_ * Shape::kStageBytes;
+    }
     /// Whether the stage is there; does not wait.
     [[nodiscard]] __device__ __forceinline__ std::uint32_t present() const {
         return ptx::barrier_test(full_ + slot_ * 8, parity_);
@@ -73,8 +75,8 @@ __device__ __forceinline__ void load_slabs(typename Shape::Weights::Slab (&slabs
     using Weights = typename Shape::Weights;
 #pragma unroll
     for (int i = 0; i < Strips; ++i)
-        slabs[i].load(stage + places.codes, stage + places.scales,
-                      i * Shape::kWarpgroups * Weights::kStripStageBytes, block);
+        slabs[i].load(stage + places.codes, stage + places.scales, i * Shape::kWarpgroups * Weights::kStripStageBytes,
+                      block);
 }
 
 /// What the matrix instructions of a warp take for 32 columns.

@@ -126,7 +126,7 @@ struct Int4Weights : Tiles4Bit<(Group > 64 ? 128 : 64), (Group > 64   ? 4224
         return (Group > 64 ? 4096 : 2048) + (slab * 8 + lane / 4) * static_cast<int>(sizeof(Scales));
     }
     __device__ __forceinline__ static constexpr int scale_block_offset(int block) {
-        return Group > 64 ? 0 : Tiles4Bit<64, Group == 64 ? 2176 : 2304>::block_offset(block);
+        return Group > 64 ? 0 : Tiles4Bit < 64, Group == 64 ? 2176 : 2304 > ::block_offset(block);
     }
     __device__ __forceinline__ static Scales prepared(const Scales& scales) { return scales; }
     __device__ __forceinline__ static ScaleSet scale_set(const Scales& scales, int step) {
