@@ -35,11 +35,10 @@ __device__ __forceinline__ void barrier_arrive(std::uint64_t* barrier) { barrier
 /// Whether the phase of the given parity has completed.
 __device__ __forceinline__ std::uint32_t barrier_test(std::uint32_t address, std::uint32_t parity) {
     std::uint32_t done;
-    asm volatile(
-        "{\n .reg .pred p;\n mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\n selp.u32 %0, 1, 0, p;\n}"
-        : "=r"(done)
-        : "r"(address), "r"(parity)
-        : "memory");
+    asm volatile("{\n .reg .pred p;\n mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\n selp.u32 %0, 1, 0, p;\n}"
+                 : "=r"(done)
+                 : "r"(address), "r"(parity)
+                 : "memory");
     return done;
 }
 

@@ -69,8 +69,7 @@ __device__ __forceinline__ void finish_pair(const GroupedArgs& args, const RowTi
             eight[col % 8] = __float2bfloat16_rn(value);
         } else if constexpr (Shape::kPrepares) {
             const std::int64_t padded = (args.down.cols + kPreparedGroup - 1) / kPreparedGroup * kPreparedGroup;
-            const int place = prepared_place<Shape::Weights::kForm>(col);
-            rows[route * padded + place] = __float2bfloat16_rn(value * kLargeActivations);
+            rows[route * padded + moved_place(col)] = __float2bfloat16_rn(value * kLargeActivations);
         } else {
             rows[route * args.intermediate_stride + col] = __float2bfloat16_rn(value);
         }

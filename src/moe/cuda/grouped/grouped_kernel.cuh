@@ -157,7 +157,8 @@ __device__ void consume_converted_phases(const GroupedArgs& args, const RowLists
 
 template <bool Down, class Shape>
 __device__ __forceinline__ void consume_phase(const GroupedArgs& args, const RowLists& lists, const Consumer& me,
-                              const StageRing<Shape>& ring, RingPlace& place, UnitScratch<Shape>& scratch) {
+                                              const StageRing<Shape>& ring, RingPlace& place,
+                                              UnitScratch<Shape>& scratch) {
     UnitWalk<Shape> walk(lists, args, Down);
     Unit unit;
     while (walk.next(unit)) {
@@ -270,8 +271,7 @@ __device__ __forceinline__ void prepare_pass(const GroupedArgs& args, std::int64
     const int threads = static_cast<int>(gridDim.x * blockDim.x);
     if constexpr (Shape::kAnnounces) TileCounts{args.tile_units}.clear(routes);
     if constexpr (Shape::kPrepares && !Shape::kRowScales)
-        clear_padding<Shape::Weights::kForm>(static_cast<std::uint16_t*>(args.intermediate), routes, args.down.cols,
-                                             thread, threads);
+        clear_padding(static_cast<std::uint16_t*>(args.intermediate), routes, args.down.cols, thread, threads);
 }
 
 /// Both GEMMs of a pass, by the role of the warp. Every role passes the same barriers of the grid; weights flow into
@@ -325,7 +325,7 @@ __device__ __forceinline__ unsigned prepare_tables(const GroupedArgs& args, cons
         TilePreparation(args, lists, token_rows(args, first)).run();
         ptx::fence_all_async();
         return grid.barrier_arrive();
-    } else if constexpr (Shape::kPrepares) {
+    } else if constexpr (Shape::kPrepares || Shape::kAnnounces) {
         auto prepared = grid.barrier_arrive();  // also: the lists of the last pass have been read
         build_lists<Shape>(args, lists, memory, first, count);
         if (threadIdx.x < 32) place_units<Shape>(args, lists);

@@ -20,7 +20,9 @@ class StageWalk {
           slot_(static_cast<std::uint32_t>(place.slot)),
           parity_(place.parity) {}
 
-    [[nodiscard]] __device__ __forceinline__ std::uint32_t stage() const { return memory_ + slot_ * Shape::kStageBytes; }
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t stage() const {
+        return memory_ + slot_ * Shape::kStageBytes;
+    }
     /// Whether the stage is there; does not wait.
     [[nodiscard]] __device__ __forceinline__ std::uint32_t present() const {
         return ptx::barrier_test(full_ + slot_ * 8, parity_);
@@ -73,8 +75,8 @@ __device__ __forceinline__ void load_slabs(typename Shape::Weights::Slab (&slabs
     using Weights = typename Shape::Weights;
 #pragma unroll
     for (int i = 0; i < Strips; ++i)
-        slabs[i].load(stage + places.codes, stage + places.scales,
-                      i * Shape::kWarpgroups * Weights::kStripStageBytes, block);
+        slabs[i].load(stage + places.codes, stage + places.scales, i * Shape::kWarpgroups * Weights::kStripStageBytes,
+                      block);
 }
 
 /// What the matrix instructions of a warp take for 32 columns.
@@ -82,9 +84,8 @@ template <int Strips, int Blocks>
 struct Operands {
     std::uint32_t a[2][Strips][4];  ///< for each 16 of them
     std::uint32_t b[Blocks][4];
-    float2 scales[Strips];  ///< of the products, if they have any
 
-    template <class Weights, class Slab>
+    template <class Slab>
     __device__ __forceinline__ void convert(Slab (&slabs)[Strips], int pair) {
         if (pair == 0)
 #pragma unroll
@@ -93,9 +94,6 @@ struct Operands {
         for (int half = 0; half < 2; ++half)
 #pragma unroll
             for (int i = 0; i < Strips; ++i) slabs[i].fragment(a[half][i], pair * 2 + half);
-        if constexpr (Weights::kSumScales)
-#pragma unroll
-            for (int i = 0; i < Strips; ++i) scales[i] = Weights::sum_scales(slabs[i].scales, pair);
     }
     template <class Shape>
     __device__ __forceinline__ void load_rows(std::uint32_t rows, const LanePlaces<Shape>& places, int pair) {
@@ -105,7 +103,6 @@ struct Operands {
     }
     template <class Weights>
     __device__ __forceinline__ void multiply(float (&sums)[Strips][Blocks][4]) const {
-        if constexpr (Weights::kSumScales) return multiply_scaled(sums);
 #pragma unroll
         for (int half = 0; half < 2; ++half)
 #pragma unroll
@@ -113,30 +110,6 @@ struct Operands {
 #pragma unroll
                 for (int i = 0; i < Strips; ++i)
                     Weights::multiply(sums[i][n], a[half][i], b[n][half * 2], b[n][half * 2 + 1]);
-    }
-    /// Few rows: the products of all strips at a time, so that the matrix unit is busy while some are added.
-    __device__ __forceinline__ void multiply_scaled(float (&sums)[Strips][Blocks][4]) const {
-        constexpr int at_once = Blocks <= 2 ? Strips : 1;
-#pragma unroll
-        for (int first = 0; first < Strips; first += at_once) {
-            float products[at_once][Blocks][4] = {};
-#pragma unroll
-            for (int half = 0; half < 2; ++half)
-#pragma unroll
-                for (int n = 0; n < Blocks; ++n)
-#pragma unroll
-                    for (int i = 0; i < at_once; ++i)
-                        PlainProducts::multiply(products[i][n], a[half][first + i], b[n][half * 2], b[n][half * 2 + 1]);
-#pragma unroll
-            for (int i = 0; i < at_once; ++i) add_products(products[i], scales[first + i], sums[first + i]);
-        }
-    }
-    __device__ __forceinline__ static void add_products(const float (&products)[Blocks][4], const float2& scale,
-                                                        float (&sums)[Blocks][4]) {
-#pragma unroll
-        for (int n = 0; n < Blocks; ++n)
-#pragma unroll
-            for (int j = 0; j < 4; ++j) sums[n][j] = fmaf(j < 2 ? scale.x : scale.y, products[n][j], sums[n][j]);
     }
 };
 
@@ -157,7 +130,7 @@ __device__ __forceinline__ void multiply_ahead(const StageRing<Shape>& ring, Rin
     std::uint32_t stage = walk.stage();
     load_slabs<Shape>(slabs[0], stage, places, 0);
     even.load_rows(stage, places, 0);
-    even.template convert<Weights>(slabs[0], 0);
+    even.convert(slabs[0], 0);
 #pragma unroll 1
     for (int left = blocks; left > 0; left -= 2) {
         StageWalk<Shape> next = walk;
@@ -168,20 +141,20 @@ __device__ __forceinline__ void multiply_ahead(const StageRing<Shape>& ring, Rin
 #pragma unroll
         for (int i = 0; i < Strips; ++i) slabs[1][i].keep_if(left > 1);
         odd.load_rows(stage, places, 1);
-        odd.template convert<Weights>(slabs[0], 1);
+        odd.convert(slabs[0], 1);
         even.template multiply<Weights>(sums);
         even.load_rows(second, places, 0);
-        even.template convert<Weights>(slabs[1], 0);
+        even.convert(slabs[1], 0);
         odd.template multiply<Weights>(sums);
         if (present == 0)
             if (left > 2) next.await();
         stage = next.stage();
         load_slabs<Shape>(slabs[0], stage, places, 0);
         odd.load_rows(second, places, 1);
-        odd.template convert<Weights>(slabs[1], 1);
+        odd.convert(slabs[1], 1);
         even.template multiply<Weights>(sums);
         even.load_rows(stage, places, 0);
-        even.template convert<Weights>(slabs[0], 0);
+        even.convert(slabs[0], 0);
         odd.template multiply<Weights>(sums);
         walk.release(leader);
         walk = next;

@@ -92,20 +92,14 @@ __device__ __forceinline__ uint2 quantize_columns(const float (&v)[8], const tok
 /// Place of a column in a row of RowForm::moved.
 __device__ __forceinline__ int moved_place(int col) { return col / 16 * 16 + (col % 2 == 0 ? 8 : 0) + col % 16 / 2; }
 
-template <RowForm Form>
-__device__ __forceinline__ int prepared_place(int col) {
-    return Form == RowForm::moved ? moved_place(col) : col;
-}
-
 /// Zeros behind the columns of rows that are written in their form, up to whole groups.
-template <RowForm Form>
 __device__ __forceinline__ void clear_padding(std::uint16_t* rows, int count, int cols, int thread, int threads) {
     const int padded = (cols + kPreparedGroup - 1) / kPreparedGroup * kPreparedGroup;
     if (padded == cols) return;
     const std::int64_t total = static_cast<std::int64_t>(count) * (padded - cols);
     for (std::int64_t at = thread; at < total; at += threads) {
         const std::int64_t row = at / (padded - cols);
-        rows[row * padded + prepared_place<Form>(cols + static_cast<int>(at - row * (padded - cols)))] = 0;
+        rows[row * padded + moved_place(cols + static_cast<int>(at - row * (padded - cols)))] = 0;
     }
 }
 
@@ -135,11 +129,6 @@ __device__ __forceinline__ void prepare_eight(const float (&values)[8], std::int
         const auto scale = tokamak::cuda::E4m3Scale::of(largest_of_group(values));
         reinterpret_cast<uint2*>(to)[group * 16 + vector] = quantize_columns(values, scale);
         if (vector == 0) scales[group] = scale.scale;
-    } else if constexpr (Form == RowForm::scaled) {
-        constexpr float scale = kLargeActivations;
-        reinterpret_cast<uint4*>(to + group * kPreparedGroup)[vector] = {
-            bf16_pair(values[0] * scale, values[1] * scale), bf16_pair(values[2] * scale, values[3] * scale),
-            bf16_pair(values[4] * scale, values[5] * scale), bf16_pair(values[6] * scale, values[7] * scale)};
     } else {
         store_halves(to + group * kPreparedGroup, vector, move_columns(values));
     }

@@ -93,7 +93,7 @@ template <class Shape>
 __device__ __forceinline__ int strip_cost(int rows) {
     if constexpr (!Shape::Weights::kBoundByRows) return 20;
     if constexpr (Shape::kConverted) return rows <= 16 ? 33 : rows <= 32 ? 38 : 44;
-    return rows <= 8 ? 20 : rows <= 16 ? 21 : rows <= 24 ? 27 : 33;
+    return rows <= 8 ? 20 : rows <= 16 ? 23 : rows <= 24 ? 28 : 33;
 }
 
 /// By one warp: where each expert's routes begin, and its row tiles, which share its rows evenly if they are many.

@@ -48,7 +48,7 @@ struct GroupedShape {
     static constexpr bool kPrepares = Weights::kForm != RowForm::natural;
     /// Row tiles tell when their rows of the intermediate are there; otherwise the phases meet at a barrier of the
     /// grid.
-    static constexpr bool kAnnounces = kRowScales || kConverted;
+    static constexpr bool kAnnounces = kRowScales || kConverted || Weights::kAnnounces;
 
     __device__ static int chunks(const DecodeMatrix& matrix) {
         constexpr int tiles = Weights::kStageBlocks / Weights::kTileBlocks;

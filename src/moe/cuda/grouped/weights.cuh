@@ -6,8 +6,8 @@
 //   kStripScales                strips end with two scales for each tile; they multiply the products of a stage
 //   kSumScale                   true units of a sum
 //   kGlobalScales               strips end with two f32 scales for their sums: rows g and g + 8 of each 16
-//   kLoadsAhead                 4-bit weights by mma.sync are multiplied as multiply_ahead.cuh says
-//   kSumScales                  of them: scales multiply the products of 32 columns instead of the weights
+//   kLoadsAhead                 by mma.sync as multiply_ahead.cuh says
+//   kAnnounces                  row tiles tell when their rows of the intermediate are there, in every shape
 //   kBoundByRows                multiplied more slowly than it arrives where an expert has many rows
 //   kFirstStripCycles, kNextStripCycles   what a warpgroup computes for its first strip of a stage, and for another
 // and, unless both operands are multiplied from shared memory (RowForm::quantized):
@@ -25,8 +25,7 @@ namespace tokamak::moe::cuda {
 /// How the values of a row lie in a stage.
 enum class RowForm : std::uint8_t {
     natural,    ///< bf16
-    scaled,     ///< bf16 times 2^100
-    moved,      ///< the same; of every 16 columns first the odd, then the even ones
+    moved,      ///< bf16 times 2^100; of every 16 columns first the odd, then the even ones
     quantized,  ///< e4m3 codes of 8 bits, in order
 };
 

@@ -36,7 +36,7 @@ struct Tiles4Bit : PlainProducts {
     static constexpr int kStripStageBytes = kStageBlocks / kTileBlocks * kTileBytes;
     static constexpr bool kStripScales = false;
     static constexpr bool kLoadsAhead = true;
-    static constexpr bool kSumScales = false;
+    static constexpr bool kAnnounces = false;
     static constexpr bool kGlobalScales = false;
     static constexpr bool kBoundByRows = true;
     static constexpr int kFirstStripCycles = 700;
@@ -112,6 +112,7 @@ struct Int4Weights : Tiles4Bit<(Group > 64 ? 128 : 64), (Group > 64   ? 4224
     using Slab = Slab4Bit<Int4Weights>;
     using Scales = std::conditional_t<Group == 32, uint2, std::uint32_t>;  ///< bf16 pairs: rows g and g + 8
     static constexpr RowForm kForm = RowForm::natural;
+    static constexpr bool kAnnounces = true;
     static constexpr float kSumScale = 0x1p33F;
     struct ScaleSet {
         __nv_bfloat162 factor_low, factor_high, offset_low, offset_high;
@@ -125,7 +126,7 @@ struct Int4Weights : Tiles4Bit<(Group > 64 ? 128 : 64), (Group > 64   ? 4224
         return (Group > 64 ? 4096 : 2048) + (slab * 8 + lane / 4) * static_cast<int>(sizeof(Scales));
     }
     __device__ __forceinline__ static constexpr int scale_block_offset(int block) {
-        return Group > 64 ? 0 : Tiles4Bit<64, Group == 64 ? 2176 : 2304>::block_offset(block);
+        return Group > 64 ? 0 : Tiles4Bit < 64, Group == 64 ? 2176 : 2304 > ::block_offset(block);
     }
     __device__ __forceinline__ static Scales prepared(const Scales& scales) { return scales; }
     __device__ __forceinline__ static ScaleSet scale_set(const Scales& scales, int step) {
@@ -184,24 +185,6 @@ struct Mxfp4Weights : Tiles4Bit<64, 2176> {
         a[1] = multiply_pairs(a[1], s.high);
         a[2] = multiply_pairs(a[2], s.low);
         a[3] = multiply_pairs(a[3], s.high);
-    }
-};
-
-/// mxfp4 without a multiplication of weights: patterns worth value * 2^-126, activations times 2^100, and the scale on the
-/// products of 32 columns. Fewer instructions for up to 16 rows (alone: 23.1 cycles instead of 26.1 for 64 x 16 weights
-/// and 8 rows, 28.2 instead of 31.5 for 16).
-struct Mxfp4Products : Mxfp4Weights {
-    using Slab = Slab4Bit<Mxfp4Products>;
-    static constexpr RowForm kForm = RowForm::scaled;
-    static constexpr bool kSumScales = true;
-
-    __device__ __forceinline__ static void fragment(std::uint32_t (&a)[4], std::uint32_t word, const ScaleSet&) {
-        tokamak::cuda::Mxfp4Decode::fragment(a, word);
-    }
-    /// Of rows g and g + 8 for 32 columns.
-    __device__ __forceinline__ static float2 sum_scales(Scales codes, int pair) {
-        if (pair == 0) return {__uint_as_float((codes & 0xFFU) << 23), __uint_as_float((codes & 0xFF00U) << 15)};
-        return {__uint_as_float((codes << 7) & 0x7F800000U), __uint_as_float((codes >> 1) & 0x7F800000U)};
     }
 };
 

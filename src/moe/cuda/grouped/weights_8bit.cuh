@@ -38,6 +38,7 @@ struct Bf16Weights : PlainProducts {
     static constexpr bool kGlobalScales = false;
     static constexpr bool kBoundByRows = false;
     static constexpr bool kLoadsAhead = false;
+    static constexpr bool kAnnounces = false;
     static constexpr float kSumScale = 1.0F;
     static constexpr int kFirstStripCycles = 400;
     static constexpr int kNextStripCycles = 200;
@@ -63,6 +64,7 @@ struct Fp8Tiles {
     static constexpr bool kGlobalScales = false;
     static constexpr bool kBoundByRows = false;
     static constexpr bool kLoadsAhead = false;
+    static constexpr bool kAnnounces = false;
     static constexpr int kFirstStripCycles = 700;
     static constexpr int kNextStripCycles = 400;
 };

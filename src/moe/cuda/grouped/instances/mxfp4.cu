@@ -4,7 +4,7 @@
 
 namespace tokamak::moe::cuda {
 std::vector<GroupedInstance> grouped_mxfp4() {
-    return {grouped_instance<GroupedShape<Mxfp4Products, 3, 2>>("grouped_r384"),
+    return {grouped_instance<GroupedShape<Mxfp4Weights, 3, 2>>("grouped_r384"),
             grouped_instance<GroupedShape<Mxfp4Weights, 2, 2, 48, true>>("grouped_r256")};
 }
 }  // namespace tokamak::moe::cuda
