@@ -118,7 +118,8 @@ void run_grouped(const FusedMoeState& state, const GroupedLaunch& choice, const 
     args.lists = choice.shared;
     const std::int64_t launch_tokens = choice.grid_lists ? args.pass_tokens : args.tokens;
     for (; args.first_token < args.tokens; args.first_token += launch_tokens)
-        launch_grid(state, choice.kernel, choice.threads, choice.shared.bytes, &args, stream, {.ctas = state.cuda.grid});
+        launch_grid(state, choice.kernel, choice.threads, choice.shared.bytes, &args, stream,
+                    {.ctas = state.cuda.grid});
 }
 
 void run_wide(const FusedMoeState& state, const WideLaunch& choice, const DecodeArgs& common,
@@ -156,7 +157,8 @@ void run_single(const FusedMoeState& state, const SingleLaunch& choice, const De
     args.down_segments = choice.down_segments;
     args.parts = choice.shared;
     for (; args.token < args.tokens; ++args.token)
-        launch_grid(state, choice.kernel, choice.threads, choice.shared.bytes, &args, stream, {.ctas = state.cuda.grid});
+        launch_grid(state, choice.kernel, choice.threads, choice.shared.bytes, &args, stream,
+                    {.ctas = state.cuda.grid});
 }
 
 }  // namespace tokamak::moe::cuda
