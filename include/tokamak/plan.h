@@ -17,7 +17,7 @@ namespace tokamak {
 
 /// How the contributions of a token's experts are summed.
 enum class Combine : std::uint8_t {
-    automatic,      ///< the configuration takes the faster one
+    automatic,      ///< the configuration takes the faster one: so far the deterministic one everywhere
     deterministic,  ///< same plan, call size and inputs: same bits
     atomic,         ///< scatter-add: the wide kernel of fused_moe; others as automatic (its own key in the stores)
 };
