@@ -113,6 +113,17 @@ void check_rows(const FusedMoeState& state, const FusedMoeArgs& args) {
                              .written = true});
 }
 
+RoutingShape routing_shape(const FusedMoeState& state) {
+    const FusedMoeProblem& p = state.problem;
+    return {kOp,
+            state.device,
+            p.num_experts,
+            state.local_experts,
+            p.top_k,
+            p.routing_weight != RoutingWeight::none,
+            p.route.has_value()};
+}
+
 /// Counts of rows instead of ids.
 void check_expert_rows(const FusedMoeState& state, const FusedMoeArgs& args) {
     constexpr const char* kWhere = "where the problem has `batched_experts`";
@@ -131,15 +142,7 @@ void check_expert_rows(const FusedMoeState& state, const FusedMoeArgs& args) {
                                      .shape = {state.local_experts},
                                      .device = state.device,
                                      .contiguous_from = 0});
-    const check::Expect weights = {.op = kOp,
-                                   .name = "weights",
-                                   .dtypes = {DType::f32, DType::bf16},
-                                   .shape = {args.tokens, 1},
-                                   .device = state.device};
-    if (state.problem.routing_weight != RoutingWeight::none)
-        check::tensor(args.weights, weights);
-    else
-        check::optional_tensor(args.weights, weights);
+    check_routing_weights(routing_shape(state), args.tokens, args.weights);
 }
 
 /// Ids and weights, or what they are made of.
@@ -147,8 +150,7 @@ void check_routing(const FusedMoeState& state, const FusedMoeArgs& args) {
     const FusedMoeProblem& p = state.problem;
     if (p.batched_experts) return check_expert_rows(state, args);
     check::absent(args.expert_rows, kOp, "expert_rows", "unless the problem has `batched_experts`");
-    check_routing_args({kOp, state.device, p.num_experts, state.local_experts, p.top_k,
-                        p.routing_weight != RoutingWeight::none, p.route.has_value()},
+    check_routing_args(routing_shape(state),
                        {args.tokens, args.num_tokens, args.ids, args.weights, args.expert_map, args.first_expert});
     if (!p.route) {
         check::absent(args.logits, kOp, "logits", "unless the problem has a `route`");

@@ -27,18 +27,22 @@ void check_routes(const RoutingShape& shape, const RoutingArgs& args) {
                              .dtypes = {DType::i32, DType::i64},
                              .shape = {args.tokens, shape.top_k},
                              .device = shape.device});
-    const check::Expect weights = {.op = op,
-                                   .name = "weights",
-                                   .dtypes = {DType::f32, DType::bf16},
-                                   .shape = {args.tokens, shape.top_k},
-                                   .device = shape.device};
-    if (shape.weighted)
-        check::tensor(args.weights, weights);
-    else
-        check::optional_tensor(args.weights, weights);
+    check_routing_weights(shape, args.tokens, args.weights);
 }
 
 }  // namespace
+
+void check_routing_weights(const RoutingShape& shape, std::int64_t tokens, const Tensor& weights) {
+    const check::Expect expected = {.op = shape.op,
+                                    .name = "weights",
+                                    .dtypes = {DType::f32, DType::bf16},
+                                    .shape = {tokens, shape.top_k},
+                                    .device = shape.device};
+    if (shape.weighted)
+        check::tensor(weights, expected);
+    else
+        check::optional_tensor(weights, expected);
+}
 
 void check_routing_args(const RoutingShape& shape, const RoutingArgs& args) {
     const char* op = shape.op;

@@ -43,6 +43,9 @@ inline int resolve_local_experts(int num_experts, int num_local_experts) noexcep
 /// Shapes, dtypes, devices and the expert range. Reads no device data.
 void check_routing_args(const RoutingShape& shape, const RoutingArgs& args);
 
+/// Routing weights alone: there where they are needed, else allowed and ignored.
+void check_routing_weights(const RoutingShape& shape, std::int64_t tokens, const Tensor& weights);
+
 /// What routing inside a call starts from.
 struct ScoreArgs {
     std::int64_t tokens = 0;

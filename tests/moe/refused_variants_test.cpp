@@ -15,6 +15,12 @@ struct Sorted {
     std::vector<std::string> legal;
     std::vector<std::pair<std::string, std::string>> refused;
 
+    /// Whether a kernel is listed at all, by itself or by a variant.
+    [[nodiscard]] bool knows(const std::string& kernel) const {
+        return !reason(kernel).empty() || std::any_of(legal.begin(), legal.end(), [&](const std::string& variant) {
+            return variant.rfind(kernel, 0) == 0;
+        });
+    }
     /// The reason of a variant, or of its kernel.
     [[nodiscard]] std::string reason(const std::string& name) const {
         for (const auto& [variant, why] : refused)
@@ -57,6 +63,8 @@ TEST(RefusedVariants, AreNeverLegalOnesAndHaveAReason) {
                 EXPECT_EQ(std::find(all.legal.begin(), all.legal.end(), variant), all.legal.end()) << variant;
                 EXPECT_FALSE(reason.empty()) << variant;
             }
+            for (const char* kernel : {"decode", "gather", "grouped", "wide", "single"})
+                EXPECT_TRUE(all.knows(kernel)) << kernel << " is neither legal nor refused";
         }
 }
 

@@ -75,7 +75,7 @@ struct FusedMoeArgs {
     Tensor down_bias;        ///< optional bf16 or f32 [local experts, hidden]
     Tensor expert_map;       ///< optional i32 [num_experts]: local row; any other number: elsewhere. May be scattered
     int first_expert = 0;    ///< without a map: local expert r is global expert first_expert + r; 0 with a map
-    Tensor expert_rows;      ///< with `batched_experts`: i32 [local experts] on the device; more than R: R
+    Tensor expert_rows;      ///< with `batched_experts`: i32 [local experts] on the device; clamped to [0, R]
     Tensor shared_output;    ///< optional [tokens, hidden] out_dtype or act_dtype, added
     bool accumulate_into_out = false;  ///< add to what `out` holds instead of overwriting it
     Tensor out;                        ///< [>= tokens, hidden] out_dtype
