@@ -132,14 +132,59 @@ class StoredTable {
     std::set<std::string> warned_;
 };
 
-}  // namespace
+constexpr std::int64_t kMostAsked = 1024;  ///< tokens up to which the heuristic is asked between the buckets
 
-std::int64_t bucket_of(std::int64_t tokens, std::int64_t max_tokens) {
-    const auto buckets = tune::token_buckets(max_tokens);
-    return buckets.empty() ? 0 : tune::map_to_bucket(tokens, buckets).tokens;
+/// The count after `tokens` at which the heuristic is asked. Waves of thread blocks end anywhere: asked at the buckets
+/// alone, sparse MLA takes up to 1.6 times as long as it should between 16 and 32 tokens.
+std::int64_t next_asked(std::int64_t tokens) {
+    if (tokens < 32) return tokens + 1;
+    if (tokens < 256) return tokens + 4;
+    return tokens + 64;
 }
 
-std::vector<PlanRow> choose_table(const ChooseRequest& request) {
+/// Whether a call that the first row is for may as well take the second, which is for more tokens.
+bool says_the_same(const PlanRow& row, const PlanRow& above) {
+    return row.variant == above.variant && row.source == above.source && row.bucket == above.bucket &&
+           row.extrapolated == above.extrapolated;
+}
+
+/// The rows at all `counts`, but only those of `kept` and those that differ from the row above.
+std::vector<PlanRow> rows_at(const std::set<std::int64_t>& counts, const std::set<std::int64_t>& kept,
+                             const std::function<PlanRow(std::int64_t)>& choose) {
+    std::vector<PlanRow> rows;
+    for (const std::int64_t tokens : counts) {
+        PlanRow row = choose(tokens);
+        if (!rows.empty() && kept.count(rows.back().tokens) == 0 && says_the_same(rows.back(), row)) rows.pop_back();
+        rows.push_back(std::move(row));
+    }
+    return rows;
+}
+
+std::set<std::int64_t> buckets_of(std::int64_t max_tokens) {
+    const std::vector<std::int64_t> buckets = tune::token_buckets(max_tokens);
+    if (buckets.empty()) return {0};
+    return {buckets.begin(), buckets.end()};
+}
+
+}  // namespace
+
+std::vector<PlanRow> heuristic_rows(const ChooseRequest& request) {
+    const std::set<std::int64_t> buckets = buckets_of(request.max_tokens);
+    std::set<std::int64_t> counts = buckets;
+    for (std::int64_t tokens = 1; tokens < std::min(request.max_tokens, kMostAsked); tokens = next_asked(tokens))
+        counts.insert(tokens);
+    return rows_at(counts, buckets, [&](std::int64_t tokens) -> PlanRow {
+        return {tokens, request.heuristic(tokens), "heuristic", false};
+    });
+}
+
+const PlanRow& row_at(const std::vector<PlanRow>& rows, std::int64_t tokens) {
+    const auto row = std::lower_bound(rows.begin(), rows.end(), tokens,
+                                      [](const PlanRow& r, std::int64_t count) { return r.tokens < count; });
+    return row == rows.end() ? rows.back() : *row;
+}
+
+std::vector<PlanRow> choose_table(const ChooseRequest& request, const std::vector<PlanRow>& defaults) {
     if (!request.pinned.empty() && !is_legal(request, request.pinned))
         invalid("{}: variant \"{}\" cannot run this problem here, expected one of {}", request.op, request.pinned,
                 list(request.legal));
@@ -149,7 +194,7 @@ std::vector<PlanRow> choose_table(const ChooseRequest& request) {
     const auto select = [&](std::int64_t tokens) -> PlanRow {
         if (auto row = tuned.row(tokens)) return *row;
         if (auto row = shipped.row(tokens)) return *row;
-        return {tokens, request.heuristic(bucket_of(tokens, request.max_tokens)), "heuristic", false};
+        return {tokens, row_at(defaults, tokens).variant, "heuristic", false};
     };
     const auto choose_row = [&](std::int64_t tokens) -> PlanRow {
         if (!request.pinned.empty()) return {tokens, request.pinned, "option", false};
@@ -157,14 +202,12 @@ std::vector<PlanRow> choose_table(const ChooseRequest& request) {
         const std::string selected = overridden.variant ? *overridden.variant : select(tokens).variant;
         return {tokens, apply(request, overridden, selected), "override", false};
     };
-    std::set<std::int64_t> counts = tuned.counts();
-    counts.merge(shipped.counts());
-    for (const std::int64_t bucket : tune::token_buckets(request.max_tokens)) counts.insert(bucket);
-    if (counts.empty()) counts.insert(0);
-    std::vector<PlanRow> rows;
-    rows.reserve(counts.size());
-    for (const std::int64_t tokens : counts) rows.push_back(choose_row(tokens));
-    return rows;
+    std::set<std::int64_t> kept = buckets_of(request.max_tokens);
+    kept.merge(tuned.counts());
+    kept.merge(shipped.counts());
+    std::set<std::int64_t> counts = kept;
+    for (const PlanRow& row : defaults) counts.insert(row.tokens);
+    return rows_at(counts, kept, choose_row);
 }
 
 std::string stored_key(const char* op, const std::string& fields, const PlanOptions& options, int multiprocessors) {
@@ -200,13 +243,12 @@ void choose_into(detail::PlanState& state, const char* op, Device device, std::i
     state.device = device;
     state.max_tokens = max_tokens;
     state.options = options;
-    state.table = choose_table(request);
+    state.defaults = heuristic_rows(request);
+    state.table = choose_table(request, state.defaults);
     state.problem_key = std::move(request.problem_key);
     state.variants = std::move(request.legal);
     state.row_variants.clear();
-    state.defaults.clear();
     for (const PlanRow& row : state.table) {
-        state.defaults.push_back(request.heuristic(bucket_of(row.tokens, max_tokens)));
         const auto found = std::find(state.variants.begin(), state.variants.end(), row.variant);
         state.row_variants.push_back(static_cast<std::size_t>(found - state.variants.begin()));
     }

@@ -41,14 +41,22 @@ struct ChooseRequest {
 /// what the options change for all variants: fewer SMs than the device has, a demanded combine.
 std::string stored_key(const char* op, const std::string& fields, const PlanOptions& options, int multiprocessors);
 
-/// The token bucket that a plan without any table takes for a call of so many tokens; 0 for max_tokens 0.
-std::int64_t bucket_of(std::int64_t tokens, std::int64_t max_tokens);
+/// What the heuristic takes: a row for each token bucket up to max_tokens (a single row 0 for max_tokens 0), and for
+/// each count between them from which on its answer differs from that for more tokens. It is asked at every count up to
+/// 32, every fourth up to 256, every 64th up to 1024, and at the buckets.
+std::vector<PlanRow> heuristic_rows(const ChooseRequest& request);
 
-/// One row for each token bucket up to max_tokens and for each count of the stores' tables below it (a single row 0 for
-/// max_tokens 0). Store entries that name a variant
-/// outside `legal` are passed over with one warning a variant. Throws `invalid_argument` for a pinned variant that is
-/// not legal and `parse` for an override that is no JSON object or has an unknown key or illegal value.
-std::vector<PlanRow> choose_table(const ChooseRequest& request);
+/// The row for a call of so many tokens. `rows` are ascending, at least one; above them the last.
+const PlanRow& row_at(const std::vector<PlanRow>& rows, std::int64_t tokens);
+
+/// One row for each token bucket up to max_tokens and for each count of the stores' tables below it, and what else
+/// `defaults`, the heuristic's rows, has between them where no table decides. Store entries that name a variant outside
+/// `legal` are passed over with one warning a variant. Throws `invalid_argument` for a pinned variant that is not legal
+/// and `parse` for an override that is no JSON object or has an unknown key or illegal value.
+std::vector<PlanRow> choose_table(const ChooseRequest& request, const std::vector<PlanRow>& defaults);
+inline std::vector<PlanRow> choose_table(const ChooseRequest& request) {
+    return choose_table(request, heuristic_rows(request));
+}
 
 /// Fills op, device, max_tokens, options, key, table and variant indices of a plan, with the real environment and
 /// stores. `fields` names the problem in the stores; `override_name` may be null: the operator has no override.

@@ -21,7 +21,7 @@ struct PlanState {
     std::vector<std::string> variants;                         ///< legal ones
     std::vector<std::pair<std::string, std::string>> refused;  ///< the others, or families of them, with the reason
     std::vector<std::size_t> row_variants;                     ///< index into `variants` for each table row
-    std::vector<std::string> defaults;                         ///< what the heuristic takes for each table row
+    std::vector<PlanRow> defaults;                             ///< what the heuristic takes, by token count
     WorkspaceLayout layout;
 
     PlanState() = default;

@@ -6,6 +6,7 @@
 #include <memory>
 #include <utility>
 
+#include "core/choose.h"
 #include "core/plan_state.h"
 #include "core/throw.h"
 #include "formats/scalar.h"
@@ -107,8 +108,7 @@ class OperatorRunner : public Runner {
     double time(const std::string& variant) override { return replays_.at(variant)->time() / sets_; }
 
     [[nodiscard]] std::string default_of(std::int64_t tokens) {
-        const detail::PlanState& state = automatic().state();
-        return state.defaults[state.row_index(tokens)];
+        return row_at(automatic().state().defaults, tokens).variant;
     }
     /// Without a pinned variant.
     [[nodiscard]] const PlanOf<Problem>& automatic() { return plan_of(options_.variant); }

@@ -3,7 +3,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <set>
 #include <string>
+#include <vector>
 
 #include "support/expect_error.h"
 #include "support/scoped.h"
@@ -47,10 +50,6 @@ struct Sources {
 TEST(Choose, CountsOfTheTablesGetRowsBesideTheBuckets) {
     Sources s;
     s.tuned.set("gpu", "toy wide", {{6, "from_override"}, {8, "from_tuned"}, {100, "from_tuned_64"}});
-    s.request.heuristic = [](std::int64_t tokens) {
-        EXPECT_TRUE((tokens & (tokens - 1)) == 0) << "without a table there are buckets alone";
-        return std::string("from_heuristic");
-    };
     std::vector<std::int64_t> counts;
     for (const PlanRow& row : choose_table(s.request)) counts.push_back(row.tokens);
     EXPECT_EQ(counts, (std::vector<std::int64_t>{1, 2, 4, 6, 8, 16, 32, 64})) << "100 lies above the largest call";
@@ -61,8 +60,61 @@ TEST(Choose, CountsOfTheTablesGetRowsBesideTheBuckets) {
     EXPECT_EQ(s.row(5).source, "heuristic");
     s.request.max_tokens = 0;
     EXPECT_EQ(choose_table(s.request).size(), 1U);
-    EXPECT_EQ(bucket_of(5, 64), 8);
-    EXPECT_EQ(bucket_of(5, 0), 0);
+}
+
+/// A heuristic whose answer changes at token counts that are no buckets.
+std::string in_steps(std::int64_t tokens) {
+    if (tokens <= 5) return "from_shipped";
+    return tokens <= 24 || tokens > 132 ? "from_tuned" : "from_override";
+}
+
+TEST(Choose, WhereNoTableDecidesTheHeuristicIsAskedBetweenTheBucketsToo) {
+    Sources s;
+    s.request.tuned = s.request.shipped = nullptr;
+    s.request.heuristic = &in_steps;
+    for (const std::int64_t maximum : {1, 5, 6, 24, 31, 64, 100, 200, 300, 5000}) {
+        s.request.max_tokens = maximum;
+        const auto table = choose_table(s.request);
+        for (std::int64_t tokens = 1; tokens <= maximum; ++tokens)
+            ASSERT_EQ(row_at(table, tokens).variant, in_steps(tokens)) << tokens << " of " << maximum;
+        EXPECT_EQ(table.back().tokens, maximum);
+        const auto buckets = tune::token_buckets(maximum);
+        EXPECT_LE(table.size(), buckets.size() + 3) << "rows only where the answer changes";
+        for (const std::int64_t bucket : buckets) EXPECT_EQ(row_at(table, bucket).tokens, bucket);
+    }
+}
+
+/// As a plan's workspace has to: whatever a smaller plan runs, a larger one runs too.
+TEST(Choose, EveryVariantOfASmallerMaximumIsInTheTableOfALargerOne) {
+    Sources s;
+    s.request.tuned = s.request.shipped = nullptr;
+    s.request.heuristic = [](std::int64_t tokens) { return std::to_string(tokens / 7); };
+    const auto variants = [&](std::int64_t maximum) {
+        s.request.max_tokens = maximum;
+        std::set<std::string> names;
+        for (const PlanRow& row : choose_table(s.request)) names.insert(row.variant);
+        return names;
+    };
+    for (std::int64_t maximum = 4; maximum < 256; maximum += 4) {
+        const auto small = variants(maximum);
+        const auto large = variants(maximum + 4);
+        EXPECT_TRUE(std::includes(large.begin(), large.end(), small.begin(), small.end())) << maximum;
+    }
+}
+
+TEST(Choose, BetweenTheRowsOfATableTheHeuristicIsNotAsked) {
+    Sources s;
+    s.request.heuristic = &in_steps;
+    s.tuned.set("gpu", "toy wide", {{16, "from_tuned"}, {64, "gone"}});
+    s.request.shipped = nullptr;
+    const CapturedLog log;
+    EXPECT_EQ(s.row(3).source, "tuned");
+    EXPECT_EQ(s.row(17).source, "heuristic") << "the table's row for 64 tokens cannot run";
+    EXPECT_EQ(s.row(17).tokens, 24);
+    EXPECT_EQ(s.row(17).variant, "from_tuned");
+    EXPECT_EQ(s.row(25).variant, "from_override");
+    s.request.override_text = R"({"variant": "from_option"})";
+    EXPECT_EQ(choose_table(s.request).size(), tune::token_buckets(64).size()) << "nothing changes between them";
 }
 
 TEST(Choose, PrecedenceFromOptionDownToHeuristic) {
