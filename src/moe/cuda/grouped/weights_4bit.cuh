@@ -27,6 +27,21 @@ __device__ __forceinline__ std::uint32_t multiply_pairs(std::uint32_t a, std::ui
     return bits_of(__hmul2(pair_of(a), pair_of(b)));
 }
 
+/// One half of a pair in both: an operand of bf16x2 arithmetic takes it so without an instruction of its own.
+__device__ __forceinline__ std::uint32_t low_twice(std::uint32_t pair) {
+    std::uint32_t twice;
+    asm("{\n .reg .b16 l, h;\n mov.b32 {l, h}, %1;\n mov.b32 %0, {l, l};\n}" : "=r"(twice) : "r"(pair));
+    return twice;
+}
+__device__ __forceinline__ std::uint32_t high_twice(std::uint32_t pair) {
+    std::uint32_t twice;
+    asm("{\n .reg .b16 l, h;\n mov.b32 {l, h}, %1;\n mov.b32 %0, {h, h};\n}" : "=r"(twice) : "r"(pair));
+    return twice;
+}
+__device__ __forceinline__ std::uint32_t multiply_add_pairs(std::uint32_t a, std::uint32_t b, std::uint32_t c) {
+    return bits_of(__hfma2(pair_of(a), pair_of(b), pair_of(c)));
+}
+
 /// Geometry that the 4-bit formats share. A stage is 128 columns of a strip.
 template <int TileCols, int TileBytes>
 struct Tiles4Bit : PlainProducts {
@@ -114,8 +129,8 @@ struct Int4Weights : Tiles4Bit<(Group > 64 ? 128 : 64), (Group > 64   ? 4224
     static constexpr RowForm kForm = RowForm::natural;
     static constexpr bool kAnnounces = true;
     static constexpr float kSumScale = 0x1p33F;
-    struct ScaleSet {
-        __nv_bfloat162 factor_low, factor_high, offset_low, offset_high;
+    struct ScaleSet {  ///< rows g and g + 8
+        std::uint32_t factors, offsets;
     };
 
     __device__ __forceinline__ static Scales load_scales(const std::uint8_t* strip, int block, int slab, int lane) {
@@ -135,19 +150,17 @@ struct Int4Weights : Tiles4Bit<(Group > 64 ? 128 : 64), (Group > 64   ? 4224
             pair = step < 2 ? scales.x : scales.y;
         else
             pair = scales;
-        const __nv_bfloat162 low = pair_of(__byte_perm(pair, 0, 0x1010));
-        const __nv_bfloat162 high = pair_of(__byte_perm(pair, 0, 0x3232));
-        const __nv_bfloat162 zero_point = __float2bfloat162_rn(-0x1p-30F);
-        return {__hmul2(low, __float2bfloat162_rn(0x1p100F)), __hmul2(high, __float2bfloat162_rn(0x1p96F)),
-                __hmul2(low, zero_point), __hmul2(high, zero_point)};
+        constexpr std::uint32_t powers = 0x6F807180U;       // bf16 2^96 and 2^100
+        constexpr std::uint32_t zero_points = 0xB080B080U;  // twice -2^-30
+        return {multiply_pairs(pair, powers), multiply_pairs(pair, zero_points)};
     }
 
     __device__ __forceinline__ static void fragment(std::uint32_t (&a)[4], std::uint32_t word, const ScaleSet& s) {
         tokamak::cuda::Int4Decode::fragment(a, word);
-        a[0] = bits_of(__hfma2(pair_of(a[0]), s.factor_low, s.offset_low));
-        a[1] = bits_of(__hfma2(pair_of(a[1]), s.factor_high, s.offset_high));
-        a[2] = bits_of(__hfma2(pair_of(a[2]), s.factor_low, s.offset_low));
-        a[3] = bits_of(__hfma2(pair_of(a[3]), s.factor_high, s.offset_high));
+        a[0] = multiply_add_pairs(a[0], low_twice(s.factors), low_twice(s.offsets));
+        a[1] = multiply_add_pairs(a[1], high_twice(s.factors), high_twice(s.offsets));
+        a[2] = multiply_add_pairs(a[2], low_twice(s.factors), low_twice(s.offsets));
+        a[3] = multiply_add_pairs(a[3], high_twice(s.factors), high_twice(s.offsets));
     }
 };
 
@@ -157,9 +170,7 @@ struct Mxfp4Weights : Tiles4Bit<64, 2176> {
     using Scales = std::uint32_t;  ///< codes of rows g and g + 8 for 32 columns, then for the others
     static constexpr RowForm kForm = RowForm::natural;
     static constexpr float kSumScale = 0x1p26F;
-    struct ScaleSet {
-        std::uint32_t low, high;
-    };
+    using ScaleSet = std::uint32_t;  ///< bf16 pair: rows g and g + 8
 
     __device__ __forceinline__ static Scales load_scales(const std::uint8_t* strip, int block, int slab, int lane) {
         return *reinterpret_cast<const Scales*>(strip + scale_block_offset(block) + scale_place(slab, lane));
@@ -169,22 +180,18 @@ struct Mxfp4Weights : Tiles4Bit<64, 2176> {
     }
     __device__ __forceinline__ static constexpr int scale_block_offset(int block) { return block * kTileBytes; }
     __device__ __forceinline__ static Scales prepared(Scales codes) { return codes; }
+    /// Each code becomes 2^(code - 127 + 100).
     __device__ __forceinline__ static ScaleSet scale_set(Scales codes, int step) {
-        if (step < 2) return {factor(__byte_perm(codes, 0, 0x4040)), factor(__byte_perm(codes, 0, 0x4141))};
-        return {factor(__byte_perm(codes, 0, 0x4242)), factor(__byte_perm(codes, 0, 0x4343))};
-    }
-    /// The same code in both halves becomes 2^(code - 127 + 100) in both.
-    __device__ __forceinline__ static std::uint32_t factor(std::uint32_t twice) {
         constexpr std::uint32_t most = 0x009A009AU;  // 154
-        return (min(twice, most) + 0x00640064U) << 7;
+        return (__vminu2(__byte_perm(codes, 0, step < 2 ? 0x4140 : 0x4342), most) + 0x00640064U) << 7;
     }
 
-    __device__ __forceinline__ static void fragment(std::uint32_t (&a)[4], std::uint32_t word, const ScaleSet& s) {
+    __device__ __forceinline__ static void fragment(std::uint32_t (&a)[4], std::uint32_t word, ScaleSet scales) {
         tokamak::cuda::Mxfp4Decode::fragment(a, word);
-        a[0] = multiply_pairs(a[0], s.low);
-        a[1] = multiply_pairs(a[1], s.high);
-        a[2] = multiply_pairs(a[2], s.low);
-        a[3] = multiply_pairs(a[3], s.high);
+        a[0] = multiply_pairs(a[0], low_twice(scales));
+        a[1] = multiply_pairs(a[1], high_twice(scales));
+        a[2] = multiply_pairs(a[2], low_twice(scales));
+        a[3] = multiply_pairs(a[3], high_twice(scales));
     }
 };
 
@@ -212,11 +219,10 @@ struct Nvfp4Weights : Tiles4Bit<64, 2304> {
         return multiply_pairs(bits_of(__floats2bfloat162_rn(both.x, both.y)), bits_of(__float2bfloat162_rn(0x1p100F)));
     }
     __device__ __forceinline__ static ScaleSet scale_set(Scales prepared, int step) {
-        const std::uint32_t factors = __shfl_sync(0xFFFFFFFFU, prepared, step, 4);
-        return {__byte_perm(factors, 0, 0x1010), __byte_perm(factors, 0, 0x3232)};
+        return __shfl_sync(0xFFFFFFFFU, prepared, step, 4);
     }
-    __device__ __forceinline__ static void fragment(std::uint32_t (&a)[4], std::uint32_t word, const ScaleSet& s) {
-        Mxfp4Weights::fragment(a, word, s);
+    __device__ __forceinline__ static void fragment(std::uint32_t (&a)[4], std::uint32_t word, ScaleSet scales) {
+        Mxfp4Weights::fragment(a, word, scales);
     }
 };
 
