@@ -112,7 +112,11 @@ DecodeData::DecodeData(const DecodeShape& shape, std::int64_t tokens, int index_
     problem_ = {.max_tokens = tokens, .heads = shape.heads, .dim = dim, .value_dim = 512};
     for (const int top_k : shape.top_k) {
         const KvCache& cache = pool_of(shape.format, dim);
-        problem_.pools.push_back({shape.format, cache.rows(), cache.page_size, top_k});
+        problem_.pools.push_back({.format = shape.format,
+                                  .rows = cache.rows(),
+                                  .page_size = cache.page_size,
+                                  .top_k = top_k,
+                                  .has_length = true});
         caches_.push_back(cache);
     }
     std::mt19937_64 random(11);
