@@ -112,7 +112,11 @@ DecodeData::DecodeData(const DecodeShape& shape, std::int64_t tokens, int index_
     problem_ = {.max_tokens = tokens, .heads = shape.heads, .dim = dim, .value_dim = 512};
     for (const int top_k : shape.top_k) {
         const KvCache& cache = pool_of(shape.format, dim);
-        problem_.pools.push_back({shape.format, cache.rows(), cache.page_size, top_k});
+        problem_.pools.push_back({.format = shape.format,
+                                  .rows = cache.rows(),
+                                  .page_size = cache.page_size,
+                                  .top_k = top_k,
+                                  .has_length = true});
         caches_.push_back(cache);
     }
     std::mt19937_64 random(11);
@@ -124,6 +128,11 @@ DecodeData::DecodeData(const DecodeShape& shape, std::int64_t tokens, int index_
     q_ = keep(OwnedTensor::copy_of(q, Device::cuda()));
     out_ = keep(OwnedTensor::allocate(DType::bf16, {tokens, shape.heads, 512}, Device::cuda()));
     lse_ = keep(OwnedTensor::allocate(DType::f32, {tokens, shape.heads}, Device::cuda()));
+    for (const int top_k : shape.top_k) {
+        const OwnedTensor lengths = OwnedTensor::allocate(DType::i32, {tokens});
+        std::fill_n(lengths.as<std::int32_t>(), tokens, top_k);
+        lengths_.push_back(keep(OwnedTensor::copy_of(lengths, Device::cuda())));
+    }
     for (int s = 0; s < index_sets; ++s) {
         auto& set = indices_.emplace_back();
         for (const int top_k : shape.top_k) {
@@ -143,7 +152,9 @@ mla::SparseAttentionArgs DecodeData::args(int index_set) const {
     args.out = out_;
     args.lse = lse_;
     for (std::size_t p = 0; p < caches_.size(); ++p)
-        args.pools.push_back({.cache = caches_[p], .indices = indices_[static_cast<std::size_t>(index_set)][p]});
+        args.pools.push_back({.cache = caches_[p],
+                              .indices = indices_[static_cast<std::size_t>(index_set)][p],
+                              .lengths = lengths_[p]});
     return args;
 }
 

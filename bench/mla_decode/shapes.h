@@ -35,6 +35,7 @@ class DecodeData {
     mla::SparseAttentionProblem problem_;
     std::vector<KvCache> caches_;
     std::vector<OwnedTensor> memory_;
+    std::vector<Tensor> lengths_;               ///< [pool]
     std::vector<std::vector<Tensor>> indices_;  ///< [set][pool]
     Tensor q_, out_, lse_;
 };

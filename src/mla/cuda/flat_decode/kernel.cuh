@@ -32,15 +32,14 @@ class FlatBlock {
     }
 
     __device__ __forceinline__ void run() {
-        if (params_.num_tokens != nullptr && token_ >= *params_.num_tokens) return;  // the whole cluster
-        const Columns columns = columns_of(params_, token_, rank_);
-        Selected selected = Rows::ask(params_, columns, token_, warp_, lane_);
+        const Finder finder = Rows::ask(params_, token_, rank_, warp_, lane_);
+        const int tokens = params_.num_tokens != nullptr ? *params_.num_tokens : token_ + 1;
         Queries<Dim, N, Half, Blocks> queries(warp_, lane_);
         queries.load(params_, token_, first_head_);
         if (threadIdx.x == 0) listen(params_, control_);
-        load_page(params_, token_, selected);
+        if (token_ >= tokens) return;  // the whole cluster
         float score[N / 2];
-        score_rows(Rows(params_, selected), queries, score);
+        score_rows(Rows(finder), queries, score);
         add_shares<Dim, N, Blocks>(base_, warp_ / 4, static_cast<int>(threadIdx.x) % 128, score);
         if (params_.splits > 1) ptx::cluster_arrive_relaxed();  // parts may land in place of the queries
         Weigher<Dim, N, Half, Blocks> weigher(params_, control_, base_, warp_, lane_);
