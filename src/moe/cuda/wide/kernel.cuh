@@ -114,13 +114,12 @@ __device__ __forceinline__ void consume_wide_phase(const WideArgs& args, const W
 template <class Shape>
 __device__ __forceinline__ void feed_wide(const WideArgs& args, const WideTables& tables, const WideDeals& deals,
                                           const StageRing<Shape>& ring, int warp, int count) {
-    const bool leader = threadIdx.x % 32 == 0;
     RingPlace place;
     int turn = 0;
-    if (warp == 0 && leader) {
+    if (warp == 0) {
         copy_wide_weights<Shape>(ring, place, tables, deals, turn, args.gate_up, false);
         copy_wide_weights<Shape>(ring, place, tables, deals, turn, args.down, true);
-    } else if (warp == 1 && leader) {
+    } else if (warp == 1) {
         ptx::fence_all_async();
         for (int phase = 0; phase < 2; ++phase)
             if constexpr (Shape::kQuantized)

@@ -6,7 +6,6 @@
 #include <cstdint>
 
 #include "cuda/ptx/cluster.cuh"
-#include "cuda/ptx/copy.cuh"
 
 namespace tokamak::moe::cuda {
 
@@ -29,13 +28,6 @@ struct WidePair {
         if (!both || size == 1) return {0, count};
         const int half = (count + 1) / 2;
         return rank == 0 ? WideRange{0, half} : WideRange{half, count};
-    }
-    __device__ __forceinline__ void copy(bool both, void* to, const void* from, std::uint32_t bytes,
-                                         std::uint64_t* full) const {
-        if (both && size == 2)
-            ptx::bulk_copy_both(to, from, bytes, full);
-        else
-            ptx::bulk_copy(to, from, bytes, full);
     }
 };
 

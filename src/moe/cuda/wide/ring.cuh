@@ -2,6 +2,8 @@
 // What fills the ring: a stage holds 64 or 128 columns of a unit's strips and of its rows. One warp copies weights,
 // another one rows, the rest consume; the ring runs on across units, experts and phases. The rings of a pair run in
 // step: a stage is free when the consumers of both CTAs have given it back.
+// An elected lane of a whole warp issues copies, in one form for all strips of a stage: by a lone lane, the form asked
+// for at each copy, a stage of four strips took 200 instructions, more time than multiplying 64 rows.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +23,22 @@ __device__ __forceinline__ int wide_tile_parts(const WideArgs& args) {
     return Shape::kQuantized ? args.down.tiles : args.gate_up.strips * 4;
 }
 
-/// Walks over the units of a phase and copies their weights, stage by stage. One lane runs it.
+/// The strips of a stage, by an elected lane. Both: to both CTAs of the pair.
+template <class Shape, bool Both>
+__device__ __forceinline__ void copy_strips(std::uint8_t* to, const std::uint8_t* from, std::int64_t strip_bytes,
+                                            int count, std::uint32_t bytes, std::uint64_t* full, std::uint64_t policy) {
+#pragma unroll
+    for (int strip = 0; strip < Shape::kStrips; ++strip) {
+        if (strip >= count) break;
+        if constexpr (Both)
+            ptx::bulk_copy_both(to + strip * Shape::Weights::kStripStageBytes, from, bytes, full);
+        else
+            ptx::bulk_copy(to + strip * Shape::Weights::kStripStageBytes, from, bytes, full, policy);
+        from += strip_bytes;
+    }
+}
+
+/// Walks over the units of a phase and copies their weights, stage by stage. A whole warp runs it.
 template <class Shape>
 __device__ __forceinline__ void copy_wide_weights(const StageRing<Shape>& ring, RingPlace& place,
                                                   const WideTables& tables, const WideDeals& deals, int& turn,
@@ -29,32 +46,37 @@ __device__ __forceinline__ void copy_wide_weights(const StageRing<Shape>& ring, 
     using Weights = typename Shape::Weights;
     constexpr int stage_tiles = Shape::kBlocks / Weights::kTileBlocks;
     const int chunks = Shape::chunks(matrix);
-    const bool once = Shape::kPairs && tables.facts->several == 0;  // they give way to the rows in the L2
+    const bool leader = threadIdx.x % 32 == 0;
+    // What is read once gives way to the rows in the L2.
+    const std::uint64_t policy = ptx::copy_policy(tables.facts->several == 0);
     const WidePair pair;
     WideWalk<Shape> walk(tables, deals, matrix, down);
-    WideUnit unit;
+    if (leader) walk.ask();
     for (;;) {
-        const bool more = walk.next(++turn, unit);
-        deals.put(turn, more ? unit : WideUnit{.expert = -1});
-        if (!more) return;
-        const WideRange share = pair.share(unit.same_strips, unit.strips);
+        ++turn;
+        if (leader) walk.deal(turn);
+        __syncwarp();
+        const WideUnit* const next = deals.await(turn);
+        if (next == nullptr) return;
+        const WideUnit unit = *next;
+        const bool both = Shape::kPairs && unit.same_strips && pair.size == 2;
+        const WideRange share = pair.share(both, unit.strips);
         const std::uint8_t* source =
             matrix.packed + unit.expert * matrix.expert_bytes + (unit.strip + share.first) * matrix.strip_bytes;
         for (int chunk = 0; chunk < chunks; ++chunk) {
+            if (leader && chunk == max(0, chunks - kWideAskAhead)) walk.ask();
             const int tiles = min(stage_tiles, matrix.tiles - chunk * stage_tiles);
             const std::uint32_t bytes = static_cast<std::uint32_t>(tiles) * Weights::kTileBytes;
             std::uint64_t* const full = &ring.full[place.slot];
-            std::uint8_t* to = ring.stage(place.slot) + share.first * Weights::kStripStageBytes;
+            std::uint8_t* const to = ring.stage(place.slot) + share.first * Weights::kStripStageBytes;
             ptx::barrier_wait(&ring.empty[place.slot], place.parity ^ 1U);
-            ptx::barrier_arrive_expect(full, bytes * static_cast<std::uint32_t>(unit.strips));
-            const std::uint8_t* from = source;
-            for (int strip = share.first; strip < share.last; ++strip) {
-                if (once)
-                    ptx::bulk_copy_once(to, from, bytes, full);
+            if (ptx::elect_lane()) {
+                ptx::barrier_arrive_expect(full, bytes * static_cast<std::uint32_t>(unit.strips));
+                const int count = share.last - share.first;
+                if (both)
+                    copy_strips<Shape, true>(to, source, matrix.strip_bytes, count, bytes, full, policy);
                 else
-                    pair.copy(unit.same_strips, to, from, bytes, full);
-                to += Weights::kStripStageBytes;
-                from += matrix.strip_bytes;
+                    copy_strips<Shape, false>(to, source, matrix.strip_bytes, count, bytes, full, policy);
             }
             source += bytes;
             place.advance(ring.stages);
@@ -62,7 +84,7 @@ __device__ __forceinline__ void copy_wide_weights(const StageRing<Shape>& ring, 
     }
 }
 
-/// Copies the rows of a phase, stage by stage. One lane runs it.
+/// Copies the rows of a phase, stage by stage. A whole warp runs it.
 template <class Shape>
 __device__ __forceinline__ void copy_wide_rows(const StageRing<Shape>& ring, RingPlace& place, const WideDeals& deals,
                                                int& turn, const WideArgs& args, bool down) {
@@ -78,17 +100,26 @@ __device__ __forceinline__ void copy_wide_rows(const StageRing<Shape>& ring, Rin
         }
         const TileRows rows(all, unit.first, unit.rows, matrix.padded_cols);
         const auto bytes = static_cast<std::uint32_t>(unit.rows) * 128;
-        const WideRange share = pair.share(!unit.same_strips, unit.rows);
+        const bool both = Shape::kPairs && !unit.same_strips && pair.size == 2;
+        const WideRange share = pair.share(both, unit.rows);
         const auto own = static_cast<std::uint32_t>(share.last - share.first) * 128;
         for (int first = 0; first < blocks; first += Shape::kBlocks) {
             std::uint64_t* const full = &ring.full[place.slot];
             std::uint8_t* const to = ring.stage(place.slot) + Shape::kRowsOffset + share.first * 128;
             const int count = min(Shape::kBlocks, blocks - first);
             ptx::barrier_wait(&ring.empty[place.slot], place.parity ^ 1U);
-            ptx::barrier_arrive_expect(full, bytes * static_cast<std::uint32_t>(count));
-            for (int block = 0; block < count && own > 0; ++block)
-                pair.copy(!unit.same_strips, to + block * Shape::kRowBlockBytes,
-                          rows.block(first + block) + share.first * 128, own, full);
+            if (ptx::elect_lane()) {
+                ptx::barrier_arrive_expect(full, bytes * static_cast<std::uint32_t>(count));
+                const std::uint8_t* const from = rows.block(first) + share.first * 128;
+#pragma unroll
+                for (int block = 0; block < Shape::kBlocks; ++block) {
+                    if (block >= count || own == 0) break;
+                    if (both)
+                        ptx::bulk_copy_both(to + block * Shape::kRowBlockBytes, from + block * bytes, own, full);
+                    else
+                        ptx::bulk_copy(to + block * Shape::kRowBlockBytes, from + block * bytes, own, full);
+                }
+            }
             place.advance(ring.stages);
         }
     }
@@ -110,10 +141,12 @@ __device__ __forceinline__ void copy_wide_codes(const StageRing<Shape>& ring, Ri
         }
         const WideTileCodes codes(all, unit.first, unit.rows, matrix.tiles);
         const auto bytes = static_cast<std::uint32_t>(codes.group_bytes());
-        const WideRange pieces = pair.share(!unit.same_strips, codes.group_bytes() / 16);
+        const bool both_rows = !unit.same_strips && pair.size == 2;
+        const bool both_strips = unit.same_strips && pair.size == 2;
+        const WideRange pieces = pair.share(both_rows, codes.group_bytes() / 16);
         const int first = pieces.first * 16;
         const auto own = static_cast<std::uint32_t>(pieces.last * 16 - first);
-        const WideRange strips = pair.share(unit.same_strips, unit.strips);
+        const WideRange strips = pair.share(both_strips, unit.strips);
         const std::uint8_t* const scales = matrix.packed + unit.expert * matrix.expert_bytes +
                                            unit.strip * matrix.strip_bytes +
                                            static_cast<std::int64_t>(matrix.tiles) * Shape::Weights::kTileBytes;
@@ -121,13 +154,22 @@ __device__ __forceinline__ void copy_wide_codes(const StageRing<Shape>& ring, Ri
             std::uint64_t* const full = &ring.full[place.slot];
             std::uint8_t* const stage = ring.stage(place.slot);
             ptx::barrier_wait(&ring.empty[place.slot], place.parity ^ 1U);
-            ptx::barrier_arrive_expect(full, bytes + static_cast<std::uint32_t>(unit.strips) * kWideScaleBytes);
-            if (own > 0)
-                pair.copy(!unit.same_strips, stage + Shape::kRowsOffset + first, codes.group(tile) + first, own, full);
-            const std::uint8_t* from = scales + tile / 2 * kWideScaleBytes + strips.first * matrix.strip_bytes;
-            for (int strip = strips.first; strip < strips.last; ++strip, from += matrix.strip_bytes)
-                pair.copy(unit.same_strips, stage + Shape::kStripScalesOffset + strip * kWideScaleBytes, from,
-                          kWideScaleBytes, full);
+            if (ptx::elect_lane()) {
+                ptx::barrier_arrive_expect(full, bytes + static_cast<std::uint32_t>(unit.strips) * kWideScaleBytes);
+                std::uint8_t* const to = stage + Shape::kRowsOffset + first;
+                if (own > 0 && both_rows) ptx::bulk_copy_both(to, codes.group(tile) + first, own, full);
+                if (own > 0 && !both_rows) ptx::bulk_copy(to, codes.group(tile) + first, own, full);
+                const std::uint8_t* from = scales + tile / 2 * kWideScaleBytes + strips.first * matrix.strip_bytes;
+                std::uint8_t* const scales_to = stage + Shape::kStripScalesOffset + strips.first * kWideScaleBytes;
+#pragma unroll
+                for (int strip = 0; strip < Shape::kStrips; ++strip, from += matrix.strip_bytes) {
+                    if (strip >= strips.last - strips.first) break;
+                    if (both_strips)
+                        ptx::bulk_copy_both(scales_to + strip * kWideScaleBytes, from, kWideScaleBytes, full);
+                    else
+                        ptx::bulk_copy(scales_to + strip * kWideScaleBytes, from, kWideScaleBytes, full);
+                }
+            }
             place.advance(ring.stages);
         }
     }

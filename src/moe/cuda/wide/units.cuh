@@ -111,6 +111,9 @@ class WideJobs {
     int ahead_;
 };
 
+/// Stages before the end of a unit at which the next one is asked for: the answer takes a microsecond.
+inline constexpr int kWideAskAhead = 3;
+
 /// Deals units to the CTAs. They are numbered expert by expert, in an expert strips by strips, then row tile by row
 /// tile; those of a row tile share its strips evenly, or have whole groups of them.
 /// Pairs: a row tile has an even number of units, so that the CTAs of a pair always have neighbouring ones: of two row
@@ -132,9 +135,22 @@ class WideWalk {
         end_ = tables.facts->tiles * units_;
     }
 
-    __device__ bool next(int turn, WideUnit& unit) {
-        const int number = ask(turn);
-        if (number >= end_) return false;
+    /// For the next unit; the answer is on its way until it is dealt. Of a pair, one asks for both.
+    __device__ void ask() {
+        if (pair_.rank == 0) asked_ = atomicAdd(dealt_, 1);
+    }
+    /// What was asked for becomes the unit of a turn.
+    __device__ void deal(int turn) {
+        const int number = pair_.rank == 0 ? pair_.size * asked_ : deals_.await_told(turn) + 1;
+        if (pair_.rank == 0 && pair_.size == 2) deals_.tell(turn, number);
+        deals_.put(turn, unit_of(number));
+    }
+
+  private:
+    /// Of no expert behind the last one.
+    [[nodiscard]] __device__ WideUnit unit_of(int number) {
+        WideUnit unit{.expert = -1};
+        if (number >= end_) return unit;
         while (tables_.tiles[expert_ + 1] * units_ <= number) ++expert_;
         const int inside = number - tables_.tiles[expert_] * units_;
         const WideRowSplit split = tables_.split(expert_);
@@ -149,17 +165,7 @@ class WideWalk {
         unit.rows = split.rows_of(tile);
         unit.strip = steps_ * part / units_ * step_;
         unit.strips = min(steps_ * (part + 1) / units_ * step_, strips_) - unit.strip;
-        return true;
-    }
-
-  private:
-    /// The number of the next unit. Of a pair, one asks for both.
-    [[nodiscard]] __device__ int ask(int turn) const {
-        if (pair_.size == 1) return atomicAdd(dealt_, 1);
-        if (pair_.rank == 1) return deals_.await_told(turn) + 1;
-        const int number = 2 * atomicAdd(dealt_, 1);
-        deals_.tell(turn, number);
-        return number;
+        return unit;
     }
 
     WidePair pair_;
@@ -171,6 +177,7 @@ class WideWalk {
     int units_;
     int end_;
     int expert_ = 0;
+    int asked_ = 0;        ///< what came of asking
     std::int32_t* dealt_;  ///< units of the phase that CTAs have asked for
 };
 
