@@ -42,23 +42,26 @@ run_one() {
   local log="$out/$name.$tool.log" journal="$out/$name.$tool.journal"
   local extra=""
   # What a fill kernel of the benchmark wrote counts as written only if that kernel is watched, so all are.
-  [ "$tool" = synccheck ] && extra="--num-cuda-barriers 65536"
+  [ "$tool" = synccheck ] && extra="--num-cuda-barriers 16384"
   [ "$tool" = memcheck ] && extra="--report-api-errors no"
   rm -f "$journal"
   # shellcheck disable=SC2086
-  timeout -k 2 "$limit" compute-sanitizer --tool "$tool" $extra --print-limit 20 \
+  timeout -k 2 "$limit" compute-sanitizer --tool "$tool" $extra --print-limit 5000 \
     $bin/${command//JOURNAL/$journal} >"$log" 2>&1
   echo "exit status $?" >>"$log"
 }
 
-# "clean", "N errors", "no end"; behind it how many variants were run.
+# "clean", "N found", "no end"; how many launches the tool itself could not follow; how many variants were run.
 verdict() {
-  local log=$1 journal=$2 found status text
+  local log=$1 journal=$2 found lost status text
   status=$(sed -n 's/^exit status //p' "$log" | tail -n 1)
   found=$(grep -oE 'ERROR SUMMARY: [0-9]+|RACECHECK SUMMARY: [0-9]+' "$log" | tail -n 1 | grep -oE '[0-9]+$')
+  lost=$(grep -c 'Internal Sanitizer Error' "$log")  # counted among the errors
+  [ -n "$found" ] && [ "$lost" -gt 0 ] && found=$((found - lost))
   if [ -z "$found" ]; then text="no end"; else text="$found found"; fi
   [ "$found" = 0 ] && text=clean
   [ "$text" = clean ] && [ "$status" != 0 ] && text="status $status"
+  [ "$lost" -gt 0 ] && text="$text, $lost lost"
   [ -f "$journal" ] && text="$text, $(grep -c '^end' "$journal")"
   echo "$text"
 }

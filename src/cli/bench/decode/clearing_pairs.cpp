@@ -4,7 +4,7 @@
 // nothing instead, so it is the same kernel with the clearing left out.
 #include <fmt/format.h>
 
-#include <algorithm>
+#include <vector>
 
 #include "cli/bench/decode/moe_bench.h"
 #include "core/plan_state.h"
@@ -30,9 +30,9 @@ class Pair {
     Pair(const DecodeBench& bench, MoeData& data, const moe::FusedMoePlan& plan, const Workspace& workspace,
          std::int64_t tokens)
         : bench_(bench),
-          calls_(calls_of(bench, data, tokens)),
-          clearing_(bench.stream(), [&] { record(data, plan, workspace, tokens, false); }),
-          adding_(bench.stream(), [&] { record(data, plan, workspace, tokens, true); }) {
+          args_(args_of(bench, data, tokens)),
+          clearing_(bench.stream(), [&] { record(plan, workspace, false); }),
+          adding_(bench.stream(), [&] { record(plan, workspace, true); }) {
         fill_bytes(data.out().data, bench.device(), 0, data.out().bytes(), bench.stream().stream());
         adding_.replay();
         clearing_.replay();
@@ -57,27 +57,30 @@ class Pair {
     }
 
   private:
-    static int calls_of(const DecodeBench& bench, MoeData& data, std::int64_t tokens) {
+    /// Of each call of a replay; set 0, which can be checked, is the last.
+    static std::vector<moe::FusedMoeArgs> args_of(const DecodeBench& bench, MoeData& data, std::int64_t tokens) {
         const double bytes = data.active(Routing::uniform, tokens, 1) * data.expert_bytes();
-        return calls_per_replay(bytes, bytes / bench.read_gbps() * 1e-3, device_info(bench.device()).l2_bytes,
-                                sets_for(tokens));
+        const int calls = calls_per_replay(bytes, bytes / bench.read_gbps() * 1e-3,
+                                           device_info(bench.device()).l2_bytes, sets_for(tokens));
+        std::vector<moe::FusedMoeArgs> args;
+        for (int set = calls - 1; set >= 0; --set) {
+            args.push_back(data.args(Routing::uniform, tokens, set));
+            args.back().out = data.out();
+        }
+        return args;
     }
-    /// Set 0 last: it is what can be checked.
-    void record(MoeData& data, const moe::FusedMoePlan& plan, const Workspace& workspace, std::int64_t tokens,
-                bool accumulate) const {
-        for (int set = calls_ - 1; set >= 0; --set) {
-            moe::FusedMoeArgs args = data.args(Routing::uniform, tokens, set);
-            args.out = data.out();
+    void record(const moe::FusedMoePlan& plan, const Workspace& workspace, bool accumulate) {
+        for (moe::FusedMoeArgs& args : args_) {
             args.accumulate_into_out = accumulate;
             moe::run(plan, args, workspace, bench_.stream().stream());
         }
     }
     [[nodiscard]] double time(const cuda::CapturedGraph& graph) const {
-        return cuda::time_once(bench_.stream(), [&] { graph.replay(); }) / calls_;
+        return cuda::time_once(bench_.stream(), [&] { graph.replay(); }) / static_cast<double>(args_.size());
     }
 
     const DecodeBench& bench_;
-    int calls_;
+    std::vector<moe::FusedMoeArgs> args_;
     cuda::CapturedGraph clearing_;
     cuda::CapturedGraph adding_;
 };
