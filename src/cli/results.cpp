@@ -15,6 +15,9 @@
 namespace tokamak::cli {
 namespace {
 
+constexpr double kClearingShare = 0.01;
+constexpr double kClearingUs = 1;
+
 /// JSON has no NaN and no infinity: a failed comparison becomes null.
 nlohmann::json number(double value) { return std::isfinite(value) ? nlohmann::json(value) : nlohmann::json(); }
 
@@ -44,6 +47,11 @@ void add_decode(nlohmann::json& json, const ResultRow& row) {
     json["best_public"] = facts.best_public.empty() ? nlohmann::json() : nlohmann::json(facts.best_public);
     json["launches"] = optional_json(facts.launches);
     json["correct"] = facts.correct;
+    json["sm_mhz"] = facts.sm_mhz > 0 ? number(facts.sm_mhz) : nlohmann::json();
+    if (facts.sustained_us) {
+        json["sustained_us"] = *facts.sustained_us;
+        json["sustained_mhz"] = number(facts.sustained_mhz);
+    }
     if (!facts.tflops) return;
     json["default"] = facts.source != "option";
     json["tflops"] = *facts.tflops;
@@ -95,7 +103,28 @@ nlohmann::json rise_json(const Rise& rise) {
             {"before", rise.before}, {"tokens", rise.tokens}, {"rise", rise.rise}};
 }
 
+nlohmann::json clearing_json(const ClearingCost& cost) {
+    return {{"op", cost.op},
+            {"shape", cost.shape},
+            {"format", cost.format},
+            {"tokens", cost.tokens},
+            {"rows", cost.rows},
+            {"variant", cost.variant},
+            {"us", cost.us},
+            {"us_without", cost.us_without},
+            {"more", cost.more},
+            {"more_low", cost.more_low},
+            {"more_high", cost.more_high},
+            {"allowed", cost.allowed()},
+            {"pairs", cost.pairs},
+            {"correct", cost.correct}};
+}
+
 }  // namespace
+
+double ClearingCost::allowed() const noexcept {
+    return std::max(kClearingShare, us_without > 0 ? kClearingUs / us_without : 0.0);
+}
 
 double Repeat::spread() const noexcept {
     if (us.empty()) return 0;
@@ -138,6 +167,8 @@ nlohmann::json to_json(const Results& results) {
             {{"op", refusal.op}, {"shape", refusal.shape}, {"format", refusal.format}, {"reason", refusal.reason}});
     document["host"] = nlohmann::json::array();
     for (const HostCost& cost : results.host) document["host"].push_back(host_json(cost));
+    if (!results.clearing.empty()) document["clearing"] = nlohmann::json::array();
+    for (const ClearingCost& cost : results.clearing) document["clearing"].push_back(clearing_json(cost));
     if (results.repeats.empty()) return document;
     document["repeats"] = nlohmann::json::array();
     for (const Repeat& repeat : results.repeats) document["repeats"].push_back(repeat_json(repeat));

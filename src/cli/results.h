@@ -25,6 +25,9 @@ struct DecodeFacts {
     std::optional<double> launches;      ///< kernels of one call
     std::optional<double> tflops;        ///< benchmarks of many tokens: the rate,
     std::optional<double> matrix_share;  ///< and its share of the sustained matrix ceiling of the same run
+    double sm_mhz = 0;                   ///< clock of the multiprocessors while it was timed; 0: not known
+    std::optional<double> sustained_us;  ///< without rests, after the clock has settled at the power limit
+    double sustained_mhz = 0;
     bool correct = true;
 };
 
@@ -89,6 +92,26 @@ struct Rise {
     double rise = 0;  ///< of the time per token, as a share
 };
 
+/// What clearing the output costs the atomic combine, measured in pairs.
+struct ClearingCost {
+    std::string op;
+    std::string shape;
+    std::string format;
+    std::int64_t tokens = 0;
+    std::int64_t rows = 0;  ///< of an expert, on average
+    std::string variant;
+    double us = 0;          ///< median, with the clearing
+    double us_without = 0;  ///< median of the same calls without
+    double more = 0;        ///< median of the ratios of the pairs, less one; its 95 % interval
+    double more_low = 0;
+    double more_high = 0;
+    int pairs = 0;
+    bool correct = true;
+
+    /// What `more` may be from 128 rows on: a percent or a microsecond.
+    [[nodiscard]] double allowed() const noexcept;
+};
+
 struct Results {
     std::string benchmark;  ///< "moe_decode", "mla_decode"; empty: the preset on any device
     std::string device;
@@ -99,6 +122,7 @@ struct Results {
     std::vector<HostCost> host;
     std::vector<Repeat> repeats;
     std::vector<Rise> rises;
+    std::vector<ClearingCost> clearing;
 };
 
 /// Rises of more than `noise` among the rows with uniform routing in a graph, by shape and format, each ascending in

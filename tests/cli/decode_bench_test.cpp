@@ -8,7 +8,9 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "cli/bench/decode/clocks.h"
 #include "cli/bench/decode/options.h"
+#include "cli/bench/decode/pace.h"
 #include "cli/bench/decode/rotation.h"
 #include "cli/bench/decode/routing.h"
 #include "cli/bench/decode/targets.h"
@@ -165,7 +167,32 @@ TEST(DecodeRotation, TouchesThreeTimesTheCacheOrAllThereIs) {
     EXPECT_LE(calls_per_replay(2e9, 430, l2, 32), 8) << "long calls are not repeated needlessly";
     EXPECT_EQ(replays_for(1), 25);
     EXPECT_EQ(replays_for(1e6), 5);
-    EXPECT_EQ(replays_for(2000), 10);
+    EXPECT_EQ(replays_for(1000), 10);
+    EXPECT_EQ(calls_per_replay(7e8, 2120, l2, 4), 2) << "a replay of many tokens leaves the clock as it was";
+    EXPECT_EQ(calls_per_replay(7e8, 1000, l2, 32), 6);
+}
+
+TEST(DecodePace, RestIsOwedForWorkUpToALimit) {
+    Pace pace;
+    EXPECT_DOUBLE_EQ(pace.due(1e6), kMostRestMs) << "what ran before is not known";
+    pace.worked(1e6, 0);
+    EXPECT_DOUBLE_EQ(pace.due(1e6 + 1), kMostRestMs - 1);
+    EXPECT_DOUBLE_EQ(pace.due(2e6), 0);
+    pace.worked(2e6, 10);
+    EXPECT_DOUBLE_EQ(pace.due(2e6), 10 * kRestFactor);
+    EXPECT_DOUBLE_EQ(pace.due(2e6 + 12), 10 * kRestFactor - 12);
+    pace.worked(2e6 + 14, 2);
+    EXPECT_DOUBLE_EQ(pace.due(2e6 + 14), 10 * kRestFactor - 12 + 2 * kRestFactor) << "no rest while it worked";
+    pace.worked(3e6, 1000);
+    EXPECT_DOUBLE_EQ(pace.due(3e6), kMostRestMs);
+}
+
+TEST(DecodeClocks, MeanOverMultiprocessorsThatBothStampsSaw) {
+    const std::vector<ClockStamp> begin = {{0, 1000, 100}, {1, 5000, 100}, {2, 9, 110}, {7, 0, 100}};
+    const std::vector<ClockStamp> end = {{2, 9 + 1750, 1110}, {0, 1000 + 1700, 1100}, {1, 5000 + 1800, 1100}};
+    EXPECT_DOUBLE_EQ(mean_mhz(begin, end), 1750);
+    EXPECT_EQ(mean_mhz(begin, {}), 0);
+    EXPECT_EQ(mean_mhz(begin, begin), 0) << "no time between";
 }
 
 TEST(DecodeFloors, InterpolateBetweenMeasuredSizes) {

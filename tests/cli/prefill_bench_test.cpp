@@ -88,6 +88,33 @@ TEST(PrefillResults, RowsHaveRatesAndTheDocumentRepeatsAndRises) {
     EXPECT_EQ(Repeat{}.spread(), 0);
 }
 
+TEST(PrefillResults, RowsSayAtWhichClockTheyWereTimedAndWhatTheyTakeWithoutRests) {
+    Results results;
+    results.benchmark = "moe_prefill";
+    results.rows.resize(2);
+    results.rows[0].decode = DecodeFacts{.sm_mhz = 1740, .sustained_us = 2700, .sustained_mhz = 1450};
+    results.rows[1].decode = DecodeFacts{};
+    const auto rows = to_json(results).at("rows");
+    EXPECT_EQ(rows[0].at("sm_mhz"), 1740);
+    EXPECT_EQ(rows[0].at("sustained_us"), 2700);
+    EXPECT_EQ(rows[0].at("sustained_mhz"), 1450);
+    EXPECT_TRUE(rows[1].at("sm_mhz").is_null());
+    EXPECT_FALSE(rows[1].contains("sustained_us"));
+}
+
+TEST(PrefillResults, ClearingMayTakeAPercentOrAMicrosecond) {
+    EXPECT_DOUBLE_EQ(ClearingCost{.us_without = 800}.allowed(), 0.01);
+    EXPECT_DOUBLE_EQ(ClearingCost{.us_without = 50}.allowed(), 0.02);
+    Results results;
+    results.benchmark = "moe_prefill";
+    EXPECT_FALSE(to_json(results).contains("clearing"));
+    results.clearing.push_back({.shape = "dsv3-ep8", .rows = 128, .us = 804, .us_without = 800, .more = 0.005});
+    const auto cost = to_json(results).at("clearing").at(0);
+    EXPECT_EQ(cost.at("rows"), 128);
+    EXPECT_EQ(cost.at("more"), 0.005);
+    EXPECT_EQ(cost.at("allowed"), 0.01);
+}
+
 TEST(PrefillResults, ATokenThatTakesLongerThanWithFewerIsARise) {
     std::vector<ResultRow> rows(4);
     const double times[] = {100, 180, 400, 50};

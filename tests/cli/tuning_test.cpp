@@ -161,7 +161,7 @@ TEST(TuneCases, ExpertParallelRanksHoldTheirShareOfTheExperts) {
 TEST(TuneCases, GivenSizesNeedAllOfThem) {
     TuneOptions options = moe_options();
     options.sizes = {{"hidden", 256}, {"intermediate", 128}, {"experts", 8}};
-    expect_error([&] { (void)tune_cases(options); }, "need --formats");
+    expect_error([&] { (void)tune_cases(options); }, "--formats is empty");
     options.formats = {"mxfp4"};
     expect_error([&] { (void)tune_cases(options); }, "give --top-k");
     options.sizes["top-k"] = 2;
@@ -305,10 +305,13 @@ TEST(TuneTool, RefusesWhatItDoesNotKnowBeforeADeviceIsAskedFor) {
         EXPECT_EQ(result.status, 2);
         EXPECT_NE(result.error.find(text), std::string::npos) << result.error;
     };
-    refused({"tune", "moe", "--shapes", "gpt-5"}, "unknown MoE shape 'gpt-5'");
-    refused({"tune", "moe", "--routing", "skewed"}, "unknown routing 'skewed'");
+    refused({"tune", "moe", "--shapes", "gpt-5"}, "tune moe: --shapes: unknown MoE shape 'gpt-5'");
+    refused({"tune", "moe", "--shapes", "dsv3-ep8:int3"}, "tune moe: --shapes: weight format: \"int3\"");
+    refused({"tune", "mla", "--formats", "int3"}, "tune mla: --formats: kv_format: unknown format \"int3\"");
+    refused({"tune", "moe", "--routing", "skewed"}, "tune moe: --routing: unknown routing 'skewed'");
     refused({"tune", "moe", "--tokens", "0"}, "--tokens");
-    refused({"tune", "mla", "--shapes", "v4-h64", "--formats", "fp8_656"}, "none of these formats");
+    refused({"tune", "mla", "--shapes", "v4-h64", "--formats", "fp8_656"},
+            "--formats is fp8_656, expected formats whose rows");
     refused({"bench", "tuning", "--ops", "conv"}, "unknown operator 'conv'");
 }
 

@@ -54,7 +54,7 @@ std::vector<std::int64_t> tuned_counts(const tune::Tuning& tuning) {
 }
 
 constexpr int kRounds = 13;  ///< at most; for candidates that are all but equal
-constexpr int kRoundsAgain = 9;
+constexpr int kRoundsAgain = 7;
 constexpr double kHopelessAgain = 2;  ///< a second tuning loses less time on who was far behind in the first
 constexpr double kDropAgain = 0.1;
 constexpr std::int64_t kLeastMany = 64;  ///< ranks of expert parallelism are judged from so many tokens on
@@ -96,7 +96,7 @@ constexpr double kExhaustiveShare = 0.4;
 constexpr double kLeastSeconds = 1;  ///< of either, whatever else took
 constexpr int kFewRounds = 5;        ///< that make an exhaustive measurement where time runs out
 /// Who takes this share longer than the fastest after a round cannot be the best.
-constexpr double kCannotBeBest = 0.5;
+constexpr double kCannotBeBest = 0.3;
 
 double now() { return tune::steady_clock().seconds(); }
 

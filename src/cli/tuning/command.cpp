@@ -153,6 +153,7 @@ void add_bench_command(CLI::App& bench, int& status) {
     command.add_option("--formats", common.formats, "Formats; default: the model's own")->delimiter(',');
     command.add_option("--max-tokens", common.max_tokens, "Largest call")->check(CLI::PositiveNumber);
     add_routing(command, common);
+    parsed->options.seconds = kAllSeconds;
     command.add_option("--budget", parsed->options.seconds, "Time budget in seconds of everything; 0: none")
         ->check(CLI::NonNegativeNumber)
         ->capture_default_str();

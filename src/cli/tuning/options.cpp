@@ -28,12 +28,22 @@ std::int64_t required(const TuneOptions& options, const char* name) {
     return options.size(name);
 }
 
+/// `parse`, whose errors then name the option that they are about.
+template <class Parse>
+auto parsed(const TuneOptions& options, const char* name, Parse parse) {
+    try {
+        return parse();
+    } catch (const Error& error) {
+        throw Error(error.code(), fmt::format("tune {}: --{}: {}", options.op, name, error.what()));
+    }
+}
+
 bool has_sizes(const TuneOptions& options) {
     return std::any_of(options.sizes.begin(), options.sizes.end(), [](const auto& size) { return size.second != 0; });
 }
 
 MoeShape given_moe(const TuneOptions& options) {
-    if (options.formats.empty()) invalid("tune moe: given sizes need --formats");
+    if (options.formats.empty()) invalid("tune moe: --formats is empty, expected one at least where sizes are given");
     MoeShape shape;
     shape.name = kGiven;
     shape.experts = as_int("experts", required(options, "experts"));
@@ -44,7 +54,7 @@ MoeShape given_moe(const TuneOptions& options) {
 }
 
 MlaShape given_mla(const TuneOptions& options) {
-    if (options.formats.empty()) invalid("tune mla: given sizes need --formats");
+    if (options.formats.empty()) invalid("tune mla: --formats is empty, expected one at least where sizes are given");
     MlaShape shape;
     shape.name = kGiven;
     shape.heads = as_int("heads", required(options, "heads"));
@@ -61,6 +71,7 @@ struct Choice {
     std::shared_ptr<const Shape> shape;
     std::vector<std::string> formats;  ///< empty: its own
     std::vector<std::string> named;
+    const char* format_option = "formats";  ///< where the formats are from
 };
 
 /// NAME or NAME:FORMAT.
@@ -69,8 +80,12 @@ Choice<Shape> named_choice(const TuneOptions& options, const std::string& text,
                            const Shape& (*by_name)(std::string_view)) {
     const std::size_t colon = text.find(':');
     const std::string name = text.substr(0, colon);
-    Choice<Shape> choice{std::make_shared<const Shape>(by_name(name)), options.formats, {"--shapes", name}};
-    if (colon != std::string::npos) choice.formats = {text.substr(colon + 1)};
+    const Shape& shape = *parsed(options, "shapes", [&] { return &by_name(name); });
+    Choice<Shape> choice{std::make_shared<const Shape>(shape), options.formats, {"--shapes", name}};
+    if (colon != std::string::npos) {
+        choice.formats = {text.substr(colon + 1)};
+        choice.format_option = "shapes";
+    }
     return choice;
 }
 
@@ -123,13 +138,15 @@ std::vector<Choice<MlaShape>> mla_choices(const TuneOptions& options) {
 TuneCase moe_case(const TuneOptions& options, const Choice<MoeShape>& choice, const std::string& format) {
     const MoeShape& shape = *choice.shape;
     const bool a16 = format == "fp8_block_a16";
-    const WeightSpec weights = a16 ? WeightSpec::fp8_block() : parse_weight_spec(format);
+    const WeightSpec weights =
+        parsed(options, choice.format_option, [&] { return parse_weight_spec(a16 ? "fp8_block" : format); });
     TuneCase one{
         .op = "fused_moe", .shape = shape.name, .format = format, .named = choice.named, .moe_shape = choice.shape};
     one.moe = fused_moe_problem(shape, weights, options.buckets().back());
     one.moe.quantize_activations = weights.format == WeightFormat::fp8_block && !a16;
     if (options.ep == 1) return one;
-    if (shape.local > 0) invalid("tune moe: {} is a rank's part already, expected no --ep", shape.name);
+    if (shape.local > 0)
+        invalid("tune moe: --ep is {}, expected 1: {} is a rank's part already", options.ep, shape.name);
     if (shape.experts % options.ep != 0)
         invalid("tune moe: --ep is {}, expected a divisor of the {} experts of {}", options.ep, shape.experts,
                 shape.name);
@@ -153,7 +170,8 @@ std::vector<TuneCase> mla_cases(const TuneOptions& options) {
     std::vector<TuneCase> cases;
     for (const Choice<MlaShape>& choice : mla_choices(options)) {
         std::vector<KvFormat> formats;
-        for (const std::string& name : choice.formats) formats.push_back(parse_kv_format(name));
+        for (const std::string& name : choice.formats)
+            formats.push_back(parsed(options, choice.format_option, [&] { return parse_kv_format(name); }));
         if (formats.empty()) formats = choice.shape->formats;
         for (const KvFormat format : formats)
             if (fixed_dim(format) == 0 || fixed_dim(format) == choice.shape->dim)
@@ -164,7 +182,10 @@ std::vector<TuneCase> mla_cases(const TuneOptions& options) {
                                  .mla_shape = choice.shape,
                                  .kv = format});
     }
-    if (cases.empty()) invalid("tune mla: none of these formats has rows as wide as the shapes");
+    if (cases.empty())
+        invalid("tune mla: --{} is {}, expected formats whose rows are as wide as those of the shapes",
+                options.formats.empty() ? "shapes" : "formats",
+                fmt::join(options.formats.empty() ? options.shapes : options.formats, ","));
     return cases;
 }
 
@@ -202,9 +223,10 @@ std::int64_t TuneOptions::size(const std::string& name) const {
 
 std::vector<TuneCase> tune_cases(const TuneOptions& options) {
     if (options.buckets().empty() || options.buckets().front() < 1)
-        invalid("tune: --tokens is {}, expected counts of at least 1", fmt::join(options.tokens, ","));
+        invalid("tune {}: --tokens is {}, expected counts of at least 1", options.op, fmt::join(options.tokens, ","));
     if (options.ep < 1) invalid("tune: --ep is {}, expected at least 1", options.ep);
-    for (const std::string& name : options.routing) static_cast<void>(bench::parse_routing(name));
+    for (const std::string& name : options.routing)
+        static_cast<void>(parsed(options, "routing", [&] { return bench::parse_routing(name); }));
     return options.op == "moe" ? moe_cases(options) : mla_cases(options);
 }
 

@@ -37,7 +37,7 @@ struct Options {
     int device = 0;
     double sustained_seconds = 2.5;  ///< of each matrix type
     bool launches = true;            ///< false: costs of launches and barriers stay 0
-    bool burst = true;               ///< false: burst rates stay 0, without the idling before them
+    double burst_rest_seconds = 1;   ///< of idling before a burst
     std::function<void(const std::string&)> progress;
 };
 

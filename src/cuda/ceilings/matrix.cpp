@@ -130,10 +130,8 @@ MatrixRates blas_rates(const BlasLt& blas, const Context& context, bool fp8) {
     const Product product(blas, context, fp8);
     (void)product.rate(3);
     MatrixRates rates;
-    if (context.options.burst) {
-        std::this_thread::sleep_for(std::chrono::seconds(1));
-        rates.burst = product.rate(10);
-    }
+    std::this_thread::sleep_for(std::chrono::duration<double>(context.options.burst_rest_seconds));
+    rates.burst = product.rate(10);
     const auto end =
         std::chrono::steady_clock::now() + std::chrono::duration<double>(context.options.sustained_seconds);
     while (std::chrono::steady_clock::now() < end) rates.sustained = product.rate(200);

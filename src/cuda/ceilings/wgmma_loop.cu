@@ -135,10 +135,8 @@ double rate(const Context& context, bool fp8, int rounds) {
 MatrixRates own_matrix_rates(const Context& context, bool fp8) {
     (void)rate(context, fp8, 100);
     MatrixRates rates;
-    if (context.options.burst) {
-        std::this_thread::sleep_for(std::chrono::seconds(1));
-        rates.burst = rate(context, fp8, 2000);
-    }
+    std::this_thread::sleep_for(std::chrono::duration<double>(context.options.burst_rest_seconds));
+    rates.burst = rate(context, fp8, 2000);
     const auto end =
         std::chrono::steady_clock::now() + std::chrono::duration<double>(context.options.sustained_seconds);
     while (std::chrono::steady_clock::now() < end) rates.sustained = rate(context, fp8, 50000);

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <thread>
 
 #include "cli/bench/decode/kernels.h"
 #include "cli/bench/decode/targets.h"
@@ -18,7 +19,8 @@ namespace {
 constexpr std::uint8_t kPoison = 0xFF;  ///< NaN in every floating-point type
 constexpr int kHostCalls = 200;
 constexpr int kHostWarmups = 20;
-constexpr int kEagerLoops = 5;
+constexpr std::int64_t kJudgedClearingRows = 128;  ///< of an expert, from which on clearing must not show
+constexpr double kSustainedMs = 300;               ///< without a rest; the last third counts
 
 std::vector<Column> columns() {
     return {{"op", 16, true},  {"shape", 14, true}, {"format", 13, true}, {"tokens", 6}, {"routing", 11, true},
@@ -26,12 +28,18 @@ std::vector<Column> columns() {
             {"error", 8},      {"", 5, true},       {"variant", 20, true}};
 }
 
+double now_ms() {
+    return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+double median(std::vector<double> values) { return summarize(std::move(values)).median; }
+
 std::string optional_us(const std::optional<double>& us) { return us ? fmt::format("{:g}", *us) : ""; }
 
 }  // namespace
 
 DecodeBench::DecodeBench(const DecodeOptions& options, const std::string& benchmark)
-    : options_(options), l2_bytes_(device_info(options.device).l2_bytes), table_(columns()) {
+    : options_(options), l2_bytes_(device_info(options.device).l2_bytes), meter_(options.device), table_(columns()) {
     results_.benchmark = benchmark;
     results_.device = device_info(options.device).name;
     measure_ceilings();
@@ -42,15 +50,18 @@ void DecodeBench::measure_ceilings() {
     const ceilings::Ceilings measured = ceilings::measure({.device = options_.device.index,
                                                            .sustained_seconds = 0.6,
                                                            .launches = false,
-                                                           .burst = false,
+                                                           .burst_rest_seconds = kMostRestMs * 1e-3,
                                                            .progress = say});
     read_gbps_ = measured.read_gbps;
     copy_gbps_ = measured.copy_gbps;
     bf16_tflops_ = measured.bf16_tflops_sustained;
     fp8_tflops_ = measured.fp8_tflops_sustained;
+    pace_.worked(now_ms(), kMostRestMs);
     results_.ceilings = {{"read_gbps", read_gbps_},
                          {"copy_gbps", copy_gbps_},
+                         {"bf16_tflops_rested", measured.bf16_tflops_burst},
                          {"bf16_tflops_sustained", bf16_tflops_},
+                         {"fp8_tflops_rested", measured.fp8_tflops_burst},
                          {"fp8_tflops_sustained", fp8_tflops_},
                          {"source", measured.matrix_source}};
     std::vector<FloorCurve::Point> points;
@@ -72,6 +83,50 @@ void DecodeBench::judge(const Subject& subject, const Tensor& out, ResultRow& ro
     row.decode->correct = error.within(subject.limit);
 }
 
+void DecodeBench::rest() const {
+    std::this_thread::sleep_for(std::chrono::duration<double, std::milli>(pace_.due(now_ms())));
+}
+
+Timing DecodeBench::time_paced(const std::function<void()>& work, int calls, DecodeFacts& facts) {
+    const double once = cuda::time_once(stream_, work);
+    pace_.worked(now_ms(), 2e-3 * once);  // the run that was checked too
+    const auto wanted = static_cast<std::size_t>(replays_for(once));
+    std::vector<double> samples;
+    std::vector<double> clocks;
+    while (samples.size() < wanted) {
+        rest();
+        double busy = 0;
+        while (once < kWarmMs * 1e3 && busy < kWarmMs) busy += 1e-3 * cuda::time_once(stream_, work);
+        meter_.begin(stream_.stream());
+        for (const double end = busy + kStretchMs; samples.size() < wanted && busy < end;) {
+            samples.push_back(cuda::time_once(stream_, work));
+            busy += 1e-3 * samples.back();
+        }
+        meter_.end(stream_.stream());
+        synchronize(device(), stream_.stream());
+        pace_.worked(now_ms(), busy);
+        clocks.push_back(meter_.mhz());
+    }
+    facts.sm_mhz = median(clocks);
+    for (double& sample : samples) sample /= calls;
+    return summarize(std::move(samples));
+}
+
+void DecodeBench::time_sustained(const std::function<void()>& work, int calls, DecodeFacts& facts) {
+    std::vector<double> last;
+    const double begin = now_ms();
+    while (now_ms() < begin + kSustainedMs) {
+        if (last.empty() && now_ms() > begin + kSustainedMs * 2 / 3) meter_.begin(stream_.stream());
+        const double us = cuda::time_once(stream_, work);
+        if (now_ms() > begin + kSustainedMs * 2 / 3) last.push_back(us / calls);
+    }
+    meter_.end(stream_.stream());
+    synchronize(device(), stream_.stream());
+    pace_.worked(now_ms(), kMostRestMs);
+    facts.sustained_us = median(last);
+    facts.sustained_mhz = meter_.mhz();
+}
+
 Timing DecodeBench::time_eager(const Subject& subject, int calls, ResultRow& row) {
     const Stream stream = stream_.stream();
     OwnedTensor last;
@@ -86,9 +141,7 @@ Timing DecodeBench::time_eager(const Subject& subject, int calls, ResultRow& row
     loop();
     synchronize(device(), stream);
     judge(subject, subject.mode == Mode::owning ? last.view() : subject.out, row);
-    std::vector<double> samples;
-    for (int i = 0; i < kEagerLoops; ++i) samples.push_back(cuda::time_once(stream_, loop) / calls);
-    return summarize(std::move(samples));
+    return time_paced(loop, calls, *row.decode);
 }
 
 Timing DecodeBench::time(const Subject& subject, int calls, ResultRow& row) {
@@ -103,10 +156,10 @@ Timing DecodeBench::time(const Subject& subject, int calls, ResultRow& row) {
     graph.replay();
     synchronize(device(), stream_.stream());
     judge(subject, subject.out, row);
-    const int replays = replays_for(cuda::time_once(stream_, [&] { graph.replay(); }));
-    std::vector<double> samples;
-    for (int i = 0; i < replays; ++i) samples.push_back(cuda::time_once(stream_, [&] { graph.replay(); }) / calls);
-    return summarize(std::move(samples));
+    const auto replay = [&] { graph.replay(); };
+    const Timing timing = time_paced(replay, calls, *row.decode);
+    if (subject.sustained) time_sustained(replay, calls, *row.decode);
+    return timing;
 }
 
 ResultRow DecodeBench::measured(const Subject& subject) {
@@ -149,6 +202,17 @@ void DecodeBench::add(ResultRow row) {
                 fmt::format("{:.1f}%", 100.0 * facts.floor_us / row.timing.median), optional_us(facts.must_us),
                 fmt::format("{:.1e}", row.error_norm), facts.correct ? "" : "WRONG", row.variant});
     results_.rows.push_back(std::move(row));
+}
+
+void DecodeBench::add_clearing(ClearingCost cost) {
+    if (!cost.correct) ++failures_;
+    pace_.worked(now_ms(), kMostRestMs);  // pairs are replayed without rests
+    note(fmt::format(
+        "{} {} {}, {} tokens ({} rows): clearing takes {:+.2f}% ({:+.2f} to {:+.2f}) of {:.1f} us, {:.2f}% {}{}",
+        cost.shape, cost.format, cost.variant, cost.tokens, cost.rows, 100.0 * cost.more, 100.0 * cost.more_low,
+        100.0 * cost.more_high, cost.us_without, 100.0 * cost.allowed(),
+        cost.rows < kJudgedClearingRows ? "would be allowed" : "is allowed", cost.correct ? "" : ": WRONG"));
+    results_.clearing.push_back(std::move(cost));
 }
 
 Timing DecodeBench::time_host(const std::function<void()>& call) {

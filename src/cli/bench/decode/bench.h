@@ -7,8 +7,10 @@
 #include <utility>
 #include <vector>
 
+#include "cli/bench/decode/clocks.h"
 #include "cli/bench/decode/command.h"
 #include "cli/bench/decode/fill.h"
+#include "cli/bench/decode/pace.h"
 #include "cli/bench/decode/rotation.h"
 #include "cli/bench/decode/sampled.h"
 #include "cli/bench/report.h"
@@ -24,10 +26,11 @@ struct Subject {
     ResultRow row;  ///< op, shape, format, tokens, routing, variant, flops, decode
     Mode mode = Mode::graph;
     int most_calls = 32;
-    double matrix_tflops = 0;                            ///< rate that `flops` can have at most
-    bool many_tokens = false;                            ///< the floor counts arithmetic too, and rates are reported
-    std::function<double(int calls)> flops;              ///< of a call, mean over that many sets; empty: as in `row`
-    std::function<double(int calls)> bytes;              ///< of a call, mean over that many sets
+    double matrix_tflops = 0;                ///< rate that `flops` can have at most
+    bool sustained = false;                  ///< in a graph: also without rests, until the clock has settled
+    bool many_tokens = false;                ///< the floor counts arithmetic too, and rates are reported
+    std::function<double(int calls)> flops;  ///< of a call, mean over that many sets; empty: as in `row`
+    std::function<double(int calls)> bytes;  ///< of a call, mean over that many sets
     std::function<OwnedTensor(int set, Stream)> owning;  ///< the main output
     std::function<void(int set, Stream)> preallocated;   ///< into `out`
     std::function<void(Stream)> bare;                    ///< `run` alone on arguments made before, for the host's time
@@ -47,6 +50,7 @@ class DecodeBench {
     [[nodiscard]] Device device() const noexcept { return options_.device; }
     [[nodiscard]] const cuda::OwnedStream& stream() const noexcept { return stream_; }
     [[nodiscard]] Lane lane() const noexcept { return {device(), stream_.stream()}; }
+    [[nodiscard]] double read_gbps() const noexcept { return read_gbps_; }
     [[nodiscard]] double copy_gbps() const noexcept { return copy_gbps_; }
     [[nodiscard]] double bf16_tflops() const noexcept { return bf16_tflops_; }
     [[nodiscard]] double fp8_tflops() const noexcept { return fp8_tflops_; }
@@ -59,6 +63,7 @@ class DecodeBench {
     [[nodiscard]] const Results& results() const noexcept { return results_; }
     void add_repeat(Repeat repeat) { results_.repeats.push_back(std::move(repeat)); }
     void add_rise(Rise rise) { results_.rises.push_back(std::move(rise)); }
+    void add_clearing(ClearingCost cost);
     /// Times `run` on the host, without waiting for the device.
     void measure_host(const Subject& subject);
     /// Adds a row that was timed elsewhere.
@@ -72,6 +77,12 @@ class DecodeBench {
   private:
     void measure_ceilings();
     ResultRow measured(const Subject& subject);
+    /// Waits until the device has rested.
+    void rest() const;
+    /// Times work that has run once, in stretches of a rested device; notes the clock.
+    Timing time_paced(const std::function<void()>& work, int calls, DecodeFacts& facts);
+    /// The same without rests.
+    void time_sustained(const std::function<void()>& work, int calls, DecodeFacts& facts);
     Timing time(const Subject& subject, int calls, ResultRow& row);
     Timing time_eager(const Subject& subject, int calls, ResultRow& row);
     Timing time_host(const std::function<void()>& call);
@@ -80,6 +91,8 @@ class DecodeBench {
     DecodeOptions options_;
     cuda::OwnedStream stream_;
     std::size_t l2_bytes_ = 0;
+    ClockMeter meter_;
+    Pace pace_;
     FloorCurve floors_;
     double read_gbps_ = 0;
     double copy_gbps_ = 0;

@@ -70,7 +70,8 @@ void add_decode_commands(CLI::App& bench, int& status) {
                     "decode: few tokens; prefill: 64,128,...,32768 tokens on shapes and formats for them")
         ->check(CLI::IsMember({"decode", "prefill"}))
         ->capture_default_str();
-    moe_command.add_flag("--clearing", moe->options.clearing, "Show what clearing accumulators costs");
+    moe_command.add_flag("--clearing", moe->options.clearing,
+                         "Show what clearing accumulators costs; prefill: of the atomic combine");
     moe_command.callback([moe, preset, &status] {
         check_ops(moe->options, {"fused_moe", "align", "routed_gemm", "sum_reduce"}, "moe");
         moe->options.prefill = *preset == "prefill";

@@ -45,6 +45,14 @@ __global__ void fill_numbers(std::int32_t* data, std::uint64_t count, std::uint3
 
 __global__ void empty_kernel() {}
 
+__global__ void stamp_clocks_kernel(ClockStamp* stamps) {
+    std::uint32_t multiprocessor = 0;
+    std::uint64_t nanoseconds = 0;
+    asm volatile("mov.u32 %0, %%smid;" : "=r"(multiprocessor));
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(nanoseconds));
+    stamps[blockIdx.x] = {multiprocessor, static_cast<std::uint64_t>(clock64()), nanoseconds};
+}
+
 __global__ void add_atomically_kernel(float* accumulators, const __nv_bfloat162* partials, int top_k,
                                       std::int64_t pairs) {
     const std::int64_t route = blockIdx.y;
@@ -94,6 +102,11 @@ void fill_uniform(std::int32_t* data, std::size_t count, std::int32_t bound, std
 
 void fill_ascending(std::int32_t* data, std::size_t count, std::int32_t first, Stream stream) {
     fill_numbers<<<kBlocks, kThreads, 0, stream.handle>>>(data, count, 0, first, 0);
+    check_launch();
+}
+
+void stamp_clocks(ClockStamp* stamps, Stream stream) {
+    stamp_clocks_kernel<<<kClockStamps, 1, 0, stream.handle>>>(stamps);
     check_launch();
 }
 

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "cli/bench/decode/clocks.h"
 #include "tokamak/device.h"
 #include "tokamak/weight_format.h"
 
@@ -29,6 +30,10 @@ void add_atomically(float* accumulators, const void* partials, std::int64_t toke
 void sum_rows(void* out, const void* partials, std::int64_t tokens, int top_k, std::int64_t hidden, Stream stream);
 /// Rounds the accumulators of live rows to bf16 `out`.
 void round_rows(void* out, const float* accumulators, std::int64_t tokens, std::int64_t hidden, Stream stream);
+
+/// Writes kClockStamps stamps, each by a block of its own.
+inline constexpr int kClockStamps = 132;
+void stamp_clocks(ClockStamp* stamps, Stream stream);
 
 /// A kernel that does nothing: what launching by itself costs the host.
 void launch_empty(Stream stream);

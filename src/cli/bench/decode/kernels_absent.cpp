@@ -14,5 +14,6 @@ void fill_packed(void*, std::size_t, const PackedLayout&, std::uint32_t, Stream)
 void fill_normal(void*, std::size_t, std::uint32_t, Stream) { absent(); }
 void fill_uniform(std::int32_t*, std::size_t, std::int32_t, std::uint32_t, Stream) { absent(); }
 void fill_ascending(std::int32_t*, std::size_t, std::int32_t, Stream) { absent(); }
+void stamp_clocks(ClockStamp*, Stream) { absent(); }
 
 }  // namespace tokamak::cli::bench

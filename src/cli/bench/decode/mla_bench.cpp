@@ -82,8 +82,11 @@ void bench_attention(DecodeBench& bench, const MlaCase& attention) {
     const auto plan = make_plan(data.problem(), options.device);
     const OwnedWorkspace workspace(plan.workspace(), options.device);
     for (const std::int64_t tokens : options.token_counts())
-        for (const Mode mode : options.mode_list())
-            bench.measure(make_subject(bench, data, plan, workspace, tokens, mode));
+        for (const Mode mode : options.mode_list()) {
+            Subject subject = make_subject(bench, data, plan, workspace, tokens, mode);
+            subject.sustained = mode == Mode::graph && tokens == kSustainedTokens;
+            bench.measure(subject);
+        }
     const std::int64_t tokens = std::min(kHostTokens, options.max_tokens());
     bench.measure_host(make_subject(bench, data, plan, workspace, tokens, Mode::workspace));
     if (options.configurations) compare_configurations(bench, data, plan);

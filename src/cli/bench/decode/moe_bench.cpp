@@ -90,8 +90,11 @@ void bench_fused_moe(DecodeBench& bench, MoeData& data) {
     const auto plan = make_plan(layer.problem, bench.device());
     const OwnedWorkspace workspace(plan.workspace(), bench.device());
     bench.progress(describe(layer));
-    for (const DecodeCall& call : moe_calls(bench.options(), layer.published))
-        bench.measure(moe_subject(bench, data, plan, workspace, call));
+    for (const DecodeCall& call : moe_calls(bench.options(), layer.published)) {
+        Subject subject = moe_subject(bench, data, plan, workspace, call);
+        subject.sustained = layer.published && call == DecodeCall{kSustainedTokens, kSustainedTokens};
+        bench.measure(subject);
+    }
     const std::int64_t tokens = std::min(kHostTokens, layer.problem.max_tokens);
     if (layer.published)
         bench.measure_host(

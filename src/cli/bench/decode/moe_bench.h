@@ -19,6 +19,8 @@ void bench_align(DecodeBench& bench, const MoeShape& shape);
 void bench_sum_reduce(DecodeBench& bench, const WeightPool& pool, const MoeShape& shape);
 /// What clearing accumulators costs, one layer and 61 of them.
 void bench_clearing(DecodeBench& bench, const WeightPool& pool);
+/// What clearing the output costs the wide kernel's atomic combine, in pairs of replays at 16 to 512 rows of an expert.
+void bench_clearing_pairs(DecodeBench& bench, MoeData& data);
 
 /// What every row of an MoE operator starts with.
 template <class Plan>

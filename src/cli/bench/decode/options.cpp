@@ -133,20 +133,15 @@ std::vector<MlaCase> mla_cases(const DecodeOptions& options) {
 std::vector<DecodeCall> moe_calls(const DecodeOptions& options, bool published) {
     const bool asked =
         !options.formats.empty() || !options.tokens.empty() || !options.routing.empty() || !options.modes.empty();
-    const auto modes = options.mode_list();
     std::vector<DecodeCall> calls;
     if (!published && !asked) {
         for (const std::int64_t tokens : kFewTokens) calls.push_back({tokens, tokens, Routing::uniform, Mode::graph});
         return calls;
     }
-    const auto list = routings(options);
-    for (const Routing routing : list)
-        for (const std::int64_t tokens : options.token_counts())
-            for (const Mode mode : modes)
-                if (!options.modes.empty() || mode == Mode::graph || routing == list.front())
-                    calls.push_back({tokens, tokens, routing, mode});
-    if (contains(modes, Mode::graph) && contains(options.token_counts(), kCaptured))
-        for (const std::int64_t count : kDeviceCounts) calls.push_back({kCaptured, count, list.front(), Mode::graph});
+    calls = prefill_calls(options);
+    if (contains(options.mode_list(), Mode::graph) && contains(options.token_counts(), kCaptured))
+        for (const std::int64_t count : kDeviceCounts)
+            calls.push_back({kCaptured, count, routings(options).front(), Mode::graph});
     return calls;
 }
 

@@ -69,6 +69,9 @@ std::vector<MlaCase> mla_cases(const DecodeOptions& options);
 /// What is given explicitly is taken in all combinations.
 std::vector<DecodeCall> moe_calls(const DecodeOptions& options, bool published);
 
+/// Calls of so many tokens are also timed without rests.
+inline constexpr std::int64_t kSustainedTokens = 64;
+
 /// The same for many tokens: shapes of moe_prefill_shapes in their formats; every token count in a graph with every
 /// routing, and the eager modes with the first.
 std::vector<MoeCase> prefill_cases(const DecodeOptions& options);

@@ -11,12 +11,14 @@ namespace tokamak::cli::bench {
 namespace {
 
 constexpr double kMostSpread = 0.02;  ///< of three runs
-constexpr double kRiseNoise = 0.02;   ///< of the time per token from one count to the next
+constexpr const char* kClearingShape = "dsv3-ep8";
+constexpr double kRiseNoise = 0.02;  ///< of the time per token from one count to the next
 
 Subject many_subject(const DecodeBench& bench, MoeData& data, const moe::FusedMoePlan& plan, const Workspace& workspace,
                      const DecodeCall& call) {
     Subject subject = moe_subject(bench, data, plan, workspace, call);
     subject.many_tokens = true;
+    subject.sustained = call.tokens == kRepeatedTokens && call.mode == Mode::graph && call.routing == Routing::uniform;
     DecodeFacts& facts = *subject.row.decode;
     if (call.mode != Mode::graph || call.routing != Routing::uniform) return subject;
     if (const auto target = prefill_target(subject.row.shape, subject.row.format, call.tokens)) {
@@ -29,7 +31,7 @@ Subject many_subject(const DecodeBench& bench, MoeData& data, const moe::FusedMo
 }
 
 /// The runs after the one that has a row.
-void repeat(DecodeBench& bench, const Subject& subject) {
+void repeat(DecodeBench& bench, Subject subject) {
     Repeat repeat{.op = subject.row.op,
                   .shape = subject.row.shape,
                   .format = subject.row.format,
@@ -39,6 +41,7 @@ void repeat(DecodeBench& bench, const Subject& subject) {
         if (row.shape == repeat.shape && row.format == repeat.format && row.tokens == repeat.tokens &&
             row.routing == subject.row.routing && row.mode == to_string(subject.mode))
             repeat.us.push_back(row.timing.median);
+    subject.sustained = false;
     while (repeat.us.size() < kRepeats) repeat.us.push_back(bench.measure_again(subject));
     bench.note(fmt::format("{} {}, {} tokens: {:.1f} us, {} runs, spread {:.1f}%{}", repeat.shape, repeat.format,
                            repeat.tokens, repeat.us.front(), repeat.us.size(), 100.0 * repeat.spread(),
@@ -54,6 +57,7 @@ void bench_case(DecodeBench& bench, const WeightPool& pool, const MoeCase& layer
     const OwnedWorkspace workspace(plan.workspace(), bench.device());
     for (const DecodeCall& call : prefill_calls(bench.options()))
         bench.measure(many_subject(bench, data, plan, workspace, call));
+    if (bench.options().clearing && layer.shape->name == kClearingShape) bench_clearing_pairs(bench, data);
     const auto counts = bench.options().token_counts();
     if (std::find(counts.begin(), counts.end(), kRepeatedTokens) == counts.end()) return;
     repeat(bench, many_subject(bench, data, plan, workspace,

@@ -12,7 +12,8 @@ namespace {
 
 constexpr double kReplayUs = 400;   ///< a replay should take: the microsecond that starts it is then a quarter percent
 constexpr double kFewestCalls = 8;  ///< the mean of active experts is then good to about 1.5 percent
-constexpr double kMeasureUs = 20000;  ///< spent on the timed replays
+constexpr double kLongReplayUs = 6000;  ///< and not longer, where the L2 is cold all the same
+constexpr double kMeasureUs = 10000;    ///< spent on the timed replays
 constexpr int kFewestReplays = 5;
 constexpr int kMostReplays = 25;
 
@@ -20,7 +21,8 @@ constexpr int kMostReplays = 25;
 
 int calls_per_replay(double bytes, double ideal_us, std::size_t l2_bytes, int most_calls) {
     const double cold = kColdFactor * static_cast<double>(l2_bytes) / std::max(bytes, 1.0) + 1.0;
-    const double wanted = std::max({std::ceil(cold), std::ceil(kReplayUs / std::max(ideal_us, 0.1)), kFewestCalls});
+    const double few = std::clamp(std::floor(kLongReplayUs / std::max(ideal_us, 0.1)), 1.0, kFewestCalls);
+    const double wanted = std::max({std::ceil(cold), std::ceil(kReplayUs / std::max(ideal_us, 0.1)), few});
     return static_cast<int>(std::min(wanted, static_cast<double>(most_calls)));
 }
 

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+// What clearing the output costs where the wide kernel adds its results to it: the same calls with the clearing and
+// without, replayed in turn. A call that accumulates into `out` and has no shared output clears nothing and reads
+// nothing instead, so it is the same kernel with the clearing left out.
+#include <fmt/format.h>
+
+#include <vector>
+
+#include "cli/bench/decode/moe_bench.h"
+#include "core/plan_state.h"
+#include "tune/select.h"
+
+namespace tokamak::cli::bench {
+namespace {
+
+constexpr std::int64_t kRows[] = {16, 32, 64, 128, 256, 512};  ///< of an expert with uniform routing
+constexpr int kPairs = 21;
+
+/// The wide kernel's variant of a plan; empty: it has none.
+std::string wide_variant(const moe::FusedMoeProblem& problem, Device device) {
+    const auto plan = make_plan(problem, device, {.combine = Combine::atomic});
+    for (const std::string& variant : plan.state().variants)
+        if (variant.starts_with("wide_")) return variant;
+    return {};
+}
+
+/// Both graphs of a token count.
+class Pair {
+  public:
+    Pair(const DecodeBench& bench, MoeData& data, const moe::FusedMoePlan& plan, const Workspace& workspace,
+         std::int64_t tokens)
+        : bench_(bench),
+          args_(args_of(bench, data, tokens)),
+          clearing_(bench.stream(), [&] { record(plan, workspace, false); }),
+          adding_(bench.stream(), [&] { record(plan, workspace, true); }) {
+        fill_bytes(data.out().data, bench.device(), 0, data.out().bytes(), bench.stream().stream());
+        adding_.replay();
+        clearing_.replay();
+        synchronize(bench.device(), bench.stream().stream());
+    }
+
+    [[nodiscard]] ClearingCost measure() const {
+        std::vector<double> with;
+        std::vector<double> without;
+        for (int i = 0; i < kPairs; ++i) {
+            if (i % 2 == 0) with.push_back(time(clearing_));
+            without.push_back(time(adding_));
+            if (i % 2 == 1) with.push_back(time(clearing_));
+        }
+        const tune::Interval ratio = tune::ratio_interval(with, without);
+        return {.us = tune::median_interval(with).median,
+                .us_without = tune::median_interval(without).median,
+                .more = ratio.median - 1.0,
+                .more_low = ratio.low - 1.0,
+                .more_high = ratio.high - 1.0,
+                .pairs = kPairs};
+    }
+
+  private:
+    /// Of each call of a replay; set 0, which can be checked, is the last.
+    static std::vector<moe::FusedMoeArgs> args_of(const DecodeBench& bench, MoeData& data, std::int64_t tokens) {
+        const double bytes = data.active(Routing::uniform, tokens, 1) * data.expert_bytes();
+        const int calls = calls_per_replay(bytes, bytes / bench.read_gbps() * 1e-3,
+                                           device_info(bench.device()).l2_bytes, sets_for(tokens));
+        std::vector<moe::FusedMoeArgs> args;
+        for (int set = calls - 1; set >= 0; --set) {
+            args.push_back(data.args(Routing::uniform, tokens, set));
+            args.back().out = data.out();
+        }
+        return args;
+    }
+    void record(const moe::FusedMoePlan& plan, const Workspace& workspace, bool accumulate) {
+        for (moe::FusedMoeArgs& args : args_) {
+            args.accumulate_into_out = accumulate;
+            moe::run(plan, args, workspace, bench_.stream().stream());
+        }
+    }
+    [[nodiscard]] double time(const cuda::CapturedGraph& graph) const {
+        return cuda::time_once(bench_.stream(), [&] { graph.replay(); }) / static_cast<double>(args_.size());
+    }
+
+    const DecodeBench& bench_;
+    std::vector<moe::FusedMoeArgs> args_;
+    cuda::CapturedGraph clearing_;
+    cuda::CapturedGraph adding_;
+};
+
+}  // namespace
+
+void bench_clearing_pairs(DecodeBench& bench, MoeData& data) {
+    const MoeCase& layer = data.layer();
+    const std::string variant = wide_variant(layer.problem, bench.device());
+    if (variant.empty()) return;
+    const auto plan = make_plan(layer.problem, bench.device(), {.variant = variant, .combine = Combine::atomic});
+    const OwnedWorkspace workspace(plan.workspace(), bench.device());
+    for (const std::int64_t rows : kRows) {
+        const std::int64_t tokens = rows * layer.problem.num_experts / layer.problem.top_k;
+        if (tokens > layer.problem.max_tokens) continue;
+        const Pair pair(bench, data, plan, workspace, tokens);
+        const Distance limit = moe_limit(layer);
+        // Sums of eight results in bf16, each rounded.
+        const bool correct =
+            data.check(data.out(), Routing::uniform, tokens).within({2 * limit.norm, 2 * limit.largest});
+        ClearingCost cost = pair.measure();
+        cost.op = "fused_moe";
+        cost.shape = layer.shape->name;
+        cost.format = layer.format;
+        cost.tokens = tokens;
+        cost.rows = rows;
+        cost.variant = variant;
+        cost.correct = correct;
+        bench.add_clearing(std::move(cost));
+    }
+}
+
+}  // namespace tokamak::cli::bench
