@@ -13,7 +13,6 @@ namespace tokamak::moe::cuda {
 inline constexpr int kMostTileRows = 32;
 /// Most (token, slot) pairs of a pass; a larger batch takes several inside the launch.
 inline constexpr int kMostPassRoutes = 8192;
-inline constexpr int kWeightWarps = 1;  ///< that issue the copies of weights
 inline constexpr int kGatherWarps = 2;  ///< that gather activation rows
 /// The same where the grid makes one list of routes; such a kernel does one pass.
 inline constexpr int kMostGridRoutes = 65536;

@@ -221,15 +221,15 @@ __device__ __forceinline__ void between_phases() {
 template <class Shape>
 __device__ __forceinline__ void feed(const GroupedArgs& args, const RowLists& lists, const StageRing<Shape>& ring,
                                      RingPlace& place, std::int64_t first, int warp) {
-    if (warp < kWeightWarps) {
-        ptx::named_barrier(kRowsAhead, (kWeightWarps + kGatherWarps) * 32);
-        WeightStream<Shape>(lists, args, false).issue(ring, place);
-        WeightStream<Shape> down(lists, args, true);
+    if (warp < Shape::kWeightWarps) {
+        ptx::named_barrier(kRowsAhead, (Shape::kWeightWarps + kGatherWarps) * 32);
+        WeightStream<Shape>(lists, args, false, warp).issue(ring, place);
+        WeightStream<Shape> down(lists, args, true, warp);
         down.issue(ring, place, ring.stages);
         between_phases<Shape>();
         down.issue(ring, place);
     } else {
-        const int thread = (warp - kWeightWarps) * 32 + static_cast<int>(threadIdx.x) % 32;
+        const int thread = (warp - Shape::kWeightWarps) * 32 + static_cast<int>(threadIdx.x) % 32;
         const RowSource tokens = token_rows(args, first);
         const RowSource x = !Shape::kPrepares
                                 ? tokens
@@ -247,12 +247,12 @@ template <class Shape>
 __device__ __forceinline__ void feed_copies(const GroupedArgs& args, const RowLists& lists,
                                             const StageRing<Shape>& ring, RingPlace& place, int warp,
                                             unsigned prepared) {
-    if (warp < kWeightWarps) {
-        WeightStream<Shape> gate_up(lists, args, false);
+    if (warp < Shape::kWeightWarps) {
+        WeightStream<Shape> gate_up(lists, args, false, warp);
         gate_up.issue(ring, place, ring.stages);
         cooperative_groups::this_grid().barrier_wait(std::move(prepared));
         gate_up.issue(ring, place);
-        WeightStream<Shape>(lists, args, true).issue(ring, place);
+        WeightStream<Shape>(lists, args, true, warp).issue(ring, place);
     } else {
         cooperative_groups::this_grid().barrier_wait(std::move(prepared));
         copy_tile_rows(args, lists, false, ring, place);

@@ -66,7 +66,7 @@ class RowGather {
     __device__ void announce() {
         if (announced_) return;
         announced_ = true;
-        ptx::named_barrier(kRowsAhead, (kWeightWarps + kGatherWarps) * 32);
+        ptx::named_barrier(kRowsAhead, (Shape::kWeightWarps + kGatherWarps) * 32);
     }
     __device__ void find_rows(const Unit& unit) {
         rows_ = (unit.tile.rows - row_ + kStep - 1) / kStep;

@@ -23,9 +23,12 @@ struct GroupedShape {
     /// Weights are converted in registers and multiplied by wgmma.
     static constexpr bool kConverted = Converted_;
     static constexpr int kRowWarps = kCopiesRows ? 1 : kGatherWarps;
+    /// That issue the copies of weights: where multiplying takes every issue slot, one scheduler should not have all
+    /// of them.
+    static constexpr int kWeightWarps = Weights::kLoadsAhead && !Converted_ ? 2 : 1;
     static constexpr int kThreads = (kConsumerWarps + kWeightWarps + kRowWarps) * 32;
-    /// Of a stage: one for the weights; one for the rows, or one of each gathering thread.
-    static constexpr int kFullArrivals = 1 + (kCopiesRows ? 1 : kGatherWarps * 32);
+    /// Of a stage: one of each weights' warp; one for the rows, or one of each gathering thread.
+    static constexpr int kFullArrivals = kWeightWarps + (kCopiesRows ? 1 : kGatherWarps * 32);
     static constexpr bool kGridLists = TileRows_ > 64;  ///< many rows: the grid makes one list in the workspace
     static constexpr int kTileRows = TileRows_;
     static constexpr int kRowBlockBytes = kTileRows * 128;  ///< rows of 128 bytes, swizzled

@@ -15,19 +15,20 @@ namespace tokamak::moe::cuda {
 /// Named barrier of the feeding warps: what the first rows of a pass wait for should not be the first weights.
 inline constexpr int kRowsAhead = 2;
 
-/// Copies the weights of a phase, stage by stage. A whole warp runs it: a lone lane's copies take so many instructions
+/// A warp's part of the weights of a phase, stage by stage. A whole warp runs it: a lone lane's copies take so many instructions
 /// among busy warps that weights arrive late (docs/kernels/moe_grouped.md).
 template <class Shape>
 class WeightStream {
     using Weights = typename Shape::Weights;
 
   public:
-    __device__ WeightStream(const RowLists& lists, const GroupedArgs& args, bool down)
+    __device__ WeightStream(const RowLists& lists, const GroupedArgs& args, bool down, int warp)
         : walk_(lists, args, down),
           matrix_(down ? args.down : args.gate_up),
           chunks_(Shape::chunks(matrix_)),
           chunk_(chunks_),
-          policy_(ptx::copy_policy(lists.single_tiles())) {}
+          policy_(ptx::copy_policy(lists.single_tiles())),
+          warp_(warp) {}
 
     /// Issues up to `most` stages.
     __device__ void issue(const StageRing<Shape>& ring, RingPlace& place, int most = 0x7FFFFFFF) {
@@ -36,7 +37,9 @@ class WeightStream {
             if (chunk_ == chunks_) {
                 if (!walk_.next(unit_)) return;
                 chunk_ = 0;
-                source_ = matrix_.packed + unit_.tile.expert * matrix_.expert_bytes + unit_.strip * matrix_.strip_bytes;
+                source_ = matrix_.packed + unit_.tile.expert * matrix_.expert_bytes +
+                          (unit_.strip + warp_) * matrix_.strip_bytes;
+                strips_ = (unit_.strips - warp_ + Shape::kWeightWarps - 1) / Shape::kWeightWarps;
             }
             const int tiles = min(stage_tiles, matrix_.tiles - chunk_ * stage_tiles);
             const std::uint32_t bytes = static_cast<std::uint32_t>(tiles) * Weights::kTileBytes;
@@ -44,7 +47,7 @@ class WeightStream {
             constexpr std::uint32_t scale_bytes = Weights::kStripScales ? kStripScaleBytes : 0;
             if (ptx::elect_lane()) {
                 ptx::barrier_arrive_expect(&ring.full[place.slot],
-                                           (bytes + scale_bytes) * static_cast<std::uint32_t>(unit_.strips));
+                                           (bytes + scale_bytes) * static_cast<std::uint32_t>(strips_));
                 copy_strips(ring.stage(place.slot), bytes, &ring.full[place.slot]);
             }
             source_ += bytes;
@@ -58,15 +61,16 @@ class WeightStream {
     __device__ __forceinline__ void copy_strips(std::uint8_t* stage, std::uint32_t bytes, std::uint64_t* full) const {
         const std::uint8_t* from = source_;
 #pragma unroll
-        for (int strip = 0; strip < Shape::kStrips; ++strip) {
-            if (strip >= unit_.strips) break;
+        for (int i = 0; i < Shape::kStrips / Shape::kWeightWarps; ++i) {
+            if (i >= strips_) break;
+            const int strip = i * Shape::kWeightWarps + warp_;
             ptx::bulk_copy(stage + strip * Weights::kStripStageBytes, from, bytes, full, policy_);
             if constexpr (Weights::kStripScales)
                 ptx::bulk_copy(stage + Shape::kStripScalesOffset + strip * kStripScaleBytes,
                                from + static_cast<std::int64_t>(matrix_.tiles - chunk_) * Weights::kTileBytes +
                                    chunk_ / 2 * kStripScaleBytes,
                                kStripScaleBytes, full);
-            from += matrix_.strip_bytes;
+            from += Shape::kWeightWarps * matrix_.strip_bytes;
         }
     }
 
@@ -75,6 +79,8 @@ class WeightStream {
     int chunks_;
     int chunk_;
     std::uint64_t policy_;  ///< where no other unit reads the same weights, they give way to the rows in the L2
+    int warp_;            ///< among the weights' warps, which take a unit's strips in turn
+    int strips_ = 0;      ///< of this warp in the unit
     Unit unit_{};
     const std::uint8_t* source_ = nullptr;
 };

@@ -51,7 +51,7 @@ struct Tiles4Bit : PlainProducts {
     static constexpr int kStripStageBytes = kStageBlocks / kTileBlocks * kTileBytes;
     static constexpr bool kStripScales = false;
     static constexpr bool kLoadsAhead = true;
-    static constexpr bool kAnnounces = false;
+    static constexpr bool kAnnounces = true;
     static constexpr bool kGlobalScales = false;
     static constexpr bool kBoundByRows = true;
     static constexpr int kFirstStripCycles = 700;
@@ -127,7 +127,6 @@ struct Int4Weights : Tiles4Bit<(Group > 64 ? 128 : 64), (Group > 64   ? 4224
     using Slab = Slab4Bit<Int4Weights>;
     using Scales = std::conditional_t<Group == 32, uint2, std::uint32_t>;  ///< bf16 pairs: rows g and g + 8
     static constexpr RowForm kForm = RowForm::natural;
-    static constexpr bool kAnnounces = true;
     static constexpr float kSumScale = 0x1p33F;
     struct ScaleSet {  ///< rows g and g + 8
         std::uint32_t factors, offsets;
