@@ -30,7 +30,7 @@ run_tests() {
   fi
 }
 
-# Every kernel form on small problems: 120 runs of at most a minute.
+# Every kernel form on small problems: a hundred runs of at most a minute.
 run_sanitizer() {
   TOKAMAK_BIN=bin ./sanitize.sh "$out/sanitize" 60 8 >"$out/sanitize.txt" || { failed=1; echo "FAILED: sanitize"; }
   cat "$out/sanitize.txt"
