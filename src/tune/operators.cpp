@@ -161,23 +161,6 @@ class OperatorRunner : public Runner {
     int sets_ = 1;
 };
 
-/// Ascending counts, and between neighbours of them (no more than a factor of two apart) those up to which the default
-/// takes one variant and above another: where a wave of thread blocks is full, all other candidates change too.
-std::vector<std::int64_t> with_changes(const std::vector<std::int64_t>& counts, const std::vector<PlanRow>& defaults) {
-    std::vector<std::int64_t> all;
-    for (std::size_t i = 0; i < counts.size(); ++i) {
-        const std::int64_t below = i == 0 ? counts[i] : counts[i - 1];
-        for (std::size_t row = 0; row + 1 < defaults.size(); ++row) {
-            const std::int64_t tokens = defaults[row].tokens;
-            if (tokens > below && tokens < counts[i] && counts[i] <= 2 * below &&
-                defaults[row].variant != defaults[row + 1].variant)
-                all.push_back(tokens);
-        }
-        all.push_back(counts[i]);
-    }
-    return all;
-}
-
 template <class Problem, class Args>
 Tuning tune_operator(const Problem& problem, Device device, const Calls<Args>& calls, const Options& options,
                      const PlanOptions& plan_options) {
