@@ -30,5 +30,5 @@ strip --strip-debug "$archive"/bin/* 2>/dev/null || true
 if [ -d "${TOKAMAK_CONFORMANCE_DIR:-../shared/conformance}" ]; then
   cp -r "${TOKAMAK_CONFORMANCE_DIR:-../shared/conformance}" "$archive/conformance"
 fi
-cp scripts/gpu_run.sh "$archive/"
+cp scripts/gpu_run.sh scripts/sanitize.sh "$archive/"
 du -sh "$archive" | sed 's/^/archive: /'

@@ -3,7 +3,8 @@
 #   scripts/sanitize.sh OUT [SECONDS_OF_A_RUN [AT_ONCE [CASES [TOOLS]]]]      defaults: 60, 8, all, all four
 # CASES is a regular expression on the names. The programs lie in $TOKAMAK_BIN (default: build/bin), the library where they
 # find it. A run of `tokamak tune --probe` makes one call by every variant of a format, from poisoned buffers; its journal
-# says how far it came. Exit status 1 if a tool found something.
+# says how far it came. Exit status 1 if a tool found something, racecheck apart: it cannot follow every order that the kernels
+# rely on (docs/gpu_machine.md).
 set -uo pipefail
 out=${1:?usage: sanitize.sh OUT [SECONDS [AT_ONCE [CASES [TOOLS]]]]}
 limit=${2:-60}
@@ -80,7 +81,7 @@ while IFS='|' read -r name _; do
   printf '%-18s' "$name"
   for tool in $tools; do
     text=$(verdict "$out/$name.$tool.log" "$out/$name.$tool.journal")
-    case $text in *found*) bad=1 ;; esac
+    case $tool$text in racecheck*) ;; *found*) bad=1 ;; esac
     printf ' %-18s' "$text"
   done
   echo

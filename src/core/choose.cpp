@@ -184,6 +184,21 @@ const PlanRow& row_at(const std::vector<PlanRow>& rows, std::int64_t tokens) {
     return row == rows.end() ? rows.back() : *row;
 }
 
+std::vector<std::int64_t> with_changes(const std::vector<std::int64_t>& counts, const std::vector<PlanRow>& defaults) {
+    std::vector<std::int64_t> all;
+    for (std::size_t i = 0; i < counts.size(); ++i) {
+        const std::int64_t below = i == 0 ? counts[i] : counts[i - 1];
+        for (std::size_t row = 0; row + 1 < defaults.size(); ++row) {
+            const std::int64_t tokens = defaults[row].tokens;
+            if (tokens > below && tokens < counts[i] && counts[i] <= 2 * below &&
+                defaults[row].variant != defaults[row + 1].variant)
+                all.push_back(tokens);
+        }
+        all.push_back(counts[i]);
+    }
+    return all;
+}
+
 std::vector<PlanRow> choose_table(const ChooseRequest& request, const std::vector<PlanRow>& defaults) {
     if (!request.pinned.empty() && !is_legal(request, request.pinned))
         invalid("{}: variant \"{}\" cannot run this problem here, expected one of {}", request.op, request.pinned,

@@ -49,6 +49,10 @@ std::vector<PlanRow> heuristic_rows(const ChooseRequest& request);
 /// The row for a call of so many tokens. `rows` are ascending, at least one; above them the last.
 const PlanRow& row_at(const std::vector<PlanRow>& rows, std::int64_t tokens);
 
+/// Ascending counts, and between neighbours of them (no more than a factor of two apart) those up to which the default
+/// takes one variant and above another: where a wave of thread blocks is full, all other candidates change too.
+std::vector<std::int64_t> with_changes(const std::vector<std::int64_t>& counts, const std::vector<PlanRow>& defaults);
+
 /// One row for each token bucket up to max_tokens and for each count of the stores' tables below it, and what else
 /// `defaults`, the heuristic's rows, has between them where no table decides. Store entries that name a variant outside
 /// `legal` are passed over with one warning a variant. Throws `invalid_argument` for a pinned variant that is not legal

@@ -178,6 +178,7 @@ Tuning tune_operator(const Problem& problem, Device device, const Calls<Args>& c
     if (!request.buckets.empty() && request.buckets.back() > problem.max_tokens)
         invalid("tune: `buckets` ends with {}, expected at most max_tokens = {}", request.buckets.back(),
                 problem.max_tokens);
+    if (options.between > 0) request.buckets = with_changes(request.buckets, state.defaults);
     for (const std::string& variant : state.variants) request.candidates.push_back({variant, {}});
     for (const auto& [variant, reason] : state.refused) request.candidates.push_back({variant, reason});
     request.fallback = [&runner](std::int64_t tokens) { return runner.default_of(tokens); };

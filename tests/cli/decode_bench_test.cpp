@@ -160,16 +160,16 @@ TEST(DecodeRotation, TouchesThreeTimesTheCacheOrAllThereIs) {
     for (const double bytes : {1e6, 2e7, 2e8, 2e9}) {
         const int calls = calls_per_replay(bytes, bytes / 4.6e6, l2, 1000);
         EXPECT_GT(calls * bytes, kColdFactor * l2) << bytes;
-        EXPECT_GE(calls, 8);
+        EXPECT_GE(calls, bytes < 1e9 ? 8 : 2) << bytes;
     }
     EXPECT_EQ(calls_per_replay(1e6, 2, l2, 32), 32);
     EXPECT_EQ(calls_per_replay(2e9, 430, l2, 3), 3);
     EXPECT_LE(calls_per_replay(2e9, 430, l2, 32), 8) << "long calls are not repeated needlessly";
     EXPECT_EQ(replays_for(1), 25);
     EXPECT_EQ(replays_for(1e6), 5);
-    EXPECT_EQ(replays_for(1000), 10);
+    EXPECT_EQ(replays_for(200), 20);
     EXPECT_EQ(calls_per_replay(7e8, 2120, l2, 4), 2) << "a replay of many tokens leaves the clock as it was";
-    EXPECT_EQ(calls_per_replay(7e8, 1000, l2, 32), 6);
+    EXPECT_EQ(calls_per_replay(7e8, 1000, l2, 32), 3);
 }
 
 TEST(DecodePace, RestIsOwedForWorkUpToALimit) {

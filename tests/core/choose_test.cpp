@@ -84,6 +84,20 @@ TEST(Choose, WhereNoTableDecidesTheHeuristicIsAskedBetweenTheBucketsToo) {
     }
 }
 
+TEST(Choose, CountsAboveWhichTheDefaultChangesLieBetweenNeighbours) {
+    Sources s;
+    s.request.max_tokens = 256;
+    s.request.heuristic = &in_steps;
+    const auto defaults = heuristic_rows(s.request);
+    const std::vector<std::int64_t> buckets = tune::token_buckets(256);
+    EXPECT_EQ(with_changes(buckets, defaults),
+              (std::vector<std::int64_t>{1, 2, 4, 5, 8, 16, 24, 32, 64, 128, 132, 256}));
+    EXPECT_EQ(with_changes({4, 8, 9}, defaults), (std::vector<std::int64_t>{4, 5, 8, 9}));
+    EXPECT_EQ(with_changes({1, 37, 256}, defaults), (std::vector<std::int64_t>{1, 37, 256})) << "too far apart";
+    EXPECT_EQ(with_changes({5}, defaults), (std::vector<std::int64_t>{5}));
+    EXPECT_EQ(with_changes({16, 32}, {{256, "always", "heuristic"}}), (std::vector<std::int64_t>{16, 32}));
+}
+
 /// As a plan's workspace has to: whatever a smaller plan runs, a larger one runs too.
 TEST(Choose, EveryVariantOfASmallerMaximumIsInTheTableOfALargerOne) {
     Sources s;

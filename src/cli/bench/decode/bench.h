@@ -79,8 +79,9 @@ class DecodeBench {
     ResultRow measured(const Subject& subject);
     /// Waits until the device has rested.
     void rest() const;
-    /// Times work that has run once, in stretches of a rested device; notes the clock.
-    Timing time_paced(const std::function<void()>& work, int calls, DecodeFacts& facts);
+    /// Times work that has run once, in stretches of a rested device; notes the clock. Of a call at most `most_us`
+    /// count as work that tires the device.
+    Timing time_paced(const std::function<void()>& work, int calls, double most_us, DecodeFacts& facts);
     /// The same without rests.
     void time_sustained(const std::function<void()>& work, int calls, DecodeFacts& facts);
     Timing time(const Subject& subject, int calls, ResultRow& row);

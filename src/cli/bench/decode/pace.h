@@ -9,7 +9,7 @@ namespace tokamak::cli::bench {
 inline constexpr double kRestFactor = 3;    ///< rest over the work before it
 inline constexpr double kMostRestMs = 150;  ///< after which it has rested, whatever was before
 inline constexpr double kStretchMs = 12;    ///< of measurements without a rest: a replay more at most
-inline constexpr double kWarmMs = 1.5;      ///< of a stretch that does not count, where replays are shorter
+inline constexpr double kWarmMs = 0.8;      ///< of a stretch that does not count, where replays are shorter
 
 /// Owed rest. Times in milliseconds from any origin.
 class Pace {

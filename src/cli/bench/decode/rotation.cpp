@@ -12,8 +12,8 @@ namespace {
 
 constexpr double kReplayUs = 400;   ///< a replay should take: the microsecond that starts it is then a quarter percent
 constexpr double kFewestCalls = 8;  ///< the mean of active experts is then good to about 1.5 percent
-constexpr double kLongReplayUs = 6000;  ///< and not longer, where the L2 is cold all the same
-constexpr double kMeasureUs = 10000;    ///< spent on the timed replays
+constexpr double kLongReplayUs = 3000;  ///< and not longer, where the L2 is cold all the same
+constexpr double kMeasureUs = 4000;     ///< spent on the timed replays
 constexpr int kFewestReplays = 5;
 constexpr int kMostReplays = 25;
 
