@@ -4,9 +4,13 @@
 // values. See docs/kernels/sparse_mla.md.
 #pragma once
 
+#include <type_traits>
+
+#include "cuda/ptx/copy.cuh"
 #include "mla/cuda/flat_decode/exchange.cuh"
 #include "mla/cuda/flat_decode/queries.cuh"
-#include "mla/cuda/flat_decode/rows.cuh"
+#include "mla/cuda/flat_decode/rows_bf16.cuh"
+#include "mla/cuda/flat_decode/rows_fp8.cuh"
 #include "mla/cuda/flat_decode/weigh.cuh"
 
 namespace tokamak::mla::cuda::flat_decode {
@@ -14,9 +18,9 @@ namespace tokamak::mla::cuda::flat_decode {
 /// Everything about one block.
 template <int Dim, int N, bool Half, int Blocks>
 class FlatBlock {
-    using S = Shape<Dim, N, Blocks>;
+    using S = Shape<Dim, N, Half, Blocks>;
     using Control = FlatControl<N, Blocks>;
-    using Rows = WarpRows<Dim, N, Blocks>;
+    using Rows = std::conditional_t<Half, Fp8Rows<Dim, N, Blocks>, Bf16Rows<Dim, N, Blocks>>;
 
   public:
     __device__ __forceinline__ FlatBlock(const Params& params, unsigned char* shared)
@@ -38,15 +42,14 @@ class FlatBlock {
         queries.load(params_, token_, first_head_);
         if (threadIdx.x == 0) listen(params_, control_);
         if (token_ >= tokens) return;  // the whole cluster
-        float score[N / 2];
-        score_rows(Rows(finder), queries, score);
-        add_shares<Dim, N, Blocks>(base_, warp_ / 4, static_cast<int>(threadIdx.x) % 128, score);
+        float score[N / 2] = {};
+        score_rows(Found(finder), queries, score);
+        add_shares<Dim, N, Half, Blocks>(base_, warp_, lane_, score);
+        __syncwarp();
         if (params_.splits > 1) ptx::cluster_arrive_relaxed();  // parts may land in place of the queries
         Weigher<Dim, N, Half, Blocks> weigher(params_, control_, base_, warp_, lane_);
-        if (warp_ < 4 * Blocks) {
-            weigher.weigh(score);
-            ptx::fence_shared_async();
-        }
+        if (warp_ < 4 * Blocks) weigher.weigh(score);
+        ptx::fence_shared_async();
         __syncthreads();
         float tile[2][N / 2];
         multiply_values<Dim, N, Half, Blocks>(shared_, warp_ / 4, tile);
@@ -58,72 +61,42 @@ class FlatBlock {
             tell_sums<N, Blocks, kFlatThreads - 128 * Blocks>(params_, control_, rank_,
                                                               static_cast<int>(threadIdx.x) - 128 * Blocks);
         }
-        ptx::wgmma_wait<0>();
-        __syncthreads();
         finish(tile);
     }
 
   private:
-    /// Rows and queries to the operands, and this warpgroup's scores. Rounding errors of odd scales are scored first,
-    /// in the place of the rows.
-    __device__ __forceinline__ void score_rows(const Rows& rows, const Queries<Dim, N, Half, Blocks>& queries,
+    /// Rows and queries to the operands, and this warp's share of the scores.
+    __device__ __forceinline__ void score_rows(const Found& found, const Queries<Dim, N, Half, Blocks>& queries,
                                                float (&score)[N / 2]) {
-        [[maybe_unused]] RawRows<Dim, N, Blocks> raw;
-        [[maybe_unused]] Converter<Dim, N, Blocks> converter(control_, base_, warp_, lane_);
-        [[maybe_unused]] bool rests = false;
-        if constexpr (!Half) {
-            copy_rows<Dim, N, Blocks>(control_, base_, rows, warp_, lane_);
+        if constexpr (Half) {
+            Rows rows(control_, base_, warp_, lane_);
+            rows.load(found);
+            queries.store(params_, control_, base_);
+            __syncthreads();
+            rows.score(score);
+        } else {
+            Rows::copy(control_, base_, found, warp_, lane_);
             queries.store(params_, control_, base_);
             ptx::copy_wait<0>();
             ptx::fence_shared_async();
             __syncthreads();
-        } else {
-            raw.load(rows, lane_);
-            queries.store(params_, control_, base_);
-            const bool odd = converter.settle(raw);
-            if (!odd) converter.template store<Stored::exact>(raw);
-            ptx::fence_shared_async();
-            rests = __syncthreads_or(odd ? 1 : 0) != 0;
+            multiply_rows<Dim, N, Blocks>(shared_, warp_ / 4, score);
         }
-        if constexpr (Half && Slabs<Dim>::kRests) {
-            if (rests) {
-                converter.template store<Stored::rests>(raw.apart());
-                ptx::fence_shared_async();
-                __syncthreads();
-            }
-        }
-#pragma unroll
-        for (int e = 0; e < N / 2; ++e) score[e] = 0.0F;
-        multiply_rows<Dim, N, Half, Blocks>(shared_, warp_ / 4, score, [&] {
-            if constexpr (Half && Slabs<Dim>::kRests) {
-                if (!rests) return false;
-                rests = false;
-                __syncthreads();
-                converter.template store<Stored::rounded>(raw.apart());
-                ptx::fence_shared_async();
-                __syncthreads();
-                return true;
-            } else {
-                return false;
-            }
-        });
     }
 
     /// The way of the sums to the caller's output.
     __device__ __forceinline__ void finish(const float (&tile)[2][N / 2]) {
         const bool split = params_.splits > 1;
-        const Exchange<N, Half, false> exchange(params_, {base_ + S::kRing, base_, &control_.landed}, rank_, 0);
-#pragma unroll
-        for (int i = 0; i < 2; ++i) exchange.stage(tile[i], part_of(warp_, i), lane_);
-        ptx::fence_shared_async();
-        __syncwarp();
+        const Exchange<N, Half, false> exchange(params_, {base_ + S::kStaged, base_, &control_.landed}, rank_, 0);
+        ptx::wgmma_wait<1>();
+        send(exchange, tile[0], 0);
+        ptx::wgmma_wait<0>();
+        send(exchange, tile[1], 1);
         const int items = N * 256 >> params_.split_shift;
         int item = static_cast<int>(threadIdx.x);
         using OwnAdder = Adder<N, Half, Blocks>;
         OwnAdder adder(params_, control_, exchange, token_, first_head_, item);
         if (split) {
-            if (lane_ < 2) exchange.push(part_of(warp_, lane_));
-            __syncwarp();
             ptx::barrier_wait(&control_.told, 0);
         }
         __syncthreads();  // own sums and parts are there
@@ -144,6 +117,16 @@ class FlatBlock {
             __syncwarp();
             ptx::cluster_wait();
         }
+    }
+
+    /// A warp's part of one of its tiles to the block that owns it.
+    __device__ __forceinline__ void send(const Exchange<N, Half, false>& exchange, const float (&tile)[N / 2], int i) {
+        const int part = part_of(warp_, i);
+        exchange.stage(tile, part, lane_);
+        ptx::fence_shared_async();
+        __syncwarp();
+        if (params_.splits > 1 && ptx::elect_lane()) exchange.push(part);
+        __syncwarp();
     }
 
     const Params& params_;
