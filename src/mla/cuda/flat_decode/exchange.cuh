@@ -10,10 +10,10 @@ namespace tokamak::mla::cuda::flat_decode {
 
 /// By one thread, before any other block is told that this one listens.
 template <int N, int Blocks>
-__device__ __forceinline__ void listen(const Params& params, FlatControl<N, Blocks>& control) {
+__device__ __forceinline__ void listen(const Params& params, FlatControl<N, Blocks>& control, int rank) {
     ptx::barrier_init(&control.told, 1);
     ptx::barrier_init(&control.landed, 1);
-    if (params.splits > 1) expect_others<N>(params, control);
+    if (params.splits > 1) expect_others<N>(params, control, rank);
     ptx::fence_barrier_init();
 }
 
@@ -85,6 +85,7 @@ class Adder {
 #pragma unroll
             for (int s = 0; s < 8; ++s) {
                 const float factor = __shfl_sync(~0U, factor_[s % 2], (first + s) / 2, 8);
+                if (first + s >= params_.splits) break;
                 const float2 v = exchange_.two_at(at_ + (first + s) * step);
                 sums[0].x = fmaf(v.x, factor, sums[0].x);
                 sums[0].y = fmaf(v.y, factor, sums[0].y);

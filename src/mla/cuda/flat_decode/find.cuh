@@ -8,14 +8,17 @@ namespace tokamak::mla::cuda::flat_decode {
 
 /// A lane's column on its way to the address of a row. Where the columns of a share are depends on nothing that is read,
 /// so that index and length are asked for at once. What is needed of the pool is picked meanwhile.
+template <int Dim, bool Half>
 class Finder {
+    static constexpr bool kScalesApart = Half && Dim == 512;  ///< rows of 576 have them behind their codes
+
   public:
     /// `row`: of the share.
     __device__ __forceinline__ Finder(const Params& params, int token, int rank, int row, bool wanted) : token_(token) {
         const PoolParams& one = params.pools[0];
         const PoolParams& two = params.pools[1];
         const int total = one.top_k + two.top_k;
-        const int share = (((total + params.splits - 1) >> params.split_shift) + 7) / 8 * 8;
+        const int share = (over_splits(params, total + params.splits - 1) + 7) / 8 * 8;
         const int column = rank * share + row;
         const bool second = column >= one.top_k;
         const auto pick = [&](auto field) { return second ? two.*field : one.*field; };
@@ -27,10 +30,8 @@ class Finder {
             if (lengths != nullptr) length_ = lengths[token * pick(&PoolParams::length_stride)];
         }
         values_ = pick(&PoolParams::values);
-        scales_ = pick(&PoolParams::scales);
         table_ = pick(&PoolParams::block_table);
-        page_stride_ = pick(&PoolParams::page_stride);
-        scale_page_stride_ = pick(&PoolParams::scale_page_stride);
+        page_stride_ = static_cast<std::uint64_t>(pick(&PoolParams::page_stride));
         rows_ = pick(&PoolParams::rows);
         pages_ = pick(&PoolParams::pages);
         table_columns_ = pick(&PoolParams::table_columns);
@@ -38,11 +39,15 @@ class Finder {
         page_size_ = pick(&PoolParams::page_size);
         magic_ = pick(&PoolParams::page_magic);
         shift_ = pick(&PoolParams::page_shift);
-        row_bytes_ = pick(&PoolParams::row_bytes);
-        scale_row_bytes_ = pick(&PoolParams::scale_row_bytes);
+        row_bytes_ = static_cast<std::uint32_t>(pick(&PoolParams::row_bytes));
+        if constexpr (kScalesApart) {
+            scales_ = pick(&PoolParams::scales);
+            scale_page_stride_ = static_cast<std::uint64_t>(pick(&PoolParams::scale_page_stride));
+            scale_row_bytes_ = static_cast<std::uint32_t>(pick(&PoolParams::scale_row_bytes));
+        }
     }
 
-    /// Waits for index and length.
+    /// Waits for index and length. Addresses of a row that is not valid are to compute with only.
     [[nodiscard]] __device__ __forceinline__ Row locate() const {
         bool valid = index_ >= 0 && in_pool_ < length_;
         const int in_table = static_cast<int>(__umulhi(static_cast<std::uint32_t>(index_) * 2, magic_) >> shift_);
@@ -53,24 +58,30 @@ class Finder {
             valid = valid && in_table < table_columns_;
             if (valid) page = table_[token_ * table_stride_ + in_table];
         }
-        valid = valid && page >= 0 && page < pages_;
-        const std::int64_t of_pool = valid ? page : 0;
-        const std::int64_t of_page = valid ? index_ - in_table * page_size_ : 0;
-        return {values_ + of_pool * page_stride_ + of_page * row_bytes_,
-                scales_ + of_pool * scale_page_stride_ + of_page * scale_row_bytes_, valid};
+        const auto of_pool = static_cast<std::uint32_t>(page);
+        const auto of_page = static_cast<std::uint32_t>(index_ - in_table * page_size_);
+        const std::uint8_t* const values = values_ + (of_pool * page_stride_ + std::uint64_t{of_page} * row_bytes_);
+        const std::uint8_t* scales = values + kScaleByte;
+        if constexpr (kScalesApart)
+            scales = scales_ + (of_pool * scale_page_stride_ + std::uint64_t{of_page} * scale_row_bytes_);
+        return {values, scales, valid && page >= 0 && page < pages_};
     }
 
   private:
+    static constexpr int kScaleByte = 512;
+
     int token_;
     int index_ = -1;
     int in_pool_, length_;
     const std::uint8_t* values_;
     const std::uint8_t* scales_;
     const std::int32_t* table_;
-    std::int64_t page_stride_, scale_page_stride_, rows_, pages_, table_columns_, table_stride_;
+    std::uint64_t page_stride_, scale_page_stride_;
+    std::int64_t rows_, pages_, table_columns_, table_stride_;
     int page_size_;
     std::uint32_t magic_;
-    int shift_, row_bytes_, scale_row_bytes_;
+    int shift_;
+    std::uint32_t row_bytes_, scale_row_bytes_;
 };
 
 /// Rows that a warp found, row j by lane j.
@@ -78,7 +89,8 @@ struct Found {
     Row own;
     unsigned valid;
 
-    __device__ __forceinline__ explicit Found(const Finder& finder)
+    template <int Dim, bool Half>
+    __device__ __forceinline__ explicit Found(const Finder<Dim, Half>& finder)
         : own(finder.locate()), valid(__ballot_sync(~0U, own.valid)) {}
 
     [[nodiscard]] __device__ __forceinline__ const std::uint8_t* values(int j) const {

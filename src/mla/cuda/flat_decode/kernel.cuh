@@ -30,17 +30,17 @@ class FlatBlock {
           control_(*reinterpret_cast<Control*>(shared + S::kControl)),
           warp_(__shfl_sync(~0U, static_cast<int>(threadIdx.x) / 32, 0)),
           lane_(static_cast<int>(threadIdx.x) % 32) {
-        rank_ = static_cast<int>(blockIdx.x) & (params.splits - 1);
-        token_ = static_cast<int>(blockIdx.x) >> params.split_shift;
+        token_ = over_splits(params, static_cast<int>(blockIdx.x));
+        rank_ = static_cast<int>(blockIdx.x) - token_ * params.splits;
         first_head_ = static_cast<int>(blockIdx.y) * N;
     }
 
     __device__ __forceinline__ void run() {
-        const Finder finder = Rows::ask(params_, token_, rank_, warp_, lane_);
+        const Finder<Dim, Half> finder = Rows::ask(params_, token_, rank_, warp_, lane_);
         const int tokens = params_.num_tokens != nullptr ? *params_.num_tokens : token_ + 1;
         Queries<Dim, N, Half, Blocks> queries(warp_, lane_);
         queries.load(params_, token_, first_head_);
-        if (threadIdx.x == 0) listen(params_, control_);
+        if (threadIdx.x == 0) listen(params_, control_, rank_);
         if (token_ >= tokens) return;  // the whole cluster
         float score[N / 2] = {};
         score_rows(Found(finder), queries, score);
@@ -71,17 +71,22 @@ class FlatBlock {
         if constexpr (Half) {
             Rows rows(control_, base_, warp_, lane_);
             rows.load(found);
-            queries.store(params_, control_, base_);
+            store_queries(queries);
             __syncthreads();
             rows.score(score);
         } else {
             Rows::copy(control_, base_, found, warp_, lane_);
-            queries.store(params_, control_, base_);
+            store_queries(queries);
             ptx::copy_wait<0>();
             ptx::fence_shared_async();
             __syncthreads();
             multiply_rows<Dim, N, Blocks>(shared_, warp_ / 4, score);
         }
+    }
+
+    /// The condition always holds: behind a branch the compiler does not wait for queries before it asks for rows.
+    __device__ __forceinline__ void store_queries(const Queries<Dim, N, Half, Blocks>& queries) {
+        if (first_head_ < params_.heads) queries.store(params_, control_, base_);
     }
 
     /// The way of the sums to the caller's output.
@@ -92,13 +97,11 @@ class FlatBlock {
         send(exchange, tile[0], 0);
         ptx::wgmma_wait<0>();
         send(exchange, tile[1], 1);
-        const int items = N * 256 >> params_.split_shift;
+        const int items = N * 8 * exchange.parts();
         int item = static_cast<int>(threadIdx.x);
         using OwnAdder = Adder<N, Half, Blocks>;
         OwnAdder adder(params_, control_, exchange, token_, first_head_, item);
-        if (split) {
-            ptx::barrier_wait(&control_.told, 0);
-        }
+        if (split) ptx::barrier_wait(&control_.told, 0);
         __syncthreads();  // own sums and parts are there
         if (item < items) adder.settle();
         if (split) {

@@ -15,9 +15,9 @@ struct Bf16Rows {
     [[nodiscard]] __device__ __forceinline__ static int row_of(int warp, int j) {
         return j / 4 * kRowBlock + 4 * warp + j % 4;
     }
-    [[nodiscard]] __device__ __forceinline__ static Finder ask(const Params& params, int token, int rank, int warp,
-                                                               int lane) {
-        return Finder(params, token, rank, row_of(warp, lane), lane < kOwn);
+    [[nodiscard]] __device__ __forceinline__ static Finder<Dim, false> ask(const Params& params, int token, int rank,
+                                                                             int warp, int lane) {
+        return Finder<Dim, false>(params, token, rank, row_of(warp, lane), lane < kOwn);
     }
 
     /// Eight lanes for the 128 bytes of a row; they are there behind copy_wait.

@@ -52,9 +52,9 @@ class Fp8Rows {
           share_(warp / S::kRowWarps),
           lane_(lane) {}
 
-    [[nodiscard]] __device__ __forceinline__ static Finder ask(const Params& params, int token, int rank, int warp,
-                                                               int lane) {
-        return Finder(params, token, rank, warp % S::kRowWarps * 16 + lane, lane < 16);
+    [[nodiscard]] __device__ __forceinline__ static Finder<Dim, true> ask(const Params& params, int token, int rank,
+                                                                            int warp, int lane) {
+        return Finder<Dim, true>(params, token, rank, warp % S::kRowWarps * 16 + lane, lane < 16);
     }
 
     __device__ __forceinline__ void load(const Found& rows) {
@@ -68,22 +68,24 @@ class Fp8Rows {
             scales_.x = seven.x;
             scales_.y = seven.y;
         }
-        const std::uint8_t* from[4];
+        const std::uint8_t* codes[4];
         bool valid[4];
+        // A row's lower four lanes take the even chunks of the rotary values, its upper four the odd ones.
+        const int rotary = Fp8Row<Dim>::kRotaryByte + (chunk % 4 * 2 + chunk / 4) * 16;
+        const int own = share_ * kPieces * 128 + chunk * 16;
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
             const int row = i / 2 * 8 + lane_ / 8 * 2 + i % 2;
-            from[i] = rows.values(row);
+            const std::uint8_t* const from = rows.values(row);
             valid[i] = rows.is_valid(row);
-            // A row's lower four lanes take the even chunks, its upper four the odd ones.
-            rotary_[i / 2][i % 2] =
-                load_16(from[i] + Fp8Row<Dim>::kRotaryByte + (chunk % 4 * 2 + chunk / 4) * 16, valid[i]);
+            rotary_[i / 2][i % 2] = load_16(from + rotary, valid[i]);
+            codes[i] = from + own;
         }
 #pragma unroll
         for (int p = 0; p < kPieces; ++p)
 #pragma unroll
             for (int i = 0; i < 4; ++i)
-                codes_[p][i / 2][i % 2] = load_16(from[i] + (share_ * kPieces + p) * 128 + chunk * 16, valid[i]);
+                codes_[p][i / 2][i % 2] = load_16(codes[i] + p * 128, valid[i]);
     }
 
     /// Adds the warp's share of the scores of its rows; leaves the rows for the values.

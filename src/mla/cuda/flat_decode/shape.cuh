@@ -13,6 +13,7 @@ using namespace sparse_decode;
 inline constexpr int kWarps = 16;
 inline constexpr int kFlatThreads = 32 * kWarps;
 inline constexpr int kMostSplits = 16;
+inline constexpr int kMostLanding = 36;  ///< parts, own ones included: those of 5, 6 or 9 splits
 
 /// Named barriers.
 enum : int { kWeighBarrier = 1, kSumsBarrier = 2, kSharesBarrier = 3 /* and one for each 16 rows */ };
@@ -30,14 +31,14 @@ struct Shape {
 
     // The parts of other splits land where the queries were, own ones wait where rotary slabs and scores were.
     static constexpr std::uint32_t kQueries = 0;
-    static constexpr std::uint32_t kRing = N * Dim * 2;
+    static constexpr std::uint32_t kRing = kMostLanding * kPartBytes<N>;
     static constexpr std::uint32_t kWeights = kRing + Blocks * kValueTiles * kSlabBytes;
     static constexpr std::uint32_t kStaged = kWeights + Blocks * N * 128;
     static constexpr std::uint32_t kScores = kStaged + kRotarySlabs * kSlabBytes;
     static constexpr std::uint32_t kScoresEnd = kScores + (kShares - 1) * kRows * N * 4;
     static constexpr std::uint32_t kStagedEnd = kStaged + kParts * kPartBytes<N>;
     static constexpr std::uint32_t kControl = kScoresEnd > kStagedEnd ? kScoresEnd : kStagedEnd;
-    static_assert(kParts * kPartBytes<N> <= kRing);
+    static_assert(N * Dim * 2 <= kRing);
 
     /// Where a slab of a block of rows is.
     [[nodiscard]] __device__ static constexpr std::uint32_t slab(int block, int slab) {

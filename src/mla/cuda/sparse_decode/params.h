@@ -107,7 +107,11 @@ struct Params {
     std::int64_t max_token_stride, max_head_stride;
     std::int64_t sink_stride;
     std::int32_t tokens, heads, head_groups, value_dim;  ///< head groups: of a block, or of a pair
-    std::int32_t splits, split_shift;                    ///< a power of two
+    std::int32_t splits;
+    std::uint32_t split_magic;  ///< n / splits == umulhi(2 n, split_magic) >> split_shift
+    std::int32_t split_shift;
+    std::int32_t owned_parts;  ///< of the output, by each split but the last ones, which have what is left
+    std::int32_t part_magic;   ///< part / owned_parts == part * part_magic >> 8
     float scale_log2;                                    ///< softmax scale times log2 e
     OutKind out_kind;
     bool anywhere;  ///< two kinds of rows, or addresses that are no multiples of 16
