@@ -12,6 +12,7 @@
 namespace tokamak::mla::cuda {
 namespace {
 
+using sparse_decode::FirstRead;
 using sparse_decode::Params;
 using sparse_decode::PoolParams;
 
@@ -73,6 +74,14 @@ void set_pool(PoolParams& to, const KvPool& pool, const KvPoolArgs& args) {
     }
 }
 
+void set_first(FirstRead& to, const PoolParams& pool, std::size_t p) {
+    to.indices[p] = pool.indices;
+    to.lengths[p] = pool.lengths;
+    to.index_stride[p] = pool.index_stride;
+    to.length_stride[p] = pool.length_stride;
+    to.top_k[p] = pool.top_k;
+}
+
 /// Whether rows and scales can be copied 16 (eight exponents: 8) bytes at a time.
 bool rows_aligned(const Params& params, std::size_t pools) {
     for (std::size_t p = 0; p < pools; ++p) {
@@ -130,6 +139,7 @@ Params decode_params(const SparseAttentionProblem& problem, const SparseAttentio
     bool any_fp8 = false;
     for (std::size_t p = 0; p < problem.pools.size(); ++p) {
         set_pool(params.pools[p], problem.pools[p], args.pools[p]);
+        set_first(params.first, params.pools[p], p);
         (problem.pools[p].format == KvFormat::bf16 ? any_bf16 : any_fp8) = true;
     }
     params.anywhere = (any_bf16 && any_fp8) || !rows_aligned(params, problem.pools.size());

@@ -15,35 +15,33 @@ class Finder {
   public:
     /// `row`: of the share.
     __device__ __forceinline__ Finder(const Params& params, int token, int rank, int row, bool wanted) : token_(token) {
-        const PoolParams& one = params.pools[0];
-        const PoolParams& two = params.pools[1];
-        const int total = one.top_k + two.top_k;
+        const FirstRead& first = params.first;
+        const int total = first.top_k[0] + first.top_k[1];
         const int share = (over_splits(params, total + params.splits - 1) + 7) / 8 * 8;
         const int column = rank * share + row;
-        const bool second = column >= one.top_k;
-        const auto pick = [&](auto field) { return second ? two.*field : one.*field; };
-        in_pool_ = column - (second ? one.top_k : 0);
-        length_ = pick(&PoolParams::top_k);
+        const int in = column < first.top_k[0] ? 0 : 1;
+        in_pool_ = column - (in == 0 ? 0 : first.top_k[0]);
+        length_ = first.top_k[in];
         if (wanted && row < share && column < total) {
-            index_ = pick(&PoolParams::indices)[token * pick(&PoolParams::index_stride) + in_pool_];
-            const std::int32_t* const lengths = pick(&PoolParams::lengths);
-            if (lengths != nullptr) length_ = lengths[token * pick(&PoolParams::length_stride)];
+            index_ = first.indices[in][token * first.index_stride[in] + in_pool_];
+            if (first.lengths[in] != nullptr) length_ = first.lengths[in][token * first.length_stride[in]];
         }
-        values_ = pick(&PoolParams::values);
-        table_ = pick(&PoolParams::block_table);
-        page_stride_ = static_cast<std::uint64_t>(pick(&PoolParams::page_stride));
-        rows_ = pick(&PoolParams::rows);
-        pages_ = pick(&PoolParams::pages);
-        table_columns_ = pick(&PoolParams::table_columns);
-        table_stride_ = pick(&PoolParams::table_stride);
-        page_size_ = pick(&PoolParams::page_size);
-        magic_ = pick(&PoolParams::page_magic);
-        shift_ = pick(&PoolParams::page_shift);
-        row_bytes_ = static_cast<std::uint32_t>(pick(&PoolParams::row_bytes));
+        const PoolParams& pool = params.pools[in];
+        values_ = pool.values;
+        table_ = pool.block_table;
+        page_stride_ = static_cast<std::uint64_t>(pool.page_stride);
+        rows_ = pool.rows;
+        pages_ = pool.pages;
+        table_columns_ = pool.table_columns;
+        table_stride_ = pool.table_stride;
+        page_size_ = pool.page_size;
+        magic_ = pool.page_magic;
+        shift_ = pool.page_shift;
+        row_bytes_ = static_cast<std::uint32_t>(pool.row_bytes);
         if constexpr (kScalesApart) {
-            scales_ = pick(&PoolParams::scales);
-            scale_page_stride_ = static_cast<std::uint64_t>(pick(&PoolParams::scale_page_stride));
-            scale_row_bytes_ = static_cast<std::uint32_t>(pick(&PoolParams::scale_row_bytes));
+            scales_ = pool.scales;
+            scale_page_stride_ = static_cast<std::uint64_t>(pool.scale_page_stride);
+            scale_row_bytes_ = static_cast<std::uint32_t>(pool.scale_row_bytes);
         }
     }
 

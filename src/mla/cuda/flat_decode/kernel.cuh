@@ -46,18 +46,19 @@ class FlatBlock {
         score_rows(Found(finder), queries, score);
         add_shares<Dim, N, Half, Blocks>(base_, warp_, lane_, score);
         __syncwarp();
-        if (params_.splits > 1) ptx::cluster_arrive_relaxed();  // parts may land in place of the queries
+        ptx::cluster_arrive_relaxed();  // parts may land in place of the queries
         Weigher<Dim, N, Half, Blocks> weigher(params_, control_, base_, warp_, lane_);
-        if (warp_ < 4 * Blocks) weigher.weigh(score);
+        if (warp_ < S::kRowWarps) weigher.weigh(score);
         ptx::fence_shared_async();
         __syncthreads();
         float tile[2][N / 2];
         multiply_values<Dim, N, Half, Blocks>(shared_, warp_ / 4, tile);
-        if (params_.splits > 1) ptx::cluster_wait();
-        if (warp_ < 4 * Blocks) {
+        if (warp_ < S::kRowWarps) {
             weigher.leave_sums();
+            ptx::cluster_wait();
         } else {
             ptx::named_barrier(kSumsBarrier, kFlatThreads);
+            ptx::cluster_wait();
             tell_sums<N, Blocks, kFlatThreads - 128 * Blocks>(params_, control_, rank_,
                                                               static_cast<int>(threadIdx.x) - 128 * Blocks);
         }
@@ -91,24 +92,20 @@ class FlatBlock {
 
     /// The way of the sums to the caller's output.
     __device__ __forceinline__ void finish(const float (&tile)[2][N / 2]) {
-        const bool split = params_.splits > 1;
         const Exchange<N, Half, false> exchange(params_, {base_ + S::kStaged, base_, &control_.landed}, rank_, 0);
-        ptx::wgmma_wait<1>();
-        send(exchange, tile[0], 0);
-        ptx::wgmma_wait<0>();
-        send(exchange, tile[1], 1);
         const int items = N * 8 * exchange.parts();
         int item = static_cast<int>(threadIdx.x);
         using OwnAdder = Adder<N, Half, Blocks>;
         OwnAdder adder(params_, control_, exchange, token_, first_head_, item);
-        if (split) ptx::barrier_wait(&control_.told, 0);
-        __syncthreads();  // own sums and parts are there
+        ptx::wgmma_wait<1>();
+        send(exchange, tile[0], 0);
+        ptx::wgmma_wait<0>();
+        send(exchange, tile[1], 1);
+        ptx::barrier_wait(&control_.told, 0);
         if (item < items) adder.settle();
-        if (split) {
-            ptx::barrier_wait(&control_.landed, 0);
-            __syncwarp();
-            ptx::cluster_arrive_relaxed();
-        }
+        ptx::barrier_wait(&control_.landed, 0);
+        __syncwarp();
+        ptx::cluster_arrive_relaxed();
         if (item < items) adder.add();
         for (item += kFlatThreads; item < items; item += kFlatThreads) {
             OwnAdder more(params_, control_, exchange, token_, first_head_, item);
@@ -116,19 +113,17 @@ class FlatBlock {
             more.add();
         }
         if (rank_ == 0) adder.store_sums();
-        if (split) {  // nobody leaves while others still copy out of its memory
-            __syncwarp();
-            ptx::cluster_wait();
-        }
+        __syncwarp();
+        ptx::cluster_wait();  // nobody leaves while others still copy out of its memory
     }
 
     /// A warp's part of one of its tiles to the block that owns it.
     __device__ __forceinline__ void send(const Exchange<N, Half, false>& exchange, const float (&tile)[N / 2], int i) {
         const int part = part_of(warp_, i);
-        exchange.stage(tile, part, lane_);
+        exchange.stage_all(tile, part, lane_);
         ptx::fence_shared_async();
         __syncwarp();
-        if (params_.splits > 1 && ptx::elect_lane()) exchange.push(part);
+        if (ptx::elect_lane()) exchange.push_anywhere(part);
         __syncwarp();
     }
 
