@@ -28,8 +28,8 @@ double block_us(int heads) {
 
 /// Of a cluster of the flat form.
 double flat_us(const SparseConfig& config, std::int64_t dim) {
-    if (config.rows == kFlatRows[0]) return 5.3 + 0.13 * config.heads;
-    return (dim == 576 ? 6.9 : 5.8) + 0.175 * config.heads;
+    if (config.rows == kFlatRows[0]) return 5.0 + 0.13 * config.heads;
+    return dim == 576 ? 5.9 + 0.205 * config.heads : 4.4 + 0.25 * config.heads;
 }
 
 /// Clusters of 1, 2, ... blocks that run at once on 132 multiprocessors, as one H200 answered; all larger ones: the last.

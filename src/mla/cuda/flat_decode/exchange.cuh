@@ -8,21 +8,21 @@
 
 namespace tokamak::mla::cuda::flat_decode {
 
-/// What a block sends to itself is counted like what others send, so that nobody waits for a barrier of the block.
-/// By one thread, before any other block is told that this one listens.
+/// By one thread, before any other block is told that this one listens. The warps arrive too, when the block's own sums
+/// and parts are in their places: nobody has to wait for a barrier of the block.
 template <int N, int Blocks>
 __device__ __forceinline__ void listen(const Params& params, FlatControl<N, Blocks>& control, int rank) {
-    ptx::barrier_init(&control.told, 1);
-    ptx::barrier_init(&control.landed, 1);
-    ptx::barrier_arrive_expect(&control.told, params.splits * N * sizeof(float4));
-    ptx::barrier_arrive_expect(&control.landed, params.splits * parts_of(params, rank) * kPartBytes<N>);
+    ptx::barrier_init(&control.told, 1 + 4 * Blocks);
+    ptx::barrier_init(&control.landed, 1 + kWarps);
+    expect_others<N>(params, control, rank);
     ptx::fence_barrier_init();
 }
 
 /// Part i of a warp: 16 of the 64 dimensions of each of its warpgroup's two tiles.
 __device__ __forceinline__ int part_of(int warp, int i) { return (2 * (warp / 4) + i) * 4 + warp % 4; }
 
-/// Adds the sums of the warps' rows and tells all splits: `Threads` threads from `thread` on, one for a head and split.
+/// Adds the sums of the warps' rows and tells all splits, by the `Threads` threads that weighed: one for a head and
+/// split.
 template <int N, int Blocks, int Threads>
 __device__ __forceinline__ void tell_sums(const Params& params, FlatControl<N, Blocks>& control, int rank, int thread) {
     for (int i = thread; i < N * params.splits; i += Threads) {
@@ -33,8 +33,13 @@ __device__ __forceinline__ void tell_sums(const Params& params, FlatControl<N, B
         for (int w = 0; w < 4 * Blocks; ++w) sum += control.partial[w][h];
         const float4 sums = {control.reference[h], sum, params.max_logits != nullptr ? control.top[h] : -kInfinity,
                              0.0F};
-        ptx::store_counted(ptx::address_in(to, &control.sums[rank][h]), sums, ptx::address_in(to, &control.told));
+        if (to == rank)
+            control.sums[rank][h] = sums;
+        else
+            ptx::store_counted(ptx::address_in(to, &control.sums[rank][h]), sums, ptx::address_in(to, &control.told));
     }
+    __syncwarp();
+    if (thread % 32 == 0) ptx::barrier_arrive(&control.told);
 }
 
 /// Adds the parts that a block owns: a thread two dimensions of a head, eight threads all that the block owns of a part
@@ -45,14 +50,20 @@ class Adder {
 
   public:
     __device__ __forceinline__ Adder(const Params& params, FlatControl<N, Blocks>& control,
-                                     const Exchange<N, Half, false>& exchange, int token, int first_head, int item)
-        : params_(params), control_(control), exchange_(exchange), token_(token), h_(item / 8 % N), item_(item) {
+                                     const Exchange<N, Half, false>& exchange)
+        : params_(params), control_(control), exchange_(exchange) {}
+
+    /// Turns to an item.
+    __device__ __forceinline__ void take(int token, int first_head, int item) {
+        token_ = token;
+        item_ = item;
+        h_ = item / 8 % N;
         head_ = first_head + h_;
         const int pair = item % 8;
         const int part = item / kItems;
-        at_ = exchange.landing_of(part) + Exchange<N, Half, false>::offset(h_, pair / 4) + pair % 4 * 4;
-        dim_ = exchange.first_dim() + part * 16 + pair * 2;
-        sink_ = head_ < params.heads ? sink_of(params, head_) : -kInfinity;
+        at_ = exchange_.landing_of(part) + Exchange<N, Half, false>::offset(h_, pair / 4) + pair % 4 * 4;
+        dim_ = exchange_.first_dim() + part * 16 + pair * 2;
+        sink_ = head_ < params_.heads ? sink_of(params_, head_) : -kInfinity;
     }
 
     /// Behind the arrival of all sums.

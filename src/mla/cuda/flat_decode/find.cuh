@@ -45,7 +45,7 @@ class Finder {
         }
     }
 
-    /// Waits for index and length. Addresses of a row that is not valid are to compute with only.
+    /// Waits for index and length. Of an fp8 row that is not valid, addresses are for computing only.
     [[nodiscard]] __device__ __forceinline__ Row locate() const {
         bool valid = index_ >= 0 && in_pool_ < length_;
         const int in_table = static_cast<int>(__umulhi(static_cast<std::uint32_t>(index_) * 2, magic_) >> shift_);
@@ -58,11 +58,14 @@ class Finder {
         }
         const auto of_pool = static_cast<std::uint32_t>(page);
         const auto of_page = static_cast<std::uint32_t>(index_ - in_table * page_size_);
-        const std::uint8_t* const values = values_ + (of_pool * page_stride_ + std::uint64_t{of_page} * row_bytes_);
+        valid = valid && page >= 0 && page < pages_;
+        std::uint64_t offset = of_pool * page_stride_ + std::uint64_t{of_page} * row_bytes_;
+        if (!Half && !valid) offset = 0;  // a copy of no bytes is given the address all the same
+        const std::uint8_t* const values = values_ + offset;
         const std::uint8_t* scales = values + kScaleByte;
         if constexpr (kScalesApart)
             scales = scales_ + (of_pool * scale_page_stride_ + std::uint64_t{of_page} * scale_row_bytes_);
-        return {values, scales, valid && page >= 0 && page < pages_};
+        return {values, scales, valid};
     }
 
   private:

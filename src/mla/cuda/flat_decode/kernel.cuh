@@ -20,6 +20,7 @@ template <int Dim, int N, bool Half, int Blocks>
 class FlatBlock {
     using S = Shape<Dim, N, Half, Blocks>;
     using Control = FlatControl<N, Blocks>;
+    using OwnAdder = Adder<N, Half, Blocks>;
     using Rows = std::conditional_t<Half, Fp8Rows<Dim, N, Blocks>, Bf16Rows<Dim, N, Blocks>>;
 
   public:
@@ -47,22 +48,28 @@ class FlatBlock {
         add_shares<Dim, N, Half, Blocks>(base_, warp_, lane_, score);
         __syncwarp();
         ptx::cluster_arrive_relaxed();  // parts may land in place of the queries
+        const Exchange<N, Half, false> exchange(params_, {base_ + S::kStaged, base_, &control_.landed}, rank_, 0);
+        OwnAdder adder(params_, control_, exchange);
         Weigher<Dim, N, Half, Blocks> weigher(params_, control_, base_, warp_, lane_);
-        if (warp_ < S::kRowWarps) weigher.weigh(score);
+        if (warp_ < S::kRowWarps)
+            weigher.weigh(score);
+        else
+            adder.take(token_, first_head_, item());
         ptx::fence_shared_async();
         __syncthreads();
-        float tile[2][N / 2];
-        multiply_values<Dim, N, Half, Blocks>(shared_, warp_ / 4, tile);
+        // The warps that weighed tell the sums while the tensor cores have the other warps' products.
         if (warp_ < S::kRowWarps) {
             weigher.leave_sums();
             ptx::cluster_wait();
-        } else {
-            ptx::named_barrier(kSumsBarrier, kFlatThreads);
-            ptx::cluster_wait();
-            tell_sums<N, Blocks, kFlatThreads - 128 * Blocks>(params_, control_, rank_,
-                                                              static_cast<int>(threadIdx.x) - 128 * Blocks);
+            tell_sums<N, Blocks, 32 * S::kRowWarps>(params_, control_, rank_, static_cast<int>(threadIdx.x));
         }
-        finish(tile);
+        float tile[2][N / 2];
+        multiply_values<Dim, N, Half, Blocks>(shared_, warp_ / 4, tile);
+        if (warp_ < S::kRowWarps)
+            adder.take(token_, first_head_, item());
+        else
+            ptx::cluster_wait();
+        finish(exchange, adder, tile);
     }
 
   private:
@@ -90,29 +97,33 @@ class FlatBlock {
         if (first_head_ < params_.heads) queries.store(params_, control_, base_);
     }
 
+    /// What a thread adds up first: the warps that do not weigh have time for it.
+    [[nodiscard]] __device__ __forceinline__ static int item() {
+        return static_cast<int>(threadIdx.x + kFlatThreads - 32 * S::kRowWarps) % kFlatThreads;
+    }
+
     /// The way of the sums to the caller's output.
-    __device__ __forceinline__ void finish(const float (&tile)[2][N / 2]) {
-        const Exchange<N, Half, false> exchange(params_, {base_ + S::kStaged, base_, &control_.landed}, rank_, 0);
+    __device__ __forceinline__ void finish(const Exchange<N, Half, false>& exchange, OwnAdder& adder,
+                                           const float (&tile)[2][N / 2]) {
         const int items = N * 8 * exchange.parts();
-        int item = static_cast<int>(threadIdx.x);
-        using OwnAdder = Adder<N, Half, Blocks>;
-        OwnAdder adder(params_, control_, exchange, token_, first_head_, item);
+        int item = FlatBlock::item();
         ptx::wgmma_wait<1>();
         send(exchange, tile[0], 0);
         ptx::wgmma_wait<0>();
         send(exchange, tile[1], 1);
+        if (lane_ == 0) ptx::barrier_arrive(&control_.landed);
         ptx::barrier_wait(&control_.told, 0);
         if (item < items) adder.settle();
         ptx::barrier_wait(&control_.landed, 0);
         __syncwarp();
         ptx::cluster_arrive_relaxed();
         if (item < items) adder.add();
-        for (item += kFlatThreads; item < items; item += kFlatThreads) {
-            OwnAdder more(params_, control_, exchange, token_, first_head_, item);
-            more.settle();
-            more.add();
-        }
         if (rank_ == 0) adder.store_sums();
+        for (item += kFlatThreads; item < items; item += kFlatThreads) {
+            adder.take(token_, first_head_, item);
+            adder.settle();
+            adder.add();
+        }
         __syncwarp();
         ptx::cluster_wait();  // nobody leaves while others still copy out of its memory
     }
@@ -120,10 +131,10 @@ class FlatBlock {
     /// A warp's part of one of its tiles to the block that owns it.
     __device__ __forceinline__ void send(const Exchange<N, Half, false>& exchange, const float (&tile)[N / 2], int i) {
         const int part = part_of(warp_, i);
-        exchange.stage_all(tile, part, lane_);
+        exchange.stage(tile, part, lane_);
         ptx::fence_shared_async();
         __syncwarp();
-        if (ptx::elect_lane()) exchange.push_anywhere(part);
+        if (ptx::elect_lane()) exchange.push(part);
         __syncwarp();
     }
 

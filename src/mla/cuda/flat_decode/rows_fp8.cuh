@@ -91,13 +91,13 @@ class Fp8Rows {
     /// Adds the warp's share of the scores of its rows; leaves the rows for the values.
     __device__ __forceinline__ void score(float (&score)[N / 2]) {
         const bool odd = settle();
+        score_rotary(score);
         if (kRests && odd) {
             forget();
             score_codes<true>(score);
         } else {
             score_codes<false>(score);
         }
-        score_rotary(score);
     }
 
   private:

@@ -16,7 +16,7 @@ inline constexpr int kMostSplits = 16;
 inline constexpr int kMostLanding = 36;  ///< parts, own ones included: those of 5, 6 or 9 splits
 
 /// Named barriers.
-enum : int { kWeighBarrier = 1, kSumsBarrier = 2, kSharesBarrier = 3 /* and one for each 16 rows */ };
+enum : int { kWeighBarrier = 1, kSharesBarrier = 2 /* and one for each 16 rows */ };
 
 /// A share is at most so many blocks of 64 rows. Slabs are in the order of their dimensions.
 template <int Dim, int N, bool Half, int Blocks>

@@ -54,10 +54,9 @@ class Weigher {
                       Half ? power_of(2 * kUnitExponent - high) : 1.0F);
     }
 
-    /// Leaves the sums of every warp's rows in `partial`, for the other warpgroups to see behind kSumsBarrier.
+    /// Leaves the sums of every warp's rows in `partial`, for all threads that weigh.
     __device__ __forceinline__ void leave_sums() {
-        over_rows<2 * S::kPairs, 16>(sums_, 0, [](float a, float b) { return a + b; });
-        ptx::named_barrier(kSumsBarrier, kFlatThreads);
+        to_partial(sums_, [](float a, float b) { return a + b; });
     }
 
   private:

@@ -52,20 +52,19 @@ class Exchange {
     /// Puts a warp's part where the copy engine takes it, or, if it is this block's own, where the others' land.
     /// `sums`: rows are dimensions, columns heads. A fence and a barrier of the warp must follow.
     __device__ __forceinline__ void stage(const float (&sums)[N / 2], int part, int lane) const {
-        put(sums, owner_of(part) == rank_ ? landing(part, rank_) : staged(part), lane);
-    }
-    /// The same for push_anywhere.
-    __device__ __forceinline__ void stage_all(const float (&sums)[N / 2], int part, int lane) const {
-        put(sums, staged(part), lane);
+        const std::uint32_t to = owner_of(part) == rank_ ? landing(part, rank_) : staged(part);
+        const float factor = Half ? power_of(kUnitExponent - shift_) : 1.0F;
+        std::uint32_t pairs[N / 4];
+#pragma unroll
+        for (int p = 0; p < N / 4; ++p) pairs[p] = pack_16bit<Half>(sums[2 * p] * factor, sums[2 * p + 1] * factor);
+        store_fragment_transposed<N>(pairs, lane, [to](int h, int eight) { return to + offset(h, eight); });
     }
 
     /// Starts the copy of a part to its owner, whose landing place must be free; by one lane.
     __device__ __forceinline__ void push(int part) const {
-        if (owner_of(part) != rank_) push_anywhere(part);
-    }
-    /// Also to this block itself, where it is counted like those of others.
-    __device__ __forceinline__ void push_anywhere(int part) const {
-        const std::uint32_t rank = in_cluster<Pair>(owner_of(part));
+        const int owner = owner_of(part);
+        if (owner == rank_) return;
+        const std::uint32_t rank = in_cluster<Pair>(owner);
         ptx::bulk_push(ptx::address_in(rank, landing(part, rank_)), staged(part), kPartBytes<N>,
                        ptx::address_in(rank, place_.landed));
     }
@@ -132,13 +131,6 @@ class Exchange {
     }
 
   private:
-    __device__ __forceinline__ void put(const float (&sums)[N / 2], std::uint32_t to, int lane) const {
-        const float factor = Half ? power_of(kUnitExponent - shift_) : 1.0F;
-        std::uint32_t pairs[N / 4];
-#pragma unroll
-        for (int p = 0; p < N / 4; ++p) pairs[p] = pack_16bit<Half>(sums[2 * p] * factor, sums[2 * p + 1] * factor);
-        store_fragment_transposed<N>(pairs, lane, [to](int h, int eight) { return to + offset(h, eight); });
-    }
     [[nodiscard]] __device__ __forceinline__ std::uint32_t staged(int part) const {
         return place_.staged + part * kPartBytes<N>;
     }
