@@ -48,8 +48,8 @@ void set_division(std::int32_t by, std::uint32_t& magic, std::int32_t& shift) {
 }
 
 void set_page_size(PoolParams& to, std::int64_t page_size) {
-    to.page_size = static_cast<std::int32_t>(
-        std::clamp<std::int64_t>(page_size, 1, std::numeric_limits<std::int32_t>::max()));
+    to.page_size =
+        static_cast<std::int32_t>(std::clamp<std::int64_t>(page_size, 1, std::numeric_limits<std::int32_t>::max()));
     set_division(to.page_size, to.page_magic, to.page_shift);
 }
 

@@ -32,7 +32,8 @@ double flat_us(const SparseConfig& config, std::int64_t dim) {
     return dim == 576 ? 5.9 + 0.205 * config.heads : 4.4 + 0.25 * config.heads;
 }
 
-/// Clusters of 1, 2, ... blocks that run at once on 132 multiprocessors, as one H200 answered; all larger ones: the last.
+/// Clusters of 1, 2, ... blocks that run at once on 132 multiprocessors, as one H200 answered; all larger ones: the
+/// last.
 constexpr int kResident[] = {132, 66, 39, 30, 22, 17, 15, 15, 9, 7};
 
 std::int64_t resident_clusters(int blocks, int multiprocessors) {

@@ -6,8 +6,8 @@
 
 namespace tokamak::mla::cuda::flat_decode {
 
-/// A lane's column on its way to the address of a row. Where the columns of a share are depends on nothing that is read,
-/// so that index and length are asked for at once. What is needed of the pool is picked meanwhile.
+/// A lane's column on its way to the address of a row. Where the columns of a share are depends on nothing that is
+/// read, so that index and length are asked for at once. What is needed of the pool is picked meanwhile.
 template <int Dim, bool Half>
 class Finder {
     static constexpr bool kScalesApart = Half && Dim == 512;  ///< rows of 576 have them behind their codes

@@ -27,8 +27,7 @@ __device__ __forceinline__ void multiply_rows(unsigned char* shared, int group, 
     for (int s = 0; s < kEach; ++s) multiply(rows + (first + s) * (kSlabBytes / 16), first + s);
     if constexpr (S::kRotarySlabs > 0) {
         static_assert(S::kSlabs % S::kShares == 1);
-        if (group < Blocks)
-            multiply(ptx::wgmma_descriptor(shared + S::slab(block, S::kSlabs - 1)), S::kSlabs - 1);
+        if (group < Blocks) multiply(ptx::wgmma_descriptor(shared + S::slab(block, S::kSlabs - 1)), S::kSlabs - 1);
     }
     ptx::wgmma_commit();
     ptx::wgmma_wait<0>();

@@ -16,7 +16,7 @@ struct Bf16Rows {
         return j / 4 * kRowBlock + 4 * warp + j % 4;
     }
     [[nodiscard]] __device__ __forceinline__ static Finder<Dim, false> ask(const Params& params, int token, int rank,
-                                                                             int warp, int lane) {
+                                                                           int warp, int lane) {
         return Finder<Dim, false>(params, token, rank, row_of(warp, lane), lane < kOwn);
     }
 

@@ -53,7 +53,7 @@ class Fp8Rows {
           lane_(lane) {}
 
     [[nodiscard]] __device__ __forceinline__ static Finder<Dim, true> ask(const Params& params, int token, int rank,
-                                                                            int warp, int lane) {
+                                                                          int warp, int lane) {
         return Finder<Dim, true>(params, token, rank, warp % S::kRowWarps * 16 + lane, lane < 16);
     }
 
@@ -84,8 +84,7 @@ class Fp8Rows {
 #pragma unroll
         for (int p = 0; p < kPieces; ++p)
 #pragma unroll
-            for (int i = 0; i < 4; ++i)
-                codes_[p][i / 2][i % 2] = load_16(codes[i] + p * 128, valid[i]);
+            for (int i = 0; i < 4; ++i) codes_[p][i / 2][i % 2] = load_16(codes[i] + p * 128, valid[i]);
     }
 
     /// Adds the warp's share of the scores of its rows; leaves the rows for the values.
@@ -144,7 +143,8 @@ class Fp8Rows {
     [[nodiscard]] __device__ __forceinline__ std::uint32_t word_of(const uint4& ratios, int first, int w) const {
         const int at = Dim == 512 ? share_ * kPieces + w : first + share_ * kPieces / 2;
         const std::uint32_t word = at < 2 ? (at == 0 ? ratios.x : ratios.y) : (at == 2 ? ratios.z : ratios.w);
-        if constexpr (Dim == 576 && kPieces == 1) return share_ % 2 == 0 ? word << 16 | (word & 0xFFFFU) : __byte_perm(word, 0, 0x3232);
+        if constexpr (Dim == 576 && kPieces == 1)
+            return share_ % 2 == 0 ? word << 16 | (word & 0xFFFFU) : __byte_perm(word, 0, 0x3232);
         return word;
     }
     /// The ratio of a slab of this share, from a word that word_of gave.

@@ -23,9 +23,9 @@ template <int Dim, int N, bool Half, int Blocks>
 struct Shape {
     static constexpr int kSlabs = Slabs<Dim>::kCount;
     static constexpr int kRows = kRowBlock * Blocks;
-    static constexpr int kRowWarps = 4 * Blocks;           ///< warps that have different rows, 16 each, of the scores
-    static constexpr int kShares = kWarps / kRowWarps;     ///< warps that score the same rows, each some of the slabs
-    static constexpr int kPairs = N / 8;                   ///< column pairs of a thread in a 64 x N fragment
+    static constexpr int kRowWarps = 4 * Blocks;        ///< warps that have different rows, 16 each, of the scores
+    static constexpr int kShares = kWarps / kRowWarps;  ///< warps that score the same rows, each some of the slabs
+    static constexpr int kPairs = N / 8;                ///< column pairs of a thread in a 64 x N fragment
     /// Rotary slabs that are no values; fp8 rows leave them in registers.
     static constexpr int kRotarySlabs = Dim == 576 && !Half ? Blocks : 0;
 

@@ -29,7 +29,8 @@ struct Place {
 
 /// By the first warp.
 template <int N, bool Pair>
-__device__ __forceinline__ void init_control(const Params& params, Control<N>& control, bool per_warp, int rank, int lane) {
+__device__ __forceinline__ void init_control(const Params& params, Control<N>& control, bool per_warp, int rank,
+                                             int lane) {
     if (lane < params.shared.stages) {
         ptx::barrier_init(&control.full[lane], kProducerWarps<N> * (per_warp ? 1 : 32));
         ptx::barrier_init(&control.empty[lane], 8 * kTogether<Pair>);

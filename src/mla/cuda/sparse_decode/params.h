@@ -113,7 +113,7 @@ struct Params {
     std::int64_t q_token_stride;  ///< elements, as all strides but those of pools
     PoolParams pools[2];          ///< from the start of a line on
     std::int64_t q_head_stride;
-    float scale_log2;                            ///< softmax scale times log2 e
+    float scale_log2;  ///< softmax scale times log2 e
     bool q_vectors;
     bool anywhere;  ///< two kinds of rows, or addresses that are no multiples of 16
     bool out_vectors;
