@@ -88,7 +88,8 @@ TEST(SparseAttentionChoice, SplitsThatAreNoPowersOfTwoFillTheChip) {
 }
 
 TEST(SparseAttentionChoice, SplitsOfTheFlatFormBecomeFewerInTheOther) {
-    for (const auto& [flat, pipelined] : {std::pair(5, 4), std::pair(6, 6), std::pair(8, 8), std::pair(9, 8), std::pair(16, 8)})
+    for (const auto& [flat, pipelined] :
+         {std::pair(5, 4), std::pair(6, 6), std::pair(8, 8), std::pair(9, 8), std::pair(16, 8)})
         EXPECT_EQ(sparse_splits(flat), pipelined);
 }
 
