@@ -152,9 +152,8 @@ mla::SparseAttentionArgs DecodeData::args(int index_set) const {
     args.out = out_;
     args.lse = lse_;
     for (std::size_t p = 0; p < caches_.size(); ++p)
-        args.pools.push_back({.cache = caches_[p],
-                              .indices = indices_[static_cast<std::size_t>(index_set)][p],
-                              .lengths = lengths_[p]});
+        args.pools.push_back(
+            {.cache = caches_[p], .indices = indices_[static_cast<std::size_t>(index_set)][p], .lengths = lengths_[p]});
     return args;
 }
 

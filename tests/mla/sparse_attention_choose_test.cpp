@@ -80,6 +80,19 @@ TEST(SparseAttentionChoice, OneTokenSplitsOverTheChipAndManyDoNot) {
     }
 }
 
+TEST(SparseAttentionChoice, SplitsThatAreNoPowersOfTwoFillTheChip) {
+    EXPECT_EQ(variant_at(table(problem_of(128, {2048})), 8), "sparse_decode_h64_s6");
+    SparseAttentionProblem problem = problem_of(128, {128, 1024});
+    problem.dim = 512;
+    EXPECT_EQ(variant_at(table(problem), 1), "flat_decode_r128_h16_s9");
+}
+
+TEST(SparseAttentionChoice, SplitsOfTheFlatFormBecomeFewerInTheOther) {
+    for (const auto& [flat, pipelined] :
+         {std::pair(5, 4), std::pair(6, 6), std::pair(8, 8), std::pair(9, 8), std::pair(16, 8)})
+        EXPECT_EQ(sparse_splits(flat), pipelined);
+}
+
 TEST(SparseAttentionChoice, PairsTakeManyTokensOfManyHeads) {
     const SparseAttentionProblem problem = problem_of(128, {128, 1024});
     for (const std::int64_t tokens : {64, 128, 256})

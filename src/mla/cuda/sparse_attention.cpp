@@ -3,7 +3,6 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
-#include <bit>
 #include <iterator>
 
 #include "core/choose.h"
@@ -91,7 +90,7 @@ Kernel flat_kernel_of(const SparseConfig& config, const SparseAttentionProblem& 
 /// Rows that the flat form does not take go to the other one.
 Launch prepare(const SparseConfig& config, const SparseAttentionProblem& problem) {
     const SparseConfig other = {*std::lower_bound(std::begin(kHeadCounts), std::end(kHeadCounts), config.heads),
-                                std::min(config.splits, decode::kMaxSplits)};
+                                sparse_splits(config.splits)};
     return {config.rows > 0 ? flat_kernel_of(config, problem) : kernel_of(config, problem, all_fp8(problem)),
             kernel_of(other, problem, false)};
 }
@@ -198,8 +197,7 @@ void run(const SparseAttentionPlan& plan, const SparseAttentionArgs& args, const
     const Launch& launch = state.launches[state.row_variants[state.row_index(args.tokens)]];
     decode::Params params = decode_params(state.problem, args);
     const Kernel& kernel = params.anywhere ? launch.anywhere : launch.aligned;
-    params.splits = kernel.splits;
-    params.split_shift = std::countr_zero(static_cast<unsigned>(kernel.splits));
+    set_splits(params, kernel.splits);
     params.head_groups = kernel.head_groups;
     params.shared = kernel.shared;
     LaunchConfig now(kernel, args.tokens);

@@ -12,6 +12,7 @@
 namespace tokamak::mla::cuda {
 namespace {
 
+using sparse_decode::FirstRead;
 using sparse_decode::Params;
 using sparse_decode::PoolParams;
 
@@ -39,13 +40,17 @@ void set_rows(PoolParams& to, const KvCache& cache) {
     }
 }
 
-/// Division by the page size as a product: exact for dividends below 2^31.
+/// Division as a product, exact for dividends below 2^31: n / by == umulhi(2 n, magic) >> shift.
+void set_division(std::int32_t by, std::uint32_t& magic, std::int32_t& shift) {
+    const auto divisor = static_cast<std::uint64_t>(by);
+    shift = static_cast<std::int32_t>(std::bit_width(divisor - 1));
+    magic = static_cast<std::uint32_t>(((std::uint64_t{1} << (31 + shift)) + divisor - 1) / divisor);
+}
+
 void set_page_size(PoolParams& to, std::int64_t page_size) {
-    const auto size =
-        static_cast<std::uint64_t>(std::clamp<std::int64_t>(page_size, 1, std::numeric_limits<std::int32_t>::max()));
-    to.page_size = static_cast<std::int32_t>(size);
-    to.page_shift = static_cast<std::int32_t>(std::bit_width(size - 1));
-    to.page_magic = static_cast<std::uint32_t>(((std::uint64_t{1} << (31 + to.page_shift)) + size - 1) / size);
+    to.page_size =
+        static_cast<std::int32_t>(std::clamp<std::int64_t>(page_size, 1, std::numeric_limits<std::int32_t>::max()));
+    set_division(to.page_size, to.page_magic, to.page_shift);
 }
 
 void set_pool(PoolParams& to, const KvPool& pool, const KvPoolArgs& args) {
@@ -67,6 +72,14 @@ void set_pool(PoolParams& to, const KvPool& pool, const KvPoolArgs& args) {
         to.table_stride = args.block_table.stride(0);
         to.table_columns = args.block_table.size(1);
     }
+}
+
+void set_first(FirstRead& to, const PoolParams& pool, std::size_t p) {
+    to.indices[p] = pool.indices;
+    to.lengths[p] = pool.lengths;
+    to.index_stride[p] = pool.index_stride;
+    to.length_stride[p] = pool.length_stride;
+    to.top_k[p] = pool.top_k;
 }
 
 /// Whether rows and scales can be copied 16 (eight exponents: 8) bytes at a time.
@@ -111,6 +124,14 @@ void set_outputs(Params& params, const SparseAttentionProblem& problem, const Sp
 
 }  // namespace
 
+void set_splits(Params& params, int splits) {
+    constexpr int kOutputParts = 32;
+    params.splits = splits;
+    set_division(splits, params.split_magic, params.split_shift);
+    params.owned_parts = (kOutputParts + splits - 1) / splits;
+    params.part_magic = (256 + params.owned_parts - 1) / params.owned_parts;
+}
+
 Params decode_params(const SparseAttentionProblem& problem, const SparseAttentionArgs& args) {
     Params params{};
     for (PoolParams& pool : params.pools) set_page_size(pool, 1);
@@ -118,6 +139,7 @@ Params decode_params(const SparseAttentionProblem& problem, const SparseAttentio
     bool any_fp8 = false;
     for (std::size_t p = 0; p < problem.pools.size(); ++p) {
         set_pool(params.pools[p], problem.pools[p], args.pools[p]);
+        set_first(params.first, params.pools[p], p);
         (problem.pools[p].format == KvFormat::bf16 ? any_bf16 : any_fp8) = true;
     }
     params.anywhere = (any_bf16 && any_fp8) || !rows_aligned(params, problem.pools.size());

@@ -10,4 +10,7 @@ namespace tokamak::mla::cuda {
 /// Everything but what depends on the configuration: head_groups, splits and the division of shared memory.
 sparse_decode::Params decode_params(const SparseAttentionProblem& problem, const SparseAttentionArgs& args);
 
+/// The splits, and the numbers by which the kernels divide by them.
+void set_splits(sparse_decode::Params& params, int splits);
+
 }  // namespace tokamak::mla::cuda

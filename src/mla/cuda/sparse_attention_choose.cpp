@@ -28,14 +28,17 @@ double block_us(int heads) {
 
 /// Of a cluster of the flat form.
 double flat_us(const SparseConfig& config, std::int64_t dim) {
-    if (config.rows == kFlatRows[0]) return 5.3 + 0.13 * config.heads;
-    return (dim == 576 ? 6.9 : 5.8) + 0.175 * config.heads;
+    if (config.rows == kFlatRows[0]) return 5.0 + 0.13 * config.heads;
+    return dim == 576 ? 5.9 + 0.205 * config.heads : 4.4 + 0.25 * config.heads;
 }
 
-/// Clusters that run at once: those of 4 and 8 blocks leave a tenth of the multiprocessors empty.
+/// Clusters of 1, 2, ... blocks that run at once on 132 multiprocessors, as one H200 answered; all larger ones: the
+/// last.
+constexpr int kResident[] = {132, 66, 39, 30, 22, 17, 15, 15, 9, 7};
+
 std::int64_t resident_clusters(int blocks, int multiprocessors) {
-    if (blocks <= 2) return multiprocessors / blocks;
-    return multiprocessors * 10 / 11 / blocks;
+    const auto size = std::min<std::size_t>(static_cast<std::size_t>(blocks), std::size(kResident));
+    return kResident[size - 1] * std::int64_t{multiprocessors} / 132;
 }
 
 }  // namespace
@@ -46,8 +49,12 @@ std::vector<SparseConfig> all_configs() {
         for (const int splits : kSplitCounts) configs.push_back({heads, splits});
     for (const int rows : kFlatRows)
         for (const int heads : {16, 24, 32})
-            for (const int splits : {8, 16}) configs.push_back({heads, splits, rows});
+            for (const int splits : kFlatSplits) configs.push_back({heads, splits, rows});
     return configs;
+}
+
+int sparse_splits(int splits) {
+    return *(std::upper_bound(std::begin(kSplitCounts), std::end(kSplitCounts), splits) - 1);
 }
 
 std::int64_t selected_columns(const SparseAttentionProblem& problem) {
@@ -79,7 +86,7 @@ std::string with_field(const std::string& variant, const std::string& key, std::
     if (config.rows > 0 && std::find(all.begin(), all.end(), config) == all.end()) {
         config.rows = 0;
         if (key == "heads")
-            config.splits = std::min(config.splits, 8);
+            config.splits = sparse_splits(config.splits);
         else
             config.heads = *std::lower_bound(std::begin(kHeadCounts), std::end(kHeadCounts), config.heads);
     }

@@ -24,11 +24,15 @@ struct SparseConfig {
 
 inline constexpr int kHeadCounts[] = {8, 16, 32, 64, 128};
 inline constexpr int kPairHeads = 128;
-inline constexpr int kSplitCounts[] = {1, 2, 4, 8};
+inline constexpr int kSplitCounts[] = {1, 2, 4, 6, 8};
+inline constexpr int kFlatSplits[] = {5, 6, 8, 9, 16};
 inline constexpr int kFlatRows[] = {64, 128};
 
 /// All of them, by form, heads, splits.
 std::vector<SparseConfig> all_configs();
+
+/// The largest number of kSplitCounts that is not above `splits`.
+int sparse_splits(int splits);
 
 /// Selected rows of a token, by all pools together.
 std::int64_t selected_columns(const SparseAttentionProblem& problem);

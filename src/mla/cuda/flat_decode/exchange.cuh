@@ -8,19 +8,21 @@
 
 namespace tokamak::mla::cuda::flat_decode {
 
-/// By one thread, before any other block is told that this one listens.
+/// By one thread, before any other block is told that this one listens. The warps arrive too, when the block's own sums
+/// and parts are in their places: nobody has to wait for a barrier of the block.
 template <int N, int Blocks>
-__device__ __forceinline__ void listen(const Params& params, FlatControl<N, Blocks>& control) {
-    ptx::barrier_init(&control.told, 1);
-    ptx::barrier_init(&control.landed, 1);
-    if (params.splits > 1) expect_others<N>(params, control);
+__device__ __forceinline__ void listen(const Params& params, FlatControl<N, Blocks>& control, int rank) {
+    ptx::barrier_init(&control.told, 1 + 4 * Blocks);
+    ptx::barrier_init(&control.landed, 1 + kWarps);
+    expect_others<N>(params, control, rank);
     ptx::fence_barrier_init();
 }
 
 /// Part i of a warp: 16 of the 64 dimensions of each of its warpgroup's two tiles.
 __device__ __forceinline__ int part_of(int warp, int i) { return (2 * (warp / 4) + i) * 4 + warp % 4; }
 
-/// Adds the sums of the warps' rows and tells all splits: `Threads` threads from `thread` on, one for a head and split.
+/// Adds the sums of the warps' rows and tells all splits, by the `Threads` threads that weighed: one for a head and
+/// split.
 template <int N, int Blocks, int Threads>
 __device__ __forceinline__ void tell_sums(const Params& params, FlatControl<N, Blocks>& control, int rank, int thread) {
     for (int i = thread; i < N * params.splits; i += Threads) {
@@ -36,6 +38,8 @@ __device__ __forceinline__ void tell_sums(const Params& params, FlatControl<N, B
         else
             ptx::store_counted(ptx::address_in(to, &control.sums[rank][h]), sums, ptx::address_in(to, &control.told));
     }
+    __syncwarp();
+    if (thread % 32 == 0) ptx::barrier_arrive(&control.told);
 }
 
 /// Adds the parts that a block owns: a thread two dimensions of a head, eight threads all that the block owns of a part
@@ -46,14 +50,20 @@ class Adder {
 
   public:
     __device__ __forceinline__ Adder(const Params& params, FlatControl<N, Blocks>& control,
-                                     const Exchange<N, Half, false>& exchange, int token, int first_head, int item)
-        : params_(params), control_(control), exchange_(exchange), token_(token), h_(item / 8 % N), item_(item) {
+                                     const Exchange<N, Half, false>& exchange)
+        : params_(params), control_(control), exchange_(exchange) {}
+
+    /// Turns to an item.
+    __device__ __forceinline__ void take(int token, int first_head, int item) {
+        token_ = token;
+        item_ = item;
+        h_ = item / 8 % N;
         head_ = first_head + h_;
         const int pair = item % 8;
         const int part = item / kItems;
-        at_ = exchange.landing_of(part) + Exchange<N, Half, false>::offset(h_, pair / 4) + pair % 4 * 4;
-        dim_ = exchange.first_dim() + part * 16 + pair * 2;
-        sink_ = head_ < params.heads ? sink_of(params, head_) : -kInfinity;
+        at_ = exchange_.landing_of(part) + Exchange<N, Half, false>::offset(h_, pair / 4) + pair % 4 * 4;
+        dim_ = exchange_.first_dim() + part * 16 + pair * 2;
+        sink_ = head_ < params_.heads ? sink_of(params_, head_) : -kInfinity;
     }
 
     /// Behind the arrival of all sums.
@@ -85,7 +95,8 @@ class Adder {
 #pragma unroll
             for (int s = 0; s < 8; ++s) {
                 const float factor = __shfl_sync(~0U, factor_[s % 2], (first + s) / 2, 8);
-                const float2 v = exchange_.two_at(at_ + (first + s) * step);
+                // Behind the last split: of the last one once more, times 0. (A branch for each would cost 700 cycles.)
+                const float2 v = exchange_.two_at(at_ + min(first + s, params_.splits - 1) * step);
                 sums[0].x = fmaf(v.x, factor, sums[0].x);
                 sums[0].y = fmaf(v.y, factor, sums[0].y);
             }

@@ -9,7 +9,7 @@ namespace tokamak::mla::cuda::flat_decode {
 template <int Dim, int N, bool Half, int Blocks>
 FlatKernel describe() {
     return {reinterpret_cast<const void*>(&flat_decode<Dim, N, Half, Blocks>), kFlatThreads,
-            kFlatBytes<Dim, N, Blocks>};
+            kFlatBytes<Dim, N, Half, Blocks>};
 }
 
 template <int Dim, bool Half>

@@ -4,9 +4,13 @@
 // values. See docs/kernels/sparse_mla.md.
 #pragma once
 
+#include <type_traits>
+
+#include "cuda/ptx/copy.cuh"
 #include "mla/cuda/flat_decode/exchange.cuh"
 #include "mla/cuda/flat_decode/queries.cuh"
-#include "mla/cuda/flat_decode/rows.cuh"
+#include "mla/cuda/flat_decode/rows_bf16.cuh"
+#include "mla/cuda/flat_decode/rows_fp8.cuh"
 #include "mla/cuda/flat_decode/weigh.cuh"
 
 namespace tokamak::mla::cuda::flat_decode {
@@ -14,9 +18,10 @@ namespace tokamak::mla::cuda::flat_decode {
 /// Everything about one block.
 template <int Dim, int N, bool Half, int Blocks>
 class FlatBlock {
-    using S = Shape<Dim, N, Blocks>;
+    using S = Shape<Dim, N, Half, Blocks>;
     using Control = FlatControl<N, Blocks>;
-    using Rows = WarpRows<Dim, N, Blocks>;
+    using OwnAdder = Adder<N, Half, Blocks>;
+    using Rows = std::conditional_t<Half, Fp8Rows<Dim, N, Blocks>, Bf16Rows<Dim, N, Blocks>>;
 
   public:
     __device__ __forceinline__ FlatBlock(const Params& params, unsigned char* shared)
@@ -26,124 +31,111 @@ class FlatBlock {
           control_(*reinterpret_cast<Control*>(shared + S::kControl)),
           warp_(__shfl_sync(~0U, static_cast<int>(threadIdx.x) / 32, 0)),
           lane_(static_cast<int>(threadIdx.x) % 32) {
-        rank_ = static_cast<int>(blockIdx.x) & (params.splits - 1);
-        token_ = static_cast<int>(blockIdx.x) >> params.split_shift;
+        token_ = over_splits(params, static_cast<int>(blockIdx.x));
+        rank_ = static_cast<int>(blockIdx.x) - token_ * params.splits;
         first_head_ = static_cast<int>(blockIdx.y) * N;
     }
 
     __device__ __forceinline__ void run() {
-        const Finder finder = Rows::ask(params_, token_, rank_, warp_, lane_);
+        const Finder<Dim, Half> finder = Rows::ask(params_, token_, rank_, warp_, lane_);
         const int tokens = params_.num_tokens != nullptr ? *params_.num_tokens : token_ + 1;
         Queries<Dim, N, Half, Blocks> queries(warp_, lane_);
         queries.load(params_, token_, first_head_);
-        if (threadIdx.x == 0) listen(params_, control_);
+        if (threadIdx.x == 0) listen(params_, control_, rank_);
         if (token_ >= tokens) return;  // the whole cluster
-        float score[N / 2];
-        score_rows(Rows(finder), queries, score);
-        add_shares<Dim, N, Blocks>(base_, warp_ / 4, static_cast<int>(threadIdx.x) % 128, score);
-        if (params_.splits > 1) ptx::cluster_arrive_relaxed();  // parts may land in place of the queries
+        float score[N / 2] = {};
+        score_rows(Found(finder), queries, score);
+        add_shares<Dim, N, Half, Blocks>(base_, warp_, lane_, score);
+        __syncwarp();
+        ptx::cluster_arrive_relaxed();  // parts may land in place of the queries
+        const Exchange<N, Half, false> exchange(params_, {base_ + S::kStaged, base_, &control_.landed}, rank_, 0);
+        OwnAdder adder(params_, control_, exchange);
         Weigher<Dim, N, Half, Blocks> weigher(params_, control_, base_, warp_, lane_);
-        if (warp_ < 4 * Blocks) {
+        if (warp_ < S::kRowWarps)
             weigher.weigh(score);
-            ptx::fence_shared_async();
-        }
+        else
+            adder.take(token_, first_head_, item());
+        ptx::fence_shared_async();
         __syncthreads();
+        // The warps that weighed tell the sums while the tensor cores have the other warps' products.
+        if (warp_ < S::kRowWarps) {
+            weigher.leave_sums();
+            ptx::cluster_wait();
+            tell_sums<N, Blocks, 32 * S::kRowWarps>(params_, control_, rank_, static_cast<int>(threadIdx.x));
+        }
         float tile[2][N / 2];
         multiply_values<Dim, N, Half, Blocks>(shared_, warp_ / 4, tile);
-        if (params_.splits > 1) ptx::cluster_wait();
-        if (warp_ < 4 * Blocks) {
-            weigher.leave_sums();
-        } else {
-            ptx::named_barrier(kSumsBarrier, kFlatThreads);
-            tell_sums<N, Blocks, kFlatThreads - 128 * Blocks>(params_, control_, rank_,
-                                                              static_cast<int>(threadIdx.x) - 128 * Blocks);
-        }
-        ptx::wgmma_wait<0>();
-        __syncthreads();
-        finish(tile);
+        if (warp_ < S::kRowWarps)
+            adder.take(token_, first_head_, item());
+        else
+            ptx::cluster_wait();
+        finish(exchange, adder, tile);
     }
 
   private:
-    /// Rows and queries to the operands, and this warpgroup's scores. Rounding errors of odd scales are scored first,
-    /// in the place of the rows.
-    __device__ __forceinline__ void score_rows(const Rows& rows, const Queries<Dim, N, Half, Blocks>& queries,
+    /// Rows and queries to the operands, and this warp's share of the scores.
+    __device__ __forceinline__ void score_rows(const Found& found, const Queries<Dim, N, Half, Blocks>& queries,
                                                float (&score)[N / 2]) {
-        [[maybe_unused]] RawRows<Dim, N, Blocks> raw;
-        [[maybe_unused]] Converter<Dim, N, Blocks> converter(control_, base_, warp_, lane_);
-        [[maybe_unused]] bool rests = false;
-        if constexpr (!Half) {
-            copy_rows<Dim, N, Blocks>(control_, base_, rows, warp_, lane_);
-            queries.store(params_, control_, base_);
+        if constexpr (Half) {
+            Rows rows(control_, base_, warp_, lane_);
+            rows.load(found);
+            store_queries(queries);
+            __syncthreads();
+            rows.score(score);
+        } else {
+            Rows::copy(control_, base_, found, warp_, lane_);
+            store_queries(queries);
             ptx::copy_wait<0>();
             ptx::fence_shared_async();
             __syncthreads();
-        } else {
-            raw.load(rows, lane_);
-            queries.store(params_, control_, base_);
-            const bool odd = converter.settle(raw);
-            if (!odd) converter.template store<Stored::exact>(raw);
-            ptx::fence_shared_async();
-            rests = __syncthreads_or(odd ? 1 : 0) != 0;
+            multiply_rows<Dim, N, Blocks>(shared_, warp_ / 4, score);
         }
-        if constexpr (Half && Slabs<Dim>::kRests) {
-            if (rests) {
-                converter.template store<Stored::rests>(raw.apart());
-                ptx::fence_shared_async();
-                __syncthreads();
-            }
-        }
-#pragma unroll
-        for (int e = 0; e < N / 2; ++e) score[e] = 0.0F;
-        multiply_rows<Dim, N, Half, Blocks>(shared_, warp_ / 4, score, [&] {
-            if constexpr (Half && Slabs<Dim>::kRests) {
-                if (!rests) return false;
-                rests = false;
-                __syncthreads();
-                converter.template store<Stored::rounded>(raw.apart());
-                ptx::fence_shared_async();
-                __syncthreads();
-                return true;
-            } else {
-                return false;
-            }
-        });
+    }
+
+    /// The condition always holds: behind a branch the compiler does not wait for queries before it asks for rows.
+    __device__ __forceinline__ void store_queries(const Queries<Dim, N, Half, Blocks>& queries) {
+        if (first_head_ < params_.heads) queries.store(params_, control_, base_);
+    }
+
+    /// What a thread adds up first: the warps that do not weigh have time for it.
+    [[nodiscard]] __device__ __forceinline__ static int item() {
+        return static_cast<int>(threadIdx.x + kFlatThreads - 32 * S::kRowWarps) % kFlatThreads;
     }
 
     /// The way of the sums to the caller's output.
-    __device__ __forceinline__ void finish(const float (&tile)[2][N / 2]) {
-        const bool split = params_.splits > 1;
-        const Exchange<N, Half, false> exchange(params_, {base_ + S::kRing, base_, &control_.landed}, rank_, 0);
-#pragma unroll
-        for (int i = 0; i < 2; ++i) exchange.stage(tile[i], part_of(warp_, i), lane_);
+    __device__ __forceinline__ void finish(const Exchange<N, Half, false>& exchange, OwnAdder& adder,
+                                           const float (&tile)[2][N / 2]) {
+        const int items = N * 8 * exchange.parts();
+        int item = FlatBlock::item();
+        ptx::wgmma_wait<1>();
+        send(exchange, tile[0], 0);
+        ptx::wgmma_wait<0>();
+        send(exchange, tile[1], 1);
+        if (lane_ == 0) ptx::barrier_arrive(&control_.landed);
+        ptx::barrier_wait(&control_.told, 0);
+        if (item < items) adder.settle();
+        ptx::barrier_wait(&control_.landed, 0);
+        __syncwarp();
+        ptx::cluster_arrive_relaxed();
+        if (item < items) adder.add();
+        if (rank_ == 0) adder.store_sums();
+        for (item += kFlatThreads; item < items; item += kFlatThreads) {
+            adder.take(token_, first_head_, item);
+            adder.settle();
+            adder.add();
+        }
+        __syncwarp();
+        ptx::cluster_wait();  // nobody leaves while others still copy out of its memory
+    }
+
+    /// A warp's part of one of its tiles to the block that owns it.
+    __device__ __forceinline__ void send(const Exchange<N, Half, false>& exchange, const float (&tile)[N / 2], int i) {
+        const int part = part_of(warp_, i);
+        exchange.stage(tile, part, lane_);
         ptx::fence_shared_async();
         __syncwarp();
-        const int items = N * 256 >> params_.split_shift;
-        int item = static_cast<int>(threadIdx.x);
-        using OwnAdder = Adder<N, Half, Blocks>;
-        OwnAdder adder(params_, control_, exchange, token_, first_head_, item);
-        if (split) {
-            if (lane_ < 2) exchange.push(part_of(warp_, lane_));
-            __syncwarp();
-            ptx::barrier_wait(&control_.told, 0);
-        }
-        __syncthreads();  // own sums and parts are there
-        if (item < items) adder.settle();
-        if (split) {
-            ptx::barrier_wait(&control_.landed, 0);
-            __syncwarp();
-            ptx::cluster_arrive_relaxed();
-        }
-        if (item < items) adder.add();
-        for (item += kFlatThreads; item < items; item += kFlatThreads) {
-            OwnAdder more(params_, control_, exchange, token_, first_head_, item);
-            more.settle();
-            more.add();
-        }
-        if (rank_ == 0) adder.store_sums();
-        if (split) {  // nobody leaves while others still copy out of its memory
-            __syncwarp();
-            ptx::cluster_wait();
-        }
+        if (ptx::elect_lane()) exchange.push(part);
+        __syncwarp();
     }
 
     const Params& params_;

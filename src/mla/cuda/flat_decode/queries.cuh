@@ -9,7 +9,7 @@ namespace tokamak::mla::cuda::flat_decode {
 
 template <int Dim, int N, bool Half, int Blocks>
 class Queries {
-    using S = Shape<Dim, N, Blocks>;
+    using S = Shape<Dim, N, Half, Blocks>;
     static constexpr int kChunks = Dim / 8;
     static constexpr int kHeads = (N + kWarps - 1) / kWarps;  ///< of a warp
     static constexpr int kOwn = (kHeads * kChunks + 31) / 32;
@@ -57,13 +57,12 @@ class Queries {
         for (int i = 0; i < kOwn; ++i) {
             const float factor = power_of(2 * kUnitExponent - (head(i) == 0 ? power[0] : power[kHeads - 1]));
             const int c = at(i) - head(i) * kChunks;
-            const int position = c / 8 + 1 == S::kSlabs ? 0 : c / 8 + 1;
             const uint4 v = chunks_[i];
             const uint4 stored = Half ? uint4{scale_bf16(v.x, factor), scale_bf16(v.y, factor), scale_bf16(v.z, factor),
                                               scale_bf16(v.w, factor)}
                                       : v;
             if (is_own(i))
-                store_shared(base + S::kQueries + position * (N * 128) + swizzled(first_ + head(i), c % 8), stored);
+                store_shared(base + S::kQueries + c / 8 * (N * 128) + swizzled(first_ + head(i), c % 8), stored);
         }
     }
 

@@ -9,7 +9,7 @@ namespace tokamak::mla::cuda::flat_decode {
 /// Of the warpgroups that keep scores: one for each block of rows.
 template <int Dim, int N, bool Half, int Blocks>
 class Weigher {
-    using S = Shape<Dim, N, Blocks>;
+    using S = Shape<Dim, N, Half, Blocks>;
     static constexpr int kThreads = 128 * Blocks;
     static constexpr int kBarrier = kWeighBarrier;
 
@@ -54,10 +54,9 @@ class Weigher {
                       Half ? power_of(2 * kUnitExponent - high) : 1.0F);
     }
 
-    /// Leaves the sums of every warp's rows in `partial`, for the other warpgroups to see behind kSumsBarrier.
+    /// Leaves the sums of every warp's rows in `partial`, for all threads that weigh.
     __device__ __forceinline__ void leave_sums() {
-        over_rows<2 * S::kPairs, 16>(sums_, 0, [](float a, float b) { return a + b; });
-        named_barrier_arrive(kSumsBarrier, kFlatThreads);
+        to_partial(sums_, [](float a, float b) { return a + b; });
     }
 
   private:

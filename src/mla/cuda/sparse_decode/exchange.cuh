@@ -9,6 +9,7 @@
 #include "cuda/ptx/cluster.cuh"
 #include "cuda/ptx/peer.cuh"
 #include "mla/cuda/sparse_decode/pair.cuh"
+#include "mla/cuda/sparse_decode/rows.cuh"
 
 namespace tokamak::mla::cuda::sparse_decode {
 
@@ -16,12 +17,18 @@ inline constexpr int kParts = 32;
 template <int N>
 inline constexpr int kPartBytes = 16 * N * 2;
 
+/// Parts that a split owns, from rank * params.owned_parts on.
+__device__ __forceinline__ int parts_of(const Params& params, int rank) {
+    const int left = kParts - rank * params.owned_parts;
+    return left < params.owned_parts ? left : params.owned_parts;
+}
+
 /// Expects what the others will send; by the thread that initialised the barriers.
 template <int N, typename Control>
-__device__ __forceinline__ void expect_others(const Params& params, Control& control) {
+__device__ __forceinline__ void expect_others(const Params& params, Control& control, int rank) {
     const int others = params.splits - 1;
     ptx::barrier_arrive_expect(&control.told, others * N * sizeof(float4));
-    ptx::barrier_arrive_expect(&control.landed, others * (kParts >> params.split_shift) * kPartBytes<N>);
+    ptx::barrier_arrive_expect(&control.landed, others * parts_of(params, rank) * kPartBytes<N>);
 }
 
 /// Where parts wait for their copies, and where those of all splits land: addresses in the shared window, the same in
@@ -36,16 +43,16 @@ class Exchange {
   public:
     /// `weight_bits`: no weight is above 2^weight_bits.
     __device__ __forceinline__ Exchange(const Params& params, const ExchangePlace& place, int rank, int weight_bits)
-        : params_(params), place_(place), rank_(rank), owned_shift_(5 - params.split_shift) {
+        : params_(params), place_(place), rank_(rank) {
         // Values are below 2^15; a share has fewer rows than 2^(32 - leading zeros).
         const int columns = params.pools[0].top_k + params.pools[1].top_k;
-        shift_ = weight_bits + 32 - __clz((columns >> params.split_shift) + 8);
+        shift_ = weight_bits + 32 - __clz(over_splits(params, columns) + 8);
     }
 
     /// Puts a warp's part where the copy engine takes it, or, if it is this block's own, where the others' land.
     /// `sums`: rows are dimensions, columns heads. A fence and a barrier of the warp must follow.
     __device__ __forceinline__ void stage(const float (&sums)[N / 2], int part, int lane) const {
-        const std::uint32_t to = part >> owned_shift_ == rank_ ? landing(part, rank_) : staged(part);
+        const std::uint32_t to = owner_of(part) == rank_ ? landing(part, rank_) : staged(part);
         const float factor = Half ? power_of(kUnitExponent - shift_) : 1.0F;
         std::uint32_t pairs[N / 4];
 #pragma unroll
@@ -55,7 +62,7 @@ class Exchange {
 
     /// Starts the copy of a part to its owner, whose landing place must be free; by one lane.
     __device__ __forceinline__ void push(int part) const {
-        const int owner = part >> owned_shift_;
+        const int owner = owner_of(part);
         if (owner == rank_) return;
         const std::uint32_t rank = in_cluster<Pair>(owner);
         ptx::bulk_push(ptx::address_in(rank, landing(part, rank_)), staged(part), kPartBytes<N>,
@@ -66,18 +73,21 @@ class Exchange {
     /// what a split's part of a head is multiplied by.
     template <int Threads, typename Factor>
     __device__ __forceinline__ void finish(int token, int first_head, const Factor& factor) const {
-        if ((N * 2 << owned_shift_) >= Threads)
+        if (N * 2 * params_.owned_parts >= Threads)
             add_parts<4, Threads>(token, first_head, factor);
         else
             add_parts<1, Threads>(token, first_head, factor);
     }
 
     /// Where the first split's part of this block's part number `part` lands, and how far the next split's is.
-    [[nodiscard]] __device__ __forceinline__ std::uint32_t landing_of(int part) const { return landing(part, 0); }
-    [[nodiscard]] __device__ __forceinline__ std::uint32_t landing_step() const {
-        return kPartBytes<N> << owned_shift_;
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t landing_of(int part) const {
+        return place_.landing + part * kPartBytes<N>;
     }
-    [[nodiscard]] __device__ __forceinline__ int first_dim() const { return (rank_ << owned_shift_) * 16; }
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t landing_step() const {
+        return kPartBytes<N> * params_.owned_parts;
+    }
+    [[nodiscard]] __device__ __forceinline__ int first_dim() const { return rank_ * params_.owned_parts * 16; }
+    [[nodiscard]] __device__ __forceinline__ int parts() const { return parts_of(params_, rank_); }
     /// What sums of parts are multiplied by.
     [[nodiscard]] __device__ __forceinline__ float back() const {
         return Half ? power_of(kUnitExponent + shift_) : 1.0F;
@@ -124,19 +134,20 @@ class Exchange {
     [[nodiscard]] __device__ __forceinline__ std::uint32_t staged(int part) const {
         return place_.staged + part * kPartBytes<N>;
     }
+    [[nodiscard]] __device__ __forceinline__ int owner_of(int part) const { return part * params_.part_magic >> 8; }
     [[nodiscard]] __device__ __forceinline__ std::uint32_t landing(int part, int source) const {
-        return place_.landing + ((source << owned_shift_) + (part & ((1 << owned_shift_) - 1))) * kPartBytes<N>;
+        return place_.landing + (part + (source - owner_of(part)) * params_.owned_parts) * kPartBytes<N>;
     }
     /// `Pairs` pairs of dimensions of a head at a time.
     template <int Pairs, int Threads, typename Factor>
     __device__ __forceinline__ void add_parts(int token, int first_head, const Factor& factor) const {
         constexpr int kItems = 8 / Pairs;  ///< of a head in a part
 #pragma unroll 1
-        for (int i = static_cast<int>(threadIdx.x); i < N * kItems << owned_shift_; i += Threads) {
+        for (int i = static_cast<int>(threadIdx.x); i < N * kItems * parts(); i += Threads) {
             const int part = i / (N * kItems);
             const int h = i / kItems % N;
             const int pair = i % kItems * Pairs;
-            std::uint32_t at = landing(part, 0) + offset(h, pair / 4) + pair % 4 * 4;
+            std::uint32_t at = landing_of(part) + offset(h, pair / 4) + pair % 4 * 4;
             float2 sums[Pairs] = {};
 #pragma unroll(Pairs == 1 ? 8 : 2)
             for (int source = 0; source < params_.splits; ++source) {
@@ -177,7 +188,6 @@ class Exchange {
     const Params& params_;
     ExchangePlace place_;
     int rank_;
-    int owned_shift_;  ///< a block owns 2^owned_shift_ parts
     int shift_;
 };
 

@@ -29,7 +29,8 @@ struct Place {
 
 /// By the first warp.
 template <int N, bool Pair>
-__device__ __forceinline__ void init_control(const Params& params, Control<N>& control, bool per_warp, int lane) {
+__device__ __forceinline__ void init_control(const Params& params, Control<N>& control, bool per_warp, int rank,
+                                             int lane) {
     if (lane < params.shared.stages) {
         ptx::barrier_init(&control.full[lane], kProducerWarps<N> * (per_warp ? 1 : 32));
         ptx::barrier_init(&control.empty[lane], 8 * kTogether<Pair>);
@@ -43,7 +44,7 @@ __device__ __forceinline__ void init_control(const Params& params, Control<N>& c
         control.query_top = 0;
         ptx::barrier_init(&control.told, 1);
         ptx::barrier_init(&control.landed, 1);
-        if (params.splits > 1) expect_others<N>(params, control);
+        if (params.splits > 1) expect_others<N>(params, control, rank);
     }
     ptx::fence_barrier_init();
 }
@@ -84,7 +85,7 @@ template <int Dim, int N, bool Half, bool Pair>
 __device__ __forceinline__ void score(const Params& params, Control<N>& control, unsigned char* shared,
                                       SplitSums<N>* splits, const Place& place, int warp, int lane) {
     const int h = warp * 32 + lane;
-    if (warp == 0) init_control<N, Pair>(params, control, Half, lane);
+    if (warp == 0) init_control<N, Pair>(params, control, Half, place.rank, lane);
     const int blocks = columns_of(params, place.token, place.rank).blocks();
     start_together<N>();
     if constexpr (Pair) ptx::cluster_arrive_relaxed();
@@ -173,8 +174,8 @@ __global__ void __launch_bounds__(kThreads<N>, 1) sparse_decode(const __grid_con
     auto& control = *reinterpret_cast<Control<N>*>(shared + params.shared.control);
     auto* const splits = reinterpret_cast<SplitSums<N>*>(shared + params.shared.statistics);
     const int pair = static_cast<int>(blockIdx.x) / kTogether<Pair>;
-    const int item = pair >> params.split_shift;
-    const Place place = {pair & (params.splits - 1), item / params.head_groups,
+    const int item = over_splits(params, pair);
+    const Place place = {pair - item * params.splits, item / params.head_groups,
                          (item % params.head_groups * kTogether<Pair> + (Pair ? pair_half() : 0)) * N};
     if (params.num_tokens != nullptr && place.token >= *params.num_tokens) return;  // the whole cluster
 

@@ -15,7 +15,8 @@ SharedLayout divide_shared(const Kernel& kernel, int dim, int splits, std::size_
     const std::int32_t weights = kernel.weight_buffers * kernel.heads * 128;
     const std::int32_t control = round_up(static_cast<std::int32_t>(kernel.control_bytes), 16);
     const std::int32_t parts = splits > 1 ? kernel.heads * 1024 : 0;  // of all output, in 16 bits
-    const std::int32_t exchange = 2 * parts;
+    // Where parts land there is room for 36: as many as 5, 6 or 9 splits send, of which not all own the same number.
+    const std::int32_t exchange = parts + parts / 32 * 36;
     const std::int32_t statistics = splits > 1 ? splits * static_cast<std::int32_t>(kernel.split_bytes) : 0;
     const std::int32_t room =
         static_cast<std::int32_t>(available) - queries - weights - kernel.raw_bytes - kernel.raw_scale_bytes - control;

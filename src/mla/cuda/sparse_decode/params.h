@@ -93,27 +93,45 @@ struct SharedLayout {
     std::int32_t bytes = 0;
 };
 
+/// What a block needs to ask for its first indices, of both pools. The constant bank comes in lines of 64 bytes, one
+/// after the other and 250 cycles each: a launch reads these two lines first.
+struct FirstRead {
+    const std::int32_t* indices[2];
+    const std::int32_t* lengths[2];
+    std::int64_t index_stride[2], length_stride[2];
+    std::int32_t top_k[2];
+};
+
 struct Params {
-    PoolParams pools[2];
+    FirstRead first;
+    std::int32_t splits;
+    std::uint32_t split_magic;  ///< n / splits == umulhi(2 n, split_magic) >> split_shift
+    std::int32_t split_shift;
+    std::int32_t heads;
+    const std::int32_t* num_tokens;
     const void* q;
+    std::int64_t q_token_stride;  ///< elements, as all strides but those of pools
+    PoolParams pools[2];          ///< from the start of a line on
+    std::int64_t q_head_stride;
+    float scale_log2;  ///< softmax scale times log2 e
+    bool q_vectors;
+    bool anywhere;  ///< two kinds of rows, or addresses that are no multiples of 16
+    bool out_vectors;
+    bool lse_base_two, lse_with_sink, max_with_sink;
     void* out;
     float* lse;
     float* max_logits;
     const float* sink;
-    const std::int32_t* num_tokens;
-    std::int64_t q_token_stride, q_head_stride;  ///< elements, as all below
     std::int64_t out_token_stride, out_head_stride;
     std::int64_t lse_token_stride, lse_head_stride;
     std::int64_t max_token_stride, max_head_stride;
     std::int64_t sink_stride;
-    std::int32_t tokens, heads, head_groups, value_dim;  ///< head groups: of a block, or of a pair
-    std::int32_t splits, split_shift;                    ///< a power of two
-    float scale_log2;                                    ///< softmax scale times log2 e
+    std::int32_t tokens, head_groups, value_dim;  ///< head groups: of a block, or of a pair
+    std::int32_t owned_parts;                     ///< of the output, by each split but the last, which have the rest
+    std::int32_t part_magic;                      ///< part / owned_parts == part * part_magic >> 8
     OutKind out_kind;
-    bool anywhere;  ///< two kinds of rows, or addresses that are no multiples of 16
-    bool q_vectors, out_vectors;
-    bool lse_base_two, lse_with_sink, max_with_sink;
     SharedLayout shared;
 };
+static_assert((0x210 + offsetof(Params, pools)) % 64 == 0, "parameters are at 0x210 in the constant bank");
 
 }  // namespace tokamak::mla::cuda::sparse_decode

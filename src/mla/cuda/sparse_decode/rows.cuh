@@ -18,11 +18,15 @@ __device__ __forceinline__ int live_columns(const PoolParams& pool, int token) {
     return max(0, min(pool.lengths[token * pool.length_stride], pool.top_k));
 }
 
+__device__ __forceinline__ int over_splits(const Params& params, int n) {
+    return static_cast<int>(__umulhi(static_cast<std::uint32_t>(n) * 2, params.split_magic) >> params.split_shift);
+}
+
 /// Share of split `rank`; a multiple of 8 columns, so that shares differ little.
 __device__ __forceinline__ Columns columns_of(const Params& params, int token, int rank) {
     const int in_first = live_columns(params.pools[0], token);
     const int total = in_first + live_columns(params.pools[1], token);
-    const int share = (((total + params.splits - 1) >> params.split_shift) + 7) / 8 * 8;
+    const int share = (over_splits(params, total + params.splits - 1) + 7) / 8 * 8;
     const int first = min(total, rank * share);
     return {first, min(total, first + share), in_first};
 }
