@@ -8,16 +8,27 @@
 
 namespace tokamak::mla::cuda::sparse_decode {
 
+/// Waits until a slab of a stage may be written.
+template <int Dim, int N>
+__device__ __forceinline__ void await_slab(Control<N>& control, const Stage& stage, int position) {
+    using Shape = Slabs<Dim>;
+    constexpr bool kSplit = Shape::template kSplitRelease<false>;
+    const int slab = position % Shape::kPerStage;
+    if (kSplit && slab == 0) ptx::barrier_wait(&control.first_empty[stage.index], stage.phase ^ 1U);
+    if (slab == (kSplit ? 1 : 0)) ptx::barrier_wait(&control.empty[stage.index], stage.phase ^ 1U);
+}
+
 /// bf16 rows: copied straight into the slabs, as far ahead as the ring allows; the copies themselves announce a stage.
 /// Eight lanes copy the 128 bytes of a row in a slab.
 template <int Dim, int N>
 __device__ __forceinline__ void gather_bf16(const Params& params, Control<N>& control, std::uint32_t ring,
-                                            const Columns& columns, int token, int blocks, int warp, int lane) {
+                                            const Columns& columns, const Columns& guess, int token, int blocks,
+                                            int warp, int lane) {
     using Shape = Slabs<Dim>;
     constexpr int kPerWarp = kRowBlock / kProducerWarps<N>;
     constexpr int kOwnRows = kPerWarp / 4;
     RowStream<kPerWarp> rows;
-    rows.start(params, columns, token, warp * kPerWarp + lane % kPerWarp, lane);
+    rows.start(params, columns, guess, token, warp * kPerWarp + lane % kPerWarp, lane);
     start_together<N>();
     rows.begin();
     Stage stage;
@@ -33,7 +44,7 @@ __device__ __forceinline__ void gather_bf16(const Params& params, Control<N>& co
         for (int i = 0; i < kOwnRows; ++i) from[i] = rows.values(block, 4 * i + lane / 8) + (lane & 7) * 16;
 #pragma unroll
         for (int position = 0; position < Shape::kCount; ++position) {
-            if (position % Shape::kPerStage == 0) ptx::barrier_wait(&control.empty[stage.index], stage.phase ^ 1U);
+            await_slab<Dim>(control, stage, position);
             const std::uint32_t slab = at + stage.index * Shape::kStageBytes + position % Shape::kPerStage * kSlabBytes;
 #pragma unroll
             for (int i = 0; i < kOwnRows; ++i)  // rows 4 to 7 of eight differ in the swizzle's upper bit
@@ -52,11 +63,11 @@ __device__ __forceinline__ void gather_bf16(const Params& params, Control<N>& co
 /// in flight while a slab is converted.
 template <int Dim, int N>
 __device__ __noinline__ void gather_any(const Params& params, Control<N>& control, std::uint32_t ring, Columns columns,
-                                        int token, int blocks, int warp, int lane) {
+                                        Columns guess, int token, int blocks, int warp, int lane) {
     using Shape = Slabs<Dim>;
     constexpr int kPerWarp = kRowBlock / kProducerWarps<N>;
     RowStream<kPerWarp> rows;
-    rows.start(params, columns, token, warp * kPerWarp + lane % kPerWarp, lane);
+    rows.start(params, columns, guess, token, warp * kPerWarp + lane % kPerWarp, lane);
     start_together<N>();
     rows.begin();
     Stage stage;
@@ -67,7 +78,7 @@ __device__ __noinline__ void gather_any(const Params& params, Control<N>& contro
                 (rows.valid(block) >> lane & 1U) != 0 ? kUnitExponent : kMaskedRow;
 #pragma unroll 1
         for (int position = 0; position < Shape::kCount; ++position) {
-            if (position % Shape::kPerStage == 0) ptx::barrier_wait(&control.empty[stage.index], stage.phase ^ 1U);
+            await_slab<Dim>(control, stage, position);
             const std::uint32_t slab =
                 ring + stage.index * Shape::kStageBytes + position % Shape::kPerStage * kSlabBytes;
 #pragma unroll 1
