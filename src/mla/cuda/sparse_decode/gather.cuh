@@ -22,13 +22,12 @@ __device__ __forceinline__ void await_slab(Control<N>& control, const Stage& sta
 /// Eight lanes copy the 128 bytes of a row in a slab.
 template <int Dim, int N>
 __device__ __forceinline__ void gather_bf16(const Params& params, Control<N>& control, std::uint32_t ring,
-                                            const Columns& columns, const Columns& guess, int token, int blocks,
-                                            int warp, int lane) {
+                                            const Columns& columns, int token, int blocks, int warp, int lane) {
     using Shape = Slabs<Dim>;
     constexpr int kPerWarp = kRowBlock / kProducerWarps<N>;
     constexpr int kOwnRows = kPerWarp / 4;
     RowStream<kPerWarp> rows;
-    rows.start(params, columns, guess, token, warp * kPerWarp + lane % kPerWarp, lane);
+    rows.start(params, columns, token, warp * kPerWarp + lane % kPerWarp, lane);
     start_together<N>();
     rows.begin();
     Stage stage;
@@ -63,11 +62,11 @@ __device__ __forceinline__ void gather_bf16(const Params& params, Control<N>& co
 /// in flight while a slab is converted.
 template <int Dim, int N>
 __device__ __noinline__ void gather_any(const Params& params, Control<N>& control, std::uint32_t ring, Columns columns,
-                                        Columns guess, int token, int blocks, int warp, int lane) {
+                                        int token, int blocks, int warp, int lane) {
     using Shape = Slabs<Dim>;
     constexpr int kPerWarp = kRowBlock / kProducerWarps<N>;
     RowStream<kPerWarp> rows;
-    rows.start(params, columns, guess, token, warp * kPerWarp + lane % kPerWarp, lane);
+    rows.start(params, columns, token, warp * kPerWarp + lane % kPerWarp, lane);
     start_together<N>();
     rows.begin();
     Stage stage;

@@ -17,7 +17,7 @@ class Fp8Gather {
   public:
     /// Asks for the first indices.
     __device__ __forceinline__ Fp8Gather(const Params& params, Control<N>& control, std::uint32_t base,
-                                         const Columns& columns, const Columns& guess, int token, int warp, int lane)
+                                         const Columns& columns, int token, int warp, int lane)
         : control_(control),
           stages_(params.shared.stages),
           warp_(warp),
@@ -35,7 +35,7 @@ class Fp8Gather {
         rotary_at_ = ring_rows_ + swizzled(row, chunk);
         codes_at_ = ring_rows_ + swizzled(row, 2 * (chunk & 3) + upper);
         found_row_ = first_row_ + lane % kPerWarp;
-        rows_.start(params, columns, guess, token, found_row_, lane);
+        rows_.start(params, columns, token, found_row_, lane);
     }
 
     __device__ __forceinline__ void run(int blocks) {

@@ -53,21 +53,18 @@ __device__ __forceinline__ void init_control(const Params& params, Control<N>& c
 template <int Dim, int N, bool Half, bool Pair>
 __device__ __forceinline__ void produce(const Params& params, Control<N>& control, std::uint32_t base,
                                         const Place& place, int warp, int lane) {
-    const Columns guess = columns_of(params, kAnyToken, place.rank);
     const Columns columns = columns_of(params, place.token, place.rank);
     const int blocks = columns.blocks();
     if constexpr (Half) {
-        Fp8Gather<Dim, N, Pair> gather(params, control, base, columns, guess, place.token, warp, lane);
+        Fp8Gather<Dim, N, Pair> gather(params, control, base, columns, place.token, warp, lane);
         start_together<N>();
         if constexpr (Pair) ptx::cluster_arrive_relaxed();
         gather.run(blocks);
     } else {
         if (params.anywhere)
-            gather_any<Dim, N>(params, control, base + params.shared.ring, columns, guess, place.token, blocks, warp,
-                               lane);
+            gather_any<Dim, N>(params, control, base + params.shared.ring, columns, place.token, blocks, warp, lane);
         else
-            gather_bf16<Dim, N>(params, control, base + params.shared.ring, columns, guess, place.token, blocks, warp,
-                                lane);
+            gather_bf16<Dim, N>(params, control, base + params.shared.ring, columns, place.token, blocks, warp, lane);
     }
     __syncwarp();
     if (Pair || params.splits > 1) ptx::cluster_arrive_relaxed();

@@ -13,11 +13,8 @@ struct Columns {
     [[nodiscard]] __device__ int blocks() const { return (last - first + kRowBlock - 1) / kRowBlock; }
 };
 
-/// Stands for a token of which every column counts.
-inline constexpr int kAnyToken = -1;
-
 __device__ __forceinline__ int live_columns(const PoolParams& pool, int token) {
-    if (pool.lengths == nullptr || token == kAnyToken) return pool.top_k;
+    if (pool.lengths == nullptr) return pool.top_k;
     return max(0, min(pool.lengths[token * pool.length_stride], pool.top_k));
 }
 
@@ -85,23 +82,12 @@ class RowStream {
   public:
     static constexpr int kBlocks = 32 / PerWarp;  ///< of a group
 
-    /// Asks for the first indices. `row`: of this lane, in a block. `guess`: what `columns` are if lengths are full;
-    /// those indices are asked for before the lengths are known, which saves the one latency of two.
-    __device__ __forceinline__ void start(const Params& params, const Columns& columns, const Columns& guess, int token,
-                                          int row, int lane) {
+    /// Asks for the first indices. `row`: of this lane, in a block.
+    __device__ __forceinline__ void start(const Params& params, const Columns& columns, int token, int row, int lane) {
         params_ = &params;
         columns_ = &columns;
         token_ = token;
-        column_ = guess.first + lane / PerWarp * kRowBlock + row;
-        near_ = load_index(params, guess, token, column_);
-        far_ = load_index(params, guess, token, column_ + kBlocks * kRowBlock);
-        const bool same_pools = columns.in_first_pool == guess.in_first_pool || columns.last <= columns.in_first_pool;
-        if (columns.first == guess.first && same_pools) {
-            if (column_ >= columns.last) near_.index = -1;
-            if (column_ + kBlocks * kRowBlock >= columns.last) far_.index = -1;
-            return;
-        }
-        column_ += columns.first - guess.first;
+        column_ = columns.first + lane / PerWarp * kRowBlock + row;
         near_ = load_index(params, columns, token, column_);
         far_ = load_index(params, columns, token, column_ + kBlocks * kRowBlock);
     }
