@@ -60,6 +60,12 @@ __device__ __forceinline__ void accumulate(const Params& params, Control<N>& con
             if (stage[s] >= stages) stage[s] -= stages;
         }
         const auto release = [&](int s) { release_stage<N, Pair>(control, stage[s], lane); };
+        const auto release_slab = [&](int position) {
+            const int s = position / Shape::kPerStage;
+            const int at = s == 0 ? stage[0] : s == Shape::kStages - 1 ? stage[Shape::kStages - 1] : stage[1];
+            if (lane == 0)
+                ptx::barrier_arrive(position % Shape::kPerStage == 0 ? &control.first_empty[at] : &control.empty[at]);
+        };
         ptx::wgmma_fence();
 #pragma unroll
         for (int i = 0; i < kOwnTiles; ++i) {
@@ -74,6 +80,12 @@ __device__ __forceinline__ void accumulate(const Params& params, Control<N>& con
             for (int k = 0; k < 4; ++k)
                 ptx::wgmma_16bit<Half, true>(sums.tile[i], values + 128 * k, weights + 2 * k, true);
             ptx::wgmma_commit();
+            if constexpr (Shape::template kSplitRelease<Half>) {
+                if (i == 0) continue;
+                ptx::wgmma_wait<1>();
+                release_slab(position - 2);
+                continue;
+            }
             // A stage is let go as soon as it can be: the issue of a tile takes as long as the work of the one before.
             if (i == (Shape::kStages == 3 ? 1 : 2)) {
                 ptx::wgmma_wait<1>();
@@ -85,7 +97,10 @@ __device__ __forceinline__ void accumulate(const Params& params, Control<N>& con
             }
         }
         ptx::wgmma_wait<0>();
-        release(Shape::kStages - 1);
+        if constexpr (Shape::template kSplitRelease<Half>)
+            release_slab(Shape::kFirstValues + 2 * (kOwnTiles - 1) + group);
+        else
+            release(Shape::kStages - 1);
         if (lane == 0) ptx::barrier_arrive(&control.weights_empty[buffer]);
         first = stage[Shape::kStages - 1] + 1 < stages ? stage[Shape::kStages - 1] + 1 : 0;
     }

@@ -8,6 +8,16 @@
 
 namespace tokamak::mla::cuda::sparse_decode {
 
+/// Waits until a slab of a stage may be written.
+template <int Dim, int N>
+__device__ __forceinline__ void await_slab(Control<N>& control, const Stage& stage, int position) {
+    using Shape = Slabs<Dim>;
+    constexpr bool kSplit = Shape::template kSplitRelease<false>;
+    const int slab = position % Shape::kPerStage;
+    if (kSplit && slab == 0) ptx::barrier_wait(&control.first_empty[stage.index], stage.phase ^ 1U);
+    if (slab == (kSplit ? 1 : 0)) ptx::barrier_wait(&control.empty[stage.index], stage.phase ^ 1U);
+}
+
 /// bf16 rows: copied straight into the slabs, as far ahead as the ring allows; the copies themselves announce a stage.
 /// Eight lanes copy the 128 bytes of a row in a slab.
 template <int Dim, int N>
@@ -33,7 +43,7 @@ __device__ __forceinline__ void gather_bf16(const Params& params, Control<N>& co
         for (int i = 0; i < kOwnRows; ++i) from[i] = rows.values(block, 4 * i + lane / 8) + (lane & 7) * 16;
 #pragma unroll
         for (int position = 0; position < Shape::kCount; ++position) {
-            if (position % Shape::kPerStage == 0) ptx::barrier_wait(&control.empty[stage.index], stage.phase ^ 1U);
+            await_slab<Dim>(control, stage, position);
             const std::uint32_t slab = at + stage.index * Shape::kStageBytes + position % Shape::kPerStage * kSlabBytes;
 #pragma unroll
             for (int i = 0; i < kOwnRows; ++i)  // rows 4 to 7 of eight differ in the swizzle's upper bit
@@ -67,7 +77,7 @@ __device__ __noinline__ void gather_any(const Params& params, Control<N>& contro
                 (rows.valid(block) >> lane & 1U) != 0 ? kUnitExponent : kMaskedRow;
 #pragma unroll 1
         for (int position = 0; position < Shape::kCount; ++position) {
-            if (position % Shape::kPerStage == 0) ptx::barrier_wait(&control.empty[stage.index], stage.phase ^ 1U);
+            await_slab<Dim>(control, stage, position);
             const std::uint32_t slab =
                 ring + stage.index * Shape::kStageBytes + position % Shape::kPerStage * kSlabBytes;
 #pragma unroll 1

@@ -6,6 +6,7 @@
 // what counts is how few instructions the producers issue.
 #pragma once
 
+#include "cuda/ptx/copy.cuh"
 #include "mla/cuda/sparse_decode/decode.cuh"
 #include "mla/cuda/sparse_decode/pair.cuh"
 
@@ -276,12 +277,16 @@ class Fp8Gather {
         if constexpr (Pair) {
             ptx::fence_shared_async();
             __syncwarp();
-            if (lane_ < Shape::kPerStage) peer_.send(ring_rows_ + at + lane_ * kSlabBytes, kPerWarp * 128, full);
-            if (first_of >= 0 && lane_ < kPerWarp)
-                peer_.send(&control_.exponent[first_of % kNoteDepth][found_row_], noted_, full);
-            if (lane_ == 0)
+            if (ptx::elect_lane()) {
+#pragma unroll
+                for (int i = 0; i < Shape::kPerStage; ++i)
+                    peer_.send(ring_rows_ + at + i * kSlabBytes, kPerWarp * 128, full);
                 ptx::barrier_arrive_expect(full,
                                            Shape::kPerStage * kPerWarp * 128 + (first_of >= 0 ? kPerWarp * 4 : 0));
+            }
+            __syncwarp();
+            if (first_of >= 0 && lane_ < kPerWarp)
+                peer_.send(&control_.exponent[first_of % kNoteDepth][found_row_], noted_, full);
         } else {
             __syncwarp();
             if (lane_ == 0) ptx::barrier_arrive(full);

@@ -34,6 +34,7 @@ __device__ __forceinline__ void init_control(const Params& params, Control<N>& c
     if (lane < params.shared.stages) {
         ptx::barrier_init(&control.full[lane], kProducerWarps<N> * (per_warp ? 1 : 32));
         ptx::barrier_init(&control.empty[lane], 8 * kTogether<Pair>);
+        ptx::barrier_init(&control.first_empty[lane], 4);
     }
     if (lane < kWeightBuffers<N>) {
         ptx::barrier_init(&control.weights_full[lane], 4);

@@ -29,6 +29,10 @@ struct Slabs {
     /// of these.
     static constexpr bool kRests = Dim == 576;
     static constexpr int kLeastStages = kRests ? 5 : kStages;
+    /// bf16 rows of 576: a stage's first slab is let go apart from the other two, the rotary one as soon as it is
+    /// scored. (fp8 rows, whose converting warps would wait more often, lose 2% by it.)
+    template <bool Half>
+    static constexpr bool kSplitRelease = !Half && Dim == 576;
     /// Position of the first slab with values: the rotary dimensions of 576 are none.
     static constexpr int kFirstValues = kCount - kValueTiles;
 };

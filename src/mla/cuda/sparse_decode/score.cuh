@@ -58,6 +58,7 @@ class Scorer {
             ptx::barrier_wait(&control_.full[stage_.index], stage_.phase);
             if (control_.odd[block % kNoteDepth] != 0) return multiply_with_rests();
         }
+        [[maybe_unused]] const int first_stage = stage_.index;
 #pragma unroll
         for (int s = 0; s < Shape::kStages; ++s) {
             await_stage();
@@ -74,6 +75,8 @@ class Scorer {
             stage_.advance(params_.shared.stages);
         }
         ptx::wgmma_wait<0>();
+        if constexpr (Shape::template kSplitRelease<Half>)
+            if (lane_ == 0) ptx::barrier_arrive(&control_.first_empty[first_stage]);  // rotary values: done with
     }
 
     /// Every stage but its rotary slab comes behind one of rounding errors, which is let go at once.

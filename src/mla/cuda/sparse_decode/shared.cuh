@@ -41,8 +41,9 @@ inline constexpr int kMaskedRow = 0;
 
 template <int N>
 struct Control {
-    std::uint64_t full[kMaxStages];   ///< stage written: an arrival per producer warp, or thread if rows are bf16
-    std::uint64_t empty[kMaxStages];  ///< stage no longer read: an arrival per accumulating warp
+    std::uint64_t full[kMaxStages];         ///< stage written: an arrival per producer warp, or thread if rows are bf16
+    std::uint64_t empty[kMaxStages];        ///< stage no longer read: an arrival per accumulating warp
+    std::uint64_t first_empty[kMaxStages];  ///< its first slab, if let go apart: an arrival per warp that reads it last
     std::uint64_t weights_full[kWeightBuffers<N>];       ///< an arrival per scoring warp
     std::uint64_t weights_empty[kWeightBuffers<N>];      ///< an arrival per accumulating warp
     std::uint64_t told;                                  ///< sums of the other splits
@@ -59,6 +60,8 @@ struct Control {
     int corrected[kWeightBuffers<N>];  ///< whether any correction is not 1
     unsigned query_top;                ///< largest magnitude of a query element, as bf16
 };
+
+static_assert(sizeof(Control<64>) <= 3072, "64 heads and bf16 rows of 576 would lose one of six stages");
 
 /// All roles, when the barriers are made. (A barrier without a count must be one instruction for the whole block.)
 template <int N>
