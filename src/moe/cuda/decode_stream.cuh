@@ -215,7 +215,7 @@ class WarpRing {
                 ptx::copy_arrive(&barriers_[slot]);
             }
         }
-        if (lane_ != 0) return;
+        if (!ptx::elect_lane()) return;
         ptx::barrier_arrive_expect(&barriers_[slot], Tile::kBytes);
         ptx::bulk_copy_once(slots_ + slot * Tile::kBytes, source.piece, Tile::kBytes, &barriers_[slot]);
     }
