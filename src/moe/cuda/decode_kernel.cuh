@@ -79,6 +79,7 @@ __global__ void __launch_bounds__(Warps * 32, 1) moe_decode(const __grid_constan
     WarpRing<Tile> ring(shared + slot * Tile::kBytes, shared + args.shared.scales + slot * 8,
                         reinterpret_cast<std::uint64_t*>(shared + args.shared.barriers) + slot, args.slots,
                         gate_up.lane);
+    clear_zeros<Tile>(cta);
     for (std::int64_t first = 0; first < tokens; first += kPassTokens) {
         const int count = static_cast<int>(min(static_cast<std::int64_t>(kPassTokens), tokens - first));
         const TokenRows x{cta, first};

@@ -82,7 +82,7 @@ std::int64_t lay_out(const DecodeInstance& instance, const FusedMoeProblem& p, s
     DecodeShared& shared = variant.shared;
     Booking booking;
     booking.take(std::int64_t{instance.warps} * variant.slots * instance.piece_bytes);
-    shared.scales = booking.take(instance.strip_scales ? std::int64_t{instance.warps} * variant.slots * 8 : 0);
+    shared.scales = booking.take(instance.strip_scales ? std::int64_t{instance.warps} * variant.slots * 8 : 128);
     shared.partials = booking.take(std::max<std::int64_t>(
         std::int64_t{kBuffers} * instance.warps * 64 * rows * 4 / instance.pieces,
         gathered ? std::int64_t{8} * resolve_local_experts(p.num_experts, p.num_local_experts) + 64 : 0));

@@ -86,14 +86,14 @@ class TileCursor {
         start(gate_up, gate_up_share);
     }
 
-    /// Whether there is another piece; `source` becomes where it is.
-    __device__ bool next(PieceSource& source) {
-        if (pieces_left_ == 0 && !next_run()) return false;
+    /// Whether there is another piece.
+    __device__ bool ready() { return pieces_left_ != 0 || next_run(); }
+    /// Where it is.
+    [[nodiscard]] __device__ const PieceSource& source() const { return source_; }
+    __device__ void advance() {
         --pieces_left_;
-        source = source_;
         source_.piece += step_;
         if constexpr (Tile::kStripScales) source_.scales += scale_step_;
-        return true;
     }
 
   private:
@@ -185,9 +185,10 @@ class WarpRing {
     template <class Cursor>
     __device__ void prime(Cursor& cursor) {
         int slot = slot_;
-        PieceSource source;
-        for (int i = 0; i < count_ && cursor.next(source); ++i) {
-            issue(source, slot);
+#pragma unroll 1
+        for (int i = 0; i < count_ && cursor.ready(); ++i) {
+            issue(cursor.source(), slot);
+            cursor.advance();
             if (++slot == count_) slot = 0;
         }
     }
@@ -199,8 +200,10 @@ class WarpRing {
     template <class Cursor>
     __device__ void release(Cursor& cursor) {
         __syncwarp();
-        PieceSource source;
-        if (cursor.next(source)) issue(source, slot_);
+        if (cursor.ready()) {
+            issue(cursor.source(), slot_);
+            cursor.advance();
+        }
         if (++slot_ == count_) {
             slot_ = 0;
             parity_ ^= 1;
