@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "moe/cuda/decode_combine.cuh"
+#include "moe/cuda/decode_logits.h"
 #include "moe/cuda/decode_phase.cuh"
 
 namespace tokamak::moe::cuda {
@@ -65,11 +67,14 @@ struct TokenRows {
     }
 };
 
-template <class Tile, int Warps>
+/// `Routes` brings the tokens' experts: a kernel of its own from logits, because code that does not run slows the rest
+/// down (registers, instruction cache).
+template <class Tile, int Warps, class Routes>
 __global__ void __launch_bounds__(Warps * 32, 1) moe_decode(const __grid_constant__ DecodeArgs args) {
     extern __shared__ __align__(128) std::uint8_t shared[];
-    PendingRoutes routes;
-    routes.load(args, 0, static_cast<int>(min(static_cast<std::int64_t>(kPassTokens), args.tokens)));
+    Routes routes;
+    routes.load(args, 0, static_cast<int>(min(static_cast<std::int64_t>(kPassTokens), args.tokens)),
+                reinterpret_cast<float*>(shared + args.shared.rows));
     const std::int64_t tokens = live_tokens(args);
     const auto grid = cooperative_groups::this_grid();
     const Team gate_up(args.gate_up_teams);
@@ -87,7 +92,7 @@ __global__ void __launch_bounds__(Warps * 32, 1) moe_decode(const __grid_constan
         for (int round = 0; round < rounds; ++round) {
             if (first > 0 || round > 0) {
                 __syncthreads();  // the tables of the last round have been read
-                routes.load(args, first, count);
+                routes.load(args, first, count, cta.tables.scores);
             }
             clear_tables(args, cta.tables, count);
             routes.choose(args, cta.tables.scores, count);
@@ -115,7 +120,13 @@ __global__ void __launch_bounds__(Warps * 32, 1) moe_decode(const __grid_constan
 
 template <class Tile, int Warps>
 DecodeInstance decode_instance() {
-    return instance_of<Tile>(reinterpret_cast<const void*>(&moe_decode<Tile, Warps>), Warps);
+    return instance_of<Tile>(reinterpret_cast<const void*>(&moe_decode<Tile, Warps, PendingIds>), Warps);
+}
+
+/// From logits.
+template <class Tile, int Warps>
+DecodeInstance decode_logits_instance() {
+    return instance_of<Tile>(reinterpret_cast<const void*>(&moe_decode<Tile, Warps, PendingLogits>), Warps);
 }
 
 }  // namespace tokamak::moe::cuda
