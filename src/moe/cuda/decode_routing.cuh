@@ -115,6 +115,12 @@ class PendingIds {
     PendingElement weight_[kMost];
 };
 
+/// Not inlined: the registers of the kernel around it are its own.
+static __device__ __noinline__ Choice choose_apart(const LaneScores logits, const DecodeRoute& route, int top_k,
+                                                   float* memory) {
+    return logits.choose(route, top_k, memory);
+}
+
 /// The same from logits: a warp for each token, then a lane for each of its slots. `scores` have kLaneRoom floats for
 /// each token.
 class PendingLogits {
@@ -126,7 +132,7 @@ class PendingLogits {
         if (warp() < count) logits_.load(args.route, args.num_experts, first + warp(), scores + warp() * kLaneRoom);
     }
     __device__ __forceinline__ void choose(const DecodeArgs& args, float* scores, int count) {
-        if (warp() < count) choice_ = logits_.choose(args.route, args.top_k, scores + warp() * kLaneRoom);
+        if (warp() < count) choice_ = choose_apart(logits_, args.route, args.top_k, scores + warp() * kLaneRoom);
     }
     [[nodiscard]] __device__ int token(int) const { return lane() < slots_ ? warp() : kPassTokens; }
     [[nodiscard]] __device__ int route(int) const { return warp() * slots_ + lane(); }
