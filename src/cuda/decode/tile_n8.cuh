@@ -63,8 +63,8 @@ struct Int4Tile : WholeTile {
         for (int group = 0; group < kGroups; ++group) unpack(pair[group], s[group]);
     }
     /// Those of one half of the tile's columns.
-    __device__ static void part_scales(const std::uint8_t* tile, int slab, int g, int part, float (&s)[1][2]) {
-        unpack(reinterpret_cast<const std::uint32_t*>(tile + kCodeBytes)[(slab * 8 + g) * kGroups + part], s[0]);
+    __device__ static void half_scales(const std::uint8_t* tile, int slab, int g, int half, float (&s)[1][2]) {
+        unpack(reinterpret_cast<const std::uint32_t*>(tile + kCodeBytes)[(slab * 8 + g) * kGroups + half], s[0]);
     }
 
   private:
@@ -96,9 +96,9 @@ struct Mxfp4Tile : WholeTile {
         s[1][0] = all[2];
         s[1][1] = all[3];
     }
-    __device__ static void part_scales(const std::uint8_t* tile, int slab, int g, int part, float (&s)[1][2]) {
+    __device__ static void half_scales(const std::uint8_t* tile, int slab, int g, int half, float (&s)[1][2]) {
         const std::uint32_t codes =
-            *reinterpret_cast<const std::uint16_t*>(tile + kCodeBytes + slab * 32 + g * 4 + part * 2);
+            *reinterpret_cast<const std::uint16_t*>(tile + kCodeBytes + slab * 32 + g * 4 + half * 2);
         s[0][0] = __uint_as_float((codes & 0xFFU) << 23);
         s[0][1] = __uint_as_float((codes & 0xFF00U) << 15);
     }
@@ -116,32 +116,23 @@ struct Nvfp4Tile : WholeTile {
 
     __device__ static void scales(const std::uint8_t* tile, int slab, int g, float (&s)[kGroups][2]) {
         const uint2 codes = *reinterpret_cast<const uint2*>(tile + kCodeBytes + (slab * 8 + g) * 8);
-        std::uint32_t pairs[kGroups];
-        e4m3_to_f16(codes.x, pairs[0], pairs[1]);
-        e4m3_to_f16(codes.y, pairs[2], pairs[3]);
-#pragma unroll
-        for (int group = 0; group < kGroups; ++group) unpack(pairs[group], s[group]);
+        unpack(codes.x, s[0], s[1]);
+        unpack(codes.y, s[2], s[3]);
     }
-    /// Those of one half of the tile's columns, or of one quarter.
-    __device__ static void part_scales(const std::uint8_t* tile, int slab, int g, int part, float (&s)[2][2]) {
-        std::uint32_t pairs[2];
-        e4m3_to_f16(*reinterpret_cast<const std::uint32_t*>(tile + kCodeBytes + (slab * 8 + g) * 8 + part * 4),
-                    pairs[0], pairs[1]);
-        unpack(pairs[0], s[0]);
-        unpack(pairs[1], s[1]);
-    }
-    __device__ static void part_scales(const std::uint8_t* tile, int slab, int g, int part, float (&s)[1][2]) {
-        std::uint32_t pairs[2];
-        e4m3_to_f16(*reinterpret_cast<const std::uint16_t*>(tile + kCodeBytes + (slab * 8 + g) * 8 + part * 2),
-                    pairs[0], pairs[1]);
-        unpack(pairs[0], s[0]);
+    __device__ static void half_scales(const std::uint8_t* tile, int slab, int g, int half, float (&s)[2][2]) {
+        unpack(*reinterpret_cast<const std::uint32_t*>(tile + kCodeBytes + (slab * 8 + g) * 8 + half * 4), s[0], s[1]);
     }
 
   private:
-    __device__ static void unpack(std::uint32_t pair, float (&s)[2]) {
-        const float2 both = __half22float2(*reinterpret_cast<const __half2*>(&pair));
-        s[0] = both.x;
-        s[1] = both.y;
+    __device__ static void unpack(std::uint32_t codes, float (&first)[2], float (&second)[2]) {
+        std::uint32_t pairs[2];
+        e4m3_to_f16(codes, pairs[0], pairs[1]);
+        const float2 low = __half22float2(*reinterpret_cast<const __half2*>(&pairs[0]));
+        const float2 high = __half22float2(*reinterpret_cast<const __half2*>(&pairs[1]));
+        first[0] = low.x;
+        first[1] = low.y;
+        second[0] = high.x;
+        second[1] = high.y;
     }
 };
 
@@ -172,7 +163,8 @@ __device__ __forceinline__ void group_start(const float* group_sums, int lane, f
 /// `group_sums`: [group of this tile, 8 tokens].
 template <class Tile, int Parts>
 __device__ __forceinline__ void multiply_parts(const std::uint8_t* tile, std::uint32_t x_address,
-                                               const float* group_sums, int lane, float (&sums)[Parts][kTileSlabs][4]) {
+                                               const float* group_sums, int lane,
+                                               float (&sums)[Parts][kTileSlabs][4]) {
     using Decode = typename Tile::Decode;
     constexpr int pairs = Tile::kCols / 32;  // of k16 steps
     constexpr int group_steps = Tile::kGroup / 16;

@@ -133,8 +133,8 @@ struct ExpertColumns {
     TokenList tokens;
     std::uint32_t address = 0;
     const float* groups = nullptr;
-    int fold = 1;  ///< parts of a tile that share the matrix instruction's columns
-    tokamak::cuda::FoldedTokens folded;
+    bool folded = false;  ///< few enough for both halves of a tile to share the matrix instruction's columns
+    tokamak::cuda::FoldedTokens fold;
 };
 
 /// `rows`: address of the expert's token rows. Where a lane reads zeros it does so in banks that no token's row is in.
@@ -142,24 +142,21 @@ template <class Tile>
 __device__ __forceinline__ void fold_columns(std::uint32_t rows, int pitch, std::uint32_t zeros, int lane,
                                              ExpertColumns& columns) {
     const TokenList& tokens = columns.tokens;
-    columns.fold = Tile::kGroups == 4 && tokens.count <= 2 ? 4 : tokens.count <= 4 ? 2 : 1;
-    const int parts = columns.fold;
-    const int places = parts == 4 ? 2 : 4;
+    columns.folded = tokens.count <= tokamak::cuda::kFoldedTokens;
     unsigned used = 0;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) used |= 1U << tokens.at(i);
-    const int place = lane & (places - 1);
-    const int part = parts == 4 ? lane % 8 / 2 - lane / 16 : lane % 8 / 4 * 2;  // twice the half, if it is the lane's
+    for (int i = 0; i < tokamak::cuda::kFoldedTokens; ++i) used |= 1U << tokens.at(i);
+    const int place = lane % tokamak::cuda::kFoldedTokens;
     const std::uint32_t chunk = rows + lane / 8 * 16;
     const std::uint32_t none = chunk + (__ffs(static_cast<int>(~used)) - 1) * pitch;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-        const bool own = part == half * 2 && place < tokens.count;
-        columns.folded.address[half] =
+        const bool own = lane % 8 / tokamak::cuda::kFoldedTokens == half && place < tokens.count;
+        columns.fold.address[half] =
             own ? chunk + tokens.at(place) * pitch + half * 64 : zeros + ((none + half * 64) & 0x70U);
-        columns.folded.step[half] = own ? Tile::kCols * tokamak::cuda::token_value_bytes(Tile::kForm) : 0;
-        columns.folded.group_sums[half] =
-            columns.groups + lane % 4 / 2 * kPassTokens + tokens.at((lane % 2 * 2 + half) & (places - 1));
+        columns.fold.step[half] = own ? Tile::kCols * tokamak::cuda::token_value_bytes(Tile::kForm) : 0;
+        const int of_sums = lane % 2 * 2 + half;
+        columns.fold.group_sums[half] = columns.groups + lane % 4 / 2 * kPassTokens + tokens.at(of_sums);
     }
 }
 
@@ -169,7 +166,6 @@ __device__ __forceinline__ SumPlace multiply_strip(const Team& team, const Exper
                                                    int pieces, WarpRing<Tile>& ring, Cursor& cursor,
                                                    float (&sums)[Tile::kSlabs][4]) {
     constexpr int tile_bytes = Tile::kCols * tokamak::cuda::token_value_bytes(Tile::kForm);
-    constexpr int parts = tokamak::cuda::kParts<Tile>;
     const int lane = team.lane;
     const auto each = [&](const auto& multiply) {
 #pragma unroll 1
@@ -178,46 +174,32 @@ __device__ __forceinline__ SumPlace multiply_strip(const Team& team, const Exper
             ring.release(cursor);
         }
     };
-    if constexpr (Tile::kGroups == 4) {
-        if (columns.fold == 4) {
-            each([&](const ArrivedPiece& piece, int tile) {
-                tokamak::cuda::multiply_folded<Tile, 4>(piece.weights, columns.folded, tile, lane,
-                                                        reinterpret_cast<float(&)[1][Tile::kSlabs][4]>(sums));
-            });
-            tokamak::cuda::add_neighbours<1, 4>(lane, sums);
-            tokamak::cuda::add_neighbours<2, 2>(lane, sums);
-            return {0, lane % 4 * 16 + lane / 4, 0, 1};
-        }
-    }
-    float groups[parts][Tile::kSlabs][4] = {};
-    const auto finish = [&] {
-#pragma unroll
-        for (int slab = 0; slab < Tile::kSlabs; ++slab)
-#pragma unroll
-            for (int i = 0; i < 4; ++i) sums[slab][i] = groups[0][slab][i];
-    };
     if constexpr (tokamak::cuda::kFolds<Tile>) {
-        if (columns.fold == 2) {
-            auto& halves = reinterpret_cast<float(&)[parts / 2][Tile::kSlabs][4]>(groups);
+        if (columns.folded) {
             each([&](const ArrivedPiece& piece, int tile) {
-                tokamak::cuda::multiply_folded<Tile, 2>(piece.weights, columns.folded, tile, lane, halves);
+                tokamak::cuda::multiply_folded<Tile>(piece.weights, columns.fold, tile, lane, sums);
             });
-            tokamak::cuda::add_groups(halves);
-            finish();
-            tokamak::cuda::add_neighbours<2, 4>(lane, sums);
-            return {lane % 2 * 2, lane % 4 / 2 * 16 + lane / 4, 32, 2};
+            tokamak::cuda::add_halves(lane, sums);
+            return {lane % 2 * 2, lane % 4 / 2 * 16 + lane / 4, 32, Tile::kSlabs / 2};
         }
     }
+    constexpr int parts = tokamak::cuda::kParts<Tile>;
+    float part_sums[parts][Tile::kSlabs][4] = {};
     each([&](const ArrivedPiece& piece, int tile) {
         const std::uint32_t x = columns.address + tile * tile_bytes;
-        const float* const group_sums = columns.groups + tile * Tile::kGroups * kPassTokens;
+        const float* const groups = columns.groups + tile * Tile::kGroups * kPassTokens;
         if constexpr (Tile::kPieces == 1)
-            tokamak::cuda::multiply_parts<Tile>(piece.weights, x, group_sums, lane, groups);
+            tokamak::cuda::multiply_parts<Tile>(piece.weights, x, groups, lane, part_sums);
         else
-            tokamak::cuda::multiply_piece<Tile>(piece.weights, piece.scales, x, group_sums, lane, groups[0]);
+            tokamak::cuda::multiply_piece<Tile>(piece.weights, piece.scales, x, groups, lane, part_sums[0]);
     });
-    if constexpr (parts > 1) tokamak::cuda::add_groups(groups);
-    finish();
+#pragma unroll
+    for (int slab = 0; slab < Tile::kSlabs; ++slab)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            sums[slab][i] = part_sums[0][slab][i];
+            if constexpr (parts == 2) sums[slab][i] += part_sums[1][slab][i];
+        }
     return {lane % 4 * 2, lane / 4, 16, Tile::kSlabs};
 }
 
@@ -265,8 +247,7 @@ __device__ __forceinline__ void run_phase(const Cta<typename Rows::Tables>& cta,
             of_expert.address = x.address(rows, pitch, team.lane);
             of_expert.groups = cta.template groups_of<Down>(part);
             if constexpr (tokamak::cuda::kFolds<Tile>)
-                fold_columns<Tile>(ptx::shared_address(rows), pitch, ptx::shared_address(cta.zeros), team.lane,
-                                   of_expert);
+                fold_columns<Tile>(ptx::shared_address(rows), pitch, ptx::shared_address(cta.zeros), team.lane, of_expert);
         }
         StripBias<Down> bias;
         const int expert = cta.tables.experts()[rank];
@@ -282,8 +263,7 @@ __device__ __forceinline__ void run_phase(const Cta<typename Rows::Tables>& cta,
         if (!alone) store_sums(partials + first * piece_sums, place, columns, sums);
         bias.store(team, strip_bias);
         team.barrier();
-        const StripSums strip_sums{partials, strip_bias,         scales, of_expert.tokens,
-                                   columns,  of_expert.fold > 1, rank,   strip};
+        const StripSums strip_sums{partials, strip_bias, scales, of_expert.tokens, columns, of_expert.folded, rank, strip};
         if (alone) {
             place.row += first % Tile::kPieces * (tokamak::cuda::kTileRows / Tile::kPieces);
             finish_down_alone<Tile>(args, cta.tables, strip_sums, place, sums);

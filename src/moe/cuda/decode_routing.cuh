@@ -101,7 +101,6 @@ class PendingIds {
             if (args.weights.data != nullptr) weight_[n].load(args.weights, first + token_[n], slot);
         }
     }
-    __device__ __forceinline__ void choose(const DecodeArgs&, float*, int) {}
     [[nodiscard]] __device__ int token(int n) const { return token_[n]; }
     [[nodiscard]] __device__ int route(int n) const { return static_cast<int>(threadIdx.x + n * blockDim.x); }
     [[nodiscard]] __device__ int expert(const DecodeArgs& args, int n) const { return local_expert(args, id_[n]); }
@@ -115,24 +114,20 @@ class PendingIds {
     PendingElement weight_[kMost];
 };
 
-/// Not inlined: the registers of the kernel around it are its own.
-static __device__ __noinline__ Choice choose_apart(const LaneScores logits, const DecodeRoute& route, int top_k,
-                                                   float* memory) {
-    return logits.choose(route, top_k, memory);
-}
-
 /// The same from logits: a warp for each token, then a lane for each of its slots. `scores` have kLaneRoom floats for
 /// each token.
 class PendingLogits {
   public:
     static constexpr int kMost = 1;
 
+    /// Routes at once, before the kernel around it has anything in registers.
     __device__ __forceinline__ void load(const DecodeArgs& args, std::int64_t first, int count, float* scores) {
         slots_ = args.top_k;
-        if (warp() < count) logits_.load(args.route, args.num_experts, first + warp(), scores + warp() * kLaneRoom);
-    }
-    __device__ __forceinline__ void choose(const DecodeArgs& args, float* scores, int count) {
-        if (warp() < count) choice_ = choose_apart(logits_, args.route, args.top_k, scores + warp() * kLaneRoom);
+        if (warp() >= count) return;
+        float* const memory = scores + warp() * kLaneRoom;
+        LaneScores logits;
+        logits.load(args.route, args.num_experts, first + warp(), memory);
+        choice_ = logits.choose(args.route, args.top_k, memory);
     }
     [[nodiscard]] __device__ int token(int) const { return lane() < slots_ ? warp() : kPassTokens; }
     [[nodiscard]] __device__ int route(int) const { return warp() * slots_ + lane(); }
@@ -147,7 +142,6 @@ class PendingLogits {
     __device__ static int warp() { return static_cast<int>(threadIdx.x) / 32; }
     __device__ static int lane() { return static_cast<int>(threadIdx.x) % 32; }
 
-    LaneScores logits_;
     Choice choice_ = {};
     int slots_ = 0;
 };

@@ -172,10 +172,13 @@ class WarpRing {
   public:
     /// `scales`: 8 bytes for each slot, for formats whose strips end with them.
     __device__ WarpRing(std::uint8_t* slots, std::uint8_t* scales, std::uint64_t* barriers, int count, int lane)
-        : slots_(slots), scales_(scales), barriers_(barriers), count_(count), lane_(lane) {
-        if (lane == 0) {
+        : slots_(slots), scales_(scales), barriers_(barriers), count_(count), lane_(lane) {}
+
+    /// Once, before anything else.
+    __device__ void begin() {
+        if (lane_ == 0) {
 #pragma unroll 1
-            for (int slot = 0; slot < count; ++slot) ptx::barrier_init(&barriers[slot], Tile::kStripScales ? 2 : 1);
+            for (int slot = 0; slot < count_; ++slot) ptx::barrier_init(&barriers_[slot], Tile::kStripScales ? 2 : 1);
             ptx::fence_barrier_init();
         }
         __syncwarp();

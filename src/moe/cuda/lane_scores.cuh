@@ -168,9 +168,10 @@ class LaneScores {
         namespace ptx = tokamak::cuda::ptx;
         const float* const from = route.bias + first();
         const std::uint32_t to = ptx::shared_address(scratch + first());
+        // Through the L1: all warps of the grid want the same lines.
         if (route.vectors) {
-            ptx::copy_16(to, from);
-            ptx::copy_16(to + 16, from + 4);
+#pragma unroll
+            for (int i = 0; i < kLaneExperts; i += 2) ptx::copy_small<8>(to + i * 4, from + i, true);
         } else {
 #pragma unroll 1
             for (int i = 0; i < kLaneExperts; ++i) ptx::copy_small<4>(to + i * 4, from + i, true);
