@@ -38,8 +38,7 @@ __device__ __forceinline__ void multiply_folded(const std::uint8_t* tile, const 
     constexpr int group_steps = Tile::kGroup / 16;
     std::uint32_t b[2][4];
 #pragma unroll
-    for (int half = 0; half < 2; ++half)
-        ptx::load_matrix_x4(b[half], tokens.address[half] + index * tokens.step[half]);
+    for (int half = 0; half < 2; ++half) ptx::load_matrix_x4(b[half], tokens.address[half] + index * tokens.step[half]);
     float start[4] = {};
     if constexpr (Decode::kHasZeroPoint) {
 #pragma unroll

@@ -163,8 +163,7 @@ __device__ __forceinline__ void group_start(const float* group_sums, int lane, f
 /// `group_sums`: [group of this tile, 8 tokens].
 template <class Tile, int Parts>
 __device__ __forceinline__ void multiply_parts(const std::uint8_t* tile, std::uint32_t x_address,
-                                               const float* group_sums, int lane,
-                                               float (&sums)[Parts][kTileSlabs][4]) {
+                                               const float* group_sums, int lane, float (&sums)[Parts][kTileSlabs][4]) {
     using Decode = typename Tile::Decode;
     constexpr int pairs = Tile::kCols / 32;  // of k16 steps
     constexpr int group_steps = Tile::kGroup / 16;

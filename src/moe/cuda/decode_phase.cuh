@@ -247,7 +247,8 @@ __device__ __forceinline__ void run_phase(const Cta<typename Rows::Tables>& cta,
             of_expert.address = x.address(rows, pitch, team.lane);
             of_expert.groups = cta.template groups_of<Down>(part);
             if constexpr (tokamak::cuda::kFolds<Tile>)
-                fold_columns<Tile>(ptx::shared_address(rows), pitch, ptx::shared_address(cta.zeros), team.lane, of_expert);
+                fold_columns<Tile>(ptx::shared_address(rows), pitch, ptx::shared_address(cta.zeros), team.lane,
+                                   of_expert);
         }
         StripBias<Down> bias;
         const int expert = cta.tables.experts()[rank];
@@ -263,7 +264,8 @@ __device__ __forceinline__ void run_phase(const Cta<typename Rows::Tables>& cta,
         if (!alone) store_sums(partials + first * piece_sums, place, columns, sums);
         bias.store(team, strip_bias);
         team.barrier();
-        const StripSums strip_sums{partials, strip_bias, scales, of_expert.tokens, columns, of_expert.folded, rank, strip};
+        const StripSums strip_sums{partials, strip_bias,       scales, of_expert.tokens,
+                                   columns,  of_expert.folded, rank,   strip};
         if (alone) {
             place.row += first % Tile::kPieces * (tokamak::cuda::kTileRows / Tile::kPieces);
             finish_down_alone<Tile>(args, cta.tables, strip_sums, place, sums);
