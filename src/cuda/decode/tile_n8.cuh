@@ -60,15 +60,22 @@ struct Int4Tile : WholeTile {
             pair[0] = words[0];
         }
 #pragma unroll
-        for (int group = 0; group < kGroups; ++group) {
-            if constexpr (std::is_same_v<Scale, __half>) {
-                const float2 both = __half22float2(*reinterpret_cast<const __half2*>(&pair[group]));
-                s[group][0] = both.x;
-                s[group][1] = both.y;
-            } else {
-                s[group][0] = __uint_as_float(pair[group] << 16);
-                s[group][1] = __uint_as_float(pair[group] & 0xFFFF0000U);
-            }
+        for (int group = 0; group < kGroups; ++group) unpack(pair[group], s[group]);
+    }
+    /// Those of one half of the tile's columns.
+    __device__ static void half_scales(const std::uint8_t* tile, int slab, int g, int half, float (&s)[1][2]) {
+        unpack(reinterpret_cast<const std::uint32_t*>(tile + kCodeBytes)[(slab * 8 + g) * kGroups + half], s[0]);
+    }
+
+  private:
+    __device__ static void unpack(std::uint32_t pair, float (&s)[2]) {
+        if constexpr (std::is_same_v<Scale, __half>) {
+            const float2 both = __half22float2(*reinterpret_cast<const __half2*>(&pair));
+            s[0] = both.x;
+            s[1] = both.y;
+        } else {
+            s[0] = __uint_as_float(pair << 16);
+            s[1] = __uint_as_float(pair & 0xFFFF0000U);
         }
     }
 };
@@ -89,6 +96,12 @@ struct Mxfp4Tile : WholeTile {
         s[1][0] = all[2];
         s[1][1] = all[3];
     }
+    __device__ static void half_scales(const std::uint8_t* tile, int slab, int g, int half, float (&s)[1][2]) {
+        const std::uint32_t codes =
+            *reinterpret_cast<const std::uint16_t*>(tile + kCodeBytes + slab * 32 + g * 4 + half * 2);
+        s[0][0] = __uint_as_float((codes & 0xFFU) << 23);
+        s[0][1] = __uint_as_float((codes & 0xFF00U) << 15);
+    }
 };
 
 /// e2m1 codes as in mxfp4, with e4m3 scales of 16 columns; the global scales at the end of the strip are for its sums.
@@ -103,15 +116,23 @@ struct Nvfp4Tile : WholeTile {
 
     __device__ static void scales(const std::uint8_t* tile, int slab, int g, float (&s)[kGroups][2]) {
         const uint2 codes = *reinterpret_cast<const uint2*>(tile + kCodeBytes + (slab * 8 + g) * 8);
-        std::uint32_t pairs[kGroups];
-        e4m3_to_f16(codes.x, pairs[0], pairs[1]);
-        e4m3_to_f16(codes.y, pairs[2], pairs[3]);
-#pragma unroll
-        for (int group = 0; group < kGroups; ++group) {
-            const float2 both = __half22float2(*reinterpret_cast<const __half2*>(&pairs[group]));
-            s[group][0] = both.x;
-            s[group][1] = both.y;
-        }
+        unpack(codes.x, s[0], s[1]);
+        unpack(codes.y, s[2], s[3]);
+    }
+    __device__ static void half_scales(const std::uint8_t* tile, int slab, int g, int half, float (&s)[2][2]) {
+        unpack(*reinterpret_cast<const std::uint32_t*>(tile + kCodeBytes + (slab * 8 + g) * 8 + half * 4), s[0], s[1]);
+    }
+
+  private:
+    __device__ static void unpack(std::uint32_t codes, float (&first)[2], float (&second)[2]) {
+        std::uint32_t pairs[2];
+        e4m3_to_f16(codes, pairs[0], pairs[1]);
+        const float2 low = __half22float2(*reinterpret_cast<const __half2*>(&pairs[0]));
+        const float2 high = __half22float2(*reinterpret_cast<const __half2*>(&pairs[1]));
+        first[0] = low.x;
+        first[1] = low.y;
+        second[0] = high.x;
+        second[1] = high.y;
     }
 };
 
@@ -138,10 +159,11 @@ __device__ __forceinline__ void group_start(const float* group_sums, int lane, f
     }
 }
 
-/// sums[slab] += w x, in units that the row scales of Decode undo. `group_sums`: [group of this tile, 8 tokens].
-template <class Tile>
-__device__ __forceinline__ void multiply_tile(const std::uint8_t* tile, std::uint32_t x_address,
-                                              const float* group_sums, int lane, float (&sums)[kTileSlabs][4]) {
+/// sums[part][slab] += w x for equal parts of the tile's columns, in units that the row scales of Decode undo.
+/// `group_sums`: [group of this tile, 8 tokens].
+template <class Tile, int Parts>
+__device__ __forceinline__ void multiply_parts(const std::uint8_t* tile, std::uint32_t x_address,
+                                               const float* group_sums, int lane, float (&sums)[Parts][kTileSlabs][4]) {
     using Decode = typename Tile::Decode;
     constexpr int pairs = Tile::kCols / 32;  // of k16 steps
     constexpr int group_steps = Tile::kGroup / 16;
@@ -175,12 +197,20 @@ __device__ __forceinline__ void multiply_tile(const std::uint8_t* tile, std::uin
                 Decode::fragment(a, words[step / 4][step % 4]);
                 ptx::mma_m16n8k16(c, a, b[step / 2][step % 2 * 2], b[step / 2][step % 2 * 2 + 1], c);
             }
-            sums[slab][0] = fmaf(scale[group][0], c[0], sums[slab][0]);
-            sums[slab][1] = fmaf(scale[group][0], c[1], sums[slab][1]);
-            sums[slab][2] = fmaf(scale[group][1], c[2], sums[slab][2]);
-            sums[slab][3] = fmaf(scale[group][1], c[3], sums[slab][3]);
+            float(&sum)[4] = sums[group * Parts / Tile::kGroups][slab];
+            sum[0] = fmaf(scale[group][0], c[0], sum[0]);
+            sum[1] = fmaf(scale[group][0], c[1], sum[1]);
+            sum[2] = fmaf(scale[group][1], c[2], sum[2]);
+            sum[3] = fmaf(scale[group][1], c[3], sum[3]);
         }
     }
+}
+
+/// The same, whole.
+template <class Tile>
+__device__ __forceinline__ void multiply_tile(const std::uint8_t* tile, std::uint32_t x_address,
+                                              const float* group_sums, int lane, float (&sums)[kTileSlabs][4]) {
+    multiply_parts<Tile, 1>(tile, x_address, group_sums, lane, reinterpret_cast<float(&)[1][kTileSlabs][4]>(sums));
 }
 
 }  // namespace tokamak::cuda

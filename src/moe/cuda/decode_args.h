@@ -94,7 +94,7 @@ struct DecodeRoute {
 
 /// Byte offsets into dynamic shared memory; the ring comes first.
 struct DecodeShared {
-    int scales = 0;        ///< [warps, slots, 2] f32, for formats whose strips end with scales
+    int scales = 0;        ///< [warps, slots, 2] f32, for formats whose strips end with scales; else 128 bytes of zeros
     int partials = 0;      ///< [2, warps, 8 tokens, rows of a piece] f32
     int rows = 0;          ///< token rows: scores while routing, those of x, later the intermediate rows of each team
     int gate_up_bias = 0;  ///< [teams, 2, 64 rows] f32, behind the rows of x

@@ -10,24 +10,33 @@
 
 namespace tokamak::moe::cuda {
 
-/// Place of a sum among a warp's [8 tokens, rows of a piece]; the rows are permuted so that no two lanes of store_sums
+/// Place of a sum among a warp's [columns, rows of a piece]; the rows are permuted so that no two lanes of store_sums
 /// share a bank.
 template <int Rows>
-__device__ __forceinline__ int sum_place(int token, int row) {
-    return token * Rows + (row ^ token / 2 * 8);
+__device__ __forceinline__ int sum_place(int column, int row) {
+    return column * Rows + (row ^ column / 2 * 8);
 }
+
+/// What a lane's sums of a strip belong to: those of two neighbouring columns for rows g and g + 8 of some slabs.
+struct SumPlace {
+    int column;     ///< the first
+    int row;        ///< in the first slab
+    int slab_rows;  ///< from one of the lane's slabs to the next
+    int slabs;
+};
 
 /// One warp's sums of a strip go to its place among the team's, [columns, rows of a piece].
 template <int Slabs>
-__device__ __forceinline__ void store_sums(float* partials, int lane, int columns, const float (&sums)[Slabs][4]) {
+__device__ __forceinline__ void store_sums(float* partials, const SumPlace& place, int columns,
+                                           const float (&sums)[Slabs][4]) {
     constexpr int rows = Slabs * 16;
-    const int token = lane % 4 * 2;
-    if (token >= columns) return;
-    float* const even = partials + token * rows;
+    if (place.column >= columns) return;
+    float* const even = partials + place.column * rows;
     float* const odd = even + rows;
 #pragma unroll
     for (int slab = 0; slab < Slabs; ++slab) {
-        const int low = (slab * 16 + lane / 4) ^ token / 2 * 8;
+        if (slab >= place.slabs) continue;
+        const int low = (place.row + slab * place.slab_rows) ^ place.column / 2 * 8;
         const int high = low ^ 8;
         even[low] = sums[slab][0];
         odd[low] = sums[slab][1];
@@ -79,17 +88,20 @@ struct StripSums {
     float2 scales;     ///< global ones of rows g and g + 8, for formats that have them
     TokenList tokens;  ///< routed to the expert: nobody looks at the sums of the others
     int columns;       ///< tokens that partials hold
+    bool folded;       ///< column i is that of the i-th token
     int rank;
     int strip;
+
+    [[nodiscard]] __device__ int column(int i) const { return folded ? i : tokens.at(i); }
 };
 
 /// Sum over the team's warps that have the row, in the order of their columns, which no routing changes.
 template <class Tile>
-__device__ __forceinline__ float row_sum(const StripSums& strip, int warps, int row, int token) {
+__device__ __forceinline__ float row_sum(const StripSums& strip, int warps, int row, int column) {
     using Decode = typename Tile::Decode;
     constexpr int rows = tokamak::cuda::kTileRows / Tile::kPieces;
     const int first = row / rows;  // warp that has the row
-    const float* const from = strip.partials + first * rows * strip.columns + sum_place<rows>(token, row % rows);
+    const float* const from = strip.partials + first * rows * strip.columns + sum_place<rows>(column, row % rows);
     float sum = 0.0F;
 #pragma unroll 4
     for (int i = 0; i < warps - first; i += Tile::kPieces) sum += from[i * rows * strip.columns];
@@ -109,8 +121,9 @@ __device__ __forceinline__ void finish_gate_up(const DecodeArgs& args, const Tab
         const int col = sums.strip * 32 + at % 32;
         if (col >= args.intermediate_stride) continue;
         const int row = at % 32 / 8 * 16 + at % 8;
-        const float gate = row_sum<Tile>(sums, team.warps, row, token) + sums.bias[row];
-        const float up = row_sum<Tile>(sums, team.warps, row + 8, token) + sums.bias[row + 8];
+        const int column = sums.column(at / 32);
+        const float gate = row_sum<Tile>(sums, team.warps, row, column) + sums.bias[row];
+        const float up = row_sum<Tile>(sums, team.warps, row + 8, column) + sums.bias[row + 8];
         const float value = activate(args.activation, gate, up);
         const std::int64_t to = tables.slot(sums.rank, token) * args.intermediate_stride + col;
         if constexpr (Tile::kForm == tokamak::cuda::TokenForm::quantized)
@@ -132,17 +145,16 @@ __device__ __forceinline__ void finish_down(const DecodeArgs& args, const Tables
         const int col = sums.strip * tokamak::cuda::kTileRows + row;
         if (col >= args.gate_up.cols) continue;
         args.partials[static_cast<std::int64_t>(tables.slot(sums.rank, token)) * args.gate_up.cols + col] =
-            row_sum<Tile>(sums, team.warps, row, token) + sums.bias[row];
+            row_sum<Tile>(sums, team.warps, row, sums.column(at / tokamak::cuda::kTileRows)) + sums.bias[row];
     }
 }
 
 /// The same where each warp of the team has its rows' whole sums: from its registers.
 template <class Tile, class Tables>
 __device__ __forceinline__ void finish_down_alone(const DecodeArgs& args, const Tables& tables, const StripSums& strip,
-                                                  int first_row, int lane, const float (&sums)[Tile::kSlabs][4]) {
+                                                  const SumPlace& place, const float (&sums)[Tile::kSlabs][4]) {
     using Decode = typename Tile::Decode;
-    const int row = first_row + lane / 4;
-    const int col = strip.strip * tokamak::cuda::kTileRows + row;
+    const int col = strip.strip * tokamak::cuda::kTileRows + place.row;
     float scale[2] = {Decode::kRowScaleLow, Decode::kRowScaleHigh};
     if constexpr (Tile::kGlobalScales) {
         scale[0] *= strip.scales.x;
@@ -150,63 +162,24 @@ __device__ __forceinline__ void finish_down_alone(const DecodeArgs& args, const 
     }
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-        const int slot = tables.column_slot(strip.rank, lane % 4 * 2 + i);
+        const int column = place.column + i;
+        int slot = -1;
+        if (!strip.folded)
+            slot = tables.column_slot(strip.rank, column);
+        else if (column < strip.tokens.count)
+            slot = tables.slot(strip.rank, strip.tokens.at(column));
         if (slot < 0) continue;
         float* const to = args.partials + static_cast<std::int64_t>(slot) * args.gate_up.cols + col;
 #pragma unroll
-        for (int slab = 0; slab < Tile::kSlabs; ++slab)
+        for (int slab = 0; slab < Tile::kSlabs; ++slab) {
+            if (slab >= place.slabs) continue;
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
-                const int more = slab * 16 + half * 8;
+                const int more = slab * place.slab_rows + half * 8;
                 if (col + more < args.gate_up.cols)
-                    to[more] = sums[slab][half * 2 + i] * scale[half] + strip.bias[row + more];
+                    to[more] = sums[slab][half * 2 + i] * scale[half] + strip.bias[place.row + more];
             }
-    }
-}
-
-/// The weighted results of one output, summed in the order of the slots.
-__device__ __forceinline__ float weighted_sum(const DecodeArgs& args, const RoutingTables& tables, int token, int col) {
-    constexpr int batch = 8;  // loads in flight
-    const int hidden = args.gate_up.cols;
-    float sum = 0.0F;
-    for (int begin = 0; begin < args.top_k; begin += batch) {
-        float loaded[batch];
-        bool there[batch];
-#pragma unroll
-        for (int i = 0; i < batch; ++i) {
-            const int route = token * args.top_k + begin + i;
-            const int rank = begin + i < args.top_k ? tables.route_rank[route] : -1;
-            there[i] = rank >= 0;
-            if (!there[i]) continue;
-            // A row that was weighted at the input is its route's alone.
-            const std::int64_t row = args.weight_input ? route : tables.slot(rank, token);
-            loaded[i] = __ldcg(args.partials + row * hidden + col);
         }
-#pragma unroll
-        for (int i = 0; i < batch; ++i)
-            if (there[i])
-                sum = fmaf(args.weight_input ? 1.0F : tables.route_weight[token * args.top_k + begin + i], loaded[i],
-                           sum);
-    }
-    return sum;
-}
-
-/// out = what it held (if asked) + shared output + weighted results in the order of the slots; one rounding. The grid's
-/// warps take runs of 32 columns in turn, first one on every SM.
-__device__ inline void combine(const DecodeArgs& args, const RoutingTables& tables, std::int64_t first, int count) {
-    const int hidden = args.gate_up.cols;
-    const int runs = (hidden + 31) / 32;
-    const int step = static_cast<int>(gridDim.x * blockDim.x) / 32;
-    for (int run = static_cast<int>(threadIdx.x / 32 * gridDim.x + blockIdx.x); run < runs * count; run += step) {
-        const int token = run / runs;
-        const int col = (run - token * runs) * 32 + static_cast<int>(threadIdx.x) % 32;
-        if (col >= hidden) continue;
-        float sum = weighted_sum(args, tables, token, col);
-        const std::int64_t row = first + token;
-        if (args.shared_output.data != nullptr) sum += load_element(args.shared_output, row, col);
-        const std::int64_t to = row * args.out_stride + col;
-        if (args.accumulate) sum += load_element(args.out, args.out_dtype, to);
-        store_element(args.out, args.out_dtype, to, sum);
     }
 }
 

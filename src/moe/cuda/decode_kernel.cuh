@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "moe/cuda/decode_combine.cuh"
+#include "moe/cuda/decode_logits.h"
 #include "moe/cuda/decode_phase.cuh"
 
 namespace tokamak::moe::cuda {
@@ -65,56 +67,70 @@ struct TokenRows {
     }
 };
 
-template <class Tile, int Warps>
+/// `Routes` brings the tokens' experts: a kernel of its own from logits, because code that does not run slows the rest
+/// down (registers, instruction cache).
+template <class Tile, int Warps, class Routes>
 __global__ void __launch_bounds__(Warps * 32, 1) moe_decode(const __grid_constant__ DecodeArgs args) {
     extern __shared__ __align__(128) std::uint8_t shared[];
-    PendingRoutes routes;
-    routes.load(args, 0, static_cast<int>(min(static_cast<std::int64_t>(kPassTokens), args.tokens)));
-    const std::int64_t tokens = live_tokens(args);
     const auto grid = cooperative_groups::this_grid();
-    const Team gate_up(args.gate_up_teams);
-    const Team down(args.down_teams);
-    const Cta<RoutingTables> cta(args, shared);
     const int slot = static_cast<int>(threadIdx.x) / 32 * args.slots;
     WarpRing<Tile> ring(shared + slot * Tile::kBytes, shared + args.shared.scales + slot * 8,
                         reinterpret_cast<std::uint64_t*>(shared + args.shared.barriers) + slot, args.slots,
-                        gate_up.lane);
-    for (std::int64_t first = 0; first < tokens; first += kPassTokens) {
+                        static_cast<int>(threadIdx.x) % 32);
+    std::int64_t first = 0;
+    int round = 0;
+#pragma unroll 1
+    for (;;) {
+        const bool fresh = first == 0 && round == 0;
+        if (!fresh) __syncthreads();  // the tables of the last round have been read
+        Routes routes;
+        routes.load(args, first, static_cast<int>(min(static_cast<std::int64_t>(kPassTokens), args.tokens - first)),
+                    reinterpret_cast<float*>(shared + args.shared.rows));
+        const std::int64_t tokens = live_tokens(args);
+        if (first >= tokens) return;
         const int count = static_cast<int>(min(static_cast<std::int64_t>(kPassTokens), tokens - first));
-        const TokenRows x{cta, first};
-        int rounds = 1;
-        for (int round = 0; round < rounds; ++round) {
-            if (first > 0 || round > 0) {
-                __syncthreads();  // the tables of the last round have been read
-                routes.load(args, first, count);
-            }
-            clear_tables(args, cta.tables, count);
-            routes.choose(args, cta.tables.scores, count);
-            __syncthreads();
-            build_tables(args, cta.tables, routes, count, round);
-            __syncthreads();
-            rounds = *cta.tables.rounds;
-            const int active = cta.tables.active_count();
-            const Share gate_up_share(args, args.gate_up, gate_up, active);
-            const Share down_share(args, args.down, down, active);
-            TileCursor<Tile, const int*> cursor(args, gate_up, gate_up_share, down, down_share, cta.tables.experts());
-            if (args.weight_input)
-                ring.prime(cursor);
-            else
-                x.load<Tile>(gate_up_share, [&] { ring.prime(cursor); });
-            __syncthreads();
-            run_phase<Tile, false>(cta, gate_up, gate_up_share, x, ring, cursor);
-            grid.sync();  // the down weights arrive meanwhile
-            run_phase<Tile, true>(cta, down, down_share, x, ring, cursor);
-            grid.sync();
+        const Team gate_up(args.gate_up_teams);
+        const Team down(args.down_teams);
+        const Cta<RoutingTables> cta(args, shared);
+        if (fresh) {
+            ring.begin();
+            clear_zeros<Tile>(cta);
         }
+        clear_tables(args, cta.tables, count);
+        __syncthreads();
+        build_tables(args, cta.tables, routes, count, round);
+        __syncthreads();
+        const int active = cta.tables.active_count();
+        const Share gate_up_share(args, args.gate_up, gate_up, active);
+        const Share down_share(args, args.down, down, active);
+        TileCursor<Tile, const int*> cursor(args, gate_up, gate_up_share, down, down_share, cta.tables.experts());
+        const TokenRows x{cta, first};
+        if (args.weight_input)
+            ring.prime(cursor);
+        else
+            x.load<Tile>(gate_up_share, [&] { ring.prime(cursor); });
+        __syncthreads();
+        run_phase<Tile, false>(cta, gate_up, gate_up_share, x, ring, cursor);
+        grid.sync();  // the down weights arrive meanwhile
+        run_phase<Tile, true>(cta, down, down_share, x, ring, cursor);
+        grid.sync();
+        if (++round < *cta.tables.rounds) continue;
         combine(args, cta.tables, first, count);
+        round = 0;
+        first += kPassTokens;
+        if (first >= tokens) return;
     }
 }
 
 template <class Tile, int Warps>
 DecodeInstance decode_instance() {
-    return instance_of<Tile>(reinterpret_cast<const void*>(&moe_decode<Tile, Warps>), Warps);
+    return instance_of<Tile>(reinterpret_cast<const void*>(&moe_decode<Tile, Warps, PendingIds>), Warps);
+}
+
+/// From logits.
+template <class Tile, int Warps>
+DecodeInstance decode_logits_instance() {
+    return instance_of<Tile>(reinterpret_cast<const void*>(&moe_decode<Tile, Warps, PendingLogits>), Warps);
 }
 
 }  // namespace tokamak::moe::cuda

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "cuda/decode/folded_tile_n8.cuh"
 #include "moe/cuda/decode_finish.cuh"
 
 namespace tokamak::moe::cuda {
@@ -21,6 +22,7 @@ struct Cta {
     float* down_bias;     ///< overlaps the rows of x
     std::uint8_t* rows;
     float* groups;
+    std::uint8_t* zeros;  ///< 128 bytes, for formats that fold columns
 
     __device__ Cta(const DecodeArgs& a, std::uint8_t* shared)
         : args(a),
@@ -29,7 +31,8 @@ struct Cta {
           gate_up_bias(reinterpret_cast<float*>(shared + a.shared.gate_up_bias)),
           down_bias(reinterpret_cast<float*>(shared + a.shared.down_bias)),
           rows(shared + a.shared.rows),
-          groups(reinterpret_cast<float*>(shared + a.shared.groups)) {}
+          groups(reinterpret_cast<float*>(shared + a.shared.groups)),
+          zeros(shared + a.shared.scales) {}
 
     /// Room for the rows of an expert; there are as many as the phase has teams.
     template <bool Down>
@@ -125,14 +128,79 @@ __device__ __forceinline__ float2 global_scales(const DecodeMatrix& matrix, int 
     return __ldg(reinterpret_cast<const float2*>(matrix.packed + end - 128));
 }
 
-/// One arrived piece times the tokens.
+/// The tokens of an expert, as the lanes of a team read them.
+struct ExpertColumns {
+    TokenList tokens;
+    std::uint32_t address = 0;
+    const float* groups = nullptr;
+    bool folded = false;  ///< few enough for both halves of a tile to share the matrix instruction's columns
+    tokamak::cuda::FoldedTokens fold;
+};
+
+/// `rows`: address of the expert's token rows. Where a lane reads zeros it does so in banks that no token's row is in.
 template <class Tile>
-__device__ __forceinline__ void multiply(const ArrivedPiece& piece, std::uint32_t x_address, const float* groups,
-                                         int lane, float (&sums)[Tile::kSlabs][4]) {
-    if constexpr (Tile::kPieces == 1)
-        tokamak::cuda::multiply_tile<Tile>(piece.weights, x_address, groups, lane, sums);
-    else
-        tokamak::cuda::multiply_piece<Tile>(piece.weights, piece.scales, x_address, groups, lane, sums);
+__device__ __forceinline__ void fold_columns(std::uint32_t rows, int pitch, std::uint32_t zeros, int lane,
+                                             ExpertColumns& columns) {
+    const TokenList& tokens = columns.tokens;
+    columns.folded = tokens.count <= tokamak::cuda::kFoldedTokens;
+    unsigned used = 0;
+#pragma unroll
+    for (int i = 0; i < tokamak::cuda::kFoldedTokens; ++i) used |= 1U << tokens.at(i);
+    const int place = lane % tokamak::cuda::kFoldedTokens;
+    const std::uint32_t chunk = rows + lane / 8 * 16;
+    const std::uint32_t none = chunk + (__ffs(static_cast<int>(~used)) - 1) * pitch;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        const bool own = lane % 8 / tokamak::cuda::kFoldedTokens == half && place < tokens.count;
+        columns.fold.address[half] =
+            own ? chunk + tokens.at(place) * pitch + half * 64 : zeros + ((none + half * 64) & 0x70U);
+        columns.fold.step[half] = own ? Tile::kCols * tokamak::cuda::token_value_bytes(Tile::kForm) : 0;
+        const int of_sums = lane % 2 * 2 + half;
+        columns.fold.group_sums[half] = columns.groups + lane % 4 / 2 * kPassTokens + tokens.at(of_sums);
+    }
+}
+
+/// A warp's pieces of a strip, from `first` on, times the tokens. Says what its sums belong to.
+template <class Tile, class Cursor>
+__device__ __forceinline__ SumPlace multiply_strip(const Team& team, const ExpertColumns& columns, int first,
+                                                   int pieces, WarpRing<Tile>& ring, Cursor& cursor,
+                                                   float (&sums)[Tile::kSlabs][4]) {
+    constexpr int tile_bytes = Tile::kCols * tokamak::cuda::token_value_bytes(Tile::kForm);
+    const int lane = team.lane;
+    const auto each = [&](const auto& multiply) {
+#pragma unroll 1
+        for (int piece = first; piece < pieces; piece += team.warps) {
+            multiply(ring.wait(), piece / Tile::kPieces);
+            ring.release(cursor);
+        }
+    };
+    if constexpr (tokamak::cuda::kFolds<Tile>) {
+        if (columns.folded) {
+            each([&](const ArrivedPiece& piece, int tile) {
+                tokamak::cuda::multiply_folded<Tile>(piece.weights, columns.fold, tile, lane, sums);
+            });
+            tokamak::cuda::add_halves(lane, sums);
+            return {lane % 2 * 2, lane % 4 / 2 * 16 + lane / 4, 32, Tile::kSlabs / 2};
+        }
+    }
+    constexpr int parts = tokamak::cuda::kParts<Tile>;
+    float part_sums[parts][Tile::kSlabs][4] = {};
+    each([&](const ArrivedPiece& piece, int tile) {
+        const std::uint32_t x = columns.address + tile * tile_bytes;
+        const float* const groups = columns.groups + tile * Tile::kGroups * kPassTokens;
+        if constexpr (Tile::kPieces == 1)
+            tokamak::cuda::multiply_parts<Tile>(piece.weights, x, groups, lane, part_sums);
+        else
+            tokamak::cuda::multiply_piece<Tile>(piece.weights, piece.scales, x, groups, lane, part_sums[0]);
+    });
+#pragma unroll
+    for (int slab = 0; slab < Tile::kSlabs; ++slab)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            sums[slab][i] = part_sums[0][slab][i];
+            if constexpr (parts == 2) sums[slab][i] += part_sums[1][slab][i];
+        }
+    return {lane % 4 * 2, lane / 4, 16, Tile::kSlabs};
 }
 
 /// Multiplies the team's strips of one phase. A warp takes every `warps`-th piece of the team's run, so that its ring
@@ -142,7 +210,6 @@ __device__ __forceinline__ void multiply(const ArrivedPiece& piece, std::uint32_
 template <class Tile, bool Down, class Rows, class Cursor>
 __device__ __forceinline__ void run_phase(const Cta<typename Rows::Tables>& cta, const Team& team, const Share& share,
                                           const Rows& x, WarpRing<Tile>& ring, Cursor& cursor) {
-    constexpr int tile_bytes = Tile::kCols * tokamak::cuda::token_value_bytes(Tile::kForm);
     const DecodeArgs& args = cta.args;
     const DecodeMatrix& matrix = Down ? args.down : args.gate_up;
     const int pitch = tokamak::cuda::token_pitch<Tile>(matrix.padded_cols);
@@ -154,9 +221,7 @@ __device__ __forceinline__ void run_phase(const Cta<typename Rows::Tables>& cta,
     int rank = share.rank;
     int strip = share.strip;
     int seen = -1;  // rank that what follows belongs to
-    TokenList tokens;
-    std::uint32_t x_address = 0;
-    const float* groups = nullptr;
+    ExpertColumns of_expert;
     int turn = 0;    // warp that has the strip's first piece
     int buffer = 0;  // two, so that a strip costs one barrier
     constexpr bool loads = Down || Rows::kGathers;
@@ -176,39 +241,39 @@ __device__ __forceinline__ void run_phase(const Cta<typename Rows::Tables>& cta,
             }
             seen = rank;
             if (left == 0) break;
-            tokens = cta.tables.tokens_of(rank);
-            if constexpr (!loads) x.template load_weighted<Tile>(team, rank, tokens);
-            x_address = x.address(cta.template rows_of<Down>(part), pitch, team.lane);
-            groups = cta.template groups_of<Down>(part);
+            of_expert.tokens = cta.tables.tokens_of(rank);
+            if constexpr (!loads) x.template load_weighted<Tile>(team, rank, of_expert.tokens);
+            std::uint8_t* const rows = cta.template rows_of<Down>(part);
+            of_expert.address = x.address(rows, pitch, team.lane);
+            of_expert.groups = cta.template groups_of<Down>(part);
+            if constexpr (tokamak::cuda::kFolds<Tile>)
+                fold_columns<Tile>(ptx::shared_address(rows), pitch, ptx::shared_address(cta.zeros), team.lane,
+                                   of_expert);
         }
         StripBias<Down> bias;
         const int expert = cta.tables.experts()[rank];
         bias.load(args, team, expert, strip);
         float2 scales{1.0F, 1.0F};
         if constexpr (Tile::kGlobalScales) scales = global_scales(matrix, expert, strip);
-        float accumulators[Tile::kSlabs][4] = {};
+        float sums[Tile::kSlabs][4] = {};
         const int first = team.warp >= turn ? team.warp - turn : team.warp - turn + team.warps;
-        for (int piece = first; piece < pieces; piece += team.warps) {
-            const int tile = piece / Tile::kPieces;
-            multiply<Tile>(ring.wait(), x_address + tile * tile_bytes, groups + tile * Tile::kGroups * kPassTokens,
-                           team.lane, accumulators);
-            ring.release(cursor);
-        }
+        SumPlace place = multiply_strip<Tile>(team, of_expert, first, pieces, ring, cursor, sums);
         float* const partials = cta.partials + (team.index * 2 + buffer) * team.warps * piece_sums;
         float* const strip_bias =
             (Down ? cta.down_bias : cta.gate_up_bias) + (team.index * 2 + buffer) * tokamak::cuda::kTileRows;
-        if (!alone) store_sums(partials + first * piece_sums, team.lane, columns, accumulators);
+        if (!alone) store_sums(partials + first * piece_sums, place, columns, sums);
         bias.store(team, strip_bias);
         team.barrier();
-        const StripSums strip_sums{partials, strip_bias, scales, tokens, columns, rank, strip};
-        if (alone)
-            finish_down_alone<Tile>(args, cta.tables, strip_sums,
-                                    first % Tile::kPieces * (tokamak::cuda::kTileRows / Tile::kPieces), team.lane,
-                                    accumulators);
-        else if constexpr (Down)
+        const StripSums strip_sums{partials, strip_bias,       scales, of_expert.tokens,
+                                   columns,  of_expert.folded, rank,   strip};
+        if (alone) {
+            place.row += first % Tile::kPieces * (tokamak::cuda::kTileRows / Tile::kPieces);
+            finish_down_alone<Tile>(args, cta.tables, strip_sums, place, sums);
+        } else if constexpr (Down) {
             finish_down<Tile>(args, cta.tables, team, strip_sums);
-        else
+        } else {
             finish_gate_up<Tile>(args, cta.tables, team, strip_sums);
+        }
         buffer ^= 1;
         turn += turns;
         if (turn >= team.warps) turn -= team.warps;
@@ -217,6 +282,13 @@ __device__ __forceinline__ void run_phase(const Cta<typename Rows::Tables>& cta,
             ++rank;
         }
     }
+}
+
+/// Visible after the next barrier of the CTA.
+template <class Tile, class Tables>
+__device__ __forceinline__ void clear_zeros(const Cta<Tables>& cta) {
+    if constexpr (tokamak::cuda::kFolds<Tile>)
+        if (threadIdx.x < 32) reinterpret_cast<std::uint32_t*>(cta.zeros)[threadIdx.x] = 0;
 }
 
 __device__ __forceinline__ std::int64_t live_tokens(const DecodeArgs& args) {

@@ -6,6 +6,7 @@
 #include <initializer_list>
 #include <limits>
 
+#include "moe/cuda/decode_logits.h"
 #include "moe/routing_args.h"
 
 namespace tokamak::moe::cuda {
@@ -82,7 +83,7 @@ std::int64_t lay_out(const DecodeInstance& instance, const FusedMoeProblem& p, s
     DecodeShared& shared = variant.shared;
     Booking booking;
     booking.take(std::int64_t{instance.warps} * variant.slots * instance.piece_bytes);
-    shared.scales = booking.take(instance.strip_scales ? std::int64_t{instance.warps} * variant.slots * 8 : 0);
+    shared.scales = booking.take(instance.strip_scales ? std::int64_t{instance.warps} * variant.slots * 8 : 128);
     shared.partials = booking.take(std::max<std::int64_t>(
         std::int64_t{kBuffers} * instance.warps * 64 * rows * 4 / instance.pieces,
         gathered ? std::int64_t{8} * resolve_local_experts(p.num_experts, p.num_local_experts) + 64 : 0));
@@ -195,6 +196,23 @@ std::optional<DecodeInstance> decode_instance(const WeightSpec& spec, bool quant
         case 32: return f16 ? decode_int4_g32_f16() : decode_int4_g32();
         case 64: return f16 ? decode_int4_g64_f16() : decode_int4_g64();
         case 128: return f16 ? decode_int4_g128_f16() : decode_int4_g128();
+        default: return std::nullopt;
+    }
+}
+
+std::optional<DecodeInstance> decode_logits_instance(const WeightSpec& spec, bool quantized) {
+    switch (spec.format) {
+        case WeightFormat::bf16: return decode_logits_bf16();
+        case WeightFormat::fp8_block: return quantized ? decode_logits_fp8_block() : decode_logits_fp8_block_a16();
+        case WeightFormat::mxfp4: return decode_logits_mxfp4();
+        case WeightFormat::nvfp4: return decode_logits_nvfp4();
+        case WeightFormat::int4: break;
+    }
+    const bool f16 = spec.scale_dtype == DType::f16;
+    switch (spec.group_size) {
+        case 32: return f16 ? decode_logits_int4_g32_f16() : decode_logits_int4_g32();
+        case 64: return f16 ? decode_logits_int4_g64_f16() : decode_logits_int4_g64();
+        case 128: return f16 ? decode_logits_int4_g128_f16() : decode_logits_int4_g128();
         default: return std::nullopt;
     }
 }

@@ -14,6 +14,8 @@ namespace tokamak::moe::cuda {
 
 /// The instance for a weight format, and for fp8_block for quantised activations or others, if there is one.
 std::optional<DecodeInstance> decode_instance(const WeightSpec& spec, bool quantized);
+/// Its kernel that takes logits.
+std::optional<DecodeInstance> decode_logits_instance(const WeightSpec& spec, bool quantized);
 /// The same with rows gathered for each expert.
 std::optional<DecodeInstance> gather_instance(const WeightSpec& spec, bool quantized);
 

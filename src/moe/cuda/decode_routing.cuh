@@ -83,58 +83,67 @@ __device__ __forceinline__ int local_expert(const DecodeArgs& args, std::int64_t
     return row < 0 || row >= args.local_experts ? -1 : static_cast<int>(row);
 }
 
-/// Ids and weights of a pass on their way from memory, or the logits that they are made of: asked for before anything
-/// else, needed when the rest of the CTA is ready. `count` may exceed the live tokens, whose number is on its way too.
-class PendingRoutes {
+/// Ids and weights of a pass on their way from memory: asked for before anything else, needed when the rest of the CTA
+/// is ready. `count` may exceed the live tokens, whose number is on its way too.
+class PendingIds {
   public:
     static constexpr int kMost = 2;  ///< of a thread: 8 tokens x 64 slots, at least 256 threads
 
-    __device__ __forceinline__ void load(const DecodeArgs& args, std::int64_t first, int count) {
-        if (args.route.logits.data != nullptr) return load_logits(args, first, count);
+    __device__ __forceinline__ void load(const DecodeArgs& args, std::int64_t first, int count, float*) {
 #pragma unroll
         for (int n = 0; n < kMost; ++n) {
-            route_[n] = static_cast<int>(threadIdx.x + n * blockDim.x);
-            token_[n] = quotient(route_[n], args.by_top_k);
+            token_[n] = quotient(route(n), args.by_top_k);
             if (token_[n] >= count) continue;
-            const int slot = route_[n] - token_[n] * args.top_k;
+            const int slot = route(n) - token_[n] * args.top_k;
             const std::int64_t at = (first + token_[n]) * args.ids.stride + slot;
             id_[n] = args.ids.dtype == DType::i64 ? static_cast<const std::int64_t*>(args.ids.data)[at]
                                                   : static_cast<const std::int32_t*>(args.ids.data)[at];
             if (args.weights.data != nullptr) weight_[n].load(args.weights, first + token_[n], slot);
         }
     }
-    /// From logits: ids and weights of the warp's token. `scores` have kLaneRoom floats for each token.
-    __device__ __forceinline__ void choose(const DecodeArgs& args, float* scores, int count) {
-        const int token = static_cast<int>(threadIdx.x) / 32;
-        if (args.route.logits.data == nullptr || token >= count) return;
-        const Choice choice = logits_.choose(args.route, args.top_k, scores + token * kLaneRoom);
-        id_[0] = choice.expert;
-        chosen_weight_ = args.route.weighted ? choice.weight : 1.0F;
-    }
     [[nodiscard]] __device__ int token(int n) const { return token_[n]; }
-    [[nodiscard]] __device__ int route(int n) const { return route_[n]; }
+    [[nodiscard]] __device__ int route(int n) const { return static_cast<int>(threadIdx.x + n * blockDim.x); }
     [[nodiscard]] __device__ int expert(const DecodeArgs& args, int n) const { return local_expert(args, id_[n]); }
     [[nodiscard]] __device__ float weight(const DecodeArgs& args, int n) const {
-        return args.weights.data != nullptr ? weight_[n].value() : chosen_weight_;
+        return args.weights.data != nullptr ? weight_[n].value() : 1.0F;
     }
 
   private:
-    /// A warp for each token, a lane for each of its slots.
-    __device__ __forceinline__ void load_logits(const DecodeArgs& args, std::int64_t first, int count) {
-        const int warp = static_cast<int>(threadIdx.x) / 32;
-        const int lane = static_cast<int>(threadIdx.x) % 32;
-        token_[0] = lane < args.top_k ? warp : kPassTokens;
-        token_[1] = kPassTokens;
-        route_[0] = warp * args.top_k + lane;
-        if (warp < count) logits_.load(args.route, args.num_experts, first + warp);
-    }
-
     int token_[kMost];
-    int route_[kMost];
     std::int64_t id_[kMost];
     PendingElement weight_[kMost];
-    LaneScores logits_;
-    float chosen_weight_ = 1.0F;
+};
+
+/// The same from logits: a warp for each token, then a lane for each of its slots. `scores` have kLaneRoom floats for
+/// each token.
+class PendingLogits {
+  public:
+    static constexpr int kMost = 1;
+
+    /// Routes at once, before the kernel around it has anything in registers.
+    __device__ __forceinline__ void load(const DecodeArgs& args, std::int64_t first, int count, float* scores) {
+        slots_ = args.top_k;
+        if (warp() >= count) return;
+        float* const memory = scores + warp() * kLaneRoom;
+        LaneScores logits;
+        logits.load(args.route, args.num_experts, first + warp(), memory);
+        choice_ = logits.choose(args.route, args.top_k, memory);
+    }
+    [[nodiscard]] __device__ int token(int) const { return lane() < slots_ ? warp() : kPassTokens; }
+    [[nodiscard]] __device__ int route(int) const { return warp() * slots_ + lane(); }
+    [[nodiscard]] __device__ int expert(const DecodeArgs& args, int) const {
+        return local_expert(args, choice_.expert);
+    }
+    [[nodiscard]] __device__ float weight(const DecodeArgs& args, int) const {
+        return args.route.weighted ? choice_.weight : 1.0F;
+    }
+
+  private:
+    __device__ static int warp() { return static_cast<int>(threadIdx.x) / 32; }
+    __device__ static int lane() { return static_cast<int>(threadIdx.x) % 32; }
+
+    Choice choice_ = {};
+    int slots_ = 0;
 };
 
 /// Set bits of the bitmap before bit `expert`: its place in the ascending list of active experts.
@@ -176,11 +185,12 @@ __device__ __forceinline__ void clear_tables(const DecodeArgs& args, const Routi
 /// Fills the empty tables for `count` tokens. Where weights multiply the rows, a token that names an expert again has
 /// another row for it: round r takes the r-th such route, otherwise there is one round. Call by all threads; the tables
 /// are complete after the next barrier of the CTA, which the caller makes.
-__device__ __forceinline__ void build_tables(const DecodeArgs& args, const RoutingTables& tables,
-                                             const PendingRoutes& routes, int count, int round) {
-    int experts[PendingRoutes::kMost];
+template <class Routes>
+__device__ __forceinline__ void build_tables(const DecodeArgs& args, const RoutingTables& tables, const Routes& routes,
+                                             int count, int round) {
+    int experts[Routes::kMost];
 #pragma unroll
-    for (int n = 0; n < PendingRoutes::kMost; ++n) {
+    for (int n = 0; n < Routes::kMost; ++n) {
         experts[n] = -1;
         if (routes.token(n) >= count) continue;
         const int expert = routes.expert(args, n);
@@ -192,7 +202,7 @@ __device__ __forceinline__ void build_tables(const DecodeArgs& args, const Routi
     __syncthreads();
     if (threadIdx.x == blockDim.x - 1) *tables.actives = rank_of(tables, args.shared.bitmap_words * 32);
 #pragma unroll
-    for (int n = 0; n < PendingRoutes::kMost; ++n) {
+    for (int n = 0; n < Routes::kMost; ++n) {
         if (routes.token(n) >= count) continue;
         const int route = routes.route(n);
         const int rank = experts[n] < 0 ? -1 : rank_of(tables, experts[n]);

@@ -86,14 +86,14 @@ class TileCursor {
         start(gate_up, gate_up_share);
     }
 
-    /// Whether there is another piece; `source` becomes where it is.
-    __device__ bool next(PieceSource& source) {
-        if (pieces_left_ == 0 && !next_run()) return false;
+    /// Whether there is another piece.
+    __device__ bool ready() { return pieces_left_ != 0 || next_run(); }
+    /// Where it is.
+    [[nodiscard]] __device__ const PieceSource& source() const { return source_; }
+    __device__ void advance() {
         --pieces_left_;
-        source = source_;
         source_.piece += step_;
         if constexpr (Tile::kStripScales) source_.scales += scale_step_;
-        return true;
     }
 
   private:
@@ -172,10 +172,13 @@ class WarpRing {
   public:
     /// `scales`: 8 bytes for each slot, for formats whose strips end with them.
     __device__ WarpRing(std::uint8_t* slots, std::uint8_t* scales, std::uint64_t* barriers, int count, int lane)
-        : slots_(slots), scales_(scales), barriers_(barriers), count_(count), lane_(lane) {
-        if (lane == 0) {
+        : slots_(slots), scales_(scales), barriers_(barriers), count_(count), lane_(lane) {}
+
+    /// Once, before anything else.
+    __device__ void begin() {
+        if (lane_ == 0) {
 #pragma unroll 1
-            for (int slot = 0; slot < count; ++slot) ptx::barrier_init(&barriers[slot], Tile::kStripScales ? 2 : 1);
+            for (int slot = 0; slot < count_; ++slot) ptx::barrier_init(&barriers_[slot], Tile::kStripScales ? 2 : 1);
             ptx::fence_barrier_init();
         }
         __syncwarp();
@@ -185,9 +188,10 @@ class WarpRing {
     template <class Cursor>
     __device__ void prime(Cursor& cursor) {
         int slot = slot_;
-        PieceSource source;
-        for (int i = 0; i < count_ && cursor.next(source); ++i) {
-            issue(source, slot);
+#pragma unroll 1
+        for (int i = 0; i < count_ && cursor.ready(); ++i) {
+            issue(cursor.source(), slot);
+            cursor.advance();
             if (++slot == count_) slot = 0;
         }
     }
@@ -199,8 +203,10 @@ class WarpRing {
     template <class Cursor>
     __device__ void release(Cursor& cursor) {
         __syncwarp();
-        PieceSource source;
-        if (cursor.next(source)) issue(source, slot_);
+        if (cursor.ready()) {
+            issue(cursor.source(), slot_);
+            cursor.advance();
+        }
         if (++slot_ == count_) {
             slot_ = 0;
             parity_ ^= 1;
@@ -215,7 +221,7 @@ class WarpRing {
                 ptx::copy_arrive(&barriers_[slot]);
             }
         }
-        if (lane_ != 0) return;
+        if (!ptx::elect_lane()) return;
         ptx::barrier_arrive_expect(&barriers_[slot], Tile::kBytes);
         ptx::bulk_copy_once(slots_ + slot * Tile::kBytes, source.piece, Tile::kBytes, &barriers_[slot]);
     }

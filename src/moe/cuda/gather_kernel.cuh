@@ -143,6 +143,8 @@ __global__ void __launch_bounds__(Warps * 32, 1) moe_gather(const __grid_constan
     WarpRing<Tile> ring(shared + slot * Tile::kBytes, shared + args.shared.scales + slot * 8,
                         reinterpret_cast<std::uint64_t*>(shared + args.shared.barriers) + slot, args.slots,
                         gate_up.lane);
+    ring.begin();
+    clear_zeros<Tile>(cta);
     if (args.routed_before) {
         asm volatile("griddepcontrol.wait;" ::: "memory");
         copy_ids<Warps * 32>(args, cta.tables, 0);

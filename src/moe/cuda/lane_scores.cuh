@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "cuda/ptx/gather.cuh"
 #include "moe/cuda/decode_elements.cuh"
 
 namespace tokamak::moe::cuda {
@@ -61,18 +62,20 @@ struct LaneElements {
     }
 };
 
-/// A token's logits, asked for early.
+/// A token's logits, asked for early. `memory` is the warp's, kLaneRoom floats.
 class LaneScores {
   public:
-    __device__ __forceinline__ void load(const DecodeRoute& route, int experts, std::int64_t token) {
+    __device__ __forceinline__ void load(const DecodeRoute& route, int experts, std::int64_t token, float* memory) {
         live_ = first() < experts;
+        __syncwarp();  // the scores of the token before have been read
         if (!live_) return;
         const std::int64_t bytes = route.logits.dtype == DType::f32 ? 4 : 2;
         logits_.load(static_cast<const std::uint8_t*>(route.logits.data) + token * route.logits.stride * bytes,
                      route.logits.dtype, first(), route.vectors);
+        if (route.bias != nullptr) copy_bias(route, memory + kMostFound * 2);
     }
 
-    /// The best `top_k` (at most 32), ties to the lower expert. `memory` is the warp's, kLaneRoom floats.
+    /// The best `top_k` (at most 32), ties to the lower expert.
     [[nodiscard]] __device__ __forceinline__ Choice choose(const DecodeRoute& route, int top_k, float* memory) const {
         auto* const found = reinterpret_cast<uint2*>(memory);
         float* const scratch = memory + kMostFound * 2;
@@ -85,7 +88,8 @@ class LaneScores {
             route.softmax ? softmax(values, route.renormalize, total, keys) : sigmoids(values, route, scratch, keys);
         if (nan) return {lane(), __int_as_float(0x7FC00000)};
         if (route.groups > 1 && !is_kept(route, keys)) live = false;  // call by all lanes
-        Choice choice = select(top_k, live, keys, found);
+        Choice choice;
+        if (!count_better(top_k, live, keys, memory, choice)) choice = select(top_k, live, keys, found);
         if (route.softmax)
             choice.weight = __fdividef(__expf(__uint_as_float(~__float_as_uint(choice.weight))), total);
         else
@@ -159,25 +163,43 @@ class LaneScores {
         return __any_sync(kAll, own < INFINITY ? 0 : 1) != 0 || largest == -INFINITY;
     }
 
-    /// Keys of what experts are chosen by, with a bias their scores in `scratch`. Says whether one is not a number.
+    /// The bias of the lane's experts, by way of shared memory: registers are short where the kernel keeps the logits.
+    __device__ __forceinline__ static void copy_bias(const DecodeRoute& route, float* scratch) {
+        namespace ptx = tokamak::cuda::ptx;
+        const float* const from = route.bias + first();
+        const std::uint32_t to = ptx::shared_address(scratch + first());
+        // Through the L1: all warps of the grid want the same lines.
+        if (route.vectors) {
+#pragma unroll
+            for (int i = 0; i < kLaneExperts; i += 2) ptx::copy_small<8>(to + i * 4, from + i, true);
+        } else {
+#pragma unroll 1
+            for (int i = 0; i < kLaneExperts; ++i) ptx::copy_small<4>(to + i * 4, from + i, true);
+        }
+        ptx::copy_commit();
+    }
+
+    /// Keys of what experts are chosen by, with a bias their scores in `scratch`, where the bias arrives. Says whether
+    /// one is not a number.
     [[nodiscard]] __device__ __forceinline__ bool sigmoids(const float (&values)[kLaneExperts],
                                                            const DecodeRoute& route, float* scratch,
                                                            std::uint32_t (&keys)[kLaneExperts]) const {
-        // Not with the logits: registers are short where the kernel keeps them.
-        LaneElements bias;
-        if (live_ && route.bias != nullptr) bias.load(route.bias, DType::f32, first(), route.vectors);
         float scores[kLaneExperts];
 #pragma unroll
         for (int i = 0; i < kLaneExperts; ++i) scores[i] = sigmoid(values[i]);
         if (route.bias != nullptr) {
+            tokamak::cuda::ptx::copy_wait<0>();
             if (live_) {
-                auto* const to = reinterpret_cast<float4*>(scratch + first());
-                to[0] = {scores[0], scores[1], scores[2], scores[3]};
-                to[1] = {scores[4], scores[5], scores[6], scores[7]};
+                auto* const own = reinterpret_cast<float4*>(scratch + first());
+                const float4 low = own[0];
+                const float4 high = own[1];
+                const float bias[kLaneExperts] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+                own[0] = {scores[0], scores[1], scores[2], scores[3]};
+                own[1] = {scores[4], scores[5], scores[6], scores[7]};
+#pragma unroll
+                for (int i = 0; i < kLaneExperts; ++i) scores[i] += bias[i];
             }
             __syncwarp();
-#pragma unroll
-            for (int i = 0; i < kLaneExperts; ++i) scores[i] += __uint_as_float(bias.words[i]);
         }
 #pragma unroll
         for (int i = 0; i < kLaneExperts; ++i) keys[i] = key_of(scores[i]);
@@ -211,6 +233,63 @@ class LaneScores {
             better += other > own - before ? 1 : 0;
         }
         return better < route.top_groups;
+    }
+
+    /// Up to 8 slots at once: eight experts are as good as the eighth best of the lanes' best, mostly not many more,
+    /// and a slot is the number of those that are better. Says whether they are few enough.
+    [[nodiscard]] __device__ __forceinline__ bool count_better(int top_k, bool live,
+                                                               const std::uint32_t (&keys)[kLaneExperts], float* memory,
+                                                               Choice& choice) const {
+        constexpr int slots = 8;
+        if (top_k > slots) return false;
+        std::uint32_t best = 0;
+#pragma unroll
+        for (const std::uint32_t key : keys) best = max(best, key);
+        if (!live) best = 0;
+        reinterpret_cast<std::uint32_t*>(memory)[lane()] = best;
+        __syncwarp();
+        int as_good = 0;
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+            const uint4 four = reinterpret_cast<const uint4*>(memory)[i];
+            as_good += (four.x >= best ? 1 : 0) + (four.y >= best ? 1 : 0) + (four.z >= best ? 1 : 0) +
+                       (four.w >= best ? 1 : 0);
+        }
+        const std::uint32_t least = __reduce_max_sync(kAll, as_good >= slots ? best : 0);
+        __syncwarp();
+        // A key, then 255 less the expert: no two are the same.
+        auto* const list = reinterpret_cast<std::uint64_t*>(memory);
+        int count = 0;
+#pragma unroll
+        for (int i = 0; i < kLaneExperts; ++i) {
+            const bool listed = live && keys[i] >= least;
+            const unsigned lanes = __ballot_sync(kAll, listed ? 1 : 0);
+            const int place = count + __popc(lanes & ((1U << lane()) - 1U));
+            if (listed && place < kMostFound)
+                list[place] = static_cast<std::uint64_t>(keys[i]) << 32 | (kWarpExperts - 1 - first() - i);
+            count += __popc(lanes);
+        }
+        __syncwarp();
+        if (count < top_k || count > kMostFound) return false;
+        if (lane() >= count) list[lane()] = 0;
+        __syncwarp();
+        const std::uint64_t own = list[lane()];
+        int better = 0;
+#pragma unroll 1
+        for (int i = 0; i < count; i += 4) {
+            const auto* const pairs = reinterpret_cast<const ulonglong2*>(list + i);
+            const ulonglong2 low = pairs[0];
+            const ulonglong2 high = pairs[1];
+            better += (low.x > own ? 1 : 0) + (low.y > own ? 1 : 0) + (high.x > own ? 1 : 0) + (high.y > own ? 1 : 0);
+        }
+        __syncwarp();
+        auto* const found = reinterpret_cast<uint2*>(memory);
+        if (lane() < count && better < top_k)
+            found[better] = {kWarpExperts - 1 - static_cast<std::uint32_t>(own), static_cast<std::uint32_t>(own >> 32)};
+        __syncwarp();
+        const uint2 chosen = found[lane() < top_k ? lane() : 0];
+        choice = {static_cast<int>(chosen.x), __uint_as_float(chosen.y)};
+        return true;
     }
 
     /// Keys with 7 less their place behind them, in descending order: equal ones by place.

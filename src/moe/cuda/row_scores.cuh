@@ -283,7 +283,7 @@ __device__ __forceinline__ Choice choose_experts(const Args& args, std::int64_t 
     if (!args.route.in_registers)
         return choose_in_memory(RouteRow(args.route, experts, args.top_k, token), scores, second);
     LaneScores logits;
-    logits.load(args.route, experts, token);
+    logits.load(args.route, experts, token, scores);
     return logits.choose(args.route, args.top_k, scores);
 }
 

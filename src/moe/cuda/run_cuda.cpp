@@ -76,9 +76,12 @@ Heuristic heuristic_of(const FusedMoeProblem& p, Device device, const PlanOption
 void freeze_all(FusedMoeState& state, const LegalVariants& legal, const DeviceInfo& info) {
     const FusedMoeProblem& p = state.problem;
     FusedMoeCuda& cuda = state.cuda;
+    const bool takes_logits = p.route && routes_in_registers(p);
     for (const DecodeVariant& variant : legal.decode) {
-        cuda.launches.push_back(freeze(*decode_instance(p.weights, p.quantize_activations), variant, info));
-        cuda.launches.back().takes_ids = p.route && !routes_in_registers(p);
+        const auto instance = takes_logits ? decode_logits_instance(p.weights, p.quantize_activations)
+                                           : decode_instance(p.weights, p.quantize_activations);
+        cuda.launches.push_back(freeze(*instance, variant, info));
+        cuda.launches.back().takes_ids = p.route && !takes_logits;
     }
     for (const DecodeVariant& variant : legal.gather) {
         cuda.launches.push_back(freeze(*gather_instance(p.weights, p.quantize_activations), variant, info));

@@ -3,4 +3,7 @@
 
 namespace tokamak::moe::cuda {
 DecodeInstance decode_int4_g128_f16() { return decode_instance<tokamak::cuda::Int4Tile<128, __half>, 8>(); }
+DecodeInstance decode_logits_int4_g128_f16() {
+    return decode_logits_instance<tokamak::cuda::Int4Tile<128, __half>, 8>();
+}
 }  // namespace tokamak::moe::cuda

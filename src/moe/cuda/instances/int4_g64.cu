@@ -3,4 +3,5 @@
 
 namespace tokamak::moe::cuda {
 DecodeInstance decode_int4_g64() { return decode_instance<tokamak::cuda::Int4Tile<64>, 8>(); }
+DecodeInstance decode_logits_int4_g64() { return decode_logits_instance<tokamak::cuda::Int4Tile<64>, 8>(); }
 }  // namespace tokamak::moe::cuda
