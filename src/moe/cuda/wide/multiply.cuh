@@ -11,6 +11,34 @@
 
 namespace tokamak::moe::cuda {
 
+/// What a consumer warp has finished and not told yet, in its patch: it is told when the next unit is multiplied, for
+/// until its stores have left telling takes a microsecond or two.
+struct WidePending {
+    int turn;  ///< the turn that the warp is at
+    int index;
+    int parts;
+
+    __device__ static WidePending& of(std::uint8_t* patch) {
+        return *reinterpret_cast<WidePending*>(patch + kWideTurnBytes);
+    }
+    /// By a whole warp.
+    __device__ static void put(std::uint8_t* patch, int lane, int index, int parts) {
+        if (lane != 0) return;
+        of(patch).index = index;
+        of(patch).parts = parts;
+    }
+    __device__ static void tell(std::uint8_t* patch, int lane, std::int32_t* counts) {
+        __syncwarp();
+        const WidePending pending = of(patch);
+        if (pending.parts == 0) return;
+        ptx::fence_all_async();
+        __syncwarp();
+        if (lane != 0) return;
+        TileCounts{counts}.add(pending.index, pending.parts);
+        of(patch).parts = 0;
+    }
+};
+
 /// Place of a consumer warp.
 struct WideConsumer {
     int warpgroup;
