@@ -14,7 +14,9 @@ namespace tokamak::moe::cuda {
 /// Rows of results and of `out`. Half: those of results are in bf16.
 template <bool Half>
 struct WideCombineRow {
-    static constexpr int kVector = Half ? 8 : 4;  ///< columns of 16 bytes
+    static constexpr int kVector = Half ? 8 : 4;          ///< columns of 16 bytes
+    static constexpr int kPieces = 8;                     ///< of a lane in a job
+    static constexpr int kJobCols = kPieces * kVector * 32;
 
     using Vector = float[kVector];
     using Halves = std::conditional_t<Half, uint4, uint2>;  ///< a vector of results
@@ -105,8 +107,8 @@ template <bool Half>
 class WideCombine {
     using Row = WideCombineRow<Half>;
     using Slot = typename Row::Slot;
-    static constexpr int kPieces = 8;
-    static constexpr int kCols = kPieces * Row::kVector * 32;
+    static constexpr int kPieces = Row::kPieces;
+    static constexpr int kCols = Row::kJobCols;
 
     struct Vectors {
         uint4 bits[kPieces];
@@ -116,7 +118,7 @@ class WideCombine {
     };
 
   public:
-    __device__ WideCombine(const WideArgs& args, const WideTables& tables) : row_(args), jobs_(args, tables) {}
+    __device__ WideCombine(const WideArgs& args, const WideTables& tables) : row_(args), jobs_(args, tables, kCols) {}
 
     /// By every consumer warp.
     __device__ void run() {

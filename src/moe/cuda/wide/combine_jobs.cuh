@@ -64,15 +64,16 @@ struct WideCombineJob {
 /// Deals jobs to warps that ask: the tokens that are complete with some neighbouring places, a part of their columns
 /// each.
 class WideCombineJobs {
-    static constexpr int kCols = 1024;  ///< of a job
     static constexpr int kMostPlaces = 8;
 
   public:
-    __device__ WideCombineJobs(const WideArgs& args, const WideTables& tables)
+    /// `cols`: of a job.
+    __device__ WideCombineJobs(const WideArgs& args, const WideTables& tables, int cols)
         : args_(args),
           tables_(tables),
+          cols_(cols),
           total_(tables.begins[args.local_experts]),
-          parts_((args.gate_up.cols + kCols - 1) / kCols) {
+          parts_((args.gate_up.cols + cols - 1) / cols) {
         const int warps = static_cast<int>(gridDim.x) * 10;
         while (places_ > 1 && static_cast<std::int64_t>(total_) * parts_ < 2LL * warps * places_) places_ /= 2;
     }
@@ -83,7 +84,7 @@ class WideCombineJobs {
             if (!take()) return {};
         const int token = __shfl_sync(0xFFFFFFFFU, token_, __ffs(static_cast<int>(owners_)) - 1);
         owners_ &= owners_ - 1;
-        return {token, part_ * kCols, min(args_.gate_up.cols, (part_ + 1) * kCols)};
+        return {token, part_ * cols_, min(args_.gate_up.cols, (part_ + 1) * cols_)};
     }
 
   private:
@@ -119,6 +120,7 @@ class WideCombineJobs {
 
     const WideArgs& args_;
     const WideTables& tables_;
+    int cols_;
     int total_;
     int parts_;
     int places_ = kMostPlaces;

@@ -28,7 +28,7 @@ class WideEarlyCombine {
 
   public:
     __device__ WideEarlyCombine(const WideArgs& args, const WideTables& tables, std::uint8_t* memory)
-        : row_(args), jobs_(args, tables), memory_(memory) {
+        : row_(args), jobs_(args, tables, Row::kJobCols), memory_(memory) {
         if (row_.lane == 0)
             for (int slot = 0; slot < kWideEarlySlots; ++slot) ptx::barrier_init(barrier(slot), 1);
         ptx::fence_barrier_init();
