@@ -34,16 +34,13 @@ struct TileCounts {
              tile += static_cast<int>(gridDim.x * blockDim.x))
             counts[tile] = 0;
     }
-    __device__ void add(int tile, int parts = 1) const {
-        asm volatile("red.release.gpu.global.add.s32 [%0], %1;" ::"l"(counts + tile), "r"(parts) : "memory");
-    }
-    [[nodiscard]] __device__ int read(int tile) const {
-        int count;
-        asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(count) : "l"(counts + tile) : "memory");
-        return count;
+    __device__ void add(int tile) const {
+        asm volatile("red.release.gpu.global.add.s32 [%0], 1;" ::"l"(counts + tile) : "memory");
     }
     __device__ void await(int tile, int parts) const {
-        while (read(tile) < parts) {}
+        int count = 0;
+        while (count < parts)
+            asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(count) : "l"(counts + tile) : "memory");
     }
 };
 

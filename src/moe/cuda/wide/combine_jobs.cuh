@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "moe/cuda/tile_rows.cuh"
+#include "moe/cuda/wide/counts.cuh"
 #include "moe/cuda/wide/units.cuh"
 
 namespace tokamak::moe::cuda {
@@ -112,7 +112,7 @@ class WideCombineJobs {
             const int experts = __popc(__ballot_sync(0xFFFFFFFFU, due));
             if (experts == 0) return;
             const int parts = due ? tables_.tile_count(expert) * args_.down.strips * 8 : 0;
-            while (!__all_sync(0xFFFFFFFFU, !due || TileCounts{args_.expert_results}.read(expert) >= parts))
+            while (!__all_sync(0xFFFFFFFFU, !due || WideCounts{{args_.expert_results}}.read(expert) >= parts))
                 __nanosleep(200);
             expert_ += experts;
         }

@@ -7,6 +7,7 @@
 
 #include "cuda/ptx/peer.cuh"
 #include "cuda/ptx/wgmma_bf16.cuh"
+#include "moe/cuda/wide/counts.cuh"
 #include "moe/cuda/wide/ring.cuh"
 
 namespace tokamak::moe::cuda {
@@ -34,7 +35,7 @@ struct WidePending {
         ptx::fence_all_async();
         __syncwarp();
         if (lane != 0) return;
-        TileCounts{counts}.add(pending.index, pending.parts);
+        WideCounts{{counts}}.add(pending.index, pending.parts);
         of(patch).parts = 0;
     }
 };

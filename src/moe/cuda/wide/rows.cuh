@@ -9,7 +9,7 @@
 #include <cstdint>
 
 #include "cuda/ptx/gather.cuh"
-#include "moe/cuda/tile_rows.cuh"
+#include "moe/cuda/wide/counts.cuh"
 #include "moe/cuda/wide/units.cuh"
 
 namespace tokamak::moe::cuda {
@@ -123,7 +123,7 @@ class WidePrepare {
         if (job.first == 0) clear(TileRows(args_.intermediate, tile.first, tile.rows, args_.down.padded_cols), row);
         ptx::fence_all_async();
         __syncwarp();
-        if (lane_ == 0) TileCounts{args_.tile_rows}.add(tile.number, job.last - job.first);
+        if (lane_ == 0) WideCounts{{args_.tile_rows}}.add(tile.number, job.last - job.first);
     }
     [[nodiscard]] __device__ __forceinline__ const std::uint16_t* row_of(std::int64_t token) const {
         return static_cast<const std::uint16_t*>(args_.x) + token * args_.x_stride;
