@@ -118,11 +118,11 @@ class WideCombine {
     };
 
   public:
+    /// When owners are known.
     __device__ WideCombine(const WideArgs& args, const WideTables& tables) : row_(args), jobs_(args, tables, kCols) {}
 
     /// By every consumer warp.
     __device__ void run() {
-        WideCleared(row_.args).await();
         if (row_.is_plain())
             run<true>();
         else
@@ -212,7 +212,7 @@ class WideCombine {
     }
 
     Row row_;
-    WideCombineJobs jobs_;
+    WideCombineJobs<true> jobs_;
 };
 
 }  // namespace tokamak::moe::cuda

@@ -62,7 +62,8 @@ struct WideCombineJob {
 };
 
 /// Deals jobs to warps that ask: the tokens that are complete with some neighbouring places, a part of their columns
-/// each.
+/// each. Ahead: two more numbers are asked for while one is worked at.
+template <bool Ahead>
 class WideCombineJobs {
     static constexpr int kMostPlaces = 8;
 
@@ -76,6 +77,10 @@ class WideCombineJobs {
           parts_((args.gate_up.cols + cols - 1) / cols) {
         const int warps = static_cast<int>(gridDim.x) * 10;
         while (places_ > 1 && static_cast<std::int64_t>(total_) * parts_ < 2LL * warps * places_) places_ /= 2;
+        if (!Ahead) return;
+        ahead_ = ask();
+        ahead_token_ = owner_of(ahead_);
+        asked_ = ask();
     }
 
     /// By a whole warp. Waits until the results are there.
@@ -90,18 +95,29 @@ class WideCombineJobs {
   private:
     /// Neighbouring places and a part; false at the end.
     __device__ __forceinline__ bool take() {
-        const int lane = static_cast<int>(threadIdx.x) % 32;
-        int number = 0;
-        if (lane == 0) number = atomicAdd(args_.dealt + kWideCombineJobs, 1);
-        number = __shfl_sync(0xFFFFFFFFU, number, 0);
+        const int number = __shfl_sync(0xFFFFFFFFU, Ahead ? ahead_ : ask(), 0);
         const int first = number / parts_ * places_;
         if (first >= total_) return false;
         part_ = number % parts_;
-        const int last = min(total_, first + places_);
-        token_ = first + lane < last ? __ldcg(args_.owners + first + lane) : -1;
+        token_ = Ahead ? ahead_token_ : owner_of(number);
+        if (Ahead) {
+            ahead_ = asked_;
+            ahead_token_ = owner_of(ahead_);
+            asked_ = ask();
+        }
         owners_ = __ballot_sync(0xFFFFFFFFU, token_ >= 0);
-        if (owners_ != 0) await(last - 1);
+        if (owners_ != 0) await(min(total_, first + places_) - 1);
         return true;
+    }
+    /// In lane 0.
+    [[nodiscard]] __device__ __forceinline__ int ask() const {
+        return threadIdx.x % 32 == 0 ? atomicAdd(args_.dealt + kWideCombineJobs, 1) : 0;
+    }
+    /// Of the lane's place of a job, whose number lane 0 has.
+    [[nodiscard]] __device__ __forceinline__ int owner_of(int number) const {
+        const int lane = static_cast<int>(threadIdx.x) % 32;
+        const int place = __shfl_sync(0xFFFFFFFFU, number, 0) / parts_ * places_ + lane;
+        return lane < places_ && place < total_ ? __ldcg(args_.owners + place) : -1;
     }
     /// For all experts up to that of a place.
     __device__ __forceinline__ void await(int place) {
@@ -125,6 +141,9 @@ class WideCombineJobs {
     int parts_;
     int places_ = kMostPlaces;
     int part_ = 0;
+    int asked_ = 0;             ///< the number after the next
+    int ahead_ = 0;             ///< the next one
+    int ahead_token_ = -1;
     int token_ = -1;            ///< of the lane's place
     std::uint32_t owners_ = 0;  ///< lanes whose tokens are left
     int expert_ = 0;            ///< the results of those before are there

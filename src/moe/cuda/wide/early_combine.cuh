@@ -116,7 +116,7 @@ class WideEarlyCombine {
     }
 
     Row row_;
-    WideCombineJobs jobs_;
+    WideCombineJobs<false> jobs_;
     std::uint8_t* memory_;
     WideCombineJob job_;
     typename Row::Slot own_;

@@ -173,10 +173,12 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
     if constexpr (Shape::kQuantized) {
         group_scratch<Shape>(args).clear();
         WideQuantize(args, tables, wide_x_rows<Shape>(args)).run(count);
-        ptx::fence_all_async();
-        grid.sync();
     } else {
         WidePrepare(args, tables, wide_x_rows<Shape>(args)).run_first();
+    }
+    if (Shape::kQuantized || !WidePrepare::overlaps(args)) {
+        ptx::fence_all_async();
+        grid.sync();
     }
     const int warp = static_cast<int>(threadIdx.x) / 32;
     if (warp >= Shape::kConsumerWarps) {
@@ -200,7 +202,10 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
         consume_wide_phase<Shape>(args, deals, false, me, stages);
         if (args.atomic) WideCleared(args).await();
         consume_wide_phase<Shape>(args, deals, true, me, stages);
-        if (!args.atomic) WideCombine<Shape::kQuantized>(args, tables).run();
+        if (!args.atomic) {
+            WideCleared(args).await();
+            WideCombine<Shape::kQuantized>(args, tables).run();
+        }
     }
     ptx::cluster_arrive_relaxed();  // nobody leaves while the other one still gives stages back here
     ptx::cluster_wait();
