@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "moe/cuda/wide/counts.cuh"
+#include "moe/cuda/wide/results.cuh"
 #include "moe/cuda/wide/units.cuh"
 
 namespace tokamak::moe::cuda {
@@ -106,7 +107,7 @@ class WideCombineJobs {
             asked_ = ask();
         }
         owners_ = __ballot_sync(0xFFFFFFFFU, token_ >= 0);
-        if (owners_ != 0) await(min(total_, first + places_) - 1);
+        if (owners_ != 0 && wide_overlaps(args_)) await(min(total_, first + places_) - 1);
         return true;
     }
     /// In lane 0.
@@ -129,7 +130,7 @@ class WideCombineJobs {
             if (experts == 0) return;
             const int parts = due ? tables_.tile_count(expert) * args_.down.strips * 8 : 0;
             while (!__all_sync(0xFFFFFFFFU, !due || WideCounts{{args_.expert_results}}.read(expert) >= parts))
-                __nanosleep(200);
+                __nanosleep(Ahead ? 200 : 1000);
             expert_ += experts;
         }
     }

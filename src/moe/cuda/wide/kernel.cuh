@@ -58,7 +58,7 @@ __device__ __forceinline__ void consume_wide_unit(const WideArgs& args, const Wi
     const int strips = max(0, min(first + Strips, last) - first);
     if (!down)
         WidePending::put(stages.patch, me.lane, unit.tile, strips);
-    else if (!args.atomic)
+    else if (!args.atomic && wide_overlaps(args))
         WidePending::put(stages.patch, me.lane, unit.expert, strips * 2);
 }
 
@@ -71,7 +71,7 @@ __device__ __forceinline__ void consume_tall_unit(const WideArgs& args, const Wi
     WidePending::tell(stages.patch, me.lane, args.expert_results);
     if (!down) return finish_tall_group<Shape>(args, unit, me, sums);
     finish_tall_down(args, unit, me, sums);
-    if (!args.atomic) WidePending::put(stages.patch, me.lane, unit.expert, unit.strips);
+    if (!args.atomic && wide_overlaps(args)) WidePending::put(stages.patch, me.lane, unit.expert, unit.strips);
 }
 
 template <class Shape, int Width = Shape::kLeastRows>
@@ -122,7 +122,7 @@ __device__ __forceinline__ void idle_wide(const WideArgs& args, const WideTables
     WideClear(args).run(count, warp, !args.atomic);
     if (!args.atomic) WideOwners(args, tables).find(warp);
     WideCleared(args).add();
-    if (!args.atomic)
+    if (!args.atomic && wide_overlaps(args))
         WideEarlyCombine<Shape::kQuantized>(args, tables, shared + args.lists.early + warp * kWideEarlyBytes).run();
 }
 
@@ -176,7 +176,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
     } else {
         WidePrepare(args, tables, wide_x_rows<Shape>(args)).run_first();
     }
-    if (Shape::kQuantized || !WidePrepare::overlaps(args)) {
+    if (Shape::kQuantized || !wide_overlaps(args)) {
         ptx::fence_all_async();
         grid.sync();
     }
@@ -189,6 +189,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
         else
             idle_wide<Shape>(args, tables, shared, feeder - (4 - kWideIdleWarps), count);
         __syncwarp();
+        if (!args.atomic && !wide_overlaps(args)) grid.sync();
     } else {
         ptx::set_registers<Shape::kThreads, Shape::kConsumerRegisters>();
         const WideConsumer me(warp);
@@ -203,7 +204,10 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
         if (args.atomic) WideCleared(args).await();
         consume_wide_phase<Shape>(args, deals, true, me, stages);
         if (!args.atomic) {
-            WideCleared(args).await();
+            if (wide_overlaps(args))
+                WideCleared(args).await();
+            else
+                grid.sync();
             WideCombine<Shape::kQuantized>(args, tables).run();
         }
     }

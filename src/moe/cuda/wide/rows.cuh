@@ -10,6 +10,7 @@
 
 #include "cuda/ptx/gather.cuh"
 #include "moe/cuda/wide/counts.cuh"
+#include "moe/cuda/wide/results.cuh"
 #include "moe/cuda/wide/units.cuh"
 
 namespace tokamak::moe::cuda {
@@ -17,16 +18,13 @@ namespace tokamak::moe::cuda {
 /// The rows of x that experts here take, and zeros behind the rows of the intermediate.
 class WidePrepare {
     static constexpr int kPartEights = 128;  ///< a part of a row, what is counted: 1024 columns
-    /// Columns of the intermediate from which on multiplying a row takes longer than preparing it by idle warps, which
-    /// bring 0.3 TB/s (qwen3-30b-a3b, 768 columns, 4096 tokens: 1062 us instead of 789).
-    static constexpr int kLeastIntermediate = 1536;
 
-    /// Some neighbouring parts of the row at a place of the list.
+    /// Some neighbouring parts of the rows at some neighbouring places of the list.
     struct Job {
-        int place;
-        int first;
-        int last;
-        int route;
+        int place = 0;
+        int first = 0;
+        int last = 0;
+        int route = -1;  ///< at the lane's place
     };
 
   public:
@@ -45,11 +43,8 @@ class WidePrepare {
             const int middle = (low + high) / 2;
             (tables.tiles[middle] * tables.facts->gate_up_units < units ? low : high) = middle;
         }
-        first_rows_ = tables.begins[overlaps(args) ? high : args.local_experts];
+        first_rows_ = tables.begins[wide_overlaps(args) ? high : args.local_experts];
     }
-
-    /// Whether row tiles count their rows; otherwise all of them are there after the next barrier of the grid.
-    __device__ static bool overlaps(const WideArgs& args) { return args.down.cols >= kLeastIntermediate; }
 
     /// Parts that make a row whole.
     __device__ static int parts(const WideArgs& args) {
@@ -58,12 +53,13 @@ class WidePrepare {
     /// The first rows, by all warps of the grid.
     __device__ void run_first() const {
         const int warps = static_cast<int>(gridDim.x * blockDim.x) / 32;
-        choose<8>(0, first_rows_, kWidePrepareJobs, static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) / 32, warps);
+        choose<8>(0, first_rows_, kWidePrepareJobs, static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) / 32,
+                  warps);
     }
     /// The others, by idle warp `warp` of each CTA.
     __device__ void run_later(int warp) const {
         choose<4>(first_rows_, tables_.begins[args_.local_experts], kWideLaterRows,
-               static_cast<int>(blockIdx.x) * kWideIdleWarps + warp, static_cast<int>(gridDim.x) * kWideIdleWarps);
+                  static_cast<int>(blockIdx.x) * kWideIdleWarps + warp, static_cast<int>(gridDim.x) * kWideIdleWarps);
     }
 
   private:
@@ -75,37 +71,62 @@ class WidePrepare {
         else
             run<1, false>(begin, end, counter, warp, warps);
     }
-    /// Loads: of a lane at once, eight columns each. The place of the next job is asked for when one begins.
+    /// Loads: of a lane at once, eight columns each. The places of the next job are asked for when one begins. A job
+    /// has several rows where there are many: finding their tiles and telling that they are there takes microseconds.
     template <int Loads, bool Plain>
     __device__ __forceinline__ void run(int begin, int end, int counter, int warp, int warps) const {
         if (begin >= end) return;
-        const WideSpans spans(end - begin, parts(args_), warps);
-        const int total = (end - begin) * spans.count;
+        int rows = 8;
+        while (rows > 1 && end - begin < 4 * warps * rows) rows /= 2;
+        const int groups = (end - begin + rows - 1) / rows;
+        const WideSpans spans(groups, parts(args_), warps);
+        const int total = groups * spans.count;
         WideJobs jobs(args_.dealt + counter, warp, warps);
+        const auto job_of = [&](int number) {
+            const int group = number / spans.count;
+            const int part = (number - group * spans.count) * spans.length;
+            Job job{begin + group * rows, part, min(parts(args_), part + spans.length)};
+            if (number < total && lane_ < rows && job.place + lane_ < end)
+                job.route = __ldcg(args_.list + job.place + lane_);
+            return job;
+        };
         int number = jobs.take();
-        Job job = job_of(begin, number, total, spans);
+        Job job = job_of(number);
         while (number < total) {
             number = jobs.take();
-            const Job next = job_of(begin, number, total, spans);
+            const Job next = job_of(number);
             prepare<Loads, Plain>(job);
             job = next;
         }
     }
-    [[nodiscard]] __device__ __forceinline__ Job job_of(int begin, int number, int total, const WideSpans& spans) const {
-        if (number >= total) return {};
-        const int row = number / spans.count;
-        const int part = (number - row * spans.count) * spans.length;
-        return {begin + row, part, min(parts(args_), part + spans.length), __ldcg(args_.list + begin + row)};
-    }
     template <int Loads, bool Plain>
     __device__ __forceinline__ void prepare(const Job& job) const {
-        const WideTile tile = tables_.tile_of(job.place, args_.local_experts);
-        const int row = job.place - tile.first;
-        const std::int64_t token = args_.first_token + job.route / args_.top_k;
-        const TileRows to(to_, tile.first, tile.rows, args_.gate_up.padded_cols);
+        const WideTile tile =
+            job.route >= 0 ? tables_.tile_of(job.place + lane_, args_.local_experts) : WideTile{0, 1, 0};
+        const int token = job.route / args_.top_k;
+        float weight = 1.0F;
+        if (!Plain && args_.input_weights.data != nullptr && job.route >= 0)
+            weight = load_element(args_.input_weights, args_.first_token + token, job.route - token * args_.top_k);
+        const int rows = __popc(__ballot_sync(0xFFFFFFFFU, job.route >= 0));
+        for (int i = 0; i < rows; ++i) {
+            const int first = __shfl_sync(0xFFFFFFFFU, tile.first, i);
+            const int tile_rows = __shfl_sync(0xFFFFFFFFU, tile.rows, i);
+            copy<Loads, Plain>(job, args_.first_token + __shfl_sync(0xFFFFFFFFU, token, i),
+                               TileRows(to_, first, tile_rows, args_.gate_up.padded_cols), job.place + i - first,
+                               __shfl_sync(0xFFFFFFFFU, weight, i));
+            if (job.first == 0)
+                clear(TileRows(args_.intermediate, first, tile_rows, args_.down.padded_cols), job.place + i - first);
+        }
+        if (!wide_overlaps(args_)) return;
+        ptx::fence_all_async();
+        __syncwarp();
+        if (job.route >= 0) WideCounts{{args_.tile_rows}}.add(tile.number, job.last - job.first);
+    }
+    template <int Loads, bool Plain>
+    __device__ __forceinline__ void copy(const Job& job, std::int64_t token, const TileRows& to, int row,
+                                         float weight) const {
         const int last = min(eights_, job.last * kPartEights);
         const bool weighted = !Plain && args_.input_weights.data != nullptr;
-        const float weight = weighted ? load_element(args_.input_weights, token, job.route % args_.top_k) : 1.0F;
         for (int first = job.first * kPartEights; first < last; first += Loads * 32) {
             uint4 bits[Loads];
 #pragma unroll
@@ -126,11 +147,6 @@ class WidePrepare {
                         weighted ? times(bits[i], weight, eight * 8) : bits[i];
             }
         }
-        if (job.first == 0) clear(TileRows(args_.intermediate, tile.first, tile.rows, args_.down.padded_cols), row);
-        if (!overlaps(args_)) return;
-        ptx::fence_all_async();
-        __syncwarp();
-        if (lane_ == 0) WideCounts{{args_.tile_rows}}.add(tile.number, job.last - job.first);
     }
     [[nodiscard]] __device__ __forceinline__ const std::uint16_t* row_of(std::int64_t token) const {
         return static_cast<const std::uint16_t*>(args_.x) + token * args_.x_stride;
