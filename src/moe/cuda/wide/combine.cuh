@@ -14,8 +14,8 @@ namespace tokamak::moe::cuda {
 /// Rows of results and of `out`. Half: those of results are in bf16.
 template <bool Half>
 struct WideCombineRow {
-    static constexpr int kVector = Half ? 8 : 4;          ///< columns of 16 bytes
-    static constexpr int kPieces = 8;                     ///< of a lane in a job
+    static constexpr int kVector = Half ? 8 : 4;  ///< columns of 16 bytes
+    static constexpr int kPieces = 8;             ///< of a lane in a job
     static constexpr int kJobCols = kPieces * kVector * 32;
 
     using Vector = float[kVector];
@@ -187,8 +187,7 @@ class WideCombine {
         const Slot slot = row_.slot_of(token, slots);
         for (std::uint32_t left = __ballot_sync(0xFFFFFFFFU, slot.live); left != 0; left &= left - 1) {
             const int next = __ffs(static_cast<int>(left)) - 1;
-            add(sums, load_all(row_.row_of(token, slots + next), first),
-                __shfl_sync(0xFFFFFFFFU, slot.weight, next));
+            add(sums, load_all(row_.row_of(token, slots + next), first), __shfl_sync(0xFFFFFFFFU, slot.weight, next));
         }
     }
     [[nodiscard]] __device__ __forceinline__ int column(int first, int piece) const {

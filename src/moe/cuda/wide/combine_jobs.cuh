@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which tokens can be combined when. The list goes expert by expert and so does the down phase: a token is complete with
-// the expert of its last place, and tokens are combined in the order of those, under what is left of the phase.
+// Which tokens can be combined when. The list goes expert by expert and so does the down phase: a token is complete
+// with the expert of its last place, and tokens are combined in the order of those, under what is left of the phase.
 #pragma once
 
 #include <cstdint>
@@ -38,8 +38,8 @@ class WideOwners {
     __device__ void find(int warp) const {
         const int threads = static_cast<int>(gridDim.x) * kWideIdleWarps * 32;
         const int total = tables_.begins[args_.local_experts];
-        for (int place = (static_cast<int>(blockIdx.x) * kWideIdleWarps + warp) * 32 +
-                         static_cast<int>(threadIdx.x) % 32;
+        for (int place =
+                 (static_cast<int>(blockIdx.x) * kWideIdleWarps + warp) * 32 + static_cast<int>(threadIdx.x) % 32;
              place < total; place += threads) {
             const int token = __ldcg(args_.list + place) / args_.top_k;
             int last = -1;
@@ -142,8 +142,8 @@ class WideCombineJobs {
     int parts_;
     int places_ = kMostPlaces;
     int part_ = 0;
-    int asked_ = 0;             ///< the number after the next
-    int ahead_ = 0;             ///< the next one
+    int asked_ = 0;  ///< the number after the next
+    int ahead_ = 0;  ///< the next one
     int ahead_token_ = -1;
     int token_ = -1;            ///< of the lane's place
     std::uint32_t owners_ = 0;  ///< lanes whose tokens are left

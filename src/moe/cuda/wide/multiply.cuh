@@ -145,8 +145,8 @@ __device__ __forceinline__ void multiply_unit_registers(WideStages<Shape>& stage
 #pragma unroll 1
     for (int done = 0; done < blocks; ++done) {
         const int block = done % Shape::kBlocks;
-        const std::uint32_t rows = __shfl_sync(
-            0xFFFFFFFFU, first_rows + static_cast<std::uint32_t>(block) * (Shape::kRowBlockBytes / 16), 0);
+        const std::uint32_t rows =
+            __shfl_sync(0xFFFFFFFFU, first_rows + static_cast<std::uint32_t>(block) * (Shape::kRowBlockBytes / 16), 0);
         multiply_slab(slab, rows, a[0], sums[0]);
         slab.load(stage + (first + 1) * strip_bytes, block, me.slab, me.lane);
         ptx::wgmma_wait<1>();

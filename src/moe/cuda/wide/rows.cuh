@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Rows of x in the order and form in which the ring takes them (TileRows), expert by expert: those that the first units
-// need by all warps before the roles part, the rest by warps that copy nothing, under the multiplications, if these take
-// long enough. Then row tiles count what is there.
+// need by all warps before the roles part, the rest by warps that copy nothing, under the multiplications, if these
+// take long enough. Then row tiles count what is there.
 #pragma once
 
 #include <cuda_bf16.h>

@@ -62,8 +62,8 @@ struct WideArgs : DecodeArgs {
     std::int32_t* tile_rows = nullptr;   ///< workspace: [row tiles], parts of a tile's rows of x that are there
     std::int32_t* tile_parts = nullptr;  ///< workspace: [row tiles], parts of a tile's intermediate that are there
     std::int32_t* expert_results = nullptr;  ///< workspace: [local experts], parts of an expert's results
-    std::int32_t* dealt = nullptr;       ///< workspace: [kWideCounters]
-    bool atomic = false;                 ///< results are added to `out` instead of kept for a combine
+    std::int32_t* dealt = nullptr;           ///< workspace: [kWideCounters]
+    bool atomic = false;                     ///< results are added to `out` instead of kept for a combine
     int stages = 0;
     WideShared lists;
 };
