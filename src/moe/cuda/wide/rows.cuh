@@ -11,6 +11,7 @@
 #include "cuda/ptx/gather.cuh"
 #include "moe/cuda/wide/counts.cuh"
 #include "moe/cuda/wide/results.cuh"
+#include "moe/cuda/wide/token_rows.cuh"
 #include "moe/cuda/wide/units.cuh"
 
 namespace tokamak::moe::cuda {
@@ -50,8 +51,12 @@ class WidePrepare {
     __device__ static int parts(const WideArgs& args) {
         return (args.gate_up.padded_cols / 8 + kPartEights - 1) / kPartEights;
     }
-    /// The first rows, by all warps of the grid.
+    /// The first rows, by all warps of the grid. If that is all of them, no row is read for one expert after another.
     __device__ void run_first() const {
+        if (!wide_overlaps(args_)) {
+            const std::int64_t left = live_tokens(args_.tokens, args_.num_tokens) - args_.first_token;
+            return WideTokenRows(args_, tables_, to_).run(static_cast<int>(min(left, std::int64_t{args_.pass_tokens})));
+        }
         const int warps = static_cast<int>(gridDim.x * blockDim.x) / 32;
         choose<8>(0, first_rows_, kWidePrepareJobs, static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) / 32,
                   warps);
