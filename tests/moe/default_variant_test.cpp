@@ -67,10 +67,13 @@ TEST(DefaultVariant, RowsAreGatheredWhileExpertsHaveFewOfThem) {
 }
 
 TEST(DefaultVariant, ManyRowsGoToTheWideKernelLongOnesSooner) {
-    EXPECT_EQ(family(kKimi, 287), "grouped");
-    EXPECT_EQ(family(kKimi, 288), "wide") << "48 rows of an expert";
-    EXPECT_EQ(family(kGptOss, 1791), "grouped");
-    EXPECT_EQ(family(kGptOss, 1792), "wide") << "56";
+    EXPECT_EQ(family(kKimi, 143), "grouped");
+    EXPECT_EQ(family(kKimi, 144), "wide") << "24 rows of an expert";
+    const FusedMoeProblem groups = problem_of(WeightSpec::int4(128), 48, 7168, 2048, 8);
+    EXPECT_EQ(family(groups, 287), "grouped");
+    EXPECT_EQ(family(groups, 288), "wide") << "48";
+    EXPECT_EQ(family(kGptOss, 895), "grouped");
+    EXPECT_EQ(family(kGptOss, 896), "wide") << "28";
     EXPECT_EQ(family(problem_of(WeightSpec::bf16(), 256, 7168, 2048, 8), 512), "wide") << "16";
     EXPECT_EQ(family(kNvfp4, 95), "grouped");
     EXPECT_EQ(family(kNvfp4, 96), "wide") << "24";
@@ -81,9 +84,18 @@ TEST(DefaultVariant, ManyRowsGoToTheWideKernelLongOnesSooner) {
     EXPECT_EQ(family(exact, 16384), "grouped") << "there is no wide kernel";
 }
 
+TEST(DefaultVariant, RowTilesAreAsWideAsExpertsHaveRows) {
+    EXPECT_EQ(name(kKimi, 144), "wide_n64");
+    EXPECT_EQ(name(kKimi, 287), "wide_n64");
+    EXPECT_EQ(name(kKimi, 288), "wide_n96") << "48 rows of an expert";
+    EXPECT_EQ(name(kKimi, 432), "wide_n128") << "72";
+    EXPECT_EQ(name(problem_of(WeightSpec::int4(128), 48, 7168, 2048, 8), 288), "wide_n128") << "there is no other";
+}
+
 TEST(DefaultVariant, GroupedWeightsAreConvertedForWgmmaFrom24RowsOn) {
-    EXPECT_EQ(name(kKimi, 143), "grouped_r384");
-    EXPECT_EQ(name(kKimi, 144), "grouped_r256");
+    const FusedMoeProblem groups = problem_of(WeightSpec::int4(128), 48, 7168, 2048, 8);
+    EXPECT_EQ(name(groups, 143), "grouped_r384");
+    EXPECT_EQ(name(groups, 144), "grouped_r256");
     EXPECT_EQ(name(kGptOss, 768), "grouped_r256");
 }
 

@@ -112,6 +112,24 @@ TEST(FusedMoeWide, ManyExperts) {
     }
 }
 
+/// Rows are prepared and tokens combined under the multiplications, also where what is added or stored is not plain.
+TEST(FusedMoeWide, LongIntermediates) {
+    TOKAMAK_REQUIRE_GPU();
+    std::uint64_t purpose = 1900;
+    for (const Format& format : wide_formats()) {
+        FusedMoeCase c = gpu_case(format, 300, 288, 1664);
+        c.problem.num_experts = 11;
+        c.problem.num_local_experts = 9;
+        c.problem.top_k = 4;
+        expect_wide(c, purpose++, {1, 40, 300});
+        c.shared_output = true;
+        c.gate_up_bias = c.down_bias = true;
+        c.problem.out_dtype = DType::f32;
+        c.problem.routing_weight = format.quantized ? RoutingWeight::output : RoutingWeight::input;
+        expect_wide(c, purpose++, {9, 200});
+    }
+}
+
 /// A limit makes it several launches and changes no bit.
 TEST(FusedMoeWide, LimitedWorkspace) {
     TOKAMAK_REQUIRE_GPU();

@@ -95,6 +95,8 @@ struct FusedMoeCuda {
     Slice<std::int32_t> wide_list;  ///< WideArgs says what they hold
     Slice<std::int32_t> wide_counts;
     Slice<std::int32_t> wide_places;
+    Slice<std::int32_t> wide_owners;
+    Slice<std::int32_t> wide_ready;
     Slice<std::int32_t> wide_dealt;
     Slice<float> partials;   ///< [routes of a pass, hidden]
     Slice<float> published;  ///< SingleArgs says what they hold

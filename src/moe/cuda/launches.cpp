@@ -130,6 +130,9 @@ void run_wide(const FusedMoeState& state, const WideLaunch& choice, const Decode
     args.list = state.cuda.wide_list.in(workspace);
     args.counts = state.cuda.wide_counts.in(workspace);
     args.places = state.cuda.wide_places.in(workspace);
+    args.owners = state.cuda.wide_owners.in(workspace);
+    args.expert_results = state.cuda.wide_ready.in(workspace);
+    args.tile_rows = args.expert_results + args.local_experts;
     args.tile_parts = state.cuda.tile_units.in(workspace);
     args.dealt = state.cuda.wide_dealt.in(workspace);
     args.atomic = state.cuda.atomic;

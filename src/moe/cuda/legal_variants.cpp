@@ -55,22 +55,33 @@ bool has_rows(const FusedMoeProblem& p, std::int64_t tokens, std::int64_t rows) 
     return tokens * p.top_k >= rows * p.num_experts;
 }
 
-/// Rows of an expert from which on the wide kernel is the faster where rows are long (dsv3-ep8, results/h200: at 32
-/// rows int4 449 us as grouped_r256 and 484 wide, nvfp4 527 and 509; bf16 at 16 rows 712 and 726).
-std::int64_t wide_from(const WeightSpec& weights) {
-    switch (weights.format) {
-        case WeightFormat::bf16: return 16;
-        case WeightFormat::nvfp4: return 24;
-        case WeightFormat::fp8_block: return 32;
-        default: return 48;
-    }
+/// Rows of an expert from which on the wide kernel is the faster. Long rows (dsv3-ep8): at 32 rows int4 453 us as
+/// grouped_r256 and 394 as wide_n64, nvfp4 536 and 410, at 16 rows int4 306 as grouped_r384 and 360, nvfp4 325 and 385;
+/// bf16 at 16 rows 712 and 726. Short ones: gpt-oss-120b at 16 / 32 rows 667 / 1013 us and 873 / 955, qwen3-30b-a3b
+/// bf16 323 / 380 and 331 / 346.
+std::int64_t wide_from(const FusedMoeProblem& p) {
+    const bool narrow = p.weights.format != WeightFormat::int4 || p.weights.group_size == 32;
+    if (p.weights.format == WeightFormat::fp8_block) return p.hidden >= 4096 ? 32 : 56;
+    if (p.hidden < 4096) return narrow ? 28 : 56;
+    if (p.weights.format == WeightFormat::bf16) return 16;
+    return narrow ? 24 : 48;
 }
 
-/// Whether the wide kernel is the faster. Short rows: from 64 rows of an expert on qwen3-30b-a3b and gpt-oss-120b;
-/// where gathered rows are the alternative, between 8 and 16.
+/// Whether the wide kernel is the faster; where gathered rows are the alternative, between 8 and 16 rows.
 bool prefers_wide(const FusedMoeProblem& p, std::int64_t tokens, const LegalVariants& legal) {
     if (legal.wide.empty()) return false;
-    return has_rows(p, tokens, legal.grouped.empty() ? 12 : p.hidden >= 4096 ? wide_from(p.weights) : 56);
+    return has_rows(p, tokens, legal.grouped.empty() ? 12 : wide_from(p));
+}
+
+/// The narrowest row tiles that hold nearly all experts (dsv3-ep8 int4_g32, 32 / 64 / 128 rows: wide_n64 394 / 623 /
+/// 1028 us, wide_n96 432 / 475 / 899, wide_n128 438 / 521 / 862).
+const WideVariant& choose_wide(const FusedMoeProblem& p, const LegalVariants& legal, std::int64_t tokens) {
+    const WideVariant* best = &legal.wide.front();
+    for (const WideVariant& variant : legal.wide)
+        if (variant.instance.most_rows < best->instance.most_rows &&
+            !has_rows(p, tokens, variant.instance.most_rows - variant.instance.most_rows / 4))
+            best = &variant;
+    return *best;
 }
 
 /// A variant with one list of the grid for what takes several passes without (fp8_block, 8192 routes a pass: dsv3-e32
@@ -122,7 +133,7 @@ std::string default_variant(const FusedMoeProblem& p, const FusedMoeCuda& cuda, 
             expected_reads(p, tokens, cuda.gather_tokens, best.group_rows) <= kMostGatherReads)
             return best.name;
     }
-    if (wide) return legal.wide.front().instance.name;
+    if (wide) return choose_wide(p, legal, tokens).instance.name;
     if (many && !legal.grouped.empty()) return choose_grouped(p, legal, cuda.pass_tokens, tokens).instance.name;
     const auto instance = *decode_instance(p.weights, p.quantize_activations);
     return legal.decode[choose_variant(instance, legal.decode, p, cuda.grid, tokens)].name;

@@ -9,6 +9,7 @@
 #include <new>
 
 #include "moe/cuda/wide/combine.cuh"
+#include "moe/cuda/wide/early_combine.cuh"
 #include "moe/cuda/wide/finish_tall.cuh"
 #include "moe/cuda/wide/multiply_e4m3.cuh"
 #include "moe/cuda/wide/quantize.cuh"
@@ -30,6 +31,7 @@ __device__ __forceinline__ void consume_wide_unit(const WideArgs& args, const Wi
                                                   int last, const WideConsumer& me, WideStages<Shape>& stages) {
     constexpr int Strips = Shape::kStripsEach;
     const DecodeMatrix& matrix = down ? args.down : args.gate_up;
+    const auto tell = [&] { WidePending::tell(stages.patch, me.lane, down ? args.expert_results : args.tile_parts); };
     float sums[Strips][Eights][4] = {};
     if constexpr (Shape::kQuantized)
         multiply_unit_e4m3<Shape>(stages, me, first, matrix.tiles, unit.rows, sums);
@@ -37,6 +39,7 @@ __device__ __forceinline__ void consume_wide_unit(const WideArgs& args, const Wi
         multiply_unit_shared<Shape>(stages, first, Shape::chunks(matrix), sums);
     else
         multiply_unit_registers<Shape>(stages, first, matrix.tiles * Shape::Weights::kTileBlocks, me, sums);
+    tell();
     if constexpr (Shape::kQuantized)
         if (!down) return finish_wide_group<Shape>(args, unit, me, stages.patch, group_scratch<Shape>(args), sums);
 #pragma unroll
@@ -52,11 +55,11 @@ __device__ __forceinline__ void consume_wide_unit(const WideArgs& args, const Wi
         else
             finish_gate_up<Shape>(args, unit, strip, me, stages.patch, sums[i]);
     }
-    if (Shape::kQuantized || down) return;
-    ptx::fence_all_async();
-    __syncwarp();
-    if (me.lane != 0) return;
-    for (int strip = first; strip < min(first + Strips, last); ++strip) TileCounts{args.tile_parts}.add(unit.tile);
+    const int strips = max(0, min(first + Strips, last) - first);
+    if (!down)
+        WidePending::put(stages.patch, me.lane, unit.tile, strips);
+    else if (!args.atomic && wide_overlaps(args))
+        WidePending::put(stages.patch, me.lane, unit.expert, strips * 2);
 }
 
 /// The same with rows as the first operand.
@@ -65,10 +68,10 @@ __device__ __forceinline__ void consume_tall_unit(const WideArgs& args, const Wi
                                                   const WideConsumer& me, WideStages<Shape>& stages) {
     WideTallSums sums[2] = {};
     multiply_unit_tall<Shape>(stages, me, Shape::chunks(down ? args.down : args.gate_up), unit.rows, sums);
-    if (down)
-        finish_tall_down(args, unit, me, sums);
-    else
-        finish_tall_group<Shape>(args, unit, me, sums);
+    WidePending::tell(stages.patch, me.lane, args.expert_results);
+    if (!down) return finish_tall_group<Shape>(args, unit, me, sums);
+    finish_tall_down(args, unit, me, sums);
+    if (!args.atomic && wide_overlaps(args)) WidePending::put(stages.patch, me.lane, unit.expert, unit.strips);
 }
 
 template <class Shape, int Width = Shape::kLeastRows>
@@ -85,10 +88,10 @@ __device__ __forceinline__ void consume_wide_width(const WideArgs& args, const W
 
 /// The turn that a consumer warp is at, in shared memory: its registers are for sums and operands.
 __device__ __forceinline__ int next_wide_turn(std::uint8_t* patch, int lane) {
-    auto& turn = *reinterpret_cast<int*>(patch + kWideTurnBytes);
-    const int next = turn + 1;
+    WidePending& pending = WidePending::of(patch);
+    const int next = pending.turn + 1;
     __syncwarp();
-    if (lane == 0) turn = next;
+    if (lane == 0) pending.turn = next;
     return next;
 }
 
@@ -108,29 +111,38 @@ __device__ __forceinline__ void consume_wide_phase(const WideArgs& args, const W
         else
             stages.skip(Shape::chunks(matrix));
     }
+    WidePending::tell(stages.patch, me.lane, down ? args.expert_results : args.tile_parts);
 }
 
-/// The feeding warps: copies of weights, copies of rows; the others clear.
+/// What warps that copy nothing do under the multiplications.
+template <class Shape>
+__device__ __forceinline__ void idle_wide(const WideArgs& args, const WideTables& tables, std::uint8_t* shared,
+                                          int warp, int count) {
+    if constexpr (!Shape::kQuantized) WidePrepare(args, tables, wide_x_rows<Shape>(args)).run_later(warp);
+    WideClear(args).run(count, warp, !args.atomic);
+    if (!args.atomic) WideOwners(args, tables).find(warp);
+    WideCleared(args).add();
+    if (!args.atomic && wide_overlaps(args))
+        WideEarlyCombine<Shape::kQuantized>(args, tables, shared + args.lists.early + warp * kWideEarlyBytes).run();
+}
+
+/// The feeding warps: copies of weights, copies of rows; the others have nothing to copy.
 template <class Shape>
 __device__ __forceinline__ void feed_wide(const WideArgs& args, const WideTables& tables, const WideDeals& deals,
-                                          const StageRing<Shape>& ring, int warp, int count) {
+                                          const StageRing<Shape>& ring, int warp) {
     RingPlace place;
     int turn = 0;
     if (warp == 0) {
         copy_wide_weights<Shape>(ring, place, tables, deals, turn, args.gate_up, false);
         copy_wide_weights<Shape>(ring, place, tables, deals, turn, args.down, true);
-    } else if (warp == 1) {
+    } else {
         ptx::fence_all_async();
         for (int phase = 0; phase < 2; ++phase)
             if constexpr (Shape::kQuantized)
                 copy_wide_codes<Shape>(ring, place, deals, turn, args, phase == 1);
             else
                 copy_wide_rows<Shape>(ring, place, deals, turn, args, phase == 1);
-    } else if (warp >= 2 && args.atomic) {
-        WideClear(args).run(count, warp - 2);
     }
-    __syncwarp();
-    if (!args.atomic) cooperative_groups::this_grid().sync();
 }
 
 __device__ __forceinline__ int pass_count(const WideArgs& args) {
@@ -153,21 +165,31 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
     TileCounts{args.dealt}.clear(kWideCounters);
     build_wide_lists<Shape>(args, tables, shared, count);
     ptx::fence_shared_async();  // the ring takes its place back
-    grid.sync();
     deals.clear();
+    TileCounts{args.tile_rows}.clear(tables.facts->tiles);
     TileCounts{args.tile_parts}.clear(tables.facts->tiles);
+    TileCounts{args.expert_results}.clear(args.local_experts);
+    grid.sync();
     if constexpr (Shape::kQuantized) {
         group_scratch<Shape>(args).clear();
         WideQuantize(args, tables, wide_x_rows<Shape>(args)).run(count);
     } else {
-        WidePrepare(args, tables, wide_x_rows<Shape>(args)).run(count);
+        WidePrepare(args, tables, wide_x_rows<Shape>(args)).run_first();
     }
-    ptx::fence_all_async();
-    grid.sync();
+    if (Shape::kQuantized || !wide_overlaps(args)) {
+        ptx::fence_all_async();
+        grid.sync();
+    }
     const int warp = static_cast<int>(threadIdx.x) / 32;
     if (warp >= Shape::kConsumerWarps) {
         ptx::set_registers<Shape::kThreads, Shape::kProducerRegisters>();
-        feed_wide<Shape>(args, tables, deals, ring, warp - Shape::kConsumerWarps, count);
+        const int feeder = warp - Shape::kConsumerWarps;
+        if (feeder < 4 - kWideIdleWarps)
+            feed_wide<Shape>(args, tables, deals, ring, feeder);
+        else
+            idle_wide<Shape>(args, tables, shared, feeder - (4 - kWideIdleWarps), count);
+        __syncwarp();
+        if (!args.atomic && !wide_overlaps(args)) grid.sync();
     } else {
         ptx::set_registers<Shape::kThreads, Shape::kConsumerRegisters>();
         const WideConsumer me(warp);
@@ -176,14 +198,17 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
             ring, place, me.lane, shared + args.lists.patches + warp * kWidePatchBytes,
             me.lane < pair.size ? ptx::address_in(static_cast<std::uint32_t>(pair.rank ^ me.lane), ring.empty) : 0};
         if (Shape::kQuantized && me.warpgroup == 1) WideTurns::begin();
-        if (me.lane == 0) *reinterpret_cast<int*>(stages.patch + kWideTurnBytes) = 0;
+        if (me.lane == 0) WidePending::of(stages.patch) = {};
         __syncwarp();
         consume_wide_phase<Shape>(args, deals, false, me, stages);
-        if (args.atomic) WideClear::await(args);
+        if (args.atomic) WideCleared(args).await();
         consume_wide_phase<Shape>(args, deals, true, me, stages);
         if (!args.atomic) {
-            grid.sync();
-            WideCombine<Shape::kQuantized>(args).run(count, Shape::kConsumerWarps);
+            if (wide_overlaps(args))
+                WideCleared(args).await();
+            else
+                grid.sync();
+            WideCombine<Shape::kQuantized>(args, tables).run();
         }
     }
     ptx::cluster_arrive_relaxed();  // nobody leaves while the other one still gives stages back here

@@ -20,10 +20,11 @@ struct WideFacts {
     int down_units = 0;
 };
 
-/// Where a row tile begins in the list, and how many rows it has.
+/// Where a row tile begins in the list, how many rows it has, and its number among those of all experts.
 struct WideTile {
     int first;
     int rows;
+    int number;
 };
 
 /// Views of the tables (WideShared says what they hold).
@@ -60,7 +61,7 @@ struct WideTables {
         }
         const WideRowSplit rows_split = split(low);
         const int tile = rows_split.tile_of(place - begins[low]);
-        return {begins[low] + rows_split.first(tile), rows_split.rows_of(tile)};
+        return {begins[low] + rows_split.first(tile), rows_split.rows_of(tile), tiles[low] + tile};
     }
 };
 

@@ -7,9 +7,38 @@
 
 #include "cuda/ptx/peer.cuh"
 #include "cuda/ptx/wgmma_bf16.cuh"
+#include "moe/cuda/wide/counts.cuh"
 #include "moe/cuda/wide/ring.cuh"
 
 namespace tokamak::moe::cuda {
+
+/// What a consumer warp has finished and not told yet, in its patch: it is told when the next unit is multiplied, for
+/// until its stores have left telling takes a microsecond or two.
+struct WidePending {
+    int turn;  ///< the turn that the warp is at
+    int index;
+    int parts;
+
+    __device__ static WidePending& of(std::uint8_t* patch) {
+        return *reinterpret_cast<WidePending*>(patch + kWideTurnBytes);
+    }
+    /// By a whole warp.
+    __device__ static void put(std::uint8_t* patch, int lane, int index, int parts) {
+        if (lane != 0) return;
+        of(patch).index = index;
+        of(patch).parts = parts;
+    }
+    __device__ static void tell(std::uint8_t* patch, int lane, std::int32_t* counts) {
+        __syncwarp();
+        const WidePending pending = of(patch);
+        if (pending.parts == 0) return;
+        ptx::fence_all_async();
+        __syncwarp();
+        if (lane != 0) return;
+        WideCounts{{counts}}.add(pending.index, pending.parts);
+        of(patch).parts = 0;
+    }
+};
 
 /// Place of a consumer warp.
 struct WideConsumer {
@@ -116,7 +145,8 @@ __device__ __forceinline__ void multiply_unit_registers(WideStages<Shape>& stage
 #pragma unroll 1
     for (int done = 0; done < blocks; ++done) {
         const int block = done % Shape::kBlocks;
-        const std::uint32_t rows = first_rows + static_cast<std::uint32_t>(block) * (Shape::kRowBlockBytes / 16);
+        const std::uint32_t rows =
+            __shfl_sync(0xFFFFFFFFU, first_rows + static_cast<std::uint32_t>(block) * (Shape::kRowBlockBytes / 16), 0);
         multiply_slab(slab, rows, a[0], sums[0]);
         slab.load(stage + (first + 1) * strip_bytes, block, me.slab, me.lane);
         ptx::wgmma_wait<1>();

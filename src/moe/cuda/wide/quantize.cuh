@@ -64,7 +64,7 @@ class WideQuantize {
         const std::uint32_t live = __ballot_sync(0xFFFFFFFFU, place >= 0);
         if (live == 0) return;
         Loaded loaded = load_all(token, first);
-        const WideTile tile = place >= 0 ? tables_.tile_of(place, args_.local_experts) : WideTile{0, 1};
+        const WideTile tile = place >= 0 ? tables_.tile_of(place, args_.local_experts) : WideTile{0, 1, 0};
         float weight = 1.0F;
         const bool weighted = args_.input_weights.data != nullptr;
         if (weighted && place >= 0)

@@ -94,10 +94,11 @@ __device__ __forceinline__ void copy_wide_rows(const StageRing<Shape>& ring, Rin
     const int blocks = matrix.padded_cols / 64;
     while (const WideUnit* const next = deals.await(++turn)) {
         const WideUnit unit = *next;
-        if (down) {
+        if (down)
             TileCounts{args.tile_parts}.await(unit.tile, wide_tile_parts<Shape>(args));
-            ptx::fence_all_async();
-        }
+        else if (wide_overlaps(args))
+            TileCounts{args.tile_rows}.await(unit.tile, unit.rows * WidePrepare::parts(args));
+        ptx::fence_all_async();
         const TileRows rows(all, unit.first, unit.rows, matrix.padded_cols);
         const auto bytes = static_cast<std::uint32_t>(unit.rows) * 128;
         const bool both = Shape::kPairs && !unit.same_strips && pair.size == 2;

@@ -1,31 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rows of x in the order and form in which the ring takes them (TileRows): a token's row is read once and stored for
-// every expert here that takes it. Tokens without one cost a look at their places.
+// Rows of x in the order and form in which the ring takes them (TileRows), expert by expert: those that the first units
+// need by all warps before the roles part, the rest by warps that copy nothing, under the multiplications, if these
+// take long enough. Then row tiles count what is there.
 #pragma once
 
 #include <cuda_bf16.h>
 
 #include <cstdint>
 
-#include "moe/cuda/tile_rows.cuh"
+#include "cuda/ptx/gather.cuh"
+#include "moe/cuda/wide/counts.cuh"
+#include "moe/cuda/wide/results.cuh"
+#include "moe/cuda/wide/token_rows.cuh"
 #include "moe/cuda/wide/units.cuh"
 
 namespace tokamak::moe::cuda {
 
-/// The rows of x that experts here take, and zeros behind the rows of the intermediate. By all warps of the grid.
+/// The rows of x that experts here take, and zeros behind the rows of the intermediate.
 class WidePrepare {
-    static constexpr int kLoads = 4;  ///< of a lane at once, eight columns each
-    static constexpr int kEights = kLoads * 32;
+    static constexpr int kPartEights = 128;  ///< a part of a row, what is counted: 1024 columns
 
-    struct Loaded {
-        uint4 bits[kLoads];
-    };
-    /// Some neighbouring eights of a token.
+    /// Some neighbouring parts of the rows at some neighbouring places of the list.
     struct Job {
-        int token = 0;
+        int place = 0;
         int first = 0;
         int last = 0;
-        int place = -1;  ///< in the list, of the lane's slot
+        int route = -1;  ///< at the lane's place
     };
 
   public:
@@ -35,79 +35,129 @@ class WidePrepare {
           tables_(tables),
           to_(to),
           eights_(args.gate_up.padded_cols / 8),
-          lane_(static_cast<int>(threadIdx.x) % 32) {}
+          lane_(static_cast<int>(threadIdx.x) % 32) {
+        // Experts that the first units of all CTAs are of, and half as many more.
+        const int units = static_cast<int>(gridDim.x) * 3 / 2;
+        int low = 0;
+        int high = args.local_experts;
+        while (high - low > 1) {
+            const int middle = (low + high) / 2;
+            (tables.tiles[middle] * tables.facts->gate_up_units < units ? low : high) = middle;
+        }
+        first_rows_ = tables.begins[wide_overlaps(args) ? high : args.local_experts];
+    }
 
-    __device__ void run(int count) const {
-        // Without branches in the way of loads where rows are whole vectors.
-        if (args_.x_vectors && args_.gate_up.cols % 8 == 0 && args_.input_weights.data == nullptr)
-            run<true>(count);
-        else
-            run<false>(count);
+    /// Parts that make a row whole.
+    __device__ static int parts(const WideArgs& args) {
+        return (args.gate_up.padded_cols / 8 + kPartEights - 1) / kPartEights;
+    }
+    /// The first rows, by all warps of the grid. If that is all of them, no row is read for one expert after another.
+    __device__ void run_first() const {
+        if (!wide_overlaps(args_)) {
+            const std::int64_t left = live_tokens(args_.tokens, args_.num_tokens) - args_.first_token;
+            return WideTokenRows(args_, tables_, to_).run(static_cast<int>(min(left, std::int64_t{args_.pass_tokens})));
+        }
+        const int warps = static_cast<int>(gridDim.x * blockDim.x) / 32;
+        choose<8>(0, first_rows_, kWidePrepareJobs, static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) / 32,
+                  warps);
+    }
+    /// The others, by idle warp `warp` of each CTA.
+    __device__ void run_later(int warp) const {
+        choose<4>(first_rows_, tables_.begins[args_.local_experts], kWideLaterRows,
+                  static_cast<int>(blockIdx.x) * kWideIdleWarps + warp, static_cast<int>(gridDim.x) * kWideIdleWarps);
     }
 
   private:
-    /// The places of the next job are asked for when one begins, its first columns when it ends.
-    template <bool Plain>
-    __device__ __forceinline__ void run(int count) const {
-        const int warps = static_cast<int>(gridDim.x * blockDim.x) / 32;
-        const WideSpans spans(count, (eights_ + kEights - 1) / kEights, warps);
-        const int total = count * spans.count;
-        WideJobs jobs(args_.dealt + kWidePrepareJobs, static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) / 32,
-                      warps);
+    /// Without branches in the way of loads where rows are whole vectors.
+    template <int Loads>
+    __device__ __forceinline__ void choose(int begin, int end, int counter, int warp, int warps) const {
+        if (args_.x_vectors && args_.gate_up.cols % 8 == 0 && args_.input_weights.data == nullptr)
+            run<Loads, true>(begin, end, counter, warp, warps);
+        else
+            run<1, false>(begin, end, counter, warp, warps);
+    }
+    /// Loads: of a lane at once, eight columns each. The places of the next job are asked for when one begins. A job
+    /// has several rows where there are many: finding their tiles and telling that they are there takes microseconds.
+    template <int Loads, bool Plain>
+    __device__ __forceinline__ void run(int begin, int end, int counter, int warp, int warps) const {
+        if (begin >= end) return;
+        int rows = 8;
+        while (rows > 1 && end - begin < 4 * warps * rows) rows /= 2;
+        const int groups = (end - begin + rows - 1) / rows;
+        const WideSpans spans(groups, parts(args_), warps);
+        const int total = groups * spans.count;
+        WideJobs jobs(args_.dealt + counter, warp, warps);
+        const auto job_of = [&](int number) {
+            const int group = number / spans.count;
+            const int part = (number - group * spans.count) * spans.length;
+            Job job{begin + group * rows, part, min(parts(args_), part + spans.length)};
+            if (number < total && lane_ < rows && job.place + lane_ < end)
+                job.route = __ldcg(args_.list + job.place + lane_);
+            return job;
+        };
         int number = jobs.take();
-        Job job = job_of(number, total, spans);
-        Loaded loaded = load_first<Plain>(job);
+        Job job = job_of(number);
         while (number < total) {
             number = jobs.take();
-            const Job next = job_of(number, total, spans);
-            const WideTile tile = job.place >= 0 ? tables_.tile_of(job.place, args_.local_experts) : WideTile{0, 1};
-            const bool live = __any_sync(0xFFFFFFFFU, job.place >= 0);
-            if (!live) loaded = load_first<Plain>(next);
-            for (int first = job.first; live && first < job.last; first += kEights) {
-                const bool more = first + kEights < job.last;
-                const Loaded ahead = more ? load_all<Plain>(job, first + kEights) : load_first<Plain>(next);
-                store_all<Plain>(job, tile, 0, first, loaded);
-                loaded = ahead;
-            }
-            for (int slots = 32; slots < args_.top_k; slots += 32) store_more<Plain>(job, slots);
+            const Job next = job_of(number);
+            prepare<Loads, Plain>(job);
             job = next;
         }
     }
-
-    [[nodiscard]] __device__ __forceinline__ int place_of(int token, int slots) const {
-        const int slot = slots + lane_;
-        return slot < args_.top_k ? __ldcg(args_.places + static_cast<std::int64_t>(token) * args_.top_k + slot) : -1;
+    template <int Loads, bool Plain>
+    __device__ __forceinline__ void prepare(const Job& job) const {
+        const WideTile tile =
+            job.route >= 0 ? tables_.tile_of(job.place + lane_, args_.local_experts) : WideTile{0, 1, 0};
+        const int token = job.route / args_.top_k;
+        float weight = 1.0F;
+        if (!Plain && args_.input_weights.data != nullptr && job.route >= 0)
+            weight = load_element(args_.input_weights, args_.first_token + token, job.route - token * args_.top_k);
+        const int rows = __popc(__ballot_sync(0xFFFFFFFFU, job.route >= 0));
+        for (int i = 0; i < rows; ++i) {
+            const int first = __shfl_sync(0xFFFFFFFFU, tile.first, i);
+            const int tile_rows = __shfl_sync(0xFFFFFFFFU, tile.rows, i);
+            copy<Loads, Plain>(job, args_.first_token + __shfl_sync(0xFFFFFFFFU, token, i),
+                               TileRows(to_, first, tile_rows, args_.gate_up.padded_cols), job.place + i - first,
+                               __shfl_sync(0xFFFFFFFFU, weight, i));
+            if (job.first == 0)
+                clear(TileRows(args_.intermediate, first, tile_rows, args_.down.padded_cols), job.place + i - first);
+        }
+        if (!wide_overlaps(args_)) return;
+        ptx::fence_all_async();
+        __syncwarp();
+        if (job.route >= 0) WideCounts{{args_.tile_rows}}.add(tile.number, job.last - job.first);
     }
-    [[nodiscard]] __device__ __forceinline__ Job job_of(int number, int total, const WideSpans& spans) const {
-        if (number >= total) return {};
-        const int token = number / spans.count;
-        const int part = (number - token * spans.count) * spans.length;
-        return {token, part * kEights, min(eights_, (part + spans.length) * kEights), place_of(token, 0)};
-    }
-    /// Nothing if no expert here takes the token.
-    template <bool Plain>
-    [[nodiscard]] __device__ __forceinline__ Loaded load_first(const Job& job) const {
-        return __any_sync(0xFFFFFFFFU, job.place >= 0) ? load_all<Plain>(job, job.first) : Loaded{};
-    }
-    template <bool Plain>
-    [[nodiscard]] __device__ __forceinline__ Loaded load_all(const Job& job, int first) const {
-        Loaded loaded{};
+    template <int Loads, bool Plain>
+    __device__ __forceinline__ void copy(const Job& job, std::int64_t token, const TileRows& to, int row,
+                                         float weight) const {
+        const int last = min(eights_, job.last * kPartEights);
+        const bool weighted = !Plain && args_.input_weights.data != nullptr;
+        for (int first = job.first * kPartEights; first < last; first += Loads * 32) {
+            uint4 bits[Loads];
 #pragma unroll
-        for (int i = 0; i < kLoads; ++i) {
-            const int eight = first + i * 32 + lane_;
-            if constexpr (!Plain) {
-                if (eight < job.last) loaded.bits[i] = load(job.token, eight * 8);
-            } else if (eight < job.last && eight * 8 < args_.gate_up.cols) {
-                loaded.bits[i] = __ldg(reinterpret_cast<const uint4*>(row_of(job.token)) + eight);
+            for (int i = 0; i < Loads; ++i) {
+                const int eight = first + i * 32 + lane_;
+                bits[i] = {0, 0, 0, 0};
+                if constexpr (!Plain) {
+                    if (eight < last) bits[i] = load(token, eight * 8);
+                } else if (eight < last && eight * 8 < args_.gate_up.cols) {
+                    bits[i] = __ldg(reinterpret_cast<const uint4*>(row_of(token)) + eight);
+                }
+            }
+#pragma unroll
+            for (int i = 0; i < Loads; ++i) {
+                const int eight = first + i * 32 + lane_;
+                if (eight < last)
+                    *reinterpret_cast<uint4*>(to.place(row, eight)) =
+                        weighted ? times(bits[i], weight, eight * 8) : bits[i];
             }
         }
-        return loaded;
     }
-    [[nodiscard]] __device__ __forceinline__ const std::uint16_t* row_of(int token) const {
-        return static_cast<const std::uint16_t*>(args_.x) + (args_.first_token + token) * args_.x_stride;
+    [[nodiscard]] __device__ __forceinline__ const std::uint16_t* row_of(std::int64_t token) const {
+        return static_cast<const std::uint16_t*>(args_.x) + token * args_.x_stride;
     }
     /// Zeros behind the row's end.
-    [[nodiscard]] __device__ __forceinline__ uint4 load(int token, int col) const {
+    [[nodiscard]] __device__ __forceinline__ uint4 load(std::int64_t token, int col) const {
         const auto* const from = row_of(token) + col;
         const int left = args_.gate_up.cols - col;
         if (args_.x_vectors && left >= 8) return __ldg(reinterpret_cast<const uint4*>(from));
@@ -116,39 +166,6 @@ class WidePrepare {
         for (int i = 0; i < 8; ++i)
             if (i < left) words[i / 2] |= static_cast<std::uint32_t>(from[i]) << (i % 2 * 16);
         return {words[0], words[1], words[2], words[3]};
-    }
-    /// The columns from `first` on, for the experts of all lanes that have a place.
-    template <bool Plain>
-    __device__ __forceinline__ void store_all(const Job& job, const WideTile& tile, int slots, int first,
-                                              const Loaded& loaded) const {
-        float weight = 1.0F;
-        const bool weighted = !Plain && args_.input_weights.data != nullptr;
-        if (weighted && job.place >= 0)
-            weight = load_element(args_.input_weights, args_.first_token + job.token, slots + lane_);
-        for (std::uint32_t left = __ballot_sync(0xFFFFFFFFU, job.place >= 0); left != 0; left &= left - 1) {
-            const int lane = __ffs(static_cast<int>(left)) - 1;
-            const int begin = __shfl_sync(0xFFFFFFFFU, tile.first, lane);
-            const int rows = __shfl_sync(0xFFFFFFFFU, tile.rows, lane);
-            const int row = __shfl_sync(0xFFFFFFFFU, job.place, lane) - begin;
-            const float factor = __shfl_sync(0xFFFFFFFFU, weight, lane);
-            const TileRows to(to_, begin, rows, args_.gate_up.padded_cols);
-#pragma unroll
-            for (int i = 0; i < kLoads; ++i) {
-                const int eight = first + i * 32 + lane_;
-                if (eight < job.last)
-                    *reinterpret_cast<uint4*>(to.place(row, eight)) =
-                        weighted ? times(loaded.bits[i], factor, eight * 8) : loaded.bits[i];
-            }
-            if (first == 0) clear(TileRows(args_.intermediate, begin, rows, args_.down.padded_cols), row);
-        }
-    }
-    /// For the slots from `slots` on.
-    template <bool Plain>
-    __device__ __forceinline__ void store_more(Job job, int slots) const {
-        job.place = place_of(job.token, slots);
-        const WideTile tile = job.place >= 0 ? tables_.tile_of(job.place, args_.local_experts) : WideTile{0, 1};
-        for (int first = job.first; first < job.last; first += kEights)
-            store_all<Plain>(job, tile, slots, first, load_all<Plain>(job, first));
     }
     /// Rounded to bf16; zeros behind the row's end whatever the weight.
     [[nodiscard]] __device__ __forceinline__ uint4 times(const uint4& eight, float weight, int col) const {
@@ -173,6 +190,7 @@ class WidePrepare {
     void* to_;
     int eights_;
     int lane_;
+    int first_rows_;
 };
 
 }  // namespace tokamak::moe::cuda

@@ -14,34 +14,25 @@
 
 namespace tokamak::moe::cuda {
 
-/// Warps of a CTA that clear.
-inline constexpr int kWideClearWarps = 2;
-
-/// What rows of `out` hold before results are added. By the clearing warps of all CTAs.
+/// What rows of `out` hold before results are added, or that none are added to. By the idle warps of all CTAs.
 class WideClear {
   public:
     __device__ explicit WideClear(const WideArgs& args) : args_(args), lane_(static_cast<int>(threadIdx.x) % 32) {}
 
-    /// `warp` of the CTA's.
-    __device__ void run(int count, int warp) const {
-        if (!args_.accumulate || args_.shared_output.data != nullptr)
-            for (int token = static_cast<int>(blockIdx.x) * kWideClearWarps + warp; token < count;
-                 token += static_cast<int>(gridDim.x) * kWideClearWarps)
-                if (!args_.live_rows_only || has_route(token)) clear(args_.first_token + token);
-        __syncwarp();
-        if (lane_ == 0) TileCounts{args_.dealt}.add(kWideCleared);
-    }
-    /// Of all rows; by a whole warp.
-    __device__ static void await(const WideArgs& args) {
-        if (threadIdx.x % 32 == 0)
-            TileCounts{args.dealt}.await(kWideCleared, static_cast<int>(gridDim.x) * kWideClearWarps);
-        __syncwarp();
+    /// `warp` of the CTA's; `bare`: only tokens that none of the experts here takes.
+    __device__ void run(int count, int warp, bool bare) const {
+        if ((args_.accumulate && args_.shared_output.data == nullptr) || (bare && args_.live_rows_only)) return;
+        for (int token = static_cast<int>(blockIdx.x) * kWideIdleWarps + warp; token < count;
+             token += static_cast<int>(gridDim.x) * kWideIdleWarps)
+            if ((!bare && !args_.live_rows_only) || has_route(token) != bare) clear(args_.first_token + token);
     }
 
   private:
-    /// In its one slot.
     [[nodiscard]] __device__ bool has_route(int token) const {
-        return __ldcg(args_.places + static_cast<std::int64_t>(token) * args_.top_k) >= 0;
+        bool has = false;
+        for (int slot = lane_; slot < args_.top_k; slot += 32)
+            has |= __ldcg(args_.places + static_cast<std::int64_t>(token) * args_.top_k + slot) >= 0;
+        return __any_sync(0xFFFFFFFFU, has);
     }
     __device__ void clear(std::int64_t row) const {
         const int hidden = args_.gate_up.cols;

@@ -11,6 +11,12 @@ namespace tokamak::moe::cuda {
 /// Of each consumer warp in shared memory: where sums are turned, then its place in the order of work.
 inline constexpr int kWideTurnBytes = 512;
 inline constexpr int kWidePatchBytes = kWideTurnBytes + 128;
+/// Feeding warps of a CTA that copy nothing: they prepare, clear and combine under the multiplications.
+inline constexpr int kWideIdleWarps = 2;
+/// Of each of them in shared memory: results on their way, with a barrier and 16 bytes about each.
+inline constexpr int kWideEarlySlots = 5;
+inline constexpr int kWideEarlySlotBytes = 1024;
+inline constexpr int kWideEarlyBytes = kWideEarlySlots * (kWideEarlySlotBytes + 24) + 8;
 /// What the consumers share about each row of a unit whose results are quantised.
 inline constexpr int kWideGroupRowBytes = 12;
 
@@ -19,10 +25,11 @@ inline constexpr int kMostWideStages = 8;
 inline constexpr int kWideGateUpUnits = 0;
 inline constexpr int kWideDownUnits = 1;
 inline constexpr int kWidePrepareJobs = 2;
-inline constexpr int kWideCombineJobs = 3;
-/// Warps that have cleared what they had to.
-inline constexpr int kWideCleared = 4;
-inline constexpr int kWideCounters = 5;
+inline constexpr int kWideLaterRows = 3;
+inline constexpr int kWideCombineJobs = 4;
+/// Warps that have cleared what they had to, or found the owners of their places.
+inline constexpr int kWideCleared = 5;
+inline constexpr int kWideCounters = 6;
 
 /// Units that a CTA keeps, more than it can have at hand: a role is at most a ring of stages behind the first one, and
 /// a unit has a stage at least.
@@ -38,6 +45,7 @@ struct WideShared {
     int begins = 0;    ///< [local experts + 1]: first place of an expert in the list of routes
     int deals = 0;     ///< [kWideDeals] of WideDeal, then of what one CTA of a pair tells the other
     int tiles = 0;     ///< [local experts + 1]: row tiles before an expert
+    int early = 0;     ///< [kWideIdleWarps, kWideEarlyBytes]
     int bytes = 0;
 };
 
@@ -50,9 +58,12 @@ struct WideArgs : DecodeArgs {
     std::int32_t* list = nullptr;        ///< workspace: [routes], routes expert by expert
     std::int32_t* counts = nullptr;      ///< workspace: [CTAs, local experts], routes of a CTA's share
     std::int32_t* places = nullptr;      ///< workspace: [routes], their places in the list or -1
+    std::int32_t* owners = nullptr;      ///< workspace: [routes], for each place the token that has its last one there
+    std::int32_t* tile_rows = nullptr;   ///< workspace: [row tiles], parts of a tile's rows of x that are there
     std::int32_t* tile_parts = nullptr;  ///< workspace: [row tiles], parts of a tile's intermediate that are there
-    std::int32_t* dealt = nullptr;       ///< workspace: [kWideCounters]
-    bool atomic = false;                 ///< results are added to `out` instead of kept for a combine
+    std::int32_t* expert_results = nullptr;  ///< workspace: [local experts], parts of an expert's results
+    std::int32_t* dealt = nullptr;           ///< workspace: [kWideCounters]
+    bool atomic = false;                     ///< results are added to `out` instead of kept for a combine
     int stages = 0;
     WideShared lists;
 };
@@ -71,9 +82,15 @@ struct WideInstance {
 WideInstance wide_bf16_n160();
 WideInstance wide_fp8_block_n128();
 WideInstance wide_int4_g32_n128();
+WideInstance wide_int4_g32_n64();
+WideInstance wide_int4_g32_n96();
 WideInstance wide_int4_g64_n128();
 WideInstance wide_int4_g128_n128();
 WideInstance wide_mxfp4_n128();
+WideInstance wide_mxfp4_n64();
+WideInstance wide_mxfp4_n96();
 WideInstance wide_nvfp4_n128();
+WideInstance wide_nvfp4_n64();
+WideInstance wide_nvfp4_n96();
 
 }  // namespace tokamak::moe::cuda

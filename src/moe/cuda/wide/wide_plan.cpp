@@ -34,6 +34,7 @@ std::int64_t lay_out(std::int64_t experts, WideVariant& variant) {
     shared.patches = booking.take((variant.instance.threads / 32 - 4) * kWidePatchBytes);
     if (variant.instance.quantized)
         shared.group = booking.take(std::int64_t{variant.instance.most_rows} * kWideGroupRowBytes);
+    shared.early = booking.take(std::int64_t{kWideIdleWarps} * kWideEarlyBytes);
     shared.deals = booking.take(std::int64_t{kWideDeals} * (kWideDealBytes + 8));
     shared.begins = booking.take((experts + 1) * 4);
     shared.tiles = booking.take((experts + 1) * 4);
@@ -49,13 +50,13 @@ std::vector<WideInstance> wide_instances(const WeightSpec& spec, bool quantized)
             if (quantized) return {wide_fp8_block_n128()};
             return {};
         case WeightFormat::bf16: return {wide_bf16_n160()};
-        case WeightFormat::mxfp4: return {wide_mxfp4_n128()};
-        case WeightFormat::nvfp4: return {wide_nvfp4_n128()};
+        case WeightFormat::mxfp4: return {wide_mxfp4_n128(), wide_mxfp4_n64(), wide_mxfp4_n96()};
+        case WeightFormat::nvfp4: return {wide_nvfp4_n128(), wide_nvfp4_n64(), wide_nvfp4_n96()};
         case WeightFormat::int4: break;
     }
     if (spec.scale_dtype != DType::bf16) return {};
     switch (spec.group_size) {
-        case 32: return {wide_int4_g32_n128()};
+        case 32: return {wide_int4_g32_n128(), wide_int4_g32_n64(), wide_int4_g32_n96()};
         case 64: return {wide_int4_g64_n128()};
         case 128: return {wide_int4_g128_n128()};
         default: return {};

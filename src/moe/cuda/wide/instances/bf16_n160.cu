@@ -3,5 +3,5 @@
 #include "moe/cuda/wide/weights.cuh"
 
 namespace tokamak::moe::cuda {
-WideInstance wide_bf16_n160() { return wide_instance<WideShape<WideBf16, 32, 16, 160>>("wide_n160"); }
+WideInstance wide_bf16_n160() { return wide_instance<WideShape<WideBf16, 64, 16, 160>>("wide_n160"); }
 }  // namespace tokamak::moe::cuda

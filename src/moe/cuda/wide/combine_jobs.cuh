@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which tokens can be combined when. The list goes expert by expert and so does the down phase: a token is complete
+// with the expert of its last place, and tokens are combined in the order of those, under what is left of the phase.
+#pragma once
+
+#include <cstdint>
+
+#include "moe/cuda/wide/counts.cuh"
+#include "moe/cuda/wide/results.cuh"
+#include "moe/cuda/wide/units.cuh"
+
+namespace tokamak::moe::cuda {
+
+/// What idle warps have to have done before the second phase ends.
+class WideCleared {
+  public:
+    __device__ explicit WideCleared(const WideArgs& args) : counts_{args.dealt} {}
+    /// By each of them.
+    __device__ void add() const {
+        __syncwarp();
+        if (threadIdx.x % 32 == 0) counts_.add(kWideCleared);
+    }
+    /// By a whole warp.
+    __device__ void await() const {
+        if (threadIdx.x % 32 == 0) counts_.await(kWideCleared, static_cast<int>(gridDim.x) * kWideIdleWarps);
+        __syncwarp();
+    }
+
+  private:
+    TileCounts counts_;
+};
+
+/// The token that a place is the last one of, or -1. By the idle warps of all CTAs.
+class WideOwners {
+  public:
+    __device__ WideOwners(const WideArgs& args, const WideTables& tables) : args_(args), tables_(tables) {}
+
+    __device__ void find(int warp) const {
+        const int threads = static_cast<int>(gridDim.x) * kWideIdleWarps * 32;
+        const int total = tables_.begins[args_.local_experts];
+        for (int place =
+                 (static_cast<int>(blockIdx.x) * kWideIdleWarps + warp) * 32 + static_cast<int>(threadIdx.x) % 32;
+             place < total; place += threads) {
+            const int token = __ldcg(args_.list + place) / args_.top_k;
+            int last = -1;
+#pragma unroll 4
+            for (int slot = 0; slot < args_.top_k; ++slot)
+                last = max(last, __ldcg(args_.places + static_cast<std::int64_t>(token) * args_.top_k + slot));
+            args_.owners[place] = last == place ? token : -1;
+        }
+    }
+
+  private:
+    const WideArgs& args_;
+    const WideTables& tables_;
+};
+
+/// Columns [first, last) of a token whose results are complete; of no token at the end.
+struct WideCombineJob {
+    int token = -1;
+    int first = 0;
+    int last = 0;
+};
+
+/// Deals jobs to warps that ask: the tokens that are complete with some neighbouring places, a part of their columns
+/// each. Ahead: two more numbers are asked for while one is worked at.
+template <bool Ahead>
+class WideCombineJobs {
+    static constexpr int kMostPlaces = 8;
+
+  public:
+    /// `cols`: of a job.
+    __device__ WideCombineJobs(const WideArgs& args, const WideTables& tables, int cols)
+        : args_(args),
+          tables_(tables),
+          cols_(cols),
+          total_(tables.begins[args.local_experts]),
+          parts_((args.gate_up.cols + cols - 1) / cols) {
+        const int warps = static_cast<int>(gridDim.x) * 10;
+        while (places_ > 1 && static_cast<std::int64_t>(total_) * parts_ < 2LL * warps * places_) places_ /= 2;
+        if (!Ahead) return;
+        ahead_ = ask();
+        ahead_token_ = owner_of(ahead_);
+        asked_ = ask();
+    }
+
+    /// By a whole warp. Waits until the results are there.
+    __device__ __forceinline__ WideCombineJob next() {
+        while (owners_ == 0)
+            if (!take()) return {};
+        const int token = __shfl_sync(0xFFFFFFFFU, token_, __ffs(static_cast<int>(owners_)) - 1);
+        owners_ &= owners_ - 1;
+        return {token, part_ * cols_, min(args_.gate_up.cols, (part_ + 1) * cols_)};
+    }
+
+  private:
+    /// Neighbouring places and a part; false at the end.
+    __device__ __forceinline__ bool take() {
+        const int number = __shfl_sync(0xFFFFFFFFU, Ahead ? ahead_ : ask(), 0);
+        const int first = number / parts_ * places_;
+        if (first >= total_) return false;
+        part_ = number % parts_;
+        token_ = Ahead ? ahead_token_ : owner_of(number);
+        if (Ahead) {
+            ahead_ = asked_;
+            ahead_token_ = owner_of(ahead_);
+            asked_ = ask();
+        }
+        owners_ = __ballot_sync(0xFFFFFFFFU, token_ >= 0);
+        if (owners_ != 0 && wide_overlaps(args_)) await(min(total_, first + places_) - 1);
+        return true;
+    }
+    /// In lane 0.
+    [[nodiscard]] __device__ __forceinline__ int ask() const {
+        return threadIdx.x % 32 == 0 ? atomicAdd(args_.dealt + kWideCombineJobs, 1) : 0;
+    }
+    /// Of the lane's place of a job, whose number lane 0 has.
+    [[nodiscard]] __device__ __forceinline__ int owner_of(int number) const {
+        const int lane = static_cast<int>(threadIdx.x) % 32;
+        const int place = __shfl_sync(0xFFFFFFFFU, number, 0) / parts_ * places_ + lane;
+        return lane < places_ && place < total_ ? __ldcg(args_.owners + place) : -1;
+    }
+    /// For all experts up to that of a place.
+    __device__ __forceinline__ void await(int place) {
+        const int lane = static_cast<int>(threadIdx.x) % 32;
+        for (;;) {
+            const int expert = expert_ + lane;
+            const bool due = expert < args_.local_experts && tables_.begins[expert] <= place;
+            const int experts = __popc(__ballot_sync(0xFFFFFFFFU, due));
+            if (experts == 0) return;
+            const int parts = due ? tables_.tile_count(expert) * args_.down.strips * 8 : 0;
+            while (!__all_sync(0xFFFFFFFFU, !due || WideCounts{{args_.expert_results}}.read(expert) >= parts))
+                __nanosleep(Ahead ? 200 : 1000);
+            expert_ += experts;
+        }
+    }
+
+    const WideArgs& args_;
+    const WideTables& tables_;
+    int cols_;
+    int total_;
+    int parts_;
+    int places_ = kMostPlaces;
+    int part_ = 0;
+    int asked_ = 0;  ///< the number after the next
+    int ahead_ = 0;  ///< the next one
+    int ahead_token_ = -1;
+    int token_ = -1;            ///< of the lane's place
+    std::uint32_t owners_ = 0;  ///< lanes whose tokens are left
+    int expert_ = 0;            ///< the results of those before are there
+};
+
+}  // namespace tokamak::moe::cuda

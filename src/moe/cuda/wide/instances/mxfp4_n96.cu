@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "moe/cuda/wide/kernel.cuh"
+#include "moe/cuda/wide/weights.cuh"
+
+namespace tokamak::moe::cuda {
+WideInstance wide_mxfp4_n96() { return wide_instance<WideShape<Wide4Bit<Mxfp4Weights>, 64, 16, 96>>("wide_n96"); }
+}  // namespace tokamak::moe::cuda

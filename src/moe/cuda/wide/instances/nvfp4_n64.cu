@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "moe/cuda/wide/kernel.cuh"
+#include "moe/cuda/wide/weights.cuh"
+
+namespace tokamak::moe::cuda {
+WideInstance wide_nvfp4_n64() { return wide_instance<WideShape<WideNvfp4, 32, 16, 64>>("wide_n64"); }
+}  // namespace tokamak::moe::cuda
