@@ -78,8 +78,8 @@ __device__ __forceinline__ void add_tall_biases(const WideArgs& args, const Wide
         }
 }
 
-/// Gates become results, zeros behind the last column; `largest`: their magnitudes in each of the lane's rows. Without a
-/// branch around an activation: with one they follow each other, 150 cycles each.
+/// Gates become results, zeros behind the last column; `largest`: their magnitudes in each of the lane's rows. Without
+/// a branch around an activation: with one they follow each other, 150 cycles each.
 __device__ __forceinline__ void activate_tall(const WideArgs& args, const WideUnit& unit, const WideConsumer& me,
                                               WideTallSums (&sums)[2], float (&largest)[2]) {
     const WideQuickActivation activation(args.activation);
@@ -139,6 +139,7 @@ __device__ __forceinline__ void finish_tall_group(const WideArgs& args, const Wi
 }
 
 /// Where results of the lane's rows go, in elements from the beginning of a buffer, and what they are multiplied by.
+template <class Shape>
 struct WideTallTarget {
     std::int64_t to[2];  ///< negative behind the last row
     float weights[2];
@@ -151,19 +152,20 @@ struct WideTallTarget {
             const int route = row < unit.rows ? __ldcg(args.list + unit.first + row) : -1;
             to[high] = route < 0 ? -1 : route * wide_result_stride(args, true);
             weights[high] = 1.0F;
-            if (!args.atomic || route < 0) continue;
+            if (!Shape::atomic(args) || route < 0) continue;
             const int token = route / args.top_k;
             to[high] = (args.first_token + token) * args.out_stride;
             if (args.weights.data != nullptr)
                 weights[high] = load_element(args.weights, args.first_token + token, route - token * args.top_k);
         }
-        vectors = !args.atomic || adds_vectors(args);
+        vectors = !Shape::atomic(args) || adds_vectors(args);
     }
 };
 
 /// Results of one strip: in bf16, or added to `out`.
+template <class Shape>
 __device__ __forceinline__ void finish_tall_strip(const WideArgs& args, const WideUnit& unit, int strip,
-                                                  const WideConsumer& me, const WideTallTarget& target,
+                                                  const WideConsumer& me, const WideTallTarget<Shape>& target,
                                                   const float (&sums)[8][4]) {
 #pragma unroll
     for (int four = 0; four < 8; four += 4) {
@@ -196,7 +198,7 @@ __device__ __forceinline__ void finish_tall_strip(const WideArgs& args, const Wi
             }
             const uint4 eight = turn_quad(me.lane, pairs);
             if (!target.vectors || to < 0 || col >= args.gate_up.cols) continue;
-            if (args.atomic)
+            if (Shape::atomic(args))
                 add_eight_bf16(static_cast<__nv_bfloat16*>(args.out) + to + col, eight);
             else
                 store_eight(reinterpret_cast<std::uint8_t*>(args.partials) + (to + col) * 2, args.gate_up.cols - col,
@@ -205,14 +207,15 @@ __device__ __forceinline__ void finish_tall_strip(const WideArgs& args, const Wi
     }
 }
 
+template <class Shape>
 __device__ __forceinline__ void finish_tall_down(const WideArgs& args, const WideUnit& unit, const WideConsumer& me,
                                                  const WideTallSums (&sums)[2]) {
-    const WideTallTarget target(args, unit, me);
+    const WideTallTarget<Shape> target(args, unit, me);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
         if (i >= unit.strips) return;
-        finish_tall_strip(args, unit, unit.strip + i, me, target,
-                          reinterpret_cast<const float(&)[8][4]>(sums[i / 2][i % 2 * 8]));
+        finish_tall_strip<Shape>(args, unit, unit.strip + i, me, target,
+                                 reinterpret_cast<const float(&)[8][4]>(sums[i / 2][i % 2 * 8]));
     }
 }
 

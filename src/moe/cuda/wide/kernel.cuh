@@ -43,7 +43,7 @@ __device__ __forceinline__ void consume_wide_unit(const WideArgs& args, const Wi
     for (int i = 0; i < Strips; ++i) {
         if (first + i >= last) break;
         const int strip = unit.strip + first + i;
-        if (down && args.atomic)
+        if (down && Shape::atomic(args))
             finish_down_scatter<Shape>(args, unit, strip, me, stages.patch, sums[i]);
         else if constexpr (Shape::kQuantized)
             finish_down_half<Shape>(args, unit, strip, me, stages.patch, sums[i]);
@@ -66,7 +66,7 @@ __device__ __forceinline__ void consume_tall_unit(const WideArgs& args, const Wi
     WideTallSums sums[2] = {};
     multiply_unit_tall<Shape>(stages, me, Shape::chunks(down ? args.down : args.gate_up), unit.rows, sums);
     if (down)
-        finish_tall_down(args, unit, me, sums);
+        finish_tall_down<Shape>(args, unit, me, sums);
     else
         finish_tall_group<Shape>(args, unit, me, sums);
 }
@@ -126,11 +126,11 @@ __device__ __forceinline__ void feed_wide(const WideArgs& args, const WideTables
                 copy_wide_codes<Shape>(ring, place, deals, turn, args, phase == 1);
             else
                 copy_wide_rows<Shape>(ring, place, deals, turn, args, phase == 1);
-    } else if (warp >= 2 && args.atomic) {
+    } else if (warp >= 2 && Shape::atomic(args)) {
         WideClear(args).run(count, warp - 2);
     }
     __syncwarp();
-    if (!args.atomic) cooperative_groups::this_grid().sync();
+    if (!Shape::atomic(args)) cooperative_groups::this_grid().sync();
 }
 
 __device__ __forceinline__ int pass_count(const WideArgs& args) {
@@ -179,9 +179,9 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
         if (me.lane == 0) *reinterpret_cast<int*>(stages.patch + kWideTurnBytes) = 0;
         __syncwarp();
         consume_wide_phase<Shape>(args, deals, false, me, stages);
-        if (args.atomic) WideClear::await(args);
+        if (Shape::atomic(args)) WideClear::await(args);
         consume_wide_phase<Shape>(args, deals, true, me, stages);
-        if (!args.atomic) {
+        if (!Shape::atomic(args)) {
             grid.sync();
             WideCombine<Shape::kQuantized>(args).run(count, Shape::kConsumerWarps);
         }
