@@ -78,8 +78,8 @@ __device__ __forceinline__ void add_tall_biases(const WideArgs& args, const Wide
         }
 }
 
-/// Gates become results, zeros behind the last column; `largest`: their magnitudes in each of the lane's rows. Without a
-/// branch around an activation: with one they follow each other, 150 cycles each.
+/// Gates become results, zeros behind the last column; `largest`: their magnitudes in each of the lane's rows. Without
+/// a branch around an activation: with one they follow each other, 150 cycles each.
 __device__ __forceinline__ void activate_tall(const WideArgs& args, const WideUnit& unit, const WideConsumer& me,
                                               WideTallSums (&sums)[2], float (&largest)[2]) {
     const WideActivation activation(args.activation);
