@@ -13,6 +13,19 @@
 
 namespace tokamak::moe::cuda {
 
+/// WideActivation with the exponential and the division of the hardware: what comes out becomes e4m3.
+struct WideQuickActivation : WideActivation {
+    using WideActivation::WideActivation;
+
+    [[nodiscard]] __device__ __forceinline__ float operator()(float gate, float up) const {
+        gate = gate > limit ? limit : gate;
+        up = up > limit ? limit : up;
+        up = up < -limit ? -limit : up;
+        const float sigmoid = __fdividef(1.0F, 1.0F + __expf(-alpha * gate));
+        return (up + offset) * (sigmoid == 0.0F ? 0.0F : gate * sigmoid);
+    }
+};
+
 /// What the consumers of a CTA share about the rows of a unit. `largest` is zero between units.
 template <int Rows>
 struct WideGroupScratch {
@@ -94,7 +107,7 @@ template <class Shape, int Eights>
 __device__ __forceinline__ void finish_wide_group(const WideArgs& args, const WideUnit& unit, const WideConsumer& me,
                                                   std::uint8_t* patch, WideGroupScratch<Shape::kMostRows>& scratch,
                                                   float (&sums)[2][Eights][4]) {
-    const WideActivation activation(args.activation);
+    const WideQuickActivation activation(args.activation);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
         const int strip = unit.strip + me.warpgroup * 2 + i;

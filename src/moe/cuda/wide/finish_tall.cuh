@@ -82,7 +82,7 @@ __device__ __forceinline__ void add_tall_biases(const WideArgs& args, const Wide
 /// a branch around an activation: with one they follow each other, 150 cycles each.
 __device__ __forceinline__ void activate_tall(const WideArgs& args, const WideUnit& unit, const WideConsumer& me,
                                               WideTallSums (&sums)[2], float (&largest)[2]) {
-    const WideActivation activation(args.activation);
+    const WideQuickActivation activation(args.activation);
     if (args.gate_up.bias.data != nullptr) add_tall_biases(args, unit, me, sums);
 #pragma unroll
     for (int pair = 0; pair < 16; ++pair)
