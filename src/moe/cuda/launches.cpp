@@ -70,9 +70,10 @@ GroupedLaunch freeze(const GroupedVariant& variant, const DeviceInfo& info) {
     return {kernel, instance.threads, variant.stages, variant.shared, instance.grid_lists};
 }
 
-WideLaunch freeze(const WideVariant& variant, const DeviceInfo& info) {
+WideLaunch freeze(const WideVariant& variant, bool atomic, const DeviceInfo& info) {
     const WideInstance& instance = variant.instance;
-    const void* const kernel = load(instance.kernel, instance.threads, variant.shared.bytes, instance.name, info);
+    const void* const chosen = atomic && instance.atomic_kernel != nullptr ? instance.atomic_kernel : instance.kernel;
+    const void* const kernel = load(chosen, instance.threads, variant.shared.bytes, instance.name, info);
     return {kernel, instance.threads, variant.stages, variant.shared, instance.pairs};
 }
 

@@ -211,7 +211,7 @@ class WideCombine {
     }
 
     Row row_;
-    WideCombineJobs<true> jobs_;
+    WideCombineJobs<true, Half> jobs_;
 };
 
 }  // namespace tokamak::moe::cuda

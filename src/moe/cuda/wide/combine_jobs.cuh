@@ -64,7 +64,7 @@ struct WideCombineJob {
 
 /// Deals jobs to warps that ask: the tokens that are complete with some neighbouring places, a part of their columns
 /// each. Ahead: two more numbers are asked for while one is worked at.
-template <bool Ahead>
+template <bool Ahead, bool Quantized>
 class WideCombineJobs {
     static constexpr int kMostPlaces = 8;
 
@@ -107,7 +107,7 @@ class WideCombineJobs {
             asked_ = ask();
         }
         owners_ = __ballot_sync(0xFFFFFFFFU, token_ >= 0);
-        if (owners_ != 0 && wide_overlaps(args_)) await(min(total_, first + places_) - 1);
+        if (owners_ != 0 && wide_overlaps<Quantized>(args_)) await(min(total_, first + places_) - 1);
         return true;
     }
     /// In lane 0.

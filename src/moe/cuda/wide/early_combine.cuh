@@ -11,10 +11,9 @@
 
 namespace tokamak::moe::cuda {
 
-/// An idle warp's, where `out` takes plain vectors and tokens have up to 32 slots. Half: rows of results are in bf16.
-template <bool Half>
+/// An idle warp's, where `out` takes plain vectors and tokens have up to 32 slots.
 class WideEarlyCombine {
-    using Row = WideCombineRow<Half>;
+    using Row = WideCombineRow<false>;
     static constexpr int kPieces = kWideEarlySlotBytes / 512;
     static constexpr int kCols = kPieces * 32 * Row::kVector;
 
@@ -92,7 +91,7 @@ class WideEarlyCombine {
         if (row_.lane == 0) piece(slot) = {job_.token, col_, weight, first + (left_ == 0 ? 2 : 0)};
         __syncwarp();
         const auto bytes =
-            static_cast<std::uint32_t>(min(kCols, static_cast<int>(row_.stride) - col_)) * (Half ? 2U : 4U);
+            static_cast<std::uint32_t>(min(kCols, static_cast<int>(row_.stride) - col_)) * 4U;
         if (ptx::elect_lane()) {
             ptx::barrier_arrive_expect(barrier(slot), bytes);
             ptx::bulk_copy(stage(slot), row_.address(row_.row_of(job_.token, next) + col_), bytes, barrier(slot));
@@ -116,10 +115,10 @@ class WideEarlyCombine {
     }
 
     Row row_;
-    WideCombineJobs<false> jobs_;
+    WideCombineJobs<false, false> jobs_;
     std::uint8_t* memory_;
     WideCombineJob job_;
-    typename Row::Slot own_;
+    Row::Slot own_;
     std::uint32_t left_ = 0;  ///< slots of the columns at hand that are to be asked for
     int col_ = 0;
 };

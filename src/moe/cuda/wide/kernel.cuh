@@ -31,7 +31,6 @@ __device__ __forceinline__ void consume_wide_unit(const WideArgs& args, const Wi
                                                   int last, const WideConsumer& me, WideStages<Shape>& stages) {
     constexpr int Strips = Shape::kStripsEach;
     const DecodeMatrix& matrix = down ? args.down : args.gate_up;
-    const auto tell = [&] { WidePending::tell(stages.patch, me.lane, down ? args.expert_results : args.tile_parts); };
     float sums[Strips][Eights][4] = {};
     if constexpr (Shape::kQuantized)
         multiply_unit_e4m3<Shape>(stages, me, first, matrix.tiles, unit.rows, sums);
@@ -39,14 +38,16 @@ __device__ __forceinline__ void consume_wide_unit(const WideArgs& args, const Wi
         multiply_unit_shared<Shape>(stages, first, Shape::chunks(matrix), sums);
     else
         multiply_unit_registers<Shape>(stages, first, matrix.tiles * Shape::Weights::kTileBlocks, me, sums);
-    tell();
-    if constexpr (Shape::kQuantized)
+    if constexpr (Shape::kQuantized) {
         if (!down) return finish_wide_group<Shape>(args, unit, me, stages.patch, group_scratch<Shape>(args), sums);
+    } else {
+        WidePending::tell(stages.patch, me.lane, down ? args.expert_results : args.tile_parts);
+    }
 #pragma unroll
     for (int i = 0; i < Strips; ++i) {
         if (first + i >= last) break;
         const int strip = unit.strip + first + i;
-        if (down && args.atomic)
+        if (down && Shape::atomic(args))
             finish_down_scatter<Shape>(args, unit, strip, me, stages.patch, sums[i]);
         else if constexpr (Shape::kQuantized)
             finish_down_half<Shape>(args, unit, strip, me, stages.patch, sums[i]);
@@ -55,11 +56,13 @@ __device__ __forceinline__ void consume_wide_unit(const WideArgs& args, const Wi
         else
             finish_gate_up<Shape>(args, unit, strip, me, stages.patch, sums[i]);
     }
-    const int strips = max(0, min(first + Strips, last) - first);
-    if (!down)
-        WidePending::put(stages.patch, me.lane, unit.tile, strips);
-    else if (!args.atomic && wide_overlaps(args))
-        WidePending::put(stages.patch, me.lane, unit.expert, strips * 2);
+    if constexpr (!Shape::kQuantized) {
+        const int strips = max(0, min(first + Strips, last) - first);
+        if (!down)
+            WidePending::put(stages.patch, me.lane, unit.tile, strips);
+        else if (!Shape::atomic(args) && wide_overlaps<false>(args))
+            WidePending::put(stages.patch, me.lane, unit.expert, strips * 2);
+    }
 }
 
 /// The same with rows as the first operand.
@@ -68,10 +71,10 @@ __device__ __forceinline__ void consume_tall_unit(const WideArgs& args, const Wi
                                                   const WideConsumer& me, WideStages<Shape>& stages) {
     WideTallSums sums[2] = {};
     multiply_unit_tall<Shape>(stages, me, Shape::chunks(down ? args.down : args.gate_up), unit.rows, sums);
-    WidePending::tell(stages.patch, me.lane, args.expert_results);
-    if (!down) return finish_tall_group<Shape>(args, unit, me, sums);
-    finish_tall_down(args, unit, me, sums);
-    if (!args.atomic && wide_overlaps(args)) WidePending::put(stages.patch, me.lane, unit.expert, unit.strips);
+    if (down)
+        finish_tall_down<Shape>(args, unit, me, sums);
+    else
+        finish_tall_group<Shape>(args, unit, me, sums);
 }
 
 template <class Shape, int Width = Shape::kLeastRows>
@@ -111,7 +114,8 @@ __device__ __forceinline__ void consume_wide_phase(const WideArgs& args, const W
         else
             stages.skip(Shape::chunks(matrix));
     }
-    WidePending::tell(stages.patch, me.lane, down ? args.expert_results : args.tile_parts);
+    if constexpr (!Shape::kQuantized)
+        WidePending::tell(stages.patch, me.lane, down ? args.expert_results : args.tile_parts);
 }
 
 /// What warps that copy nothing do under the multiplications.
@@ -119,11 +123,12 @@ template <class Shape>
 __device__ __forceinline__ void idle_wide(const WideArgs& args, const WideTables& tables, std::uint8_t* shared,
                                           int warp, int count) {
     if constexpr (!Shape::kQuantized) WidePrepare(args, tables, wide_x_rows<Shape>(args)).run_later(warp);
-    WideClear(args).run(count, warp, !args.atomic);
-    if (!args.atomic) WideOwners(args, tables).find(warp);
+    WideClear(args).run(count, warp, !Shape::atomic(args));
+    if (!Shape::atomic(args)) WideOwners(args, tables).find(warp);
     WideCleared(args).add();
-    if (!args.atomic && wide_overlaps(args))
-        WideEarlyCombine<Shape::kQuantized>(args, tables, shared + args.lists.early + warp * kWideEarlyBytes).run();
+    if constexpr (!Shape::kQuantized)
+        if (!Shape::atomic(args) && wide_overlaps<false>(args))
+            WideEarlyCombine(args, tables, shared + args.lists.early + warp * kWideEarlyBytes).run();
 }
 
 /// The feeding warps: copies of weights, copies of rows; the others have nothing to copy.
@@ -176,7 +181,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
     } else {
         WidePrepare(args, tables, wide_x_rows<Shape>(args)).run_first();
     }
-    if (Shape::kQuantized || !wide_overlaps(args)) {
+    if (!wide_overlaps<Shape::kQuantized>(args)) {
         ptx::fence_all_async();
         grid.sync();
     }
@@ -189,7 +194,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
         else
             idle_wide<Shape>(args, tables, shared, feeder - (4 - kWideIdleWarps), count);
         __syncwarp();
-        if (!args.atomic && !wide_overlaps(args)) grid.sync();
+        if (!Shape::atomic(args) && !wide_overlaps<Shape::kQuantized>(args)) grid.sync();
     } else {
         ptx::set_registers<Shape::kThreads, Shape::kConsumerRegisters>();
         const WideConsumer me(warp);
@@ -201,10 +206,10 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
         if (me.lane == 0) WidePending::of(stages.patch) = {};
         __syncwarp();
         consume_wide_phase<Shape>(args, deals, false, me, stages);
-        if (args.atomic) WideCleared(args).await();
+        if (Shape::atomic(args)) WideCleared(args).await();
         consume_wide_phase<Shape>(args, deals, true, me, stages);
-        if (!args.atomic) {
-            if (wide_overlaps(args))
+        if (!Shape::atomic(args)) {
+            if (wide_overlaps<Shape::kQuantized>(args))
                 WideCleared(args).await();
             else
                 grid.sync();

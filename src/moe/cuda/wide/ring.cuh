@@ -96,7 +96,7 @@ __device__ __forceinline__ void copy_wide_rows(const StageRing<Shape>& ring, Rin
         const WideUnit unit = *next;
         if (down)
             TileCounts{args.tile_parts}.await(unit.tile, wide_tile_parts<Shape>(args));
-        else if (wide_overlaps(args))
+        else if (wide_overlaps<Shape::kQuantized>(args))
             TileCounts{args.tile_rows}.await(unit.tile, unit.rows * WidePrepare::parts(args));
         ptx::fence_all_async();
         const TileRows rows(all, unit.first, unit.rows, matrix.padded_cols);

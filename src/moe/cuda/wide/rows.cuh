@@ -44,7 +44,7 @@ class WidePrepare {
             const int middle = (low + high) / 2;
             (tables.tiles[middle] * tables.facts->gate_up_units < units ? low : high) = middle;
         }
-        first_rows_ = tables.begins[wide_overlaps(args) ? high : args.local_experts];
+        first_rows_ = tables.begins[wide_overlaps<false>(args) ? high : args.local_experts];
     }
 
     /// Parts that make a row whole.
@@ -53,7 +53,7 @@ class WidePrepare {
     }
     /// The first rows, by all warps of the grid. If that is all of them, no row is read for one expert after another.
     __device__ void run_first() const {
-        if (!wide_overlaps(args_)) {
+        if (!wide_overlaps<false>(args_)) {
             const std::int64_t left = live_tokens(args_.tokens, args_.num_tokens) - args_.first_token;
             return WideTokenRows(args_, tables_, to_).run(static_cast<int>(min(left, std::int64_t{args_.pass_tokens})));
         }
@@ -122,7 +122,7 @@ class WidePrepare {
             if (job.first == 0)
                 clear(TileRows(args_.intermediate, first, tile_rows, args_.down.padded_cols), job.place + i - first);
         }
-        if (!wide_overlaps(args_)) return;
+        if (!wide_overlaps<false>(args_)) return;
         ptx::fence_all_async();
         __syncwarp();
         if (job.route >= 0) WideCounts{{args_.tile_rows}}.add(tile.number, job.last - job.first);

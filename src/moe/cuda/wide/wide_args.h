@@ -76,11 +76,13 @@ struct WideInstance {
     int stage_bytes = 0;
     int most_rows = 0;  ///< of a unit
     bool quantized = false;
-    bool pairs = false;  ///< clusters of two CTAs
+    bool pairs = false;                   ///< clusters of two CTAs
+    const void* atomic_kernel = nullptr;  ///< of the atomic combine, if that has its own
 };
 
 WideInstance wide_bf16_n160();
 WideInstance wide_fp8_block_n128();
+WideInstance wide_fp8_block_n128_atomic();
 WideInstance wide_int4_g32_n128();
 WideInstance wide_int4_g32_n64();
 WideInstance wide_int4_g32_n96();
