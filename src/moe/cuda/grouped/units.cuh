@@ -45,8 +45,8 @@ __device__ __forceinline__ int choose_units(const DecodeMatrix& matrix, int tile
         const int strips = (matrix.strips + units - 1) / units;
         const auto ctas = static_cast<int>(gridDim.x);
         const int all = tiles * units;
-        const auto each = evened ? static_cast<float>(all) / static_cast<float>(ctas)
-                                 : static_cast<float>((all + ctas - 1) / ctas);
+        const auto each =
+            evened ? static_cast<float>(all) / static_cast<float>(ctas) : static_cast<float>((all + ctas - 1) / ctas);
         const float most = each * static_cast<float>(unit_cycles<Shape>(chunks, strips)) / 16.0F;
         best = static_cast<std::uint32_t>(fminf(most, 67000000.0F)) << 5 | static_cast<std::uint32_t>(lane);
     }
