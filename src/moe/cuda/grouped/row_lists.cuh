@@ -150,6 +150,20 @@ __device__ __forceinline__ void place_experts(const RowLists& lists, int* begins
     }
 }
 
+/// Ids of every `step`-th route of a pass from `route` on, the last one's beyond the end. Nothing stands between the
+/// loads, so that all are on their way together.
+template <class Id, int Count>
+__device__ __forceinline__ void load_ids(const GroupedArgs& args, std::int64_t first, int routes, int route, int step,
+                                         std::int64_t (&ids)[Count]) {
+    const auto* const from = static_cast<const Id*>(args.ids.data);
+#pragma unroll
+    for (int i = 0; i < Count; ++i) {
+        const int at = min(route + i * step, routes - 1);
+        const int token = quotient(at, args.by_top_k);
+        ids[i] = from[(first + token) * args.ids.stride + at - token * args.top_k];
+    }
+}
+
 /// Fills the lists for `count` tokens from `first` on. Call by all threads; complete after the CTA's next barrier.
 template <class Shape>
 __device__ __forceinline__ void build_lists(const GroupedArgs& args, const RowLists& lists, std::uint8_t* memory,
@@ -162,19 +176,16 @@ __device__ __forceinline__ void build_lists(const GroupedArgs& args, const RowLi
     const int share = (routes + warps - 1) / warps;
     const ListScratch scratch(memory, experts, warps);
     for (int i = thread; i < warps * experts; i += threads) scratch.before[i] = 0;
-    constexpr int at_once = 4;  // loads that are on their way together
-    for (int begin = thread; begin < routes; begin += at_once * threads) {
-        std::int16_t experts_of[at_once] = {};
+    for (int begin = thread; begin < routes; begin += 4 * threads) {
+        std::int64_t ids[4];
+        if (args.ids.dtype == DType::i64)
+            load_ids<std::int64_t>(args, first, routes, begin, threads, ids);
+        else
+            load_ids<std::int32_t>(args, first, routes, begin, threads, ids);
 #pragma unroll
-        for (int i = 0; i < at_once; ++i) {
-            const int route = begin + i * threads;
-            if (route < routes)
-                experts_of[i] = static_cast<std::int16_t>(
-                    local_expert(args, load_id(args.ids, first + route / args.top_k, route % args.top_k)));
-        }
-#pragma unroll
-        for (int i = 0; i < at_once; ++i)
-            if (begin + i * threads < routes) lists.route_expert[begin + i * threads] = experts_of[i];
+        for (int i = 0; i < 4; ++i)
+            if (begin + i * threads < routes)
+                lists.route_expert[begin + i * threads] = static_cast<std::int16_t>(local_expert(args, ids[i]));
     }
     __syncthreads();
     rank_routes(lists, scratch, routes, experts, share);

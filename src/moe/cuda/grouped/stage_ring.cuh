@@ -15,8 +15,8 @@ namespace tokamak::moe::cuda {
 /// Named barrier of the feeding warps: what the first rows of a pass wait for should not be the first weights.
 inline constexpr int kRowsAhead = 2;
 
-/// A warp's part of the weights of a phase, stage by stage. A whole warp runs it: a lone lane's copies take so many instructions
-/// among busy warps that weights arrive late (docs/kernels/moe_grouped.md).
+/// A warp's part of the weights of a phase, stage by stage. A whole warp runs it: a lone lane's copies take so many
+/// instructions among busy warps that weights arrive late (docs/kernels/moe_grouped.md).
 template <class Shape>
 class WeightStream {
     using Weights = typename Shape::Weights;
@@ -79,8 +79,8 @@ class WeightStream {
     int chunks_;
     int chunk_;
     std::uint64_t policy_;  ///< where no other unit reads the same weights, they give way to the rows in the L2
-    int warp_;            ///< among the weights' warps, which take a unit's strips in turn
-    int strips_ = 0;      ///< of this warp in the unit
+    int warp_;              ///< among the weights' warps, which take a unit's strips in turn
+    int strips_ = 0;        ///< of this warp in the unit
     Unit unit_{};
     const std::uint8_t* source_ = nullptr;
 };

@@ -43,12 +43,12 @@ __device__ __forceinline__ int choose_units(const DecodeMatrix& matrix, int tile
     if (lane < Shape::kStrips) {
         const int units = (matrix.strips + lane) / (lane + 1);
         const int strips = (matrix.strips + units - 1) / units;
-        const auto ctas = static_cast<std::int64_t>(gridDim.x);
-        const std::int64_t all = static_cast<std::int64_t>(tiles) * units;
-        const std::int64_t cycles = unit_cycles<Shape>(chunks, strips);
-        const std::int64_t most = evened ? all * cycles / ctas : (all + ctas - 1) / ctas * cycles;
-        best =
-            static_cast<std::uint32_t>(min(most / 16, std::int64_t{0x3FFFFFF})) << 5 | static_cast<std::uint32_t>(lane);
+        const auto ctas = static_cast<int>(gridDim.x);
+        const int all = tiles * units;
+        const auto each =
+            evened ? static_cast<float>(all) / static_cast<float>(ctas) : static_cast<float>((all + ctas - 1) / ctas);
+        const float most = each * static_cast<float>(unit_cycles<Shape>(chunks, strips)) / 16.0F;
+        best = static_cast<std::uint32_t>(fminf(most, 67000000.0F)) << 5 | static_cast<std::uint32_t>(lane);
     }
     const int strips = static_cast<int>(__reduce_min_sync(0xFFFFFFFFU, best) % 32) + 1;
     return (matrix.strips + strips - 1) / strips;
@@ -73,9 +73,21 @@ __device__ __forceinline__ float gate_up_cost(const RowLists& lists, int cta) {
     const int all = lists.tile_count() * units;
     const int step = static_cast<int>(gridDim.x);
     int cost = 0;
-    if constexpr (Shape::Weights::kBoundByRows)
-        for (int unit = cta; unit < all; unit += step) cost += strip_cost<Shape>(lists.tiles[unit / units].rows);
-    else if (cta < all)
+    if constexpr (Shape::Weights::kBoundByRows) {
+        int tile = cta / units;  // a division for each unit would take a warp thousands of cycles
+        int part = cta - tile * units;
+        const int tiles_apart = step / units;
+        const int parts_apart = step - tiles_apart * units;
+        for (int unit = cta; unit < all; unit += step) {
+            cost += strip_cost<Shape>(lists.tiles[tile].rows);
+            tile += tiles_apart;
+            part += parts_apart;
+            if (part >= units) {
+                part -= units;
+                ++tile;
+            }
+        }
+    } else if (cta < all)
         cost = (all - cta + step - 1) / step * strip_cost<Shape>(0);
     return static_cast<float>(cost) / static_cast<float>(units);
 }
@@ -171,6 +183,8 @@ class UnitWalk {
           step_strips_(down ? 1 : Shape::kStepStrips),
           steps_((strips_ + step_strips_ - 1) / step_strips_),
           units_(lists.units(down)),
+          steps_each_(steps_ / max(units_, 1)),
+          longer_(steps_ - steps_each_ * units_),
           ranges_(lists.single_tiles() && (down || !Shape::kAnnounces)) {
         const int cta = static_cast<int>(blockIdx.x);
         if (!ranges_) {
@@ -194,14 +208,16 @@ class UnitWalk {
             next_ += unit.strips;
             return true;
         }
-        const int some_tile = next_ / units_;  // of the expert
-        const int first_tile = some_tile - lists_.tiles[some_tile].place;
-        const int count = lists_.tiles[some_tile].count;
-        const int index = next_ - first_tile * units_;
-        const int part = index / count;
-        const int begin = static_cast<int>(static_cast<std::int64_t>(steps_) * part / units_);
-        const int end = static_cast<int>(static_cast<std::int64_t>(steps_) * (part + 1) / units_);
-        take(unit, first_tile + index % count, begin, end - begin);
+        int tile = next_ / units_;
+        int part = next_ - tile * units_;
+        if (!lists_.single_tiles()) {  // that was some tile of the expert
+            const int first_tile = tile - lists_.tiles[tile].place;
+            const int count = lists_.tiles[tile].count;
+            const int index = next_ - first_tile * units_;
+            part = index / count;
+            tile = first_tile + index - part * count;
+        }
+        take(unit, tile, part * steps_each_ + min(part, longer_), steps_each_ + (part < longer_ ? 1 : 0));
         next_ += static_cast<int>(gridDim.x);
         return true;
     }
@@ -224,6 +240,8 @@ class UnitWalk {
     int step_strips_;
     int steps_;  ///< of a row tile
     int units_;
+    int steps_each_;  ///< of a unit; the first `longer_` have one more
+    int longer_;
     bool ranges_;
     int next_;
     int end_;

@@ -54,8 +54,8 @@ struct Tiles4Bit : PlainProducts {
     static constexpr bool kAnnounces = true;
     static constexpr bool kGlobalScales = false;
     static constexpr bool kBoundByRows = true;
-    static constexpr int kFirstStripCycles = 700;
-    static constexpr int kNextStripCycles = 450;
+    static constexpr int kFirstStripCycles = 750;
+    static constexpr int kNextStripCycles = 620;
 
     /// The lane's codes of one block of 64 columns and one slab of 16 rows: a word for each step of 16 columns.
     __device__ __forceinline__ static uint4 codes(const std::uint8_t* strip, int block, int slab, int lane) {
