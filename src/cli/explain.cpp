@@ -65,24 +65,21 @@ const MoeShape* shape_of_moe(const Options& options) {
     return options.shape.empty() ? nullptr : &moe_shape(options.shape);
 }
 
-/// fp8_block has e4m3 activations too, fp8_block_a16 has not: as in `bench` and `tune`.
-constexpr const char* kFp8A16 = "fp8_block_a16";
-
-WeightSpec weights_of(const Options& options, const MoeShape* shape) {
-    if (options.format == kFp8A16) return WeightSpec::fp8_block();
-    if (!options.format.empty()) return parse_weight_spec(options.format);
+/// As in `bench` and `tune`.
+MoeFormat format_of(const Options& options, const MoeShape* shape) {
+    if (!options.format.empty()) return parse_moe_format(options.format);
     if (shape == nullptr) invalid("explain {}: give --format, or a --shape", options.op);
-    return shape->formats.front();
+    return parse_moe_format(to_string(shape->formats.front()));
 }
 
 Plan explain_fused_moe(const Options& options) {
     const MoeShape* shape = shape_of_moe(options);
     moe::FusedMoeProblem problem;
-    const WeightSpec weights = weights_of(options, shape);
+    const auto [weights, quantize_activations] = format_of(options, shape);
     if (shape != nullptr) problem = fused_moe_problem(*shape, weights, options.max_tokens);
     problem.max_tokens = options.max_tokens;
     problem.weights = weights;
-    problem.quantize_activations = weights.format == WeightFormat::fp8_block && options.format != kFp8A16;
+    problem.quantize_activations = quantize_activations;
     problem.hidden = options.size("hidden", shape != nullptr ? shape->hidden : kUnset);
     problem.intermediate = options.size("intermediate", shape != nullptr ? shape->intermediate : kUnset);
     problem.num_experts = options.int_size("experts", shape != nullptr ? shape->experts : kUnset);
@@ -95,7 +92,11 @@ Plan explain_routed_gemm(const Options& options) {
     const MoeShape* shape = shape_of_moe(options);
     moe::RoutedGemmProblem problem;
     problem.max_tokens = options.max_tokens;
-    problem.weights = weights_of(options, shape);
+    const MoeFormat format = format_of(options, shape);
+    if (format.quantize_activations && format.weights.format != WeightFormat::fp8_block)
+        invalid("explain {}: --format is {}, but its activations are not quantised, expected {}", options.op,
+                options.format, to_string(format.weights));
+    problem.weights = format.weights;
     // With a shape: its down projection.
     problem.rows = options.size("rows", shape != nullptr ? shape->hidden : kUnset);
     problem.cols = options.size("cols", shape != nullptr ? shape->intermediate : kUnset);

@@ -45,10 +45,12 @@ std::vector<MoeShape> make_prefill_shapes() {
     for (const int ranks : {8, 16})
         shapes.push_back({"dsv3-ep" + std::to_string(ranks), 256, 7168, 2048, 8, formats, moe::Activation::swiglu(),
                           false, deepseek, 256 / ranks});
+    shapes.front().more_formats = {"int4_g32_a8", "mxfp4_a8"};
     for (const MoeShape& shape : moe_shapes()) {
         if (shape.name != "gpt-oss-120b" && shape.name != "qwen3-30b-a3b") continue;
         shapes.push_back(shape);
         shapes.back().formats = {shape.name == "gpt-oss-120b" ? WeightSpec::mxfp4() : WeightSpec::bf16()};
+        if (shape.name == "gpt-oss-120b") shapes.back().more_formats = {"mxfp4_a8"};
     }
     return shapes;
 }
@@ -78,6 +80,18 @@ const Shape* find(std::span<const Shape> shapes, std::string_view name) {
 }
 
 }  // namespace
+
+MoeFormat parse_moe_format(std::string_view name) {
+    if (name == "fp8_block_a16") return {WeightSpec::fp8_block(), false};
+    if (name == "mxfp4_a8") return {WeightSpec::mxfp4(), true};
+    if (name == "int4_g32_a8") return {WeightSpec::int4(32), true};
+    try {
+        const WeightSpec weights = parse_weight_spec(name);
+        return {weights, weights.format == WeightFormat::fp8_block};
+    } catch (const Error& error) {
+        fail(ErrorCode::parse, "{}; and as formats of a layer fp8_block_a16, mxfp4_a8, int4_g32_a8", error.what());
+    }
+}
 
 std::span<const MoeShape> moe_shapes() {
     static const std::vector<MoeShape> shapes = make_moe_shapes();

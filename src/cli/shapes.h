@@ -24,9 +24,21 @@ struct MoeShape {
     std::vector<WeightSpec> formats;  ///< the published one first
     moe::Activation activation;
     bool biases = false;
-    moe::RouteProblem routing;  ///< method, groups, renormalisation and scaling; no sizes
-    int local = 0;              ///< experts of this rank, the first of all; 0: all
+    moe::RouteProblem routing;              ///< method, groups, renormalisation and scaling; no sizes
+    int local = 0;                          ///< experts of this rank, the first of all; 0: all
+    std::vector<std::string> more_formats;  ///< names of what else matters for many tokens, as of parse_moe_format
 };
+
+/// What a layer computes with.
+struct MoeFormat {
+    WeightSpec weights;
+    bool quantize_activations = false;
+};
+
+/// The name of a layer's format says more than the weights: "fp8_block" has e4m3 activations and "fp8_block_a16" has
+/// not, "mxfp4_a8" and "int4_g32_a8" have them and "mxfp4" and "int4_g32" have not. Throws `parse` naming the known
+/// ones.
+MoeFormat parse_moe_format(std::string_view name);
 
 /// One pool of a sparse MLA shape. The cache is larger than what one token selects.
 struct MlaPoolShape {

@@ -25,8 +25,11 @@ constexpr std::size_t kWeightAlignment = 128;  ///< of a bulk copy
 void check_activation(const FusedMoeProblem& p) {
     check_finite(kOp, "activation.alpha", p.activation.alpha);
     check_finite(kOp, "activation.limit", p.activation.limit);
-    if (p.quantize_activations && p.weights.format != WeightFormat::fp8_block)
-        invalid("{}: `quantize_activations` is set for {} weights, expected fp8_block", kOp, to_string(p.weights));
+    const bool takes_e4m3 = p.weights.format == WeightFormat::fp8_block || p.weights.format == WeightFormat::mxfp4 ||
+                            p.weights == WeightSpec::int4(32);
+    if (p.quantize_activations && !takes_e4m3)
+        invalid("{}: `quantize_activations` is set for {} weights, expected fp8_block, mxfp4 or int4_g32", kOp,
+                to_string(p.weights));
 }
 
 void check_sizes(const FusedMoeProblem& p) {

@@ -26,13 +26,14 @@ TEST(PrefillCases, ShapesAndFormatsForManyTokens) {
     for (const MoeCase& layer : prefill_cases(prefill())) {
         names.insert(layer.shape->name + " " + layer.format);
         EXPECT_EQ(layer.problem.max_tokens, 32768);
-        EXPECT_EQ(layer.problem.quantize_activations, layer.format == "fp8_block");
+        EXPECT_EQ(layer.problem.quantize_activations, layer.format == "fp8_block" || layer.format.ends_with("_a8"));
         if (layer.shape->name == "dsv3-ep8") {
             EXPECT_EQ(layer.problem.num_experts, 256);
             EXPECT_EQ(layer.problem.num_local_experts, 32);
         }
     }
-    std::set<std::string> expected = {"gpt-oss-120b mxfp4", "qwen3-30b-a3b bf16"};
+    std::set<std::string> expected = {"gpt-oss-120b mxfp4", "gpt-oss-120b mxfp4_a8", "qwen3-30b-a3b bf16",
+                                      "dsv3-ep8 int4_g32_a8", "dsv3-ep8 mxfp4_a8"};
     for (const char* shape : {"dsv3-ep8", "dsv3-ep16"})
         for (const char* format : {"int4_g32", "nvfp4", "bf16", "fp8_block"})
             expected.insert(std::string(shape) + " " + format);
@@ -56,7 +57,8 @@ TEST(PrefillCases, EveryGoalBelongsToACallThatIsMeasured) {
     for (const MoeCase& layer : prefill_cases(prefill()))
         for (const std::int64_t tokens : prefill().token_counts())
             goals += prefill_target(layer.shape->name, layer.format, tokens) ? 1 : 0;
-    EXPECT_EQ(goals, 28);
+    EXPECT_EQ(goals, 30);
+    EXPECT_EQ(prefill_target("dsv3-ep8", "mxfp4_a8", 16384)->aim, 1500);
     EXPECT_EQ(prefill_target("dsv3-ep8", "fp8_block", 16384)->must, 1520);
     EXPECT_FALSE(prefill_target("dsv3-ep16", "bf16", 16384));
 }

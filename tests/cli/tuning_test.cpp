@@ -67,6 +67,10 @@ TEST(TuneCases, ANameMayCarryItsFormatAndASliceKnowsItsRank) {
     EXPECT_EQ(cases[0].format, "nvfp4");
     options.ep = 2;
     expect_error([&] { (void)tune_cases(options); }, "dsv3-ep8 is a rank's part already");
+    options.ep = 1;
+    options.shapes = {"dsv3-ep8:mxfp4_a8", "dsv3-ep8:mxfp4", "dsv3-ep8:fp8_block", "dsv3-ep8:fp8_block_a16"};
+    for (const TuneCase& one : tune_cases(options))
+        EXPECT_EQ(one.moe.quantize_activations, one.format == "mxfp4_a8" || one.format == "fp8_block") << one.format;
 }
 
 TEST(TuneCases, EverythingIsWhatTheBenchmarksNameEachProblemOnce) {

@@ -31,14 +31,14 @@ FusedMoeProblem problem_of(const Shape& shape) {
 
 DecodeVariant chosen_gather(const Shape& shape, std::int64_t tokens) {
     const FusedMoeProblem problem = problem_of(shape);
-    const DecodeInstance instance = *gather_instance(shape.weights, true);
+    const DecodeInstance instance = *gather_instance(shape.weights, shape.weights.format == WeightFormat::fp8_block);
     const auto variants = gather_variants(instance, problem, gather_pass_tokens(problem), kSharedLimit);
     return variants.at(choose_gather_variant(instance, variants, problem, tokens));
 }
 
 std::string chosen(const Shape& shape, std::int64_t tokens) {
     const FusedMoeProblem problem = problem_of(shape);
-    const DecodeInstance instance = *decode_instance(shape.weights, true);
+    const DecodeInstance instance = *decode_instance(shape.weights, shape.weights.format == WeightFormat::fp8_block);
     const auto variants = decode_variants(instance, problem, kSharedLimit);
     return variants.at(choose_variant(instance, variants, problem, kMultiprocessors, tokens)).name;
 }

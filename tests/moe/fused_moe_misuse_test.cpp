@@ -57,7 +57,16 @@ TEST(FusedMoeMisuse, ProblemsAreRefused) {
         {[](auto& p) { p.hidden = p.intermediate = std::int64_t{1} << 40; }, {"2^63"}},
         {[](auto& p) { p.act_dtype = DType::e4m3; }, {"`act_dtype` is e4m3", "bf16 or f16 or f32"}},
         {[](auto& p) { p.out_dtype = DType::i32; }, {"`out_dtype` is i32"}},
-        {[](auto& p) { p.quantize_activations = true; }, {"`quantize_activations`", "mxfp4", "fp8_block"}},
+        {[](auto& p) {
+             p.quantize_activations = true;
+             p.weights = WeightSpec::nvfp4();
+         },
+         {"`quantize_activations`", "nvfp4", "fp8_block, mxfp4 or int4_g32"}},
+        {[](auto& p) {
+             p.quantize_activations = true;
+             p.weights = WeightSpec::int4(64);
+         },
+         {"`quantize_activations`", "int4_g64"}},
         {[](auto& p) { p.activation.limit = std::nanf(""); }, {"`activation.limit` is nan"}},
         {[](auto& p) { p.activation.alpha = std::numeric_limits<float>::infinity(); }, {"`activation.alpha` is inf"}},
     };

@@ -68,6 +68,20 @@ TEST(RefusedVariants, AreNeverLegalOnesAndHaveAReason) {
         }
 }
 
+/// 4-bit weights with e4m3 activations have no kernel, and none takes them for what they are not.
+TEST(RefusedVariants, QuantisedActivationsWithFourBitWeights) {
+    for (const WeightSpec& weights : {WeightSpec::int4(32), WeightSpec::mxfp4()})
+        for (const int top_k : {1, 8}) {
+            FusedMoeProblem problem = problem_of(weights, top_k);
+            problem.quantize_activations = true;
+            const Sorted all = sorted(problem);
+            EXPECT_TRUE(all.legal.empty());
+            for (const char* kernel : {"decode", "gather", "grouped", "wide", "single"})
+                EXPECT_EQ(all.reason(kernel), "no kernel for " + to_string(weights) + " with e4m3 activations")
+                    << kernel;
+        }
+}
+
 TEST(RefusedVariants, SayWhatIsMissing) {
     EXPECT_NE(sorted(problem_of(WeightSpec::int4(32), 33)).reason("grouped").find("top_k is 33"), std::string::npos);
     EXPECT_NE(sorted(problem_of(WeightSpec::int4(32), 33)).reason("single").find("top_k is 33"), std::string::npos);

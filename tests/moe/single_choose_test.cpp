@@ -23,12 +23,15 @@ FusedMoeProblem problem_of(const WeightSpec& weights, int experts, int top_k, in
 }
 
 std::vector<SingleVariant> variants_of(const FusedMoeProblem& problem) {
-    return single_variants(*single_instance(problem.weights, true), problem, kMultiprocessors, kSharedLimit);
+    return single_variants(*single_instance(problem.weights, problem.weights.format == WeightFormat::fp8_block),
+                           problem, kMultiprocessors, kSharedLimit);
 }
 
 std::string chosen(const FusedMoeProblem& problem) {
     const auto variants = variants_of(problem);
-    return variants.at(choose_single(*single_instance(problem.weights, true), variants, problem, kMultiprocessors))
+    return variants
+        .at(choose_single(*single_instance(problem.weights, problem.weights.format == WeightFormat::fp8_block),
+                          variants, problem, kMultiprocessors))
         .name;
 }
 
@@ -91,7 +94,8 @@ TEST(SingleChoice, WhatIsPublishedFitsTheRunsOfEveryShape) {
                     SCOPED_TRACE(to_string(weights) + " " + std::to_string(size) + " x " +
                                  std::to_string(intermediate));
                     for (const SingleVariant& variant : variants_of(problem)) {
-                        expect_room(problem, variant, single_instance(weights, true)->warps);
+                        expect_room(problem, variant,
+                                    single_instance(weights, weights.format == WeightFormat::fp8_block)->warps);
                         EXPECT_LE(variant.shared.bytes, static_cast<int>(kSharedLimit));
                     }
                 }

@@ -48,7 +48,7 @@ struct FusedMoeProblem {
     WeightSpec weights{};
     Activation activation{};
     RoutingWeight routing_weight = RoutingWeight::output;
-    /// fp8_block: token rows and intermediate go through e4m3 with 1x128 scales, instead of being rounded to act_dtype
+    /// fp8_block, on the CPU also mxfp4 and int4_g32: rows and intermediate become e4m3 with 1x128 scales
     bool quantize_activations = false;
     DType act_dtype = DType::bf16;  ///< x: bf16, f16 or f32 (CUDA: bf16)
     DType out_dtype = DType::bf16;  ///< bf16, f16, f32; f64: the CPU's oracle variant
@@ -89,8 +89,8 @@ PackedLayout down_layout(const FusedMoeProblem& problem);
 
 Support supports(const FusedMoeProblem& problem, Device device);
 /// Allocates host memory only. CPU variants: "cpu_f32" (default; int4 weights are rounded to a 16-bit act_dtype, as the
-/// matrix units' operands are), "cpu_f64" (the oracle: f64 sums, neither those weights nor the intermediate rounded).
-/// `max_workspace_bytes` makes a call work in chunks of tokens; the results are the same bits.
+/// matrix units' operands are, but for quantised x), "cpu_f64" (the oracle: f64 sums, neither those weights nor the
+/// intermediate rounded). `max_workspace_bytes` makes a call work in chunks of tokens; the results are the same bits.
 FusedMoePlan make_plan(const FusedMoeProblem& problem, Device device, const PlanOptions& options = {});
 /// Allocates nothing, synchronises nothing, legal in capture. Checks everything before the first write.
 void run(const FusedMoePlan& plan, const FusedMoeArgs& args, const Workspace& workspace, Stream stream = {});

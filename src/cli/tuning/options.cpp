@@ -134,16 +134,13 @@ std::vector<Choice<MlaShape>> mla_choices(const TuneOptions& options) {
     return choices;
 }
 
-/// "fp8_block" has e4m3 activations, "fp8_block_a16" has not.
 TuneCase moe_case(const TuneOptions& options, const Choice<MoeShape>& choice, const std::string& format) {
     const MoeShape& shape = *choice.shape;
-    const bool a16 = format == "fp8_block_a16";
-    const WeightSpec weights =
-        parsed(options, choice.format_option, [&] { return parse_weight_spec(a16 ? "fp8_block" : format); });
+    const MoeFormat of = parsed(options, choice.format_option, [&] { return parse_moe_format(format); });
     TuneCase one{
         .op = "fused_moe", .shape = shape.name, .format = format, .named = choice.named, .moe_shape = choice.shape};
-    one.moe = fused_moe_problem(shape, weights, options.buckets().back());
-    one.moe.quantize_activations = weights.format == WeightFormat::fp8_block && !a16;
+    one.moe = fused_moe_problem(shape, of.weights, options.buckets().back());
+    one.moe.quantize_activations = of.quantize_activations;
     if (options.ep == 1) return one;
     if (shape.local > 0)
         invalid("tune moe: --ep is {}, expected 1: {} is a rank's part already", options.ep, shape.name);

@@ -21,8 +21,8 @@ TOKAMAK_CPU_CLONES void round_to_f16(float* values, std::int64_t count) {
 
 void round_operands(const ExpertMatrices& matrices, float* values, std::int64_t count) {
     if (matrices.layout.spec.format != WeightFormat::int4) return;
-    if (matrices.act_dtype == DType::bf16) round_to_bf16(values, count);
-    if (matrices.act_dtype == DType::f16) round_to_f16(values, count);
+    if (matrices.operand_dtype == DType::bf16) round_to_bf16(values, count);
+    if (matrices.operand_dtype == DType::f16) round_to_f16(values, count);
 }
 
 /// Decodes columns [col, col + cols) of kBlockRows packed rows; zeros up to the padded width.

@@ -30,8 +30,8 @@ struct Rows {
 /// One packed matrix per local expert.
 struct ExpertMatrices {
     const PackedLayout& layout;
-    const Tensor& packed;  ///< u8 [local experts, layout bytes], experts may be strided
-    DType act_dtype = DType::bf16;
+    const Tensor& packed;               ///< u8 [local experts, layout bytes], experts may be strided
+    DType operand_dtype = DType::bf16;  ///< 16 bits: int4 weights are rounded to it
 
     [[nodiscard]] std::span<const std::byte> of(std::int64_t expert) const noexcept {
         return {packed.as<const std::byte>() + expert * packed.stride(0), layout.matrix_bytes};
@@ -40,8 +40,9 @@ struct ExpertMatrices {
 
 /// sums[(p - begin) * kBlockRows + r] = dot(x of position p, packed row first_row + r) for the positions of one expert.
 /// `weights` is a thread's scratch. Weights are code times scale in f32; the float variant rounds those of int4 to
-/// act_dtype, because they meet 16-bit activations as 16-bit operands. (Those of bf16 and mxfp4 and nvfp4's codes
-/// times group scales are exact in 16 bits; fp8_block scales and global scales apply after the products.)
+/// operand_dtype, because they meet 16-bit activations as 16-bit operands. (Those of bf16 and mxfp4 and nvfp4's codes
+/// times group scales are exact in 16 bits; fp8_block scales, global scales and, where activations are e4m3, those of
+/// int4 apply after the products.)
 template <class Acc>
 void multiply_block(const ExpertMatrices& matrices, std::int64_t expert, std::int64_t first_row, const Rows<Acc>& x,
                     std::int64_t begin, std::int64_t end, Acc* weights, Acc* sums);

@@ -26,6 +26,11 @@ Acc round_activation(const FusedMoeProblem& problem, Acc value) noexcept {
         return value;
 }
 
+/// What int4 weights are rounded to: where activations are e4m3, so are their codes, and nothing is rounded.
+DType operand_dtype(const FusedMoeProblem& problem) noexcept {
+    return problem.quantize_activations ? DType::e4m3 : problem.act_dtype;
+}
+
 /// Activates the sums of one expert and one block of intermediate columns.
 template <class Acc>
 void activate_block(const FusedMoeProblem& problem, const Tensor& bias, std::int64_t expert, std::int64_t first_col,
@@ -56,7 +61,7 @@ template <class Acc>
 void make_intermediate(const FusedMoeState& state, const FusedMoeArgs& args, const Chunk& chunk, const Rows<Acc>& x,
                        const Rows<Acc>& intermediate) {
     const Scratch& scratch = chunk.scratch;
-    const ExpertMatrices matrices{state.gate_up, args.gate_up, state.problem.act_dtype};
+    const ExpertMatrices matrices{state.gate_up, args.gate_up, operand_dtype(state.problem)};
     const std::int64_t blocks = (state.problem.intermediate + kGateRows - 1) / kGateRows;
     parallel_for(blocks, scratch.threads, block_cost(chunk, state.gate_up), [&](std::int64_t block, int thread) {
         auto* const weights = scratch.of_thread<Acc>(scratch.weights, chunk.workspace, thread);
@@ -96,7 +101,7 @@ void fused_moe(const FusedMoeState& state, const FusedMoeArgs& args, std::int64_
         const Chunk chunk{scratch, workspace, groups, first, count, problem.top_k};
         const Rows<Acc> x = load_input_rows<Acc>(chunk, input);
         make_intermediate(state, args, chunk, x, intermediate);
-        project_and_combine(chunk, intermediate, {state.down, args.down, problem.act_dtype}, combine);
+        project_and_combine(chunk, intermediate, {state.down, args.down, operand_dtype(problem)}, combine);
     }
 }
 

@@ -184,6 +184,7 @@ double distance(double a, double b) { return std::abs(std::log2(a / b)); }
 }  // namespace
 
 std::optional<DecodeInstance> decode_instance(const WeightSpec& spec, bool quantized) {
+    if (quantized && spec.format != WeightFormat::fp8_block) return std::nullopt;
     switch (spec.format) {
         case WeightFormat::bf16: return decode_bf16();
         case WeightFormat::fp8_block: return quantized ? decode_fp8_block() : decode_fp8_block_a16();
@@ -218,6 +219,7 @@ std::optional<DecodeInstance> decode_logits_instance(const WeightSpec& spec, boo
 }
 
 std::optional<DecodeInstance> gather_instance(const WeightSpec& spec, bool quantized) {
+    if (quantized && spec.format != WeightFormat::fp8_block) return std::nullopt;
     switch (spec.format) {
         case WeightFormat::bf16: return gather_bf16();
         case WeightFormat::fp8_block: return quantized ? gather_fp8_block() : gather_fp8_block_a16();

@@ -16,10 +16,6 @@ const std::string& name_of(const SingleVariant& variant) { return variant.name; 
 std::string name_of(const GroupedVariant& variant) { return variant.instance.name; }
 std::string name_of(const WideVariant& variant) { return variant.instance.name; }
 
-std::string weights_text(const FusedMoeProblem& p) {
-    return to_string(p.weights) + (p.quantize_activations ? " with e4m3 activations" : "");
-}
-
 class Refused {
   public:
     Refused(const FusedMoeProblem& problem, const DeviceInfo& info, const std::vector<std::string>& legal)
@@ -78,6 +74,10 @@ std::string why_not_single(const FusedMoeProblem& p, const LegalVariants& legal,
 }
 
 }  // namespace
+
+std::string weights_text(const FusedMoeProblem& problem) {
+    return to_string(problem.weights) + (problem.quantize_activations ? " with e4m3 activations" : "");
+}
 
 std::vector<std::pair<std::string, std::string>> refused_variants(const FusedMoeProblem& p, const FusedMoeCuda& cuda,
                                                                   const DeviceInfo& info, const LegalVariants& legal) {

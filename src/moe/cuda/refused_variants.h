@@ -10,6 +10,9 @@
 
 namespace tokamak::moe::cuda {
 
+/// The weights and, where they are quantised, the activations.
+std::string weights_text(const FusedMoeProblem& problem);
+
 /// Names with reasons, those of a kernel that has no variant for the problem under the kernel's name. `cuda` has its
 /// grid and the tokens of its passes. Pure.
 std::vector<std::pair<std::string, std::string>> refused_variants(const FusedMoeProblem& problem,

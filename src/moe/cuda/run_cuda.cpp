@@ -42,14 +42,15 @@ const DeviceInfo& existing_device(Device device) {
 }
 
 void require_options(const FusedMoeProblem& p, Device device) {
-    if (!decode_instance(p.weights, p.quantize_activations) &&
-        grouped_instances(p.weights, p.quantize_activations).empty())
-        unsupported(device, "weights {} have no CUDA kernel", to_string(p.weights));
+    const bool many = !grouped_instances(p.weights, p.quantize_activations).empty() ||
+                      !wide_instances(p.weights, p.quantize_activations).empty();
+    if (!many && !decode_instance(p.weights, p.quantize_activations))
+        unsupported(device, "weights {} have no CUDA kernel", weights_text(p));
     if (p.act_dtype != DType::bf16)
         unsupported(device, "`act_dtype` is {}, the CUDA kernels take bf16", to_string(p.act_dtype));
     if (p.out_dtype == DType::f64) unsupported(device, "`out_dtype` f64 is the CPU oracle's alone");
-    if (p.batched_experts && grouped_instances(p.weights, p.quantize_activations).empty())
-        unsupported(device, "`batched_experts` with weights {} has no kernel", to_string(p.weights));
+    if (p.batched_experts && !many)
+        unsupported(device, "`batched_experts` with weights {} has no kernel", weights_text(p));
     if (p.route && (p.top_k > kMostRoutedChoices || p.route->num_groups > kMostRoutedChoices))
         unsupported(device, "`route` with top_k {} and {} groups, expected at most {} of both", p.top_k,
                     p.route->num_groups, kMostRoutedChoices);
@@ -102,7 +103,7 @@ void require(const FusedMoeProblem& problem, Device device) {
     require_options(problem, device);
     const FusedMoeCuda smallest{.grid = info.multiprocessors, .pass_tokens = 1, .grid_pass_tokens = 1};
     const LegalVariants legal = legal_variants(problem, smallest, info, {});
-    if (legal.decode.empty() && legal.grouped.empty())
+    if (legal.decode.empty() && legal.grouped.empty() && legal.wide.empty())
         unsupported(device,
                     "hidden {}, intermediate {}, {} experts and top_k {} do not fit into {} bytes of shared memory",
                     problem.hidden, problem.intermediate, problem.num_experts, problem.top_k, info.shared_memory_bytes);

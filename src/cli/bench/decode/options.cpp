@@ -21,11 +21,10 @@ bool contains(const auto& list, const auto& value) {
 }
 
 MoeCase make_case(const MoeShape& shape, const std::string& format, std::int64_t max_tokens) {
-    const bool a16 = format == "fp8_block_a16";
-    const WeightSpec weights = a16 ? WeightSpec::fp8_block() : parse_weight_spec(format);
+    const auto [weights, quantize_activations] = parse_moe_format(format);
     MoeCase result{&shape, format, fused_moe_problem(shape, weights, max_tokens), false};
-    result.problem.quantize_activations = weights.format == WeightFormat::fp8_block && !a16;
-    result.published = !a16 && contains(shape.formats, weights);
+    result.problem.quantize_activations = quantize_activations;
+    result.published = to_string(weights) == format && contains(shape.formats, weights);
     return result;
 }
 
@@ -99,8 +98,10 @@ std::vector<MoeCase> prefill_cases(const DecodeOptions& options) {
     std::vector<MoeCase> cases;
     for (const MoeShape* shape : chosen_shapes(options, moe_prefill_shapes(), moe_shape)) {
         std::vector<std::string> formats = options.formats;
-        if (formats.empty())
+        if (formats.empty()) {
             for (const WeightSpec& spec : shape->formats) formats.push_back(to_string(spec));
+            formats.insert(formats.end(), shape->more_formats.begin(), shape->more_formats.end());
+        }
         for (const std::string& format : formats) cases.push_back(make_case(*shape, format, options.max_tokens()));
     }
     return cases;

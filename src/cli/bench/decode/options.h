@@ -37,8 +37,7 @@ struct DecodeOptions {
     [[nodiscard]] std::int64_t max_tokens() const;
 };
 
-/// A whole layer of a shape in a format. The name of the format says more than the weights: fp8_block has e4m3
-/// activations, fp8_block_a16 has not.
+/// A whole layer of a shape in a format (parse_moe_format).
 struct MoeCase {
     const MoeShape* shape = nullptr;
     std::string format;

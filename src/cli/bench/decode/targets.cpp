@@ -72,6 +72,8 @@ constexpr Entry kPrefill[] = {
     {"dsv3-ep8", "fp8_block", 2048, 395, kGemms, 420, 360},
     {"dsv3-ep8", "fp8_block", 4096, 492, kGemms, 530, 425},
     {"dsv3-ep8", "fp8_block", 16384, 1283, kGemms, 1520, 1400},
+    {"dsv3-ep8", "int4_g32_a8", 16384, 0, "", 1900, 1500},
+    {"dsv3-ep8", "mxfp4_a8", 16384, 0, "", 1900, 1500},
     {"dsv3-ep8", "bf16", 512, 704, kGemms, 720, 650},
     {"dsv3-ep8", "bf16", 1024, 0, "", 740, 660},
     {"dsv3-ep8", "bf16", 2048, 695, kGemms, 760, 680},

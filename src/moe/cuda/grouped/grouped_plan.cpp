@@ -59,6 +59,7 @@ std::vector<GroupedVariant> fitting(const std::vector<GroupedInstance>& instance
 }  // namespace
 
 std::vector<GroupedInstance> grouped_instances(const WeightSpec& spec, bool quantized) {
+    if (quantized && spec.format != WeightFormat::fp8_block) return {};
     switch (spec.format) {
         case WeightFormat::bf16: return grouped_bf16();
         case WeightFormat::fp8_block: return quantized ? grouped_fp8_block() : grouped_fp8_block_a16();

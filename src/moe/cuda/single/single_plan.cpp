@@ -85,6 +85,7 @@ std::int64_t lay_out(const DecodeInstance& instance, const FusedMoeProblem& p, i
 }  // namespace
 
 std::optional<DecodeInstance> single_instance(const WeightSpec& spec, bool quantized) {
+    if (quantized && spec.format != WeightFormat::fp8_block) return std::nullopt;
     switch (spec.format) {
         case WeightFormat::bf16: return single_bf16();
         case WeightFormat::fp8_block: return quantized ? single_fp8_block() : single_fp8_block_a16();

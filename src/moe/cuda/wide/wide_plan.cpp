@@ -45,6 +45,7 @@ std::int64_t lay_out(std::int64_t experts, WideVariant& variant) {
 }  // namespace
 
 std::vector<WideInstance> wide_instances(const WeightSpec& spec, bool quantized) {
+    if (quantized && spec.format != WeightFormat::fp8_block) return {};
     switch (spec.format) {
         case WeightFormat::fp8_block:
             if (quantized) return {wide_fp8_block_n128()};
