@@ -59,7 +59,10 @@ verdict() {
   found=$(grep -oE 'ERROR SUMMARY: [0-9]+|RACECHECK SUMMARY: [0-9]+' "$log" | tail -n 1 | grep -oE '[0-9]+$')
   lost=$(grep -c 'Internal Sanitizer Error' "$log")  # counted among the errors
   [ -n "$found" ] && [ "$lost" -gt 0 ] && found=$((found - lost))
-  if [ -z "$found" ]; then text="no end"; else text="$found found"; fi
+  text="$found found"
+  if [ -z "$found" ]; then
+    case $status in 124 | 137) text="no end" ;; *) text="status $status" ;; esac
+  fi
   [ "$found" = 0 ] && text=clean
   [ "$text" = clean ] && [ "$status" != 0 ] && text="status $status"
   [ "$lost" -gt 0 ] && text="$text, $lost lost"
@@ -67,6 +70,7 @@ verdict() {
   echo "$text"
 }
 
+command -v compute-sanitizer >/dev/null || { echo "sanitize.sh: no compute-sanitizer on PATH" >&2; exit 2; }
 export -f run_one
 export out limit bin
 for tool in $tools; do
@@ -81,7 +85,7 @@ while IFS='|' read -r name _; do
   printf '%-18s' "$name"
   for tool in $tools; do
     text=$(verdict "$out/$name.$tool.log" "$out/$name.$tool.journal")
-    case $tool$text in racecheck*) ;; *found*) bad=1 ;; esac
+    case $tool$text in racecheck*found*) ;; *found* | *status*) bad=1 ;; esac
     printf ' %-18s' "$text"
   done
   echo

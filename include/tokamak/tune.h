@@ -108,7 +108,8 @@ struct Options {
     /// asked about the default.
     std::function<std::string(const std::string& variant, std::int64_t tokens)> leave_out{};
     double between = 0;  ///< where the winner of a token count is slower by more than this share in the middle between
-                         ///< it and the count below, the middle gets a row of its own, and so on; 0: nowhere
+                         ///< it and the count below, the middle gets a row of its own, and so on, and the last
+                         ///< count before the default changes is measured too; 0: nowhere
     double candidate_seconds = 5;  ///< a candidate that takes longer for one call counts as hung
     bool retry_failed = false;     ///< also candidates that the user's store lists as failed for this build
     std::function<void(const Progress&)> progress{};

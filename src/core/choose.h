@@ -42,8 +42,8 @@ struct ChooseRequest {
 std::string stored_key(const char* op, const std::string& fields, const PlanOptions& options, int multiprocessors);
 
 /// What the heuristic takes: a row for each token bucket up to max_tokens (a single row 0 for max_tokens 0), and for
-/// each count between them from which on its answer differs from that for more tokens. It is asked at every count up to
-/// 32, every fourth up to 256, every 64th up to 1024, and at the buckets.
+/// each count between them that is the last one before its answer changes. It is asked at every count up to 32, every
+/// fourth up to 256, every 64th up to 1024, and at the buckets; other counts take the next one's answer.
 std::vector<PlanRow> heuristic_rows(const ChooseRequest& request);
 
 /// The row for a call of so many tokens. `rows` are ascending, at least one; above them the last.

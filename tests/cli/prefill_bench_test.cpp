@@ -52,7 +52,7 @@ TEST(PrefillCalls, EveryCountWithEveryRoutingAndTheEagerModesWithTheFirst) {
     EXPECT_EQ(calls.size(), 50U);
 }
 
-TEST(PrefillCases, EveryGoalBelongsToACallThatIsMeasured) {
+TEST(PrefillCases, EveryGoalBelongsToACase) {
     int goals = 0;
     for (const MoeCase& layer : prefill_cases(prefill()))
         for (const std::int64_t tokens : prefill().token_counts())

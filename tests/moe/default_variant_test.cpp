@@ -61,7 +61,9 @@ TEST(DefaultVariant, RowsAreGatheredWhileExpertsHaveFewOfThem) {
     for (const std::int64_t tokens : {9, 64, 128}) EXPECT_EQ(family(kFewRows, tokens), "gather") << tokens;
     EXPECT_EQ(family(kGptOss, 64), "gather");
     EXPECT_EQ(family(kKimi, 64), "grouped");
-    EXPECT_EQ(family(kFp8, 64), "grouped");
+    EXPECT_EQ(family(kFewRows, 136), "grouped") << "a second pass reads weights again";
+    EXPECT_EQ(family(kKimi, 32), "grouped") << "one in eleven experts has more than 8 rows";
+    EXPECT_EQ(family(kFp8, 32), "grouped");
     EXPECT_EQ(family(kNvfp4, 16), "gather") << "4 rows of an expert";
     EXPECT_EQ(family(kNvfp4, 64), "grouped") << "16";
 }
@@ -72,13 +74,13 @@ TEST(DefaultVariant, ManyRowsGoToTheWideKernelLongOnesSooner) {
     const FusedMoeProblem groups = problem_of(WeightSpec::int4(128), 48, 7168, 2048, 8);
     EXPECT_EQ(family(groups, 287), "grouped");
     EXPECT_EQ(family(groups, 288), "wide") << "48";
-    EXPECT_EQ(family(kGptOss, 895), "grouped");
-    EXPECT_EQ(family(kGptOss, 896), "wide") << "28";
+    EXPECT_EQ(family(kGptOss, 1023), "grouped");
+    EXPECT_EQ(family(kGptOss, 1024), "wide") << "32";
     EXPECT_EQ(family(problem_of(WeightSpec::bf16(), 256, 7168, 2048, 8), 512), "wide") << "16";
-    EXPECT_EQ(family(kNvfp4, 95), "grouped");
-    EXPECT_EQ(family(kNvfp4, 96), "wide") << "24";
-    EXPECT_EQ(family(kFp8, 127), "grouped");
-    EXPECT_EQ(family(kFp8, 128), "wide") << "32 rows of an expert";
+    EXPECT_EQ(family(kNvfp4, 111), "grouped");
+    EXPECT_EQ(family(kNvfp4, 112), "wide") << "28";
+    EXPECT_EQ(family(kFp8, 63), "grouped");
+    EXPECT_EQ(family(kFp8, 64), "wide") << "16 rows of an expert";
     FusedMoeProblem exact = kFp8;
     exact.quantize_activations = false;
     EXPECT_EQ(family(exact, 16384), "grouped") << "there is no wide kernel";
@@ -106,6 +108,7 @@ TEST(DefaultVariant, TheGroupedKernelCombinesUpTo32Slots) {
     exact.top_k = 33;
     EXPECT_EQ(family(exact, 4096), "gather");
     EXPECT_EQ(family(problem_of(WeightSpec::bf16(), 64, 1024, 512, 40), 4096), "wide");
+    EXPECT_EQ(family(problem_of(WeightSpec::bf16(), 64, 65536, 512, 33), 1), "wide") << "rows too long for the others";
 }
 
 TEST(DefaultVariant, LimitedWorkspacesKeepTheKernelsAndShortenTheirPasses) {

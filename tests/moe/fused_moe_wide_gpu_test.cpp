@@ -13,7 +13,7 @@ void expect_wide(const FusedMoeCase& c, std::uint64_t purpose, std::initializer_
     expect_reference(c, purpose, counts, "wide");
 }
 
-/// There is one for what these tests ask.
+/// At least one for what these tests ask.
 std::vector<std::string> wide_variants(const FusedMoeProblem& problem) {
     const std::vector<std::string> names = gpu_variants(problem, "wide");
     EXPECT_FALSE(names.empty());

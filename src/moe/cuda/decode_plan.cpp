@@ -202,6 +202,7 @@ std::optional<DecodeInstance> decode_instance(const WeightSpec& spec, bool quant
 }
 
 std::optional<DecodeInstance> decode_logits_instance(const WeightSpec& spec, bool quantized) {
+    if (quantized && spec.format != WeightFormat::fp8_block) return std::nullopt;
     switch (spec.format) {
         case WeightFormat::bf16: return decode_logits_bf16();
         case WeightFormat::fp8_block: return quantized ? decode_logits_fp8_block() : decode_logits_fp8_block_a16();

@@ -43,8 +43,10 @@ std::vector<DecodeVariant> gather_variants(const DecodeInstance& instance, const
 /// How often a call reads an expert's weights with groups of up to `group_rows` of its routes, in passes of
 /// `pass_tokens`, for uniform routing: 1 where its rows always fit one group.
 double expected_reads(const FusedMoeProblem& problem, std::int64_t tokens, std::int64_t pass_tokens, int group_rows);
-/// Up to so many reads the gathered form is faster than the grouped kernel (docs/kernels/moe_decode.md).
-inline constexpr double kMostGatherReads = 1.25;
+/// Up to so many reads the gathered form is faster than the grouped kernel: in results/h200/tuning.json at 1.02
+/// (dsv3-tp8, 128 tokens, 248 us and 264), no more at 1.09 (kimi-k2-e48, 32 tokens, 429 and 331) or 1.22 (136 tokens of
+/// dsv3-tp8, two passes, 308 and 269).
+inline constexpr double kMostGatherReads = 1.06;
 /// Index of the variant whose teams suit a call of `tokens` on `sms` SMs best, for uniform routing.
 std::size_t choose_variant(const DecodeInstance& instance, const std::vector<DecodeVariant>& variants,
                            const FusedMoeProblem& problem, int sms, std::int64_t tokens);

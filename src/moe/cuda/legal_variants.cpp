@@ -55,21 +55,23 @@ bool has_rows(const FusedMoeProblem& p, std::int64_t tokens, std::int64_t rows) 
     return tokens * p.top_k >= rows * p.num_experts;
 }
 
-/// Rows of an expert from which on the wide kernel is the faster. Long rows (dsv3-ep8): at 32 rows int4 453 us as
-/// grouped_r256 and 394 as wide_n64, nvfp4 536 and 410, at 16 rows int4 306 as grouped_r384 and 360, nvfp4 325 and 385;
-/// bf16 at 16 rows 712 and 726. Short ones: gpt-oss-120b at 16 / 32 rows 667 / 1013 us and 873 / 955, qwen3-30b-a3b
-/// bf16 323 / 380 and 331 / 346.
+/// Rows of an expert from which on the wide kernel is the faster (grouped / wide, us, results/h200/tuning.json). Long
+/// rows, dsv3-ep8: int4_g32 at 16 / 22 / 32 rows 282 325 409 / 319 318 342 (kimi-k2-e48: only from 43 on), nvfp4 at 22
+/// / 32 346 495 / 374 403, bf16 at 8 / 16 699 732 / 690 704, fp8_block at 8 / 16 372 402 / 367 378. Short ones:
+/// gpt-oss-120b mxfp4 at 26 / 32 / 40 825 936 1183 / 893 941 1025, qwen3-30b-a3b bf16 at 30 / 32 350 398 / 364 368.
 std::int64_t wide_from(const FusedMoeProblem& p) {
     const bool narrow = p.weights.format != WeightFormat::int4 || p.weights.group_size == 32;
-    if (p.weights.format == WeightFormat::fp8_block) return p.hidden >= 4096 ? 32 : 56;
-    if (p.hidden < 4096) return narrow ? 28 : 56;
+    if (p.weights.format == WeightFormat::fp8_block) return p.hidden >= 4096 ? 16 : 56;
+    if (p.hidden < 4096) return narrow ? 32 : 56;
     if (p.weights.format == WeightFormat::bf16) return 16;
+    if (p.weights.format == WeightFormat::nvfp4) return 28;
     return narrow ? 24 : 48;
 }
 
 /// Whether the wide kernel is the faster; where gathered rows are the alternative, between 8 and 16 rows.
 bool prefers_wide(const FusedMoeProblem& p, std::int64_t tokens, const LegalVariants& legal) {
     if (legal.wide.empty()) return false;
+    if (legal.decode.empty() && legal.gather.empty() && legal.grouped.empty()) return true;
     return has_rows(p, tokens, legal.grouped.empty() ? 12 : wide_from(p));
 }
 

@@ -118,10 +118,14 @@ Timing DecodeBench::time_paced(const std::function<void()>& work, int calls, dou
 void DecodeBench::time_sustained(const std::function<void()>& work, int calls, DecodeFacts& facts) {
     std::vector<double> last;
     const double begin = now_ms();
-    while (now_ms() < begin + kSustainedMs) {
-        if (last.empty() && now_ms() > begin + kSustainedMs * 2 / 3) meter_.begin(stream_.stream());
+    bool counts = false;
+    while (now_ms() < begin + kSustainedMs || last.empty()) {
+        if (!counts && now_ms() >= begin + kSustainedMs * 2 / 3) {
+            meter_.begin(stream_.stream());
+            counts = true;
+        }
         const double us = cuda::time_once(stream_, work);
-        if (now_ms() > begin + kSustainedMs * 2 / 3) last.push_back(us / calls);
+        if (counts) last.push_back(us / calls);
     }
     meter_.end(stream_.stream());
     synchronize(device(), stream_.stream());
@@ -244,6 +248,7 @@ void DecodeBench::measure_host(const Subject& subject) {
     cost.tokens = subject.row.tokens;
     cost.launch_us = time_host([&] { launch_empty(stream); }).median;
     cost.timing = time_host([&] { subject.bare(stream); });
+    pace_.worked(now_ms(), kMostRestMs);
     cost.launches = static_cast<double>(graph.nodes());
     cost.must_us = host_target(cost.launches);
     note(fmt::format(
