@@ -48,9 +48,9 @@ run_benchmarks() {
 
 # The table that ships (configs/h200.json) with its evidence, and the judgement of such tunings.
 run_tuning() {
-  timeout 200 bin/tokamak tune all --store "$out/h200.json" --out "$out/tuning.json" >"$out/tuning.txt" 2>&1 ||
+  timeout 640 bin/tokamak tune all --store "$out/h200.json" --out "$out/tuning.json" >"$out/tuning.txt" 2>&1 ||
     { failed=1; echo "FAILED: tune all"; tail -n 3 "$out/tuning.txt"; }
-  timeout 200 bin/tokamak bench tuning --out "$out/tuning_judged.json" >"$out/tuning_judged.txt" 2>&1 ||
+  timeout 640 bin/tokamak bench tuning --out "$out/tuning_judged.json" >"$out/tuning_judged.txt" 2>&1 ||
     { failed=1; echo "a claim of bench tuning is missed"; }
   tail -n 5 "$out/tuning_judged.txt"
 }

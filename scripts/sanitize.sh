@@ -18,10 +18,13 @@ export OMP_NUM_THREADS=1
 # name|program and arguments; JOURNAL is a file of the run's own.
 cases() {
   local moe="tokamak tune moe --hidden 384 --intermediate 256 --experts 6 --top-k 2 --candidate-seconds 1000 --probe JOURNAL"
-  for format in bf16 fp8_block int4_g32 int4_g64 int4_g128 mxfp4 nvfp4; do
+  for format in bf16 fp8_block fp8_block_a16 int4_g32 int4_g64 int4_g128 mxfp4 nvfp4; do
     echo "moe_${format}_1|$moe --tokens 1 --formats $format"
     echo "moe_${format}_37|$moe --tokens 37 --formats $format"
   done
+  # From 1536 columns on the wide kernel prepares and combines under its multiplications.
+  local long="tokamak tune moe --hidden 256 --intermediate 1536 --experts 4 --top-k 2 --candidate-seconds 1000 --probe JOURNAL"
+  for format in bf16 int4_g32 nvfp4; do echo "moe_long_$format|$long --tokens 37 --formats $format"; done
   local mla="tokamak tune mla --top-k 200 --page-size 64 --memory 1000000 --candidate-seconds 1000 --tokens 3 --probe JOURNAL"
   echo "mla_576_fp8|$mla --heads 128 --dim 576 --value-dim 512 --formats fp8_656"
   echo "mla_576_bf16|$mla --heads 64 --dim 576 --value-dim 512 --formats bf16"

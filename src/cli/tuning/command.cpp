@@ -14,7 +14,7 @@
 namespace tokamak::cli::tuning {
 namespace {
 
-constexpr double kAllSeconds = 150;  ///< all shapes of the benchmarks
+constexpr double kAllSeconds = 600;  ///< all shapes of the benchmarks: with 150 the judge got to 80 of 534 buckets
 
 /// `tune all` has the options that both operators share.
 struct Parsed {
