@@ -90,30 +90,22 @@ class StoredTable {
           table_(store == nullptr ? nullptr : store->find(request.device_name, request.problem_key)),
           source_(source) {}
 
-    /// The smallest bucket not below `tokens`, or the largest one, flagged as extrapolated. None if the table is empty
-    /// or its variant is not legal: the first row that names such a variant gives a warning.
-    std::optional<PlanRow> row(std::int64_t tokens) {
-        if (table_ == nullptr || table_->empty()) return std::nullopt;
-        auto entry = std::lower_bound(table_->begin(), table_->end(), tokens,
-                                      [](const TunedRow& row, std::int64_t count) { return row.tokens < count; });
-        const bool extrapolated = entry == table_->end();
-        if (extrapolated) --entry;
-        if (is_legal(request_, entry->variant)) {
-            const double margin = entry->us > 0 ? entry->runner_up_us / entry->us - 1.0 : 0.0;
-            return PlanRow{tokens,
-                           entry->variant,
-                           source_,
-                           extrapolated,
-                           entry->tokens,
-                           entry->runner_up,
-                           entry->runner_up.empty() ? 0.0 : margin};
-        }
-        if (warned_.insert(entry->variant).second)
-            warn(
-                fmt::format("{}: the {} configuration of \"{}\" names the variant {} for {} tokens, which cannot run "
-                            "here; passed over",
-                            request_.op, source_, request_.problem_key, entry->variant, entry->tokens));
-        return std::nullopt;
+    /// The row of the smallest count not below `tokens`. None if all are below, or if it names a variant that is not
+    /// legal: the first row that names such a variant gives a warning.
+    std::optional<PlanRow> measured(std::int64_t tokens) {
+        if (table_ == nullptr) return std::nullopt;
+        const auto entry = std::lower_bound(table_->begin(), table_->end(), tokens,
+                                            [](const TunedRow& row, std::int64_t count) { return row.tokens < count; });
+        return entry == table_->end() ? std::nullopt : row_of(*entry, tokens, /*extrapolated=*/false);
+    }
+
+    /// The last row, for a count beyond it, unless the heuristic changes its mind between the two: a tuning whose time
+    /// ran out after one and two tokens says nothing about 4096 (measured: up to three times too slow).
+    std::optional<PlanRow> extrapolated(std::int64_t tokens, const std::vector<PlanRow>& defaults) {
+        if (table_ == nullptr || table_->empty() || table_->back().tokens >= tokens) return std::nullopt;
+        const TunedRow& last = table_->back();
+        if (row_at(defaults, last.tokens).variant != row_at(defaults, tokens).variant) return std::nullopt;
+        return row_of(last, tokens, /*extrapolated=*/true);
     }
 
     /// What it has rows for, as far as the plan goes.
@@ -126,6 +118,25 @@ class StoredTable {
     }
 
   private:
+    std::optional<PlanRow> row_of(const TunedRow& entry, std::int64_t tokens, bool extrapolated) {
+        if (is_legal(request_, entry.variant)) {
+            const double margin = entry.us > 0 ? entry.runner_up_us / entry.us - 1.0 : 0.0;
+            return PlanRow{tokens,
+                           entry.variant,
+                           source_,
+                           extrapolated,
+                           entry.tokens,
+                           entry.runner_up,
+                           entry.runner_up.empty() ? 0.0 : margin};
+        }
+        if (warned_.insert(entry.variant).second)
+            warn(
+                fmt::format("{}: the {} configuration of \"{}\" names the variant {} for {} tokens, which cannot run "
+                            "here; passed over",
+                            request_.op, source_, request_.problem_key, entry.variant, entry.tokens));
+        return std::nullopt;
+    }
+
     const ChooseRequest& request_;
     const TunedTable* table_;
     const char* source_;
@@ -207,8 +218,10 @@ std::vector<PlanRow> choose_table(const ChooseRequest& request, const std::vecto
     StoredTable tuned(request, request.tuned, "tuned");
     StoredTable shipped(request, request.shipped, "shipped");
     const auto select = [&](std::int64_t tokens) -> PlanRow {
-        if (auto row = tuned.row(tokens)) return *row;
-        if (auto row = shipped.row(tokens)) return *row;
+        if (auto row = tuned.measured(tokens)) return *row;
+        if (auto row = shipped.measured(tokens)) return *row;
+        if (auto row = tuned.extrapolated(tokens, defaults)) return *row;
+        if (auto row = shipped.extrapolated(tokens, defaults)) return *row;
         return {tokens, row_at(defaults, tokens).variant, "heuristic", false};
     };
     const auto choose_row = [&](std::int64_t tokens) -> PlanRow {

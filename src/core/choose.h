@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which variant runs for which token count: option > override > tuned store > shipped table > heuristic. A pure
-// function of its arguments, the same for every operator and backend.
+// Which variant runs for which token count: option > override > tuned store > shipped table > heuristic; a table beyond
+// its last row counts only where neither has a row and the heuristic's answer is that at its last row. A pure function
+// of its arguments, the same for every operator and backend.
 #pragma once
 
 #include <cstdint>

@@ -172,6 +172,35 @@ TEST(Choose, RoundsUpToATunedBucketAndFlagsWhatLiesBeyond) {
     }
 }
 
+/// As a tuning leaves it whose time budget ended after the first counts.
+TEST(Choose, BeyondAShortTableTheHeuristicDecidesWhereItsAnswerChanges) {
+    Sources s;
+    s.request.max_tokens = 256;
+    s.request.shipped = nullptr;
+    s.request.heuristic = &in_steps;
+    s.tuned.set("gpu", "toy wide", {{1, "from_tuned_64"}, {2, "from_tuned_64"}});
+    EXPECT_FALSE(s.row(2).extrapolated);
+    EXPECT_TRUE(s.row(5).extrapolated);
+    EXPECT_EQ(s.row(5).variant, "from_tuned_64") << "the heuristic sees no border between 2 and 5";
+    for (const std::int64_t tokens : {8, 24, 32, 132, 256}) {
+        EXPECT_EQ(s.row(tokens).source, "heuristic") << tokens;
+        EXPECT_EQ(s.row(tokens).variant, in_steps(tokens)) << tokens;
+        EXPECT_FALSE(s.row(tokens).extrapolated) << tokens;
+    }
+}
+
+TEST(Choose, WhatTheShippedTableMeasuredGoesBeforeWhatTheTunedOneExtrapolates) {
+    Sources s;
+    s.tuned.set("gpu", "toy wide", {{1, "from_tuned"}, {2, "from_tuned"}});
+    s.shipped.set("gpu", "toy wide", {{16, "from_shipped"}});
+    s.request.max_tokens = 64;
+    EXPECT_EQ(s.row(2).source, "tuned");
+    EXPECT_EQ(s.row(8).source, "shipped");
+    EXPECT_EQ(s.row(16).source, "shipped");
+    EXPECT_EQ(s.row(64).source, "tuned") << "beyond both: the heuristic has one answer everywhere";
+    EXPECT_TRUE(s.row(64).extrapolated);
+}
+
 TEST(Choose, HeuristicIsAskedForEachBucket) {
     Sources s;
     s.request.tuned = s.request.shipped = nullptr;
