@@ -20,7 +20,6 @@ TEST(FusedMoeBatchedGpu, GivesWhatIdsGiveAndLeavesOtherRows) {
     constexpr std::array<std::int32_t, 5> live = {70, 0, 200, -3, 9};
     std::uint64_t purpose = 2650;
     for (const Format& format : formats()) {
-        if (format.weights.format == WeightFormat::int4 && format.weights.scale_dtype == DType::f16) continue;
         FusedMoeCase c = batched_case(format.weights, 130, 5);
         c.problem.quantize_activations = format.quantized;
         const std::vector<std::string> variants = batched_variants(c.problem);
@@ -40,15 +39,6 @@ TEST(FusedMoeBatchedGpu, RunsInPartsWhereTheWorkspaceIsLimited) {
     PlanOptions options;
     options.max_workspace_bytes = all / 2;
     expect_batched(c, live, Device::cuda(), 2690, options);
-}
-
-TEST(FusedMoeBatchedGpu, ScalesOfF16AreRefused) {
-    TOKAMAK_REQUIRE_GPU();
-    FusedMoeProblem p = batched_case(WeightSpec::int4(32, DType::f16), 4, 3).problem;
-    p.batched_experts = true;
-    const Support support = supports(p, Device::cuda());
-    EXPECT_FALSE(support.ok);
-    EXPECT_NE(support.reason.find("`batched_experts`"), std::string::npos) << support.reason;
 }
 
 }  // namespace

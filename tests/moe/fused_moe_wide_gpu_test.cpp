@@ -21,9 +21,16 @@ std::vector<std::string> wide_variants(const FusedMoeProblem& problem) {
 }
 
 const std::vector<Format>& wide_formats() {
-    static const std::vector<Format> all = {
-        {WeightSpec::bf16()},    {WeightSpec::fp8_block(), true}, {WeightSpec::int4(32)}, {WeightSpec::int4(64)},
-        {WeightSpec::int4(128)}, {WeightSpec::mxfp4()},           {WeightSpec::nvfp4()}};
+    static const std::vector<Format> all = {{WeightSpec::bf16()},
+                                            {WeightSpec::fp8_block(), true},
+                                            {WeightSpec::int4(32)},
+                                            {WeightSpec::int4(64)},
+                                            {WeightSpec::int4(128)},
+                                            {WeightSpec::mxfp4()},
+                                            {WeightSpec::nvfp4()},
+                                            {WeightSpec::int4(32, DType::f16)},
+                                            {WeightSpec::int4(64, DType::f16)},
+                                            {WeightSpec::int4(128, DType::f16)}};
     return all;
 }
 

@@ -57,7 +57,7 @@ struct FusedMoeProblem {
     /// Rows come grouped by expert, as a dispatcher leaves them ("batched experts" of vLLM, masked layout of DeepGEMM):
     /// with R = tokens / local experts, row e * R + r of x and out is row r of local expert e, and
     /// FusedMoeArgs::expert_rows says how many there are. What lies behind those has no effect, and stays in out. top_k
-    /// is 1 and every expert is local; there are no ids, map or num_tokens. CUDA: all formats but int4 with f16 scales.
+    /// is 1 and every expert is local; there are no ids, map or num_tokens. CUDA: all formats.
     bool batched_experts = false;
 };
 

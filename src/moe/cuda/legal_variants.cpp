@@ -60,7 +60,8 @@ bool has_rows(const FusedMoeProblem& p, std::int64_t tokens, std::int64_t rows) 
 /// / 32 346 495 / 374 403, bf16 at 8 / 16 699 732 / 690 704, fp8_block at 8 / 16 372 402 / 367 378. Short ones:
 /// gpt-oss-120b mxfp4 at 26 / 32 / 40 825 936 1183 / 893 941 1025, qwen3-30b-a3b bf16 at 30 / 32 350 398 / 364 368.
 std::int64_t wide_from(const FusedMoeProblem& p) {
-    const bool narrow = p.weights.format != WeightFormat::int4 || p.weights.group_size == 32;
+    const bool narrow = p.weights.format != WeightFormat::int4 ||
+                        (p.weights.group_size == 32 && p.weights.scale_dtype == DType::bf16);  // has narrow row tiles
     if (p.weights.format == WeightFormat::fp8_block) return p.hidden >= 4096 ? 16 : 56;
     if (p.hidden < 4096) return narrow ? 32 : 56;
     if (p.weights.format == WeightFormat::bf16) return 16;

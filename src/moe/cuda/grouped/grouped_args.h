@@ -76,6 +76,9 @@ std::vector<GroupedInstance> grouped_fp8_block_a16();
 std::vector<GroupedInstance> grouped_int4_g32();
 std::vector<GroupedInstance> grouped_int4_g64();
 std::vector<GroupedInstance> grouped_int4_g128();
+std::vector<GroupedInstance> grouped_int4_g32_f16();
+std::vector<GroupedInstance> grouped_int4_g64_f16();
+std::vector<GroupedInstance> grouped_int4_g128_f16();
 std::vector<GroupedInstance> grouped_mxfp4();
 std::vector<GroupedInstance> grouped_nvfp4();
 

@@ -68,11 +68,11 @@ std::vector<GroupedInstance> grouped_instances(const WeightSpec& spec, bool quan
         case WeightFormat::int4: break;
         default: return {};
     }
-    if (spec.scale_dtype != DType::bf16) return {};
+    const bool f16 = spec.scale_dtype == DType::f16;
     switch (spec.group_size) {
-        case 32: return grouped_int4_g32();
-        case 64: return grouped_int4_g64();
-        case 128: return grouped_int4_g128();
+        case 32: return f16 ? grouped_int4_g32_f16() : grouped_int4_g32();
+        case 64: return f16 ? grouped_int4_g64_f16() : grouped_int4_g64();
+        case 128: return f16 ? grouped_int4_g128_f16() : grouped_int4_g128();
         default: return {};
     }
 }

@@ -42,6 +42,11 @@ __device__ __forceinline__ std::uint32_t multiply_add_pairs(std::uint32_t a, std
     return bits_of(__hfma2(pair_of(a), pair_of(b), pair_of(c)));
 }
 
+__device__ __forceinline__ std::uint32_t bf16_of_halves(std::uint32_t halves) {
+    const float2 both = __half22float2(*reinterpret_cast<const __half2*>(&halves));
+    return bits_of(__floats2bfloat162_rn(both.x, both.y));
+}
+
 /// Geometry that the 4-bit formats share. A stage is 128 columns of a strip.
 template <int TileCols, int TileBytes>
 struct Tiles4Bit : PlainProducts {
@@ -118,14 +123,15 @@ struct Slab4Bit {
     }
 };
 
-/// int4 with bf16 scales. A code masked in place is a bf16 pattern worth code * 2^-133 (rows g) or code * 2^-129
-/// (rows g + 8); one fused multiply-add gives (code - 8) * scale * 2^-33, rounded once to bf16.
-template <int Group>
+/// int4 with scales in bf16 or f16, which are rounded to bf16: the operands are. A code masked in place is a bf16
+/// pattern worth code * 2^-133 (rows g) or code * 2^-129 (rows g + 8); one fused multiply-add gives (code - 8) * scale
+/// * 2^-33, rounded once to bf16.
+template <int Group, typename Scale = __nv_bfloat16>
 struct Int4Weights : Tiles4Bit<(Group > 64 ? 128 : 64), (Group > 64   ? 4224
                                                          : Group > 32 ? 2176
                                                                       : 2304)> {
     using Slab = Slab4Bit<Int4Weights>;
-    using Scales = std::conditional_t<Group == 32, uint2, std::uint32_t>;  ///< bf16 pairs: rows g and g + 8
+    using Scales = std::conditional_t<Group == 32, uint2, std::uint32_t>;  ///< pairs: rows g and g + 8
     static constexpr RowForm kForm = RowForm::natural;
     static constexpr float kSumScale = 0x1p33F;
     struct ScaleSet {  ///< rows g and g + 8
@@ -142,7 +148,16 @@ struct Int4Weights : Tiles4Bit<(Group > 64 ? 128 : 64), (Group > 64   ? 4224
     __device__ __forceinline__ static constexpr int scale_block_offset(int block) {
         return Group > 64 ? 0 : Tiles4Bit < 64, Group == 64 ? 2176 : 2304 > ::block_offset(block);
     }
-    __device__ __forceinline__ static Scales prepared(const Scales& scales) { return scales; }
+    __device__ __forceinline__ static Scales prepared(const Scales& scales) {
+        if constexpr (std::is_same_v<Scale, __half>) {
+            if constexpr (Group == 32)
+                return {bf16_of_halves(scales.x), bf16_of_halves(scales.y)};
+            else
+                return bf16_of_halves(scales);
+        } else {
+            return scales;
+        }
+    }
     __device__ __forceinline__ static ScaleSet scale_set(const Scales& scales, int step) {
         std::uint32_t pair;
         if constexpr (Group == 32)

@@ -55,11 +55,13 @@ std::vector<WideInstance> wide_instances(const WeightSpec& spec, bool quantized)
         case WeightFormat::nvfp4: return {wide_nvfp4_n128(), wide_nvfp4_n64(), wide_nvfp4_n96()};
         case WeightFormat::int4: break;
     }
-    if (spec.scale_dtype != DType::bf16) return {};
+    const bool f16 = spec.scale_dtype == DType::f16;
     switch (spec.group_size) {
-        case 32: return {wide_int4_g32_n128(), wide_int4_g32_n64(), wide_int4_g32_n96()};
-        case 64: return {wide_int4_g64_n128()};
-        case 128: return {wide_int4_g128_n128()};
+        case 32:
+            if (f16) return {wide_int4_g32_f16_n128()};
+            return {wide_int4_g32_n128(), wide_int4_g32_n64(), wide_int4_g32_n96()};
+        case 64: return {f16 ? wide_int4_g64_f16_n128() : wide_int4_g64_n128()};
+        case 128: return {f16 ? wide_int4_g128_f16_n128() : wide_int4_g128_n128()};
         default: return {};
     }
 }
