@@ -63,19 +63,26 @@ __device__ __forceinline__ void multiply_add(float (&d)[4], const std::uint32_t 
             : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-/// 16 bytes of a row (lane 4 g + c: bytes 16 c of row row_of(g)) are the second operand of four steps of 16 codes: step
-/// j takes the lane's codes 4 j to 4 j + 3, of which the first operand has the same dimensions.
+/// Scores of two tiles of rows, the even and the odd ones.
+template <int HeadTiles>
+using TileScores = float[2][HeadTiles][4];
+
+/// 16 bytes of a row of each tile (lane 4 g + c: bytes 16 c of row row_of(g)) are the second operand of four steps of 16
+/// codes: step j takes the lane's codes 4 j to 4 j + 3, of which the first operand has the same dimensions.
 template <int HeadTiles, int Steps>
-__device__ __forceinline__ void score_codes(float (&scores)[HeadTiles][4],
+__device__ __forceinline__ void score_codes(TileScores<HeadTiles>& scores,
                                             const std::uint32_t (&queries)[HeadTiles][Steps][4], int first_step,
-                                            const uint4& codes) {
-    const std::uint32_t words[4] = {codes.x, codes.y, codes.z, codes.w};
+                                            const uint4& even, const uint4& odd) {
+    const std::uint32_t words[2][4] = {{even.x, even.y, even.z, even.w}, {odd.x, odd.y, odd.z, odd.w}};
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-        const std::uint32_t b0 = low_codes(words[j]);
-        const std::uint32_t b1 = high_codes(words[j]);
 #pragma unroll
-        for (int t = 0; t < HeadTiles; ++t) multiply_add<true>(scores[t], queries[t][first_step + j], b0, b1);
+        for (int r = 0; r < 2; ++r) {
+            const std::uint32_t b0 = low_codes(words[r][j]);
+            const std::uint32_t b1 = high_codes(words[r][j]);
+#pragma unroll
+            for (int t = 0; t < HeadTiles; ++t) multiply_add<true>(scores[r][t], queries[t][first_step + j], b0, b1);
+        }
     }
 }
 

@@ -42,12 +42,13 @@ class DirectBlock {
         Scorer<Dim, N, Groups> scorer(params_, warp_, lane_);
         scorer.load(params_, token_, first_head_);
         if (threadIdx.x == 0) make_barriers();
+        clear_weights(own + S::kWeights);
         __syncthreads();
         if (params_.splits > 1) ptx::cluster_arrive_relaxed();
         loader.begin();
         for (int b = 0; b < S::kStages - 1; ++b)
             if (b < blocks) loader.load(b, b);
-        scorer.convert();
+        scorer.convert(params_.heads - first_head_);
         Values<Dim, N, Groups> values(warp_, lane_);
         Weigher<Dim, N, Groups> weigher(params_, control_, own + S::kPartial, own + S::kWeights, group_,
                                         warp_ * 32 + lane_);
@@ -67,7 +68,14 @@ class DirectBlock {
         ptx::fence_barrier_init();
     }
 
-    /// The scores of a block are in one interval with the values of the one before: their instructions mix.
+    __device__ __forceinline__ void clear_weights(unsigned char* weights) const {
+        constexpr int kBytes = S::kGroupBytes - S::kWeights;
+        for (int i = (warp_ * 32 + lane_) * 16; i < kBytes; i += kGroupThreads * 16)
+            *reinterpret_cast<uint4*>(weights + i) = uint4{0, 0, 0, 0};
+    }
+
+    /// The scores of a block are in one interval with the values of the one before: their instructions mix. Before the
+    /// first block come its own values with weights of zero. (A NaN among these makes the result NaN anyway.)
     __device__ __forceinline__ void multiply(unsigned char* own, int blocks, OwnLoader& loader,
                                              const Scorer<Dim, N, Groups>& scorer, Values<Dim, N, Groups>& values,
                                              Weigher<Dim, N, Groups>& weigher) {
@@ -78,16 +86,9 @@ class DirectBlock {
         for (int block = 0; block < blocks; ++block) {
             const unsigned char* const raw = own + stage.index * S::kStageBytes;
             ptx::barrier_wait(&control_.full[group_][stage.index], stage.phase);
-            if (block == 0) {
-                scorer.score(raw, partial, 0);
-                scorer.score(raw, partial, 1);
-            } else {
+            scorer.score(raw, partial);
 #pragma unroll
-                for (int i = 0; i < 2; ++i) {
-                    scorer.score(raw, partial, i);
-                    values.add(before, weights, i);
-                }
-            }
+            for (int i = 0; i < 2; ++i) values.add(before, weights, i);
             ptx::named_barrier(1 + group_, kGroupThreads);
             const int next = block + S::kStages - 1;
             if (next < blocks) loader.load(next, stage.index == 0 ? S::kStages - 1 : stage.index - 1);

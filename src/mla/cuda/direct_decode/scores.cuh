@@ -21,26 +21,26 @@ class Scorer {
     __device__ __forceinline__ Scorer(const Params& params, int warp, int lane)
         : scale_(params.scale_log2), row_tile_(warp & 1), share_(warp >> 1), lane_(lane) {}
 
-    /// Asks for the queries.
+    /// Asks for the queries. No branch around a load, so that none waits for another.
     __device__ __forceinline__ void load(const Params& params, int token, int first_head) {
-        const auto* const q = static_cast<const std::uint16_t*>(params.q) + token * params.q_token_stride;
-#pragma unroll
-        for (int t = 0; t < kHeadTiles; ++t) {
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                const int head = first_head + 16 * t + 8 * half + lane_ / 4;
-                load_head(q + head * params.q_head_stride, head < params.heads, params.q_vectors, t, half);
-            }
-        }
+        if (params.q_vectors)
+            load_all<true>(params, token, first_head);
+        else
+            load_all<false>(params, token, first_head);
     }
 
     /// Queries of codes become f16, divided by a power of two for each head that leaves the largest element just below
     /// 2^15; rotary ones stay as they are.
-    __device__ __forceinline__ void convert() {
+    /// Heads past the last are zero.
+    __device__ __forceinline__ void convert(int heads) {
 #pragma unroll
         for (int t = 0; t < kHeadTiles; ++t) {
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
+                if (16 * t + 8 * half + lane_ / 4 >= heads) {
+#pragma unroll
+                    for (int s = 0; s < kSteps; ++s) queries_[t][s][half] = queries_[t][s][half + 2] = 0;
+                }
                 unsigned top = 0;
 #pragma unroll
                 for (int s = 0; s < kSteps; ++s)
@@ -60,23 +60,23 @@ class Scorer {
         }
     }
 
-    /// Scores of eight rows, the even or the odd ones, in this warp's dimensions, to `partial`.
-    __device__ __forceinline__ void score(const unsigned char* raw, unsigned char* partial, int tile) const {
-        const unsigned char* const rows = raw + (row_tile_ * 16 + tile) * Raw::kStride;
+    /// Scores of sixteen rows in this warp's dimensions, to `partial`.
+    __device__ __forceinline__ void score(const unsigned char* raw, unsigned char* partial) const {
+        const unsigned char* const rows = raw + row_tile_ * 16 * Raw::kStride;
         const unsigned char* const own = rows + row_of(lane_ / 4) * Raw::kStride;
-        const int c = lane_ & 3;
-        const int low = row_of(2 * c);
-        const int high = row_of(2 * c + 1);
-        float scores[kHeadTiles][4];
+        TileScores<kHeadTiles> scores;
         if constexpr (Dim == 576)
-            score_576(rows, own, low, high, scores);
+            score_576(rows, own, scores);
         else
-            score_512(rows, own, low, high, scores);
+            score_512(rows, own, scores);
 #pragma unroll
-        for (int t = 0; t < kHeadTiles; ++t)
-            *reinterpret_cast<float4*>(partial + (share_ * kHeadTiles + t) * S::kTileBytes +
-                                       ((row_tile_ * 2 + tile) * 32 + lane_) * 16) = {scores[t][0], scores[t][1],
-                                                                                      scores[t][2], scores[t][3]};
+        for (int r = 0; r < 2; ++r)
+#pragma unroll
+            for (int t = 0; t < kHeadTiles; ++t) {
+                const float(&v)[4] = scores[r][t];
+                *reinterpret_cast<float4*>(partial + (share_ * kHeadTiles + t) * S::kTileBytes +
+                                           ((row_tile_ * 2 + r) * 32 + lane_) * 16) = {v[0], v[1], v[2], v[3]};
+            }
     }
 
   private:
@@ -85,13 +85,23 @@ class Scorer {
         return step < 4 || share_ < kShares - 1;
     }
 
+    template <bool Vectors>
+    __device__ __forceinline__ void load_all(const Params& params, int token, int first_head) {
+        const auto* const q = static_cast<const std::uint16_t*>(params.q) + token * params.q_token_stride;
+#pragma unroll
+        for (int t = 0; t < kHeadTiles; ++t) {
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                const int head = first_head + 16 * t + 8 * half + lane_ / 4;
+                load_head<Vectors>(q + (head < params.heads ? head : 0) * params.q_head_stride, t, half);
+            }
+        }
+    }
+
     /// Sixteen bytes at a time, in the order of score_codes; rotary queries in that of the rotary reads.
-    __device__ __forceinline__ void load_head(const std::uint16_t* q, bool real, bool vectors, int t, int half) {
+    template <bool Vectors>
+    __device__ __forceinline__ void load_head(const std::uint16_t* q, int t, int half) {
         const int c = lane_ & 3;
-        const auto eight = [&](int dim) {
-            if (!real) return uint4{0, 0, 0, 0};
-            return vectors ? __ldg(reinterpret_cast<const uint4*>(q + dim)) : load_eight(q + dim);
-        };
         const auto put = [&](int step, std::uint32_t low, std::uint32_t high) {
             queries_[t][step][half] = low;
             queries_[t][step][half + 2] = high;
@@ -100,81 +110,117 @@ class Scorer {
         for (int i = 0; i < 4; ++i) {  // 64 dimensions are 16 of each lane
             int dim = share_ * 128 + i / 2 * 64 + c * 16 + i % 2 * 8;
             if (Dim == 512 && share_ == kShares - 1 && i >= 2) dim = 448 + (i - 2) * 32 + c * 8;
-            const uint4 v = eight(dim);
+            const uint4 v = Vectors ? __ldg(reinterpret_cast<const uint4*>(q + dim)) : load_eight(q + dim);
             put(2 * i, v.x, v.y);
             put(2 * i + 1, v.z, v.w);
         }
         if constexpr (Dim == 576) {
-            const uint4 v = eight(512 + share_ * 16 + c / 2 * 8);
-            put(8, c % 2 == 0 ? v.x : v.z, c % 2 == 0 ? v.y : v.w);
+            const std::uint16_t* const from = q + 512 + share_ * 16 + c * 4;
+            if constexpr (Vectors) {
+                const uint2 v = __ldg(reinterpret_cast<const uint2*>(from));
+                put(8, v.x, v.y);
+            } else {
+                put(8, from[0] | static_cast<std::uint32_t>(from[1]) << 16,
+                    from[2] | static_cast<std::uint32_t>(from[3]) << 16);
+            }
         }
+    }
+
+    [[nodiscard]] __device__ __forceinline__ static uint4 load_16(const unsigned char* from) {
+        return *reinterpret_cast<const uint4*>(from);
+    }
+    /// Codes [64 i, 64 i + 64) of this warp's.
+    __device__ __forceinline__ void score_piece(const unsigned char* own, int i, TileScores<kHeadTiles>& scores) const {
+        const unsigned char* const from = own + share_ * 128 + i * 64 + (lane_ & 3) * 16;
+        score_codes(scores, queries_, 4 * i, load_16(from), load_16(from + Raw::kStride));
     }
 
     /// What is no number in a scale must not be lost: an infinite scale makes its scores NaN.
     [[nodiscard]] __device__ __forceinline__ static float settled(float scale) { return fmaf(scale, 0.0F, scale); }
 
-    /// d += (codes * scale of the row) * factor of the head
-    template <bool First>
-    __device__ __forceinline__ void add_scaled(float (&d)[kHeadTiles][4], const float (&codes)[kHeadTiles][4],
-                                               float low, float high) const {
+    /// scores += (codes * scale of the row) * factor of the head. scale(row)
+    template <typename Scale>
+    __device__ __forceinline__ void add_scaled(TileScores<kHeadTiles>& scores, const TileScores<kHeadTiles>& codes,
+                                               const Scale& scale) const {
+        const int c = lane_ & 3;
 #pragma unroll
-        for (int t = 0; t < kHeadTiles; ++t) {
+        for (int r = 0; r < 2; ++r) {
+            const float scales[2] = {settled(scale(row_of(2 * c) + r)), settled(scale(row_of(2 * c + 1) + r))};
 #pragma unroll
-            for (int e = 0; e < 4; ++e) {
-                const float factor = (e % 2 == 0 ? low : high) * factor_[t][e / 2];
-                d[t][e] = First ? codes[t][e] * factor : fmaf(codes[t][e], factor, d[t][e]);
-            }
+            for (int t = 0; t < kHeadTiles; ++t)
+#pragma unroll
+                for (int e = 0; e < 4; ++e)
+                    scores[r][t][e] = fmaf(codes[r][t][e], scales[e % 2] * factor_[t][e / 2], scores[r][t][e]);
         }
     }
-
-    __device__ __forceinline__ void score_576(const unsigned char* rows, const unsigned char* own, int low, int high,
-                                              float (&scores)[kHeadTiles][4]) const {
-        const int c = lane_ & 3;
-        float codes[kHeadTiles][4] = {};
-        score_codes(codes, queries_, 0, *reinterpret_cast<const uint4*>(own + share_ * 128 + c * 16));
-        score_codes(codes, queries_, 4, *reinterpret_cast<const uint4*>(own + share_ * 128 + 64 + c * 16));
-        float rotary[kHeadTiles][4] = {};
-        const auto two = *reinterpret_cast<const uint2*>(own + Raw::kRotaryByte + share_ * 32 + c * 8);
+    __device__ __forceinline__ void scale_rotary(TileScores<kHeadTiles>& scores) const {
 #pragma unroll
-        for (int t = 0; t < kHeadTiles; ++t) multiply_add<false>(rotary[t], queries_[t][8], two.x, two.y);
-        const auto scale = [&](int row) {
-            return settled(*reinterpret_cast<const float*>(rows + row * Raw::kStride + Raw::kScaleByte + share_ * 4));
-        };
+        for (int r = 0; r < 2; ++r)
 #pragma unroll
-        for (int t = 0; t < kHeadTiles; ++t)
+            for (int t = 0; t < kHeadTiles; ++t)
 #pragma unroll
-            for (int e = 0; e < 4; ++e) scores[t][e] = rotary[t][e] * scale_;
-        add_scaled<false>(scores, codes, scale(low), scale(high));
+                for (int e = 0; e < 4; ++e) scores[r][t][e] *= scale_;
     }
 
-    __device__ __forceinline__ void score_512(const unsigned char* rows, const unsigned char* own, int low, int high,
-                                              float (&scores)[kHeadTiles][4]) const {
-        const int c = lane_ & 3;
-        const auto scale = [&](int row, int group) {
-            return settled(power_scale(rows[row * Raw::kStride + Raw::kScaleByte + group]));
-        };
-        float codes[kHeadTiles][4] = {};
-        score_codes(codes, queries_, 0, *reinterpret_cast<const uint4*>(own + share_ * 128 + c * 16));
-        add_scaled<true>(scores, codes, scale(low, 2 * share_), scale(high, 2 * share_));
-        float second[kHeadTiles][4] = {};
-        if (share_ < kShares - 1) {
-            score_codes(second, queries_, 4, *reinterpret_cast<const uint4*>(own + share_ * 128 + 64 + c * 16));
-            add_scaled<false>(scores, second, scale(low, 2 * share_ + 1), scale(high, 2 * share_ + 1));
-            return;
-        }
+    __device__ __forceinline__ void score_576(const unsigned char* rows, const unsigned char* own,
+                                              TileScores<kHeadTiles>& scores) const {
+        TileScores<kHeadTiles> codes = {};
+        score_piece(own, 0, codes);
+        score_piece(own, 1, codes);
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-            const auto v = *reinterpret_cast<const uint4*>(own + Raw::kRotaryByte + i * 64 + c * 16);
+        for (int r = 0; r < 2; ++r) {
+            const auto two = *reinterpret_cast<const uint2*>(own + r * Raw::kStride + Raw::kRotaryByte + share_ * 32 +
+                                                             (lane_ & 3) * 8);
 #pragma unroll
             for (int t = 0; t < kHeadTiles; ++t) {
-                multiply_add<false>(second[t], queries_[t][4 + 2 * i], v.x, v.y);
-                multiply_add<false>(second[t], queries_[t][5 + 2 * i], v.z, v.w);
+#pragma unroll
+                for (int e = 0; e < 4; ++e) scores[r][t][e] = 0.0F;
+                multiply_add<false>(scores[r][t], queries_[t][8], two.x, two.y);
             }
         }
+        scale_rotary(scores);
+        add_scaled(scores, codes, [&](int row) {
+            return *reinterpret_cast<const float*>(rows + row * Raw::kStride + Raw::kScaleByte + share_ * 4);
+        });
+    }
+
+    __device__ __forceinline__ void score_512(const unsigned char* rows, const unsigned char* own,
+                                              TileScores<kHeadTiles>& scores) const {
+        const auto scale_of = [&](int row, int group) {
+            return power_scale(rows[row * Raw::kStride + Raw::kScaleByte + group]);
+        };
+        TileScores<kHeadTiles> first = {};
+        TileScores<kHeadTiles> second = {};
+        score_piece(own, 0, first);
+        if (share_ < kShares - 1) {
+            score_piece(own, 1, second);
+            for (auto& of_tile : scores)
+                for (auto& of_head : of_tile)
+                    for (float& v : of_head) v = 0.0F;
+            add_scaled(scores, second, [&](int row) { return scale_of(row, 2 * share_ + 1); });
+        } else {
+            score_rotary(own, second);
+            for (int r = 0; r < 2; ++r)
+                for (int t = 0; t < kHeadTiles; ++t)
+                    for (int e = 0; e < 4; ++e) scores[r][t][e] = second[r][t][e];
+            scale_rotary(scores);
+        }
+        add_scaled(scores, first, [&](int row) { return scale_of(row, 2 * share_); });
+    }
+
+    __device__ __forceinline__ void score_rotary(const unsigned char* own, TileScores<kHeadTiles>& scores) const {
 #pragma unroll
-        for (int t = 0; t < kHeadTiles; ++t)
+        for (int i = 0; i < 2; ++i) {
 #pragma unroll
-            for (int e = 0; e < 4; ++e) scores[t][e] = fmaf(second[t][e], scale_, scores[t][e]);
+            for (int r = 0; r < 2; ++r) {
+                const uint4 v = load_16(own + r * Raw::kStride + Raw::kRotaryByte + i * 64 + (lane_ & 3) * 16);
+#pragma unroll
+                for (int t = 0; t < kHeadTiles; ++t) {
+                    multiply_add<false>(scores[r][t], queries_[t][4 + 2 * i], v.x, v.y);
+                    multiply_add<false>(scores[r][t], queries_[t][5 + 2 * i], v.z, v.w);
+                }
+            }
+        }
     }
 
     float scale_;
