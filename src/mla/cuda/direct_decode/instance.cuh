@@ -8,7 +8,7 @@ namespace tokamak::mla::cuda::direct_decode {
 
 template <int Dim, int N, int Groups>
 DirectKernel describe() {
-    return {reinterpret_cast<const void*>(&direct_decode<Dim, N, Groups>), Groups * kGroupThreads,
+    return {reinterpret_cast<const void*>(&direct_decode<Dim, N, Groups>), Shape<Dim, N, Groups>::kThreads,
             kDirectBytes<Dim, N, Groups>};
 }
 
@@ -16,6 +16,7 @@ template <int Dim>
 DirectKernel kernel_of(int heads) {
     switch (heads) {
         case 16: return describe<Dim, 16, 2>();
+        case 32: return describe<Dim, 32, 1>();
         default: return {};
     }
 }

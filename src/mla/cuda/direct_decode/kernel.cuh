@@ -12,6 +12,13 @@
 
 namespace tokamak::mla::cuda::direct_decode {
 
+/// Registers of a thread by role, of those that its launch has.
+template <int Groups>
+struct Registers {
+    static constexpr int kMath = Groups == 2 ? 104 : 208;
+    static constexpr int kProduce = 64;
+};
+
 template <int Dim, int N, int Groups>
 class DirectBlock {
     using S = Shape<Dim, N, Groups>;
@@ -35,36 +42,41 @@ class DirectBlock {
 
     __device__ __forceinline__ void run() {
         if (params_.num_tokens != nullptr && token_ >= *params_.num_tokens) return;  // the whole cluster
-        unsigned char* const own = shared_ + group_ * S::kGroupBytes;
         const Columns columns = columns_of(params_, token_, rank_);
         const int blocks = (columns.last - columns.first + Groups * kRows - 1) / (Groups * kRows);
-        OwnLoader loader(params_, control_, own, columns, token_, group_, warp_, lane_);
-        Scorer<Dim, N, Groups> scorer(params_, warp_, lane_);
-        scorer.load(params_, token_, first_head_);
-        if (threadIdx.x == 0) make_barriers();
-        clear_weights(own + S::kWeights);
-        __syncthreads();
-        if (params_.splits > 1) ptx::cluster_arrive_relaxed();
-        loader.begin();
-        for (int b = 0; b < S::kStages - 1; ++b)
-            if (b < blocks) loader.load(b, b);
-        scorer.convert(params_.heads - first_head_);
-        Values<Dim, N, Groups> values(warp_, lane_);
-        Weigher<Dim, N, Groups> weigher(params_, control_, own + S::kPartial, own + S::kWeights, group_,
-                                        warp_ * 32 + lane_);
-        weigher.begin();
-        multiply(own, blocks, loader, scorer, values, weigher);
-        weigher.leave_sums();
-        __syncthreads();
-        Output<Dim, N, Groups>(params_, control_, shared_, token_, first_head_, rank_, group_, warp_, lane_)
-            .finish(values);
+        if (group_ == Groups) {
+            ptx::set_registers<S::kThreads, Registers<Groups>::kProduce>();
+            produce(columns, blocks);
+        } else {
+            ptx::set_registers<S::kThreads, Registers<Groups>::kMath>();
+            multiply(blocks);
+        }
     }
 
   private:
+    /// All roles, when barriers are made.
+    __device__ __forceinline__ void start_together() const {
+        __syncthreads();
+        if (params_.splits > 1) ptx::cluster_arrive_relaxed();
+    }
+
+    __device__ __forceinline__ void produce(const Columns& columns, int blocks) {
+        OwnLoader loader(params_, control_, shared_, columns, token_, warp_, lane_);
+        if (warp_ == 0) make_barriers();
+        start_together();
+        loader.run(blocks);
+        if (params_.splits > 1) {
+            __syncwarp();
+            ptx::cluster_wait();
+        }
+    }
+
     __device__ __forceinline__ void make_barriers() {
-        for (int g = 0; g < Groups; ++g)
-            for (int s = 0; s < S::kStages; ++s) ptx::barrier_init(&control_.full[g][s], OwnLoader::kArrivals);
-        Output<Dim, N, Groups>::expect_others(params_, control_);
+        if (lane_ < Groups * S::kStages) {
+            ptx::barrier_init(&control_.full[0][0] + lane_, OwnLoader::kArrivals);
+            ptx::barrier_init(&control_.empty[0][0] + lane_, kGroupWarps);
+        }
+        if (lane_ == 0) Output<Dim, N, Groups>::expect_others(params_, control_);
         ptx::fence_barrier_init();
     }
 
@@ -76,29 +88,42 @@ class DirectBlock {
 
     /// The scores of a block are in one interval with the values of the one before: their instructions mix. Before the
     /// first block come its own values with weights of zero. (A NaN among these makes the result NaN anyway.)
-    __device__ __forceinline__ void multiply(unsigned char* own, int blocks, OwnLoader& loader,
-                                             const Scorer<Dim, N, Groups>& scorer, Values<Dim, N, Groups>& values,
-                                             Weigher<Dim, N, Groups>& weigher) {
+    __device__ __forceinline__ void multiply(int blocks) {
+        unsigned char* const own = shared_ + group_ * S::kGroupBytes;
         unsigned char* const partial = own + S::kPartial;
         unsigned char* const weights = own + S::kWeights;
+        Scorer<Dim, N, Groups> scorer(params_, warp_, lane_);
+        scorer.load(params_, token_, first_head_);
+        clear_weights(weights);
+        start_together();
+        scorer.convert(params_.heads - first_head_);
+        Values<Dim, N, Groups> values(warp_, lane_);
+        Weigher<Dim, N, Groups> weigher(params_, control_, partial, weights, group_, warp_ * 32 + lane_);
+        weigher.begin();
         const unsigned char* before = own;
         Stage stage;
+        int last = -1;
         for (int block = 0; block < blocks; ++block) {
             const unsigned char* const raw = own + stage.index * S::kStageBytes;
             ptx::barrier_wait(&control_.full[group_][stage.index], stage.phase);
             scorer.score(raw, partial);
 #pragma unroll
             for (int i = 0; i < 2; ++i) values.add(before, weights, i);
-            ptx::named_barrier(1 + group_, kGroupThreads);
-            const int next = block + S::kStages - 1;
-            if (next < blocks) loader.load(next, stage.index == 0 ? S::kStages - 1 : stage.index - 1);
+            __syncwarp();
+            if (last >= 0 && lane_ == 0) ptx::barrier_arrive(&control_.empty[group_][last]);
+            ptx::named_barrier(kGroupBarrier + group_, kGroupThreads);
             if (weigher.weigh(raw, stage.index)) values.scale(control_.correction[group_]);
             before = raw;
+            last = stage.index;
             stage.advance(S::kStages);
         }
-        if (blocks == 0) return;
+        if (blocks > 0) {
 #pragma unroll
-        for (int i = 0; i < 2; ++i) values.add(before, weights, i);
+            for (int i = 0; i < 2; ++i) values.add(before, weights, i);
+        }
+        weigher.leave_sums();
+        Output<Dim, N, Groups>(params_, control_, shared_, token_, first_head_, rank_, group_, warp_, lane_)
+            .finish(values);
     }
 
     const Params& params_;
@@ -109,7 +134,7 @@ class DirectBlock {
 };
 
 template <int Dim, int N, int Groups>
-__global__ void __launch_bounds__(Groups* kGroupThreads, 1) direct_decode(const __grid_constant__ Params params) {
+__global__ void __launch_bounds__(Shape<Dim, N, Groups>::kThreads, 1) direct_decode(const __grid_constant__ Params params) {
     extern __shared__ __align__(1024) unsigned char shared[];
     DirectBlock<Dim, N, Groups>(params, shared).run();
 }

@@ -63,8 +63,9 @@ class Output {
         ptx::barrier_arrive_expect(&control.landed, others * (kAllUnits / params.splits) * kUnitBytes);
     }
 
-    /// Behind a barrier of the block that follows the groups' last sums.
+    /// By all warps of the groups, after their last sums.
     __device__ __forceinline__ void finish(OwnValues& values) {
+        join_barrier();
         float units[kUnits][kHeadTiles][2][8];
         join_groups(values, units);
         if (params_.splits == 1) {
@@ -76,7 +77,7 @@ class Output {
         int sent[kUnits];
 #pragma unroll
         for (int u = 0; u < kUnits; ++u) sent[u] = send(u, units[u]);
-        __syncthreads();  // own sums
+        join_barrier();  // own sums
         ptx::barrier_wait(&control_.told, 0);
         ptx::barrier_wait(&control_.landed, 0);
 #pragma unroll
@@ -86,6 +87,7 @@ class Output {
     }
 
   private:
+    __device__ __forceinline__ static void join_barrier() { ptx::named_barrier(kJoinBarrier, S::kMathThreads); }
     [[nodiscard]] __device__ __forceinline__ int half_of(int u) const { return Groups == 2 ? group_ : u; }
     [[nodiscard]] __device__ __forceinline__ int unit(int u) const { return warp_ * 2 + half_of(u); }
     [[nodiscard]] __device__ __forceinline__ int head(int t, int eight) const {
@@ -128,7 +130,7 @@ class Output {
                         };
                         *place(group_, t, eight, quad) = {v(0), v(1), v(2), v(3)};
                     }
-            __syncthreads();
+            join_barrier();
         }
 #pragma unroll
         for (int u = 0; u < kUnits; ++u)
@@ -202,7 +204,7 @@ class Output {
     }
 
     __device__ __forceinline__ void tell_sums() {
-        for (int i = static_cast<int>(threadIdx.x); i < N * params_.splits; i += S::kThreads) {
+        for (int i = static_cast<int>(threadIdx.x); i < N * params_.splits; i += S::kMathThreads) {
             const int h = i % N;
             const int to = i / N;
             const HeadSums all = of_groups(h);

@@ -97,7 +97,7 @@ class Weigher {
             if (note_top_) top_[t] = max_or_nan(top_[t], max_or_nan(s.x, s.y));
             beyond |= store(t, s, scales, own[t]);
         }
-        if (!ptx::named_barrier_any(1 + group_, kGroupThreads, beyond)) {
+        if (!ptx::named_barrier_any(kGroupBarrier + group_, kGroupThreads, beyond)) {
 #pragma unroll
             for (int t = 0; t < kHeadTiles; ++t) sum_[t] += own[t];
             return false;
@@ -111,7 +111,7 @@ class Weigher {
         float sum[kHeadTiles];
         over_rows(sum_, sum, [](float a, float b) { return a + b; });
         if (note_top_) {
-            ptx::named_barrier(1 + group_, kGroupThreads);
+            ptx::named_barrier(kGroupBarrier + group_, kGroupThreads);
             over_rows(top_, top_, [](float a, float b) { return max_or_nan(a, b); });
         }
         if (is_first()) {
@@ -186,7 +186,7 @@ class Weigher {
             (void)store(t, scores(t, stage), scales, own);
             sum_[t] = fmaf(sum_[t], correction, own);
         }
-        ptx::named_barrier(1 + group_, kGroupThreads);
+        ptx::named_barrier(kGroupBarrier + group_, kGroupThreads);
     }
 
     /// Combines the threads of a head: four lanes, then four warps.
@@ -199,7 +199,7 @@ class Weigher {
             v = combine(v, __shfl_xor_sync(~0U, v, 4));
             if ((thread_ & 6) == 0) control_.partial[group_][thread_ >> 6][head(t)] = v;
         }
-        ptx::named_barrier(1 + group_, kGroupThreads);
+        ptx::named_barrier(kGroupBarrier + group_, kGroupThreads);
 #pragma unroll
         for (int t = 0; t < kHeadTiles; ++t) {
             const int h = head(t);
