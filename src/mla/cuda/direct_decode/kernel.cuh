@@ -15,8 +15,8 @@ namespace tokamak::mla::cuda::direct_decode {
 /// Registers of a thread by role, of those that its launch has.
 template <int Groups>
 struct Registers {
-    static constexpr int kMath = Groups == 2 ? 104 : 208;
-    static constexpr int kProduce = 64;
+    static constexpr int kMath = Groups == 2 ? 112 : 208;
+    static constexpr int kProduce = 32;
 };
 
 template <int Dim, int N, int Groups>

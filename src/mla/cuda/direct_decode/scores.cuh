@@ -41,10 +41,7 @@ class Scorer {
 #pragma unroll
                     for (int s = 0; s < kSteps; ++s) queries_[t][s][half] = queries_[t][s][half + 2] = 0;
                 }
-                unsigned top = 0;
-#pragma unroll
-                for (int s = 0; s < kSteps; ++s)
-                    if (is_codes(s)) top = max(top, top_of({queries_[t][s][half], queries_[t][s][half + 2], 0, 0}));
+                unsigned top = largest(t, half);
                 top = max(top, __shfl_xor_sync(~0U, top, 1));
                 top = max(top, __shfl_xor_sync(~0U, top, 2));
                 const int power = max(15, static_cast<int>(top >> 7) - 14);
@@ -83,6 +80,23 @@ class Scorer {
     [[nodiscard]] __device__ __forceinline__ bool is_codes(int step) const {
         if constexpr (Dim == 576) return step < 8;
         return step < 4 || share_ < kShares - 1;
+    }
+
+    /// Largest magnitude of a lane's finite queries of codes, as bf16.
+    [[nodiscard]] __device__ __forceinline__ unsigned largest(int t, int half) const {
+        unsigned both = 0;
+#pragma unroll
+        for (int s = 0; s < kSteps; ++s) {
+            if (!is_codes(s)) continue;
+            both = __vmaxu2(both, __vmaxu2(queries_[t][s][half] & 0x7FFF7FFFU, queries_[t][s][half + 2] & 0x7FFF7FFFU));
+        }
+        unsigned top = max(both & 0xFFFFU, both >> 16);
+        if (top < 0x7F80U) return top;
+        top = 0;
+#pragma unroll
+        for (int s = 0; s < kSteps; ++s)
+            if (is_codes(s)) top = max(top, top_of({queries_[t][s][half], queries_[t][s][half + 2], 0, 0}));
+        return top;
     }
 
     template <bool Vectors>
