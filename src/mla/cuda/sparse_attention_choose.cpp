@@ -14,6 +14,8 @@ namespace {
 constexpr double kWaveUs = 3.5;
 constexpr double kExchangeUs = 1.5;
 constexpr double kExchangeUsPerHead = 0.085;
+constexpr double kDirectUs = 13.2;
+constexpr double kDirectUsPerRow = 0.0212;
 
 /// Of a block of 64 rows, by heads of the thread block or pair.
 double block_us(int heads) {
@@ -30,6 +32,13 @@ double block_us(int heads) {
 double flat_us(const SparseConfig& config, std::int64_t dim) {
     if (config.rows == kFlatRows[0]) return 5.0 + 0.13 * config.heads;
     return dim == 576 ? 5.9 + 0.205 * config.heads : 4.4 + 0.25 * config.heads;
+}
+
+/// Of a block of the direct form.
+double direct_us(const SparseConfig& config, const SparseAttentionProblem& problem) {
+    const double rows = static_cast<double>((selected_columns(problem) + config.splits - 1) / config.splits);
+    const double exchange = config.splits == 1 ? 0.0 : kExchangeUs;
+    return kDirectUs + kDirectUsPerRow * rows + exchange;
 }
 
 /// Clusters of 1, 2, ... blocks that run at once on 132 multiprocessors, as one H200 answered; all larger ones: the
@@ -159,7 +168,7 @@ double predicted_us(const SparseConfig& config, const SparseAttentionProblem& pr
     const std::int64_t resident = std::max<std::int64_t>(1, resident_clusters(in_cluster, multiprocessors));
     const std::int64_t waves = (tokens * groups + resident - 1) / resident;
     if (config.rows > 0) return static_cast<double>(waves) * flat_us(config, problem.dim);
-    if (config.direct) return 1e9;
+    if (config.direct) return static_cast<double>(waves) * direct_us(config, problem);
     const std::int64_t blocks = ((columns + config.splits - 1) / config.splits + 63) / 64;
     const double exchange =
         config.splits == 1 ? 0.0 : kExchangeUs + kExchangeUsPerHead * std::min(config.heads, kPairHeads / 2);

@@ -28,7 +28,7 @@ inline constexpr int kPairHeads = 128;
 inline constexpr int kSplitCounts[] = {1, 2, 4, 6, 8};
 inline constexpr int kFlatSplits[] = {5, 6, 8, 9, 16};
 inline constexpr int kFlatRows[] = {64, 128};
-inline constexpr int kDirectHeads[] = {16, 32};
+inline constexpr int kDirectHeads[] = {16};
 inline constexpr int kDirectSplits[] = {1, 2, 4, 8, 16};
 
 /// All of them, by form, heads, splits.

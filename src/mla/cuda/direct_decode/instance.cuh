@@ -16,7 +16,6 @@ template <int Dim>
 DirectKernel kernel_of(int heads) {
     switch (heads) {
         case 16: return describe<Dim, 16, 2>();
-        case 32: return describe<Dim, 32, 1>();
         default: return {};
     }
 }
