@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "mla/cuda/flat_decode/direct_kernel.cuh"
 #include "mla/cuda/flat_decode/instance.cuh"
 
 namespace tokamak::mla::cuda::flat_decode {
-FlatKernel flat_576_fp8(int heads, int rows) { return kernel_of<576, true>(heads, rows); }
+FlatKernel flat_576_fp8(int heads, int rows) {
+    if (heads == direct::kHeads && rows == direct::kRows)
+        return {reinterpret_cast<const void*>(&direct::flat_direct), direct::kDirectThreads, direct::kDirectBytes};
+    return kernel_of<576, true>(heads, rows);
+}
 }  // namespace tokamak::mla::cuda::flat_decode

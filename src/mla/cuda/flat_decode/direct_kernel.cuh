@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+// The flat form for fp8 rows of 576 and 16 heads: rows are brought as they are and converted in registers, once for the
+// scores and once for the values. See docs/kernels/sparse_mla.md.
+#pragma once
+
+#include "cuda/ptx/copy.cuh"
+#include "mla/cuda/flat_decode/direct_load.cuh"
+#include "mla/cuda/flat_decode/direct_values.cuh"
+#include "mla/cuda/flat_decode/direct_weigh.cuh"
+
+namespace tokamak::mla::cuda::flat_decode::direct {
+
+/// Named barriers.
+enum : int { kRowsBarrier = 1 /* and 2 */, kPairBarrier = 3 /* to 6 */ };
+
+class DirectBlock {
+    using OwnExchange = Exchange<kHeads, true, false>;
+    using OwnAdder = Adder<kHeads, true, DirectControl>;
+    /// Sums of a head's codes times weights are below 2^16 times this power, over rows.
+    static constexpr int kWeightBits = -6;
+
+  public:
+    __device__ __forceinline__ DirectBlock(const Params& params, unsigned char* shared)
+        : params_(params),
+          base_(ptx::shared_address(shared)),
+          control_(*reinterpret_cast<DirectControl*>(shared + kControl)),
+          warp_(__shfl_sync(~0U, static_cast<int>(threadIdx.x) / 32, 0)),
+          lane_(static_cast<int>(threadIdx.x) % 32) {
+        token_ = over_splits(params, static_cast<int>(blockIdx.x));
+        rank_ = static_cast<int>(blockIdx.x) - token_ * params.splits;
+        first_head_ = static_cast<int>(blockIdx.y) * kHeads;
+    }
+
+    __device__ __forceinline__ void run() {
+        const Finder<576, true> finder(params_, token_, rank_, row_of(warp_, lane_ % 16), lane_ < 16);
+        const int tokens = params_.num_tokens != nullptr ? *params_.num_tokens : token_ + 1;
+        DirectQueries queries(warp_, lane_);
+        queries.load(params_, token_, first_head_);
+        if (threadIdx.x == 0) listen<kHeads>(params_, control_, rank_, kDirectWarps, kDirectWarps);
+        if (token_ >= tokens) return;  // the whole cluster
+        __syncwarp();
+        ptx::cluster_arrive_relaxed();  // sums may be told
+        copy_rows(params_, base_, Found(finder), warp_, lane_);
+        // The condition always holds: behind a branch the compiler does not wait for queries before it asks for rows.
+        if (first_head_ < params_.heads) queries.store(params_, control_, base_);
+        __syncthreads();
+        Tile score = {};
+        score_rows(score);
+        DirectWeigher(params_, control_, base_, warp_, lane_).weigh(score);
+        __syncthreads();
+        __syncwarp();
+        ptx::cluster_wait();
+        ptx::cluster_arrive_relaxed();  // parts may land in place of the tails
+        tell();
+        finish();
+    }
+
+  private:
+    __device__ __forceinline__ void score_rows(Tile& score) const {
+        const Scorer scorer(params_, control_, base_, warp_, lane_);
+#pragma unroll 1
+        for (int half = 0; half < 2; ++half) {
+            if (half == 0)
+                ptx::copy_wait<1>();
+            else
+                ptx::copy_wait<0>();
+            __syncthreads();
+            scorer.score(half, score);
+        }
+        ptx::named_barrier(kRowsBarrier + warp_ / 4, 128);
+        scorer.add_shares(warp_, score);
+    }
+
+    /// Tells all splits the sums of this one: a thread for a head and split.
+    __device__ __forceinline__ void tell() const {
+        const int h = static_cast<int>(threadIdx.x) % kHeads;
+        const int to = static_cast<int>(threadIdx.x) / kHeads;
+        if (to < params_.splits) {
+            const float4 a = load_float4(base_ + sum_at(h, 0));
+            const float4 b = load_float4(base_ + sum_at(h, 4));
+            const float sum = ((a.x + a.y) + (a.z + a.w)) + ((b.x + b.y) + (b.z + b.w));
+            const float4 sums = {control_.reference[h], sum,
+                                 params_.max_logits != nullptr ? control_.top[h] : -kInfinity, 0.0F};
+            if (to == rank_)
+                control_.sums[rank_][h] = sums;
+            else
+                ptx::store_counted(ptx::address_in(to, &control_.sums[rank_][h]), sums,
+                                   ptx::address_in(to, &control_.told));
+        }
+        __syncwarp();
+        if (lane_ == 0) ptx::barrier_arrive(&control_.told);
+    }
+
+    __device__ __forceinline__ void finish() const {
+        const OwnExchange exchange(params_, {0, base_ + kLanding, &control_.landed}, rank_, kWeightBits);
+        OwnAdder adder(params_, control_, exchange);
+        int item = static_cast<int>(threadIdx.x);
+        adder.take(token_, first_head_, item);
+        send(exchange);
+        const int items = kHeads * 8 * exchange.parts();
+        ptx::barrier_wait(&control_.told, 0);
+        adder.settle();
+        ptx::barrier_wait(&control_.landed, 0);
+        __syncwarp();
+        ptx::cluster_arrive_relaxed();
+        if (item < items) adder.add();
+        if (rank_ == 0) adder.store_sums();
+        for (item += kDirectThreads; item < items; item += kDirectThreads) {
+            adder.take(token_, first_head_, item);
+            adder.settle();
+            adder.add();
+        }
+        __syncwarp();
+        ptx::cluster_wait();  // nobody leaves while others still copy out of its memory
+    }
+
+    __device__ __forceinline__ void send(const OwnExchange& exchange) const {
+        Output out = {};
+        multiply_values(base_, warp_, lane_, out);
+        ptx::named_barrier(kPairBarrier + warp_ / 2, 64);
+        const Sender sender(params_, control_, base_, rank_, warp_, lane_);
+        sender.stage(out, exchange.forth());
+        ptx::fence_shared_async();
+        __syncwarp();
+        ptx::cluster_wait();
+        if (ptx::elect_lane()) sender.push();
+        __syncwarp();
+        if (lane_ == 0) ptx::barrier_arrive(&control_.landed);
+    }
+
+    const Params& params_;
+    std::uint32_t base_;
+    DirectControl& control_;
+    int warp_, lane_;
+    int rank_, token_, first_head_;
+};
+
+__global__ void __launch_bounds__(kDirectThreads, 2) flat_direct(const __grid_constant__ Params params) {
+    extern __shared__ __align__(1024) unsigned char shared[];
+    DirectBlock(params, shared).run();
+}
+
+}  // namespace tokamak::mla::cuda::flat_decode::direct
