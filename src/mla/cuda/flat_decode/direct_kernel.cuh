@@ -11,7 +11,7 @@
 namespace tokamak::mla::cuda::flat_decode::direct {
 
 /// Named barriers.
-enum : int { kRowsBarrier = 1 /* and 2 */, kPairBarrier = 3 /* to 6 */ };
+enum : int { kRowsBarrier = 1 /* and 2 */, kPairBarrier = 3 /* to 6 */, kQueriesBarrier = 7, kQueryWarpsBarrier = 8 };
 
 class DirectBlock {
     using OwnExchange = Exchange<kHeads, true, false>;
@@ -32,18 +32,7 @@ class DirectBlock {
     }
 
     __device__ __forceinline__ void run() {
-        const Finder<576, true> finder(params_, token_, rank_, row_of(warp_, lane_ % 16), lane_ < 16);
-        const int tokens = params_.num_tokens != nullptr ? *params_.num_tokens : token_ + 1;
-        DirectQueries queries(warp_, lane_);
-        queries.load(params_, token_, first_head_);
-        if (threadIdx.x == 0) listen<kHeads>(params_, control_, rank_, kDirectWarps, kDirectWarps);
-        if (token_ >= tokens) return;  // the whole cluster
-        __syncwarp();
-        ptx::cluster_arrive_relaxed();  // sums may be told
-        copy_rows(params_, base_, Found(finder), warp_, lane_);
-        // The condition always holds: behind a branch the compiler does not wait for queries before it asks for rows.
-        if (first_head_ < params_.heads) queries.store(params_, control_, base_);
-        __syncthreads();
+        if (!(warp_ < kRowWarps ? bring_rows() : bring_queries())) return;  // the whole cluster
         Tile score = {};
         score_rows(score);
         DirectWeigher(params_, control_, base_, warp_, lane_).weigh(score);
@@ -56,6 +45,34 @@ class DirectBlock {
     }
 
   private:
+    /// Whether this block's token exists. Asked behind the loads that do not depend on it.
+    [[nodiscard]] __device__ __forceinline__ bool exists() const {
+        return params_.num_tokens == nullptr || token_ < *params_.num_tokens;
+    }
+
+    __device__ __forceinline__ bool bring_rows() {
+        const Finder<576, true> finder(params_, token_, rank_, row_of(warp_, lane_), true);
+        if (!exists()) return false;
+        __syncwarp();
+        ptx::cluster_arrive_relaxed();
+        copy_rows(params_, base_, Found(finder), warp_, lane_);
+        ptx::named_barrier(kQueriesBarrier, kDirectThreads);
+        return true;
+    }
+
+    __device__ __forceinline__ bool bring_queries() {
+        DirectQueries queries(warp_ - kRowWarps, lane_);
+        queries.load(params_, token_, first_head_);
+        if (threadIdx.x == kDirectThreads - 1) listen<kHeads>(params_, control_, rank_, kDirectWarps, kDirectWarps);
+        if (!exists()) return false;
+        __syncwarp();
+        ptx::cluster_arrive_relaxed();  // sums may be told
+        queries.store(params_, control_, base_);
+        named_barrier_arrive(kQueriesBarrier, kDirectThreads);
+        ptx::named_barrier(kQueryWarpsBarrier, kDirectThreads - 32 * kRowWarps);
+        return true;
+    }
+
     __device__ __forceinline__ void score_rows(Tile& score) const {
         const Scorer scorer(params_, control_, base_, warp_, lane_);
 #pragma unroll 1

@@ -7,19 +7,22 @@
 
 namespace tokamak::mla::cuda::flat_decode::direct {
 
-/// Row j of a warp's 16: the first eight belong to the first two of the four 16-row tiles of each half of the rows.
+/// Four warps bring the rows, the other four the queries.
+inline constexpr int kRowWarps = 4;
+
+/// Row j of a warp's 32: the first 16 belong to the first two of the four 16-row tiles of each half of the rows.
 [[nodiscard]] __device__ __forceinline__ int row_of(int warp, int j) {
-    const int in_turn = warp * 8 + j % 8;
-    return in_turn / 32 * 64 + j / 8 * 32 + in_turn % 32;
+    const int in_turn = warp * 16 + j % 16;
+    return in_turn / 32 * 64 + j / 16 * 32 + in_turn % 32;
 }
 
 /// Copies a warp's rows in two groups. Eight lanes copy what a row has of one line of memory, the units of 16 bytes
-/// from 8 k - o on: a piece that lies across two lines costs the load unit twice as much.
+/// from 8 k - o on.
 __device__ __forceinline__ void copy_rows(const Params& params, std::uint32_t base, Found found, int warp, int lane) {
     if (!found.own.valid) found.own.values = params.pools[0].values;  // no byte of it is read
-    if (lane < 16) store_byte(base + valid_at(row_of(warp, lane)), found.own.valid ? 1 : 0);
+    store_byte(base + valid_at(row_of(warp, lane)), found.own.valid ? 1 : 0);
 #pragma unroll
-    for (int n = 0; n < 4; ++n) {
+    for (int n = 0; n < 8; ++n) {
         const int j = 4 * n + lane / 8;
         const std::uint8_t* const values = found.values(j);
         const bool valid = found.is_valid(j);
@@ -34,17 +37,15 @@ __device__ __forceinline__ void copy_rows(const Params& params, std::uint32_t ba
         for (int k = 1; k < 4; ++k) ptx::copy_16(code + k * 128, from + k * 128, valid);
         ptx::copy_16(unit < 0 ? code + 512 : tail, from + 512, valid);
         if (unit <= 0) ptx::copy_16(tail + 128, from + 640, valid);
-        if (n % 2 == 1) ptx::copy_commit();
+        if (n % 4 == 3) ptx::copy_commit();
     }
 }
 
-/// Queries: a warp has two whole heads, so that it needs no other to know their largest element.
+/// Queries of four heads of a warp: of each head two chunks of eight elements a lane; then a chunk of rotary ones.
 class DirectQueries {
-    static constexpr int kChunks = 72;
-    static constexpr int kOwn = 5;
-
   public:
-    __device__ __forceinline__ DirectQueries(int warp, int lane) : first_(warp * 2), lane_(lane) {}
+    /// `warp`: of those that bring queries.
+    __device__ __forceinline__ DirectQueries(int warp, int lane) : first_(warp * 4), lane_(lane) {}
 
     __device__ __forceinline__ void load(const Params& params, int token, int first_head) {
         const auto* const q = static_cast<const std::uint16_t*>(params.q) + token * params.q_token_stride +
@@ -52,11 +53,12 @@ class DirectQueries {
         const int real = params.heads - first_head - first_;
         const auto load_all = [&](auto load) {
 #pragma unroll
-            for (int i = 0; i < kOwn; ++i) {
+            for (int i = 0; i < 8; ++i) {
                 chunks_[i] = {0, 0, 0, 0};
-                if (at(i) < 2 * kChunks && head(i) < real)
-                    chunks_[i] = load(q + head(i) * params.q_head_stride + (at(i) - head(i) * kChunks) * 8);
+                if (i / 2 < real) chunks_[i] = load(q + i / 2 * params.q_head_stride + (lane_ + i % 2 * 32) * 8);
             }
+            rotary_ = {0, 0, 0, 0};
+            if (lane_ / 8 < real) rotary_ = load(q + lane_ / 8 * params.q_head_stride + 512 + lane_ % 8 * 8);
         };
         if (params.q_vectors)
             load_all([](const std::uint16_t* from) { return __ldg(reinterpret_cast<const uint4*>(from)); });
@@ -67,34 +69,36 @@ class DirectQueries {
     /// As f16, divided by a power of two that leaves a head's largest element just below 2^15; the rotary ones as they
     /// are.
     __device__ __forceinline__ void store(const Params& params, DirectControl& control, std::uint32_t base) const {
-        int power[2];
+        const std::uint32_t to = base + kTurns + first_ * kQueryPitch + lane_ * 16;
 #pragma unroll
-        for (int h = 0; h < 2; ++h) {
-            unsigned top = 0;
+        for (int h = 0; h < 4; ++h) {
+            const uint4(&two)[2] = *reinterpret_cast<const uint4(*)[2]>(&chunks_[2 * h]);
+            unsigned top = __reduce_max_sync(~0U, both(two[0], two[1]));
+            if (top >= 0x7F80U) top = __reduce_max_sync(~0U, max(top_of(two[0]), top_of(two[1])));
+            const int power = max(15, static_cast<int>(top >> 7) - 14);
+            if (lane_ == h) control.scale[first_ + h] = params.scale_log2 * power_of(power);
+            const float factor = power_of(2 * kUnitExponent - power);
 #pragma unroll
-            for (int i = 0; i < kOwn; ++i)
-                if (head(i) == h) top = max(top, top_of(chunks_[i]));
-            power[h] = max(15, static_cast<int>(__reduce_max_sync(~0U, top) >> 7) - 14);
-            if (lane_ == h) control.scale[first_ + h] = params.scale_log2 * power_of(power[h]);
+            for (int i = 0; i < 2; ++i)
+                store_shared(to + h * kQueryPitch + i * 512,
+                             {scale_bf16(two[i].x, factor), scale_bf16(two[i].y, factor),
+                              scale_bf16(two[i].z, factor), scale_bf16(two[i].w, factor)});
         }
-#pragma unroll
-        for (int i = 0; i < kOwn; ++i) {
-            const float factor = power_of(2 * kUnitExponent - (head(i) == 0 ? power[0] : power[1]));
-            const int c = at(i) - head(i) * kChunks;
-            const uint4 v = chunks_[i];
-            const uint4 scaled = {scale_bf16(v.x, factor), scale_bf16(v.y, factor), scale_bf16(v.z, factor),
-                                  scale_bf16(v.w, factor)};
-            if (at(i) < 2 * kChunks)
-                store_shared(base + kTurns + (first_ + head(i)) * kQueryPitch + c * 16, c < 64 ? scaled : v);
-        }
+        store_shared(base + kTurns + (first_ + lane_ / 8) * kQueryPitch + 1024 + lane_ % 8 * 16, rotary_);
     }
 
   private:
-    [[nodiscard]] __device__ __forceinline__ int at(int i) const { return lane_ + 32 * i; }
-    [[nodiscard]] __device__ __forceinline__ int head(int i) const { return at(i) >= kChunks ? 1 : 0; }
+    /// Largest magnitude of 16 elements as bf16 bits.
+    [[nodiscard]] __device__ __forceinline__ static unsigned both(const uint4& a, const uint4& b) {
+        const auto larger = [](unsigned x, unsigned y) { return __vmaxu2(x & 0x7FFF7FFFU, y & 0x7FFF7FFFU); };
+        const unsigned two =
+            __vmaxu2(__vmaxu2(larger(a.x, a.y), larger(a.z, a.w)), __vmaxu2(larger(b.x, b.y), larger(b.z, b.w)));
+        return max(two >> 16, two & 0xFFFFU);
+    }
 
     int first_, lane_;
-    uint4 chunks_[kOwn];
+    uint4 chunks_[8];
+    uint4 rotary_;
 };
 
 }  // namespace tokamak::mla::cuda::flat_decode::direct

@@ -74,6 +74,11 @@ __device__ __forceinline__ std::uint32_t high_codes(std::uint32_t four) {
     return halves;
 }
 
+/// Arrives for those who wait in ptx::named_barrier, and goes on.
+__device__ __forceinline__ void named_barrier_arrive(int number, int threads) {
+    asm volatile("barrier.cta.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory");
+}
+
 __device__ __forceinline__ float load_float(std::uint32_t at) {
     float v;
     asm volatile("ld.shared.f32 %0, [%1];" : "=f"(v) : "r"(at) : "memory");
