@@ -1,21 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-// The flat form for fp8 rows of 576 and 16 heads: rows are brought as they are and converted in registers, once for the
+// The flat form for fp8 rows of 576: rows are brought as they are and converted in registers, once for the
 // scores and once for the values. See docs/kernels/sparse_mla.md.
 #pragma once
 
-#include "cuda/ptx/copy.cuh"
 #include "mla/cuda/flat_decode/direct_load.cuh"
 #include "mla/cuda/flat_decode/direct_values.cuh"
 #include "mla/cuda/flat_decode/direct_weigh.cuh"
+#include "mla/cuda/flat_decode/instances.h"
 
 namespace tokamak::mla::cuda::flat_decode::direct {
 
 /// Named barriers.
 enum : int { kRowsBarrier = 1 /* and 2 */, kPairBarrier = 3 /* to 6 */, kQueriesBarrier = 7, kQueryWarpsBarrier = 8 };
 
+template <int M>
 class DirectBlock {
+    using L = Layout<M>;
+    using Control = DirectControl<M>;
+    static constexpr int kHeads = 16 * M;
     using OwnExchange = Exchange<kHeads, true, false>;
-    using OwnAdder = Adder<kHeads, true, DirectControl>;
+    using OwnAdder = Adder<kHeads, true, Control>;
     /// Sums of a head's codes times weights are below 2^16 times this power, over rows.
     static constexpr int kWeightBits = -6;
 
@@ -23,7 +27,7 @@ class DirectBlock {
     __device__ __forceinline__ DirectBlock(const Params& params, unsigned char* shared)
         : params_(params),
           base_(ptx::shared_address(shared)),
-          control_(*reinterpret_cast<DirectControl*>(shared + kControl)),
+          control_(*reinterpret_cast<Control*>(shared + L::kControl)),
           warp_(__shfl_sync(~0U, static_cast<int>(threadIdx.x) / 32, 0)),
           lane_(static_cast<int>(threadIdx.x) % 32) {
         token_ = over_splits(params, static_cast<int>(blockIdx.x));
@@ -33,9 +37,9 @@ class DirectBlock {
 
     __device__ __forceinline__ void run() {
         if (!(warp_ < kRowWarps ? bring_rows() : bring_queries())) return;  // the whole cluster
-        Tile score = {};
+        Tile<M> score = {};
         score_rows(score);
-        DirectWeigher(params_, control_, base_, warp_, lane_).weigh(score);
+        DirectWeigher<M>(params_, control_, base_, warp_, lane_).weigh(score);
         __syncthreads();
         __syncwarp();
         ptx::cluster_wait();
@@ -55,13 +59,13 @@ class DirectBlock {
         if (!exists()) return false;
         __syncwarp();
         ptx::cluster_arrive_relaxed();
-        copy_rows(params_, base_, Found(finder), warp_, lane_);
+        copy_rows(params_, control_, base_, Found(finder), warp_, lane_);
         ptx::named_barrier(kQueriesBarrier, kDirectThreads);
         return true;
     }
 
     __device__ __forceinline__ bool bring_queries() {
-        DirectQueries queries(warp_ - kRowWarps, lane_);
+        DirectQueries<M> queries(warp_ - kRowWarps, lane_);
         queries.load(params_, token_, first_head_);
         if (threadIdx.x == kDirectThreads - 1) listen<kHeads>(params_, control_, rank_, kDirectWarps, kDirectWarps);
         if (!exists()) return false;
@@ -73,8 +77,8 @@ class DirectBlock {
         return true;
     }
 
-    __device__ __forceinline__ void score_rows(Tile& score) const {
-        const Scorer scorer(params_, control_, base_, warp_, lane_);
+    __device__ __forceinline__ void score_rows(Tile<M>& score) const {
+        const Scorer<M> scorer(params_, control_, base_, warp_, lane_);
 #pragma unroll 1
         for (int half = 0; half < 2; ++half) {
             if (half == 0)
@@ -90,9 +94,10 @@ class DirectBlock {
 
     /// Tells all splits the sums of this one: a thread for a head and split.
     __device__ __forceinline__ void tell() const {
-        const int h = static_cast<int>(threadIdx.x) % kHeads;
-        const int to = static_cast<int>(threadIdx.x) / kHeads;
-        if (to < params_.splits) {
+#pragma unroll 1
+        for (int i = static_cast<int>(threadIdx.x); i < kHeads * params_.splits; i += kDirectThreads) {
+            const int h = i % kHeads;
+            const int to = i / kHeads;
             const float4 a = load_float4(base_ + sum_at(h, 0));
             const float4 b = load_float4(base_ + sum_at(h, 4));
             const float sum = ((a.x + a.y) + (a.z + a.w)) + ((b.x + b.y) + (b.z + b.w));
@@ -109,7 +114,7 @@ class DirectBlock {
     }
 
     __device__ __forceinline__ void finish() const {
-        const OwnExchange exchange(params_, {0, base_ + kLanding, &control_.landed}, rank_, kWeightBits);
+        const OwnExchange exchange(params_, {0, base_ + L::kLanding, &control_.landed}, rank_, kWeightBits);
         OwnAdder adder(params_, control_, exchange);
         int item = static_cast<int>(threadIdx.x);
         adder.take(token_, first_head_, item);
@@ -132,10 +137,10 @@ class DirectBlock {
     }
 
     __device__ __forceinline__ void send(const OwnExchange& exchange) const {
-        Output out = {};
-        multiply_values(base_, warp_, lane_, out);
+        Output<M> out = {};
+        multiply_values<M>(base_, warp_, lane_, out);
         ptx::named_barrier(kPairBarrier + warp_ / 2, 64);
-        const Sender sender(params_, control_, base_, rank_, warp_, lane_);
+        const Sender<M> sender(params_, control_, base_, rank_, warp_, lane_);
         sender.stage(out, exchange.forth());
         ptx::fence_shared_async();
         __syncwarp();
@@ -147,14 +152,20 @@ class DirectBlock {
 
     const Params& params_;
     std::uint32_t base_;
-    DirectControl& control_;
+    Control& control_;
     int warp_, lane_;
     int rank_, token_, first_head_;
 };
 
-__global__ void __launch_bounds__(kDirectThreads, 2) flat_direct(const __grid_constant__ Params params) {
+template <int M>
+__global__ void __launch_bounds__(kDirectThreads, M == 1 ? 2 : 1) flat_direct(const __grid_constant__ Params params) {
     extern __shared__ __align__(1024) unsigned char shared[];
-    DirectBlock(params, shared).run();
+    DirectBlock<M>(params, shared).run();
+}
+
+template <int M>
+FlatKernel describe_direct() {
+    return {reinterpret_cast<const void*>(&flat_direct<M>), kDirectThreads, kDirectBytes<M>};
 }
 
 }  // namespace tokamak::mla::cuda::flat_decode::direct

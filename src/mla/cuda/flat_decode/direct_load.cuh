@@ -18,9 +18,12 @@ inline constexpr int kRowWarps = 4;
 
 /// Copies a warp's rows in two groups. Eight lanes copy what a row has of one line of memory, the units of 16 bytes
 /// from 8 k - o on.
-__device__ __forceinline__ void copy_rows(const Params& params, std::uint32_t base, Found found, int warp, int lane) {
+template <int M>
+__device__ __forceinline__ void copy_rows(const Params& params, DirectControl<M>& control, std::uint32_t base,
+                                          Found found, int warp, int lane) {
+    using L = Layout<M>;
     if (!found.own.valid) found.own.values = params.pools[0].values;  // no byte of it is read
-    store_byte(base + valid_at(row_of(warp, lane)), found.own.valid ? 1 : 0);
+    control.valid[row_of(warp, lane)] = found.own.valid ? 1 : 0;
 #pragma unroll
     for (int n = 0; n < 8; ++n) {
         const int j = 4 * n + lane / 8;
@@ -30,8 +33,8 @@ __device__ __forceinline__ void copy_rows(const Params& params, std::uint32_t ba
         const int off = static_cast<int>(reinterpret_cast<std::uintptr_t>(values) >> 4 & 7U);
         const int unit = lane % 8 - off;
         const std::uint8_t* const from = values + unit * 16;
-        const std::uint32_t code = base + kCodes + row * kCodePitch + unit * 16;
-        const std::uint32_t tail = base + kTails + row * kTailPitch + unit * 16;
+        const std::uint32_t code = base + L::kCodes + row * kCodePitch + unit * 16;
+        const std::uint32_t tail = base + L::kTails + row * kTailPitch + unit * 16;
         if (unit >= 0) ptx::copy_16(code, from, valid);
 #pragma unroll
         for (int k = 1; k < 4; ++k) ptx::copy_16(code + k * 128, from + k * 128, valid);
@@ -41,11 +44,13 @@ __device__ __forceinline__ void copy_rows(const Params& params, std::uint32_t ba
     }
 }
 
-/// Queries of four heads of a warp: of each head two chunks of eight elements a lane; then a chunk of rotary ones.
+/// Queries, 4 * M heads of a warp: of each head two chunks of eight elements a lane; of four heads a chunk of rotary
+/// ones.
+template <int M>
 class DirectQueries {
   public:
     /// `warp`: of those that bring queries.
-    __device__ __forceinline__ DirectQueries(int warp, int lane) : first_(warp * 4), lane_(lane) {}
+    __device__ __forceinline__ DirectQueries(int warp, int lane) : first_(warp * kOwn), lane_(lane) {}
 
     __device__ __forceinline__ void load(const Params& params, int token, int first_head) {
         const auto* const q = static_cast<const std::uint16_t*>(params.q) + token * params.q_token_stride +
@@ -53,12 +58,16 @@ class DirectQueries {
         const int real = params.heads - first_head - first_;
         const auto load_all = [&](auto load) {
 #pragma unroll
-            for (int i = 0; i < 8; ++i) {
+            for (int i = 0; i < 2 * kOwn; ++i) {
                 chunks_[i] = {0, 0, 0, 0};
                 if (i / 2 < real) chunks_[i] = load(q + i / 2 * params.q_head_stride + (lane_ + i % 2 * 32) * 8);
             }
-            rotary_ = {0, 0, 0, 0};
-            if (lane_ / 8 < real) rotary_ = load(q + lane_ / 8 * params.q_head_stride + 512 + lane_ % 8 * 8);
+#pragma unroll
+            for (int m = 0; m < M; ++m) {
+                const int head = 4 * m + lane_ / 8;
+                rotary_[m] = {0, 0, 0, 0};
+                if (head < real) rotary_[m] = load(q + head * params.q_head_stride + 512 + lane_ % 8 * 8);
+            }
         };
         if (params.q_vectors)
             load_all([](const std::uint16_t* from) { return __ldg(reinterpret_cast<const uint4*>(from)); });
@@ -68,10 +77,10 @@ class DirectQueries {
 
     /// As f16, divided by a power of two that leaves a head's largest element just below 2^15; the rotary ones as they
     /// are.
-    __device__ __forceinline__ void store(const Params& params, DirectControl& control, std::uint32_t base) const {
-        const std::uint32_t to = base + kTurns + first_ * kQueryPitch + lane_ * 16;
+    __device__ __forceinline__ void store(const Params& params, DirectControl<M>& control, std::uint32_t base) const {
+        const std::uint32_t to = base + Layout<M>::kTurns + first_ * kQueryPitch + lane_ * 16;
 #pragma unroll
-        for (int h = 0; h < 4; ++h) {
+        for (int h = 0; h < kOwn; ++h) {
             const uint4(&two)[2] = *reinterpret_cast<const uint4(*)[2]>(&chunks_[2 * h]);
             unsigned top = __reduce_max_sync(~0U, both(two[0], two[1]));
             if (top >= 0x7F80U) top = __reduce_max_sync(~0U, max(top_of(two[0]), top_of(two[1])));
@@ -84,10 +93,14 @@ class DirectQueries {
                              {scale_bf16(two[i].x, factor), scale_bf16(two[i].y, factor),
                               scale_bf16(two[i].z, factor), scale_bf16(two[i].w, factor)});
         }
-        store_shared(base + kTurns + (first_ + lane_ / 8) * kQueryPitch + 1024 + lane_ % 8 * 16, rotary_);
+#pragma unroll
+        for (int m = 0; m < M; ++m)
+            store_shared(to + (4 * m + lane_ / 8) * kQueryPitch + 1024 + (lane_ % 8 - lane_) * 16, rotary_[m]);
     }
 
   private:
+    static constexpr int kOwn = 4 * M;
+
     /// Largest magnitude of 16 elements as bf16 bits.
     [[nodiscard]] __device__ __forceinline__ static unsigned both(const uint4& a, const uint4& b) {
         const auto larger = [](unsigned x, unsigned y) { return __vmaxu2(x & 0x7FFF7FFFU, y & 0x7FFF7FFFU); };
@@ -97,8 +110,8 @@ class DirectQueries {
     }
 
     int first_, lane_;
-    uint4 chunks_[8];
-    uint4 rotary_;
+    uint4 chunks_[2 * kOwn];
+    uint4 rotary_[M];
 };
 
 }  // namespace tokamak::mla::cuda::flat_decode::direct

@@ -8,49 +8,57 @@
 
 namespace tokamak::mla::cuda::flat_decode::direct {
 
-/// Fragment of 16 heads by 16 rows: [product][register], columns as row_of_column has them.
-using Tile = float[2][4];
+/// Fragments of 16 * M heads by 16 rows: [16 heads][product][register], columns as row_of_column has them.
+template <int M>
+using Tile = float[M][2][4];
 
+template <int M>
 class Scorer {
+    using L = Layout<M>;
+
   public:
-    __device__ __forceinline__ Scorer(const Params& params, const DirectControl& control, std::uint32_t base, int warp,
+    __device__ __forceinline__ Scorer(const Params& params, const DirectControl<M>& control, std::uint32_t base, int warp,
                                       int lane)
         : base_(base), group_(warp % 4), first_row_(warp / 4 * 64), lane_(lane), rotary_scale_(params.scale_log2) {
         const int c = lane % 4;
 #pragma unroll
-        for (int h = 0; h < 2; ++h) {
-            const int head = lane / 4 + 8 * h;
-            scale_[h] = control.scale[head];
-            const std::uint32_t at = base + kTurns + head * kQueryPitch;
+        for (int m = 0; m < M; ++m)
 #pragma unroll
-            for (int two = 0; two < 4; ++two) {
-                const uint4 v = load_shared_16(at + group_ * 256 + two / 2 * 128 + c * 32 + two % 2 * 16);
-                queries_[2 * two][h] = v.x;
-                queries_[2 * two][2 + h] = v.y;
-                queries_[2 * two + 1][h] = v.z;
-                queries_[2 * two + 1][2 + h] = v.w;
+            for (int h = 0; h < 2; ++h) {
+                const int head = 16 * m + lane / 4 + 8 * h;
+                scale_[m][h] = control.scale[head];
+                const std::uint32_t at = base + L::kTurns + head * kQueryPitch;
+#pragma unroll
+                for (int two = 0; two < 4; ++two) {
+                    const uint4 v = load_shared_16(at + group_ * 256 + two / 2 * 128 + c * 32 + two % 2 * 16);
+                    queries_[m][2 * two][h] = v.x;
+                    queries_[m][2 * two][2 + h] = v.y;
+                    queries_[m][2 * two + 1][h] = v.z;
+                    queries_[m][2 * two + 1][2 + h] = v.w;
+                }
+                const uint2 rotary = load_shared_8(at + 1024 + group_ * 32 + c * 8);
+                rotary_[m][h] = rotary.x;
+                rotary_[m][2 + h] = rotary.y;
             }
-            const uint2 rotary = load_shared_8(at + 1024 + group_ * 32 + c * 8);
-            rotary_[h] = rotary.x;
-            rotary_[2 + h] = rotary.y;
-        }
     }
 
     /// Scores two tiles of 16 rows; leaves shares for their owners and keeps the own tile's.
-    __device__ __forceinline__ void score(int half, Tile& own) const {
+    __device__ __forceinline__ void score(int half, Tile<M>& own) const {
         const int g = lane_ / 4;
         const int c = lane_ % 4;
         const int row = first_row_ + half * 32 + row_of_column(g);
-        const std::uint32_t codes = base_ + kCodes + row * kCodePitch + group_ * 128 + c * 16;
-        const std::uint32_t rotary = base_ + kTails + row * kTailPitch + kRotaryInTail + group_ * 32 + c * 8;
-        float sums[2][2][4] = {};
-        float rotaries[2][2][4] = {};
+        const std::uint32_t codes = base_ + L::kCodes + row * kCodePitch + group_ * 128 + c * 16;
+        const std::uint32_t rotary = base_ + L::kTails + row * kTailPitch + kRotaryInTail + group_ * 32 + c * 8;
+        Tile<M> sums[2] = {};
+        Tile<M> rotaries[2] = {};
 #pragma unroll
         for (int t = 0; t < 2; ++t)
 #pragma unroll
             for (int e = 0; e < 2; ++e) {
                 const uint2 v = load_shared_8(rotary + (16 * t + e) * kTailPitch);
-                ptx::mma_m16n8k16(rotaries[t][e], rotary_, v.x, v.y, rotaries[t][e]);
+#pragma unroll
+                for (int m = 0; m < M; ++m)
+                    ptx::mma_m16n8k16(rotaries[t][m][e], rotary_[m], v.x, v.y, rotaries[t][m][e]);
             }
 #pragma unroll
         for (int u = 0; u < 2; ++u)
@@ -61,9 +69,13 @@ class Scorer {
                     const uint4 v = load_shared_16(codes + (16 * t + e) * kCodePitch + u * 64);
                     const std::uint32_t words[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
-                    for (int s = 0; s < 4; ++s)
-                        ptx::mma_m16n8k16_f16(sums[t][e], queries_[4 * u + s], low_codes(words[s]), high_codes(words[s]),
-                                              sums[t][e]);
+                    for (int s = 0; s < 4; ++s) {
+                        const std::uint32_t low = low_codes(words[s]);
+                        const std::uint32_t high = high_codes(words[s]);
+#pragma unroll
+                        for (int m = 0; m < M; ++m)
+                            ptx::mma_m16n8k16_f16(sums[t][m][e], queries_[m][4 * u + s], low, high, sums[t][m][e]);
+                    }
                 }
 #pragma unroll
         for (int t = 0; t < 2; ++t) {
@@ -73,59 +85,65 @@ class Scorer {
     }
 
     /// Behind a barrier of the warps that have the same rows.
-    __device__ __forceinline__ void add_shares(int warp, Tile& own) const {
-        const std::uint32_t at = base_ + kTurns + warp * kPartialBytes + lane_ * 16;
+    __device__ __forceinline__ void add_shares(int warp, Tile<M>& own) const {
+        const std::uint32_t at = base_ + L::kTurns + warp * L::kPartialBytes + lane_ * 16;
 #pragma unroll
         for (int share = 0; share < 3; ++share)
 #pragma unroll
-            for (int e = 0; e < 2; ++e) {
-                const float4 v = load_float4(at + share * 1024 + e * 512);
-                own[e][0] += v.x;
-                own[e][1] += v.y;
-                own[e][2] += v.z;
-                own[e][3] += v.w;
-            }
+            for (int m = 0; m < M; ++m)
+#pragma unroll
+                for (int e = 0; e < 2; ++e) {
+                    const float4 v = load_float4(at + ((share * M + m) * 2 + e) * 512);
+                    own[m][e][0] += v.x;
+                    own[m][e][1] += v.y;
+                    own[m][e][2] += v.z;
+                    own[m][e][3] += v.w;
+                }
     }
 
   private:
-    __device__ __forceinline__ void scale_tile(int first, Tile& sums, const Tile& rotaries) const {
+    __device__ __forceinline__ void scale_tile(int first, Tile<M>& sums, const Tile<M>& rotaries) const {
         const int c = lane_ % 4;
-        const std::uint32_t at = base_ + kTails + first * kTailPitch + group_ * 4;
+        const std::uint32_t at = base_ + L::kTails + first * kTailPitch + group_ * 4;
 #pragma unroll
         for (int e = 0; e < 2; ++e)
 #pragma unroll
             for (int x = 0; x < 2; ++x) {
                 const float of_row = load_float(at + (row_of_column(2 * c + x) + e) * kTailPitch);
 #pragma unroll
-                for (int h = 0; h < 2; ++h) {
-                    float& sum = sums[e][2 * h + x];
-                    sum = fmaf(sum * of_row, scale_[h], rotaries[e][2 * h + x] * rotary_scale_);
-                }
+                for (int m = 0; m < M; ++m)
+#pragma unroll
+                    for (int h = 0; h < 2; ++h) {
+                        float& sum = sums[m][e][2 * h + x];
+                        sum = fmaf(sum * of_row, scale_[m][h], rotaries[m][e][2 * h + x] * rotary_scale_);
+                    }
             }
     }
 
-    __device__ __forceinline__ void give(int tile, const Tile& sums, Tile& own) const {
+    __device__ __forceinline__ void give(int tile, const Tile<M>& sums, Tile<M>& own) const {
         if (tile == group_) {
 #pragma unroll
-            for (int e = 0; e < 2; ++e)
-#pragma unroll
-                for (int i = 0; i < 4; ++i) own[e][i] = sums[e][i];
+            for (int i = 0; i < 8 * M; ++i) own[i / 8][i / 4 % 2][i % 4] = sums[i / 8][i / 4 % 2][i % 4];
             return;
         }
-        const std::uint32_t at = base_ + kTurns + (first_row_ / 16 + tile) * kPartialBytes +
-                                 ((group_ - tile - 1) & 3) * 1024 + lane_ * 16;
+        const std::uint32_t at = base_ + L::kTurns + (first_row_ / 16 + tile) * L::kPartialBytes +
+                                 ((group_ - tile - 1) & 3) * M * 1024 + lane_ * 16;
 #pragma unroll
-        for (int e = 0; e < 2; ++e)
-            store_shared(at + e * 512, {__float_as_uint(sums[e][0]), __float_as_uint(sums[e][1]),
-                                        __float_as_uint(sums[e][2]), __float_as_uint(sums[e][3])});
+        for (int m = 0; m < M; ++m)
+#pragma unroll
+            for (int e = 0; e < 2; ++e) {
+                const float(&v)[4] = sums[m][e];
+                store_shared(at + (m * 2 + e) * 512, {__float_as_uint(v[0]), __float_as_uint(v[1]),
+                                                      __float_as_uint(v[2]), __float_as_uint(v[3])});
+            }
     }
 
     std::uint32_t base_;
     int group_, first_row_, lane_;
     float rotary_scale_;
-    float scale_[2];
-    std::uint32_t queries_[8][4];
-    std::uint32_t rotary_[4];
+    float scale_[M][2];
+    std::uint32_t queries_[M][8][4];
+    std::uint32_t rotary_[M][4];
 };
 
 }  // namespace tokamak::mla::cuda::flat_decode::direct

@@ -7,11 +7,9 @@
 
 namespace tokamak::mla::cuda::flat_decode::direct {
 
-inline constexpr int kHeads = 16;
 inline constexpr int kRows = 128;  ///< of a share at most
 inline constexpr int kDirectWarps = 8;
 inline constexpr int kDirectThreads = 32 * kDirectWarps;
-inline constexpr int kDirectSplits = 16;
 inline constexpr int kGroups = 4;  ///< of 128 dimensions that share a scale
 
 /// A row in shared memory: 512 codes; apart from them the tail, four scales and 64 rotary values. Both pitches are 1
@@ -20,47 +18,52 @@ inline constexpr int kCodePitch = 528;
 inline constexpr int kTailPitch = 144;
 inline constexpr int kRotaryInTail = 16;
 
-// In turn in one place: queries, partial scores, weights, parts to be sent.
-inline constexpr std::uint32_t kCodes = 0;
-inline constexpr std::uint32_t kTails = kCodes + kRows * kCodePitch;
-inline constexpr std::uint32_t kLanding = kTails;  ///< of parts, when the weights are made
-inline constexpr std::uint32_t kTurns = kTails + kRows * kTailPitch;
-inline constexpr int kQueryPitch = 1168;    ///< of a head; an odd number of units
-inline constexpr int kPartialBytes = 3072;  ///< of 16 rows: what three other warps scored
-inline constexpr int kWeightPitch = 4608;   ///< of a group of dimensions: 16 rows are 512 bytes
-inline constexpr int kPartPitch = 576;
-inline constexpr std::uint32_t kTurnBytes = kDirectWarps * kPartialBytes;
-inline constexpr std::uint32_t kControl = kTurns + kTurnBytes;
-static_assert(kHeads * kQueryPitch <= kTurnBytes && kGroups * kWeightPitch <= kTurnBytes);
-static_assert(kWeightPitch == 8 * kPartPitch, "two warps stage their parts where their weights were");
-static_assert(kMostLanding * kPartBytes<kHeads> <= kRows * kTailPitch);
+inline constexpr int kQueryPitch = 1168;   ///< of a head; an odd number of units
+inline constexpr int kWeightPitch = 4608;  ///< of 16 heads and a group of dimensions: 16 rows are 512 bytes
 
-/// Small things lie in the 16 bytes between the codes of two rows.
-[[nodiscard]] __device__ constexpr std::uint32_t gap(int row) { return kCodes + row * kCodePitch + 512; }
+/// For 16 * M heads. In turn in one place: queries, partial scores, weights, parts to be sent.
+template <int M>
+struct Layout {
+    static constexpr int kHeads = 16 * M;
+    static constexpr int kPart = kPartBytes<kHeads>;
+    static constexpr int kPartialBytes = 3072 * M;      ///< of 16 rows: what three other warps scored
+    static constexpr int kPairPitch = 2 * kPart + 64;   ///< of two parts to be sent
+    static constexpr std::uint32_t kCodes = 0;
+    static constexpr std::uint32_t kTails = kCodes + kRows * kCodePitch;
+    static constexpr std::uint32_t kTurns = kTails + kRows * kTailPitch;
+    static constexpr std::uint32_t kTurnBytes = kDirectWarps * kPartialBytes;
+    /// Of parts; where the tails were, when the weights are made, if they fit.
+    static constexpr bool kOverTails = kMostLanding * kPart <= kRows * kTailPitch;
+    static constexpr std::uint32_t kLanding = kOverTails ? kTails : kTurns + kTurnBytes;
+    static constexpr std::uint32_t kControl = kTurns + kTurnBytes + (kOverTails ? 0 : kMostLanding * kPart);
+    static_assert(kHeads * kQueryPitch <= kTurnBytes && kGroups * M * kWeightPitch <= kTurnBytes);
+    static_assert(M * kWeightPitch >= 4 * kPairPitch, "two warps stage their parts where their weights were");
+};
+
+/// Numbers of heads and warps lie in the 16 bytes between the codes of two rows.
 [[nodiscard]] __device__ constexpr std::uint32_t maximum_at(int head, int warp) {
-    return gap(2 * head + warp / 4) + warp % 4 * 4;
+    return (2 * head + warp / 4) * kCodePitch + 512 + warp % 4 * 4;
 }
-[[nodiscard]] __device__ constexpr std::uint32_t sum_at(int head, int warp) {
-    return gap(32 + 2 * head + warp / 4) + warp % 4 * 4;
-}
-/// A byte: whether the row takes part.
-[[nodiscard]] __device__ constexpr std::uint32_t valid_at(int row) { return gap(64 + row / 16) + row % 16; }
+[[nodiscard]] __device__ constexpr std::uint32_t sum_at(int head, int warp) { return maximum_at(32 + head, warp); }
 
 /// Of each 16 rows, the one that column g of the first product has; the second product's is the next one. Eight lanes
 /// that read 16 bytes each of two such rows, or 16 lanes 8 bytes of four, touch every bank once.
 [[nodiscard]] __device__ constexpr int row_of_column(int g) { return g % 2 == 0 ? g : 8 + (g + 3) % 8; }
 
+template <int M>
 struct DirectControl {
     std::uint64_t told;    ///< sums of the other splits
     std::uint64_t landed;  ///< output parts of the other splits
-    float reference[kHeads];
-    float top[kHeads];    ///< largest scores, if asked for
-    float scale[kHeads];  ///< of scores, as exponents of two
-    alignas(16) float4 sums[kMostSplits][kHeads];
+    alignas(16) std::uint8_t valid[kRows];
+    float reference[16 * M];
+    float top[16 * M];    ///< largest scores, if asked for
+    float scale[16 * M];  ///< of scores, as exponents of two
+    alignas(16) float4 sums[kMostSplits][16 * M];
 };
 
-inline constexpr int kDirectBytes = kControl + sizeof(DirectControl);
-static_assert(2 * (kDirectBytes + 1024) <= 228 * 1024, "two blocks on a multiprocessor");
+template <int M>
+inline constexpr int kDirectBytes = Layout<M>::kControl + sizeof(DirectControl<M>);
+static_assert(2 * (kDirectBytes<1> + 1024) <= 228 * 1024, "two blocks on a multiprocessor");
 
 /// Codes 0 and 1 of four as f16, and codes 2 and 3: without a shift between.
 __device__ __forceinline__ std::uint32_t low_codes(std::uint32_t four) {
@@ -84,16 +87,8 @@ __device__ __forceinline__ float load_float(std::uint32_t at) {
     asm volatile("ld.shared.f32 %0, [%1];" : "=f"(v) : "r"(at) : "memory");
     return v;
 }
-__device__ __forceinline__ unsigned load_two_bytes(std::uint32_t at) {
-    std::uint16_t v;
-    asm volatile("ld.shared.u16 %0, [%1];" : "=h"(v) : "r"(at) : "memory");
-    return v;
-}
 __device__ __forceinline__ void store_float(std::uint32_t at, float v) {
     asm volatile("st.shared.f32 [%0], %1;" ::"r"(at), "f"(v) : "memory");
-}
-__device__ __forceinline__ void store_byte(std::uint32_t at, unsigned v) {
-    asm volatile("st.shared.u8 [%0], %1;" ::"r"(at), "r"(v) : "memory");
 }
 __device__ __forceinline__ float4 load_float4(std::uint32_t at) {
     const uint4 v = load_shared_16(at);
