@@ -3,25 +3,22 @@
 // scores and once for the values. See docs/kernels/sparse_mla.md.
 #pragma once
 
+#include "mla/cuda/flat_decode/direct_exchange.cuh"
 #include "mla/cuda/flat_decode/direct_load.cuh"
-#include "mla/cuda/flat_decode/direct_values.cuh"
 #include "mla/cuda/flat_decode/direct_weigh.cuh"
 #include "mla/cuda/flat_decode/instances.h"
 
 namespace tokamak::mla::cuda::flat_decode::direct {
 
 /// Named barriers.
-enum : int { kRowsBarrier = 1 /* and 2 */, kPairBarrier = 3 /* to 6 */, kQueriesBarrier = 7, kQueryWarpsBarrier = 8 };
+enum : int { kRowsBarrier = 1 /* to 4 */, kQueriesBarrier = 5, kQueryWarpsBarrier = 6 };
 
+/// Everything about one block.
 template <int M>
 class DirectBlock {
     using L = Layout<M>;
     using Control = DirectControl<M>;
     static constexpr int kHeads = 16 * M;
-    using OwnExchange = Exchange<kHeads, true, false>;
-    using OwnAdder = Adder<kHeads, true, Control>;
-    /// Sums of a head's codes times weights are below 2^16 times this power, over rows.
-    static constexpr int kWeightBits = -6;
 
   public:
     __device__ __forceinline__ DirectBlock(const Params& params, unsigned char* shared)
@@ -41,9 +38,7 @@ class DirectBlock {
         score_rows(score);
         DirectWeigher<M>(params_, control_, base_, warp_, lane_).weigh(score);
         __syncthreads();
-        __syncwarp();
-        ptx::cluster_wait();
-        ptx::cluster_arrive_relaxed();  // parts may land in place of the tails
+        ptx::cluster_wait();  // the others listen
         tell();
         finish();
     }
@@ -55,7 +50,7 @@ class DirectBlock {
     }
 
     __device__ __forceinline__ bool bring_rows() {
-        const Finder<576, true> finder(params_, token_, rank_, row_of(warp_, lane_), true);
+        const Finder<576, true> finder(params_, token_, rank_, row_of(warp_, lane_ % 16), lane_ < 16);
         if (!exists()) return false;
         __syncwarp();
         ptx::cluster_arrive_relaxed();
@@ -94,13 +89,16 @@ class DirectBlock {
 
     /// Tells all splits the sums of this one: a thread for a head and split.
     __device__ __forceinline__ void tell() const {
-#pragma unroll 1
-        for (int i = static_cast<int>(threadIdx.x); i < kHeads * params_.splits; i += kDirectThreads) {
-            const int h = i % kHeads;
-            const int to = i / kHeads;
-            const float4 a = load_float4(base_ + sum_at(h, 0));
-            const float4 b = load_float4(base_ + sum_at(h, 4));
-            const float sum = ((a.x + a.y) + (a.z + a.w)) + ((b.x + b.y) + (b.z + b.w));
+        const int i = static_cast<int>(threadIdx.x);
+        const int h = i % kHeads;
+        const int to = i / kHeads;
+        if (to < params_.splits) {
+            float sum = 0.0F;
+#pragma unroll
+            for (int w = 0; w < kDirectWarps; w += 4) {
+                const float4 four = *reinterpret_cast<const float4*>(&control_.sum[h][w]);
+                sum += (four.x + four.y) + (four.z + four.w);
+            }
             const float4 sums = {control_.reference[h], sum,
                                  params_.max_logits != nullptr ? control_.top[h] : -kInfinity, 0.0F};
             if (to == rank_)
@@ -114,40 +112,28 @@ class DirectBlock {
     }
 
     __device__ __forceinline__ void finish() const {
-        const OwnExchange exchange(params_, {0, base_ + L::kLanding, &control_.landed}, rank_, kWeightBits);
-        OwnAdder adder(params_, control_, exchange);
-        int item = static_cast<int>(threadIdx.x);
-        adder.take(token_, first_head_, item);
-        send(exchange);
-        const int items = kHeads * 8 * exchange.parts();
+        DirectExchange<M> exchange(params_, control_, base_, rank_, warp_, lane_);
+        Output<M> out = {};
+        multiply_values<M>(base_, warp_, lane_, out);
+        exchange.stage(out);
+        ptx::fence_shared_async();
+        __syncwarp();
+        if (ptx::elect_lane()) exchange.push();
+        __syncwarp();
+        if (lane_ == 0) ptx::barrier_arrive(&control_.landed);
         ptx::barrier_wait(&control_.told, 0);
-        adder.settle();
+        int item = 4 * warp_;
+        exchange.settle(token_, first_head_, item);
         ptx::barrier_wait(&control_.landed, 0);
         __syncwarp();
         ptx::cluster_arrive_relaxed();
-        if (item < items) adder.add();
-        if (rank_ == 0) adder.store_sums();
-        for (item += kDirectThreads; item < items; item += kDirectThreads) {
-            adder.take(token_, first_head_, item);
-            adder.settle();
-            adder.add();
+        while (item < exchange.items()) {
+            exchange.add();
+            item += 4 * kDirectWarps;
+            if (item < exchange.items()) exchange.settle(token_, first_head_, item);
         }
         __syncwarp();
         ptx::cluster_wait();  // nobody leaves while others still copy out of its memory
-    }
-
-    __device__ __forceinline__ void send(const OwnExchange& exchange) const {
-        Output<M> out = {};
-        multiply_values<M>(base_, warp_, lane_, out);
-        ptx::named_barrier(kPairBarrier + warp_ / 2, 64);
-        const Sender<M> sender(params_, control_, base_, rank_, warp_, lane_);
-        sender.stage(out, exchange.forth());
-        ptx::fence_shared_async();
-        __syncwarp();
-        ptx::cluster_wait();
-        if (ptx::elect_lane()) sender.push();
-        __syncwarp();
-        if (lane_ == 0) ptx::barrier_arrive(&control_.landed);
     }
 
     const Params& params_;
@@ -158,7 +144,7 @@ class DirectBlock {
 };
 
 template <int M>
-__global__ void __launch_bounds__(kDirectThreads, M == 1 ? 2 : 1) flat_direct(const __grid_constant__ Params params) {
+__global__ void __launch_bounds__(kDirectThreads, 1) flat_direct(const __grid_constant__ Params params) {
     extern __shared__ __align__(1024) unsigned char shared[];
     DirectBlock<M>(params, shared).run();
 }

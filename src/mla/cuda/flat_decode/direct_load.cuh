@@ -7,13 +7,13 @@
 
 namespace tokamak::mla::cuda::flat_decode::direct {
 
-/// Four warps bring the rows, the other four the queries.
-inline constexpr int kRowWarps = 4;
+/// Eight warps bring the rows, the others the queries.
+inline constexpr int kRowWarps = 8;
 
-/// Row j of a warp's 32: the first 16 belong to the first two of the four 16-row tiles of each half of the rows.
+/// Row j of a warp's 16: the first eight belong to the first 16 of the 32 rows that four warps score.
 [[nodiscard]] __device__ __forceinline__ int row_of(int warp, int j) {
-    const int in_turn = warp * 16 + j % 16;
-    return in_turn / 32 * 64 + j / 16 * 32 + in_turn % 32;
+    const int in_turn = warp * 8 + j % 8;
+    return in_turn / 16 * 32 + j / 8 * 16 + in_turn % 16;
 }
 
 /// Copies a warp's rows in two groups. Eight lanes copy what a row has of one line of memory, the units of 16 bytes
@@ -23,9 +23,9 @@ __device__ __forceinline__ void copy_rows(const Params& params, DirectControl<M>
                                           Found found, int warp, int lane) {
     using L = Layout<M>;
     if (!found.own.valid) found.own.values = params.pools[0].values;  // no byte of it is read
-    control.valid[row_of(warp, lane)] = found.own.valid ? 1 : 0;
+    if (lane < 16) control.valid[row_of(warp, lane)] = found.own.valid ? 1 : 0;
 #pragma unroll
-    for (int n = 0; n < 8; ++n) {
+    for (int n = 0; n < 4; ++n) {
         const int j = 4 * n + lane / 8;
         const std::uint8_t* const values = found.values(j);
         const bool valid = found.is_valid(j);
@@ -40,12 +40,11 @@ __device__ __forceinline__ void copy_rows(const Params& params, DirectControl<M>
         for (int k = 1; k < 4; ++k) ptx::copy_16(code + k * 128, from + k * 128, valid);
         ptx::copy_16(unit < 0 ? code + 512 : tail, from + 512, valid);
         if (unit <= 0) ptx::copy_16(tail + 128, from + 640, valid);
-        if (n % 4 == 3) ptx::copy_commit();
+        if (n % 2 == 1) ptx::copy_commit();
     }
 }
 
-/// Queries, 4 * M heads of a warp: of each head two chunks of eight elements a lane; of four heads a chunk of rotary
-/// ones.
+/// Queries, 2 * M heads of a warp: of each head two chunks of eight elements a lane; of all a chunk of rotary ones.
 template <int M>
 class DirectQueries {
   public:
@@ -62,12 +61,9 @@ class DirectQueries {
                 chunks_[i] = {0, 0, 0, 0};
                 if (i / 2 < real) chunks_[i] = load(q + i / 2 * params.q_head_stride + (lane_ + i % 2 * 32) * 8);
             }
-#pragma unroll
-            for (int m = 0; m < M; ++m) {
-                const int head = 4 * m + lane_ / 8;
-                rotary_[m] = {0, 0, 0, 0};
-                if (head < real) rotary_[m] = load(q + head * params.q_head_stride + 512 + lane_ % 8 * 8);
-            }
+            rotary_ = {0, 0, 0, 0};
+            if (lane_ / 8 < min(real, kOwn))
+                rotary_ = load(q + lane_ / 8 * params.q_head_stride + 512 + lane_ % 8 * 8);
         };
         if (params.q_vectors)
             load_all([](const std::uint16_t* from) { return __ldg(reinterpret_cast<const uint4*>(from)); });
@@ -93,13 +89,12 @@ class DirectQueries {
                              {scale_bf16(two[i].x, factor), scale_bf16(two[i].y, factor),
                               scale_bf16(two[i].z, factor), scale_bf16(two[i].w, factor)});
         }
-#pragma unroll
-        for (int m = 0; m < M; ++m)
-            store_shared(to + (4 * m + lane_ / 8) * kQueryPitch + 1024 + (lane_ % 8 - lane_) * 16, rotary_[m]);
+        if (lane_ / 8 < kOwn)
+            store_shared(to + lane_ / 8 * kQueryPitch + 1024 + (lane_ % 8 - lane_) * 16, rotary_);
     }
 
   private:
-    static constexpr int kOwn = 4 * M;
+    static constexpr int kOwn = 2 * M;
 
     /// Largest magnitude of 16 elements as bf16 bits.
     [[nodiscard]] __device__ __forceinline__ static unsigned both(const uint4& a, const uint4& b) {
@@ -111,7 +106,7 @@ class DirectQueries {
 
     int first_, lane_;
     uint4 chunks_[2 * kOwn];
-    uint4 rotary_[M];
+    uint4 rotary_;
 };
 
 }  // namespace tokamak::mla::cuda::flat_decode::direct

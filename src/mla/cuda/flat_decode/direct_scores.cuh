@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Scores of the direct kernel: heads x rows. A warp has 64 rows and, of these, 128 codes (one scale) and 16 rotary
+// Scores of the direct kernel: heads x rows. A warp has 32 rows and, of these, 128 codes (one scale) and 16 rotary
 // values; four warps' shares of a score are added by the one that weighs the row.
 #pragma once
 
@@ -8,9 +8,9 @@
 
 namespace tokamak::mla::cuda::flat_decode::direct {
 
-/// Fragments of 16 * M heads by 16 rows: [16 heads][product][register], columns as row_of_column has them.
+/// Fragments of 16 * M heads by eight rows, columns as row_of_column has them.
 template <int M>
-using Tile = float[M][2][4];
+using Tile = float[M][4];
 
 template <int M>
 class Scorer {
@@ -19,7 +19,7 @@ class Scorer {
   public:
     __device__ __forceinline__ Scorer(const Params& params, const DirectControl<M>& control, std::uint32_t base, int warp,
                                       int lane)
-        : base_(base), group_(warp % 4), first_row_(warp / 4 * 64), lane_(lane), rotary_scale_(params.scale_log2) {
+        : base_(base), group_(warp % 4), first_row_(warp / 4 * 32), lane_(lane), rotary_scale_(params.scale_log2) {
         const int c = lane % 4;
 #pragma unroll
         for (int m = 0; m < M; ++m)
@@ -42,45 +42,40 @@ class Scorer {
             }
     }
 
-    /// Scores two tiles of 16 rows; leaves shares for their owners and keeps the own tile's.
+    /// Scores 16 rows; leaves shares for their owners and keeps the own eight rows'.
     __device__ __forceinline__ void score(int half, Tile<M>& own) const {
         const int g = lane_ / 4;
         const int c = lane_ % 4;
-        const int row = first_row_ + half * 32 + row_of_column(g);
+        const int row = first_row_ + half * 16 + row_of_column(g);
         const std::uint32_t codes = base_ + L::kCodes + row * kCodePitch + group_ * 128 + c * 16;
         const std::uint32_t rotary = base_ + L::kTails + row * kTailPitch + kRotaryInTail + group_ * 32 + c * 8;
         Tile<M> sums[2] = {};
         Tile<M> rotaries[2] = {};
 #pragma unroll
-        for (int t = 0; t < 2; ++t)
+        for (int e = 0; e < 2; ++e) {
+            const uint2 v = load_shared_8(rotary + e * kTailPitch);
 #pragma unroll
-            for (int e = 0; e < 2; ++e) {
-                const uint2 v = load_shared_8(rotary + (16 * t + e) * kTailPitch);
-#pragma unroll
-                for (int m = 0; m < M; ++m)
-                    ptx::mma_m16n8k16(rotaries[t][m][e], rotary_[m], v.x, v.y, rotaries[t][m][e]);
-            }
+            for (int m = 0; m < M; ++m) ptx::mma_m16n8k16(rotaries[e][m], rotary_[m], v.x, v.y, rotaries[e][m]);
+        }
 #pragma unroll
         for (int u = 0; u < 2; ++u)
 #pragma unroll
-            for (int t = 0; t < 2; ++t)
+            for (int e = 0; e < 2; ++e) {
+                const uint4 v = load_shared_16(codes + e * kCodePitch + u * 64);
+                const std::uint32_t words[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
-                for (int e = 0; e < 2; ++e) {
-                    const uint4 v = load_shared_16(codes + (16 * t + e) * kCodePitch + u * 64);
-                    const std::uint32_t words[4] = {v.x, v.y, v.z, v.w};
+                for (int s = 0; s < 4; ++s) {
+                    const std::uint32_t low = low_codes(words[s]);
+                    const std::uint32_t high = high_codes(words[s]);
 #pragma unroll
-                    for (int s = 0; s < 4; ++s) {
-                        const std::uint32_t low = low_codes(words[s]);
-                        const std::uint32_t high = high_codes(words[s]);
-#pragma unroll
-                        for (int m = 0; m < M; ++m)
-                            ptx::mma_m16n8k16_f16(sums[t][m][e], queries_[m][4 * u + s], low, high, sums[t][m][e]);
-                    }
+                    for (int m = 0; m < M; ++m)
+                        ptx::mma_m16n8k16_f16(sums[e][m], queries_[m][4 * u + s], low, high, sums[e][m]);
                 }
+            }
 #pragma unroll
-        for (int t = 0; t < 2; ++t) {
-            scale_tile(first_row_ + half * 32 + 16 * t, sums[t], rotaries[t]);
-            give(2 * half + t, sums[t], own);
+        for (int e = 0; e < 2; ++e) {
+            scale_tile(first_row_ + half * 16 + e, sums[e], rotaries[e]);
+            give(2 * half + e, sums[e], own);
         }
     }
 
@@ -90,52 +85,45 @@ class Scorer {
 #pragma unroll
         for (int share = 0; share < 3; ++share)
 #pragma unroll
-            for (int m = 0; m < M; ++m)
-#pragma unroll
-                for (int e = 0; e < 2; ++e) {
-                    const float4 v = load_float4(at + ((share * M + m) * 2 + e) * 512);
-                    own[m][e][0] += v.x;
-                    own[m][e][1] += v.y;
-                    own[m][e][2] += v.z;
-                    own[m][e][3] += v.w;
-                }
+            for (int m = 0; m < M; ++m) {
+                const float4 v = load_float4(at + (share * M + m) * 512);
+                own[m][0] += v.x;
+                own[m][1] += v.y;
+                own[m][2] += v.z;
+                own[m][3] += v.w;
+            }
     }
 
   private:
+    /// `first`: row of column 0.
     __device__ __forceinline__ void scale_tile(int first, Tile<M>& sums, const Tile<M>& rotaries) const {
-        const int c = lane_ % 4;
         const std::uint32_t at = base_ + L::kTails + first * kTailPitch + group_ * 4;
 #pragma unroll
-        for (int e = 0; e < 2; ++e)
+        for (int x = 0; x < 2; ++x) {
+            const float of_row = load_float(at + row_of_column(lane_ % 4 * 2 + x) * kTailPitch);
 #pragma unroll
-            for (int x = 0; x < 2; ++x) {
-                const float of_row = load_float(at + (row_of_column(2 * c + x) + e) * kTailPitch);
+            for (int m = 0; m < M; ++m)
 #pragma unroll
-                for (int m = 0; m < M; ++m)
-#pragma unroll
-                    for (int h = 0; h < 2; ++h) {
-                        float& sum = sums[m][e][2 * h + x];
-                        sum = fmaf(sum * of_row, scale_[m][h], rotaries[m][e][2 * h + x] * rotary_scale_);
-                    }
-            }
+                for (int h = 0; h < 2; ++h) {
+                    float& sum = sums[m][2 * h + x];
+                    sum = fmaf(sum * of_row, scale_[m][h], rotaries[m][2 * h + x] * rotary_scale_);
+                }
+        }
     }
 
-    __device__ __forceinline__ void give(int tile, const Tile<M>& sums, Tile<M>& own) const {
-        if (tile == group_) {
+    /// `eight`: of the warp's 32 rows.
+    __device__ __forceinline__ void give(int eight, const Tile<M>& sums, Tile<M>& own) const {
+        if (eight == group_) {
 #pragma unroll
-            for (int i = 0; i < 8 * M; ++i) own[i / 8][i / 4 % 2][i % 4] = sums[i / 8][i / 4 % 2][i % 4];
+            for (int i = 0; i < 4 * M; ++i) own[i / 4][i % 4] = sums[i / 4][i % 4];
             return;
         }
-        const std::uint32_t at = base_ + L::kTurns + (first_row_ / 16 + tile) * L::kPartialBytes +
-                                 ((group_ - tile - 1) & 3) * M * 1024 + lane_ * 16;
+        const std::uint32_t at = base_ + L::kTurns + (first_row_ / 8 + eight) * L::kPartialBytes +
+                                 ((group_ - eight - 1) & 3) * M * 512 + lane_ * 16;
 #pragma unroll
         for (int m = 0; m < M; ++m)
-#pragma unroll
-            for (int e = 0; e < 2; ++e) {
-                const float(&v)[4] = sums[m][e];
-                store_shared(at + (m * 2 + e) * 512, {__float_as_uint(v[0]), __float_as_uint(v[1]),
-                                                      __float_as_uint(v[2]), __float_as_uint(v[3])});
-            }
+            store_shared(at + m * 512, {__float_as_uint(sums[m][0]), __float_as_uint(sums[m][1]),
+                                        __float_as_uint(sums[m][2]), __float_as_uint(sums[m][3])});
     }
 
     std::uint32_t base_;
