@@ -8,12 +8,12 @@
 
 namespace tokamak::mla::cuda::flat_decode {
 
-/// By one thread, before any other block is told that this one listens. The warps arrive too, when the block's own sums
+/// By one thread, before any other block is told that this one listens. Its own warps arrive too, when the block's own sums
 /// and parts are in their places: nobody has to wait for a barrier of the block.
-template <int N, int Blocks>
-__device__ __forceinline__ void listen(const Params& params, FlatControl<N, Blocks>& control, int rank) {
-    ptx::barrier_init(&control.told, 1 + 4 * Blocks);
-    ptx::barrier_init(&control.landed, 1 + kWarps);
+template <int N, typename Control>
+__device__ __forceinline__ void listen(const Params& params, Control& control, int rank, int tellers, int senders) {
+    ptx::barrier_init(&control.told, 1 + tellers);
+    ptx::barrier_init(&control.landed, 1 + senders);
     expect_others<N>(params, control, rank);
     ptx::fence_barrier_init();
 }
@@ -44,12 +44,12 @@ __device__ __forceinline__ void tell_sums(const Params& params, FlatControl<N, B
 
 /// Adds the parts that a block owns: a thread two dimensions of a head, eight threads all that the block owns of a part
 /// and head. What the parts of the splits are multiplied by is known to these eight, two splits to each.
-template <int N, bool Half, int Blocks>
+template <int N, bool Half, typename Control>
 class Adder {
     static constexpr int kItems = 8 * N;  ///< of a part
 
   public:
-    __device__ __forceinline__ Adder(const Params& params, FlatControl<N, Blocks>& control,
+    __device__ __forceinline__ Adder(const Params& params, Control& control,
                                      const Exchange<N, Half, false>& exchange)
         : params_(params), control_(control), exchange_(exchange) {}
 
@@ -119,7 +119,7 @@ class Adder {
     }
 
     const Params& params_;
-    FlatControl<N, Blocks>& control_;
+    Control& control_;
     const Exchange<N, Half, false>& exchange_;
     int token_, h_, head_, item_, dim_;
     std::uint32_t at_;

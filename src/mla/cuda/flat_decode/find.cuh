@@ -21,12 +21,15 @@ class Finder {
         const int column = rank * share + row;
         const int in = column < first.top_k[0] ? 0 : 1;
         in_pool_ = column - (in == 0 ? 0 : first.top_k[0]);
+        wanted = wanted && row < share && column < total;
+        const std::int32_t* const from = first.indices[in] + token * first.index_stride[in] + in_pool_;
+        load_if(wanted, from, index_);
         length_ = first.top_k[in];
-        if (wanted && row < share && column < total) {
-            index_ = first.indices[in][token * first.index_stride[in] + in_pool_];
-            if (first.lengths[in] != nullptr) length_ = first.lengths[in][token * first.length_stride[in]];
-        }
-        const PoolParams& pool = params.pools[in];
+        load_if(wanted && first.lengths[in] != nullptr, first.lengths[in] + token * first.length_stride[in], length_);
+        // By way of an address and a shuffle, so that the compiler cannot ask for these lines of the constant bank
+        // before those of the loads have come.
+        const auto behind_loads = static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(from));
+        const PoolParams& pool = params.pools[__shfl_xor_sync(~0U, behind_loads | in, 0) & 1U];
         values_ = pool.values;
         table_ = pool.block_table;
         page_stride_ = static_cast<std::uint64_t>(pool.page_stride);
@@ -70,6 +73,13 @@ class Finder {
 
   private:
     static constexpr int kScaleByte = 512;
+
+    /// Without a branch.
+    __device__ __forceinline__ static void load_if(bool wanted, const std::int32_t* from, int& value) {
+        asm volatile("{\n .reg .pred p;\n setp.ne.s32 p, %2, 0;\n @p ld.global.s32 %0, [%1];\n}"
+                     : "+r"(value)
+                     : "l"(from), "r"(static_cast<int>(wanted)));
+    }
 
     int token_;
     int index_ = -1;

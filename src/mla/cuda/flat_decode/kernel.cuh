@@ -20,7 +20,7 @@ template <int Dim, int N, bool Half, int Blocks>
 class FlatBlock {
     using S = Shape<Dim, N, Half, Blocks>;
     using Control = FlatControl<N, Blocks>;
-    using OwnAdder = Adder<N, Half, Blocks>;
+    using OwnAdder = Adder<N, Half, Control>;
     using Rows = std::conditional_t<Half, Fp8Rows<Dim, N, Blocks>, Bf16Rows<Dim, N, Blocks>>;
 
   public:
@@ -41,7 +41,7 @@ class FlatBlock {
         const int tokens = params_.num_tokens != nullptr ? *params_.num_tokens : token_ + 1;
         Queries<Dim, N, Half, Blocks> queries(warp_, lane_);
         queries.load(params_, token_, first_head_);
-        if (threadIdx.x == 0) listen(params_, control_, rank_);
+        if (threadIdx.x == 0) listen<N>(params_, control_, rank_, S::kRowWarps, kWarps);
         if (token_ >= tokens) return;  // the whole cluster
         float score[N / 2] = {};
         score_rows(Found(finder), queries, score);

@@ -53,7 +53,7 @@ class Exchange {
     /// `sums`: rows are dimensions, columns heads. A fence and a barrier of the warp must follow.
     __device__ __forceinline__ void stage(const float (&sums)[N / 2], int part, int lane) const {
         const std::uint32_t to = owner_of(part) == rank_ ? landing(part, rank_) : staged(part);
-        const float factor = Half ? power_of(kUnitExponent - shift_) : 1.0F;
+        const float factor = forth();
         std::uint32_t pairs[N / 4];
 #pragma unroll
         for (int p = 0; p < N / 4; ++p) pairs[p] = pack_16bit<Half>(sums[2 * p] * factor, sums[2 * p + 1] * factor);
@@ -88,7 +88,10 @@ class Exchange {
     }
     [[nodiscard]] __device__ __forceinline__ int first_dim() const { return rank_ * params_.owned_parts * 16; }
     [[nodiscard]] __device__ __forceinline__ int parts() const { return parts_of(params_, rank_); }
-    /// What sums of parts are multiplied by.
+    /// What parts are multiplied by before they travel, and sums of them afterwards.
+    [[nodiscard]] __device__ __forceinline__ float forth() const {
+        return Half ? power_of(kUnitExponent - shift_) : 1.0F;
+    }
     [[nodiscard]] __device__ __forceinline__ float back() const {
         return Half ? power_of(kUnitExponent + shift_) : 1.0F;
     }

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sizes and shared memory of the flat form's direct kernel: rows of 576 in fp8 stay in shared memory as they are in the
+// cache, codes become operands of products in registers.
+#pragma once
+
+#include "mla/cuda/flat_decode/shape.cuh"
+
+namespace tokamak::mla::cuda::flat_decode::direct {
+
+inline constexpr int kRows = 128;  ///< of a share at most
+inline constexpr int kDirectWarps = 16;
+inline constexpr int kDirectThreads = 32 * kDirectWarps;
+inline constexpr int kGroups = 4;  ///< of 128 dimensions that share a scale
+
+/// A row in shared memory: 512 codes; apart from them the tail, four scales and 64 rotary values. Both pitches are 1
+/// modulo 8 units of 16 bytes.
+inline constexpr int kCodePitch = 528;
+inline constexpr int kTailPitch = 144;
+inline constexpr int kRotaryInTail = 16;
+
+inline constexpr int kQueryPitch = 1168;   ///< of a head; an odd number of units
+inline constexpr int kWeightPitch = 4096;  ///< of 16 heads and a group of dimensions: 16 rows are 512 bytes
+inline constexpr int kLandingSkew = 32;    ///< between parts of two splits, so that they are not in the same banks
+
+/// For 16 * M heads. Queries, partial scores and weights are in one place in turn.
+template <int M>
+struct Layout {
+    static constexpr int kPart = kPartBytes<16 * M>;
+    static constexpr int kPartialBytes = 1536 * M;  ///< of eight rows: what three other warps scored
+    static constexpr std::uint32_t kCodes = 0;
+    static constexpr std::uint32_t kTails = kCodes + kRows * kCodePitch;
+    static constexpr std::uint32_t kTurns = kTails + kRows * kTailPitch;
+    static constexpr std::uint32_t kTurnBytes = kDirectWarps * kPartialBytes;
+    static constexpr std::uint32_t kStaged = kTurns + kTurnBytes;  ///< parts to be sent
+    static constexpr std::uint32_t kLanding = kStaged + kParts * kPart;
+    static constexpr std::uint32_t kControl = kLanding + kMostLanding * kPart + kMostSplits * kLandingSkew;
+    static_assert(16 * M * kQueryPitch <= kTurnBytes && kGroups * M * kWeightPitch <= kTurnBytes);
+};
+
+/// Of each 16 rows, the one that column g of the first product has; the second product's is the next one. Eight lanes
+/// that read 16 bytes each of two such rows, or 16 lanes 8 bytes of four, touch every bank once.
+[[nodiscard]] __device__ constexpr int row_of_column(int g) { return g % 2 == 0 ? g : 8 + (g + 3) % 8; }
+
+template <int M>
+struct DirectControl {
+    std::uint64_t told;    ///< sums of the other splits
+    std::uint64_t landed;  ///< output parts of the other splits
+    std::uint8_t valid[kRows];
+    alignas(16) float maximum[16 * M][kDirectWarps];  ///< of the rows of each warp
+    alignas(16) float sum[16 * M][kDirectWarps + 4];
+    float reference[16 * M];
+    float top[16 * M];    ///< largest scores, if asked for
+    float scale[16 * M];  ///< of scores, as exponents of two
+    alignas(16) float4 sums[kMostSplits][16 * M];
+};
+
+template <int M>
+inline constexpr int kDirectBytes = Layout<M>::kControl + sizeof(DirectControl<M>);
+static_assert(kDirectBytes<2> <= 232448);
+
+/// Codes 0 and 1 of four as f16, and codes 2 and 3: without a shift between.
+__device__ __forceinline__ std::uint32_t low_codes(std::uint32_t four) {
+    std::uint32_t halves;
+    asm("{\n .reg .b16 low, high;\n mov.b32 {low, high}, %1;\n cvt.rn.f16x2.e4m3x2 %0, low;\n}" : "=r"(halves) : "r"(four));
+    return halves;
+}
+__device__ __forceinline__ std::uint32_t high_codes(std::uint32_t four) {
+    std::uint32_t halves;
+    asm("{\n .reg .b16 low, high;\n mov.b32 {low, high}, %1;\n cvt.rn.f16x2.e4m3x2 %0, high;\n}" : "=r"(halves) : "r"(four));
+    return halves;
+}
+
+/// Arrives for those who wait in ptx::named_barrier, and goes on.
+__device__ __forceinline__ void named_barrier_arrive(int number, int threads) {
+    asm volatile("barrier.cta.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory");
+}
+
+__device__ __forceinline__ float load_float(std::uint32_t at) {
+    float v;
+    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(v) : "r"(at) : "memory");
+    return v;
+}
+__device__ __forceinline__ void store_shared_8(std::uint32_t at, std::uint32_t low, std::uint32_t high) {
+    asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(at), "r"(low), "r"(high) : "memory");
+}
+__device__ __forceinline__ std::uint32_t load_shared_4(std::uint32_t at) {
+    std::uint32_t v;
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(at) : "memory");
+    return v;
+}
+__device__ __forceinline__ float4 load_float4(std::uint32_t at) {
+    const uint4 v = load_shared_16(at);
+    return {__uint_as_float(v.x), __uint_as_float(v.y), __uint_as_float(v.z), __uint_as_float(v.w)};
+}
+
+}  // namespace tokamak::mla::cuda::flat_decode::direct

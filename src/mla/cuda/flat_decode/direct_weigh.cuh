@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+// Softmax weights of the direct kernel, relative to the largest score of each head. A warp weighs eight rows. A row's
+// weight carries the power of two of its largest scale, so that it is what the reference compares; sums of weights take
+// it out again. Values are bare codes: their scales are in the weights, of which there are as many as scales.
+#pragma once
+
+#include "mla/cuda/flat_decode/direct_scores.cuh"
+
+namespace tokamak::mla::cuda::flat_decode::direct {
+
+template <int M>
+class DirectWeigher {
+    using L = Layout<M>;
+
+  public:
+    __device__ __forceinline__ DirectWeigher(const Params& params, DirectControl<M>& control, std::uint32_t base,
+                                             int warp, int lane)
+        : params_(params), control_(control), base_(base), warp_(warp), lane_(lane) {}
+
+    /// Leaves weights in the order of the operand that they are, and the sums of this warp's rows.
+    __device__ __forceinline__ void weigh(Tile<M>& score) {
+#pragma unroll
+        for (int x = 0; x < 2; ++x) read_row(score, x);
+        leave_maxima(score);
+        __syncthreads();
+#pragma unroll
+        for (int m = 0; m < M; ++m) {
+            float sum[2];
+#pragma unroll
+            for (int h = 0; h < 2; ++h) {
+                const float top = combined_maximum(head(m, h));
+                const float reference = top == -kInfinity ? kNoReference : top;
+                if (warp_ == 0 && lane_ % 4 == 0) control_.reference[head(m, h)] = reference;
+                float& a = score[m][2 * h];
+                float& b = score[m][2 * h + 1];
+                a = exp2_fast(a - reference);
+                b = exp2_fast(b - reference);
+                sum[h] = over_columns(fmaf(a, inverse_[0], b * inverse_[1]), [](float v, float w) { return v + w; });
+                if (lane_ % 4 == 0) control_.sum[head(m, h)][warp_] = sum[h];
+            }
+        }
+        store_weights(score);
+    }
+
+  private:
+    /// Powers of rows of one token differ by so little that weights relative to one reference stay in f32's range.
+    static constexpr int kLeast = kUnitExponent - 60;
+    static constexpr int kMost = kUnitExponent + 60;
+
+    [[nodiscard]] __device__ __forceinline__ int head(int m, int h) const { return 16 * m + lane_ / 4 + 8 * h; }
+
+    /// Masks this lane's row x, and adds its power to its scores.
+    __device__ __forceinline__ void read_row(Tile<M>& score, int x) {
+        const int row = warp_ / 2 * 16 + row_of_column(lane_ % 4 * 2 + x) + warp_ % 2;
+        const bool valid = control_.valid[row] != 0;
+        const float4 v = load_float4(base_ + L::kTails + row * kTailPitch);
+        const int top = max(max(finite(v.x), finite(v.y)), max(finite(v.z), finite(v.w)));
+        const int exponent = max(kLeast, min(kMost, top >> 23));
+        inverse_[x] = power_of(2 * kUnitExponent - exponent);
+        scale_[x] = v;
+        power_[x] = static_cast<float>(exponent - kUnitExponent);
+#pragma unroll
+        for (int m = 0; m < M; ++m)
+#pragma unroll
+            for (int h = 0; h < 2; ++h) {
+                float& s = score[m][2 * h + x];
+                s = valid ? s + power_[x] : -kInfinity;
+            }
+    }
+    [[nodiscard]] __device__ __forceinline__ static int finite(float v) {
+        const int magnitude = __float_as_int(v) & 0x7FFFFFFF;
+        return magnitude < 0x7F800000 ? magnitude : 0;
+    }
+
+    /// Combines the numbers of the four lanes that have other columns of a head.
+    template <typename Combine>
+    [[nodiscard]] __device__ __forceinline__ static float over_columns(float v, const Combine& combine) {
+        v = combine(v, __shfl_xor_sync(~0U, v, 1));
+        return combine(v, __shfl_xor_sync(~0U, v, 2));
+    }
+    [[nodiscard]] __device__ __forceinline__ static float largest(float a, float b) { return max_or_nan(a, b); }
+
+    __device__ __forceinline__ void leave_maxima(const Tile<M>& score) const {
+        if (params_.max_logits != nullptr) note_top(score);
+#pragma unroll
+        for (int m = 0; m < M; ++m)
+#pragma unroll
+            for (int h = 0; h < 2; ++h) {
+                const float top = over_columns(max_or_nan(score[m][2 * h], score[m][2 * h + 1]), largest);
+                if (lane_ % 4 == 0) control_.maximum[head(m, h)][warp_] = top;
+            }
+    }
+    /// The largest of all warps' numbers of a head.
+    [[nodiscard]] __device__ __forceinline__ float combined_maximum(int head) const {
+        const float4 v = *reinterpret_cast<const float4*>(&control_.maximum[head][lane_ % 4 * 4]);
+        return over_columns(max_or_nan(max_or_nan(v.x, v.y), max_or_nan(v.z, v.w)), largest);
+    }
+    /// Keeps the largest scores that the caller wants to see, which are without the powers of rows.
+    __device__ __forceinline__ void note_top(const Tile<M>& score) const {
+#pragma unroll
+        for (int m = 0; m < M; ++m)
+#pragma unroll
+            for (int h = 0; h < 2; ++h) {
+                const float top = over_columns(
+                    max_or_nan(score[m][2 * h] - power_[0], score[m][2 * h + 1] - power_[1]), largest);
+                if (lane_ % 4 == 0) control_.maximum[head(m, h)][warp_] = top;
+            }
+        __syncthreads();
+#pragma unroll
+        for (int m = 0; m < M; ++m)
+#pragma unroll
+            for (int h = 0; h < 2; ++h) {
+                const float top = combined_maximum(head(m, h));
+                if (warp_ == 0 && lane_ % 4 == 0) control_.top[head(m, h)] = top;
+            }
+        __syncthreads();
+    }
+
+    __device__ __forceinline__ void store_weights(const Tile<M>& score) const {
+        const std::uint32_t to = base_ + L::kTurns + warp_ * 256 + lane_ * 8;
+#pragma unroll
+        for (int g = 0; g < kGroups; ++g) {
+            const float low = of_group(scale_[0], g) * inverse_[0];
+            const float high = of_group(scale_[1], g) * inverse_[1];
+#pragma unroll
+            for (int m = 0; m < M; ++m)
+                store_shared_8(to + (g * M + m) * kWeightPitch, pack_f16(score[m][0] * low, score[m][1] * high),
+                               pack_f16(score[m][2] * low, score[m][3] * high));
+        }
+    }
+    [[nodiscard]] __device__ __forceinline__ static float of_group(const float4& v, int g) {
+        return g < 2 ? (g == 0 ? v.x : v.y) : (g == 2 ? v.z : v.w);
+    }
+
+    const Params& params_;
+    DirectControl<M>& control_;
+    std::uint32_t base_;
+    int warp_, lane_;
+    float4 scale_[2];   ///< of this lane's rows
+    float inverse_[2];  ///< of their largest scales, as powers of two
+    float power_[2];    ///< exponents of these scales
+};
+
+}  // namespace tokamak::mla::cuda::flat_decode::direct
