@@ -24,6 +24,16 @@ __device__ __forceinline__ WideGroupScratch<Shape::kMostRows>& group_scratch(con
     return *reinterpret_cast<WideGroupScratch<Shape::kMostRows>*>(shared + args.lists.group);
 }
 
+template <class Shape, int Eights>
+__device__ __forceinline__ void finish_down_rows(const WideArgs& args, const WideUnit& unit, int strip,
+                                                 const WideConsumer& me, std::uint8_t* patch,
+                                                 const float (&sums)[Eights][4]) {
+    if constexpr (Shape::kHalfResults)
+        finish_down_half<Shape>(args, unit, strip, me, patch, sums);
+    else
+        finish_down<Shape>(args, unit, strip, me, sums);
+}
+
 /// Multiplies the strips of a unit from `first` on and finishes them. A warpgroup with fewer strips than it could have
 /// multiplies what lies in the place of the others too.
 template <class Shape, int Eights>
@@ -49,11 +59,9 @@ __device__ __forceinline__ void consume_wide_unit(const WideArgs& args, const Wi
         const int strip = unit.strip + first + i;
         if (down && Shape::atomic(args))
             finish_down_scatter<Shape>(args, unit, strip, me, stages.patch, sums[i]);
-        else if constexpr (Shape::kQuantized)
-            finish_down_half<Shape>(args, unit, strip, me, stages.patch, sums[i]);
         else if (down)
-            finish_down<Shape>(args, unit, strip, me, sums[i]);
-        else
+            finish_down_rows<Shape>(args, unit, strip, me, stages.patch, sums[i]);
+        else if constexpr (!Shape::kQuantized)
             finish_gate_up<Shape>(args, unit, strip, me, stages.patch, sums[i]);
     }
     if constexpr (!Shape::kQuantized) {
@@ -123,12 +131,13 @@ template <class Shape>
 __device__ __forceinline__ void idle_wide(const WideArgs& args, const WideTables& tables, std::uint8_t* shared,
                                           int warp, int count) {
     if constexpr (!Shape::kQuantized) WidePrepare(args, tables, wide_x_rows<Shape>(args)).run_later(warp);
+    if (!Shape::atomic(args)) WideOwners<Shape::kQuantized>(args, tables).find(warp);
     WideClear(args).run(count, warp, !Shape::atomic(args));
-    if (!Shape::atomic(args)) WideOwners(args, tables).find(warp);
     WideCleared(args).add();
     if constexpr (!Shape::kQuantized)
         if (!Shape::atomic(args) && wide_overlaps<false>(args))
-            WideEarlyCombine(args, tables, shared + args.lists.early + warp * kWideEarlyBytes).run();
+            WideEarlyCombine<Shape::kHalfResults>(args, tables, shared + args.lists.early + warp * kWideEarlyBytes)
+                .run();
 }
 
 /// The feeding warps: copies of weights, copies of rows; the others have nothing to copy.
@@ -148,11 +157,6 @@ __device__ __forceinline__ void feed_wide(const WideArgs& args, const WideTables
             else
                 copy_wide_rows<Shape>(ring, place, deals, turn, args, phase == 1);
     }
-}
-
-__device__ __forceinline__ int pass_count(const WideArgs& args) {
-    const std::int64_t left = live_tokens(args.tokens, args.num_tokens) - args.first_token;
-    return left >= args.pass_tokens ? args.pass_tokens : left > 0 ? static_cast<int>(left) : 0;
 }
 
 template <class Shape>
@@ -213,7 +217,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
                 WideCleared(args).await();
             else
                 grid.sync();
-            WideCombine<Shape::kQuantized>(args, tables).run();
+            WideCombine<Shape::kHalfResults, Shape::kQuantized>(args, tables).run();
         }
     }
     ptx::cluster_arrive_relaxed();  // nobody leaves while the other one still gives stages back here
