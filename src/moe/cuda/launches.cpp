@@ -110,7 +110,8 @@ void run_grouped(const FusedMoeState& state, const GroupedLaunch& choice, const 
     args.prepared_rows = state.cuda.prepared_rows.in(workspace);
     args.row_scales = state.cuda.row_scales.in(workspace);
     args.intermediate_scales = state.cuda.intermediate_scales.in(workspace);
-    args.tile_units = state.cuda.tile_units.in(workspace);
+    args.dealt_units = state.cuda.tile_units.in(workspace);
+    args.tile_units = args.dealt_units + kDealtUnitsRoom;
     args.grid_list = state.cuda.grid_list.in(workspace);
     args.grid_places = state.cuda.grid_places.in(workspace);
     args.cta_counts = state.cuda.cta_counts.in(workspace);

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "cuda/ptx/gather.cuh"
 #include "cuda/ptx/wgmma_bf16.cuh"
 #include "moe/cuda/grouped/multiply.cuh"
 
@@ -22,6 +23,7 @@ class ConvertedStages {
     /// Waits for the next stage.
     __device__ __forceinline__ void await() {
         ptx::barrier_wait(&ring_.full[place_.slot], place_.parity);
+        ptx::fence_shared_async();  // rows were written by ordinary copies
         stage_ = ring_.stage(place_.slot);
     }
     /// The stage has been asked for to its end; returns its slot.

@@ -34,8 +34,8 @@ class RowGather {
           place_(place_of(row_)),
           next_place_(place_of(row_ + kStep)) {}
 
-    __device__ void run(const StageRing<Shape>& ring, RingPlace& place) {
-        UnitWalk<Shape> walk(lists_, args_, down_);
+    __device__ void run(const StageRing<Shape>& ring, RingPlace& place, int& turn) {
+        RoleWalk<Shape> walk(lists_, args_, down_, turn);
         const bool copied = source_.vectors && source_.weights.data == nullptr;
         const int chunks = Shape::chunks(down_ ? args_.down : args_.gate_up);
         Unit unit;

@@ -4,10 +4,34 @@
 
 #include <cstdint>
 
+#include "cuda/ptx/barrier.cuh"
 #include "moe/cuda/decode_routing.cuh"
 #include "moe/cuda/grouped/grouped_args.h"
 
 namespace tokamak::moe::cuda {
+
+/// The units of a CTA: the warp that asks for them tells the other roles their numbers.
+struct UnitDeals {
+    std::uint64_t* memory;
+
+    [[nodiscard]] __device__ std::uint32_t slot(int turn) const {
+        return tokamak::cuda::ptx::shared_address(memory + turn % kUnitDeals);
+    }
+    /// By all threads of a CTA. Turns are counted from 1.
+    __device__ void clear() const {
+        if (threadIdx.x < kUnitDeals) memory[threadIdx.x] = 0;
+    }
+    __device__ void put(int turn, int number) const {
+        const std::uint64_t both = static_cast<std::uint64_t>(turn) << 32 | static_cast<std::uint32_t>(number);
+        asm volatile("st.relaxed.cta.shared.u64 [%0], %1;" ::"r"(slot(turn)), "l"(both) : "memory");
+    }
+    [[nodiscard]] __device__ int await(int turn) const {
+        std::uint64_t both = 0;
+        while (both >> 32 != static_cast<std::uint64_t>(turn))
+            asm volatile("ld.relaxed.cta.shared.u64 %0, [%1];" : "=l"(both) : "r"(slot(turn)) : "memory");
+        return static_cast<int>(both & 0xFFFFFFFFU);
+    }
+};
 
 /// Views of the lists (GroupedShared says what they hold).
 struct RowLists {
@@ -16,13 +40,15 @@ struct RowLists {
     const std::int32_t* grid_list;  ///< in its place where the grid made one list
     RowTile* tiles;
     std::int16_t* route_expert;
+    UnitDeals deals;
 
     __device__ RowLists(std::uint8_t* shared, const GroupedArgs& args)
         : counts(reinterpret_cast<int*>(shared + args.lists.counts)),
           list(reinterpret_cast<std::uint16_t*>(shared + args.lists.list)),
           grid_list(args.grid_list),
           tiles(reinterpret_cast<RowTile*>(shared + args.lists.tiles)),
-          route_expert(reinterpret_cast<std::int16_t*>(shared + args.lists.route_expert)) {}
+          route_expert(reinterpret_cast<std::int16_t*>(shared + args.lists.route_expert)),
+          deals{reinterpret_cast<std::uint64_t*>(shared + args.lists.deals)} {}
     template <class Shape>
     [[nodiscard]] __device__ int route(int place) const {
         return Shape::kGridLists ? __ldcg(grid_list + place) : list[place];
@@ -36,6 +62,9 @@ struct RowLists {
     /// The CTA's range of the down phase's strips, numbered tile by tile, where no expert has several row tiles.
     [[nodiscard]] __device__ int down_begin() const { return counts[5]; }
     [[nodiscard]] __device__ int down_end() const { return counts[6]; }
+    /// Units that are asked for: row tiles with units(true) in the down phase, and units of each of the others.
+    [[nodiscard]] __device__ int coarse_tiles() const { return counts[5]; }
+    [[nodiscard]] __device__ int fine_units() const { return counts[6]; }
 };
 
 /// Working space of build_lists, in the place of the ring.

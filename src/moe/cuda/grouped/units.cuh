@@ -177,7 +177,7 @@ __device__ __forceinline__ void place_units(const GroupedArgs& args, const RowLi
 template <class Shape>
 class UnitWalk {
   public:
-    __device__ UnitWalk(const RowLists& lists, const GroupedArgs& args, bool down)
+    __device__ UnitWalk(const RowLists& lists, const GroupedArgs& args, bool down, int&)
         : lists_(lists),
           strips_((down ? args.down : args.gate_up).strips),
           step_strips_(down ? 1 : Shape::kStepStrips),

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+// Units that go to the CTA that asks first, those of both phases in one sequence: what an SM gets of the memory's
+// bandwidth differs, and so do experts. A CTA that is done with gate/up early begins with down units, whose row tiles
+// were dealt first and are complete.
+#pragma once
+
+#include <cstdint>
+
+#include "moe/cuda/grouped/units.cuh"
+
+namespace tokamak::moe::cuda {
+
+/// Stages before the end of a unit at which the next one is asked for: the answer takes a microsecond.
+inline constexpr int kAskAhead = 4;
+
+/// How the strips of row tiles are cut into numbered units: gate/up units tile by tile, then those of the down phase,
+/// of which the last tiles have twice as many, so that all CTAs end at about the same time.
+struct UnitNumbers {
+    int tiles;
+    int gate_up;    ///< units of a row tile
+    int down;       ///< of one of the first `coarse` row tiles
+    int down_fine;  ///< of the others
+    int coarse;
+
+    __device__ explicit UnitNumbers(const RowLists& lists)
+        : tiles(lists.tile_count()),
+          gate_up(lists.units(false)),
+          down(lists.units(true)),
+          down_fine(lists.fine_units()),
+          coarse(lists.coarse_tiles()) {}
+    [[nodiscard]] __device__ int first(bool of_down) const { return of_down ? tiles * gate_up : 0; }
+    [[nodiscard]] __device__ int end(bool of_down) const {
+        return tiles * gate_up + (of_down ? coarse * down + (tiles - coarse) * down_fine : 0);
+    }
+};
+
+/// By one warp, once the lists are there.
+template <class Shape>
+__device__ __forceinline__ void place_dealt_units(const GroupedArgs& args, const RowLists& lists) {
+    const int tiles = lists.tile_count();
+    const int gate_up = choose_units<Shape>(args.gate_up, tiles, true);
+    const int down = choose_units<Shape>(args.down, tiles, true);
+    if (threadIdx.x > 0) return;
+    lists.counts[2] = gate_up;
+    lists.counts[3] = down;
+    const int fine = lists.single_tiles() ? (static_cast<int>(gridDim.x) + down - 1) / down : 0;
+    lists.counts[5] = max(0, tiles - fine);
+    lists.counts[6] = min(2 * down, max(1, args.down.strips));
+}
+
+/// Asks for units and tells the other roles of the CTA; a whole warp.
+class UnitDealer {
+  public:
+    __device__ UnitDealer(const RowLists& lists, const GroupedArgs& args, int turn)
+        : lists_(lists), counter_(args.dealt_units), dealt_(turn) {
+        lists_.deals.put(turn, static_cast<int>(blockIdx.x));
+    }
+    __device__ __forceinline__ void ask() {
+        if (threadIdx.x % 32 == 0) asked_ = atomicAdd(counter_, 1);
+    }
+    /// What was asked for becomes the unit of a turn.
+    __device__ __forceinline__ void deal(int turn) {
+        if (turn == dealt_) return;
+        dealt_ = turn;
+        lists_.deals.put(turn, static_cast<int>(gridDim.x) + __shfl_sync(0xFFFFFFFFU, asked_, 0));
+    }
+
+  private:
+    const RowLists& lists_;
+    std::int32_t* counter_;
+    int dealt_;
+    int asked_ = 0;
+};
+
+/// A role's way over the CTA's units of a phase. `turn`: of the next one, kept by the role.
+template <class Shape>
+class DealtWalk {
+  public:
+    __device__ DealtWalk(const RowLists& lists, const GroupedArgs& args, bool down, int& turn)
+        : lists_(lists), args_(args), down_(down), turn_(turn) {}
+
+    [[nodiscard]] __device__ int turn() const { return turn_; }
+    __device__ bool next(Unit& unit) {
+        const int number = lists_.deals.await(turn_);
+        const UnitNumbers numbers(lists_);
+        if (number >= numbers.end(down_)) {
+            turn_ += down_ ? 1 : 0;  // a pass ends with a turn without a unit
+            return false;
+        }
+        ++turn_;
+        const int inside = number - numbers.first(down_);
+        const int fine = inside - numbers.coarse * numbers.down;
+        if (!down_)
+            take(unit, inside, 0, numbers.gate_up);
+        else if (fine < 0)
+            take(unit, inside, 0, numbers.down);
+        else
+            take(unit, fine, numbers.coarse, numbers.down_fine);
+        return true;
+    }
+
+  private:
+    /// Unit `number` of those of the row tiles from `first` on. In an expert units are numbered strips by strips, then
+    /// row tile by row tile, so that tiles that need the same weights are at work at the same time.
+    __device__ void take(Unit& unit, int number, int first, int units) const {
+        int tile = number / units;
+        int part = number - tile * units;
+        tile += first;
+        if (!lists_.single_tiles()) {  // that was some tile of the expert
+            const int first_tile = tile - lists_.tiles[tile].place;
+            const int count = lists_.tiles[tile].count;
+            const int index = number - (first_tile - first) * units;
+            part = index / count;
+            tile = first_tile + index - part * count;
+        }
+        const int strips = (down_ ? args_.down : args_.gate_up).strips;
+        const int each = strips / units;
+        const int longer = strips - each * units;
+        unit = {lists_.tiles[tile], tile, part * each + min(part, longer), each + (part < longer ? 1 : 0)};
+    }
+
+    const RowLists& lists_;
+    const GroupedArgs& args_;
+    bool down_;
+    int& turn_;
+};
+
+template <class Shape>
+using RoleWalk = std::conditional_t<Shape::kDealt, DealtWalk<Shape>, UnitWalk<Shape>>;
+
+}  // namespace tokamak::moe::cuda
