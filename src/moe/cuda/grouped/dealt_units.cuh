@@ -48,61 +48,43 @@ __device__ __forceinline__ void place_dealt_units(const GroupedArgs& args, const
     lists.counts[6] = min(2 * down, max(1, args.down.strips));
 }
 
-/// Asks for units and tells the other roles of the CTA; a whole warp.
+/// Asks for units and tells the other roles of the CTA; a whole warp. Numbers become units here alone.
 class UnitDealer {
   public:
     __device__ UnitDealer(const RowLists& lists, const GroupedArgs& args, int turn)
-        : lists_(lists), counter_(args.dealt_units), dealt_(turn) {
-        lists_.deals.put(turn, static_cast<int>(blockIdx.x));
+        : lists_(lists), args_(args), dealt_(turn) {
+        put(turn, static_cast<int>(blockIdx.x));
     }
     __device__ __forceinline__ void ask() {
-        if (threadIdx.x % 32 == 0) asked_ = atomicAdd(counter_, 1);
+        if (threadIdx.x % 32 == 0) asked_ = atomicAdd(args_.dealt_units, 1);
     }
     /// What was asked for becomes the unit of a turn.
     __device__ __forceinline__ void deal(int turn) {
         if (turn == dealt_) return;
         dealt_ = turn;
-        lists_.deals.put(turn, static_cast<int>(gridDim.x) + __shfl_sync(0xFFFFFFFFU, asked_, 0));
+        put(turn, static_cast<int>(gridDim.x) + asked_);
     }
 
   private:
-    const RowLists& lists_;
-    std::int32_t* counter_;
-    int dealt_;
-    int asked_ = 0;
-};
-
-/// A role's way over the CTA's units of a phase. `turn`: of the next one, kept by the role.
-template <class Shape>
-class DealtWalk {
-  public:
-    __device__ DealtWalk(const RowLists& lists, const GroupedArgs& args, bool down, int& turn)
-        : lists_(lists), args_(args), down_(down), turn_(turn) {}
-
-    [[nodiscard]] __device__ int turn() const { return turn_; }
-    __device__ bool next(Unit& unit) {
-        const int number = lists_.deals.await(turn_);
-        const UnitNumbers numbers(lists_);
-        if (number >= numbers.end(down_)) {
-            turn_ += down_ ? 1 : 0;  // a pass ends with a turn without a unit
-            return false;
+    __device__ void put(int turn, int number) const {
+        if (threadIdx.x % 32 == 0) {
+            const UnitNumbers numbers(lists_);
+            const int inside = number - numbers.first(true);
+            const int fine = inside - numbers.coarse * numbers.down;
+            if (inside < 0)
+                lists_.deals.put(turn, unit_of(number, 0, numbers.gate_up, args_.gate_up.strips), 0);
+            else if (number >= numbers.end(true))
+                lists_.deals.put(turn, {}, 2);
+            else if (fine < 0)
+                lists_.deals.put(turn, unit_of(inside, 0, numbers.down, args_.down.strips), 1);
+            else
+                lists_.deals.put(turn, unit_of(fine, numbers.coarse, numbers.down_fine, args_.down.strips), 1);
         }
-        ++turn_;
-        const int inside = number - numbers.first(down_);
-        const int fine = inside - numbers.coarse * numbers.down;
-        if (!down_)
-            take(unit, inside, 0, numbers.gate_up);
-        else if (fine < 0)
-            take(unit, inside, 0, numbers.down);
-        else
-            take(unit, fine, numbers.coarse, numbers.down_fine);
-        return true;
+        __syncwarp();
     }
-
-  private:
     /// Unit `number` of those of the row tiles from `first` on. In an expert units are numbered strips by strips, then
     /// row tile by row tile, so that tiles that need the same weights are at work at the same time.
-    __device__ void take(Unit& unit, int number, int first, int units) const {
+    [[nodiscard]] __device__ Unit unit_of(int number, int first, int units, int strips) const {
         int tile = number / units;
         int part = number - tile * units;
         tile += first;
@@ -113,14 +95,35 @@ class DealtWalk {
             part = index / count;
             tile = first_tile + index - part * count;
         }
-        const int strips = (down_ ? args_.down : args_.gate_up).strips;
         const int each = strips / units;
         const int longer = strips - each * units;
-        unit = {lists_.tiles[tile], tile, part * each + min(part, longer), each + (part < longer ? 1 : 0)};
+        return {lists_.tiles[tile], tile, part * each + min(part, longer), each + (part < longer ? 1 : 0)};
     }
 
     const RowLists& lists_;
     const GroupedArgs& args_;
+    int dealt_;
+    int asked_ = 0;  ///< in lane 0
+};
+
+/// A role's way over the CTA's units of a phase. `turn`: of the next one, kept by the role.
+template <class Shape>
+class DealtWalk {
+  public:
+    __device__ DealtWalk(const RowLists& lists, const GroupedArgs&, bool down, int& turn)
+        : lists_(lists), down_(down), turn_(turn) {}
+
+    [[nodiscard]] __device__ int turn() const { return turn_; }
+    __device__ bool next(Unit& unit) {
+        const UnitDeal& deal = lists_.deals.await(turn_);
+        const bool mine = deal.phase == (down_ ? 1 : 0);
+        if (mine) unit = deal.unit;
+        turn_ += mine || down_ ? 1 : 0;  // a pass ends with a turn without a unit
+        return mine;
+    }
+
+  private:
+    const RowLists& lists_;
     bool down_;
     int& turn_;
 };

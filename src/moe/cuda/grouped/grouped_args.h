@@ -33,12 +33,15 @@ struct RowTile {
 /// Units that a CTA knows of at once. The warp that asks for them is ahead of the others by at most the stages of the
 /// ring, of which a unit has one or more, and one unit.
 inline constexpr int kUnitDeals = 8;
+inline constexpr int kUnitDealBytes = 48;
+
+inline constexpr int kCombineCounter = 7;  ///< place in GroupedShared::counts
 
 /// Byte offsets into dynamic shared memory; the ring comes first, building the lists uses its place.
 struct GroupedShared {
     int barriers = 0;  ///< [2, stages]
-    /// [7]: an expert has several row tiles, row tiles, units of one in each phase, cost, down range (units that are
-    /// asked for: row tiles with few units, units of the others)
+    /// [8]: an expert has several row tiles, row tiles, units of one in each phase, cost, down range (units that are
+    /// asked for: row tiles with few units, units of the others), jobs of the combine that are taken
     int counts = 0;
     int list = 0;    ///< [routes] u16: routes, expert by expert
     int tiles = 0;   ///< [row tiles] RowTile

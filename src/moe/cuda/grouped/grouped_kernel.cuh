@@ -59,30 +59,32 @@ template <class Shape, int Eights>
 __device__ __forceinline__ void consume_converted(const GroupedArgs& args, const RowLists& lists, const Unit& unit,
                                                   bool down, const Consumer& me, const StageRing<Shape>& ring,
                                                   RingPlace& place) {
-    LaneRows<Shape> rows[2];
+    constexpr int strips = Shape::kStripsEach;
+    LaneRows<Shape> rows[strips];
 #pragma unroll
-    for (int i = 0; i < 2; ++i)
+    for (int i = 0; i < strips; ++i)
         rows[i].load(args, down, unit.tile.expert, unit.strip + me.warpgroup + i * Shape::kWarpgroups, me);
-    float sums[2][Eights][4] = {};
+    float sums[strips][Eights][4] = {};
     ConvertedStages<Shape> stages(ring, place, me);
     multiply_converted(stages, (down ? args.down : args.gate_up).tiles * Shape::Weights::kTileBlocks, sums);
     const UnitRoutes<Shape> routes{lists.list + unit.tile.first, nullptr};
     if (down)
-        finish_unit<true, Shape, 2, Eights>(args, routes, unit, me, rows, sums);
+        finish_unit<true, Shape, strips, Eights>(args, routes, unit, me, rows, sums);
     else
-        finish_unit<false, Shape, 2, Eights>(args, routes, unit, me, rows, sums);
+        finish_unit<false, Shape, strips, Eights>(args, routes, unit, me, rows, sums);
 }
 
 template <class Shape>
 __device__ __forceinline__ void consume_converted_width(const GroupedArgs& args, const RowLists& lists,
                                                         const Unit& unit, bool down, const Consumer& me,
                                                         const StageRing<Shape>& ring, RingPlace& place) {
-    if (unit.tile.rows <= 16)
-        consume_converted<Shape, 2>(args, lists, unit, down, me, ring, place);
-    else if (Shape::kTileRows == 32 || unit.tile.rows <= 32)
+    static_assert(Shape::kTileRows == 48);
+    if (unit.tile.rows <= 32)
         consume_converted<Shape, 4>(args, lists, unit, down, me, ring, place);
-    else if constexpr (Shape::kTileRows > 32)
-        consume_converted<Shape, Shape::kTileRows / 8>(args, lists, unit, down, me, ring, place);
+    else if (unit.tile.rows <= 40)
+        consume_converted<Shape, 5>(args, lists, unit, down, me, ring, place);
+    else
+        consume_converted<Shape, 6>(args, lists, unit, down, me, ring, place);
 }
 
 /// A warp without a strip in the unit lets its stages pass.
@@ -220,11 +222,22 @@ __device__ __forceinline__ void feed_weights(const GroupedArgs& args, const RowL
                                              const StageRing<Shape>& ring, RingPlace& place, int warp, int& turn,
                                              UnitDealer* dealer) {
     ptx::named_barrier(kRowsAhead, (Shape::kWeightWarps + kGatherWarps) * 32);
-    WeightStream<Shape>(lists, args, false, warp, turn, dealer).issue(ring, place);
+    WeightStream<Shape> gate_up(lists, args, false, warp, turn, dealer);
     WeightStream<Shape> down(lists, args, true, warp, turn, dealer);
-    down.issue(ring, place, ring.stages);
-    between_phases<Shape>();
-    down.issue(ring, place);
+    if constexpr (Shape::kDealt) {
+        // All CTAs ask at once: the fewer bytes, the earlier the first stage is there.
+        const RingPlace begin = place;
+        gate_up.issue(ring, place, 2);
+        if (place.slot != begin.slot || place.parity != begin.parity)
+            ptx::barrier_wait(&ring.full[begin.slot], begin.parity);
+        gate_up.issue(ring, place);
+        down.issue(ring, place);  // once: it leaves the turn that ends the pass
+    } else {
+        gate_up.issue(ring, place);
+        down.issue(ring, place, ring.stages);
+        between_phases<Shape>();
+        down.issue(ring, place);
+    }
 }
 
 /// The feeding warps: copies of weights, gathering of rows.
@@ -344,6 +357,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_grouped(const __grid_c
         const int count = static_cast<int>(min(static_cast<std::int64_t>(args.pass_tokens), tokens - first));
         prepare_tables<Shape>(args, lists, shared, first, count);
         run_gemms(args, lists, ring, place, first, turn);
+        if (threadIdx.x == 0) lists.counts[kCombineCounter] = 0;
         grid.sync();
         combine<Shape>(args, lists, first, count);
         if constexpr (Shape::kGridLists) return;  // the host launches again

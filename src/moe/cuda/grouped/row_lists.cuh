@@ -10,26 +10,54 @@
 
 namespace tokamak::moe::cuda {
 
-/// The units of a CTA: the warp that asks for them tells the other roles their numbers.
-struct UnitDeals {
-    std::uint64_t* memory;
+/// Some neighbouring strips of one expert times one tile of its rows.
+struct Unit {
+    RowTile tile;
+    int index;  ///< of the row tile
+    int strip;
+    int strips;
 
-    [[nodiscard]] __device__ std::uint32_t slot(int turn) const {
-        return tokamak::cuda::ptx::shared_address(memory + turn % kUnitDeals);
+    /// Rows in whole eights.
+    [[nodiscard]] __device__ int width() const { return (tile.rows + 7) / 8 * 8; }
+};
+
+/// A unit of a phase (0, 1; 2: the end of a pass) with the turn that it is for, counted from 1.
+struct alignas(16) UnitDeal {
+    Unit unit;
+    int phase;
+    int turn;
+};
+static_assert(sizeof(UnitDeal) == kUnitDealBytes);
+
+/// The units of a CTA in shared memory: the warp that asks for them tells the other roles.
+struct UnitDeals {
+    std::uint8_t* memory;
+
+    [[nodiscard]] __device__ UnitDeal& at(int turn) const {
+        return reinterpret_cast<UnitDeal*>(memory)[turn % kUnitDeals];
     }
-    /// By all threads of a CTA. Turns are counted from 1.
+    /// By all threads of a CTA.
     __device__ void clear() const {
-        if (threadIdx.x < kUnitDeals) memory[threadIdx.x] = 0;
+        if (threadIdx.x < kUnitDeals) at(static_cast<int>(threadIdx.x)).turn = 0;
     }
-    __device__ void put(int turn, int number) const {
-        const std::uint64_t both = static_cast<std::uint64_t>(turn) << 32 | static_cast<std::uint32_t>(number);
-        asm volatile("st.relaxed.cta.shared.u64 [%0], %1;" ::"r"(slot(turn)), "l"(both) : "memory");
+    /// By one thread.
+    __device__ void put(int turn, const Unit& unit, int phase) const {
+        UnitDeal& deal = at(turn);
+        deal.unit = unit;
+        deal.phase = phase;
+        asm volatile("st.release.cta.shared.s32 [%0], %1;" ::"r"(tokamak::cuda::ptx::shared_address(&deal.turn)),
+                     "r"(turn)
+                     : "memory");
     }
-    [[nodiscard]] __device__ int await(int turn) const {
-        std::uint64_t both = 0;
-        while (both >> 32 != static_cast<std::uint64_t>(turn))
-            asm volatile("ld.relaxed.cta.shared.u64 %0, [%1];" : "=l"(both) : "r"(slot(turn)) : "memory");
-        return static_cast<int>(both & 0xFFFFFFFFU);
+    [[nodiscard]] __device__ const UnitDeal& await(int turn) const {
+        const UnitDeal& deal = at(turn);
+        int found = 0;
+        while (found != turn)
+            asm volatile("ld.acquire.cta.shared.s32 %0, [%1];"
+                         : "=r"(found)
+                         : "r"(tokamak::cuda::ptx::shared_address(&deal.turn))
+                         : "memory");
+        return deal;
     }
 };
 
@@ -48,7 +76,7 @@ struct RowLists {
           grid_list(args.grid_list),
           tiles(reinterpret_cast<RowTile*>(shared + args.lists.tiles)),
           route_expert(reinterpret_cast<std::int16_t*>(shared + args.lists.route_expert)),
-          deals{reinterpret_cast<std::uint64_t*>(shared + args.lists.deals)} {}
+          deals{shared + args.lists.deals} {}
     template <class Shape>
     [[nodiscard]] __device__ int route(int place) const {
         return Shape::kGridLists ? __ldcg(grid_list + place) : list[place];
@@ -179,6 +207,8 @@ __device__ __forceinline__ void place_experts(const RowLists& lists, int* begins
     }
 }
 
+inline constexpr int kIdsAtOnce = 8;  ///< of a thread on their way
+
 /// Ids of every `step`-th route of a pass from `route` on, the last one's beyond the end. Nothing stands between the
 /// loads, so that all are on their way together.
 template <class Id, int Count>
@@ -205,14 +235,14 @@ __device__ __forceinline__ void build_lists(const GroupedArgs& args, const RowLi
     const int share = (routes + warps - 1) / warps;
     const ListScratch scratch(memory, experts, warps);
     for (int i = thread; i < warps * experts; i += threads) scratch.before[i] = 0;
-    for (int begin = thread; begin < routes; begin += 4 * threads) {
-        std::int64_t ids[4];
+    for (int begin = thread; begin < routes; begin += kIdsAtOnce * threads) {
+        std::int64_t ids[kIdsAtOnce];
         if (args.ids.dtype == DType::i64)
             load_ids<std::int64_t>(args, first, routes, begin, threads, ids);
         else
             load_ids<std::int32_t>(args, first, routes, begin, threads, ids);
 #pragma unroll
-        for (int i = 0; i < 4; ++i)
+        for (int i = 0; i < kIdsAtOnce; ++i)
             if (begin + i * threads < routes)
                 lists.route_expert[begin + i * threads] = static_cast<std::int16_t>(local_expert(args, ids[i]));
     }

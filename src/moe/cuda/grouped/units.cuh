@@ -8,17 +8,6 @@
 
 namespace tokamak::moe::cuda {
 
-/// Some neighbouring strips of one expert times one tile of its rows.
-struct Unit {
-    RowTile tile;
-    int index;  ///< of the row tile
-    int strip;
-    int strips;
-
-    /// Rows in whole eights.
-    [[nodiscard]] __device__ int width() const { return (tile.rows + 7) / 8 * 8; }
-};
-
 /// Cycles that a CTA takes for a unit: what its strips stream, or what the busiest warpgroup computes, and the end of
 /// the unit. Rough; it weighs many small units against few large ones.
 template <class Shape>
