@@ -150,33 +150,48 @@ struct CombineJobs {
 };
 
 /// The warps of a CTA take its jobs from a counter in shared memory, which is zero. What a job needs to know of its
-/// token is asked for while the one before is done.
+/// token is asked for while the one before is done; of the first one before the results are there.
 template <class Shape>
-__device__ __forceinline__ void combine(const GroupedArgs& args, const RowLists& lists, std::int64_t first, int count) {
-    const bool vectors = args.gate_up.cols % 4 == 0;
-    const CombineJobs jobs(args.gate_up.cols, vectors ? 128 : 32, count,
-                           static_cast<int>(gridDim.x) * (Shape::kThreads / 32));
-    const auto take = [&] {
-        int turn = 0;
-        if (threadIdx.x % 32 == 0) turn = atomicAdd(&lists.counts[kCombineCounter], 1);
-        return static_cast<int>(blockIdx.x) + __shfl_sync(0xFFFFFFFFU, turn, 0) * static_cast<int>(gridDim.x);
-    };
-    const auto find = [&](int job) {
-        const int token = min(job, jobs.total - 1) / jobs.parts;
-        return find_results<Shape>(args, lists, first + token, token);
-    };
-    int ahead = take();
-    TokenResults results_ahead = find(ahead);
-    while (ahead < jobs.total) {
-        const int token = ahead / jobs.parts;
-        int piece = (ahead - token * jobs.parts) * jobs.length;
-        const TokenResults results = results_ahead;
-        ahead = take();
-        results_ahead = find(ahead);
-        for (const int end = min(jobs.pieces, piece + jobs.length); piece < end;)
-            piece += vectors ? combine_some<4>(args, results, first + token, token, piece, end - piece)
-                             : combine_some<1>(args, results, first + token, token, piece, end - piece);
+class CombineWork {
+  public:
+    __device__ CombineWork(const GroupedArgs& args, const RowLists& lists, std::int64_t first, int count)
+        : args_(args),
+          lists_(lists),
+          first_(first),
+          vectors_(args.gate_up.cols % 4 == 0),
+          jobs_(args.gate_up.cols, vectors_ ? 128 : 32, count, static_cast<int>(gridDim.x) * (Shape::kThreads / 32)) {
+        ask();
     }
-}
+    /// Once the results are there.
+    __device__ void run() {
+        while (job_ < jobs_.total) {
+            const int token = token_;
+            int piece = (job_ - token * jobs_.parts) * jobs_.length;
+            const TokenResults results = results_;
+            ask();
+            for (const int end = min(jobs_.pieces, piece + jobs_.length); piece < end;)
+                piece += vectors_ ? combine_some<4>(args_, results, first_ + token, token, piece, end - piece)
+                                  : combine_some<1>(args_, results, first_ + token, token, piece, end - piece);
+        }
+    }
+
+  private:
+    __device__ __forceinline__ void ask() {
+        int turn = 0;
+        if (threadIdx.x % 32 == 0) turn = atomicAdd(&lists_.counts[kCombineCounter], 1);
+        job_ = static_cast<int>(blockIdx.x) + __shfl_sync(0xFFFFFFFFU, turn, 0) * static_cast<int>(gridDim.x);
+        token_ = min(job_, jobs_.total - 1) / jobs_.parts;
+        results_ = find_results<Shape>(args_, lists_, first_ + token_, token_);
+    }
+
+    const GroupedArgs& args_;
+    const RowLists& lists_;
+    std::int64_t first_;
+    bool vectors_;
+    CombineJobs jobs_;
+    int job_ = 0;
+    int token_ = 0;
+    TokenResults results_;  ///< of the job that comes
+};
 
 }  // namespace tokamak::moe::cuda

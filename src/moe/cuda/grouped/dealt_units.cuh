@@ -34,17 +34,31 @@ struct UnitNumbers {
     }
 };
 
-/// By one warp, once the lists are there.
+/// Into how many units the strips of a row tile are cut: those that take the fewest cycles in all, for CTAs that are
+/// done early take others. It moves work about and changes no sum.
 template <class Shape>
+int fewest_cycles_units(int strips, int tiles) {
+    constexpr int stage_tiles = Shape::Weights::kStageBlocks / Shape::Weights::kTileBlocks;
+    const int chunks = (tiles + stage_tiles - 1) / stage_tiles;
+    int best = 1;
+    std::int64_t least = INT64_MAX;
+    for (int each = 1; each <= Shape::kStrips && strips > 0; ++each) {
+        const int units = (strips + each - 1) / each;
+        const std::int64_t cycles = std::int64_t{units} * unit_cycles<Shape>(chunks, (strips + units - 1) / units);
+        if (cycles >= least) continue;
+        least = cycles;
+        best = units;
+    }
+    return best;
+}
+
+/// By one thread, once the lists are there.
 __device__ __forceinline__ void place_dealt_units(const GroupedArgs& args, const RowLists& lists) {
-    const int tiles = lists.tile_count();
-    const int gate_up = choose_units<Shape>(args.gate_up, tiles, true);
-    const int down = choose_units<Shape>(args.down, tiles, true);
-    if (threadIdx.x > 0) return;
-    lists.counts[2] = gate_up;
+    const int down = args.down_units;
+    lists.counts[2] = args.gate_up_units;
     lists.counts[3] = down;
     const int fine = lists.single_tiles() ? (static_cast<int>(gridDim.x) + down - 1) / down : 0;
-    lists.counts[5] = max(0, tiles - fine);
+    lists.counts[5] = max(0, lists.tile_count() - fine);
     lists.counts[6] = min(2 * down, max(1, args.down.strips));
 }
 

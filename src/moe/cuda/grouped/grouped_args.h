@@ -68,6 +68,8 @@ struct GroupedArgs : DecodeArgs {
     std::int64_t first_token = 0;          ///< of the launch
     int pass_tokens = 0;
     int stages = 0;
+    int gate_up_units = 0;  ///< of a row tile, where CTAs ask for units
+    int down_units = 0;
     GroupedShared lists;
 };
 
@@ -81,6 +83,8 @@ struct GroupedInstance {
     bool grid_lists = false;
     int most_stages = 0;
     bool converted = false;  ///< weights are converted for wgmma
+    /// Units of a row tile of a matrix with so many strips and tiles of a strip, where CTAs ask for them.
+    int (*units)(int strips, int tiles) = nullptr;
 };
 
 std::vector<GroupedInstance> grouped_bf16();

@@ -217,22 +217,26 @@ __device__ __forceinline__ void between_phases() {
     if constexpr (!Shape::kAnnounces) cooperative_groups::this_grid().sync();
 }
 
+/// Every role of a CTA that asks for units, when its first copies are on their way: counts and counter are zero.
+template <class Shape>
+__device__ __forceinline__ void await_cleared(unsigned& cleared) {
+    if constexpr (Shape::kDealt) cooperative_groups::this_grid().barrier_wait(std::move(cleared));
+}
+
 template <class Shape>
 __device__ __forceinline__ void feed_weights(const GroupedArgs& args, const RowLists& lists,
                                              const StageRing<Shape>& ring, RingPlace& place, int warp, int& turn,
-                                             UnitDealer* dealer) {
-    ptx::named_barrier(kRowsAhead, (Shape::kWeightWarps + kGatherWarps) * 32);
+                                             UnitDealer* dealer, unsigned& cleared) {
     WeightStream<Shape> gate_up(lists, args, false, warp, turn, dealer);
     WeightStream<Shape> down(lists, args, true, warp, turn, dealer);
     if constexpr (Shape::kDealt) {
-        // All CTAs ask at once: the fewer bytes, the earlier the first stage is there.
-        const RingPlace begin = place;
-        gate_up.issue(ring, place, 2);
-        if (place.slot != begin.slot || place.parity != begin.parity)
-            ptx::barrier_wait(&ring.full[begin.slot], begin.parity);
+        constexpr int early = 2;  // stages, without asking for a unit
+        if (Shape::chunks(args.gate_up) >= early + kAskAhead) gate_up.issue(ring, place, early);
+        await_cleared<Shape>(cleared);
         gate_up.issue(ring, place);
         down.issue(ring, place);  // once: it leaves the turn that ends the pass
     } else {
+        ptx::named_barrier(kRowsAhead, (Shape::kWeightWarps + kGatherWarps) * 32);
         gate_up.issue(ring, place);
         down.issue(ring, place, ring.stages);
         between_phases<Shape>();
@@ -243,25 +247,25 @@ __device__ __forceinline__ void feed_weights(const GroupedArgs& args, const RowL
 /// The feeding warps: copies of weights, gathering of rows.
 template <class Shape>
 __device__ __forceinline__ void feed(const GroupedArgs& args, const RowLists& lists, const StageRing<Shape>& ring,
-                                     RingPlace& place, std::int64_t first, int warp, int& turn) {
+                                     RingPlace& place, std::int64_t first, int warp, int& turn, unsigned& cleared) {
     if (warp < Shape::kWeightWarps) {
         if constexpr (Shape::kDealt) {
             if (warp == 0) {
                 UnitDealer dealer(lists, args, turn);
-                return feed_weights<Shape>(args, lists, ring, place, warp, turn, &dealer);
+                return feed_weights<Shape>(args, lists, ring, place, warp, turn, &dealer, cleared);
             }
         }
-        feed_weights<Shape>(args, lists, ring, place, warp, turn, nullptr);
+        feed_weights<Shape>(args, lists, ring, place, warp, turn, nullptr, cleared);
     } else {
         const int thread = (warp - Shape::kWeightWarps) * 32 + static_cast<int>(threadIdx.x) % 32;
         const RowSource tokens = token_rows(args, first);
         const RowSource x = !Shape::kPrepares
                                 ? tokens
                                 : prepared_rows<Shape::Weights::kForm>(tokens, args.prepared_rows, args.row_scales);
-        RowGather<Shape>(lists, args, false, x, thread).run(ring, place, turn);
+        RowGather<Shape>(lists, args, false, x, thread).run(ring, place, turn, cleared);
         between_phases<Shape>();
         const RowSource rows = down_rows<Shape>(args);
-        RowGather<Shape>(lists, args, true, rows, thread).run(ring, place, turn);
+        RowGather<Shape>(lists, args, true, rows, thread).run(ring, place, turn, cleared);
     }
 }
 
@@ -281,14 +285,15 @@ __device__ __forceinline__ void prepare_pass(const GroupedArgs& args, std::int64
 }
 
 /// Both GEMMs of a pass, by the role of the warp. Every role passes the same barriers of the grid; weights flow into
-/// free stages before them. `turn`: of the next unit, where they are asked for.
+/// free stages before them. `turn`: of the next unit, where they are asked for; `cleared`: see prepare_tables.
 template <class Shape>
 __device__ __forceinline__ void run_gemms(const GroupedArgs& args, const RowLists& lists, const StageRing<Shape>& ring,
-                                          RingPlace& place, std::int64_t first, int& turn) {
+                                          RingPlace& place, std::int64_t first, int& turn, unsigned cleared) {
     const int warp = static_cast<int>(threadIdx.x) / 32;
     if (warp >= Shape::kConsumerWarps)
-        return feed(args, lists, ring, place, first, warp - Shape::kConsumerWarps, turn);
+        return feed(args, lists, ring, place, first, warp - Shape::kConsumerWarps, turn, cleared);
     const Consumer me(warp);
+    await_cleared<Shape>(cleared);
     UnitScratch<Shape> scratch{ring.memory, args};
     if constexpr (Shape::kConverted) {
         consume_converted_phases(args, lists, me, ring, place, scratch, turn);
@@ -301,16 +306,18 @@ __device__ __forceinline__ void run_gemms(const GroupedArgs& args, const RowList
 
 template <class Shape>
 __device__ __forceinline__ void number_units(const GroupedArgs& args, const RowLists& lists) {
-    if constexpr (Shape::kDealt)
-        place_dealt_units<Shape>(args, lists);
-    else
+    if (threadIdx.x == 0) lists.counts[kCombineCounter] = 0;
+    if constexpr (!Shape::kDealt)
         place_units<Shape>(args, lists);
+    else if (threadIdx.x == 0)
+        place_dealt_units(args, lists);
 }
 
 /// All that stands before the first unit of a pass: prepared rows, lists, units. Rows that need no lists come first, so
-/// that their barrier of the grid is over when the lists are built.
+/// that their barrier of the grid is over when the lists are built. Where CTAs ask for units, what is returned is to be
+/// waited for: nothing that the barrier clears is needed before the first copies.
 template <class Shape>
-__device__ __forceinline__ void prepare_tables(const GroupedArgs& args, const RowLists& lists, std::uint8_t* memory,
+__device__ __forceinline__ unsigned prepare_tables(const GroupedArgs& args, const RowLists& lists, std::uint8_t* memory,
                                                    std::int64_t first, int count) {
     const auto grid = cooperative_groups::this_grid();
     if constexpr (Shape::kGridLists) {
@@ -321,23 +328,25 @@ __device__ __forceinline__ void prepare_tables(const GroupedArgs& args, const Ro
         if (threadIdx.x < 32) number_units<Shape>(args, lists);
         ptx::fence_shared_async();  // the ring takes its place back
         grid.sync();
-        return;
+        return 0;
     }
-    prefetch_ids(args, first, count);
+    const int thread = static_cast<int>(threadIdx.x);
+    SomeIds ids;
+    if (thread < count * args.top_k) ids.load(args, first, count * args.top_k, thread, static_cast<int>(blockDim.x));
     prepare_pass<Shape>(args, first, count);
-    if constexpr (Shape::kPrepares || Shape::kAnnounces) {
-        auto prepared = grid.barrier_arrive();  // also: the lists of the last pass have been read
-        build_lists<Shape>(args, lists, memory, first, count);
-        if (threadIdx.x < 32) number_units<Shape>(args, lists);
-        ptx::fence_shared_async();
-        grid.barrier_wait(std::move(prepared));
-    } else {
-        __syncthreads();  // the lists of the last pass have been read
-        build_lists<Shape>(args, lists, memory, first, count);
-        if (threadIdx.x < 32) number_units<Shape>(args, lists);
-        ptx::fence_shared_async();
+    unsigned cleared = 0;
+    if constexpr (Shape::kPrepares || Shape::kAnnounces)
+        cleared = grid.barrier_arrive();  // also: the lists of the last pass have been read
+    else
         __syncthreads();
-    }
+    build_lists<Shape>(args, lists, memory, first, count, ids);
+    if (thread < 32) number_units<Shape>(args, lists);
+    ptx::fence_shared_async();
+    if constexpr (Shape::kDealt || !(Shape::kPrepares || Shape::kAnnounces))
+        __syncthreads();
+    else
+        grid.barrier_wait(std::move(cleared));
+    return cleared;
 }
 
 template <class Shape>
@@ -355,13 +364,21 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_grouped(const __grid_c
     const std::int64_t tokens = tokens_of_call(args);
     for (std::int64_t first = args.first_token; first < tokens; first += args.pass_tokens) {
         const int count = static_cast<int>(min(static_cast<std::int64_t>(args.pass_tokens), tokens - first));
-        prepare_tables<Shape>(args, lists, shared, first, count);
-        run_gemms(args, lists, ring, place, first, turn);
-        if (threadIdx.x == 0) lists.counts[kCombineCounter] = 0;
+        unsigned cleared = prepare_tables<Shape>(args, lists, shared, first, count);
+        run_gemms(args, lists, ring, place, first, turn, cleared);
+        CombineWork<Shape> work(args, lists, first, count);  // what it needs comes while others end
         grid.sync();
-        combine<Shape>(args, lists, first, count);
+        work.run();
         if constexpr (Shape::kGridLists) return;  // the host launches again
     }
+}
+
+template <class Shape>
+constexpr auto units_choice() -> int (*)(int, int) {
+    if constexpr (Shape::kDealt)
+        return &fewest_cycles_units<Shape>;
+    else
+        return nullptr;
 }
 
 template <class Shape>
@@ -373,7 +390,8 @@ GroupedInstance grouped_instance(const char* name) {
             Shape::kTileRows,
             Shape::kGridLists,
             Shape::kMostStages,
-            Shape::kConverted};
+            Shape::kConverted,
+            units_choice<Shape>()};
 }
 
 }  // namespace tokamak::moe::cuda

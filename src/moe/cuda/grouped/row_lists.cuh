@@ -113,16 +113,6 @@ __device__ __forceinline__ std::int64_t load_id(const DecodeRows& ids, std::int6
                                    : static_cast<const std::int32_t*>(ids.data)[at];
 }
 
-/// Into the L2, while something else is done.
-__device__ __forceinline__ void prefetch_ids(const GroupedArgs& args, std::int64_t first, int count) {
-    const int route = static_cast<int>(threadIdx.x);
-    if (route >= count * args.top_k) return;
-    const std::int64_t at = (first + route / args.top_k) * args.ids.stride + route % args.top_k;
-    const void* const id =
-        static_cast<const std::uint8_t*>(args.ids.data) + at * (args.ids.dtype == DType::i64 ? 8 : 4);
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(id));
-}
-
 /// Each warp numbers the routes of its own run of the pass, expert by expert, in order.
 __device__ __forceinline__ void rank_routes(const RowLists& lists, const ListScratch& scratch, int routes, int experts,
                                             int share) {
@@ -207,26 +197,39 @@ __device__ __forceinline__ void place_experts(const RowLists& lists, int* begins
     }
 }
 
-inline constexpr int kIdsAtOnce = 8;  ///< of a thread on their way
+/// Ids of every `step`-th route of a pass, on their way together: nothing stands between the loads, and what they
+/// bring is looked at when it is needed.
+class SomeIds {
+  public:
+    static constexpr int kCount = 8;
 
-/// Ids of every `step`-th route of a pass from `route` on, the last one's beyond the end. Nothing stands between the
-/// loads, so that all are on their way together.
-template <class Id, int Count>
-__device__ __forceinline__ void load_ids(const GroupedArgs& args, std::int64_t first, int routes, int route, int step,
-                                         std::int64_t (&ids)[Count]) {
-    const auto* const from = static_cast<const Id*>(args.ids.data);
+    /// From `route` on, the last one's beyond the end. The pass has routes.
+    __device__ __forceinline__ void load(const GroupedArgs& args, std::int64_t first, int routes, int route, int step) {
 #pragma unroll
-    for (int i = 0; i < Count; ++i) {
-        const int at = min(route + i * step, routes - 1);
-        const int token = quotient(at, args.by_top_k);
-        ids[i] = from[(first + token) * args.ids.stride + at - token * args.top_k];
+        for (int i = 0; i < kCount; ++i) {
+            const int at = min(route + i * step, routes - 1);
+            const int token = quotient(at, args.by_top_k);
+            const std::int64_t from = (first + token) * args.ids.stride + at - token * args.top_k;
+            if (args.ids.dtype == DType::i64)
+                wide_[i] = static_cast<const std::int64_t*>(args.ids.data)[from];
+            else
+                narrow_[i] = static_cast<const std::int32_t*>(args.ids.data)[from];
+        }
     }
-}
+    [[nodiscard]] __device__ __forceinline__ std::int64_t id(const GroupedArgs& args, int i) const {
+        return args.ids.dtype == DType::i64 ? wide_[i] : narrow_[i];
+    }
 
-/// Fills the lists for `count` tokens from `first` on. Call by all threads; complete after the CTA's next barrier.
+  private:
+    std::int64_t wide_[kCount] = {};
+    std::int32_t narrow_[kCount] = {};
+};
+
+/// Fills the lists for `count` tokens from `first` on. `ids`: those of routes threadIdx.x, + blockDim.x, ..., asked for
+/// before. Call by all threads; complete after the CTA's next barrier.
 template <class Shape>
 __device__ __forceinline__ void build_lists(const GroupedArgs& args, const RowLists& lists, std::uint8_t* memory,
-                                            std::int64_t first, int count) {
+                                            std::int64_t first, int count, SomeIds& ids) {
     const int threads = static_cast<int>(blockDim.x);
     const int thread = static_cast<int>(threadIdx.x);
     const int warps = threads / 32;
@@ -235,16 +238,13 @@ __device__ __forceinline__ void build_lists(const GroupedArgs& args, const RowLi
     const int share = (routes + warps - 1) / warps;
     const ListScratch scratch(memory, experts, warps);
     for (int i = thread; i < warps * experts; i += threads) scratch.before[i] = 0;
-    for (int begin = thread; begin < routes; begin += kIdsAtOnce * threads) {
-        std::int64_t ids[kIdsAtOnce];
-        if (args.ids.dtype == DType::i64)
-            load_ids<std::int64_t>(args, first, routes, begin, threads, ids);
-        else
-            load_ids<std::int32_t>(args, first, routes, begin, threads, ids);
+    for (int begin = thread; begin < routes; begin += SomeIds::kCount * threads) {
+        if (begin != thread) ids.load(args, first, routes, begin, threads);
 #pragma unroll
-        for (int i = 0; i < kIdsAtOnce; ++i)
+        for (int i = 0; i < SomeIds::kCount; ++i)
             if (begin + i * threads < routes)
-                lists.route_expert[begin + i * threads] = static_cast<std::int16_t>(local_expert(args, ids[i]));
+                lists.route_expert[begin + i * threads] =
+                    static_cast<std::int16_t>(local_expert(args, ids.id(args, i)));
     }
     __syncthreads();
     rank_routes(lists, scratch, routes, experts, share);

@@ -11,13 +11,14 @@ namespace tokamak::moe::cuda {
 /// Cycles that a CTA takes for a unit: what its strips stream, or what the busiest warpgroup computes, and the end of
 /// the unit. Rough; it weighs many small units against few large ones.
 template <class Shape>
-__device__ __forceinline__ int unit_cycles(int chunks, int strips) {
+__host__ __device__ constexpr int unit_cycles(int chunks, int strips) {
     using Weights = typename Shape::Weights;
     constexpr int bytes_per_cycle = 20;
     constexpr int end = 1500;
     const int own = (strips + Shape::kWarpgroups - 1) / Shape::kWarpgroups;
     const int stream = strips * Weights::kStripStageBytes / bytes_per_cycle;
-    return chunks * max(stream, Weights::kFirstStripCycles + (own - 1) * Weights::kNextStripCycles) + end;
+    const int computed = Weights::kFirstStripCycles + (own - 1) * Weights::kNextStripCycles;
+    return chunks * (stream > computed ? stream : computed) + end;
 }
 
 /// Into how many units the strips of a row tile are cut. By the lanes of one warp; all get the answer. It moves work
