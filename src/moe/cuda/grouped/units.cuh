@@ -8,27 +8,17 @@
 
 namespace tokamak::moe::cuda {
 
-/// Some neighbouring strips of one expert times one tile of its rows.
-struct Unit {
-    RowTile tile;
-    int index;  ///< of the row tile
-    int strip;
-    int strips;
-
-    /// Rows in whole eights.
-    [[nodiscard]] __device__ int width() const { return (tile.rows + 7) / 8 * 8; }
-};
-
 /// Cycles that a CTA takes for a unit: what its strips stream, or what the busiest warpgroup computes, and the end of
 /// the unit. Rough; it weighs many small units against few large ones.
 template <class Shape>
-__device__ __forceinline__ int unit_cycles(int chunks, int strips) {
+__host__ __device__ constexpr int unit_cycles(int chunks, int strips) {
     using Weights = typename Shape::Weights;
     constexpr int bytes_per_cycle = 20;
     constexpr int end = 1500;
     const int own = (strips + Shape::kWarpgroups - 1) / Shape::kWarpgroups;
     const int stream = strips * Weights::kStripStageBytes / bytes_per_cycle;
-    return chunks * max(stream, Weights::kFirstStripCycles + (own - 1) * Weights::kNextStripCycles) + end;
+    const int computed = Weights::kFirstStripCycles + (own - 1) * Weights::kNextStripCycles;
+    return chunks * (stream > computed ? stream : computed) + end;
 }
 
 /// Into how many units the strips of a row tile are cut. By the lanes of one warp; all get the answer. It moves work
@@ -177,7 +167,7 @@ __device__ __forceinline__ void place_units(const GroupedArgs& args, const RowLi
 template <class Shape>
 class UnitWalk {
   public:
-    __device__ UnitWalk(const RowLists& lists, const GroupedArgs& args, bool down)
+    __device__ UnitWalk(const RowLists& lists, const GroupedArgs& args, bool down, int&)
         : lists_(lists),
           strips_((down ? args.down : args.gate_up).strips),
           step_strips_(down ? 1 : Shape::kStepStrips),
