@@ -42,14 +42,12 @@ class DirectBlock {
 
     __device__ __forceinline__ void run() {
         if (params_.num_tokens != nullptr && token_ >= *params_.num_tokens) return;  // the whole cluster
-        const Columns columns = columns_of(params_, token_, rank_);
-        const int blocks = (columns.last - columns.first + Groups * kRows - 1) / (Groups * kRows);
         if (group_ == Groups) {
             ptx::set_registers<S::kThreads, Registers<Groups>::kProduce>();
-            produce(columns, blocks);
+            produce();
         } else {
             ptx::set_registers<S::kThreads, Registers<Groups>::kMath>();
-            multiply(blocks);
+            multiply();
         }
     }
 
@@ -60,11 +58,16 @@ class DirectBlock {
         if (params_.splits > 1) ptx::cluster_arrive_relaxed();
     }
 
-    __device__ __forceinline__ void produce(const Columns& columns, int blocks) {
+    [[nodiscard]] __device__ __forceinline__ static int blocks_of(const Columns& columns) {
+        return (columns.last - columns.first + Groups * kRows - 1) / (Groups * kRows);
+    }
+
+    __device__ __forceinline__ void produce() {
+        const Columns columns = columns_of(params_, token_, rank_);
         OwnLoader loader(params_, control_, shared_, columns, token_, warp_, lane_);
         if (warp_ == 0) make_barriers();
         start_together();
-        loader.run(blocks);
+        loader.run(blocks_of(columns));
         if (params_.splits > 1) {
             __syncwarp();
             ptx::cluster_wait();
@@ -88,12 +91,13 @@ class DirectBlock {
 
     /// The scores of a block are in one interval with the values of the one before: their instructions mix. Before the
     /// first block come its own values with weights of zero. (A NaN among these makes the result NaN anyway.)
-    __device__ __forceinline__ void multiply(int blocks) {
+    __device__ __forceinline__ void multiply() {
         unsigned char* const own = shared_ + group_ * S::kGroupBytes;
         unsigned char* const partial = own + S::kPartial;
         unsigned char* const weights = own + S::kWeights;
         Scorer<Dim, N, Groups> scorer(params_, warp_, lane_);
         scorer.load(params_, token_, first_head_);
+        const int blocks = blocks_of(columns_of(params_, token_, rank_));
         clear_weights(weights);
         start_together();
         scorer.convert(params_.heads - first_head_);
