@@ -90,7 +90,8 @@ SparseConfig parse(const std::string& variant) {
     return config;
 }
 
-/// A value that the flat or direct form does not have selects the pipelined form, with the next of its values for the other key.
+/// A value that the flat or direct form does not have selects the pipelined form, with the next of its values for the
+/// other key.
 std::string with_field(const std::string& variant, const std::string& key, std::int64_t value) {
     SparseConfig config = parse(variant);
     int& field = key == "heads" ? config.heads : config.splits;
