@@ -1,12 +1,67 @@
 // SPDX-License-Identifier: Apache-2.0
-// How the splits of the direct kernel meet: a warp sends the two parts that it has, and every block adds the parts that
-// it owns.
+// How the splits of the direct kernel meet: the helping warps tell the sums and settle what the parts are multiplied by,
+// while the others make the parts; a warp sends the two that it has, and every block adds those that it owns.
 #pragma once
 
 #include "mla/cuda/flat_decode/direct_values.cuh"
 
 namespace tokamak::mla::cuda::flat_decode::direct {
 
+/// Tells all splits the sums of this one; by a helping thread.
+template <int M>
+__device__ __forceinline__ void tell(const Params& params, DirectControl<M>& control, int rank, int thread) {
+    for (int i = thread; i < 16 * M * params.splits; i += kHelperThreads) {
+        const int h = i % (16 * M);
+        const int to = i / (16 * M);
+        float sum = 0.0F;
+#pragma unroll
+        for (int w = 0; w < kDirectWarps; w += 4) {
+            const float4 four = *reinterpret_cast<const float4*>(&control.sum[h][w]);
+            sum += (four.x + four.y) + (four.z + four.w);
+        }
+        const float4 sums = {control.reference[h], sum, params.max_logits != nullptr ? control.top[h] : -kInfinity,
+                             0.0F};
+        if (to == rank)
+            control.sums[rank][h] = sums;
+        else
+            ptx::store_counted(ptx::address_in(to, &control.sums[rank][h]), sums, ptx::address_in(to, &control.told));
+    }
+    __syncwarp();
+    if (thread % 32 == 0) ptx::barrier_arrive(&control.told);
+}
+
+/// Behind the arrival of all sums: factors of a head's splits, two of them for each of eight threads. The first block
+/// stores the statistics.
+template <int M>
+__device__ __forceinline__ void settle(const Params& params, DirectControl<M>& control, float back, int token,
+                                       int first_head, int h, bool stores) {
+    const auto over_eight = [](float v, auto combine) {
+#pragma unroll
+        for (int step = 1; step < 8; step *= 2) v = combine(v, __shfl_xor_sync(~0U, v, step));
+        return v;
+    };
+    const auto larger = [](float a, float b) { return max_or_nan(a, b); };
+    const int source = static_cast<int>(threadIdx.x) % 8 * 2;
+    const int head = first_head + h;
+    const float sink = head < params.heads ? sink_of(params, head) : -kInfinity;
+    float4 own[2] = {{kNoReference, 0.0F, -kInfinity, 0.0F}, {kNoReference, 0.0F, -kInfinity, 0.0F}};
+#pragma unroll
+    for (int s = 0; s < 2; ++s)
+        if (source + s < params.splits) own[s] = control.sums[source + s][h];
+    HeadSums all;
+    all.reference = over_eight(max_or_nan(own[0].x, own[1].x), larger);
+    if (params.max_logits != nullptr) all.top = over_eight(max_or_nan(own[0].z, own[1].z), larger);
+    float weight[2];
+#pragma unroll
+    for (int s = 0; s < 2; ++s) weight[s] = own[s].x == kNoReference ? 0.0F : exp2_fast(own[s].x - all.reference);
+    all.sum = over_eight(fmaf(own[0].y, weight[0], own[1].y * weight[1]), [](float a, float b) { return a + b; });
+    const float factor = factor_of(all, sink) * back;
+    control.factor[h][source] = weight[0] * factor;
+    control.factor[h][source + 1] = weight[1] * factor;
+    if (stores && source == 0 && head < params.heads) store_statistics(params, token, head, all, sink);
+}
+
+/// Parts of the output on their way.
 template <int M>
 class DirectExchange {
     using L = Layout<M>;
@@ -24,6 +79,8 @@ class DirectExchange {
           rank_(rank),
           warp_(warp),
           lane_(lane) {}
+
+    [[nodiscard]] __device__ __forceinline__ float back() const { return parts_.back(); }
 
     /// Puts the warp's output where the copy engine takes it, or, if it is this block's own, where the others' land.
     __device__ __forceinline__ void stage(const Output<M>& out) const {
@@ -54,79 +111,33 @@ class DirectExchange {
         }
     }
 
-    /// Eight dimensions of a head are an item; the eight lanes that differ in `lane / 4` have two splits each.
-    [[nodiscard]] __device__ __forceinline__ int items() const { return parts_.parts() * 32 * M; }
-
-    /// Behind the arrival of all sums: what the splits' parts of item `first + lane % 4` are multiplied by.
-    __device__ __forceinline__ void settle(int token, int first_head, int first) {
-        token_ = token;
-        item_ = first + lane_ % 4;
-        h_ = item_ / 2 % (16 * M);
-        head_ = first_head + h_;
-        const float sink = head_ < params_.heads ? sink_of(params_, head_) : -kInfinity;
-        float4 own[2] = {{kNoReference, 0.0F, -kInfinity, 0.0F}, {kNoReference, 0.0F, -kInfinity, 0.0F}};
+    /// Behind the arrival of all parts and factors: a thread two dimensions of a head.
+    __device__ __forceinline__ void add(int token, int first_head) const {
+        constexpr int kItems = 8 * 16 * M;  ///< of a part
+        for (int item = warp_ * 32 + lane_; item < kItems * parts_.parts(); item += kMainThreads) {
+            const int part = item / kItems;
+            const int h = item / 8 % (16 * M);
+            const int pair = item % 8;
+            const std::uint32_t at = parts_.landing_of(part) + Parts::offset(h, pair / 4) + pair % 4 * 4;
+            float2 sums[1] = {};
 #pragma unroll
-        for (int s = 0; s < 2; ++s)
-            if (source(s) < params_.splits) own[s] = control_.sums[source(s)][h_];
-        const auto larger = [](float a, float b) { return max_or_nan(a, b); };
-        HeadSums all;
-        all.reference = over_splits(max_or_nan(own[0].x, own[1].x), larger);
-        if (params_.max_logits != nullptr) all.top = over_splits(max_or_nan(own[0].z, own[1].z), larger);
+            for (int first = 0; first < kMostSplits; first += 4) {
+                if (first >= params_.splits) break;
+                const float4 four = *reinterpret_cast<const float4*>(&control_.factor[h][first]);
+                const float factor[4] = {four.x, four.y, four.z, four.w};
 #pragma unroll
-        for (int s = 0; s < 2; ++s)
-            factor_[s] = own[s].x == kNoReference ? 0.0F : exp2_fast(own[s].x - all.reference);
-        all.sum = over_splits(fmaf(own[0].y, factor_[0], own[1].y * factor_[1]), [](float a, float b) { return a + b; });
-        const float factor = factor_of(all, sink) * parts_.back();
-        factor_[0] *= factor;
-        factor_[1] *= factor;
-        if (rank_ == 0 && lane_ < 4 && item_ < 32 * M && item_ % 2 == 0 && head_ < params_.heads)
-            store_statistics(params_, token, head_, all, sink);
-    }
-
-    /// Behind the arrival of all parts.
-    __device__ __forceinline__ void add() const {
-        const int part = item_ / (32 * M);
-        float sums[8] = {};
-#pragma unroll
-        for (int s = 0; s < 2; ++s) {
-            if (source(s) >= params_.splits) continue;
-            const uint4 v = load_shared_16(landing_of(source(s)) + part * L::kPart + Parts::offset(h_, item_ % 2));
-            const std::uint32_t twos[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                const float2 two = __half22float2(*reinterpret_cast<const __half2*>(&twos[i]));
-                sums[2 * i] = fmaf(two.x, factor_[s], sums[2 * i]);
-                sums[2 * i + 1] = fmaf(two.y, factor_[s], sums[2 * i + 1]);
+                for (int s = 0; s < 4; ++s) {
+                    // Behind the last split: of the last one once more, times 0. (A branch for each costs more.)
+                    const float2 v = Parts::two_at(at + min(first + s, params_.splits - 1) * parts_.landing_step());
+                    sums[0].x = fmaf(v.x, factor[s], sums[0].x);
+                    sums[0].y = fmaf(v.y, factor[s], sums[0].y);
+                }
             }
+            parts_.template store<1>(token, first_head + h, parts_.first_dim() + part * 16 + pair * 2, sums);
         }
-        // Lanes halve the dimensions among each other, then both of two have the sums of two.
-        const bool upper = (lane_ & 16) != 0;
-#pragma unroll
-        for (int i = 0; i < 4; ++i) halve(sums[i], sums[i + 4], upper, 16);
-        const bool second = (lane_ & 8) != 0;
-#pragma unroll
-        for (int i = 0; i < 2; ++i) halve(sums[i], sums[i + 2], second, 8);
-#pragma unroll
-        for (int i = 0; i < 2; ++i) sums[i] += __shfl_xor_sync(~0U, sums[i], 4);
-        const float2 two[1] = {{sums[0], sums[1]}};
-        const int dim = parts_.first_dim() + part * 16 + item_ % 2 * 8 + (upper ? 4 : 0) + (second ? 2 : 0);
-        if ((lane_ & 4) == 0) parts_.template store<1>(token_, head_, dim, two);
     }
 
   private:
-    [[nodiscard]] __device__ __forceinline__ int source(int s) const { return lane_ / 4 * 2 + s; }
-    template <typename Combine>
-    [[nodiscard]] __device__ __forceinline__ static float over_splits(float v, const Combine& combine) {
-#pragma unroll
-        for (int step = 4; step < 32; step *= 2) v = combine(v, __shfl_xor_sync(~0U, v, step));
-        return v;
-    }
-    /// Of two numbers `kept` becomes the sum of the first or, for upper lanes, the second, over both lanes.
-    __device__ __forceinline__ static void halve(float& kept, float other, bool upper, int step) {
-        const float given = upper ? kept : other;
-        kept = (upper ? other : kept) + __shfl_xor_sync(~0U, given, step);
-    }
-
     __device__ __forceinline__ void push(int part, int bytes) const {
         const int owner = owner_of(part);
         if (owner != rank_)
@@ -137,12 +148,9 @@ class DirectExchange {
     [[nodiscard]] __device__ __forceinline__ std::uint32_t staged(int part) const {
         return base_ + L::kStaged + part * L::kPart;
     }
-    [[nodiscard]] __device__ __forceinline__ std::uint32_t landing_of(int source) const {
-        return base_ + L::kLanding + source * (params_.owned_parts * L::kPart + kLandingSkew);
-    }
     /// Of this block's part, in its owner's memory.
     [[nodiscard]] __device__ __forceinline__ std::uint32_t landing(int part) const {
-        return landing_of(rank_) + (part - owner_of(part) * params_.owned_parts) * L::kPart;
+        return base_ + L::kLanding + (part + (rank_ - owner_of(part)) * params_.owned_parts) * L::kPart;
     }
 
     const Params& params_;
@@ -150,8 +158,6 @@ class DirectExchange {
     Parts parts_;
     std::uint32_t base_;
     int rank_, warp_, lane_;
-    int token_, item_, h_, head_;
-    float factor_[2];
 };
 
 }  // namespace tokamak::mla::cuda::flat_decode::direct

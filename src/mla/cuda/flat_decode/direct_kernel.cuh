@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The flat form for fp8 rows of 576: rows are brought as they are and converted in registers, once for the
-// scores and once for the values. See docs/kernels/sparse_mla.md.
+// The flat form for fp8 rows of 576: rows are brought as they are and converted in registers, once for the scores and
+// once for the values. Sixteen warps do the mathematics, four bring rows and settle sums. See docs/kernels/sparse_mla.md.
 #pragma once
 
 #include "mla/cuda/flat_decode/direct_exchange.cuh"
@@ -9,9 +9,6 @@
 #include "mla/cuda/flat_decode/instances.h"
 
 namespace tokamak::mla::cuda::flat_decode::direct {
-
-/// Named barriers.
-enum : int { kRowsBarrier = 1 /* to 4 */, kQueriesBarrier = 5, kQueryWarpsBarrier = 6 };
 
 /// Everything about one block.
 template <int M>
@@ -33,107 +30,106 @@ class DirectBlock {
     }
 
     __device__ __forceinline__ void run() {
-        if (!(warp_ < kRowWarps ? bring_rows() : bring_queries())) return;  // the whole cluster
-        Tile<M> score = {};
-        score_rows(score);
-        DirectWeigher<M>(params_, control_, base_, warp_, lane_).weigh(score);
-        __syncthreads();
-        ptx::cluster_wait();  // the others listen
-        tell();
-        finish();
+        if (warp_ < kDirectWarps)
+            calculate();
+        else
+            help();
+        __syncwarp();
+        ptx::cluster_wait();  // nobody leaves while others still copy out of its memory
     }
 
   private:
-    /// Whether this block's token exists. Asked behind the loads that do not depend on it.
+    /// Behind the first loads, which do not depend on it: makes the barriers known, to the whole cluster a little later.
+    __device__ __forceinline__ void begin() const {
+        __syncthreads();
+        ptx::cluster_arrive_relaxed();
+    }
     [[nodiscard]] __device__ __forceinline__ bool exists() const {
         return params_.num_tokens == nullptr || token_ < *params_.num_tokens;
     }
 
-    __device__ __forceinline__ bool bring_rows() {
-        const Finder<576, true> finder(params_, token_, rank_, row_of(warp_, lane_ % 16), lane_ < 16);
-        if (!exists()) return false;
-        __syncwarp();
-        ptx::cluster_arrive_relaxed();
-        copy_rows(params_, control_, base_, Found(finder), warp_, lane_);
-        ptx::named_barrier(kQueriesBarrier, kDirectThreads);
-        return true;
+    __device__ __forceinline__ void listen_all() const {
+        for (auto& barrier : control_.rows) ptx::barrier_init(&barrier, kHelperThreads);
+        ptx::barrier_init(&control_.described, kHelperWarps);
+        ptx::barrier_init(&control_.settled, kHelperWarps);
+        listen<kHeads>(params_, control_, rank_, kHelperWarps, kDirectWarps);
     }
 
-    __device__ __forceinline__ bool bring_queries() {
-        DirectQueries<M> queries(warp_ - kRowWarps, lane_);
+    __device__ __forceinline__ void calculate() const {
+        DirectQueries<M> queries(warp_, lane_);
         queries.load(params_, token_, first_head_);
-        if (threadIdx.x == kDirectThreads - 1) listen<kHeads>(params_, control_, rank_, kDirectWarps, kDirectWarps);
-        if (!exists()) return false;
-        __syncwarp();
-        ptx::cluster_arrive_relaxed();  // sums may be told
+        if (threadIdx.x == 0) listen_all();
+        begin();
+        if (!exists()) return;
         queries.store(params_, control_, base_);
-        named_barrier_arrive(kQueriesBarrier, kDirectThreads);
-        ptx::named_barrier(kQueryWarpsBarrier, kDirectThreads - 32 * kRowWarps);
-        return true;
+        ptx::named_barrier(kMainBarrier, kMainThreads);
+        Tile<M> score = {};
+        score_rows(score);
+        ptx::barrier_wait(&control_.described, 0);
+        DirectWeigher<M>(params_, control_, base_, warp_, lane_).weigh(score);
+        ptx::named_barrier(kWeighedBarrier, kDirectThreads);
+        const DirectExchange<M> exchange(params_, control_, base_, rank_, warp_, lane_);
+        send(exchange);
+        ptx::barrier_wait(&control_.settled, 0);
+        ptx::barrier_wait(&control_.landed, 0);
+        leave();
+        exchange.add(token_, first_head_);
+    }
+
+    /// Everything that others copy out of this block's memory has left it.
+    __device__ __forceinline__ void leave() const {
+        __syncwarp();
+        ptx::cluster_arrive_relaxed();
     }
 
     __device__ __forceinline__ void score_rows(Tile<M>& score) const {
         const Scorer<M> scorer(params_, control_, base_, warp_, lane_);
 #pragma unroll 1
-        for (int half = 0; half < 2; ++half) {
-            if (half == 0)
-                ptx::copy_wait<1>();
-            else
-                ptx::copy_wait<0>();
-            __syncthreads();
+        for (int half = 0; half < kHalves; ++half) {
+            ptx::barrier_wait(&control_.rows[half], 0);
             scorer.score(half, score);
         }
         ptx::named_barrier(kRowsBarrier + warp_ / 4, 128);
         scorer.add_shares(warp_, score);
     }
 
-    /// Tells all splits the sums of this one: a thread for a head and split.
-    __device__ __forceinline__ void tell() const {
-        const int i = static_cast<int>(threadIdx.x);
-        const int h = i % kHeads;
-        const int to = i / kHeads;
-        if (to < params_.splits) {
-            float sum = 0.0F;
-#pragma unroll
-            for (int w = 0; w < kDirectWarps; w += 4) {
-                const float4 four = *reinterpret_cast<const float4*>(&control_.sum[h][w]);
-                sum += (four.x + four.y) + (four.z + four.w);
-            }
-            const float4 sums = {control_.reference[h], sum,
-                                 params_.max_logits != nullptr ? control_.top[h] : -kInfinity, 0.0F};
-            if (to == rank_)
-                control_.sums[rank_][h] = sums;
-            else
-                ptx::store_counted(ptx::address_in(to, &control_.sums[rank_][h]), sums,
-                                   ptx::address_in(to, &control_.told));
-        }
-        __syncwarp();
-        if (lane_ == 0) ptx::barrier_arrive(&control_.told);
-    }
-
-    __device__ __forceinline__ void finish() const {
-        DirectExchange<M> exchange(params_, control_, base_, rank_, warp_, lane_);
+    __device__ __forceinline__ void send(const DirectExchange<M>& exchange) const {
         Output<M> out = {};
         multiply_values<M>(base_, warp_, lane_, out);
         exchange.stage(out);
         ptx::fence_shared_async();
         __syncwarp();
+        ptx::cluster_wait();
         if (ptx::elect_lane()) exchange.push();
         __syncwarp();
         if (lane_ == 0) ptx::barrier_arrive(&control_.landed);
+    }
+
+    __device__ __forceinline__ void help() const {
+        const int warp = warp_ - kDirectWarps;
+        const Finder<576, true> finder(params_, token_, rank_, row_of(warp, lane_), true);
+        begin();
+        if (!exists()) return;
+        const Found found(finder);
+        copy_rows(params_, control_, base_, found, warp, lane_);
+        ptx::copy_commit();
+        ptx::copy_wait<0>();
+        __syncwarp();
+        describe_row(control_, base_, row_of(warp, lane_), found.own.valid);
+        __syncwarp();
+        if (lane_ == 0) ptx::barrier_arrive(&control_.described);
+        ptx::named_barrier(kWeighedBarrier, kDirectThreads);
+        ptx::cluster_wait();
+        const int thread = static_cast<int>(threadIdx.x) - kMainThreads;
+        tell(params_, control_, rank_, thread);
         ptx::barrier_wait(&control_.told, 0);
-        int item = 4 * warp_;
-        exchange.settle(token_, first_head_, item);
-        ptx::barrier_wait(&control_.landed, 0);
+        const DirectExchange<M> exchange(params_, control_, base_, rank_, 0, lane_);
+#pragma unroll 1
+        for (int h = thread / 8; h < kHeads; h += kHelperThreads / 8)
+            settle(params_, control_, exchange.back(), token_, first_head_, h, rank_ == 0);
         __syncwarp();
-        ptx::cluster_arrive_relaxed();
-        while (item < exchange.items()) {
-            exchange.add();
-            item += 4 * kDirectWarps;
-            if (item < exchange.items()) exchange.settle(token_, first_head_, item);
-        }
-        __syncwarp();
-        ptx::cluster_wait();  // nobody leaves while others still copy out of its memory
+        if (lane_ == 0) ptx::barrier_arrive(&control_.settled);
+        leave();
     }
 
     const Params& params_;

@@ -7,25 +7,20 @@
 
 namespace tokamak::mla::cuda::flat_decode::direct {
 
-/// Eight warps bring the rows, the others the queries.
-inline constexpr int kRowWarps = 8;
-
-/// Row j of a warp's 16: the first eight belong to the first 16 of the 32 rows that four warps score.
+/// Row j of a helping warp's 32: the first 16 belong to the first 16 of the 32 rows that four warps score.
 [[nodiscard]] __device__ __forceinline__ int row_of(int warp, int j) {
-    const int in_turn = warp * 8 + j % 8;
-    return in_turn / 16 * 32 + j / 8 * 16 + in_turn % 16;
+    const int in_turn = warp * 16 + j % 16;
+    return in_turn / 16 * 32 + j / 16 * 16 + in_turn % 16;
 }
 
-/// Copies a warp's rows in two groups. Eight lanes copy what a row has of one line of memory, the units of 16 bytes
-/// from 8 k - o on.
+/// Copies a warp's rows. Eight lanes copy what a row has of one line of memory, the units of 16 bytes from 8 k - o on.
 template <int M>
 __device__ __forceinline__ void copy_rows(const Params& params, DirectControl<M>& control, std::uint32_t base,
                                           Found found, int warp, int lane) {
     using L = Layout<M>;
     if (!found.own.valid) found.own.values = params.pools[0].values;  // no byte of it is read
-    if (lane < 16) control.valid[row_of(warp, lane)] = found.own.valid ? 1 : 0;
 #pragma unroll
-    for (int n = 0; n < 4; ++n) {
+    for (int n = 0; n < 8; ++n) {
         const int j = 4 * n + lane / 8;
         const std::uint8_t* const values = found.values(j);
         const bool valid = found.is_valid(j);
@@ -40,11 +35,29 @@ __device__ __forceinline__ void copy_rows(const Params& params, DirectControl<M>
         for (int k = 1; k < 4; ++k) ptx::copy_16(code + k * 128, from + k * 128, valid);
         ptx::copy_16(unit < 0 ? code + 512 : tail, from + 512, valid);
         if (unit <= 0) ptx::copy_16(tail + 128, from + 640, valid);
-        if (n % 2 == 1) ptx::copy_commit();
+        if (n % 4 == 3) ptx::copy_arrive(&control.rows[n / 4]);
     }
 }
 
-/// Queries, 2 * M heads of a warp: of each head two chunks of eight elements a lane; of all a chunk of rotary ones.
+/// Says what weighing needs to know of a row; by a lane for each row of the warp, when these have arrived.
+template <int M>
+__device__ __forceinline__ void describe_row(DirectControl<M>& control, std::uint32_t base, int row, bool valid) {
+    // Powers of rows of one token differ by so little that weights relative to one reference stay in f32's range.
+    constexpr int kLeast = kUnitExponent - 60;
+    constexpr int kMost = kUnitExponent + 60;
+    const float4 scale = load_float4(base + Layout<M>::kTails + row * kTailPitch);
+    const auto finite = [](float v) {
+        const int magnitude = __float_as_int(v) & 0x7FFFFFFF;
+        return magnitude < 0x7F800000 ? magnitude : 0;
+    };
+    const int top = max(max(finite(scale.x), finite(scale.y)), max(finite(scale.z), finite(scale.w)));
+    const int exponent = max(kLeast, min(kMost, top >> 23));
+    const float inverse = power_of(2 * kUnitExponent - exponent);
+    control.ratio[row] = {scale.x * inverse, scale.y * inverse, scale.z * inverse, scale.w * inverse};
+    control.power[row] = {valid ? static_cast<float>(exponent - kUnitExponent) : -kInfinity, inverse};
+}
+
+/// Queries, M heads of a warp: of each head two chunks of eight elements a lane; of all a chunk of rotary ones.
 template <int M>
 class DirectQueries {
   public:
@@ -74,7 +87,7 @@ class DirectQueries {
     /// As f16, divided by a power of two that leaves a head's largest element just below 2^15; the rotary ones as they
     /// are.
     __device__ __forceinline__ void store(const Params& params, DirectControl<M>& control, std::uint32_t base) const {
-        const std::uint32_t to = base + Layout<M>::kTurns + first_ * kQueryPitch + lane_ * 16;
+        const std::uint32_t to = base + Layout<M>::kQueries + first_ * kQueryPitch + lane_ * 16;
 #pragma unroll
         for (int h = 0; h < kOwn; ++h) {
             const uint4(&two)[2] = *reinterpret_cast<const uint4(*)[2]>(&chunks_[2 * h]);
@@ -94,7 +107,7 @@ class DirectQueries {
     }
 
   private:
-    static constexpr int kOwn = 2 * M;
+    static constexpr int kOwn = M;
 
     /// Largest magnitude of 16 elements as bf16 bits.
     [[nodiscard]] __device__ __forceinline__ static unsigned both(const uint4& a, const uint4& b) {

@@ -27,7 +27,7 @@ class Scorer {
             for (int h = 0; h < 2; ++h) {
                 const int head = 16 * m + lane / 4 + 8 * h;
                 scale_[m][h] = control.scale[head];
-                const std::uint32_t at = base + L::kTurns + head * kQueryPitch;
+                const std::uint32_t at = base + L::kQueries + head * kQueryPitch;
 #pragma unroll
                 for (int two = 0; two < 4; ++two) {
                     const uint4 v = load_shared_16(at + group_ * 256 + two / 2 * 128 + c * 32 + two % 2 * 16);

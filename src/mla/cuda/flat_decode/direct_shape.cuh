@@ -8,9 +8,16 @@
 namespace tokamak::mla::cuda::flat_decode::direct {
 
 inline constexpr int kRows = 128;  ///< of a share at most
-inline constexpr int kDirectWarps = 16;
-inline constexpr int kDirectThreads = 32 * kDirectWarps;
+inline constexpr int kDirectWarps = 16;  ///< that score, weigh and multiply
+inline constexpr int kHelperWarps = 4;   ///< that bring rows, and settle what splits are multiplied by
+inline constexpr int kMainThreads = 32 * kDirectWarps;
+inline constexpr int kHelperThreads = 32 * kHelperWarps;
+inline constexpr int kDirectThreads = kMainThreads + kHelperThreads;
+inline constexpr int kHalves = 2;  ///< of the rows, that arrive one after the other
 inline constexpr int kGroups = 4;  ///< of 128 dimensions that share a scale
+
+/// Named barriers.
+enum : int { kMainBarrier = 1, kWeighedBarrier = 2, kRowsBarrier = 3 /* to 6 */ };
 
 /// A row in shared memory: 512 codes; apart from them the tail, four scales and 64 rotary values. Both pitches are 1
 /// modulo 8 units of 16 bytes.
@@ -20,21 +27,21 @@ inline constexpr int kRotaryInTail = 16;
 
 inline constexpr int kQueryPitch = 1168;   ///< of a head; an odd number of units
 inline constexpr int kWeightPitch = 4096;  ///< of 16 heads and a group of dimensions: 16 rows are 512 bytes
-inline constexpr int kLandingSkew = 32;    ///< between parts of two splits, so that they are not in the same banks
 
-/// For 16 * M heads. Queries, partial scores and weights are in one place in turn.
+/// For 16 * M heads.
 template <int M>
 struct Layout {
     static constexpr int kPart = kPartBytes<16 * M>;
     static constexpr int kPartialBytes = 1536 * M;  ///< of eight rows: what three other warps scored
     static constexpr std::uint32_t kCodes = 0;
     static constexpr std::uint32_t kTails = kCodes + kRows * kCodePitch;
-    static constexpr std::uint32_t kTurns = kTails + kRows * kTailPitch;
-    static constexpr std::uint32_t kTurnBytes = kDirectWarps * kPartialBytes;
-    static constexpr std::uint32_t kStaged = kTurns + kTurnBytes;  ///< parts to be sent
-    static constexpr std::uint32_t kLanding = kStaged + kParts * kPart;
-    static constexpr std::uint32_t kControl = kLanding + kMostLanding * kPart + kMostSplits * kLandingSkew;
-    static_assert(16 * M * kQueryPitch <= kTurnBytes && kGroups * M * kWeightPitch <= kTurnBytes);
+    static constexpr std::uint32_t kTurns = kTails + kRows * kTailPitch;  ///< partial scores, then weights
+    static constexpr std::uint32_t kQueries = kTurns + kDirectWarps * kPartialBytes;
+    static constexpr std::uint32_t kStaged = kQueries;  ///< parts to be sent
+    static constexpr std::uint32_t kLanding = kQueries + 16 * M * kQueryPitch;
+    static constexpr std::uint32_t kControl = kLanding + kMostLanding * kPart;
+    static_assert(kGroups * M * kWeightPitch <= kDirectWarps * kPartialBytes);
+    static_assert(kParts * kPart <= 16 * M * kQueryPitch);
 };
 
 /// Of each 16 rows, the one that column g of the first product has; the second product's is the next one. Eight lanes
@@ -43,11 +50,16 @@ struct Layout {
 
 template <int M>
 struct DirectControl {
-    std::uint64_t told;    ///< sums of the other splits
-    std::uint64_t landed;  ///< output parts of the other splits
-    std::uint8_t valid[kRows];
+    std::uint64_t told;           ///< sums of the other splits
+    std::uint64_t landed;         ///< output parts of the other splits
+    std::uint64_t rows[kHalves];  ///< an arrival per helping thread
+    std::uint64_t described;      ///< rows, below: an arrival per helping warp
+    std::uint64_t settled;        ///< factors: an arrival per helping warp
+    alignas(16) float4 ratio[kRows];                  ///< of a row's scales to the power of two of the largest
+    float2 power[kRows];                              ///< x: exponent of that, -infinity if masked; y: its inverse
     alignas(16) float maximum[16 * M][kDirectWarps];  ///< of the rows of each warp
     alignas(16) float sum[16 * M][kDirectWarps + 4];
+    alignas(16) float factor[16 * M][kMostSplits];  ///< what the parts of each split are multiplied by
     float reference[16 * M];
     float top[16 * M];    ///< largest scores, if asked for
     float scale[16 * M];  ///< of scores, as exponents of two
@@ -68,11 +80,6 @@ __device__ __forceinline__ std::uint32_t high_codes(std::uint32_t four) {
     std::uint32_t halves;
     asm("{\n .reg .b16 low, high;\n mov.b32 {low, high}, %1;\n cvt.rn.f16x2.e4m3x2 %0, high;\n}" : "=r"(halves) : "r"(four));
     return halves;
-}
-
-/// Arrives for those who wait in ptx::named_barrier, and goes on.
-__device__ __forceinline__ void named_barrier_arrive(int number, int threads) {
-    asm volatile("barrier.cta.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory");
 }
 
 __device__ __forceinline__ float load_float(std::uint32_t at) {

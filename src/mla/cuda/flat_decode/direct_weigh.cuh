@@ -22,7 +22,7 @@ class DirectWeigher {
 #pragma unroll
         for (int x = 0; x < 2; ++x) read_row(score, x);
         leave_maxima(score);
-        __syncthreads();
+        ptx::named_barrier(kMainBarrier, kMainThreads);
 #pragma unroll
         for (int m = 0; m < M; ++m) {
             float sum[2];
@@ -43,33 +43,22 @@ class DirectWeigher {
     }
 
   private:
-    /// Powers of rows of one token differ by so little that weights relative to one reference stay in f32's range.
-    static constexpr int kLeast = kUnitExponent - 60;
-    static constexpr int kMost = kUnitExponent + 60;
-
     [[nodiscard]] __device__ __forceinline__ int head(int m, int h) const { return 16 * m + lane_ / 4 + 8 * h; }
 
     /// Masks this lane's row x, and adds its power to its scores.
     __device__ __forceinline__ void read_row(Tile<M>& score, int x) {
         const int row = warp_ / 2 * 16 + row_of_column(lane_ % 4 * 2 + x) + warp_ % 2;
-        const bool valid = control_.valid[row] != 0;
-        const float4 v = load_float4(base_ + L::kTails + row * kTailPitch);
-        const int top = max(max(finite(v.x), finite(v.y)), max(finite(v.z), finite(v.w)));
-        const int exponent = max(kLeast, min(kMost, top >> 23));
-        inverse_[x] = power_of(2 * kUnitExponent - exponent);
-        scale_[x] = v;
-        power_[x] = static_cast<float>(exponent - kUnitExponent);
+        ratio_[x] = control_.ratio[row];
+        const float2 power = control_.power[row];
+        power_[x] = power.x;
+        inverse_[x] = power.y;
 #pragma unroll
         for (int m = 0; m < M; ++m)
 #pragma unroll
             for (int h = 0; h < 2; ++h) {
                 float& s = score[m][2 * h + x];
-                s = valid ? s + power_[x] : -kInfinity;
+                s = power.x == -kInfinity ? -kInfinity : s + power.x;
             }
-    }
-    [[nodiscard]] __device__ __forceinline__ static int finite(float v) {
-        const int magnitude = __float_as_int(v) & 0x7FFFFFFF;
-        return magnitude < 0x7F800000 ? magnitude : 0;
     }
 
     /// Combines the numbers of the four lanes that have other columns of a head.
@@ -101,11 +90,13 @@ class DirectWeigher {
         for (int m = 0; m < M; ++m)
 #pragma unroll
             for (int h = 0; h < 2; ++h) {
-                const float top = over_columns(
-                    max_or_nan(score[m][2 * h] - power_[0], score[m][2 * h + 1] - power_[1]), largest);
+                const auto bare = [&](int x) {
+                    return power_[x] == -kInfinity ? -kInfinity : score[m][2 * h + x] - power_[x];
+                };
+                const float top = over_columns(max_or_nan(bare(0), bare(1)), largest);
                 if (lane_ % 4 == 0) control_.maximum[head(m, h)][warp_] = top;
             }
-        __syncthreads();
+        ptx::named_barrier(kMainBarrier, kMainThreads);
 #pragma unroll
         for (int m = 0; m < M; ++m)
 #pragma unroll
@@ -113,15 +104,15 @@ class DirectWeigher {
                 const float top = combined_maximum(head(m, h));
                 if (warp_ == 0 && lane_ % 4 == 0) control_.top[head(m, h)] = top;
             }
-        __syncthreads();
+        ptx::named_barrier(kMainBarrier, kMainThreads);
     }
 
     __device__ __forceinline__ void store_weights(const Tile<M>& score) const {
         const std::uint32_t to = base_ + L::kTurns + warp_ * 256 + lane_ * 8;
 #pragma unroll
         for (int g = 0; g < kGroups; ++g) {
-            const float low = of_group(scale_[0], g) * inverse_[0];
-            const float high = of_group(scale_[1], g) * inverse_[1];
+            const float low = of_group(ratio_[0], g);
+            const float high = of_group(ratio_[1], g);
 #pragma unroll
             for (int m = 0; m < M; ++m)
                 store_shared_8(to + (g * M + m) * kWeightPitch, pack_f16(score[m][0] * low, score[m][1] * high),
@@ -136,9 +127,8 @@ class DirectWeigher {
     DirectControl<M>& control_;
     std::uint32_t base_;
     int warp_, lane_;
-    float4 scale_[2];   ///< of this lane's rows
-    float inverse_[2];  ///< of their largest scales, as powers of two
-    float power_[2];    ///< exponents of these scales
+    float4 ratio_[2];  ///< of this lane's rows
+    float power_[2], inverse_[2];
 };
 
 }  // namespace tokamak::mla::cuda::flat_decode::direct
