@@ -14,8 +14,6 @@ namespace {
 constexpr double kWaveUs = 3.5;
 constexpr double kExchangeUs = 1.5;
 constexpr double kExchangeUsPerHead = 0.085;
-constexpr double kDirectUs = 13.2;
-constexpr double kDirectUsPerRow = 0.0212;
 
 /// Of a block of 64 rows, by heads of the thread block or pair.
 double block_us(int heads) {
@@ -34,11 +32,10 @@ double flat_us(const SparseConfig& config, std::int64_t dim) {
     return dim == 576 ? 5.9 + 0.205 * config.heads : 4.4 + 0.25 * config.heads;
 }
 
-/// Of a block of the direct form.
+/// Of a cluster of the direct form.
 double direct_us(const SparseConfig& config, const SparseAttentionProblem& problem) {
     const double rows = static_cast<double>((selected_columns(problem) + config.splits - 1) / config.splits);
-    const double exchange = config.splits == 1 ? 0.0 : kExchangeUs;
-    return kDirectUs + kDirectUsPerRow * rows + exchange;
+    return problem.dim == 576 ? 8.5 + 0.0225 * rows : 9.0 + 0.0256 * rows;
 }
 
 /// Clusters of 1, 2, ... blocks that run at once on 132 multiprocessors, as one H200 answered; all larger ones: the
