@@ -124,10 +124,6 @@ bool fits(const SparseConfig& config, const SparseAttentionProblem& problem) {
 void allow_shared_memory(const Kernel& kernel) {
     check(cudaFuncSetAttribute(kernel.code.function, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes),
           "cudaFuncSetAttribute");
-    // Two blocks of the smaller ones are to fit.
-    check(cudaFuncSetAttribute(kernel.code.function, cudaFuncAttributePreferredSharedMemoryCarveout,
-                               cudaSharedmemCarveoutMaxShared),
-          "cudaFuncSetAttribute");
     if (kernel.cluster() > decode::kMaxSplits)
         check(cudaFuncSetAttribute(kernel.code.function, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
               "cudaFuncSetAttribute");

@@ -61,11 +61,13 @@ __device__ __forceinline__ void settle(const Params& params, DirectControl<M>& c
     if (stores && source == 0 && head < params.heads) store_statistics(params, token, head, all, sink);
 }
 
-/// Parts of the output on their way.
+/// Parts of the output on their way. Made early: addresses, and what of the parameters they come from, would take as
+/// long as the work itself when they are needed.
 template <int M>
 class DirectExchange {
     using L = Layout<M>;
     using Parts = Exchange<16 * M, true, false>;
+    static constexpr int kItems = 8 * 16 * M;  ///< of a part, two dimensions of a head each
     /// Sums of a head's codes times weights are below 2^16 times this power, over rows.
     static constexpr int kWeightBits = -6;
 
@@ -77,17 +79,20 @@ class DirectExchange {
           parts_(params, {base + L::kStaged, base + L::kLanding, &control.landed}, rank, kWeightBits),
           base_(base),
           rank_(rank),
-          warp_(warp),
-          lane_(lane) {}
+          first_(2 * warp),
+          lane_(lane) {
+        const int part = first_ + lane % 4 / 2;
+        to_ = owner_of(part) == rank_ ? landing(part) : staged(part);
+        first_push_ = push_of(first_);
+        if (params.owned_parts % 2 != 0) second_push_ = push_of(first_ + 1);
+        item_ = warp * 32 + lane;
+    }
 
     [[nodiscard]] __device__ __forceinline__ float back() const { return parts_.back(); }
 
     /// Puts the warp's output where the copy engine takes it, or, if it is this block's own, where the others' land.
     __device__ __forceinline__ void stage(const Output<M>& out) const {
         const float factor = parts_.forth();
-        const int c = lane_ % 4;
-        const int part = 2 * warp_ + c / 2;
-        const std::uint32_t to = owner_of(part) == rank_ ? landing(part) : staged(part);
 #pragma unroll
         for (int m = 0; m < M; ++m)
 #pragma unroll
@@ -95,54 +100,74 @@ class DirectExchange {
                 const auto two = [&](int t, int x) {
                     return pack_f16(out[m][t][2 * h + x] * factor, out[m][t + 1][2 * h + x] * factor);
                 };
-                store_shared(to + Parts::offset(16 * m + lane_ / 4 + 8 * h, c % 2),
+                store_shared(to_ + Parts::offset(16 * m + lane_ / 4 + 8 * h, lane_ % 2),
                              {two(0, 0), two(2, 0), two(0, 1), two(2, 1)});
             }
     }
 
     /// By one lane, behind a fence and a barrier of the warp. Two parts of one owner are neighbours on both sides.
     __device__ __forceinline__ void push() const {
-        const int part = 2 * warp_;
         if (params_.owned_parts % 2 == 0) {
-            push(part, 2 * L::kPart);
+            push(first_push_, 2 * L::kPart);
         } else {
-            push(part, L::kPart);
-            push(part + 1, L::kPart);
+            push(first_push_, L::kPart);
+            push(second_push_, L::kPart);
         }
     }
 
-    /// Behind the arrival of all parts and factors: a thread two dimensions of a head.
-    __device__ __forceinline__ void add(int token, int first_head) const {
-        constexpr int kItems = 8 * 16 * M;  ///< of a part
-        for (int item = warp_ * 32 + lane_; item < kItems * parts_.parts(); item += kMainThreads) {
-            const int part = item / kItems;
-            const int h = item / 8 % (16 * M);
-            const int pair = item % 8;
-            const std::uint32_t at = parts_.landing_of(part) + Parts::offset(h, pair / 4) + pair % 4 * 4;
+    /// Finds what this thread will add up first.
+    __device__ __forceinline__ void take(int token, int first_head) {
+        token_ = token;
+        first_head_ = first_head;
+        splits_ = params_.splits;
+        items_ = kItems * parts_.parts();
+        at_ = at_of(item_);
+        step_ = parts_.landing_step();
+    }
+
+    /// Behind the arrival of all parts and factors.
+    __device__ __forceinline__ void add() {
+        for (; item_ < items_; item_ += kMainThreads, at_ = at_of(item_)) {
+            const int h = item_ / 8 % (16 * M);
+            float2 parts[kMostSplits];
+            // Behind the last split: of the last one once more, times 0. (A branch for each costs more.)
+#pragma unroll
+            for (int s = 0; s < kMostSplits; ++s) parts[s] = Parts::two_at(at_ + min(s, splits_ - 1) * step_);
             float2 sums[1] = {};
 #pragma unroll
-            for (int first = 0; first < kMostSplits; first += 4) {
-                if (first >= params_.splits) break;
-                const float4 four = *reinterpret_cast<const float4*>(&control_.factor[h][first]);
-                const float factor[4] = {four.x, four.y, four.z, four.w};
-#pragma unroll
-                for (int s = 0; s < 4; ++s) {
-                    // Behind the last split: of the last one once more, times 0. (A branch for each costs more.)
-                    const float2 v = Parts::two_at(at + min(first + s, params_.splits - 1) * parts_.landing_step());
-                    sums[0].x = fmaf(v.x, factor[s], sums[0].x);
-                    sums[0].y = fmaf(v.y, factor[s], sums[0].y);
-                }
+            for (int s = 0; s < kMostSplits; s += 4) {
+                const float4 factor = *reinterpret_cast<const float4*>(&control_.factor[h][s]);
+                add_one(sums[0], parts[s], factor.x);
+                add_one(sums[0], parts[s + 1], factor.y);
+                add_one(sums[0], parts[s + 2], factor.z);
+                add_one(sums[0], parts[s + 3], factor.w);
             }
-            parts_.template store<1>(token, first_head + h, parts_.first_dim() + part * 16 + pair * 2, sums);
+            const int dim = parts_.first_dim() + item_ / kItems * 16 + item_ % 8 * 2;
+            parts_.template store<1>(token_, first_head_ + h, dim, sums);
         }
     }
 
   private:
-    __device__ __forceinline__ void push(int part, int bytes) const {
+    struct Push {
+        std::uint32_t to, from, barrier;
+        bool own;
+    };
+
+    __device__ __forceinline__ static void add_one(float2& sums, const float2& v, float factor) {
+        sums.x = fmaf(v.x, factor, sums.x);
+        sums.y = fmaf(v.y, factor, sums.y);
+    }
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t at_of(int item) const {
+        const int pair = item % 8;
+        return parts_.landing_of(item / kItems) + Parts::offset(item / 8 % (16 * M), pair / 4) + pair % 4 * 4;
+    }
+    [[nodiscard]] __device__ __forceinline__ Push push_of(int part) const {
         const int owner = owner_of(part);
-        if (owner != rank_)
-            ptx::bulk_push(ptx::address_in(owner, landing(part)), staged(part), bytes,
-                           ptx::address_in(owner, &control_.landed));
+        return {ptx::address_in(owner, landing(part)), staged(part), ptx::address_in(owner, &control_.landed),
+                owner == rank_};
+    }
+    __device__ __forceinline__ static void push(const Push& push, int bytes) {
+        if (!push.own) ptx::bulk_push(push.to, push.from, bytes, push.barrier);
     }
     [[nodiscard]] __device__ __forceinline__ int owner_of(int part) const { return part * params_.part_magic >> 8; }
     [[nodiscard]] __device__ __forceinline__ std::uint32_t staged(int part) const {
@@ -157,7 +182,11 @@ class DirectExchange {
     DirectControl<M>& control_;
     Parts parts_;
     std::uint32_t base_;
-    int rank_, warp_, lane_;
+    int rank_, first_, lane_;
+    std::uint32_t to_;
+    Push first_push_, second_push_{};
+    int item_, items_ = 0, token_ = 0, first_head_ = 0, splits_ = 1;
+    std::uint32_t at_ = 0, step_ = 0;
 };
 
 }  // namespace tokamak::mla::cuda::flat_decode::direct

@@ -62,18 +62,19 @@ class DirectBlock {
         begin();
         if (!exists()) return;
         queries.store(params_, control_, base_);
+        DirectExchange<M> exchange(params_, control_, base_, rank_, warp_, lane_);
+        exchange.take(token_, first_head_);
         ptx::named_barrier(kMainBarrier, kMainThreads);
         Tile<M> score = {};
         score_rows(score);
         ptx::barrier_wait(&control_.described, 0);
         DirectWeigher<M>(params_, control_, base_, warp_, lane_).weigh(score);
         ptx::named_barrier(kWeighedBarrier, kDirectThreads);
-        const DirectExchange<M> exchange(params_, control_, base_, rank_, warp_, lane_);
         send(exchange);
         ptx::barrier_wait(&control_.settled, 0);
         ptx::barrier_wait(&control_.landed, 0);
         leave();
-        exchange.add(token_, first_head_);
+        exchange.add();
     }
 
     /// Everything that others copy out of this block's memory has left it.

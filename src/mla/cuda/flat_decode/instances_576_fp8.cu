@@ -5,7 +5,6 @@
 namespace tokamak::mla::cuda::flat_decode {
 FlatKernel flat_576_fp8(int heads, int rows) {
     if (rows == direct::kRows && heads == 16) return direct::describe_direct<1>();
-    if (rows == direct::kRows && heads == 32) return direct::describe_direct<2>();
     return kernel_of<576, true>(heads, rows);
 }
 }  // namespace tokamak::mla::cuda::flat_decode
