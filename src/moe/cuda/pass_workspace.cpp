@@ -64,8 +64,7 @@ void lay_out_pass(const FusedMoeProblem& p, const PassNeeds& needs, WorkspaceLay
     const bool fp8 = p.weights.format == WeightFormat::fp8_block;
     if (needs.route_first) lay_out_routed(p, layout, cuda);
     if (fp8) lay_out_prepared(p, needs.tokens, layout, cuda);
-    if (needs.grouped || needs.wide)
-        cuda.tile_units = layout.add<std::int32_t>("tile_units", routes + kDealtUnitsRoom);
+    if (needs.grouped || needs.wide) cuda.tile_units = layout.add<std::int32_t>("tile_units", routes + kDealtUnitsRoom);
     if (needs.grid_lists) lay_out_grid_lists(p, routes, layout, cuda);
     if (needs.wide) lay_out_wide_lists(p, routes, layout, cuda);
     cuda.intermediate = layout.add<std::byte>("intermediate", routes * padded(p.intermediate) * (fp8 ? 4 : 2));

@@ -106,8 +106,8 @@ __device__ __forceinline__ void finish_gate_up(const GroupedArgs& args, const in
     const int col = strip * 32 + me.slab * 8 + me.lane / 4;
     if (col >= args.down.cols) return;
     constexpr bool moved = Shape::kPrepares;
-    const std::int64_t stride = moved ? (args.down.cols + kPreparedGroup - 1) / kPreparedGroup * kPreparedGroup
-                                      : args.intermediate_stride;
+    const std::int64_t stride =
+        moved ? (args.down.cols + kPreparedGroup - 1) / kPreparedGroup * kPreparedGroup : args.intermediate_stride;
     auto* const to = static_cast<__nv_bfloat16*>(args.intermediate) + (moved ? moved_place(col) : col);
 #pragma unroll
     for (int n = 0; n < Blocks; ++n)

@@ -43,8 +43,8 @@ struct GroupedShared {
     /// [8]: an expert has several row tiles, row tiles, units of one in each phase, cost, down range (units that are
     /// asked for: row tiles with few units, units of the others), jobs of the combine that are taken
     int counts = 0;
-    int list = 0;    ///< [routes] u16: routes, expert by expert
-    int tiles = 0;   ///< [row tiles] RowTile
+    int list = 0;          ///< [routes] u16: routes, expert by expert
+    int tiles = 0;         ///< [row tiles] RowTile
     int route_expert = 0;  ///< [routes] i16: local expert, or -1
     int maxima = 0;        ///< [2, rows of a tile] u32, for quantised rows
     int unit_routes = 0;   ///< [2, rows of a tile] i32, where lists are in the workspace

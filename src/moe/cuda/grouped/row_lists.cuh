@@ -134,14 +134,9 @@ __device__ __forceinline__ void rank_routes(const RowLists& lists, const ListScr
     }
 }
 
-/// What a strip costs by the rows that it meets; measured for int4, where 24 rows and more bind the tensor cores. 8-
-/// and 16-bit weights are multiplied faster than they arrive.
-template <class Shape>
-__device__ __forceinline__ int strip_cost(int rows) {
-    if constexpr (!Shape::Weights::kBoundByRows) return 20;
-    if constexpr (Shape::kConverted) return rows <= 16 ? 33 : rows <= 32 ? 38 : 44;
-    return rows <= 8 ? 20 : rows <= 16 ? 23 : rows <= 24 ? 28 : 33;
-}
+/// What a strip costs, where CTAs have ranges of strips: 8- and 16-bit weights are multiplied faster than they arrive,
+/// whatever rows they meet.
+inline constexpr int kStripCost = 20;
 
 /// By one warp: where each expert's routes begin, and its row tiles, which share its rows evenly if they are many.
 /// `begins` holds the experts' numbers of routes.
@@ -158,8 +153,7 @@ __device__ __forceinline__ void place_experts(const RowLists& lists, int* begins
         const int rows = expert < experts ? begins[expert] : 0;
         const int tiles = (rows + most - 1) / most;
         const int each = Shape::kGridLists && tiles > 1 ? ((rows + tiles - 1) / tiles + 7) / 8 * 8 : most;
-        const int last_rows = rows - (tiles - 1) * each;
-        const int cost = tiles > 0 ? (tiles - 1) * strip_cost<Shape>(each) + strip_cost<Shape>(last_rows) : 0;
+        const int cost = tiles * kStripCost;
         int row_sum = rows;
         int tile_sum = tiles;
         int cost_sum = cost;
@@ -183,7 +177,7 @@ __device__ __forceinline__ void place_experts(const RowLists& lists, int* begins
                 static_cast<std::int16_t>(min(each, rows - tile * each)),
                 static_cast<std::int16_t>(tile),
                 static_cast<std::int16_t>(tiles),
-                cost_before + cost_sum - cost + tile * strip_cost<Shape>(each)};
+                cost_before + cost_sum - cost + tile * kStripCost};
         several |= tiles > 1 ? 1 : 0;
         rows_before += __shfl_sync(0xFFFFFFFFU, row_sum, 31);
         tiles_before += __shfl_sync(0xFFFFFFFFU, tile_sum, 31);
