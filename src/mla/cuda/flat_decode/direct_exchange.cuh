@@ -10,7 +10,7 @@ namespace tokamak::mla::cuda::flat_decode::direct {
 /// Tells all splits the sums of this one; by a helping thread.
 __device__ __forceinline__ void tell(const Params& params, DirectControl& control, int rank, int thread) {
     for (int i = thread; i < kHeads * params.splits; i += kHelperThreads) {
-        const int h = i % (kHeads);
+        const int h = i % kHeads;
         const int to = i / (kHeads);
         float sum = 0.0F;
 #pragma unroll
@@ -123,7 +123,7 @@ class DirectExchange {
     /// Behind the arrival of all parts and factors.
     __device__ __forceinline__ void add() {
         for (; item_ < items_; item_ += kMainThreads, at_ = at_of(item_)) {
-            const int h = item_ / 8 % (kHeads);
+            const int h = item_ / 8 % kHeads;
             float2 sums[1] = {};
             if (splits_ == kMostSplits) {
                 float2 parts[kMostSplits];
@@ -159,7 +159,7 @@ class DirectExchange {
     }
     [[nodiscard]] __device__ __forceinline__ std::uint32_t at_of(int item) const {
         const int pair = item % 8;
-        return parts_.landing_of(item / kItems) + Parts::offset(item / 8 % (kHeads), pair / 4) + pair % 4 * 4;
+        return parts_.landing_of(item / kItems) + Parts::offset(item / 8 % kHeads, pair / 4) + pair % 4 * 4;
     }
     [[nodiscard]] __device__ __forceinline__ Push push_of(int part) const {
         const int owner = owner_of(part);
