@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How the splits of the direct kernel meet: the helping warps tell the sums and settle what the parts are multiplied by,
-// while the others make the parts; a warp sends the two that it has, and every block adds those that it owns.
+// How the splits of the direct kernel meet: the helping warps tell the sums and settle what the parts are multiplied
+// by, while the others make the parts; a warp sends the two that it has, and every block adds those that it owns.
 #pragma once
 
 #include "mla/cuda/flat_decode/direct_values.cuh"
@@ -8,11 +8,10 @@
 namespace tokamak::mla::cuda::flat_decode::direct {
 
 /// Tells all splits the sums of this one; by a helping thread.
-template <int M>
-__device__ __forceinline__ void tell(const Params& params, DirectControl<M>& control, int rank, int thread) {
-    for (int i = thread; i < 16 * M * params.splits; i += kHelperThreads) {
-        const int h = i % (16 * M);
-        const int to = i / (16 * M);
+__device__ __forceinline__ void tell(const Params& params, DirectControl& control, int rank, int thread) {
+    for (int i = thread; i < kHeads * params.splits; i += kHelperThreads) {
+        const int h = i % kHeads;
+        const int to = i / (kHeads);
         float sum = 0.0F;
 #pragma unroll
         for (int w = 0; w < kDirectWarps; w += 4) {
@@ -32,8 +31,7 @@ __device__ __forceinline__ void tell(const Params& params, DirectControl<M>& con
 
 /// Behind the arrival of all sums: factors of a head's splits, two of them for each of eight threads. The first block
 /// stores the statistics.
-template <int M>
-__device__ __forceinline__ void settle(const Params& params, DirectControl<M>& control, float back, int token,
+__device__ __forceinline__ void settle(const Params& params, DirectControl& control, float back, int token,
                                        int first_head, int h, bool stores) {
     const auto over_eight = [](float v, auto combine) {
 #pragma unroll
@@ -63,16 +61,15 @@ __device__ __forceinline__ void settle(const Params& params, DirectControl<M>& c
 
 /// Parts of the output on their way. Made early: addresses, and what of the parameters they come from, would take as
 /// long as the work itself when they are needed.
-template <int M>
 class DirectExchange {
-    using L = Layout<M>;
-    using Parts = Exchange<16 * M, true, false>;
-    static constexpr int kItems = 8 * 16 * M;  ///< of a part, two dimensions of a head each
+    using L = Layout;
+    using Parts = Exchange<kHeads, true, false>;
+    static constexpr int kItems = 8 * kHeads;  ///< of a part, two dimensions of a head each
     /// Sums of a head's codes times weights are below 2^16 times this power, over rows.
     static constexpr int kWeightBits = -6;
 
   public:
-    __device__ __forceinline__ DirectExchange(const Params& params, DirectControl<M>& control, std::uint32_t base,
+    __device__ __forceinline__ DirectExchange(const Params& params, DirectControl& control, std::uint32_t base,
                                               int rank, int warp, int lane)
         : params_(params),
           control_(control),
@@ -91,18 +88,16 @@ class DirectExchange {
     [[nodiscard]] __device__ __forceinline__ float back() const { return parts_.back(); }
 
     /// Puts the warp's output where the copy engine takes it, or, if it is this block's own, where the others' land.
-    __device__ __forceinline__ void stage(const Output<M>& out) const {
+    __device__ __forceinline__ void stage(const Output& out) const {
         const float factor = parts_.forth();
 #pragma unroll
-        for (int m = 0; m < M; ++m)
-#pragma unroll
-            for (int h = 0; h < 2; ++h) {
-                const auto two = [&](int t, int x) {
-                    return pack_f16(out[m][t][2 * h + x] * factor, out[m][t + 1][2 * h + x] * factor);
-                };
-                store_shared(to_ + Parts::offset(16 * m + lane_ / 4 + 8 * h, lane_ % 2),
-                             {two(0, 0), two(2, 0), two(0, 1), two(2, 1)});
-            }
+        for (int h = 0; h < 2; ++h) {
+            const auto two = [&](int t, int x) {
+                return pack_f16(out[t][2 * h + x] * factor, out[t + 1][2 * h + x] * factor);
+            };
+            store_shared(to_ + Parts::offset(lane_ / 4 + 8 * h, lane_ % 2),
+                         {two(0, 0), two(2, 0), two(0, 1), two(2, 1)});
+        }
     }
 
     /// By one lane, behind a fence and a barrier of the warp. Two parts of one owner are neighbours on both sides.
@@ -128,19 +123,24 @@ class DirectExchange {
     /// Behind the arrival of all parts and factors.
     __device__ __forceinline__ void add() {
         for (; item_ < items_; item_ += kMainThreads, at_ = at_of(item_)) {
-            const int h = item_ / 8 % (16 * M);
-            float2 parts[kMostSplits];
-            // Behind the last split: of the last one once more, times 0. (A branch for each costs more.)
-#pragma unroll
-            for (int s = 0; s < kMostSplits; ++s) parts[s] = Parts::two_at(at_ + min(s, splits_ - 1) * step_);
+            const int h = item_ / 8 % kHeads;
             float2 sums[1] = {};
+            if (splits_ == kMostSplits) {
+                float2 parts[kMostSplits];
 #pragma unroll
-            for (int s = 0; s < kMostSplits; s += 4) {
-                const float4 factor = *reinterpret_cast<const float4*>(&control_.factor[h][s]);
-                add_one(sums[0], parts[s], factor.x);
-                add_one(sums[0], parts[s + 1], factor.y);
-                add_one(sums[0], parts[s + 2], factor.z);
-                add_one(sums[0], parts[s + 3], factor.w);
+                for (int s = 0; s < kMostSplits; ++s) parts[s] = Parts::two_at(at_ + s * step_);
+#pragma unroll
+                for (int s = 0; s < kMostSplits; s += 4) {
+                    const float4 factor = *reinterpret_cast<const float4*>(&control_.factor[h][s]);
+                    add_one(sums[0], parts[s], factor.x);
+                    add_one(sums[0], parts[s + 1], factor.y);
+                    add_one(sums[0], parts[s + 2], factor.z);
+                    add_one(sums[0], parts[s + 3], factor.w);
+                }
+            } else {
+#pragma unroll 1
+                for (int s = 0; s < splits_; ++s)
+                    add_one(sums[0], Parts::two_at(at_ + s * step_), control_.factor[h][s]);
             }
             const int dim = parts_.first_dim() + item_ / kItems * 16 + item_ % 8 * 2;
             parts_.template store<1>(token_, first_head_ + h, dim, sums);
@@ -159,7 +159,7 @@ class DirectExchange {
     }
     [[nodiscard]] __device__ __forceinline__ std::uint32_t at_of(int item) const {
         const int pair = item % 8;
-        return parts_.landing_of(item / kItems) + Parts::offset(item / 8 % (16 * M), pair / 4) + pair % 4 * 4;
+        return parts_.landing_of(item / kItems) + Parts::offset(item / 8 % kHeads, pair / 4) + pair % 4 * 4;
     }
     [[nodiscard]] __device__ __forceinline__ Push push_of(int part) const {
         const int owner = owner_of(part);
@@ -179,7 +179,7 @@ class DirectExchange {
     }
 
     const Params& params_;
-    DirectControl<M>& control_;
+    DirectControl& control_;
     Parts parts_;
     std::uint32_t base_;
     int rank_, first_, lane_;

@@ -1,21 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // The flat form for fp8 rows of 576: rows are brought as they are and converted in registers, once for the scores and
-// once for the values. Sixteen warps do the mathematics, four bring rows and settle sums. See docs/kernels/sparse_mla.md.
+// once for the values. Sixteen warps do the mathematics, four bring rows and settle sums. See
+// docs/kernels/sparse_mla.md.
 #pragma once
 
 #include "mla/cuda/flat_decode/direct_exchange.cuh"
 #include "mla/cuda/flat_decode/direct_load.cuh"
 #include "mla/cuda/flat_decode/direct_weigh.cuh"
-#include "mla/cuda/flat_decode/instances.h"
 
 namespace tokamak::mla::cuda::flat_decode::direct {
 
 /// Everything about one block.
-template <int M>
 class DirectBlock {
-    using L = Layout<M>;
-    using Control = DirectControl<M>;
-    static constexpr int kHeads = 16 * M;
+    using L = Layout;
+    using Control = DirectControl;
 
   public:
     __device__ __forceinline__ DirectBlock(const Params& params, unsigned char* shared)
@@ -39,7 +37,8 @@ class DirectBlock {
     }
 
   private:
-    /// Behind the first loads, which do not depend on it: makes the barriers known, to the whole cluster a little later.
+    /// Behind the first loads, which do not depend on it: makes the barriers known, to the whole cluster a little
+    /// later.
     __device__ __forceinline__ void begin() const {
         __syncthreads();
         ptx::cluster_arrive_relaxed();
@@ -56,19 +55,20 @@ class DirectBlock {
     }
 
     __device__ __forceinline__ void calculate() const {
-        DirectQueries<M> queries(warp_, lane_);
+        DirectQueries queries(warp_, lane_);
         queries.load(params_, token_, first_head_);
         if (threadIdx.x == 0) listen_all();
         begin();
         if (!exists()) return;
         queries.store(params_, control_, base_);
-        DirectExchange<M> exchange(params_, control_, base_, rank_, warp_, lane_);
+        DirectExchange exchange(params_, control_, base_, rank_, warp_, lane_);
         exchange.take(token_, first_head_);
+        ptx::cluster_wait();  // here, where there is time: it empties the cache, which holds up shared memory
         ptx::named_barrier(kMainBarrier, kMainThreads);
-        Tile<M> score = {};
+        Tile score = {};
         score_rows(score);
         ptx::barrier_wait(&control_.described, 0);
-        DirectWeigher<M>(params_, control_, base_, warp_, lane_).weigh(score);
+        DirectWeigher(params_, control_, base_, warp_, lane_).weigh(score);
         ptx::named_barrier(kWeighedBarrier, kDirectThreads);
         send(exchange);
         ptx::barrier_wait(&control_.settled, 0);
@@ -83,8 +83,8 @@ class DirectBlock {
         ptx::cluster_arrive_relaxed();
     }
 
-    __device__ __forceinline__ void score_rows(Tile<M>& score) const {
-        const Scorer<M> scorer(params_, control_, base_, warp_, lane_);
+    __device__ __forceinline__ void score_rows(Tile& score) const {
+        const Scorer scorer(params_, control_, base_, warp_, lane_);
 #pragma unroll 1
         for (int half = 0; half < kHalves; ++half) {
             ptx::barrier_wait(&control_.rows[half], 0);
@@ -94,13 +94,12 @@ class DirectBlock {
         scorer.add_shares(warp_, score);
     }
 
-    __device__ __forceinline__ void send(const DirectExchange<M>& exchange) const {
-        Output<M> out = {};
-        multiply_values<M>(base_, warp_, lane_, out);
+    __device__ __forceinline__ void send(const DirectExchange& exchange) const {
+        Output out = {};
+        multiply_values(base_, warp_, lane_, out);
         exchange.stage(out);
         ptx::fence_shared_async();
         __syncwarp();
-        ptx::cluster_wait();
         if (ptx::elect_lane()) exchange.push();
         __syncwarp();
         if (lane_ == 0) ptx::barrier_arrive(&control_.landed);
@@ -114,17 +113,18 @@ class DirectBlock {
         const Found found(finder);
         copy_rows(params_, control_, base_, found, warp, lane_);
         ptx::copy_commit();
+        __syncwarp();
+        ptx::cluster_wait();
         ptx::copy_wait<0>();
         __syncwarp();
         describe_row(control_, base_, row_of(warp, lane_), found.own.valid);
         __syncwarp();
         if (lane_ == 0) ptx::barrier_arrive(&control_.described);
         ptx::named_barrier(kWeighedBarrier, kDirectThreads);
-        ptx::cluster_wait();
         const int thread = static_cast<int>(threadIdx.x) - kMainThreads;
         tell(params_, control_, rank_, thread);
         ptx::barrier_wait(&control_.told, 0);
-        const DirectExchange<M> exchange(params_, control_, base_, rank_, 0, lane_);
+        const DirectExchange exchange(params_, control_, base_, rank_, 0, lane_);
 #pragma unroll 1
         for (int h = thread / 8; h < kHeads; h += kHelperThreads / 8)
             settle(params_, control_, exchange.back(), token_, first_head_, h, rank_ == 0);
@@ -140,15 +140,9 @@ class DirectBlock {
     int rank_, token_, first_head_;
 };
 
-template <int M>
 __global__ void __launch_bounds__(kDirectThreads, 1) flat_direct(const __grid_constant__ Params params) {
     extern __shared__ __align__(1024) unsigned char shared[];
-    DirectBlock<M>(params, shared).run();
-}
-
-template <int M>
-FlatKernel describe_direct() {
-    return {reinterpret_cast<const void*>(&flat_direct<M>), kDirectThreads, kDirectBytes<M>};
+    DirectBlock(params, shared).run();
 }
 
 }  // namespace tokamak::mla::cuda::flat_decode::direct

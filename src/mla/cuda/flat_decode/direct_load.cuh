@@ -14,10 +14,9 @@ namespace tokamak::mla::cuda::flat_decode::direct {
 }
 
 /// Copies a warp's rows. Eight lanes copy what a row has of one line of memory, the units of 16 bytes from 8 k - o on.
-template <int M>
-__device__ __forceinline__ void copy_rows(const Params& params, DirectControl<M>& control, std::uint32_t base,
-                                          Found found, int warp, int lane) {
-    using L = Layout<M>;
+__device__ __forceinline__ void copy_rows(const Params& params, DirectControl& control, std::uint32_t base, Found found,
+                                          int warp, int lane) {
+    using L = Layout;
     if (!found.own.valid) found.own.values = params.pools[0].values;  // no byte of it is read
 #pragma unroll
     for (int n = 0; n < 8; ++n) {
@@ -40,12 +39,11 @@ __device__ __forceinline__ void copy_rows(const Params& params, DirectControl<M>
 }
 
 /// Says what weighing needs to know of a row; by a lane for each row of the warp, when these have arrived.
-template <int M>
-__device__ __forceinline__ void describe_row(DirectControl<M>& control, std::uint32_t base, int row, bool valid) {
+__device__ __forceinline__ void describe_row(DirectControl& control, std::uint32_t base, int row, bool valid) {
     // Powers of rows of one token differ by so little that weights relative to one reference stay in f32's range.
     constexpr int kLeast = kUnitExponent - 60;
     constexpr int kMost = kUnitExponent + 60;
-    const float4 scale = load_float4(base + Layout<M>::kTails + row * kTailPitch);
+    const float4 scale = load_float4(base + Layout::kTails + row * kTailPitch);
     const auto finite = [](float v) {
         const int magnitude = __float_as_int(v) & 0x7FFFFFFF;
         return magnitude < 0x7F800000 ? magnitude : 0;
@@ -57,26 +55,21 @@ __device__ __forceinline__ void describe_row(DirectControl<M>& control, std::uin
     control.power[row] = {valid ? static_cast<float>(exponent - kUnitExponent) : -kInfinity, inverse};
 }
 
-/// Queries, M heads of a warp: of each head two chunks of eight elements a lane; of all a chunk of rotary ones.
-template <int M>
+/// Queries, a head of each warp: two chunks of eight elements a lane; then some lanes one of rotary ones.
 class DirectQueries {
   public:
-    /// `warp`: of those that bring queries.
-    __device__ __forceinline__ DirectQueries(int warp, int lane) : first_(warp * kOwn), lane_(lane) {}
+    __device__ __forceinline__ DirectQueries(int head, int lane) : head_(head), lane_(lane) {}
 
     __device__ __forceinline__ void load(const Params& params, int token, int first_head) {
+        const int head = first_head + head_;
         const auto* const q = static_cast<const std::uint16_t*>(params.q) + token * params.q_token_stride +
-                              (first_head + first_) * params.q_head_stride;
-        const int real = params.heads - first_head - first_;
+                              head * params.q_head_stride + lane_ * 8;
         const auto load_all = [&](auto load) {
-#pragma unroll
-            for (int i = 0; i < 2 * kOwn; ++i) {
-                chunks_[i] = {0, 0, 0, 0};
-                if (i / 2 < real) chunks_[i] = load(q + i / 2 * params.q_head_stride + (lane_ + i % 2 * 32) * 8);
-            }
-            rotary_ = {0, 0, 0, 0};
-            if (lane_ / 8 < min(real, kOwn))
-                rotary_ = load(q + lane_ / 8 * params.q_head_stride + 512 + lane_ % 8 * 8);
+            first_ = second_ = rotary_ = {0, 0, 0, 0};
+            if (head >= params.heads) return;
+            first_ = load(q);
+            second_ = load(q + 256);
+            if (lane_ < 8) rotary_ = load(q + 512);
         };
         if (params.q_vectors)
             load_all([](const std::uint16_t* from) { return __ldg(reinterpret_cast<const uint4*>(from)); });
@@ -86,29 +79,23 @@ class DirectQueries {
 
     /// As f16, divided by a power of two that leaves a head's largest element just below 2^15; the rotary ones as they
     /// are.
-    __device__ __forceinline__ void store(const Params& params, DirectControl<M>& control, std::uint32_t base) const {
-        const std::uint32_t to = base + Layout<M>::kQueries + first_ * kQueryPitch + lane_ * 16;
-#pragma unroll
-        for (int h = 0; h < kOwn; ++h) {
-            const uint4(&two)[2] = *reinterpret_cast<const uint4(*)[2]>(&chunks_[2 * h]);
-            unsigned top = __reduce_max_sync(~0U, both(two[0], two[1]));
-            if (top >= 0x7F80U) top = __reduce_max_sync(~0U, max(top_of(two[0]), top_of(two[1])));
-            const int power = max(15, static_cast<int>(top >> 7) - 14);
-            if (lane_ == h) control.scale[first_ + h] = params.scale_log2 * power_of(power);
-            const float factor = power_of(2 * kUnitExponent - power);
-#pragma unroll
-            for (int i = 0; i < 2; ++i)
-                store_shared(to + h * kQueryPitch + i * 512,
-                             {scale_bf16(two[i].x, factor), scale_bf16(two[i].y, factor),
-                              scale_bf16(two[i].z, factor), scale_bf16(two[i].w, factor)});
-        }
-        if (lane_ / 8 < kOwn)
-            store_shared(to + lane_ / 8 * kQueryPitch + 1024 + (lane_ % 8 - lane_) * 16, rotary_);
+    __device__ __forceinline__ void store(const Params& params, DirectControl& control, std::uint32_t base) const {
+        const std::uint32_t to = base + Layout::kQueries + head_ * kQueryPitch + lane_ * 16;
+        unsigned top = __reduce_max_sync(~0U, both(first_, second_));
+        if (top >= 0x7F80U) top = __reduce_max_sync(~0U, max(top_of(first_), top_of(second_)));
+        const int power = max(15, static_cast<int>(top >> 7) - 14);
+        if (lane_ == 0) control.scale[head_] = params.scale_log2 * power_of(power);
+        const float factor = power_of(2 * kUnitExponent - power);
+        const auto scaled = [factor](const uint4& v) {
+            return uint4{scale_bf16(v.x, factor), scale_bf16(v.y, factor), scale_bf16(v.z, factor),
+                         scale_bf16(v.w, factor)};
+        };
+        store_shared(to, scaled(first_));
+        store_shared(to + 512, scaled(second_));
+        if (lane_ < 8) store_shared(to + 1024, rotary_);
     }
 
   private:
-    static constexpr int kOwn = M;
-
     /// Largest magnitude of 16 elements as bf16 bits.
     [[nodiscard]] __device__ __forceinline__ static unsigned both(const uint4& a, const uint4& b) {
         const auto larger = [](unsigned x, unsigned y) { return __vmaxu2(x & 0x7FFF7FFFU, y & 0x7FFF7FFFU); };
@@ -117,9 +104,8 @@ class DirectQueries {
         return max(two >> 16, two & 0xFFFFU);
     }
 
-    int first_, lane_;
-    uint4 chunks_[2 * kOwn];
-    uint4 rotary_;
+    int head_, lane_;
+    uint4 first_, second_, rotary_;
 };
 
 }  // namespace tokamak::mla::cuda::flat_decode::direct

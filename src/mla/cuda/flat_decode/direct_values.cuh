@@ -12,32 +12,25 @@ namespace tokamak::mla::cuda::flat_decode::direct {
 
 /// Product t has, as its column g, dimension 4 g + t of the warp's. So a lane's columns, over all products, are eight
 /// neighbouring dimensions.
-template <int M>
-using Output = float[M][4][4];
+using Output = float[4][4];
 
-template <int M>
-__device__ __forceinline__ void multiply_values(std::uint32_t base, int warp, int lane, Output<M>& out) {
-    using L = Layout<M>;
+__device__ __forceinline__ void multiply_values(std::uint32_t base, int warp, int lane, Output& out) {
+    using L = Layout;
     const int g = lane / 4;
     const int c = lane % 4;
-    const std::uint32_t weights = base + L::kTurns + warp / 4 * M * kWeightPitch + lane * 8;
+    const std::uint32_t weights = base + L::kTurns + warp / 4 * kWeightPitch + lane * 8;
     const std::uint32_t codes = base + L::kCodes + warp * 32 + g * 4;
     const std::uint32_t low = codes + row_of_column(2 * c) * kCodePitch;
     const std::uint32_t high = codes + row_of_column(2 * c + 1) * kCodePitch;
 #pragma unroll
     for (int tile = 0; tile < kRows / 16; ++tile) {
-        std::uint32_t a[M][4];
-#pragma unroll
-        for (int m = 0; m < M; ++m)
-#pragma unroll
-            for (int e = 0; e < 2; ++e) {
-                const uint2 w = load_shared_8(weights + m * kWeightPitch + tile * 512 + e * 256);
-                a[m][2 * e] = w.x;
-                a[m][2 * e + 1] = w.y;
-            }
+        std::uint32_t a[4];
         std::uint32_t pairs[2][2];  // of rows: two dimensions each
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
+            const uint2 w = load_shared_8(weights + tile * 512 + e * 256);
+            a[2 * e] = w.x;
+            a[2 * e + 1] = w.y;
             const std::uint32_t first = load_shared_4(low + (16 * tile + e) * kCodePitch);
             const std::uint32_t second = load_shared_4(high + (16 * tile + e) * kCodePitch);
             pairs[e][0] = __byte_perm(first, second, 0x5140);
@@ -48,9 +41,7 @@ __device__ __forceinline__ void multiply_values(std::uint32_t base, int warp, in
             const auto operand = [&](int e) {
                 return t % 2 == 0 ? low_codes(pairs[e][t / 2]) : high_codes(pairs[e][t / 2]);
             };
-            const std::uint32_t b[2] = {operand(0), operand(1)};
-#pragma unroll
-            for (int m = 0; m < M; ++m) ptx::mma_m16n8k16_f16(out[m][t], a[m], b[0], b[1], out[m][t]);
+            ptx::mma_m16n8k16_f16(out[t], a, operand(0), operand(1), out[t]);
         }
     }
 }

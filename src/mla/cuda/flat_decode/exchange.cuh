@@ -8,8 +8,8 @@
 
 namespace tokamak::mla::cuda::flat_decode {
 
-/// By one thread, before any other block is told that this one listens. Its own warps arrive too, when the block's own sums
-/// and parts are in their places: nobody has to wait for a barrier of the block.
+/// By one thread, before any other block is told that this one listens. Its own warps arrive too, when the block's own
+/// sums and parts are in their places: nobody has to wait for a barrier of the block.
 template <int N, typename Control>
 __device__ __forceinline__ void listen(const Params& params, Control& control, int rank, int tellers, int senders) {
     ptx::barrier_init(&control.told, 1 + tellers);
@@ -49,8 +49,7 @@ class Adder {
     static constexpr int kItems = 8 * N;  ///< of a part
 
   public:
-    __device__ __forceinline__ Adder(const Params& params, Control& control,
-                                     const Exchange<N, Half, false>& exchange)
+    __device__ __forceinline__ Adder(const Params& params, Control& control, const Exchange<N, Half, false>& exchange)
         : params_(params), control_(control), exchange_(exchange) {}
 
     /// Turns to an item.

@@ -4,7 +4,8 @@
 
 namespace tokamak::mla::cuda::flat_decode {
 FlatKernel flat_576_fp8(int heads, int rows) {
-    if (rows == direct::kRows && heads == 16) return direct::describe_direct<1>();
+    if (heads == direct::kHeads && rows == direct::kRows)
+        return {reinterpret_cast<const void*>(&direct::flat_direct), direct::kDirectThreads, direct::kDirectBytes};
     return kernel_of<576, true>(heads, rows);
 }
 }  // namespace tokamak::mla::cuda::flat_decode
