@@ -20,6 +20,26 @@ __device__ __forceinline__ constexpr int row_of(int n) {
     return 8 * upper + 4 * ((n & 1) ^ upper) + 2 * (n >> 1 & 1);
 }
 
+/// Where row `row` of several sixteens is in the order of fragments: sixteens, the even tile before the odd one.
+__device__ __forceinline__ constexpr int index_of(int row) {
+    const int upper = row >> 3 & 1;
+    return (row & ~15) + 8 * (row & 1) + 4 * upper + 2 * (row >> 1 & 1) + ((row >> 2 & 1) ^ upper);
+}
+
+/// A number that the compiler shall keep in a register instead of computing it anew at every use.
+__device__ __forceinline__ int kept(int value) {
+    asm volatile("" : "+r"(value));
+    return value;
+}
+
+/// Where the two rows of a lane's results begin in the even tile: indices 2 c and 2 c + 1.
+template <int Stride>
+struct LaneRows {
+    int low, high;
+    __device__ __forceinline__ explicit LaneRows(int lane)
+        : low(kept(row_of(2 * (lane & 3)) * Stride)), high(kept(row_of(2 * (lane & 3) + 1) * Stride)) {}
+};
+
 /// The two e4m3 codes in the lower half of a register as f16, and those in the upper half.
 __device__ __forceinline__ std::uint32_t low_codes(std::uint32_t four) {
     std::uint32_t halves;

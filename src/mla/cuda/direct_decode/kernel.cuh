@@ -132,15 +132,16 @@ class DirectBlock {
         scorer.convert(params_.heads - first_head_);
         Values<Dim, N, Groups> values(warp_, lane_);
         Weigher<Dim, N, Groups> weigher(params_, control_, partial, weights, group_, warp_ * 32 + lane_);
+        const LaneRows<RawRow<Dim>::kStride> lane_rows(lane_);
         const unsigned char* before = own;
         Stage stage;
         int last = -1;
         for (int block = 0; block < blocks; ++block) {
             const unsigned char* const raw = own + stage.index * S::kStageBytes;
             ptx::barrier_wait(&control_.full[group_][stage.index], stage.phase);
-            scorer.score(raw, partial);
+            scorer.score(raw, partial, lane_rows);
 #pragma unroll
-            for (int i = 0; i < 2; ++i) values.add(before, weights, i);
+            for (int i = 0; i < 2; ++i) values.add(before, weights, i, lane_rows);
             __syncwarp();
             if (last >= 0 && lane_ == 0) ptx::barrier_arrive(&control_.empty[group_][last]);
             ptx::named_barrier(kGroupBarrier + group_, kGroupThreads);
@@ -151,7 +152,7 @@ class DirectBlock {
         }
         if (blocks > 0) {
 #pragma unroll
-            for (int i = 0; i < 2; ++i) values.add(before, weights, i);
+            for (int i = 0; i < 2; ++i) values.add(before, weights, i, lane_rows);
         }
         weigher.leave_sums();
         output().finish(values);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cuda/ptx/copy.cuh"
+#include "mla/cuda/direct_decode/fragments.cuh"
 #include "mla/cuda/direct_decode/shape.cuh"
 
 namespace tokamak::mla::cuda::direct_decode {
@@ -50,7 +51,7 @@ class Loader {
         unsigned char* const to = ring_ + stage * S::kStageBytes;
         std::uint64_t* const full = &control_.full[group_][stage];
         if (lane_ < kOwnRows)
-            control_.bias[group_][stage][first_row_ + lane_] = (valid >> lane_ & 1U) != 0 ? 0.0F : -kInfinity;
+            control_.bias[group_][stage][index_of(first_row_ + lane_)] = (valid >> lane_ & 1U) != 0 ? 0.0F : -kInfinity;
         if constexpr (kScalesApart) {
             const Row& row = rows_.own();
             if (rows_.owns(block, lane_))
@@ -63,7 +64,7 @@ class Loader {
         if (ptx::elect_lane()) ptx::barrier_arrive_expect(full, __popc(valid) * Raw::kCopyBytes);
         __syncwarp();
         if (valid == kAllValid) {
-#pragma unroll
+#pragma unroll 4
             for (int r = 0; r < kOwnRows; ++r) copy(block, r, to, full);
         } else {
 #pragma unroll 1

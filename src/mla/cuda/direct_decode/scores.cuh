@@ -19,7 +19,11 @@ class Scorer {
 
   public:
     __device__ __forceinline__ Scorer(const Params& params, int warp, int lane)
-        : scale_(params.scale_log2), row_tile_(warp & 1), share_(warp >> 1), lane_(lane) {}
+        : scale_(params.scale_log2),
+          row_tile_(warp & 1),
+          share_(warp >> 1),
+          lane_(lane),
+          own_(kept(row_of(lane / 4) * Raw::kStride + (lane & 3) * 16)) {}
 
     /// Asks for the queries. No branch around a load, so that none waits for another.
     __device__ __forceinline__ void load(const Params& params, int token, int first_head) {
@@ -58,14 +62,15 @@ class Scorer {
     }
 
     /// Scores of sixteen rows in this warp's dimensions, to `partial`.
-    __device__ __forceinline__ void score(const unsigned char* raw, unsigned char* partial) const {
+    __device__ __forceinline__ void score(const unsigned char* raw, unsigned char* partial,
+                                          const LaneRows<Raw::kStride>& lane_rows) const {
         const unsigned char* const rows = raw + row_tile_ * 16 * Raw::kStride;
-        const unsigned char* const own = rows + row_of(lane_ / 4) * Raw::kStride;
+        const unsigned char* const own = rows + own_;
         TileScores<kHeadTiles> scores;
         if constexpr (Dim == 576)
-            score_576(rows, own, scores);
+            score_576(rows, own, lane_rows, scores);
         else
-            score_512(rows, own, scores);
+            score_512(rows, own, lane_rows, scores);
 #pragma unroll
         for (int r = 0; r < 2; ++r)
 #pragma unroll
@@ -145,21 +150,21 @@ class Scorer {
     }
     /// Codes [64 i, 64 i + 64) of this warp's.
     __device__ __forceinline__ void score_piece(const unsigned char* own, int i, TileScores<kHeadTiles>& scores) const {
-        const unsigned char* const from = own + share_ * 128 + i * 64 + (lane_ & 3) * 16;
+        const unsigned char* const from = own + share_ * 128 + i * 64;
         score_codes(scores, queries_, 4 * i, load_16(from), load_16(from + Raw::kStride));
     }
 
     /// What is no number in a scale must not be lost: an infinite scale makes its scores NaN.
     [[nodiscard]] __device__ __forceinline__ static float settled(float scale) { return fmaf(scale, 0.0F, scale); }
 
-    /// scores += (codes * scale of the row) * factor of the head. scale(row)
+    /// scores += (codes * scale of the row) * factor of the head. scale(where a row begins)
     template <typename Scale>
     __device__ __forceinline__ void add_scaled(TileScores<kHeadTiles>& scores, const TileScores<kHeadTiles>& codes,
-                                               const Scale& scale) const {
-        const int c = lane_ & 3;
+                                               const LaneRows<Raw::kStride>& lane_rows, const Scale& scale) const {
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
-            const float scales[2] = {settled(scale(row_of(2 * c) + r)), settled(scale(row_of(2 * c + 1) + r))};
+            const float scales[2] = {settled(scale(lane_rows.low + r * Raw::kStride)),
+                                     settled(scale(lane_rows.high + r * Raw::kStride))};
 #pragma unroll
             for (int t = 0; t < kHeadTiles; ++t)
 #pragma unroll
@@ -177,13 +182,14 @@ class Scorer {
     }
 
     __device__ __forceinline__ void score_576(const unsigned char* rows, const unsigned char* own,
+                                              const LaneRows<Raw::kStride>& lane_rows,
                                               TileScores<kHeadTiles>& scores) const {
         TileScores<kHeadTiles> codes = {};
         score_piece(own, 0, codes);
         score_piece(own, 1, codes);
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
-            const auto two = *reinterpret_cast<const uint2*>(own + r * Raw::kStride + Raw::kRotaryByte + share_ * 32 +
+            const auto two = *reinterpret_cast<const uint2*>(own + r * Raw::kStride + Raw::kRotaryByte + share_ * 32 -
                                                              (lane_ & 3) * 8);
 #pragma unroll
             for (int t = 0; t < kHeadTiles; ++t) {
@@ -193,16 +199,14 @@ class Scorer {
             }
         }
         scale_rotary(scores);
-        add_scaled(scores, codes, [&](int row) {
-            return *reinterpret_cast<const float*>(rows + row * Raw::kStride + Raw::kScaleByte + share_ * 4);
-        });
+        add_scaled(scores, codes, lane_rows,
+                   [&](int row) { return *reinterpret_cast<const float*>(rows + row + Raw::kScaleByte + share_ * 4); });
     }
 
     __device__ __forceinline__ void score_512(const unsigned char* rows, const unsigned char* own,
+                                              const LaneRows<Raw::kStride>& lane_rows,
                                               TileScores<kHeadTiles>& scores) const {
-        const auto scale_of = [&](int row, int group) {
-            return power_scale(rows[row * Raw::kStride + Raw::kScaleByte + group]);
-        };
+        const auto scale_of = [&](int row, int group) { return power_scale(rows[row + Raw::kScaleByte + group]); };
         TileScores<kHeadTiles> first = {};
         TileScores<kHeadTiles> second = {};
         score_piece(own, 0, first);
@@ -211,7 +215,7 @@ class Scorer {
             for (auto& of_tile : scores)
                 for (auto& of_head : of_tile)
                     for (float& v : of_head) v = 0.0F;
-            add_scaled(scores, second, [&](int row) { return scale_of(row, 2 * share_ + 1); });
+            add_scaled(scores, second, lane_rows, [&](int row) { return scale_of(row, 2 * share_ + 1); });
         } else {
             score_rotary(own, second);
             for (int r = 0; r < 2; ++r)
@@ -219,7 +223,7 @@ class Scorer {
                     for (int e = 0; e < 4; ++e) scores[r][t][e] = second[r][t][e];
             scale_rotary(scores);
         }
-        add_scaled(scores, first, [&](int row) { return scale_of(row, 2 * share_); });
+        add_scaled(scores, first, lane_rows, [&](int row) { return scale_of(row, 2 * share_); });
     }
 
     __device__ __forceinline__ void score_rotary(const unsigned char* own, TileScores<kHeadTiles>& scores) const {
@@ -227,7 +231,7 @@ class Scorer {
         for (int i = 0; i < 2; ++i) {
 #pragma unroll
             for (int r = 0; r < 2; ++r) {
-                const uint4 v = load_16(own + r * Raw::kStride + Raw::kRotaryByte + i * 64 + (lane_ & 3) * 16);
+                const uint4 v = load_16(own + r * Raw::kStride + Raw::kRotaryByte + i * 64);
 #pragma unroll
                 for (int t = 0; t < kHeadTiles; ++t) {
                     multiply_add<false>(scores[r][t], queries_[t][4 + 2 * i], v.x, v.y);
@@ -239,6 +243,7 @@ class Scorer {
 
     float scale_;
     int row_tile_, share_, lane_;
+    int own_;  ///< where the lane's piece of its row in the even tile begins
     std::uint32_t queries_[kHeadTiles][kSteps][4];
     float factor_[kHeadTiles][2];  ///< of scores of codes
 };

@@ -70,15 +70,16 @@ struct Shape {
 template <int Dim, int N, int Groups>
 struct DirectControl {
     static constexpr int kStages = Shape<Dim, N, Groups>::kStages;
-    std::uint64_t full[Groups][kStages];             ///< rows are there
-    std::uint64_t empty[Groups][kStages];            ///< and no longer read: an arrival of each warp of the group
-    std::uint64_t told;                              ///< sums of the other splits
-    std::uint64_t landed;                            ///< their outputs
-    alignas(16) float bias[Groups][kStages][kRows];  ///< 0, or minus infinity for a masked row
-    float partial[Groups][4][N];                     ///< for reductions over the rows of a block
-    float correction[Groups][N];                     ///< factor of older sums
-    alignas(16) float4 of_group[Groups][N];          ///< x reference, y sum, z largest score
-    alignas(16) float4 sums[kMostSplits][N];         ///< the same of the splits
+    std::uint64_t full[Groups][kStages];   ///< rows are there
+    std::uint64_t empty[Groups][kStages];  ///< and no longer read: an arrival of each warp of the group
+    std::uint64_t told;                    ///< sums of the other splits
+    std::uint64_t landed;                  ///< their outputs
+    alignas(
+        16) float bias[Groups][kStages][kRows];  ///< 0, or minus infinity for a masked row, in the order of fragments
+    float partial[Groups][4][N];                 ///< for reductions over the rows of a block
+    float correction[Groups][N];                 ///< factor of older sums
+    alignas(16) float4 of_group[Groups][N];      ///< x reference, y sum, z largest score
+    alignas(16) float4 sums[kMostSplits][N];     ///< the same of the splits
 };
 
 template <int Dim, int N, int Groups>

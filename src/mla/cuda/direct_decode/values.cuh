@@ -25,7 +25,8 @@ class Values {
     }
 
     /// Adds rows 16 i to 16 i + 15 of a block.
-    __device__ __forceinline__ void add(const unsigned char* raw, const unsigned char* weights, int i) {
+    __device__ __forceinline__ void add(const unsigned char* raw, const unsigned char* weights, int i,
+                                        const LaneRows<Raw::kStride>& lane_rows) {
         const int version = Dim == 576 ? warp_ / 2 : warp_;
         std::uint32_t a[kHeadTiles][4];
 #pragma unroll
@@ -36,10 +37,9 @@ class Values {
             const auto odd = *reinterpret_cast<const uint2*>(from + 256);
             a[t][0] = even.x, a[t][1] = even.y, a[t][2] = odd.x, a[t][3] = odd.y;
         }
-        const int c = lane_ & 3;
         const unsigned char* const rows = raw + i * 16 * Raw::kStride;
-        const unsigned char* const low = rows + row_of(2 * c) * Raw::kStride;
-        const unsigned char* const high = rows + row_of(2 * c + 1) * Raw::kStride;
+        const unsigned char* const low = rows + lane_rows.low;
+        const unsigned char* const high = rows + lane_rows.high;
         if (Dim == 576 || warp_ < kGroupWarps - 1) {
             const int at = warp_ * 64 + lane_ / 4 * 8;
             const auto codes = [at](const unsigned char* row) { return *reinterpret_cast<const uint2*>(row + at); };

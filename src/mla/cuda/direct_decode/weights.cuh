@@ -81,8 +81,8 @@ class Weigher {
           note_top_(params.max_logits != nullptr) {
         const int c = thread >> 1 & 3;
         const int first = (thread >> 7) * 16 + (thread >> 6 & 1);
-        low_row_ = first + row_of(2 * c);
-        high_row_ = first + row_of(2 * c + 1);
+        low_ = kept((first + row_of(2 * c)) * Raw::kStride);
+        high_ = kept((first + row_of(2 * c + 1)) * Raw::kStride);
 #pragma unroll
         for (int t = 0; t < kHeadTiles; ++t) {
             reference_[t] = kNoReference;
@@ -135,10 +135,10 @@ class Weigher {
     [[nodiscard]] __device__ __forceinline__ bool is_first() const { return thread_ < 64 && (thread_ & 6) == 0; }
 
     [[nodiscard]] __device__ __forceinline__ TwoRowScales<Dim> scales_of(const unsigned char* raw) const {
-        return {raw + low_row_ * Raw::kStride + Raw::kScaleByte, raw + high_row_ * Raw::kStride + Raw::kScaleByte};
+        return {raw + low_ + Raw::kScaleByte, raw + high_ + Raw::kScaleByte};
     }
     [[nodiscard]] __device__ __forceinline__ float2 scores(int t, int stage) const {
-        float2 s = {control_.bias[group_][stage][low_row_], control_.bias[group_][stage][high_row_]};
+        auto s = *reinterpret_cast<const float2*>(&control_.bias[group_][stage][(thread_ >> 6) * 8 + (thread_ & 6)]);
 #pragma unroll
         for (int q = 0; q < kShares; ++q) {
             const auto part =
@@ -219,7 +219,7 @@ class Weigher {
     unsigned char* weights_;
     int group_, thread_;
     bool note_top_;
-    int low_row_, high_row_;
+    int low_, high_;  ///< where the thread's two rows begin
     float reference_[kHeadTiles];
     float sum_[kHeadTiles];
     float top_[kHeadTiles];
