@@ -13,29 +13,61 @@
 
 namespace tokamak::moe::cuda {
 
-/// WideActivation with the exponential and the division of the hardware: what comes out becomes e4m3.
+/// WideActivation with the exponential and the reciprocal of the hardware: what comes out becomes e4m3. What few
+/// activations have, limits and an offset, is applied before to all sums, under one branch.
 struct WideQuickActivation : WideActivation {
-    using WideActivation::WideActivation;
+    float power;  ///< of two, for a gate of 1
+    bool bare;    ///< without limits and offset
 
-    [[nodiscard]] __device__ __forceinline__ float operator()(float gate, float up) const {
+    __device__ explicit WideQuickActivation(const Activation& activation)
+        : WideActivation(activation), power(-1.44269504F * alpha), bare(limit == INFINITY && offset == 0.0F) {}
+
+    __device__ __forceinline__ void limit_both(float& gate, float& up) const {
         gate = gate > limit ? limit : gate;
         up = up > limit ? limit : up;
-        up = up < -limit ? -limit : up;
-        const float sigmoid = __fdividef(1.0F, 1.0F + __expf(-alpha * gate));
-        return (up + offset) * (sigmoid == 0.0F ? 0.0F : gate * sigmoid);
+        up = (up < -limit ? -limit : up) + offset;
+    }
+    /// NaN stays NaN; the gate's least value keeps infinity from meeting zero.
+    [[nodiscard]] __device__ __forceinline__ float operator()(float gate, float up) const {
+        float one_and_power;
+        float sigmoid;
+        asm("max.NaN.f32 %0, %0, 0fFB800000;" : "+f"(gate));  // -2^120
+        asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(one_and_power) : "f"(gate * power));
+        one_and_power += 1.0F;
+        asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(sigmoid) : "f"(one_and_power));
+        return up * (gate * sigmoid);
     }
 };
 
 /// What the consumers of a CTA share about the rows of a unit. `largest` is zero between units.
 template <int Rows>
 struct WideGroupScratch {
-    std::uint32_t largest[Rows];  ///< magnitude, bits of f32
-    float2 scales[Rows];          ///< inverse and divisor of an E4m3Scale
+    std::uint32_t largest[Rows];            ///< magnitude, bits of f32
+    float2 scales[Rows];                    ///< inverse and divisor of an E4m3Scale
+    std::uint32_t finished[kWideDeals];  ///< warps that have finished a unit, by its turn
 
     __device__ void clear() {
+        if (threadIdx.x < kWideDeals) finished[threadIdx.x] = 0;
         for (int row = static_cast<int>(threadIdx.x); row < Rows; row += static_cast<int>(blockDim.x)) largest[row] = 0;
     }
 };
+
+/// A warp has finished its part of a unit of gate/up; the last one of the CTA tells the grid. So one warp waits for
+/// stores to leave instead of all of them.
+template <class Shape>
+__device__ __forceinline__ void tell_wide_group(const WideArgs& args, const WideUnit& unit, int lane, std::uint8_t* patch,
+                                                WideGroupScratch<Shape::kMostRows>& scratch) {
+    __syncwarp();
+    if (lane != 0) return;
+    std::uint32_t before;
+    asm volatile("atom.acq_rel.cta.shared.add.u32 %0, [%1], 1;"
+                 : "=r"(before)
+                 : "r"(ptx::shared_address(&scratch.finished[WidePending::of(patch).turn % kWideDeals]))
+                 : "memory");
+    if (before % Shape::kConsumerWarps != Shape::kConsumerWarps - 1) return;
+    ptx::fence_all_async();
+    TileCounts{args.tile_parts}.add(unit.tile);
+}
 
 /// Largest magnitude of each row over the columns that this warp holds.
 template <int Rows, int Eights>
@@ -102,28 +134,49 @@ __device__ __forceinline__ void store_wide_codes(const WideGroupScratch<Rows>& s
     }
 }
 
+/// Gates become results, zeros behind the last column. Without a branch around an activation: with one they follow each
+/// other, 150 cycles each.
+template <class Shape, int Eights>
+__device__ __forceinline__ void activate_wide_group(const WideArgs& args, const WideUnit& unit, const WideConsumer& me,
+                                                    float (&sums)[2][Eights][4]) {
+    const WideQuickActivation activation(args.activation);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+        const int strip = unit.strip + me.warpgroup * 2 + i;
+        if (args.gate_up.bias.data != nullptr) {
+            WideLaneRows<Shape, false> rows;
+            rows.load(args, unit.expert, strip, me);
+            const float low = rows.low.value();
+            const float high = rows.high.value();
+#pragma unroll
+            for (int n = 0; n < Eights; ++n)
+#pragma unroll
+                for (int odd = 0; odd < 2; ++odd) {
+                    sums[i][n][odd] += low;
+                    sums[i][n][odd + 2] += high;
+                }
+        }
+        if (!activation.bare)
+#pragma unroll
+            for (int n = 0; n < Eights; ++n)
+#pragma unroll
+                for (int odd = 0; odd < 2; ++odd) activation.limit_both(sums[i][n][odd], sums[i][n][odd + 2]);
+#pragma unroll
+        for (int n = 0; n < Eights; ++n)
+#pragma unroll
+            for (int odd = 0; odd < 2; ++odd) sums[i][n][odd] = activation(sums[i][n][odd], sums[i][n][odd + 2]);
+        if (strip * 32 + me.slab * 8 + me.lane / 4 < args.down.cols) continue;
+#pragma unroll
+        for (int n = 0; n < Eights; ++n) sums[i][n][0] = sums[i][n][1] = 0.0F;
+    }
+}
+
 /// By all consumers of the CTA, also those without a strip. Columns behind the last are zeros.
 template <class Shape, int Eights>
 __device__ __forceinline__ void finish_wide_group(const WideArgs& args, const WideUnit& unit, const WideConsumer& me,
                                                   std::uint8_t* patch, WideGroupScratch<Shape::kMostRows>& scratch,
                                                   float (&sums)[2][Eights][4]) {
-    const WideQuickActivation activation(args.activation);
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-        const int strip = unit.strip + me.warpgroup * 2 + i;
-        WideLaneRows<Shape, false> rows;
-        rows.load(args, unit.expert, strip, me);
-        const float low = rows.low.value();
-        const float high = rows.high.value();
-#pragma unroll
-        for (int n = 0; n < Eights; ++n)  // without a branch around an activation: with one they follow each other
-#pragma unroll
-            for (int odd = 0; odd < 2; ++odd)
-                sums[i][n][odd] = activation(sums[i][n][odd] + low, sums[i][n][odd + 2] + high);
-        if (strip * 32 + me.slab * 8 + me.lane / 4 < args.down.cols) continue;
-#pragma unroll
-        for (int n = 0; n < Eights; ++n) sums[i][n][0] = sums[i][n][1] = 0.0F;
-    }
+    activate_wide_group<Shape>(args, unit, me, sums);
     constexpr int consumers = Shape::kConsumerWarps * 32;
     const int group = unit.strip / Shape::kGroupStrips;
     const WideTileCodes to(args.intermediate, unit.first, unit.rows, args.down.padded_cols / 128);
@@ -132,9 +185,7 @@ __device__ __forceinline__ void finish_wide_group(const WideArgs& args, const Wi
     make_wide_scales(scratch, to, group);
     ptx::named_barrier(1, consumers);
     store_wide_codes(scratch, to, group, me, patch, sums);
-    ptx::fence_all_async();
-    ptx::named_barrier(1, consumers);
-    if (threadIdx.x == 0) TileCounts{args.tile_parts}.add(unit.tile);
+    tell_wide_group<Shape>(args, unit, me.lane, patch, scratch);
 }
 
 /// 16 rows at a time turned by way of `patch`: two lanes store the 16 columns that a warp has of
@@ -175,9 +226,9 @@ __device__ __forceinline__ void finish_down_half(const WideArgs& args, const Wid
         ptx::store_matrix_transposed_x4(own, pairs);
         __syncwarp();
         const uint4 eight = *reinterpret_cast<const uint4*>(turned);
-        if (route >= 0)
-            store_eight(reinterpret_cast<std::uint8_t*>(args.partials) + (route * stride + col) * 2,
-                        args.gate_up.cols - col, eight);
+        if (route >= 0 && col < args.gate_up.cols)  // a row of results has whole vectors
+            *reinterpret_cast<uint4*>(reinterpret_cast<std::uint8_t*>(args.partials) + (route * stride + col) * 2) =
+                eight;
     }
 }
 

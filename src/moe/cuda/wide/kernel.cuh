@@ -20,7 +20,8 @@ namespace tokamak::moe::cuda {
 template <class Shape>
 __device__ __forceinline__ WideGroupScratch<Shape::kMostRows>& group_scratch(const WideArgs& args) {
     extern __shared__ __align__(1024) std::uint8_t shared[];
-    static_assert(sizeof(WideGroupScratch<Shape::kMostRows>) == Shape::kMostRows * kWideGroupRowBytes);
+    static_assert(sizeof(WideGroupScratch<Shape::kMostRows>) ==
+                  Shape::kMostRows * kWideGroupRowBytes + kWideDeals * sizeof(std::uint32_t));
     return *reinterpret_cast<WideGroupScratch<Shape::kMostRows>*>(shared + args.lists.group);
 }
 
@@ -70,11 +71,12 @@ template <class Shape>
 __device__ __forceinline__ void consume_tall_unit(const WideArgs& args, const WideUnit& unit, bool down,
                                                   const WideConsumer& me, WideStages<Shape>& stages) {
     WideTallSums sums[2] = {};
+    const int route = down ? tall_route(args, unit, me) : -1;
     multiply_unit_tall<Shape>(stages, me, Shape::chunks(down ? args.down : args.gate_up), unit.rows, sums);
     if (down)
-        finish_tall_down<Shape>(args, unit, me, sums);
+        finish_tall_down<Shape>(args, unit, me, stages.patch, route, sums);
     else
-        finish_tall_group<Shape>(args, unit, me, sums);
+        finish_tall_group<Shape>(args, unit, me, stages.patch, group_scratch<Shape>(args), sums);
 }
 
 template <class Shape, int Width = Shape::kLeastRows>
@@ -165,6 +167,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
     const WideDeals deals{shared + args.lists.deals};
     const int count = pass_count(args);
     if (count == 0) return;
+    if constexpr (Shape::kQuantized) ask_first_weights<Shape>(args);
     const WidePair pair;
     if (threadIdx.x == 0) ring.initialise(pair.size);
     TileCounts{args.dealt}.clear(kWideCounters);
@@ -177,7 +180,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
     grid.sync();
     if constexpr (Shape::kQuantized) {
         group_scratch<Shape>(args).clear();
-        WideQuantize(args, tables, wide_x_rows<Shape>(args)).run(count);
+        quantize_wide_rows(args, tables, wide_x_rows<Shape>(args), count);
     } else {
         WidePrepare(args, tables, wide_x_rows<Shape>(args)).run_first();
     }

@@ -11,18 +11,33 @@
 
 namespace tokamak::moe::cuda {
 
-/// By all warps of the grid.
+/// By all warps of the grid. Loads: of a lane at once, eight columns each. Plain: rows are whole vectors and not weighted,
+/// so that no branch is in the way of loads.
+template <int Loads, bool Plain>
 class WideQuantize {
-    static constexpr int kLoads = 4;  ///< of a lane at once, eight columns each
-    static constexpr int kGroups = kLoads * 2;
+    static constexpr int kGroups = Loads * 2;
 
     /// Eight columns for each load.
     struct Loaded {
-        uint4 bits[kLoads];
+        uint4 bits[Loads];
     };
     struct Quantized {
-        uint2 codes[kLoads];
-        float scales[kLoads];
+        uint2 codes[Loads];
+        float scales[Loads];
+    };
+    /// Some neighbouring tokens, some of their groups. A lane looks after a slot of one of them.
+    struct Job {
+        int token;
+        int first;
+        int last;
+        int place = -1;  ///< in the list, of the lane's slot
+    };
+    /// kGroups of a job's token.
+    struct Piece {
+        std::uint32_t live;  ///< lanes of the token's slots that have a place
+        std::uint32_t left;  ///< of the tokens behind it
+        int token;
+        int first;
     };
 
   public:
@@ -34,67 +49,95 @@ class WideQuantize {
           groups_(args.gate_up.padded_cols / 128),
           lane_(static_cast<int>(threadIdx.x) % 32) {}
 
+    /// A job has several tokens where there are many: looking at a token's places costs a microsecond.
     __device__ void run(int count) const {
         const int warps = static_cast<int>(gridDim.x * blockDim.x) / 32;
-        const WideSpans spans(count, (groups_ + kGroups - 1) / kGroups, warps);
-        const std::int64_t total = static_cast<std::int64_t>(count) * spans.count;
-        std::int64_t job = (static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / 32;
-        int place = job < total ? place_of(static_cast<int>(job / spans.count), 0) : -1;
-        while (job < total) {
-            const int token = static_cast<int>(job / spans.count);
-            const int part = static_cast<int>(job - static_cast<std::int64_t>(token) * spans.count) * spans.length;
-            job += warps;
-            const int next_place = job < total ? place_of(static_cast<int>(job / spans.count), 0) : -1;
-            make(token, part * kGroups, min(groups_, (part + spans.length) * kGroups), place, 0);
-            for (int slots = 32; slots < args_.top_k; slots += 32)
-                make(token, part * kGroups, min(groups_, (part + spans.length) * kGroups), place_of(token, slots),
-                     slots);
-            place = next_place;
+        int tokens = max(1, 32 / args_.top_k);
+        while (tokens > 1 && count < 4 * warps * tokens) tokens /= 2;
+        const int bundles = (count + tokens - 1) / tokens;
+        const WideSpans spans(bundles, (groups_ + kGroups - 1) / kGroups, warps);
+        const int total = bundles * spans.count;
+        WideJobs jobs(args_.dealt + kWidePrepareJobs, static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) / 32,
+                      warps);
+        const auto job_of = [&](int number) {
+            const int bundle = number / spans.count;
+            const int part = (number - bundle * spans.count) * spans.length;
+            Job job{bundle * tokens, part * kGroups, min(groups_, (part + spans.length) * kGroups)};
+            if (number < total) job.place = place_of(job.token, min(count, job.token + tokens), lane_);
+            return job;
+        };
+        int number = jobs.take();
+        Job job = job_of(number);
+        while (number < total) {
+            number = jobs.take();
+            const Job next = job_of(number);
+            make(job, 0);
+            for (int slots = 32; slots < args_.top_k; slots += 32) {
+                job.place = place_of(job.token, job.token + 1, slots + lane_);
+                make(job, slots);
+            }
+            job = next;
         }
     }
 
   private:
-    /// In the list, of the lane's slot.
-    [[nodiscard]] __device__ __forceinline__ int place_of(int token, int slots) const {
-        const int slot = slots + lane_;
-        return slot < args_.top_k ? __ldcg(args_.places + static_cast<std::int64_t>(token) * args_.top_k + slot) : -1;
+    /// In the list, of a slot counted from the first one of `token` on.
+    [[nodiscard]] __device__ __forceinline__ int place_of(int token, int end, int slot) const {
+        const int route = token * args_.top_k + slot;
+        return route < end * args_.top_k ? __ldcg(args_.places + route) : -1;
     }
-    /// Groups of a token, for all lanes that have a place.
-    __device__ __forceinline__ void make(int token, int first, int last, int place, int slots) const {
-        const std::uint32_t live = __ballot_sync(0xFFFFFFFFU, place >= 0);
-        if (live == 0) return;
-        Loaded loaded = load_all(token, first);
-        const WideTile tile = place >= 0 ? tables_.tile_of(place, args_.local_experts) : WideTile{0, 1, 0};
+    /// The piece of a job behind `piece`, of its first token that has a place; of no token at the end.
+    [[nodiscard]] __device__ __forceinline__ Piece behind(const Job& job, Piece piece) const {
+        piece.first += kGroups;
+        if (piece.first < job.last) return piece;
+        piece.token = -1;
+        if (piece.left == 0) return piece;
+        const int token = args_.top_k >= 32 ? 0 : (__ffs(static_cast<int>(piece.left)) - 1) / args_.top_k;
+        const int end = args_.top_k >= 32 ? 32 : (token + 1) * args_.top_k;
+        const std::uint32_t up_to = end >= 32 ? 0xFFFFFFFFU : (1U << end) - 1U;
+        return {piece.left & up_to, piece.left & ~up_to, job.token + token, job.first};
+    }
+    /// Groups of a job's tokens, for all lanes that have a place; what comes next is on its way while one is quantised.
+    __device__ __forceinline__ void make(const Job& job, int slots) const {
+        Piece piece = behind(job, {0, __ballot_sync(0xFFFFFFFFU, job.place >= 0), -1, job.last});
+        if (piece.token < 0) return;
+        Loaded loaded = load_all(piece.token, piece.first);
+        const WideTile tile = job.place >= 0 ? tables_.tile_of(job.place, args_.local_experts) : WideTile{0, 1, 0};
         float weight = 1.0F;
-        const bool weighted = args_.input_weights.data != nullptr;
-        if (weighted && place >= 0)
-            weight = load_element(args_.input_weights, args_.first_token + token, slots + lane_);
-        for (; first < last; first += kGroups) {
-            const Loaded next = first + kGroups < last ? load_all(token, first + kGroups) : loaded;
+        const bool weighted = !Plain && args_.input_weights.data != nullptr;
+        if (weighted && job.place >= 0) {
+            const int slot = slots + lane_;
+            const int token = job.token + slot / args_.top_k;
+            weight = load_element(args_.input_weights, args_.first_token + token, slot % args_.top_k);
+        }
+        while (piece.token >= 0) {
+            const Piece next = behind(job, piece);
+            const Loaded ahead = next.token >= 0 ? load_all(next.token, next.first) : loaded;
             Quantized row;
             if (!weighted) row = quantize(loaded, 1.0F);
-            for (std::uint32_t left = live; left != 0; left &= left - 1) {
+            for (std::uint32_t left = piece.live; left != 0; left &= left - 1) {
                 const int lane = __ffs(static_cast<int>(left)) - 1;
                 if (weighted) row = quantize(loaded, __shfl_sync(0xFFFFFFFFU, weight, lane));
                 const int begin = __shfl_sync(0xFFFFFFFFU, tile.first, lane);
                 const int rows = __shfl_sync(0xFFFFFFFFU, tile.rows, lane);
-                store(WideTileCodes(to_, begin, rows, groups_), __shfl_sync(0xFFFFFFFFU, place, lane) - begin, first,
-                      row);
+                store(WideTileCodes(to_, begin, rows, groups_), __shfl_sync(0xFFFFFFFFU, job.place, lane) - begin,
+                      piece.first, row);
             }
-            loaded = next;
+            loaded = ahead;
+            piece = next;
         }
     }
     [[nodiscard]] __device__ __forceinline__ Loaded load_all(int token, int first) const {
         Loaded loaded;
 #pragma unroll
-        for (int i = 0; i < kLoads; ++i) loaded.bits[i] = load(token, (first + i * 2) * 128 + lane_ * 8);
+        for (int i = 0; i < Loads; ++i) loaded.bits[i] = load(token, (first + i * 2) * 128 + lane_ * 8);
         return loaded;
     }
     /// 16 lanes hold a group.
     [[nodiscard]] __device__ __forceinline__ static Quantized quantize(const Loaded& loaded, float weight) {
         Quantized row;
 #pragma unroll
-        for (int i = 0; i < kLoads; ++i) {
+        for (int i = 0; i < Loads; ++i) {
             const std::uint32_t words[4] = {loaded.bits[i].x, loaded.bits[i].y, loaded.bits[i].z, loaded.bits[i].w};
             float v[8];
             float largest = 0.0F;
@@ -118,7 +161,7 @@ class WideQuantize {
         const auto* const from =
             static_cast<const std::uint16_t*>(args_.x) + (args_.first_token + token) * args_.x_stride + col;
         const int left = args_.gate_up.cols - col;
-        if (args_.x_vectors && left >= 8) return __ldg(reinterpret_cast<const uint4*>(from));
+        if (Plain) return left > 0 ? __ldg(reinterpret_cast<const uint4*>(from)) : uint4{0, 0, 0, 0};
         std::uint32_t words[4] = {};
 #pragma unroll
         for (int i = 0; i < 8; ++i)
@@ -128,7 +171,7 @@ class WideQuantize {
     __device__ __forceinline__ void store(const WideTileCodes& to, int at, int first, const Quantized& row) const {
         const int eight = lane_ % 16;
 #pragma unroll
-        for (int i = 0; i < kLoads; ++i) {
+        for (int i = 0; i < Loads; ++i) {
             const int group = first + i * 2 + lane_ / 16;
             if (group >= groups_) continue;
             *to.codes(at, group, eight) = row.codes[i];
@@ -142,5 +185,13 @@ class WideQuantize {
     int groups_;
     int lane_;
 };
+
+/// `to`: where the rows go.
+__device__ __forceinline__ void quantize_wide_rows(const WideArgs& args, const WideTables& tables, void* to, int count) {
+    if (args.x_vectors && args.gate_up.cols % 8 == 0 && args.input_weights.data == nullptr)
+        WideQuantize<7, true>(args, tables, to).run(count);
+    else
+        WideQuantize<1, false>(args, tables, to).run(count);
+}
 
 }  // namespace tokamak::moe::cuda

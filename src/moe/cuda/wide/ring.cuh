@@ -38,6 +38,20 @@ __device__ __forceinline__ void copy_strips(std::uint8_t* to, const std::uint8_t
     }
 }
 
+/// Asks for the beginning of the first units' weights in the L2 while lists are built and rows prepared, when nothing
+/// else reads much. Which units those are if every expert has one row tile; where not, some are asked for in vain.
+template <class Shape>
+__device__ __forceinline__ void ask_first_weights(const WideArgs& args) {
+    constexpr int kTiles = TOKAMAK_AHEAD;
+    const DecodeMatrix& matrix = args.gate_up;
+    const int groups = (matrix.strips + Shape::kStrips - 1) / Shape::kStrips;
+    const int expert = static_cast<int>(blockIdx.x) / groups;
+    const int strip = (static_cast<int>(blockIdx.x) - expert * groups) * Shape::kStrips + static_cast<int>(threadIdx.x);
+    if (threadIdx.x >= Shape::kStrips || expert >= args.local_experts || strip >= matrix.strips) return;
+    ptx::bulk_prefetch(matrix.packed + expert * matrix.expert_bytes + strip * matrix.strip_bytes,
+                       static_cast<std::uint32_t>(min(kTiles, matrix.tiles)) * Shape::Weights::kTileBytes);
+}
+
 /// Walks over the units of a phase and copies their weights, stage by stage. A whole warp runs it.
 template <class Shape>
 __device__ __forceinline__ void copy_wide_weights(const StageRing<Shape>& ring, RingPlace& place,
