@@ -34,7 +34,7 @@ __device__ __forceinline__ void consume_wide_unit(const WideArgs& args, const Wi
     const DecodeMatrix& matrix = down ? args.down : args.gate_up;
     float sums[Strips][Eights][4] = {};
     if constexpr (Shape::kQuantized)
-        multiply_unit_e4m3<Shape>(stages, me, first, matrix.tiles, unit.rows, sums);
+        multiply_unit_e4m3<Shape>(stages, first, matrix.tiles, unit.rows, sums);
     else if constexpr (Shape::Weights::kFromShared)
         multiply_unit_shared<Shape>(stages, first, Shape::chunks(matrix), sums);
     else
@@ -167,7 +167,6 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
     const WideDeals deals{shared + args.lists.deals};
     const int count = pass_count(args);
     if (count == 0) return;
-    if constexpr (Shape::kQuantized) ask_first_weights<Shape>(args);
     const WidePair pair;
     if (threadIdx.x == 0) ring.initialise(pair.size);
     TileCounts{args.dealt}.clear(kWideCounters);
@@ -181,6 +180,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
     if constexpr (Shape::kQuantized) {
         group_scratch<Shape>(args).clear();
         quantize_wide_rows(args, tables, wide_x_rows<Shape>(args), count);
+        ask_first_weights<Shape>(args);
     } else {
         WidePrepare(args, tables, wide_x_rows<Shape>(args)).run_first();
     }
@@ -205,7 +205,6 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
         WideStages<Shape> stages{
             ring, place, me.lane, shared + args.lists.patches + warp * kWidePatchBytes,
             me.lane < pair.size ? ptx::address_in(static_cast<std::uint32_t>(pair.rank ^ me.lane), ring.empty) : 0};
-        if (Shape::kQuantized && me.warpgroup == 1) WideTurns::begin();
         if (me.lane == 0) WidePending::of(stages.patch) = {};
         __syncwarp();
         consume_wide_phase<Shape>(args, deals, false, me, stages);
