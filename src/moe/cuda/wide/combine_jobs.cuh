@@ -66,7 +66,7 @@ struct WideCombineJob {
 /// each. Ahead: two more numbers are asked for while one is worked at.
 template <bool Ahead, bool Quantized>
 class WideCombineJobs {
-    static constexpr int kMostPlaces = 8;
+    static constexpr int kMostPlaces = Quantized ? 2 : 8;  ///< with fewer, warps end at the same time
 
   public:
     /// `cols`: of a job.

@@ -46,11 +46,14 @@ struct WideTables {
     [[nodiscard]] __device__ int rows(int expert) const { return begins[expert + 1] - begins[expert]; }
     [[nodiscard]] __device__ int tile_count(int expert) const { return tiles[expert + 1] - tiles[expert]; }
     /// Of an expert that has rows.
-    [[nodiscard]] __device__ WideRowSplit split(int expert) const { return {rows(expert), tile_count(expert), step}; }
+    [[nodiscard]] __device__ WideTileSplit split(int expert) const {
+        return {rows(expert), tile_count(expert), step, narrow};
+    }
     /// Row tiles of an expert that are worked at in pairs, the first ones: all but a short one at the end.
     [[nodiscard]] __device__ int paired_tiles(int expert) const {
         const int count = tile_count(expert);
-        return (count - (split(expert).rows_of(count - 1) <= narrow ? 1 : 0)) / 2 * 2;
+        const WideTileSplit tiles_split = split(expert);
+        return (count - (!tiles_split.even && tiles_split.rows_of(count - 1) <= narrow ? 1 : 0)) / 2 * 2;
     }
     [[nodiscard]] __device__ WideTile tile_of(int place, int experts) const {
         int low = 0;
@@ -59,7 +62,7 @@ struct WideTables {
             const int middle = (low + high) / 2;
             (begins[middle] <= place ? low : high) = middle;
         }
-        const WideRowSplit rows_split = split(low);
+        const WideTileSplit rows_split = split(low);
         const int tile = rows_split.tile_of(place - begins[low]);
         return {begins[low] + rows_split.first(tile), rows_split.rows_of(tile), tiles[low] + tile};
     }

@@ -153,7 +153,7 @@ class WideWalk {
         if (number >= end_) return unit;
         while (tables_.tiles[expert_ + 1] * units_ <= number) ++expert_;
         const int inside = number - tables_.tiles[expert_] * units_;
-        const WideRowSplit split = tables_.split(expert_);
+        const WideTileSplit split = tables_.split(expert_);
         const int paired = tables_.paired_tiles(expert_);
         const int alone = inside - paired * units_;
         unit.same_strips = alone < 0;
