@@ -45,29 +45,79 @@ struct WideGroupScratch {
     std::uint32_t largest[Rows];            ///< magnitude, bits of f32
     float2 scales[Rows];                    ///< inverse and divisor of an E4m3Scale
     std::uint32_t finished[kWideDeals];  ///< warps that have finished a unit, by its turn
+    std::uint32_t told;                      ///< a row tile that the telling warp is to tell about, counted from 1
+    std::uint32_t over;                      ///< consumer warps that have no more units of gate/up
 
     __device__ void clear() {
         if (threadIdx.x < kWideDeals) finished[threadIdx.x] = 0;
+        if (threadIdx.x == 0) told = over = 0;
         for (int row = static_cast<int>(threadIdx.x); row < Rows; row += static_cast<int>(blockDim.x)) largest[row] = 0;
     }
 };
 
-/// A warp has finished its part of a unit of gate/up; the last one of the CTA tells the grid. So one warp waits for
-/// stores to leave instead of all of them.
+/// Tells the grid about units of gate/up that a CTA has finished. That waits until stores have left, 2000 cycles or more,
+/// so the last consumer warp of a unit leaves it to an idle warp, unless that is not done with the unit before.
 template <class Shape>
-__device__ __forceinline__ void tell_wide_group(const WideArgs& args, const WideUnit& unit, int lane, std::uint8_t* patch,
-                                                WideGroupScratch<Shape::kMostRows>& scratch) {
-    __syncwarp();
-    if (lane != 0) return;
-    std::uint32_t before;
-    asm volatile("atom.acq_rel.cta.shared.add.u32 %0, [%1], 1;"
-                 : "=r"(before)
-                 : "r"(ptx::shared_address(&scratch.finished[WidePending::of(patch).turn % kWideDeals]))
-                 : "memory");
-    if (before % Shape::kConsumerWarps != Shape::kConsumerWarps - 1) return;
-    ptx::fence_all_async();
-    TileCounts{args.tile_parts}.add(unit.tile);
-}
+struct WideTelling {
+    const WideArgs& args;
+    WideGroupScratch<Shape::kMostRows>& scratch;
+
+    /// By each consumer warp, which has finished its part of a unit.
+    __device__ __forceinline__ void finished(const WideUnit& unit, int lane, std::uint8_t* patch) const {
+        __syncwarp();
+        if (lane != 0) return;
+        const std::uint32_t before = add(&scratch.finished[WidePending::of(patch).turn % kWideDeals]);
+        if (before % Shape::kConsumerWarps != Shape::kConsumerWarps - 1) return;
+        std::uint32_t held;
+        asm volatile("atom.acq_rel.cta.shared.cas.b32 %0, [%1], 0, %2;"
+                     : "=r"(held)
+                     : "r"(ptx::shared_address(&scratch.told)), "r"(unit.tile + 1)
+                     : "memory");
+        if (held != 0) tell(unit.tile);
+    }
+    /// By each consumer warp at the end of the phase.
+    __device__ __forceinline__ void over(int lane) const {
+        __syncwarp();
+        if (lane == 0) add(&scratch.over);
+    }
+    /// By an idle warp, until all consumers are over.
+    __device__ __forceinline__ void run() const {
+        if (threadIdx.x % 32 == 0)
+            for (;;) {
+                const bool last = read(&scratch.over) == Shape::kConsumerWarps;
+                const std::uint32_t held = read(&scratch.told);
+                if (held != 0) {
+                    tell(static_cast<int>(held) - 1);
+                    asm volatile("st.release.cta.shared.u32 [%0], 0;" ::"r"(ptx::shared_address(&scratch.told))
+                                 : "memory");
+                } else if (last) {
+                    break;
+                } else {
+                    __nanosleep(100);
+                }
+            }
+        __syncwarp();
+    }
+
+  private:
+    __device__ __forceinline__ static std::uint32_t add(std::uint32_t* count) {
+        std::uint32_t before;
+        asm volatile("atom.acq_rel.cta.shared.add.u32 %0, [%1], 1;"
+                     : "=r"(before)
+                     : "r"(ptx::shared_address(count))
+                     : "memory");
+        return before;
+    }
+    __device__ __forceinline__ static std::uint32_t read(const std::uint32_t* from) {
+        std::uint32_t value;
+        asm volatile("ld.acquire.cta.shared.u32 %0, [%1];" : "=r"(value) : "r"(ptx::shared_address(from)) : "memory");
+        return value;
+    }
+    __device__ __forceinline__ void tell(int tile) const {
+        ptx::fence_all_async();
+        TileCounts{args.tile_parts}.add(tile);
+    }
+};
 
 /// Largest magnitude of each row over the columns that this warp holds.
 template <int Rows, int Eights>
@@ -185,23 +235,34 @@ __device__ __forceinline__ void finish_wide_group(const WideArgs& args, const Wi
     make_wide_scales(scratch, to, group);
     ptx::named_barrier(1, consumers);
     store_wide_codes(scratch, to, group, me, patch, sums);
-    tell_wide_group<Shape>(args, unit, me.lane, patch, scratch);
+    WideTelling<Shape>{args, scratch}.finished(unit, me.lane, patch);
 }
+
+/// Routes of a unit's rows: lane l has rows l, l + 32 and so on. Asked for before the multiplications: the answer
+/// takes a microsecond or more while weights are read.
+template <int Eights>
+struct WideRoutes {
+    static constexpr int kCount = (Eights + 3) / 4;
+    int routes[kCount];
+
+    __device__ __forceinline__ WideRoutes(const WideArgs& args, const WideUnit& unit, int lane) {
+#pragma unroll
+        for (int i = 0; i < kCount; ++i) {
+            const int row = i * 32 + lane;
+            routes[i] = row < unit.rows ? __ldcg(args.list + unit.first + row) : -1;
+        }
+    }
+};
 
 /// 16 rows at a time turned by way of `patch`: two lanes store the 16 columns that a warp has of
 /// one.
 template <class Shape, int Eights>
 __device__ __forceinline__ void finish_down_half(const WideArgs& args, const WideUnit& unit, int strip,
                                                  const WideConsumer& me, std::uint8_t* patch,
+                                                 const WideRoutes<Eights>& rows_of,
                                                  const float (&sums)[Eights][4]) {
     WideLaneRows<Shape, true> rows;
     rows.load(args, unit.expert, strip, me);
-    int routes[(Eights + 3) / 4];  // of rows `lane` of each 32; asked for together
-#pragma unroll
-    for (int i = 0; i < (Eights + 3) / 4; ++i) {
-        const int row = i * 32 + me.lane;
-        routes[i] = row < unit.rows ? __ldcg(args.list + unit.first + row) : -1;
-    }
     const float low = rows.low.value();
     const float high = rows.high.value();
     const int half = me.lane % 2;
@@ -221,7 +282,7 @@ __device__ __forceinline__ void finish_down_half(const WideArgs& args, const Wid
                 __floats2bfloat162_rn(fmaf(s[i % 2 * 2], scale, bias), fmaf(s[i % 2 * 2 + 1], scale, bias));
             pairs[i] = *reinterpret_cast<const std::uint32_t*>(&pair);
         }
-        const int route = __shfl_sync(0xFFFFFFFFU, routes[n / 4], n % 4 * 8 + me.lane / 2);
+        const int route = __shfl_sync(0xFFFFFFFFU, rows_of.routes[n / 4], n % 4 * 8 + me.lane / 2);
         __syncwarp();
         ptx::store_matrix_transposed_x4(own, pairs);
         __syncwarp();

@@ -133,7 +133,7 @@ __device__ __forceinline__ void finish_tall_group(const WideArgs& args, const Wi
     for (int high = 0; high < 2; ++high)
         if (me.lane % 4 == 0 && tall_row(me, high) < unit.rows) *to.scale(tall_row(me, high), group) = scales[high].scale;
     store_tall_codes(to, group, me, patch, scales, sums);
-    tell_wide_group<Shape>(args, unit, me.lane, patch, scratch);
+    WideTelling<Shape>{args, scratch}.finished(unit, me.lane, patch);
 }
 
 /// The route of the row that a lane will store results of; asked for before the multiplications.

@@ -21,7 +21,7 @@ template <class Shape>
 __device__ __forceinline__ WideGroupScratch<Shape::kMostRows>& group_scratch(const WideArgs& args) {
     extern __shared__ __align__(1024) std::uint8_t shared[];
     static_assert(sizeof(WideGroupScratch<Shape::kMostRows>) ==
-                  Shape::kMostRows * kWideGroupRowBytes + kWideDeals * sizeof(std::uint32_t));
+                  Shape::kMostRows * kWideGroupRowBytes + kWideGroupBytes);
     return *reinterpret_cast<WideGroupScratch<Shape::kMostRows>*>(shared + args.lists.group);
 }
 
@@ -33,6 +33,8 @@ __device__ __forceinline__ void consume_wide_unit(const WideArgs& args, const Wi
     constexpr int Strips = Shape::kStripsEach;
     const DecodeMatrix& matrix = down ? args.down : args.gate_up;
     float sums[Strips][Eights][4] = {};
+    [[maybe_unused]] const WideRoutes<Shape::kQuantized ? Eights : 1> routes(
+        args, unit, Shape::kQuantized && down ? me.lane : Shape::kMostRows);
     if constexpr (Shape::kQuantized)
         multiply_unit_e4m3<Shape>(stages, first, matrix.tiles, unit.rows, sums);
     else if constexpr (Shape::Weights::kFromShared)
@@ -51,7 +53,7 @@ __device__ __forceinline__ void consume_wide_unit(const WideArgs& args, const Wi
         if (down && Shape::atomic(args))
             finish_down_scatter<Shape>(args, unit, strip, me, stages.patch, sums[i]);
         else if constexpr (Shape::kQuantized)
-            finish_down_half<Shape>(args, unit, strip, me, stages.patch, sums[i]);
+            finish_down_half<Shape>(args, unit, strip, me, stages.patch, routes, sums[i]);
         else if (down)
             finish_down<Shape>(args, unit, strip, me, sums[i]);
         else
@@ -128,9 +130,11 @@ __device__ __forceinline__ void idle_wide(const WideArgs& args, const WideTables
     WideClear(args).run(count, warp, !Shape::atomic(args));
     if (!Shape::atomic(args)) WideOwners(args, tables).find(warp);
     WideCleared(args).add();
-    if constexpr (!Shape::kQuantized)
-        if (!Shape::atomic(args) && wide_overlaps<false>(args))
-            WideEarlyCombine(args, tables, shared + args.lists.early + warp * kWideEarlyBytes).run();
+    if constexpr (Shape::kQuantized) {
+        if (warp == 0) WideTelling<Shape>{args, group_scratch<Shape>(args)}.run();
+    } else if (!Shape::atomic(args) && wide_overlaps<false>(args)) {
+        WideEarlyCombine(args, tables, shared + args.lists.early + warp * kWideEarlyBytes).run();
+    }
 }
 
 /// The feeding warps: copies of weights, copies of rows; the others have nothing to copy.
@@ -208,14 +212,15 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
         if (me.lane == 0) WidePending::of(stages.patch) = {};
         __syncwarp();
         consume_wide_phase<Shape>(args, deals, false, me, stages);
+        if constexpr (Shape::kQuantized) WideTelling<Shape>{args, group_scratch<Shape>(args)}.over(me.lane);
         if (Shape::atomic(args)) WideCleared(args).await();
         consume_wide_phase<Shape>(args, deals, true, me, stages);
         if (!Shape::atomic(args)) {
-            if (wide_overlaps<Shape::kQuantized>(args))
-                WideCleared(args).await();
-            else
-                grid.sync();
-            WideCombine<Shape::kQuantized>(args, tables).run();
+            WideCleared(args).await();
+            WideCombine<Shape::kQuantized> combine(args, tables);
+            combine.ask();  // answers come while others still multiply
+            if (!wide_overlaps<Shape::kQuantized>(args)) grid.sync();
+            combine.run();
         }
     }
     ptx::cluster_arrive_relaxed();  // nobody leaves while the other one still gives stages back here
