@@ -76,29 +76,5 @@ TEST(WideRowSplit, EveryRowIsInOneTile) {
         }
 }
 
-TEST(WideTileSplit, EveryRowIsInOneTileAndShortOnesArePaired) {
-    constexpr int most = 128;
-    constexpr int narrow = 80;
-    for (int rows = 1; rows <= kMostTested; ++rows) {
-        const int tiles = wide_tile_count(rows, most);
-        const WideTileSplit split(rows, tiles, most, narrow);
-        const int last = rows - (tiles - 1) * most;
-        ASSERT_EQ(split.even, tiles > 1 && last <= 2 * narrow - most) << rows;
-        int next = 0;
-        for (int tile = 0; tile < tiles; ++tile) {
-            ASSERT_EQ(split.first(tile), next) << rows;
-            const int count = split.rows_of(tile);
-            ASSERT_GT(count, 0) << rows;
-            if (split.even)
-                ASSERT_TRUE(tile < 2 ? count <= narrow : count == most) << rows;
-            else
-                ASSERT_EQ(count, tile < tiles - 1 ? most : last) << rows;
-            for (int row = next; row < next + count; ++row) ASSERT_EQ(split.tile_of(row), tile) << rows;
-            next += count;
-        }
-        ASSERT_EQ(next, rows);
-    }
-}
-
 }  // namespace
 }  // namespace tokamak::moe::cuda

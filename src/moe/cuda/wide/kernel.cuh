@@ -128,7 +128,7 @@ __device__ __forceinline__ void idle_wide(const WideArgs& args, const WideTables
                                           int warp, int count) {
     if constexpr (!Shape::kQuantized) WidePrepare(args, tables, wide_x_rows<Shape>(args)).run_later(warp);
     WideClear(args).run(count, warp, !Shape::atomic(args));
-    if (!Shape::atomic(args)) WideOwners(args, tables).find(warp);
+    if (!Shape::atomic(args)) WideOwners<Shape::kQuantized>(args, tables).find(warp);
     WideCleared(args).add();
     if constexpr (Shape::kQuantized) {
         if (warp == 0) WideTelling<Shape>{args, group_scratch<Shape>(args)}.run();
@@ -156,11 +156,6 @@ __device__ __forceinline__ void feed_wide(const WideArgs& args, const WideTables
     }
 }
 
-__device__ __forceinline__ int pass_count(const WideArgs& args) {
-    const std::int64_t left = live_tokens(args.tokens, args.num_tokens) - args.first_token;
-    return left >= args.pass_tokens ? args.pass_tokens : left > 0 ? static_cast<int>(left) : 0;
-}
-
 template <class Shape>
 __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_constant__ WideArgs args) {
     extern __shared__ __align__(1024) std::uint8_t shared[];
@@ -184,7 +179,6 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
     if constexpr (Shape::kQuantized) {
         group_scratch<Shape>(args).clear();
         quantize_wide_rows(args, tables, wide_x_rows<Shape>(args), count);
-        ask_first_weights<Shape>(args);
     } else {
         WidePrepare(args, tables, wide_x_rows<Shape>(args)).run_first();
     }

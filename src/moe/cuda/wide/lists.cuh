@@ -46,14 +46,11 @@ struct WideTables {
     [[nodiscard]] __device__ int rows(int expert) const { return begins[expert + 1] - begins[expert]; }
     [[nodiscard]] __device__ int tile_count(int expert) const { return tiles[expert + 1] - tiles[expert]; }
     /// Of an expert that has rows.
-    [[nodiscard]] __device__ WideTileSplit split(int expert) const {
-        return {rows(expert), tile_count(expert), step, narrow};
-    }
+    [[nodiscard]] __device__ WideRowSplit split(int expert) const { return {rows(expert), tile_count(expert), step}; }
     /// Row tiles of an expert that are worked at in pairs, the first ones: all but a short one at the end.
     [[nodiscard]] __device__ int paired_tiles(int expert) const {
         const int count = tile_count(expert);
-        const WideTileSplit tiles_split = split(expert);
-        return (count - (!tiles_split.even && tiles_split.rows_of(count - 1) <= narrow ? 1 : 0)) / 2 * 2;
+        return (count - (split(expert).rows_of(count - 1) <= narrow ? 1 : 0)) / 2 * 2;
     }
     [[nodiscard]] __device__ WideTile tile_of(int place, int experts) const {
         int low = 0;
@@ -62,11 +59,17 @@ struct WideTables {
             const int middle = (low + high) / 2;
             (begins[middle] <= place ? low : high) = middle;
         }
-        const WideTileSplit rows_split = split(low);
+        const WideRowSplit rows_split = split(low);
         const int tile = rows_split.tile_of(place - begins[low]);
         return {begins[low] + rows_split.first(tile), rows_split.rows_of(tile), tiles[low] + tile};
     }
 };
+
+/// Tokens of the pass.
+__device__ __forceinline__ int pass_count(const WideArgs& args) {
+    const std::int64_t left = live_tokens(args.tokens, args.num_tokens) - args.first_token;
+    return left >= args.pass_tokens ? args.pass_tokens : left > 0 ? static_cast<int>(left) : 0;
+}
 
 inline constexpr std::uint32_t kNoRoute = 0xFFFFFFFFU;
 

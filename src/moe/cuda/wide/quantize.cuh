@@ -51,8 +51,9 @@ class WideQuantize {
           lane_(static_cast<int>(threadIdx.x) % 32),
           spans_(count, (groups_ + kGroups - 1) / kGroups, static_cast<int>(gridDim.x * blockDim.x) / 32),
           total_(count * spans_.count),
-          jobs_(args.dealt + kWidePrepareJobs, static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) / 32,
-                static_cast<int>(gridDim.x * blockDim.x) / 32) {}
+          warps_(static_cast<int>(gridDim.x * blockDim.x) / 32),
+          number_(static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) / 32),
+          behind_(number_ + warps_) {}
 
     /// What comes next, of this token or another, is on its way while a piece is quantised.
     __device__ void run() {
@@ -73,8 +74,15 @@ class WideQuantize {
     }
 
   private:
+    /// The number of a job: two are the warp's own, others are dealt to who asks first, two jobs ahead.
+    [[nodiscard]] __device__ __forceinline__ int take() {
+        const int number = __shfl_sync(0xFFFFFFFFU, number_, 0);
+        number_ = behind_;
+        if (lane_ == 0) behind_ = 2 * warps_ + atomicAdd(args_.dealt + kWidePrepareJobs, 1);
+        return number;
+    }
     [[nodiscard]] __device__ __forceinline__ Job ask() {
-        const int number = jobs_.take();
+        const int number = take();
         if (number >= total_) return {};
         const int token = number / spans_.count;
         const int part = (number - token * spans_.count) * spans_.length;
@@ -226,7 +234,9 @@ class WideQuantize {
     int lane_;
     WideSpans spans_;
     int total_;
-    WideJobs jobs_;
+    int warps_;
+    int number_;  ///< of the next job
+    int behind_;  ///< of the one behind it
     Job pending_;
 };
 

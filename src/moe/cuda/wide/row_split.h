@@ -43,31 +43,6 @@ struct WideRowSplit {
     }
 };
 
-/// The same where tiles of up to `narrow` rows are multiplied in a cheaper way (0: none are). Then `most` is the step, so
-/// that all tiles but the last have as many rows; but where the last two can both be narrow they are, come first and
-/// share their rows evenly: a short tile costs half of one with `most` rows, for its weights.
-struct WideTileSplit {
-    bool even;           ///< whether the first two are narrow
-    WideRowSplit begin;  ///< the first two, or all
-    int own;             ///< tiles of `begin`
-    int most;
-
-    TOKAMAK_WIDE_ANYWHERE constexpr WideTileSplit(int rows, int tiles, int step, int narrow)
-        : even(narrow > 0 && tiles >= 2 && rows - (tiles - 2) * step <= 2 * narrow),
-          begin(even ? rows - (tiles - 2) * step : rows, even ? 2 : tiles, even ? 16 : step),
-          own(even ? 2 : tiles),
-          most(step) {}
-    [[nodiscard]] TOKAMAK_WIDE_ANYWHERE constexpr int first(int tile) const {
-        return tile < own ? begin.first(tile) : begin.rows + (tile - own) * most;
-    }
-    [[nodiscard]] TOKAMAK_WIDE_ANYWHERE constexpr int rows_of(int tile) const {
-        return tile < own ? begin.rows_of(tile) : most;
-    }
-    [[nodiscard]] TOKAMAK_WIDE_ANYWHERE constexpr int tile_of(int row) const {
-        return row < begin.rows ? begin.tile_of(row) : own + (row - begin.rows) / most;
-    }
-};
-
 #undef TOKAMAK_WIDE_ANYWHERE
 
 }  // namespace tokamak::moe::cuda
