@@ -18,11 +18,11 @@
 namespace tokamak::moe::cuda {
 
 template <class Shape>
-__device__ __forceinline__ WideGroupScratch<Shape::kMostRows>& group_scratch(const WideArgs& args) {
+__device__ __forceinline__ WideGroupScratch<Shape::kHeldRows>& group_scratch(const WideArgs& args) {
     extern __shared__ __align__(1024) std::uint8_t shared[];
-    static_assert(sizeof(WideGroupScratch<Shape::kMostRows>) ==
-                  Shape::kMostRows * kWideGroupRowBytes + kWideGroupBytes);
-    return *reinterpret_cast<WideGroupScratch<Shape::kMostRows>*>(shared + args.lists.group);
+    static_assert(sizeof(WideGroupScratch<Shape::kHeldRows>) ==
+                  Shape::kHeldRows * kWideGroupRowBytes + kWideGroupBytes);
+    return *reinterpret_cast<WideGroupScratch<Shape::kHeldRows>*>(shared + args.lists.group);
 }
 
 /// Multiplies the strips of a unit from `first` on and finishes them. A warpgroup with fewer strips than it could have
@@ -33,8 +33,8 @@ __device__ __forceinline__ void consume_wide_unit(const WideArgs& args, const Wi
     constexpr int Strips = Shape::kStripsEach;
     const DecodeMatrix& matrix = down ? args.down : args.gate_up;
     float sums[Strips][Eights][4] = {};
-    [[maybe_unused]] const WideRoutes<Shape::kQuantized ? Eights : 1> routes(
-        args, unit, Shape::kQuantized && down ? me.lane : Shape::kMostRows);
+    [[maybe_unused]] WideRoutes<Eights> routes;
+    if (Shape::kQuantized && down && routes.kAhead) routes.ask(args, unit, me.lane);
     if constexpr (Shape::kQuantized)
         multiply_unit_e4m3<Shape>(stages, first, matrix.tiles, unit.rows, sums);
     else if constexpr (Shape::Weights::kFromShared)
@@ -43,6 +43,7 @@ __device__ __forceinline__ void consume_wide_unit(const WideArgs& args, const Wi
         multiply_unit_registers<Shape>(stages, first, matrix.tiles * Shape::Weights::kTileBlocks, me, sums);
     if constexpr (Shape::kQuantized) {
         if (!down) return finish_wide_group<Shape>(args, unit, me, stages.patch, group_scratch<Shape>(args), sums);
+        if (!routes.kAhead) routes.ask(args, unit, me.lane);
     } else {
         WidePending::tell(stages.patch, me.lane, down ? args.expert_results : args.tile_parts);
     }
@@ -88,6 +89,8 @@ __device__ __forceinline__ void consume_wide_width(const WideArgs& args, const W
         if (unit.rows > Width)
             return consume_wide_width<Shape, Width + Shape::kStepRows>(args, unit, down, first, last, me, stages);
     } else if constexpr (Shape::kQuantized) {
+        if (unit.rows > Shape::kMostRows)
+            return consume_wide_unit<Shape, Shape::kHeldRows / 8>(args, unit, down, first, last, me, stages);
         if (unit.rows > Width) return consume_tall_unit<Shape>(args, unit, down, me, stages);
     }
     consume_wide_unit<Shape, Width / 8>(args, unit, down, first, last, me, stages);

@@ -36,11 +36,13 @@ struct WideShape {
     static constexpr int kProducerRegisters = 40;
     static constexpr int kBlocks = Weights::kStageBlocks;  ///< of 64 columns in a stage
     static constexpr bool kQuantized = Weights::kQuantized;
-    static constexpr int kRowBlockBytes = kMostRows * 128;
+    /// Of a stage.
+    static constexpr int kHeldRows = kMostRows + (Weights::kQuantized ? kWideExtraRows : 0);
+    static constexpr int kRowBlockBytes = kHeldRows * 128;
     static constexpr int kRowsOffset = (kStrips * Weights::kStripStageBytes + 1023) / 1024 * 1024;
     /// Quantised: the scales of the rows lie behind their codes, however many there are; then those of the strips.
     static constexpr int kStripScalesOffset =
-        kRowsOffset + (kQuantized ? kRowBlockBytes + kMostRows * 4 : kBlocks * kRowBlockBytes);
+        kRowsOffset + (kQuantized ? kRowBlockBytes + kHeldRows * 4 : kBlocks * kRowBlockBytes);
     static constexpr int kStageBytes =
         (kStripScalesOffset + (kQuantized ? kStrips * kWideScaleBytes : 0) + 1023) / 1024 * 1024;
     /// Strips that a gate/up unit has together: those of 128 columns of the intermediate, which share a scale.
