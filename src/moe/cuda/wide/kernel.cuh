@@ -182,6 +182,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
     if constexpr (Shape::kQuantized) {
         group_scratch<Shape>(args).clear();
         quantize_wide_rows(args, tables, wide_x_rows<Shape>(args), count);
+        ask_first_weights<Shape>(args);
     } else {
         WidePrepare(args, tables, wide_x_rows<Shape>(args)).run_first();
     }
