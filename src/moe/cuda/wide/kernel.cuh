@@ -25,6 +25,19 @@ __device__ __forceinline__ WideGroupScratch<Shape::kHeldRows>& group_scratch(con
     return *reinterpret_cast<WideGroupScratch<Shape::kHeldRows>*>(shared + args.lists.group);
 }
 
+template <class Shape, int Eights>
+__device__ __forceinline__ void finish_down_rows(const WideArgs& args, const WideUnit& unit, int strip,
+                                                 const WideConsumer& me, std::uint8_t* patch,
+                                                 const float (&sums)[Eights][4]) {
+    if constexpr (Shape::kHalfResults) {
+        WideRoutes<Eights> routes;
+        routes.ask(args, unit, me.lane);
+        finish_down_half<Shape>(args, unit, strip, me, patch, routes, sums);
+    } else {
+        finish_down<Shape>(args, unit, strip, me, sums);
+    }
+}
+
 /// Multiplies the strips of a unit from `first` on and finishes them. A warpgroup with fewer strips than it could have
 /// multiplies what lies in the place of the others too.
 template <class Shape, int Eights>
@@ -56,7 +69,7 @@ __device__ __forceinline__ void consume_wide_unit(const WideArgs& args, const Wi
         else if constexpr (Shape::kQuantized)
             finish_down_half<Shape>(args, unit, strip, me, stages.patch, routes, sums[i]);
         else if (down)
-            finish_down<Shape>(args, unit, strip, me, sums[i]);
+            finish_down_rows<Shape>(args, unit, strip, me, stages.patch, sums[i]);
         else
             finish_gate_up<Shape>(args, unit, strip, me, stages.patch, sums[i]);
     }
@@ -130,13 +143,13 @@ template <class Shape>
 __device__ __forceinline__ void idle_wide(const WideArgs& args, const WideTables& tables, std::uint8_t* shared,
                                           int warp, int count) {
     if constexpr (!Shape::kQuantized) WidePrepare(args, tables, wide_x_rows<Shape>(args)).run_later(warp);
-    WideClear(args).run(count, warp, !Shape::atomic(args));
     if (!Shape::atomic(args)) WideOwners<Shape::kQuantized>(args, tables).find(warp);
+    WideClear(args).run(count, warp, !Shape::atomic(args));
     WideCleared(args).add();
     if constexpr (Shape::kQuantized) {
         if (warp == 0) WideTelling<Shape>{args, group_scratch<Shape>(args)}.run();
     } else if (!Shape::atomic(args) && wide_overlaps<false>(args)) {
-        WideEarlyCombine(args, tables, shared + args.lists.early + warp * kWideEarlyBytes).run();
+        WideEarlyCombine<Shape::kHalfResults>(args, tables, shared + args.lists.early + warp * kWideEarlyBytes).run();
     }
 }
 
@@ -215,7 +228,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
         consume_wide_phase<Shape>(args, deals, true, me, stages);
         if (!Shape::atomic(args)) {
             WideCleared(args).await();
-            WideCombine<Shape::kQuantized> combine(args, tables);
+            WideCombine<Shape::kHalfResults, Shape::kQuantized> combine(args, tables);
             combine.ask();  // answers come while others still multiply
             if (!wide_overlaps<Shape::kQuantized>(args)) grid.sync();
             combine.run();

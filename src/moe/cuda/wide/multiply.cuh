@@ -24,6 +24,7 @@ struct WidePending {
     }
     /// By a whole warp.
     __device__ static void put(std::uint8_t* patch, int lane, int index, int parts) {
+        __syncwarp();  // all have read what is told
         if (lane != 0) return;
         of(patch).index = index;
         of(patch).parts = parts;

@@ -11,7 +11,7 @@ inline constexpr int kWideScaleBytes = 16;
 
 /// Combines that a kernel has: the one that the arguments ask for, or one. With both the instructions of fp8_block are
 /// nearly twice as many and it takes 17% longer at 512 rows of an expert.
-enum class WideCombines { asked, rows, atomic };
+enum class WideCombines { asked, rows, half_rows, atomic };
 
 /// Two consumer warpgroups with up to two strips of 64 weight rows each, times `LeastRows` to `MostRows` rows of one
 /// expert in steps of `StepRows`; and one warpgroup that feeds them.
@@ -36,8 +36,9 @@ struct WideShape {
     static constexpr int kProducerRegisters = 40;
     static constexpr int kBlocks = Weights::kStageBlocks;  ///< of 64 columns in a stage
     static constexpr bool kQuantized = Weights::kQuantized;
+    static constexpr bool kHalfResults = kQuantized || Combines_ == WideCombines::half_rows;  ///< in bf16, not f32
     /// Of a stage.
-    static constexpr int kHeldRows = kMostRows + (Weights::kQuantized ? kWideExtraRows : 0);
+    static constexpr int kHeldRows = kMostRows + (kQuantized ? kWideExtraRows : 0);
     static constexpr int kRowBlockBytes = kHeldRows * 128;
     static constexpr int kRowsOffset = (kStrips * Weights::kStripStageBytes + 1023) / 1024 * 1024;
     /// Quantised: the scales of the rows lie behind their codes, however many there are; then those of the strips.
