@@ -76,26 +76,5 @@ TEST(WideRowSplit, EveryRowIsInOneTile) {
         }
 }
 
-TEST(WideRowSplit, OneTileTakesTheExtraRows) {
-    constexpr int most = 128;
-    constexpr int extra = 16;
-    for (int rows = 1; rows <= kMostTested; ++rows) {
-        const int tiles = wide_tile_count(rows, most, extra);
-        const int whole = wide_tile_count(rows, most);
-        ASSERT_EQ(tiles, whole > 1 && rows <= (whole - 1) * most + extra ? whole - 1 : whole) << rows;
-        const auto split = WideRowSplit::with_extra(rows, tiles, most, extra);
-        int next = 0;
-        for (int tile = 0; tile < tiles; ++tile) {
-            ASSERT_EQ(split.first(tile), next) << rows;
-            const int count = split.rows_of(tile);
-            ASSERT_GT(count, 0) << rows;
-            ASSERT_LE(count, most + (tile == 0 ? extra : 0)) << rows;
-            for (int row = next; row < next + count; ++row) ASSERT_EQ(split.tile_of(row), tile) << rows;
-            next += count;
-        }
-        ASSERT_EQ(next, rows);
-    }
-}
-
 }  // namespace
 }  // namespace tokamak::moe::cuda

@@ -121,12 +121,7 @@ class WideCombine {
     /// When owners are known.
     __device__ WideCombine(const WideArgs& args, const WideTables& tables) : row_(args), jobs_(args, tables, kCols) {}
 
-    /// For the first jobs, by every consumer warp.
-    __device__ __forceinline__ void ask() {
-        job_ = next_job();
-        next_ = next_job();
-    }
-    /// By every consumer warp, when it has asked.
+    /// By every consumer warp.
     __device__ void run() {
         if (row_.is_plain())
             run<true>();
@@ -139,12 +134,14 @@ class WideCombine {
     /// they come.
     template <bool Plain>
     __device__ __forceinline__ void run() {
-        Vectors vectors = load_first(job_);
-        while (job_.token >= 0) {
+        Job job = next_job();
+        Job next = next_job();
+        Vectors vectors = load_first(job);
+        while (job.token >= 0) {
             const Job after = next_job();
-            combine<Plain>(job_, next_, vectors);
-            job_ = next_;
-            next_ = after;
+            combine<Plain>(job, next, vectors);
+            job = next;
+            next = after;
         }
     }
     [[nodiscard]] __device__ __forceinline__ Job next_job() {
@@ -218,8 +215,6 @@ class WideCombine {
 
     Row row_;
     WideCombineJobs<true, Quantized> jobs_;
-    Job job_;
-    Job next_;
 };
 
 }  // namespace tokamak::moe::cuda

@@ -60,7 +60,7 @@ struct WideGroupScratch {
 template <class Shape>
 struct WideTelling {
     const WideArgs& args;
-    WideGroupScratch<Shape::kHeldRows>& scratch;
+    WideGroupScratch<Shape::kMostRows>& scratch;
 
     /// By each consumer warp, which has finished its part of a unit.
     __device__ __forceinline__ void finished(const WideUnit& unit, int lane, std::uint8_t* patch) const {
@@ -224,7 +224,7 @@ __device__ __forceinline__ void activate_wide_group(const WideArgs& args, const 
 /// By all consumers of the CTA, also those without a strip. Columns behind the last are zeros.
 template <class Shape, int Eights>
 __device__ __forceinline__ void finish_wide_group(const WideArgs& args, const WideUnit& unit, const WideConsumer& me,
-                                                  std::uint8_t* patch, WideGroupScratch<Shape::kHeldRows>& scratch,
+                                                  std::uint8_t* patch, WideGroupScratch<Shape::kMostRows>& scratch,
                                                   float (&sums)[2][Eights][4]) {
     activate_wide_group<Shape>(args, unit, me, sums);
     constexpr int consumers = Shape::kConsumerWarps * 32;
@@ -238,13 +238,11 @@ __device__ __forceinline__ void finish_wide_group(const WideArgs& args, const Wi
     WideTelling<Shape>{args, scratch}.finished(unit, me.lane, patch);
 }
 
-/// Routes of a unit's rows: lane l has rows l, l + 32 and so on.
+/// Routes of a unit's rows: lane l has rows l, l + 32 and so on. The answer takes a microsecond or more while weights
+/// are read, so quantised rows' are asked for before the multiplications.
 template <int Eights>
 struct WideRoutes {
     static constexpr int kCount = (Eights + 3) / 4;
-    /// Before the multiplications, if there are registers for the answer: it takes a microsecond or more while weights
-    /// are read.
-    static constexpr bool kAhead = kCount <= 3;
     int routes[kCount];
 
     __device__ __forceinline__ void ask(const WideArgs& args, const WideUnit& unit, int lane) {

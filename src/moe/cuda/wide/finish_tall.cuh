@@ -121,7 +121,7 @@ __device__ __forceinline__ void store_tall_codes(const WideTileCodes& to, int gr
 /// 128 columns of the intermediate, which share a scale.
 template <class Shape>
 __device__ __forceinline__ void finish_tall_group(const WideArgs& args, const WideUnit& unit, const WideConsumer& me,
-                                                  std::uint8_t* patch, WideGroupScratch<Shape::kHeldRows>& scratch,
+                                                  std::uint8_t* patch, WideGroupScratch<Shape::kMostRows>& scratch,
                                                   WideTallSums (&sums)[2]) {
     float largest[2] = {};
     activate_tall(args, unit, me, sums, largest);

@@ -18,11 +18,11 @@
 namespace tokamak::moe::cuda {
 
 template <class Shape>
-__device__ __forceinline__ WideGroupScratch<Shape::kHeldRows>& group_scratch(const WideArgs& args) {
+__device__ __forceinline__ WideGroupScratch<Shape::kMostRows>& group_scratch(const WideArgs& args) {
     extern __shared__ __align__(1024) std::uint8_t shared[];
-    static_assert(sizeof(WideGroupScratch<Shape::kHeldRows>) ==
-                  Shape::kHeldRows * kWideGroupRowBytes + kWideGroupBytes);
-    return *reinterpret_cast<WideGroupScratch<Shape::kHeldRows>*>(shared + args.lists.group);
+    static_assert(sizeof(WideGroupScratch<Shape::kMostRows>) ==
+                  Shape::kMostRows * kWideGroupRowBytes + kWideGroupBytes);
+    return *reinterpret_cast<WideGroupScratch<Shape::kMostRows>*>(shared + args.lists.group);
 }
 
 template <class Shape, int Eights>
@@ -47,7 +47,7 @@ __device__ __forceinline__ void consume_wide_unit(const WideArgs& args, const Wi
     const DecodeMatrix& matrix = down ? args.down : args.gate_up;
     float sums[Strips][Eights][4] = {};
     [[maybe_unused]] WideRoutes<Eights> routes;
-    if (Shape::kQuantized && down && routes.kAhead) routes.ask(args, unit, me.lane);
+    if (Shape::kQuantized && down) routes.ask(args, unit, me.lane);
     if constexpr (Shape::kQuantized)
         multiply_unit_e4m3<Shape>(stages, first, matrix.tiles, unit.rows, sums);
     else if constexpr (Shape::Weights::kFromShared)
@@ -56,7 +56,6 @@ __device__ __forceinline__ void consume_wide_unit(const WideArgs& args, const Wi
         multiply_unit_registers<Shape>(stages, first, matrix.tiles * Shape::Weights::kTileBlocks, me, sums);
     if constexpr (Shape::kQuantized) {
         if (!down) return finish_wide_group<Shape>(args, unit, me, stages.patch, group_scratch<Shape>(args), sums);
-        if (!routes.kAhead) routes.ask(args, unit, me.lane);
     } else {
         WidePending::tell(stages.patch, me.lane, down ? args.expert_results : args.tile_parts);
     }
@@ -102,8 +101,6 @@ __device__ __forceinline__ void consume_wide_width(const WideArgs& args, const W
         if (unit.rows > Width)
             return consume_wide_width<Shape, Width + Shape::kStepRows>(args, unit, down, first, last, me, stages);
     } else if constexpr (Shape::kQuantized) {
-        if (unit.rows > Shape::kMostRows)
-            return consume_wide_unit<Shape, Shape::kHeldRows / 8>(args, unit, down, first, last, me, stages);
         if (unit.rows > Width) return consume_tall_unit<Shape>(args, unit, down, me, stages);
     }
     consume_wide_unit<Shape, Width / 8>(args, unit, down, first, last, me, stages);
@@ -227,11 +224,11 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
         if (Shape::atomic(args)) WideCleared(args).await();
         consume_wide_phase<Shape>(args, deals, true, me, stages);
         if (!Shape::atomic(args)) {
-            WideCleared(args).await();
-            WideCombine<Shape::kHalfResults, Shape::kQuantized> combine(args, tables);
-            combine.ask();  // answers come while others still multiply
-            if (!wide_overlaps<Shape::kQuantized>(args)) grid.sync();
-            combine.run();
+            if (wide_overlaps<Shape::kQuantized>(args))
+                WideCleared(args).await();
+            else
+                grid.sync();
+            WideCombine<Shape::kHalfResults, Shape::kQuantized>(args, tables).run();
         }
     }
     ptx::cluster_arrive_relaxed();  // nobody leaves while the other one still gives stages back here

@@ -46,10 +46,7 @@ struct WideTables {
     [[nodiscard]] __device__ int rows(int expert) const { return begins[expert + 1] - begins[expert]; }
     [[nodiscard]] __device__ int tile_count(int expert) const { return tiles[expert + 1] - tiles[expert]; }
     /// Of an expert that has rows.
-    [[nodiscard]] __device__ WideRowSplit split(int expert) const {
-        if (narrow > 0) return WideRowSplit::with_extra(rows(expert), tile_count(expert), step, kWideExtraRows);
-        return {rows(expert), tile_count(expert), step};
-    }
+    [[nodiscard]] __device__ WideRowSplit split(int expert) const { return {rows(expert), tile_count(expert), step}; }
     /// Row tiles of an expert that are worked at in pairs, the first ones: all but a short one at the end.
     [[nodiscard]] __device__ int paired_tiles(int expert) const {
         const int count = tile_count(expert);
@@ -152,7 +149,7 @@ __device__ __forceinline__ void place_wide_experts(const WideArgs& args, const W
     for (int first = 0; first < args.local_experts; first += 32) {
         const int expert = first + lane;
         const int rows = expert < args.local_experts ? rows_of[expert] : 0;
-        const int tiles = wide_tile_count(rows, Shape::kMostRows, Shape::kHeldRows - Shape::kMostRows);
+        const int tiles = wide_tile_count(rows, Shape::kMostRows);
         const int own[2] = {rows, tiles};
         int sums[2] = {rows, tiles};
 #pragma unroll

@@ -33,56 +33,21 @@ __device__ __forceinline__ void await_products(float (&products)[Eights][4]) {
 
 /// sums += products times the scales of the tile (rows g and g + 8 may have different ones) and of the rows, which lie
 /// as wide_scale_place says.
-template <int Eights, int All, int First = 0>
+template <int Eights>
 __device__ __forceinline__ void add_products(const float4* row_scales, float2 tile, const float (&products)[Eights][4],
-                                             float (&sums)[All][4]) {
-    static_assert(First + Eights <= All);
+                                             float (&sums)[Eights][4]) {
 #pragma unroll
     for (int n = 0; n < Eights; n += 2) {
-        const float4 rows = row_scales[(First + n) * 2];
+        const float4 rows = row_scales[n * 2];
         const float own[2][2] = {{rows.x, rows.y}, {rows.z, rows.w}};
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-            float(&sum)[4] = sums[First + n + i];
+            float(&sum)[4] = sums[n + i];
             sum[0] = fmaf(tile.x * own[i][0], products[n + i][0], sum[0]);
             sum[1] = fmaf(tile.x * own[i][1], products[n + i][1], sum[1]);
             sum[2] = fmaf(tile.y * own[i][0], products[n + i][2], sum[2]);
             sum[3] = fmaf(tile.y * own[i][1], products[n + i][3], sum[3]);
         }
-    }
-}
-
-/// Some rows of a stage times one strip, so many that there are no registers for products of more.
-template <int Eights, int First, int All>
-__device__ __forceinline__ void multiply_part(std::uint32_t strip, std::uint32_t rows, const float4* row_scales,
-                                              float2 tile, float (&sums)[All][4]) {
-    float products[Eights][4];
-    ptx::wgmma_fence();
-    multiply_tile(strip, rows + First * (8 * 128 / 16), products);
-    await_products<0>(products);
-    add_products<Eights, All, First>(row_scales, tile, products, sums);
-}
-
-/// A stage of two strips.
-template <int Eights>
-__device__ __forceinline__ void multiply_two(const std::uint32_t (&strips)[2], std::uint32_t rows,
-                                             const float4* row_scales, const float2 (&tiles)[2],
-                                             float (&sums)[2][Eights][4]) {
-    if constexpr (Eights > 10) {
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-            multiply_part<10, 0>(strips[i], rows, row_scales, tiles[i], sums[i]);
-            multiply_part<Eights - 10, 10>(strips[i], rows, row_scales, tiles[i], sums[i]);
-        }
-    } else {
-        float products[2][Eights][4];
-        ptx::wgmma_fence();
-        multiply_tile(strips[0], rows, products[0]);
-        multiply_tile(strips[1], rows, products[1]);
-        await_products<1>(products[0]);
-        add_products(row_scales, tiles[0], products[0], sums[0]);
-        await_products<0>(products[1]);
-        add_products(row_scales, tiles[1], products[1], sums[1]);
     }
 }
 
@@ -101,11 +66,18 @@ __device__ __forceinline__ void multiply_unit_e4m3(WideStages<Shape>& stages, in
         const auto* const row_scales =
             reinterpret_cast<const float4*>(stage + Shape::kRowsOffset + rows * 128) + stages.lane % 4;
         float2 tiles[2];
+        float products[2][Eights][4];
+        ptx::wgmma_fence();
 #pragma unroll
-        for (int i = 0; i < 2; ++i)
+        for (int i = 0; i < 2; ++i) {
             tiles[i] = reinterpret_cast<const float2*>(stage + Shape::kStripScalesOffset +
                                                        (first + i) * kWideScaleBytes)[chunk % 2];
-        multiply_two<Eights>({strip_word, strip_word + strip_bytes / 16}, row_word, row_scales, tiles, sums);
+            multiply_tile(strip_word + static_cast<std::uint32_t>(i) * (strip_bytes / 16), row_word, products[i]);
+        }
+        await_products<1>(products[0]);
+        add_products(row_scales, tiles[0], products[0], sums[0]);
+        await_products<0>(products[1]);
+        add_products(row_scales, tiles[1], products[1], sums[1]);
         stages.release(stages.advance());
     }
 }

@@ -12,10 +12,6 @@ namespace tokamak::moe::cuda {
 
 /// Row tiles of an expert: as few as hold its rows.
 TOKAMAK_WIDE_ANYWHERE constexpr int wide_tile_count(int rows, int most) { return (rows + most - 1) / most; }
-/// The same where one of them may have up to `extra` rows more: a short tile costs nearly as much as a long one.
-TOKAMAK_WIDE_ANYWHERE constexpr int wide_tile_count(int rows, int most, int extra) {
-    return rows > most ? wide_tile_count(rows - extra, most) : wide_tile_count(rows, most);
-}
 
 /// The tiles share the rows in whole steps, as evenly as these allow; longer ones come first. So they are multiplied
 /// as no more rows than the expert's, rounded up to a step.
@@ -30,15 +26,6 @@ struct WideRowSplit {
         const int steps = (rows + step - 1) / step;
         shorter = steps / tiles * step;
         longer = steps - steps / tiles * tiles;
-    }
-    /// Tiles of `most` rows, the first of which has `extra` more if that saves one; the last has the rest.
-    TOKAMAK_WIDE_ANYWHERE static constexpr WideRowSplit with_extra(int rows, int tiles, int most, int extra) {
-        WideRowSplit split(rows, tiles, most);
-        if (rows <= tiles * most) return split;
-        split.step = extra;
-        split.shorter = most;
-        split.longer = 1;
-        return split;
     }
     /// The first row of a tile.
     [[nodiscard]] TOKAMAK_WIDE_ANYWHERE constexpr int first(int tile) const {

@@ -37,13 +37,11 @@ struct WideShape {
     static constexpr int kBlocks = Weights::kStageBlocks;  ///< of 64 columns in a stage
     static constexpr bool kQuantized = Weights::kQuantized;
     static constexpr bool kHalfResults = kQuantized || Combines_ == WideCombines::half_rows;  ///< in bf16, not f32
-    /// Of a stage.
-    static constexpr int kHeldRows = kMostRows + (kQuantized ? kWideExtraRows : 0);
-    static constexpr int kRowBlockBytes = kHeldRows * 128;
+    static constexpr int kRowBlockBytes = kMostRows * 128;
     static constexpr int kRowsOffset = (kStrips * Weights::kStripStageBytes + 1023) / 1024 * 1024;
     /// Quantised: the scales of the rows lie behind their codes, however many there are; then those of the strips.
     static constexpr int kStripScalesOffset =
-        kRowsOffset + (kQuantized ? kRowBlockBytes + kHeldRows * 4 : kBlocks * kRowBlockBytes);
+        kRowsOffset + (kQuantized ? kRowBlockBytes + kMostRows * 4 : kBlocks * kRowBlockBytes);
     static constexpr int kStageBytes =
         (kStripScalesOffset + (kQuantized ? kStrips * kWideScaleBytes : 0) + 1023) / 1024 * 1024;
     /// Strips that a gate/up unit has together: those of 128 columns of the intermediate, which share a scale.

@@ -35,8 +35,6 @@ inline constexpr int kWideCounters = 6;
 /// a unit has a stage at least.
 inline constexpr int kWideDeals = 16;
 inline constexpr int kWideDealBytes = 32;
-/// Quantised: rows that one row tile of an expert may have beyond the most of the others.
-inline constexpr int kWideExtraRows = 16;
 /// What the consumers share about units whose results are quantised.
 inline constexpr int kWideGroupBytes = kWideDeals * 4 + 8;
 
