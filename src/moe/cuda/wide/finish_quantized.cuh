@@ -42,11 +42,11 @@ struct WideQuickActivation : WideActivation {
 /// What the consumers of a CTA share about the rows of a unit. `largest` is zero between units.
 template <int Rows>
 struct WideGroupScratch {
-    std::uint32_t largest[Rows];            ///< magnitude, bits of f32
-    float2 scales[Rows];                    ///< inverse and divisor of an E4m3Scale
+    std::uint32_t largest[Rows];         ///< magnitude, bits of f32
+    float2 scales[Rows];                 ///< inverse and divisor of an E4m3Scale
     std::uint32_t finished[kWideDeals];  ///< warps that have finished a unit, by its turn
-    std::uint32_t told;                      ///< a row tile that the telling warp is to tell about, counted from 1
-    std::uint32_t over;                      ///< consumer warps that have no more units of gate/up
+    std::uint32_t told;                  ///< a row tile that the telling warp is to tell about, counted from 1
+    std::uint32_t over;                  ///< consumer warps that have no more units of gate/up
 
     __device__ void clear() {
         if (threadIdx.x < kWideDeals) finished[threadIdx.x] = 0;
@@ -55,8 +55,8 @@ struct WideGroupScratch {
     }
 };
 
-/// Tells the grid about units of gate/up that a CTA has finished. That waits until stores have left, 2000 cycles or more,
-/// so the last consumer warp of a unit leaves it to an idle warp, unless that is not done with the unit before.
+/// Tells the grid about units of gate/up that a CTA has finished. That waits until stores have left, 2000 cycles or
+/// more, so the last consumer warp of a unit leaves it to an idle warp, unless that is not done with the unit before.
 template <class Shape>
 struct WideTelling {
     const WideArgs& args;
@@ -259,8 +259,7 @@ struct WideRoutes {
 template <class Shape, int Eights>
 __device__ __forceinline__ void finish_down_half(const WideArgs& args, const WideUnit& unit, int strip,
                                                  const WideConsumer& me, std::uint8_t* patch,
-                                                 const WideRoutes<Eights>& rows_of,
-                                                 const float (&sums)[Eights][4]) {
+                                                 const WideRoutes<Eights>& rows_of, const float (&sums)[Eights][4]) {
     WideLaneRows<Shape, true> rows;
     rows.load(args, unit.expert, strip, me);
     const float low = rows.low.value();

@@ -131,7 +131,8 @@ __device__ __forceinline__ void finish_tall_group(const WideArgs& args, const Wi
                                                 tokamak::cuda::E4m3Scale::of(largest[1])};
 #pragma unroll
     for (int high = 0; high < 2; ++high)
-        if (me.lane % 4 == 0 && tall_row(me, high) < unit.rows) *to.scale(tall_row(me, high), group) = scales[high].scale;
+        if (me.lane % 4 == 0 && tall_row(me, high) < unit.rows)
+            *to.scale(tall_row(me, high), group) = scales[high].scale;
     store_tall_codes(to, group, me, patch, scales, sums);
     WideTelling<Shape>{args, scratch}.finished(unit, me.lane, patch);
 }
@@ -193,7 +194,8 @@ __device__ __forceinline__ void finish_tall_down(const WideArgs& args, const Wid
     const int half = me.lane % 2;
     const int first = unit.strip * 64 + half * 8;
     const int left = min(unit.strips * 64, args.gate_up.cols - unit.strip * 64) - half * 8;  // of columns
-    std::uint8_t* to = reinterpret_cast<std::uint8_t*>(args.partials) + (route * wide_result_stride(args, true) + first) * 2;
+    std::uint8_t* to =
+        reinterpret_cast<std::uint8_t*>(args.partials) + (route * wide_result_stride(args, true) + first) * 2;
     if (Shape::atomic(args))
         to = static_cast<std::uint8_t*>(args.out) +
              ((args.first_token + route / args.top_k) * args.out_stride + first) * 2;

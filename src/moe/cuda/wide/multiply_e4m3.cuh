@@ -53,8 +53,8 @@ __device__ __forceinline__ void add_products(const float4* row_scales, float2 ti
 
 /// Two strips of a warpgroup; what lies in the place of strips that a unit does not have is multiplied too.
 template <class Shape, int Eights>
-__device__ __forceinline__ void multiply_unit_e4m3(WideStages<Shape>& stages, int first, int chunks,
-                                                   int rows, float (&sums)[2][Eights][4]) {
+__device__ __forceinline__ void multiply_unit_e4m3(WideStages<Shape>& stages, int first, int chunks, int rows,
+                                                   float (&sums)[2][Eights][4]) {
     static_assert(Eights % 2 == 0);
     constexpr int strip_bytes = Shape::Weights::kStripStageBytes;
 #pragma unroll 1

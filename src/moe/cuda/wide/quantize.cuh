@@ -11,8 +11,8 @@
 
 namespace tokamak::moe::cuda {
 
-/// By all warps of the grid. Loads: of a lane at once, eight columns each. Plain: rows are whole vectors and not weighted,
-/// so that no branch is in the way of loads.
+/// By all warps of the grid. Loads: of a lane at once, eight columns each. Plain: rows are whole vectors and not
+/// weighted, so that no branch is in the way of loads.
 template <int Loads, bool Plain>
 class WideQuantize {
     static_assert(Loads == 1 || Loads == 4);
@@ -107,7 +107,8 @@ class WideQuantize {
         const WideTile tile = tables_.tile_of(place, args_.local_experts);
         const WideTileCodes to(to_, tile.first, tile.rows, groups_);
         const int row = place - tile.first;
-        return {to.base + row * 128, to.group_bytes() * 8 + row % 8, (tile.rows - row) * 128 + wide_scale_place(row) * 4};
+        return {to.base + row * 128, to.group_bytes() * 8 + row % 8,
+                (tile.rows - row) * 128 + wide_scale_place(row) * 4};
     }
     /// Groups of a token, for all lanes that have a place. `loaded`: its first piece, then that of the next job.
     __device__ __forceinline__ void make(const Job& job, int slots, Loaded& loaded, const Job& next) const {
@@ -162,8 +163,7 @@ class WideQuantize {
             const std::uint32_t words[4] = {bits.x, bits.y, bits.z, bits.w};
             std::uint32_t most = 0;
 #pragma unroll
-            for (const std::uint32_t word : words)
-                asm("max.bf16x2 %0, %0, %1;" : "+r"(most) : "r"(word & 0x7FFF7FFFU));
+            for (const std::uint32_t word : words) asm("max.bf16x2 %0, %0, %1;" : "+r"(most) : "r"(word & 0x7FFF7FFFU));
             return fmaxf(__uint_as_float(most << 16), __uint_as_float(most & 0xFFFF0000U));
         } else {
             float most = 0.0F;
@@ -241,7 +241,8 @@ class WideQuantize {
 };
 
 /// `to`: where the rows go.
-__device__ __forceinline__ void quantize_wide_rows(const WideArgs& args, const WideTables& tables, void* to, int count) {
+__device__ __forceinline__ void quantize_wide_rows(const WideArgs& args, const WideTables& tables, void* to,
+                                                   int count) {
     if (args.x_vectors && args.gate_up.cols % 8 == 0 && args.input_weights.data == nullptr)
         WideQuantize<4, true>(args, tables, to, count).run();
     else

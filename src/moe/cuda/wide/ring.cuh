@@ -38,8 +38,8 @@ __device__ __forceinline__ void copy_strips(std::uint8_t* to, const std::uint8_t
     }
 }
 
-/// Asks for the beginning of the first units' weights in the L2, when nothing else is read: by each CTA that has prepared
-/// its rows. Which units those are if every expert has one row tile; where not, some are asked for in vain.
+/// Asks for the beginning of the first units' weights in the L2, when nothing else is read: by each CTA that has
+/// prepared its rows. Which units those are if every expert has one row tile; where not, some are asked for in vain.
 template <class Shape>
 __device__ __forceinline__ void ask_first_weights(const WideArgs& args) {
     constexpr int kTiles = 8;
