@@ -130,18 +130,15 @@ class WideCombine {
     }
 
   private:
-    /// The slots of two more jobs are asked for when one begins: where a token has one or two, one job is over before
-    /// they come.
+    /// The slots of the next job are asked for when one begins.
     template <bool Plain>
     __device__ __forceinline__ void run() {
         Job job = next_job();
-        Job next = next_job();
         Vectors vectors = load_first(job);
         while (job.token >= 0) {
-            const Job after = next_job();
+            const Job next = next_job();
             combine<Plain>(job, next, vectors);
             job = next;
-            next = after;
         }
     }
     [[nodiscard]] __device__ __forceinline__ Job next_job() {
