@@ -42,11 +42,6 @@ __device__ __forceinline__ void bulk_copy(void* shared, const void* global, std:
         : "memory");
 }
 
-/// Has `bytes` (a multiple of 16) brought into the L2.
-__device__ __forceinline__ void bulk_prefetch(const void* global, std::uint32_t bytes) {
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(global), "r"(bytes) : "memory");
-}
-
 /// True for one lane of a whole warp. The compiler knows this form: what the lane passes to copies goes straight into
 /// uniform registers, without the loop over lanes that other conditions get (15 instructions for each copy).
 __device__ __forceinline__ bool elect_lane() {

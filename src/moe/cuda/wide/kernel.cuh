@@ -192,7 +192,6 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
     if constexpr (Shape::kQuantized) {
         group_scratch<Shape>(args).clear();
         quantize_wide_rows(args, tables, wide_x_rows<Shape>(args), count);
-        ask_first_weights<Shape>(args);
     } else {
         WidePrepare(args, tables, wide_x_rows<Shape>(args)).run_first();
     }
@@ -224,11 +223,14 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
         if (Shape::atomic(args)) WideCleared(args).await();
         consume_wide_phase<Shape>(args, deals, true, me, stages);
         if (!Shape::atomic(args)) {
-            if (wide_overlaps<Shape::kQuantized>(args))
+            if (Shape::kQuantized || wide_overlaps<Shape::kQuantized>(args))
                 WideCleared(args).await();
             else
                 grid.sync();
-            WideCombine<Shape::kHalfResults, Shape::kQuantized>(args, tables).run();
+            WideCombine<Shape::kHalfResults, Shape::kQuantized> combine(args, tables);
+            combine.ask();
+            if (Shape::kQuantized) grid.sync();  // the answers come while others still multiply
+            combine.run();
         }
     }
     ptx::cluster_arrive_relaxed();  // nobody leaves while the other one still gives stages back here

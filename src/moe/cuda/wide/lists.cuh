@@ -132,8 +132,8 @@ __device__ __forceinline__ int choose_wide_units(const DecodeMatrix& matrix, int
     for (int strips = 1; strips <= Shape::kStrips; ++strips) {
         const int units = (matrix.strips + step * strips - 1) / (step * strips) * step;
         const unsigned rounds = (static_cast<unsigned>(tiles * units) + gridDim.x - 1) / gridDim.x;
-        const unsigned cost =
-            rounds * static_cast<unsigned>(strips * 10 + 4);  // a unit has its price besides its strips
+        // A unit has its price besides its strips.
+        const unsigned cost = rounds * static_cast<unsigned>(strips * 10 + 4);
         if (cost > least) continue;
         least = cost;
         best = units;
