@@ -7,30 +7,26 @@
 
 namespace tokamak::mla::cuda::flat_decode::direct {
 
-/// Tells all splits the sums of this one, by a bulk copy for each; by the helping threads. (Stores of 16 bytes each
-/// would hold up the other warps' reads of shared memory.)
-__device__ __forceinline__ void tell(const Params& params, DirectControl& control, int rank, int warp, int lane) {
-    if (warp == 0 && lane < kHeads) {
+/// Tells all splits the sums of this one; by a helping thread.
+__device__ __forceinline__ void tell(const Params& params, DirectControl& control, int rank, int thread) {
+    for (int i = thread; i < kHeads * params.splits; i += kHelperThreads) {
+        const int h = i % kHeads;
+        const int to = i / (kHeads);
         float sum = 0.0F;
 #pragma unroll
         for (int w = 0; w < kDirectWarps; w += 4) {
-            const float4 four = *reinterpret_cast<const float4*>(&control.sum[lane][w]);
+            const float4 four = *reinterpret_cast<const float4*>(&control.sum[h][w]);
             sum += (four.x + four.y) + (four.z + four.w);
         }
-        control.sums[rank][lane] = {control.reference[lane], sum,
-                                    params.max_logits != nullptr ? control.top[lane] : -kInfinity, 0.0F};
-        ptx::fence_shared_async();
-    }
-    ptx::named_barrier(kHelpersBarrier, kHelperThreads);
-    if (ptx::elect_lane()) {
-#pragma unroll 1
-        for (int to = warp; to < params.splits; to += kHelperWarps)
-            if (to != rank)
-                ptx::bulk_push(ptx::address_in(to, control.sums[rank]), control.sums[rank], sizeof(control.sums[rank]),
-                               ptx::address_in(to, &control.told));
+        const float4 sums = {control.reference[h], sum, params.max_logits != nullptr ? control.top[h] : -kInfinity,
+                             0.0F};
+        if (to == rank)
+            control.sums[rank][h] = sums;
+        else
+            ptx::store_counted(ptx::address_in(to, &control.sums[rank][h]), sums, ptx::address_in(to, &control.told));
     }
     __syncwarp();
-    if (lane == 0) ptx::barrier_arrive(&control.told);
+    if (thread % 32 == 0) ptx::barrier_arrive(&control.told);
 }
 
 /// Behind the arrival of all sums: factors of a head's splits, two of them for each of eight threads. The first block

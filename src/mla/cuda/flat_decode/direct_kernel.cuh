@@ -122,7 +122,7 @@ class DirectBlock {
         if (lane_ == 0) ptx::barrier_arrive(&control_.described);
         ptx::named_barrier(kWeighedBarrier, kDirectThreads);
         const int thread = static_cast<int>(threadIdx.x) - kMainThreads;
-        tell(params_, control_, rank_, warp, lane_);
+        tell(params_, control_, rank_, thread);
         ptx::barrier_wait(&control_.told, 0);
         const DirectExchange exchange(params_, control_, base_, rank_, 0, lane_);
 #pragma unroll 1

@@ -18,7 +18,7 @@ inline constexpr int kHalves = 2;  ///< of the rows, that arrive one after the o
 inline constexpr int kGroups = 4;  ///< of 128 dimensions that share a scale
 
 /// Named barriers.
-enum : int { kMainBarrier = 1, kWeighedBarrier = 2, kRowsBarrier = 3 /* to 6 */, kHelpersBarrier = 7 };
+enum : int { kMainBarrier = 1, kWeighedBarrier = 2, kRowsBarrier = 3 /* to 6 */ };
 
 /// A row in shared memory: 512 codes; apart from them the tail, four scales and 64 rotary values. Both pitches are 1
 /// modulo 8 units of 16 bytes.
