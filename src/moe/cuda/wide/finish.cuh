@@ -81,9 +81,8 @@ __device__ __forceinline__ void store_eight(std::uint8_t* to, int left, const ui
 template <class Shape, int Eights>
 __device__ __forceinline__ void finish_gate_up(const WideArgs& args, const WideUnit& unit, int strip,
                                                const WideConsumer& me, std::uint8_t* patch,
+                                               const WideLaneRows<Shape, false>& rows,
                                                const float (&sums)[Eights][4]) {
-    WideLaneRows<Shape, false> rows;
-    rows.load(args, unit.expert, strip, me);
     const float low = rows.low.value();
     const float high = rows.high.value();
     const WideActivation activation(args.activation);
@@ -111,20 +110,27 @@ __device__ __forceinline__ void finish_gate_up(const WideArgs& args, const WideU
     }
 }
 
+/// Routes of a unit's rows: a lane has those of rows `lane` of each 32, -1 behind the last one.
+template <int Eights>
+struct WideRowRoutes {
+    int routes[(Eights + 3) / 4];
+
+    __device__ __forceinline__ WideRowRoutes(const WideArgs& args, const WideUnit& unit, int lane) {
+#pragma unroll
+        for (int i = 0; i < (Eights + 3) / 4; ++i) {
+            const int row = i * 32 + lane;
+            routes[i] = row < unit.rows ? __ldcg(args.list + unit.first + row) : -1;
+        }
+    }
+};
+
 template <class Shape, int Eights>
-__device__ __forceinline__ void finish_down(const WideArgs& args, const WideUnit& unit, int strip,
-                                            const WideConsumer& me, const float (&sums)[Eights][4]) {
+__device__ __forceinline__ void finish_down(const WideArgs& args, int strip, const WideConsumer& me,
+                                            const WideRowRoutes<Eights>& routes, const WideLaneRows<Shape, true>& rows,
+                                            const float (&sums)[Eights][4]) {
     const int hidden = args.gate_up.cols;
     const std::int64_t stride = wide_result_stride(args, false);
     const int col = strip * 64 + me.slab * 16 + me.lane / 4;
-    WideLaneRows<Shape, true> rows;
-    rows.load(args, unit.expert, strip, me);
-    int routes[(Eights + 3) / 4];  // of rows `lane` of each 32; asked for together
-#pragma unroll
-    for (int i = 0; i < (Eights + 3) / 4; ++i) {
-        const int row = i * 32 + me.lane;
-        routes[i] = row < unit.rows ? __ldcg(args.list + unit.first + row) : -1;
-    }
     const float low = rows.low.value();
     const float high = rows.high.value();
     const bool first = col < hidden;
@@ -133,7 +139,7 @@ __device__ __forceinline__ void finish_down(const WideArgs& args, const WideUnit
     for (int n = 0; n < Eights; ++n)
 #pragma unroll
         for (int odd = 0; odd < 2; ++odd) {
-            const int route = __shfl_sync(0xFFFFFFFFU, routes[n / 4], n % 4 * 8 + me.lane % 4 * 2 + odd);
+            const int route = __shfl_sync(0xFFFFFFFFU, routes.routes[n / 4], n % 4 * 8 + me.lane % 4 * 2 + odd);
             float* const to = args.partials + route * stride + col;
             if (route >= 0 && first) to[0] = fmaf(sums[n][odd], rows.scale_low, low);
             if (route >= 0 && second) to[8] = fmaf(sums[n][odd + 2], rows.scale_high, high);

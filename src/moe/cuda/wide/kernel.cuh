@@ -24,6 +24,48 @@ __device__ __forceinline__ WideGroupScratch<Shape::kMostRows>& group_scratch(con
     return *reinterpret_cast<WideGroupScratch<Shape::kMostRows>*>(shared + args.lists.group);
 }
 
+/// What is told, and what the warp had not told of the unit before, take long enough for biases and routes to arrive.
+template <class Shape, int Strips, int Eights>
+__device__ __forceinline__ void finish_wide_gate_up(const WideArgs& args, const WideUnit& unit, int first, int last,
+                                                    const WideConsumer& me, std::uint8_t* patch,
+                                                    const float (&sums)[Strips][Eights][4]) {
+    WideLaneRows<Shape, false> rows[Strips];
+#pragma unroll
+    for (int i = 0; i < Strips; ++i)
+        if (first + i < last) rows[i].load(args, unit.expert, unit.strip + first + i, me);
+    WidePending::tell(patch, me.lane, args.tile_parts);
+#pragma unroll
+    for (int i = 0; i < Strips; ++i)
+        if (first + i < last)
+            finish_gate_up<Shape>(args, unit, unit.strip + first + i, me, patch, rows[i], sums[i]);
+    WidePending::put(patch, me.lane, unit.tile, max(0, min(first + Strips, last) - first));
+}
+
+template <class Shape, int Strips, int Eights>
+__device__ __forceinline__ void finish_wide_down(const WideArgs& args, const WideUnit& unit, int first, int last,
+                                                 const WideConsumer& me, std::uint8_t* patch,
+                                                 const float (&sums)[Strips][Eights][4]) {
+    if (Shape::atomic(args)) {
+        WidePending::tell(patch, me.lane, args.expert_results);
+#pragma unroll
+        for (int i = 0; i < Strips; ++i)
+            if (first + i < last)
+                finish_down_scatter<Shape>(args, unit, unit.strip + first + i, me, patch, sums[i]);
+        return;
+    }
+    WideLaneRows<Shape, true> rows[Strips];
+#pragma unroll
+    for (int i = 0; i < Strips; ++i)
+        if (first + i < last) rows[i].load(args, unit.expert, unit.strip + first + i, me);
+    const WideRowRoutes<Eights> routes(args, unit, me.lane);
+    WidePending::tell(patch, me.lane, args.expert_results);
+#pragma unroll
+    for (int i = 0; i < Strips; ++i)
+        if (first + i < last) finish_down<Shape>(args, unit.strip + first + i, me, routes, rows[i], sums[i]);
+    if (wide_overlaps<false>(args))
+        WidePending::put(patch, me.lane, unit.expert, max(0, min(first + Strips, last) - first) * 2);
+}
+
 /// Multiplies the strips of a unit from `first` on and finishes them. A warpgroup with fewer strips than it could have
 /// multiplies what lies in the place of the others too.
 template <class Shape, int Eights>
@@ -36,32 +78,25 @@ __device__ __forceinline__ void consume_wide_unit(const WideArgs& args, const Wi
         multiply_unit_e4m3<Shape>(stages, me, first, matrix.tiles, unit.rows, sums);
     else if constexpr (Shape::Weights::kFromShared)
         multiply_unit_shared<Shape>(stages, first, Shape::chunks(matrix), sums);
+    else if constexpr (Eights <= TRY_STAGES)
+        multiply_unit_stages<Shape>(stages, first, matrix.tiles * Shape::Weights::kTileBlocks, me, sums);
     else
         multiply_unit_registers<Shape>(stages, first, matrix.tiles * Shape::Weights::kTileBlocks, me, sums);
     if constexpr (Shape::kQuantized) {
         if (!down) return finish_wide_group<Shape>(args, unit, me, stages.patch, group_scratch<Shape>(args), sums);
-    } else {
-        WidePending::tell(stages.patch, me.lane, down ? args.expert_results : args.tile_parts);
-    }
 #pragma unroll
-    for (int i = 0; i < Strips; ++i) {
-        if (first + i >= last) break;
-        const int strip = unit.strip + first + i;
-        if (down && Shape::atomic(args))
-            finish_down_scatter<Shape>(args, unit, strip, me, stages.patch, sums[i]);
-        else if constexpr (Shape::kQuantized)
-            finish_down_half<Shape>(args, unit, strip, me, stages.patch, sums[i]);
-        else if (down)
-            finish_down<Shape>(args, unit, strip, me, sums[i]);
-        else
-            finish_gate_up<Shape>(args, unit, strip, me, stages.patch, sums[i]);
-    }
-    if constexpr (!Shape::kQuantized) {
-        const int strips = max(0, min(first + Strips, last) - first);
-        if (!down)
-            WidePending::put(stages.patch, me.lane, unit.tile, strips);
-        else if (!Shape::atomic(args) && wide_overlaps<false>(args))
-            WidePending::put(stages.patch, me.lane, unit.expert, strips * 2);
+        for (int i = 0; i < Strips; ++i) {
+            if (first + i >= last) break;
+            const int strip = unit.strip + first + i;
+            if (Shape::atomic(args))
+                finish_down_scatter<Shape>(args, unit, strip, me, stages.patch, sums[i]);
+            else
+                finish_down_half<Shape>(args, unit, strip, me, stages.patch, sums[i]);
+        }
+    } else if (down) {
+        finish_wide_down<Shape>(args, unit, first, last, me, stages.patch, sums);
+    } else {
+        finish_wide_gate_up<Shape>(args, unit, first, last, me, stages.patch, sums);
     }
 }
 

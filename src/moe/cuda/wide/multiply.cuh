@@ -31,10 +31,7 @@ struct WidePending {
     __device__ static void tell(std::uint8_t* patch, int lane, std::int32_t* counts) {
         __syncwarp();
         const WidePending pending = of(patch);
-        if (pending.parts == 0) return;
-        ptx::fence_all_async();
-        __syncwarp();
-        if (lane != 0) return;
+        if (pending.parts == 0 || lane != 0) return;
         WideCounts{{counts}}.add(pending.index, pending.parts);
         of(patch).parts = 0;
     }
@@ -128,6 +125,51 @@ __device__ __forceinline__ void multiply_slab(Slab& slab, std::uint32_t rows, st
 #pragma unroll
     for (int step = 0; step < 4; ++step) ptx::wgmma_bf16(sums, a[step], ptx::wgmma_step(rows, step));
     ptx::wgmma_commit();
+}
+
+/// Two strips over whole stages of two blocks: a set for each block of each strip. What is converted is loaded a stage
+/// ahead, so that nothing stands between the conversions.
+template <class Shape, int Eights>
+__device__ __forceinline__ void multiply_unit_stages(WideStages<Shape>& stages, int first, int blocks,
+                                                     const WideConsumer& me, float (&sums)[2][Eights][4]) {
+    static_assert(Shape::kBlocks == 2);
+    constexpr int strip_bytes = Shape::Weights::kStripStageBytes;
+    std::uint32_t a[2][2][4][4];
+    typename Shape::Weights::Slab slabs[2][2];
+    const std::uint8_t* stage = stages.await();
+#pragma unroll
+    for (int part = 0; part < 4; ++part)
+        if (part / 2 < blocks)
+            slabs[part / 2][part % 2].load(stage + (first + part % 2) * strip_bytes, part / 2, me.slab, me.lane);
+    int reading = -1;
+#pragma unroll 1
+    for (int next = 2; next <= blocks; next += 2) {
+        const std::uint32_t rows = rows_word<Shape>(stage);
+        const int own = stages.advance();
+#pragma unroll
+        for (int part = 0; part < 4; ++part) {
+            const int block = part / 2;
+            const int strip = part % 2;
+            multiply_slab(slabs[block][strip], rows + static_cast<std::uint32_t>(block) * (Shape::kRowBlockBytes / 16),
+                          a[block][strip], sums[strip]);
+            if (part == 0 && next < blocks) stage = stages.await();
+            if (next + block < blocks)
+                slabs[block][strip].load(stage + (first + strip) * strip_bytes, block, me.slab, me.lane);
+            ptx::wgmma_wait<1>();
+            if (part == 0 && reading >= 0) stages.release(reading);
+        }
+        reading = own;
+    }
+    if (blocks % 2 != 0) {
+        const std::uint32_t rows = rows_word<Shape>(stage);
+#pragma unroll
+        for (int strip = 0; strip < 2; ++strip) multiply_slab(slabs[0][strip], rows, a[0][strip], sums[strip]);
+        ptx::wgmma_wait<0>();
+        if (reading >= 0) stages.release(reading);
+        reading = stages.advance();
+    }
+    ptx::wgmma_wait<0>();
+    stages.release(reading);
 }
 
 /// Two strips, which have a set each. What is converted next is loaded, and its stage awaited, before the wait for the
