@@ -78,9 +78,9 @@ __device__ __forceinline__ void consume_wide_unit(const WideArgs& args, const Wi
         multiply_unit_e4m3<Shape>(stages, me, first, matrix.tiles, unit.rows, sums);
     else if constexpr (Shape::Weights::kFromShared)
         multiply_unit_shared<Shape>(stages, first, Shape::chunks(matrix), sums);
-    else if constexpr (Eights <= TRY_STAGES)
+    else if constexpr (Shape::kWholeStages)
         multiply_unit_stages<Shape>(stages, first, matrix.tiles * Shape::Weights::kTileBlocks, me, sums);
-    else
+    else if constexpr (Strips == 2)
         multiply_unit_registers<Shape>(stages, first, matrix.tiles * Shape::Weights::kTileBlocks, me, sums);
     if constexpr (Shape::kQuantized) {
         if (!down) return finish_wide_group<Shape>(args, unit, me, stages.patch, group_scratch<Shape>(args), sums);

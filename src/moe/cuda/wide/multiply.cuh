@@ -127,43 +127,60 @@ __device__ __forceinline__ void multiply_slab(Slab& slab, std::uint32_t rows, st
     ptx::wgmma_commit();
 }
 
-/// Two strips over whole stages of two blocks: a set for each block of each strip. What is converted is loaded a stage
-/// ahead, so that nothing stands between the conversions.
-template <class Shape, int Eights>
+/// A warpgroup's strips over whole stages of two blocks: a set for each block of each strip. What is converted is
+/// loaded a stage ahead, and asked for at the beginning of the one before, so that little stands between conversions;
+/// shared addresses, because a stage's pointer costs the latency of a special register.
+template <class Shape, int Strips, int Eights>
 __device__ __forceinline__ void multiply_unit_stages(WideStages<Shape>& stages, int first, int blocks,
-                                                     const WideConsumer& me, float (&sums)[2][Eights][4]) {
+                                                     const WideConsumer& me, float (&sums)[Strips][Eights][4]) {
+    using Weights = typename Shape::Weights;
     static_assert(Shape::kBlocks == 2);
-    constexpr int strip_bytes = Shape::Weights::kStripStageBytes;
-    std::uint32_t a[2][2][4][4];
-    typename Shape::Weights::Slab slabs[2][2];
-    const std::uint8_t* stage = stages.await();
+    constexpr int strip_bytes = Weights::kStripStageBytes;
+    constexpr int parts = 2 * Strips;
+    const std::uint32_t memory = ptx::shared_address(stages.ring.memory);
+    const std::uint32_t full = ptx::shared_address(stages.ring.full);
+    const auto codes = static_cast<std::uint32_t>(first * strip_bytes + me.slab * 512 + me.lane * 16);
+    const auto scales = static_cast<std::uint32_t>(first * strip_bytes + Weights::scale_place(me.slab, me.lane));
+    const auto full_slot = [&] { return full + static_cast<std::uint32_t>(stages.place.slot) * 8; };
+    const auto stage_of = [&] { return memory + static_cast<std::uint32_t>(stages.place.slot) * Shape::kStageBytes; };
+    std::uint32_t a[2][Strips][4][4];
+    typename Weights::Slab slabs[2][Strips];
+    ptx::barrier_wait(full_slot(), stages.place.parity);
+    std::uint32_t stage = stage_of();
 #pragma unroll
-    for (int part = 0; part < 4; ++part)
-        if (part / 2 < blocks)
-            slabs[part / 2][part % 2].load(stage + (first + part % 2) * strip_bytes, part / 2, me.slab, me.lane);
+    for (int part = 0; part < parts; ++part)
+        if (part / Strips < blocks)
+            slabs[part / Strips][part % Strips].load(stage + codes, stage + scales, part % Strips * strip_bytes,
+                                                     part / Strips);
     int reading = -1;
 #pragma unroll 1
     for (int next = 2; next <= blocks; next += 2) {
-        const std::uint32_t rows = rows_word<Shape>(stage);
+        const std::uint32_t rows =
+            __reduce_or_sync(0xFFFFFFFFU, ptx::wgmma_tile_word(stage + static_cast<std::uint32_t>(Shape::kRowsOffset)));
         const int own = stages.advance();
+        const std::uint32_t present = next < blocks ? ptx::barrier_test(full_slot(), stages.place.parity) : 1U;
 #pragma unroll
-        for (int part = 0; part < 4; ++part) {
-            const int block = part / 2;
-            const int strip = part % 2;
+        for (int part = 0; part < parts; ++part) {
+            const int block = part / Strips;
+            const int strip = part % Strips;
             multiply_slab(slabs[block][strip], rows + static_cast<std::uint32_t>(block) * (Shape::kRowBlockBytes / 16),
                           a[block][strip], sums[strip]);
-            if (part == 0 && next < blocks) stage = stages.await();
+            if (part == 0) {
+                if (present == 0) ptx::barrier_wait(full_slot(), stages.place.parity);
+                stage = stage_of();
+            }
             if (next + block < blocks)
-                slabs[block][strip].load(stage + (first + strip) * strip_bytes, block, me.slab, me.lane);
+                slabs[block][strip].load(stage + codes, stage + scales, strip * strip_bytes, block);
             ptx::wgmma_wait<1>();
             if (part == 0 && reading >= 0) stages.release(reading);
         }
         reading = own;
     }
     if (blocks % 2 != 0) {
-        const std::uint32_t rows = rows_word<Shape>(stage);
+        const std::uint32_t rows =
+            __reduce_or_sync(0xFFFFFFFFU, ptx::wgmma_tile_word(stage + static_cast<std::uint32_t>(Shape::kRowsOffset)));
 #pragma unroll
-        for (int strip = 0; strip < 2; ++strip) multiply_slab(slabs[0][strip], rows, a[0][strip], sums[strip]);
+        for (int strip = 0; strip < Strips; ++strip) multiply_slab(slabs[0][strip], rows, a[0][strip], sums[strip]);
         ptx::wgmma_wait<0>();
         if (reading >= 0) stages.release(reading);
         reading = stages.advance();
