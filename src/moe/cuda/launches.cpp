@@ -50,6 +50,12 @@ void launch_grid(const FusedMoeState& state, const void* kernel, int threads, in
            state.device.index, parameters, stream);
 }
 
+/// Whether a token's results may be rounded to bf16 before they are added. Without a bias their rounding is small
+/// against that of the intermediate, which all their terms have; a single result would be rounded twice.
+bool allows_half_results(const DecodeArgs& args) {
+    return args.out_dtype == DType::bf16 && args.top_k > 1 && args.down.bias.data == nullptr;
+}
+
 }  // namespace
 
 DecodeLaunch freeze(const DecodeInstance& instance, const DecodeVariant& variant, const DeviceInfo& info) {
@@ -74,7 +80,9 @@ WideLaunch freeze(const WideVariant& variant, bool atomic, const DeviceInfo& inf
     const WideInstance& instance = variant.instance;
     const void* const chosen = atomic && instance.atomic_kernel != nullptr ? instance.atomic_kernel : instance.kernel;
     const void* const kernel = load(chosen, instance.threads, variant.shared.bytes, instance.name, info);
-    return {kernel, instance.threads, variant.stages, variant.shared, instance.pairs};
+    const void* half = atomic ? nullptr : instance.half_kernel;
+    if (half != nullptr) half = load(half, instance.threads, variant.shared.bytes, instance.name, info);
+    return {kernel, half, instance.threads, variant.stages, variant.shared, instance.pairs};
 }
 
 SingleLaunch freeze(const DecodeInstance& instance, const SingleVariant& variant, const DecodeArgs& args,
@@ -139,11 +147,13 @@ void run_wide(const FusedMoeState& state, const WideLaunch& choice, const Decode
     args.atomic = state.cuda.atomic;
     args.stages = choice.stages;
     args.lists = choice.shared;
+    const bool half = choice.half_kernel != nullptr && allows_half_results(args);
+    const void* const kernel = half ? choice.half_kernel : choice.kernel;
     for (std::int64_t first = 0; first < args.tokens; first += state.cuda.wide_tokens) {
         args.first_token = first;
         args.pass_tokens = static_cast<int>(std::min(state.cuda.wide_tokens, args.tokens - first));
         const GridLaunch pairs{.ctas = wide_grid(state.cuda.grid), .cluster = std::min(state.cuda.grid, 2)};
-        launch_grid(state, choice.kernel, choice.threads, choice.shared.bytes, &args, stream,
+        launch_grid(state, kernel, choice.threads, choice.shared.bytes, &args, stream,
                     choice.pairs ? pairs : GridLaunch{.ctas = state.cuda.grid});
     }
 }

@@ -103,7 +103,7 @@ struct WideCombineRow {
 
 /// What is left to combine when the consumers have nothing to multiply: up to kPieces times 16 bytes of each lane at
 /// once.
-template <bool Half>
+template <bool Half, bool Quantized>
 class WideCombine {
     using Row = WideCombineRow<Half>;
     using Slot = typename Row::Slot;
@@ -211,7 +211,7 @@ class WideCombine {
     }
 
     Row row_;
-    WideCombineJobs<true, Half> jobs_;
+    WideCombineJobs<true, Quantized> jobs_;
 };
 
 }  // namespace tokamak::moe::cuda

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which tokens can be combined when. The list goes expert by expert and so does the down phase: a token is complete
 // with the expert of its last place, and tokens are combined in the order of those, under what is left of the phase.
+// Behind a barrier they are combined one after the other: most last places lie at the end of the list, so that jobs of
+// some neighbouring places are uneven.
 #pragma once
 
 #include <cstdint>
@@ -30,27 +32,34 @@ class WideCleared {
     TileCounts counts_;
 };
 
-/// The token that a place is the last one of, or -1. By the idle warps of all CTAs.
+/// The token that a place is the last one of, or -1; behind a barrier for each token itself, or -1 if no expert here
+/// takes it. By the idle warps of all CTAs.
+template <bool Quantized>
 class WideOwners {
   public:
     __device__ WideOwners(const WideArgs& args, const WideTables& tables) : args_(args), tables_(tables) {}
 
     __device__ void find(int warp) const {
+        const bool overlaps = wide_overlaps<Quantized>(args_);
         const int threads = static_cast<int>(gridDim.x) * kWideIdleWarps * 32;
-        const int total = tables_.begins[args_.local_experts];
-        for (int place =
-                 (static_cast<int>(blockIdx.x) * kWideIdleWarps + warp) * 32 + static_cast<int>(threadIdx.x) % 32;
-             place < total; place += threads) {
-            const int token = __ldcg(args_.list + place) / args_.top_k;
-            int last = -1;
-#pragma unroll 4
-            for (int slot = 0; slot < args_.top_k; ++slot)
-                last = max(last, __ldcg(args_.places + static_cast<std::int64_t>(token) * args_.top_k + slot));
-            args_.owners[place] = last == place ? token : -1;
+        const int total = overlaps ? tables_.begins[args_.local_experts] : pass_count(args_);
+        for (int i = (static_cast<int>(blockIdx.x) * kWideIdleWarps + warp) * 32 + static_cast<int>(threadIdx.x) % 32;
+             i < total; i += threads) {
+            const int token = overlaps ? __ldcg(args_.list + i) / args_.top_k : i;
+            const int last = last_place(token);
+            args_.owners[i] = (overlaps ? last == i : last >= 0) ? token : -1;
         }
     }
 
   private:
+    [[nodiscard]] __device__ int last_place(int token) const {
+        int last = -1;
+#pragma unroll 4
+        for (int slot = 0; slot < args_.top_k; ++slot)
+            last = max(last, __ldcg(args_.places + static_cast<std::int64_t>(token) * args_.top_k + slot));
+        return last;
+    }
+
     const WideArgs& args_;
     const WideTables& tables_;
 };
@@ -62,8 +71,8 @@ struct WideCombineJob {
     int last = 0;
 };
 
-/// Deals jobs to warps that ask: the tokens that are complete with some neighbouring places, a part of their columns
-/// each. Ahead: two more numbers are asked for while one is worked at.
+/// Deals jobs to warps that ask: the tokens that are complete with some neighbouring places (behind a barrier: some
+/// neighbouring tokens), a part of their columns each. Ahead: two more numbers are asked for while one is worked at.
 template <bool Ahead, bool Quantized>
 class WideCombineJobs {
     static constexpr int kMostPlaces = 8;
@@ -74,10 +83,11 @@ class WideCombineJobs {
         : args_(args),
           tables_(tables),
           cols_(cols),
-          total_(tables.begins[args.local_experts]),
+          total_(wide_overlaps<Quantized>(args) ? tables.begins[args.local_experts] : pass_count(args)),
           parts_((args.gate_up.cols + cols - 1) / cols) {
-        const int warps = static_cast<int>(gridDim.x) * 10;
-        while (places_ > 1 && static_cast<std::int64_t>(total_) * parts_ < 2LL * warps * places_) places_ /= 2;
+        const int jobs = static_cast<int>(gridDim.x) * (wide_overlaps<Quantized>(args) ? 20 : 80);
+        while (places_ > 1 && static_cast<std::int64_t>(total_) * parts_ < static_cast<std::int64_t>(jobs) * places_)
+            places_ /= 2;
         if (!Ahead) return;
         ahead_ = ask();
         ahead_token_ = owner_of(ahead_);
@@ -131,6 +141,7 @@ class WideCombineJobs {
             const int parts = due ? tables_.tile_count(expert) * args_.down.strips * 8 : 0;
             while (!__all_sync(0xFFFFFFFFU, !due || WideCounts{{args_.expert_results}}.read(expert) >= parts))
                 __nanosleep(Ahead ? 200 : 1000);
+            __syncwarp();  // what other lanes have seen is there for all
             expert_ += experts;
         }
     }

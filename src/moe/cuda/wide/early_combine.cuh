@@ -12,9 +12,12 @@
 namespace tokamak::moe::cuda {
 
 /// An idle warp's, where `out` takes plain vectors and tokens have up to 32 slots.
+template <bool Half>
 class WideEarlyCombine {
-    using Row = WideCombineRow<false>;
-    static constexpr int kPieces = kWideEarlySlotBytes / 512;
+    using Row = WideCombineRow<Half>;
+    static constexpr int kPieces = Half ? 1 : 2;  ///< what few registers allow
+    static constexpr int kSlotBytes = kPieces * 512;
+    static constexpr int kSlots = Half ? 9 : 5;
     static constexpr int kCols = kPieces * 32 * Row::kVector;
 
     /// What lies in a slot.
@@ -24,12 +27,13 @@ class WideEarlyCombine {
         float weight;
         int ends;  ///< 1: the first result of its columns, 2: the last one
     };
+    static_assert(kSlots * (kSlotBytes + sizeof(Piece) + 8) <= kWideEarlyBytes);
 
   public:
     __device__ WideEarlyCombine(const WideArgs& args, const WideTables& tables, std::uint8_t* memory)
         : row_(args), jobs_(args, tables, Row::kJobCols), memory_(memory) {
         if (row_.lane == 0)
-            for (int slot = 0; slot < kWideEarlySlots; ++slot) ptx::barrier_init(barrier(slot), 1);
+            for (int slot = 0; slot < kSlots; ++slot) ptx::barrier_init(barrier(slot), 1);
         ptx::fence_barrier_init();
         __syncwarp();
     }
@@ -44,17 +48,17 @@ class WideEarlyCombine {
         bool more = true;
         float sums[kPieces][Row::kVector] = {};
         for (;;) {
-            while (more && ahead < kWideEarlySlots) {
+            while (more && ahead < kSlots) {
                 more = ask(asked);
                 if (!more) break;
-                asked = asked == kWideEarlySlots - 1 ? 0 : asked + 1;
+                asked = asked == kSlots - 1 ? 0 : asked + 1;
                 ++ahead;
             }
             if (ahead == 0) return;
             ptx::barrier_wait(barrier(slot), parity);
             add(slot, sums);
             --ahead;
-            if (++slot == kWideEarlySlots) {
+            if (++slot == kSlots) {
                 slot = 0;
                 parity ^= 1U;
             }
@@ -62,14 +66,12 @@ class WideEarlyCombine {
     }
 
   private:
-    [[nodiscard]] __device__ __forceinline__ std::uint8_t* stage(int slot) const {
-        return memory_ + slot * kWideEarlySlotBytes;
-    }
+    [[nodiscard]] __device__ __forceinline__ std::uint8_t* stage(int slot) const { return memory_ + slot * kSlotBytes; }
     [[nodiscard]] __device__ __forceinline__ Piece& piece(int slot) const {
-        return reinterpret_cast<Piece*>(stage(kWideEarlySlots))[slot];
+        return reinterpret_cast<Piece*>(stage(kSlots))[slot];
     }
     [[nodiscard]] __device__ __forceinline__ std::uint64_t* barrier(int slot) const {
-        return reinterpret_cast<std::uint64_t*>(stage(kWideEarlySlots) + kWideEarlySlots * sizeof(Piece)) + slot;
+        return reinterpret_cast<std::uint64_t*>(stage(kSlots) + kSlots * sizeof(Piece)) + slot;
     }
     /// The next result of the columns at hand, or the first one of others; false at the end.
     __device__ __forceinline__ bool ask(int slot) {
@@ -97,7 +99,7 @@ class WideEarlyCombine {
         }
         return true;
     }
-    __device__ __forceinline__ void add(int slot, float (&sums)[kPieces][Row::kVector]) const {
+    __device__ __forceinline__ void add(int slot, typename Row::Vector (&sums)[kPieces]) const {
         const Piece what = piece(slot);
 #pragma unroll
         for (int i = 0; i < kPieces; ++i) {
@@ -117,7 +119,7 @@ class WideEarlyCombine {
     WideCombineJobs<false, false> jobs_;
     std::uint8_t* memory_;
     WideCombineJob job_;
-    Row::Slot own_;
+    typename Row::Slot own_;
     std::uint32_t left_ = 0;  ///< slots of the columns at hand that are to be asked for
     int col_ = 0;
 };

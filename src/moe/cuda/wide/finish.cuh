@@ -56,11 +56,24 @@ struct WideActivation {
           offset(a.kind == ActivationKind::gpt_oss ? 1.0F : 0.0F) {}
 
     /// Comparisons let NaN through.
-    [[nodiscard]] __device__ __forceinline__ float operator()(float gate, float up) const {
+    __device__ __forceinline__ void limit_both(float& gate, float& up) const {
         gate = gate > limit ? limit : gate;
         up = up > limit ? limit : up;
-        up = up < -limit ? -limit : up;
-        return (up + offset) * gated(gate, alpha);
+        up = (up < -limit ? -limit : up) + offset;
+    }
+};
+
+/// gate * sigmoid(alpha * gate) * up with the exponential and the division of the hardware, whose errors are 2^-21 of
+/// it.
+struct WideGate {
+    float factor;  ///< -alpha / ln 2
+
+    [[nodiscard]] __device__ __forceinline__ float operator()(float gate, float up) const {
+        float power;
+        float sigmoid;
+        asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(gate * factor));
+        asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(sigmoid) : "f"(1.0F + power));
+        return (sigmoid == 0.0F ? 0.0F : gate * sigmoid) * up;
     }
 };
 
@@ -77,16 +90,48 @@ __device__ __forceinline__ void store_eight(std::uint8_t* to, int left, const ui
         if (i < left) halves[i] = static_cast<std::uint16_t>(words[i / 2] >> (i % 2 * 16));
 }
 
+/// Eight neighbouring columns of one row, as much of them as it has, out of the warp's patch.
+__device__ __forceinline__ void store_turned(std::uint8_t* to, int left, const std::uint8_t* patch) {
+    if (left >= 8) {
+        *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(patch);
+        return;
+    }
+#pragma unroll 1
+    for (int i = 0; i < left; ++i)
+        reinterpret_cast<std::uint16_t*>(to)[i] = reinterpret_cast<const std::uint16_t*>(patch)[i];
+}
+
+/// What most layers do not have, under one branch each: scales, biases, limits, an offset.
+template <class Shape, int Eights>
+__device__ __forceinline__ void prepare_gates(const WideArgs& args, const WideLaneRows<Shape, false>& rows,
+                                              float (&sums)[Eights][4]) {
+    const WideActivation activation(args.activation);
+    constexpr bool scaled = Shape::Weights::kGlobalScales || Shape::Weights::kSumScale != 1.0F;
+    if (scaled || args.gate_up.bias.data != nullptr) {
+        const float low = rows.low.value();
+        const float high = rows.high.value();
+#pragma unroll
+        for (int n = 0; n < Eights; ++n)
+#pragma unroll
+            for (int i = 0; i < 4; ++i)
+                sums[n][i] = i < 2 ? fmaf(sums[n][i], rows.scale_low, low) : fmaf(sums[n][i], rows.scale_high, high);
+    }
+    if (args.activation.kind == ActivationKind::swiglu) return;
+#pragma unroll
+    for (int n = 0; n < Eights; ++n)
+#pragma unroll
+        for (int odd = 0; odd < 2; ++odd) activation.limit_both(sums[n][odd], sums[n][odd + 2]);
+}
+
 /// By way of the warp's 512 bytes of `patch`, so that a lane stores eight columns of a row at once.
 template <class Shape, int Eights>
 __device__ __forceinline__ void finish_gate_up(const WideArgs& args, const WideUnit& unit, int strip,
                                                const WideConsumer& me, std::uint8_t* patch,
-                                               const WideLaneRows<Shape, false>& rows,
-                                               const float (&sums)[Eights][4]) {
-    const float low = rows.low.value();
-    const float high = rows.high.value();
-    const WideActivation activation(args.activation);
+                                               const WideLaneRows<Shape, false>& rows, float (&sums)[Eights][4]) {
+    prepare_gates<Shape>(args, rows, sums);
+    const WideGate gate{WideActivation(args.activation).alpha * -1.44269504F};
     const int col = strip * 32 + me.slab * 8;
+    const int left = args.down.cols - col;
     const TileRows to(args.intermediate, unit.first, unit.rows, args.down.padded_cols);
     const std::uint32_t own = ptx::shared_address(patch) + static_cast<std::uint32_t>(me.lane) * 16;
 #pragma unroll
@@ -96,17 +141,14 @@ __device__ __forceinline__ void finish_gate_up(const WideArgs& args, const WideU
         for (int i = 0; i < 4; ++i) {
             if (four + i >= Eights) break;
             const float(&s)[4] = sums[four + i];
-            const __nv_bfloat162 pair =
-                __floats2bfloat162_rn(activation(fmaf(s[0], rows.scale_low, low), fmaf(s[2], rows.scale_high, high)),
-                                      activation(fmaf(s[1], rows.scale_low, low), fmaf(s[3], rows.scale_high, high)));
+            const __nv_bfloat162 pair = __floats2bfloat162_rn(gate(s[0], s[2]), gate(s[1], s[3]));
             pairs[i] = *reinterpret_cast<const std::uint32_t*>(&pair);
         }
         __syncwarp();
         ptx::store_matrix_transposed_x4(own, pairs);
         __syncwarp();
-        const uint4 eight = *reinterpret_cast<const uint4*>(patch + me.lane * 16);
-        if (four * 8 + me.lane < unit.rows)
-            store_eight(to.place(four * 8 + me.lane, col / 8), args.down.cols - col, eight);
+        const int row = four * 8 + me.lane;
+        if (row < unit.rows) store_turned(to.place(row, col / 8), left, patch + me.lane * 16);
     }
 }
 

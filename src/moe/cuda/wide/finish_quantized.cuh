@@ -174,10 +174,9 @@ __device__ __forceinline__ void finish_down_half(const WideArgs& args, const Wid
         __syncwarp();
         ptx::store_matrix_transposed_x4(own, pairs);
         __syncwarp();
-        const uint4 eight = *reinterpret_cast<const uint4*>(turned);
         if (route >= 0)
-            store_eight(reinterpret_cast<std::uint8_t*>(args.partials) + (route * stride + col) * 2,
-                        args.gate_up.cols - col, eight);
+            store_turned(reinterpret_cast<std::uint8_t*>(args.partials) + (route * stride + col) * 2,
+                         args.gate_up.cols - col, turned);
     }
 }
 

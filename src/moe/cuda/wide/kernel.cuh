@@ -24,11 +24,11 @@ __device__ __forceinline__ WideGroupScratch<Shape::kMostRows>& group_scratch(con
     return *reinterpret_cast<WideGroupScratch<Shape::kMostRows>*>(shared + args.lists.group);
 }
 
-/// What is told, and what the warp had not told of the unit before, take long enough for biases and routes to arrive.
+/// Biases and routes are asked for before what the warp had not told of the unit before is told.
 template <class Shape, int Strips, int Eights>
 __device__ __forceinline__ void finish_wide_gate_up(const WideArgs& args, const WideUnit& unit, int first, int last,
                                                     const WideConsumer& me, std::uint8_t* patch,
-                                                    const float (&sums)[Strips][Eights][4]) {
+                                                    float (&sums)[Strips][Eights][4]) {
     WideLaneRows<Shape, false> rows[Strips];
 #pragma unroll
     for (int i = 0; i < Strips; ++i)
@@ -41,28 +41,41 @@ __device__ __forceinline__ void finish_wide_gate_up(const WideArgs& args, const 
     WidePending::put(patch, me.lane, unit.tile, max(0, min(first + Strips, last) - first));
 }
 
+/// Results that are added, or in bf16.
+template <class Shape, int Strips, int Eights>
+__device__ __forceinline__ void finish_wide_other(const WideArgs& args, const WideUnit& unit, int first, int last,
+                                                  const WideConsumer& me, std::uint8_t* patch,
+                                                  const float (&sums)[Strips][Eights][4]) {
+#pragma unroll
+    for (int i = 0; i < Strips; ++i) {
+        if (first + i >= last) break;
+        const int strip = unit.strip + first + i;
+        if (Shape::atomic(args))
+            finish_down_scatter<Shape>(args, unit, strip, me, patch, sums[i]);
+        else if constexpr (Shape::kHalfResults)
+            finish_down_half<Shape>(args, unit, strip, me, patch, sums[i]);
+    }
+}
+
 template <class Shape, int Strips, int Eights>
 __device__ __forceinline__ void finish_wide_down(const WideArgs& args, const WideUnit& unit, int first, int last,
                                                  const WideConsumer& me, std::uint8_t* patch,
                                                  const float (&sums)[Strips][Eights][4]) {
-    if (Shape::atomic(args)) {
+    if (Shape::kHalfResults || Shape::atomic(args)) {
+        WidePending::tell(patch, me.lane, args.expert_results);
+        finish_wide_other<Shape>(args, unit, first, last, me, patch, sums);
+    } else {
+        WideLaneRows<Shape, true> rows[Strips];
+#pragma unroll
+        for (int i = 0; i < Strips; ++i)
+            if (first + i < last) rows[i].load(args, unit.expert, unit.strip + first + i, me);
+        const WideRowRoutes<Eights> routes(args, unit, me.lane);
         WidePending::tell(patch, me.lane, args.expert_results);
 #pragma unroll
         for (int i = 0; i < Strips; ++i)
-            if (first + i < last)
-                finish_down_scatter<Shape>(args, unit, unit.strip + first + i, me, patch, sums[i]);
-        return;
+            if (first + i < last) finish_down<Shape>(args, unit.strip + first + i, me, routes, rows[i], sums[i]);
     }
-    WideLaneRows<Shape, true> rows[Strips];
-#pragma unroll
-    for (int i = 0; i < Strips; ++i)
-        if (first + i < last) rows[i].load(args, unit.expert, unit.strip + first + i, me);
-    const WideRowRoutes<Eights> routes(args, unit, me.lane);
-    WidePending::tell(patch, me.lane, args.expert_results);
-#pragma unroll
-    for (int i = 0; i < Strips; ++i)
-        if (first + i < last) finish_down<Shape>(args, unit.strip + first + i, me, routes, rows[i], sums[i]);
-    if (wide_overlaps<false>(args))
+    if (!Shape::atomic(args) && wide_overlaps<false>(args))
         WidePending::put(patch, me.lane, unit.expert, max(0, min(first + Strips, last) - first) * 2);
 }
 
@@ -84,15 +97,7 @@ __device__ __forceinline__ void consume_wide_unit(const WideArgs& args, const Wi
         multiply_unit_registers<Shape>(stages, first, matrix.tiles * Shape::Weights::kTileBlocks, me, sums);
     if constexpr (Shape::kQuantized) {
         if (!down) return finish_wide_group<Shape>(args, unit, me, stages.patch, group_scratch<Shape>(args), sums);
-#pragma unroll
-        for (int i = 0; i < Strips; ++i) {
-            if (first + i >= last) break;
-            const int strip = unit.strip + first + i;
-            if (Shape::atomic(args))
-                finish_down_scatter<Shape>(args, unit, strip, me, stages.patch, sums[i]);
-            else
-                finish_down_half<Shape>(args, unit, strip, me, stages.patch, sums[i]);
-        }
+        finish_wide_other<Shape>(args, unit, first, last, me, stages.patch, sums);
     } else if (down) {
         finish_wide_down<Shape>(args, unit, first, last, me, stages.patch, sums);
     } else {
@@ -153,17 +158,29 @@ __device__ __forceinline__ void consume_wide_phase(const WideArgs& args, const W
         WidePending::tell(stages.patch, me.lane, down ? args.expert_results : args.tile_parts);
 }
 
+/// Until most units of the first phase are dealt: zeros written shortly before results are added to them are in the L2
+/// then. By a whole warp.
+template <class Shape>
+__device__ __forceinline__ void await_wide_clearing(const WideArgs& args, const WideTables& tables) {
+    const int units = tables.facts->tiles * tables.facts->gate_up_units / WidePair().size;
+    if (threadIdx.x % 32 == 0)
+        while (WideCounts{{args.dealt}}.read(kWideGateUpUnits) < units * kWideClearFrom / 100) __nanosleep(1000);
+    __syncwarp();
+}
+
 /// What warps that copy nothing do under the multiplications.
 template <class Shape>
 __device__ __forceinline__ void idle_wide(const WideArgs& args, const WideTables& tables, std::uint8_t* shared,
                                           int warp, int count) {
     if constexpr (!Shape::kQuantized) WidePrepare(args, tables, wide_x_rows<Shape>(args)).run_later(warp);
-    WideClear(args).run(count, warp, !Shape::atomic(args));
-    if (!Shape::atomic(args)) WideOwners(args, tables).find(warp);
+    std::uint8_t* const own = shared + args.lists.early + warp * args.lists.early_bytes;
+    if (Shape::atomic(args)) await_wide_clearing<Shape>(args, tables);
+    WideClear(args, own).run(count, warp, !Shape::atomic(args));
+    if (!Shape::atomic(args)) WideOwners<Shape::kQuantized>(args, tables).find(warp);
     WideCleared(args).add();
     if constexpr (!Shape::kQuantized)
         if (!Shape::atomic(args) && wide_overlaps<false>(args))
-            WideEarlyCombine(args, tables, shared + args.lists.early + warp * kWideEarlyBytes).run();
+            WideEarlyCombine<Shape::kHalfResults>(args, tables, own).run();
 }
 
 /// The feeding warps: copies of weights, copies of rows; the others have nothing to copy.
@@ -183,11 +200,6 @@ __device__ __forceinline__ void feed_wide(const WideArgs& args, const WideTables
             else
                 copy_wide_rows<Shape>(ring, place, deals, turn, args, phase == 1);
     }
-}
-
-__device__ __forceinline__ int pass_count(const WideArgs& args) {
-    const std::int64_t left = live_tokens(args.tokens, args.num_tokens) - args.first_token;
-    return left >= args.pass_tokens ? args.pass_tokens : left > 0 ? static_cast<int>(left) : 0;
 }
 
 template <class Shape>
@@ -248,7 +260,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
                 WideCleared(args).await();
             else
                 grid.sync();
-            WideCombine<Shape::kQuantized>(args, tables).run();
+            WideCombine<Shape::kHalfResults, Shape::kQuantized>(args, tables).run();
         }
     }
     ptx::cluster_arrive_relaxed();  // nobody leaves while the other one still gives stages back here

@@ -65,6 +65,12 @@ struct WideTables {
     }
 };
 
+/// Tokens of the pass.
+__device__ __forceinline__ int pass_count(const WideArgs& args) {
+    const std::int64_t left = live_tokens(args.tokens, args.num_tokens) - args.first_token;
+    return left >= args.pass_tokens ? args.pass_tokens : left > 0 ? static_cast<int>(left) : 0;
+}
+
 inline constexpr std::uint32_t kNoRoute = 0xFFFFFFFFU;
 
 __device__ __forceinline__ int wide_local_expert(const WideArgs& args, std::int64_t token, int slot) {

@@ -13,7 +13,8 @@
 namespace tokamak::moe::cuda {
 
 /// What a consumer warp has finished and not told yet, in its patch: it is told when the next unit is multiplied, for
-/// until its stores have left telling takes a microsecond or two.
+/// until its stores have left telling takes a microsecond or two. Readers order the copy engine's accesses behind what
+/// they were told; a fence of these here as well would be another microsecond of every unit.
 struct WidePending {
     int turn;  ///< the turn that the warp is at
     int index;
@@ -24,14 +25,16 @@ struct WidePending {
     }
     /// By a whole warp.
     __device__ static void put(std::uint8_t* patch, int lane, int index, int parts) {
+        __syncwarp();  // all have read what is told
         if (lane != 0) return;
         of(patch).index = index;
         of(patch).parts = parts;
     }
     __device__ static void tell(std::uint8_t* patch, int lane, std::int32_t* counts) {
         __syncwarp();
+        if (lane != 0) return;
         const WidePending pending = of(patch);
-        if (pending.parts == 0 || lane != 0) return;
+        if (pending.parts == 0) return;
         WideCounts{{counts}}.add(pending.index, pending.parts);
         of(patch).parts = 0;
     }
@@ -59,6 +62,10 @@ struct WideStages {
     __device__ __forceinline__ const std::uint8_t* await() const {
         ptx::barrier_wait(&ring.full[place.slot], place.parity);
         return ring.stage(place.slot);
+    }
+    /// Where a lane gives the stage at hand back, behind a wait of the whole warp for the matrix unit; 0: other lanes do.
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t give_back_at() const {
+        return empty != 0 ? empty + static_cast<std::uint32_t>(place.slot) * 8 : 0;
     }
     __device__ __forceinline__ void release(int slot) const {
         __syncwarp();
@@ -152,12 +159,15 @@ __device__ __forceinline__ void multiply_unit_stages(WideStages<Shape>& stages, 
         if (part / Strips < blocks)
             slabs[part / Strips][part % Strips].load(stage + codes, stage + scales, part % Strips * strip_bytes,
                                                      part / Strips);
-    int reading = -1;
+    const auto rows_of = [](std::uint32_t at) {
+        return ptx::wgmma_tile_word(at + static_cast<std::uint32_t>(Shape::kRowsOffset));
+    };
+    std::uint32_t reading = 0;  // where the stage before is given back, in lanes that do so
 #pragma unroll 1
     for (int next = 2; next <= blocks; next += 2) {
-        const std::uint32_t rows =
-            __reduce_or_sync(0xFFFFFFFFU, ptx::wgmma_tile_word(stage + static_cast<std::uint32_t>(Shape::kRowsOffset)));
-        const int own = stages.advance();
+        const std::uint32_t rows = rows_of(stage);
+        const std::uint32_t own = stages.give_back_at();
+        stages.advance();
         const std::uint32_t present = next < blocks ? ptx::barrier_test(full_slot(), stages.place.parity) : 1U;
 #pragma unroll
         for (int part = 0; part < parts; ++part) {
@@ -172,21 +182,21 @@ __device__ __forceinline__ void multiply_unit_stages(WideStages<Shape>& stages, 
             if (next + block < blocks)
                 slabs[block][strip].load(stage + codes, stage + scales, strip * strip_bytes, block);
             ptx::wgmma_wait<1>();
-            if (part == 0 && reading >= 0) stages.release(reading);
+            if (part == 0 && reading != 0) ptx::barrier_arrive_in(reading);
         }
         reading = own;
     }
     if (blocks % 2 != 0) {
-        const std::uint32_t rows =
-            __reduce_or_sync(0xFFFFFFFFU, ptx::wgmma_tile_word(stage + static_cast<std::uint32_t>(Shape::kRowsOffset)));
+        const std::uint32_t rows = rows_of(stage);
 #pragma unroll
         for (int strip = 0; strip < Strips; ++strip) multiply_slab(slabs[0][strip], rows, a[0][strip], sums[strip]);
         ptx::wgmma_wait<0>();
-        if (reading >= 0) stages.release(reading);
-        reading = stages.advance();
+        if (reading != 0) ptx::barrier_arrive_in(reading);
+        reading = stages.give_back_at();
+        stages.advance();
     }
     ptx::wgmma_wait<0>();
-    stages.release(reading);
+    if (reading != 0) ptx::barrier_arrive_in(reading);
 }
 
 /// Two strips, which have a set each. What is converted next is loaded, and its stage awaited, before the wait for the

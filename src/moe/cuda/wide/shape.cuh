@@ -11,7 +11,7 @@ inline constexpr int kWideScaleBytes = 16;
 
 /// Combines that a kernel has: the one that the arguments ask for, or one. With both the instructions of fp8_block are
 /// nearly twice as many and it takes 17% longer at 512 rows of an expert.
-enum class WideCombines { asked, rows, atomic };
+enum class WideCombines { asked, rows, half_rows, atomic };
 
 /// Two consumer warpgroups with up to two strips of 64 weight rows each, times `LeastRows` to `MostRows` rows of one
 /// expert in steps of `StepRows`; and one warpgroup that feeds them.
@@ -39,6 +39,7 @@ struct WideShape {
     static constexpr int kProducerRegisters = kWarpgroups == 2 ? 40 : 104;
     static constexpr int kBlocks = Weights::kStageBlocks;  ///< of 64 columns in a stage
     static constexpr bool kQuantized = Weights::kQuantized;
+    static constexpr bool kHalfResults = kQuantized || Combines_ == WideCombines::half_rows;  ///< in bf16, not f32
     static constexpr int kRowBlockBytes = kMostRows * 128;
     static constexpr int kRowsOffset = (kStrips * Weights::kStripStageBytes + 1023) / 1024 * 1024;
     /// Quantised: the scales of the rows lie behind their codes, however many there are; then those of the strips.

@@ -14,9 +14,11 @@ inline constexpr int kWidePatchBytes = kWideTurnBytes + 128;
 /// Feeding warps of a CTA that copy nothing: they prepare, clear and combine under the multiplications.
 inline constexpr int kWideIdleWarps = 2;
 /// Of each of them in shared memory: results on their way, with a barrier and 16 bytes about each.
-inline constexpr int kWideEarlySlots = 5;
-inline constexpr int kWideEarlySlotBytes = 1024;
-inline constexpr int kWideEarlyBytes = kWideEarlySlots * (kWideEarlySlotBytes + 24) + 8;
+inline constexpr int kWideEarlyBytes = 5248;
+/// Columns of an intermediate from which on rows are prepared and tokens combined under the multiplications.
+inline constexpr int kWideOverlapCols = 1536;
+/// Of each of them where nothing is combined early: zeros.
+inline constexpr int kWideZeroBytes = 2048;
 /// What the consumers share about each row of a unit whose results are quantised.
 inline constexpr int kWideGroupRowBytes = 12;
 
@@ -45,7 +47,8 @@ struct WideShared {
     int begins = 0;    ///< [local experts + 1]: first place of an expert in the list of routes
     int deals = 0;     ///< [kWideDeals] of WideDeal, then of what one CTA of a pair tells the other
     int tiles = 0;     ///< [local experts + 1]: row tiles before an expert
-    int early = 0;     ///< [kWideIdleWarps, kWideEarlyBytes]
+    int early = 0;     ///< [kWideIdleWarps, early_bytes]: kWideEarlyBytes where tokens are combined early
+    int early_bytes = 0;
     int bytes = 0;
 };
 
@@ -78,9 +81,12 @@ struct WideInstance {
     bool quantized = false;
     bool pairs = false;                   ///< clusters of two CTAs
     const void* atomic_kernel = nullptr;  ///< of the atomic combine, if that has its own
+    const void* half_kernel = nullptr;    ///< which keeps rows of results in bf16 (launches.cpp says when), if any
 };
 
 WideInstance wide_bf16_n160();
+WideInstance wide_bf16_n160_half();
+WideInstance wide_bf16_n160_atomic();
 WideInstance wide_fp8_block_n128();
 WideInstance wide_fp8_block_n128_atomic();
 WideInstance wide_int4_g32_n128();

@@ -25,7 +25,7 @@ struct Booking {
 };
 
 /// The layout and its size.
-std::int64_t lay_out(std::int64_t experts, WideVariant& variant) {
+std::int64_t lay_out(std::int64_t experts, bool overlaps, WideVariant& variant) {
     WideShared& shared = variant.shared;
     Booking booking;
     booking.take(std::int64_t{variant.stages} * variant.instance.stage_bytes);
@@ -34,7 +34,8 @@ std::int64_t lay_out(std::int64_t experts, WideVariant& variant) {
     shared.patches = booking.take((variant.instance.threads / 32 - 4) * kWidePatchBytes);
     if (variant.instance.quantized)
         shared.group = booking.take(std::int64_t{variant.instance.most_rows} * kWideGroupRowBytes);
-    shared.early = booking.take(std::int64_t{kWideIdleWarps} * kWideEarlyBytes);
+    shared.early_bytes = overlaps ? kWideEarlyBytes : kWideZeroBytes;
+    shared.early = booking.take(std::int64_t{kWideIdleWarps} * shared.early_bytes);
     shared.deals = booking.take(std::int64_t{kWideDeals} * (kWideDealBytes + 8));
     shared.begins = booking.take((experts + 1) * 4);
     shared.tiles = booking.take((experts + 1) * 4);
@@ -73,8 +74,10 @@ std::vector<WideVariant> wide_variants(const FusedMoeProblem& problem, std::size
     std::vector<WideVariant> variants;
     if (experts > kMostExperts) return variants;
     for (const WideInstance& instance : wide_instances(problem.weights, problem.quantize_activations)) {
+        const bool overlaps = !instance.quantized && problem.intermediate >= kWideOverlapCols;
         WideVariant variant{.instance = instance, .stages = kMostWideStages, .shared = {}};
-        while (variant.stages >= kLeastStages && lay_out(experts, variant) > static_cast<std::int64_t>(shared_limit))
+        while (variant.stages >= kLeastStages &&
+               lay_out(experts, overlaps, variant) > static_cast<std::int64_t>(shared_limit))
             --variant.stages;
         if (variant.stages >= kLeastStages) variants.push_back(variant);
     }

@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "moe/cuda/wide/kernel.cuh"
+#include "moe/cuda/wide/weights.cuh"
+
+namespace tokamak::moe::cuda {
+WideInstance wide_bf16_n160_half() {
+    return wide_instance<WideShape<WideBf16, 64, 16, 160, WideCombines::half_rows>>("wide_n160");
+}
+}  // namespace tokamak::moe::cuda
