@@ -43,6 +43,20 @@ TEST(FusedMoeWide, RowsAroundTheBordersOfTiles) {
     }
 }
 
+/// Several results of many terms and no bias: they may be kept in bf16.
+TEST(FusedMoeWide, LongSumsAroundTheBordersOfTiles) {
+    TOKAMAK_REQUIRE_GPU();
+    std::uint64_t purpose = 1710;
+    for (const Format& format : {Format(WeightSpec::bf16()), Format(WeightSpec::int4(32))})
+        for (const int hidden : {288, 2080}) {
+            FusedMoeCase c = gpu_case(format, 330, hidden, 320);
+            c.problem.num_experts = c.problem.num_local_experts = c.problem.top_k = 2;
+            c.bad_ids = 0;
+            c.shared_output = hidden == 288;
+            expect_wide(c, purpose++, {3, 64, 65, 90, 97, 113, 128, 130, 145, 160, 161, 200, 320, 330});
+        }
+}
+
 TEST(FusedMoeWide, SeveralExperts) {
     TOKAMAK_REQUIRE_GPU();
     std::uint64_t purpose = 1720;

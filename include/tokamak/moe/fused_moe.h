@@ -35,9 +35,9 @@ enum class RoutingWeight : std::uint8_t {
     none,
 };
 
-/// The whole routed-expert layer: for token m and each of its top_k experts e,
+/// The routed-expert layer. Sums are f32; CUDA may round d to bf16 if `out` is bf16. For token m and its experts e,
 ///   gu = x[m] W13[e]^T + b13[e];  a = act(gate, up), rounded to act_dtype;  d = a W2[e]^T + b2[e];  out[m] += w[m,j] d
-/// (+ shared_output[m]). Sums are f32. A token none of whose experts is local gets shared_output or zero.
+/// (+ shared_output[m]). A token none of whose experts is local gets shared_output or zero.
 struct FusedMoeProblem {
     std::int64_t max_tokens = 0;
     std::int64_t hidden = 0;

@@ -42,17 +42,6 @@ __device__ __forceinline__ void bulk_copy(void* shared, const void* global, std:
         : "memory");
 }
 
-/// From shared memory, of the thread's next group; both addresses and the size are multiples of 16 bytes.
-__device__ __forceinline__ void bulk_store(void* global, const void* shared, std::uint32_t bytes) {
-    asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(global),
-                 "r"(shared_address(shared)), "r"(bytes)
-                 : "memory");
-}
-/// Until all that the thread has stored so is written.
-__device__ __forceinline__ void bulk_stores_done() {
-    asm volatile("cp.async.bulk.commit_group;\n cp.async.bulk.wait_group 0;" ::: "memory");
-}
-
 /// True for one lane of a whole warp. The compiler knows this form: what the lane passes to copies goes straight into
 /// uniform registers, without the loop over lanes that other conditions get (15 instructions for each copy).
 __device__ __forceinline__ bool elect_lane() {

@@ -50,10 +50,11 @@ void launch_grid(const FusedMoeState& state, const void* kernel, int threads, in
            state.device.index, parameters, stream);
 }
 
-/// Whether a token's results may be rounded to bf16 before they are added. Without a bias their rounding is small
-/// against that of the intermediate, which all their terms have; a single result would be rounded twice.
+/// Whether a token's results may be rounded to bf16 before they are added. A sum of many terms without a bias is small
+/// against its terms, which have been rounded with the intermediate; a single result would be rounded twice.
 bool allows_half_results(const DecodeArgs& args) {
-    return args.out_dtype == DType::bf16 && args.top_k > 1 && args.down.bias.data == nullptr;
+    constexpr int many = 256;
+    return args.out_dtype == DType::bf16 && args.top_k > 1 && args.down.bias.data == nullptr && args.down.cols >= many;
 }
 
 }  // namespace

@@ -92,7 +92,8 @@ class WideEarlyCombine {
         const float weight = __shfl_sync(0xFFFFFFFFU, own_.weight, next);
         if (row_.lane == 0) piece(slot) = {job_.token, col_, weight, first + (left_ == 0 ? 2 : 0)};
         __syncwarp();
-        const auto bytes = static_cast<std::uint32_t>(min(kCols, static_cast<int>(row_.stride) - col_)) * 4U;
+        const auto bytes =
+            static_cast<std::uint32_t>(min(kCols, static_cast<int>(row_.stride) - col_)) * (Half ? 2U : 4U);
         if (ptx::elect_lane()) {
             ptx::barrier_arrive_expect(barrier(slot), bytes);
             ptx::bulk_copy(stage(slot), row_.address(row_.row_of(job_.token, next) + col_), bytes, barrier(slot));

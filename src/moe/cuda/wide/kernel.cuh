@@ -158,29 +158,18 @@ __device__ __forceinline__ void consume_wide_phase(const WideArgs& args, const W
         WidePending::tell(stages.patch, me.lane, down ? args.expert_results : args.tile_parts);
 }
 
-/// Until most units of the first phase are dealt: zeros written shortly before results are added to them are in the L2
-/// then. By a whole warp.
-template <class Shape>
-__device__ __forceinline__ void await_wide_clearing(const WideArgs& args, const WideTables& tables) {
-    const int units = tables.facts->tiles * tables.facts->gate_up_units / WidePair().size;
-    if (threadIdx.x % 32 == 0)
-        while (WideCounts{{args.dealt}}.read(kWideGateUpUnits) < units * kWideClearFrom / 100) __nanosleep(1000);
-    __syncwarp();
-}
-
 /// What warps that copy nothing do under the multiplications.
 template <class Shape>
 __device__ __forceinline__ void idle_wide(const WideArgs& args, const WideTables& tables, std::uint8_t* shared,
                                           int warp, int count) {
     if constexpr (!Shape::kQuantized) WidePrepare(args, tables, wide_x_rows<Shape>(args)).run_later(warp);
-    std::uint8_t* const own = shared + args.lists.early + warp * args.lists.early_bytes;
-    if (Shape::atomic(args)) await_wide_clearing<Shape>(args, tables);
-    WideClear(args, own).run(count, warp, !Shape::atomic(args));
     if (!Shape::atomic(args)) WideOwners<Shape::kQuantized>(args, tables).find(warp);
+    WideClear(args).run(count, warp, !Shape::atomic(args));
     WideCleared(args).add();
     if constexpr (!Shape::kQuantized)
         if (!Shape::atomic(args) && wide_overlaps<false>(args))
-            WideEarlyCombine<Shape::kHalfResults>(args, tables, own).run();
+            WideEarlyCombine<Shape::kHalfResults>(args, tables, shared + args.lists.early + warp * kWideEarlyBytes)
+                .run();
 }
 
 /// The feeding warps: copies of weights, copies of rows; the others have nothing to copy.

@@ -111,13 +111,17 @@ __device__ __forceinline__ void multiply_shared(const std::uint8_t* stage, int f
 template <class Shape, int Strips, int Eights>
 __device__ __forceinline__ void multiply_unit_shared(WideStages<Shape>& stages, int first, int chunks,
                                                      float (&sums)[Strips][Eights][4]) {
+    // Few rows: the memory binds, and a stage that is kept until the next one has come is one that is not filled.
+    constexpr bool at_once = Eights <= 12;
     int reading = 0;
     for (int chunk = 0; chunk < chunks; ++chunk) {
         multiply_shared<Shape>(stages.await(), first, sums);
-        ptx::wgmma_wait<1>();
-        if (chunk > 0) stages.release(reading);
+        ptx::wgmma_wait<at_once ? 0 : 1>();
+        if (!at_once && chunk > 0) stages.release(reading);
         reading = stages.advance();
+        if (at_once) stages.release(reading);
     }
+    if (at_once) return;
     ptx::wgmma_wait<0>();
     stages.release(reading);
 }

@@ -14,20 +14,10 @@
 
 namespace tokamak::moe::cuda {
 
-/// Percent of the first phase's units that are dealt before rows of `out` are cleared.
-inline constexpr int kWideClearFrom = 75;
-
 /// What rows of `out` hold before results are added, or that none are added to. By the idle warps of all CTAs.
-/// Zeros come by bulk copies out of kWideZeroBytes of shared memory, which cost the warp nothing.
 class WideClear {
   public:
-    /// `zeros`: the warp's shared memory.
-    __device__ WideClear(const WideArgs& args, std::uint8_t* zeros)
-        : args_(args), zeros_(zeros), lane_(static_cast<int>(threadIdx.x) % 32) {
-        for (int at = lane_ * 16; at < kWideZeroBytes; at += 512) *reinterpret_cast<uint4*>(zeros_ + at) = {0, 0, 0, 0};
-        ptx::fence_shared_async();
-        __syncwarp();
-    }
+    __device__ explicit WideClear(const WideArgs& args) : args_(args), lane_(static_cast<int>(threadIdx.x) % 32) {}
 
     /// `warp` of the CTA's; `bare`: only tokens that none of the experts here takes.
     __device__ void run(int count, int warp, bool bare) const {
@@ -35,9 +25,6 @@ class WideClear {
         for (int token = static_cast<int>(blockIdx.x) * kWideIdleWarps + warp; token < count;
              token += static_cast<int>(gridDim.x) * kWideIdleWarps)
             if ((!bare && !args_.live_rows_only) || has_route(token) != bare) clear(args_.first_token + token);
-        if (ptx::elect_lane()) ptx::bulk_stores_done();
-        ptx::fence_all_async();
-        __syncwarp();
     }
 
   private:
@@ -54,10 +41,8 @@ class WideClear {
         auto* const begin = static_cast<std::uint8_t*>(args_.out) + to * bytes;
         if (args_.shared_output.data == nullptr && reinterpret_cast<std::uintptr_t>(begin) % 16 == 0 &&
             hidden * bytes % 16 == 0) {
-            if (ptx::elect_lane())
-                for (int at = 0; at < hidden * bytes; at += kWideZeroBytes)
-                    ptx::bulk_store(begin + at, zeros_,
-                                    static_cast<std::uint32_t>(min(kWideZeroBytes, hidden * bytes - at)));
+            for (int at = lane_ * 16; at < hidden * bytes; at += 512)
+                *reinterpret_cast<uint4*>(begin + at) = {0, 0, 0, 0};
             return;
         }
 #pragma unroll 4
@@ -69,7 +54,6 @@ class WideClear {
     }
 
     const WideArgs& args_;
-    std::uint8_t* zeros_;
     int lane_;
 };
 

@@ -17,8 +17,6 @@ inline constexpr int kWideIdleWarps = 2;
 inline constexpr int kWideEarlyBytes = 5248;
 /// Columns of an intermediate from which on rows are prepared and tokens combined under the multiplications.
 inline constexpr int kWideOverlapCols = 1536;
-/// Of each of them where nothing is combined early: zeros.
-inline constexpr int kWideZeroBytes = 2048;
 /// What the consumers share about each row of a unit whose results are quantised.
 inline constexpr int kWideGroupRowBytes = 12;
 
@@ -47,8 +45,7 @@ struct WideShared {
     int begins = 0;    ///< [local experts + 1]: first place of an expert in the list of routes
     int deals = 0;     ///< [kWideDeals] of WideDeal, then of what one CTA of a pair tells the other
     int tiles = 0;     ///< [local experts + 1]: row tiles before an expert
-    int early = 0;     ///< [kWideIdleWarps, early_bytes]: kWideEarlyBytes where tokens are combined early
-    int early_bytes = 0;
+    int early = 0;     ///< [kWideIdleWarps, kWideEarlyBytes], where tokens are combined early
     int bytes = 0;
 };
 
