@@ -36,8 +36,7 @@ __device__ __forceinline__ void finish_wide_gate_up(const WideArgs& args, const 
     WidePending::tell(patch, me.lane, args.tile_parts);
 #pragma unroll
     for (int i = 0; i < Strips; ++i)
-        if (first + i < last)
-            finish_gate_up<Shape>(args, unit, unit.strip + first + i, me, patch, rows[i], sums[i]);
+        if (first + i < last) finish_gate_up<Shape>(args, unit, unit.strip + first + i, me, patch, rows[i], sums[i]);
     WidePending::put(patch, me.lane, unit.tile, max(0, min(first + Strips, last) - first));
 }
 

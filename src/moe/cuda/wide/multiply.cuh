@@ -63,7 +63,8 @@ struct WideStages {
         ptx::barrier_wait(&ring.full[place.slot], place.parity);
         return ring.stage(place.slot);
     }
-    /// Where a lane gives the stage at hand back, behind a wait of the whole warp for the matrix unit; 0: other lanes do.
+    /// Where a lane gives the stage at hand back, behind a wait of the whole warp for the matrix unit; 0: other lanes
+    /// do.
     [[nodiscard]] __device__ __forceinline__ std::uint32_t give_back_at() const {
         return empty != 0 ? empty + static_cast<std::uint32_t>(place.slot) * 8 : 0;
     }

@@ -88,9 +88,7 @@ WideInstance wide_fp8_block_n128();
 WideInstance wide_fp8_block_n128_atomic();
 WideInstance wide_int4_g32_n128();
 WideInstance wide_int4_g32_n64();
-WideInstance wide_int4_g32_n64_atomic();
 WideInstance wide_int4_g32_n96();
-WideInstance wide_int4_g32_n96_atomic();
 WideInstance wide_int4_g64_n128();
 WideInstance wide_int4_g128_n128();
 WideInstance wide_mxfp4_n128();
@@ -100,8 +98,6 @@ WideInstance wide_mxfp4_n64_atomic();
 WideInstance wide_mxfp4_n96();
 WideInstance wide_nvfp4_n128();
 WideInstance wide_nvfp4_n64();
-WideInstance wide_nvfp4_n64_atomic();
 WideInstance wide_nvfp4_n96();
-WideInstance wide_nvfp4_n96_atomic();
 
 }  // namespace tokamak::moe::cuda

@@ -4,8 +4,6 @@
 
 namespace tokamak::moe::cuda {
 WideInstance wide_int4_g32_n64() {
-    WideInstance instance = wide_instance<WideShape<Wide4Bit<Int4Weights<32>>, 32, 16, 64, WideCombines::rows, 3>>("wide_n64");
-    instance.atomic_kernel = wide_int4_g32_n64_atomic().kernel;
-    return instance;
+    return wide_instance<WideShape<Wide4Bit<Int4Weights<32>>, 32, 16, 64, WideCombines::asked, 3>>("wide_n64");
 }
 }  // namespace tokamak::moe::cuda

@@ -3,9 +3,5 @@
 #include "moe/cuda/wide/weights.cuh"
 
 namespace tokamak::moe::cuda {
-WideInstance wide_int4_g32_n96() {
-    WideInstance instance = wide_instance<WideShape<Wide4Bit<Int4Weights<32>>, 64, 16, 96, WideCombines::rows>>("wide_n96");
-    instance.atomic_kernel = wide_int4_g32_n96_atomic().kernel;
-    return instance;
-}
+WideInstance wide_int4_g32_n96() { return wide_instance<WideShape<Wide4Bit<Int4Weights<32>>, 64, 16, 96>>("wide_n96"); }
 }  // namespace tokamak::moe::cuda
