@@ -139,41 +139,66 @@ __device__ __forceinline__ void multiply_slab(Slab& slab, std::uint32_t rows, st
     ptx::wgmma_commit();
 }
 
+/// The stage at hand and a lane's places in a stage, as shared addresses: a stage's pointer costs the latency of a
+/// special register.
+template <class Shape>
+struct WideLaneStages {
+    using Weights = typename Shape::Weights;
+    static constexpr int kStripBytes = Weights::kStripStageBytes;
+
+    const RingPlace& place;
+    std::uint32_t memory;
+    std::uint32_t full;
+    std::uint32_t codes;
+    std::uint32_t scales;
+
+    __device__ __forceinline__ WideLaneStages(const WideStages<Shape>& stages, int first, const WideConsumer& me)
+        : place(stages.place),
+          memory(ptx::shared_address(stages.ring.memory)),
+          full(ptx::shared_address(stages.ring.full)),
+          codes(static_cast<std::uint32_t>(first * kStripBytes + me.slab * 512 + me.lane * 16)),
+          scales(static_cast<std::uint32_t>(first * kStripBytes + Weights::scale_place(me.slab, me.lane))) {}
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t stage() const {
+        return memory + static_cast<std::uint32_t>(place.slot) * Shape::kStageBytes;
+    }
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t present() const {
+        return ptx::barrier_test(full + static_cast<std::uint32_t>(place.slot) * 8, place.parity);
+    }
+    __device__ __forceinline__ void await() const {
+        ptx::barrier_wait(full + static_cast<std::uint32_t>(place.slot) * 8, place.parity);
+    }
+    __device__ __forceinline__ void load(typename Weights::Slab& slab, std::uint32_t stage, int strip,
+                                         int block) const {
+        slab.load(stage + codes, stage + scales, strip * kStripBytes, block);
+    }
+    /// Low word of the rows' descriptor. Not through a shuffle: its latency stood before every stage.
+    [[nodiscard]] __device__ __forceinline__ static std::uint32_t rows(std::uint32_t stage) {
+        return ptx::wgmma_tile_word(stage + static_cast<std::uint32_t>(Shape::kRowsOffset));
+    }
+};
+
 /// A warpgroup's strips over whole stages of two blocks: a set for each block of each strip. What is converted is
-/// loaded a stage ahead, and asked for at the beginning of the one before, so that little stands between conversions;
-/// shared addresses, because a stage's pointer costs the latency of a special register.
+/// loaded a stage ahead, and asked for at the beginning of the one before, so that little stands between conversions.
 template <class Shape, int Strips, int Eights>
 __device__ __forceinline__ void multiply_unit_stages(WideStages<Shape>& stages, int first, int blocks,
                                                      const WideConsumer& me, float (&sums)[Strips][Eights][4]) {
-    using Weights = typename Shape::Weights;
     static_assert(Shape::kBlocks == 2);
-    constexpr int strip_bytes = Weights::kStripStageBytes;
     constexpr int parts = 2 * Strips;
-    const std::uint32_t memory = ptx::shared_address(stages.ring.memory);
-    const std::uint32_t full = ptx::shared_address(stages.ring.full);
-    const auto codes = static_cast<std::uint32_t>(first * strip_bytes + me.slab * 512 + me.lane * 16);
-    const auto scales = static_cast<std::uint32_t>(first * strip_bytes + Weights::scale_place(me.slab, me.lane));
-    const auto full_slot = [&] { return full + static_cast<std::uint32_t>(stages.place.slot) * 8; };
-    const auto stage_of = [&] { return memory + static_cast<std::uint32_t>(stages.place.slot) * Shape::kStageBytes; };
+    const WideLaneStages<Shape> lane(stages, first, me);
     std::uint32_t a[2][Strips][4][4];
-    typename Weights::Slab slabs[2][Strips];
-    ptx::barrier_wait(full_slot(), stages.place.parity);
-    std::uint32_t stage = stage_of();
+    typename Shape::Weights::Slab slabs[2][Strips];
+    lane.await();
+    std::uint32_t stage = lane.stage();
 #pragma unroll
     for (int part = 0; part < parts; ++part)
-        if (part / Strips < blocks)
-            slabs[part / Strips][part % Strips].load(stage + codes, stage + scales, part % Strips * strip_bytes,
-                                                     part / Strips);
-    const auto rows_of = [](std::uint32_t at) {
-        return ptx::wgmma_tile_word(at + static_cast<std::uint32_t>(Shape::kRowsOffset));
-    };
+        if (part / Strips < blocks) lane.load(slabs[part / Strips][part % Strips], stage, part % Strips, part / Strips);
     std::uint32_t reading = 0;  // where the stage before is given back, in lanes that do so
 #pragma unroll 1
     for (int next = 2; next <= blocks; next += 2) {
-        const std::uint32_t rows = rows_of(stage);
+        const std::uint32_t rows = lane.rows(stage);
         const std::uint32_t own = stages.give_back_at();
         stages.advance();
-        const std::uint32_t present = next < blocks ? ptx::barrier_test(full_slot(), stages.place.parity) : 1U;
+        const std::uint32_t present = next < blocks ? lane.present() : 1U;
 #pragma unroll
         for (int part = 0; part < parts; ++part) {
             const int block = part / Strips;
@@ -181,18 +206,17 @@ __device__ __forceinline__ void multiply_unit_stages(WideStages<Shape>& stages, 
             multiply_slab(slabs[block][strip], rows + static_cast<std::uint32_t>(block) * (Shape::kRowBlockBytes / 16),
                           a[block][strip], sums[strip]);
             if (part == 0) {
-                if (present == 0) ptx::barrier_wait(full_slot(), stages.place.parity);
-                stage = stage_of();
+                if (present == 0) lane.await();
+                stage = lane.stage();
             }
-            if (next + block < blocks)
-                slabs[block][strip].load(stage + codes, stage + scales, strip * strip_bytes, block);
+            if (next + block < blocks) lane.load(slabs[block][strip], stage, strip, block);
             ptx::wgmma_wait<1>();
             if (part == 0 && reading != 0) ptx::barrier_arrive_in(reading);
         }
         reading = own;
     }
     if (blocks % 2 != 0) {
-        const std::uint32_t rows = rows_of(stage);
+        const std::uint32_t rows = lane.rows(stage);
 #pragma unroll
         for (int strip = 0; strip < Strips; ++strip) multiply_slab(slabs[0][strip], rows, a[0][strip], sums[strip]);
         ptx::wgmma_wait<0>();

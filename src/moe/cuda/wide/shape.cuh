@@ -13,8 +13,9 @@ inline constexpr int kWideScaleBytes = 16;
 /// nearly twice as many and it takes 17% longer at 512 rows of an expert.
 enum class WideCombines { asked, rows, half_rows, atomic };
 
-/// Two consumer warpgroups with up to two strips of 64 weight rows each, times `LeastRows` to `MostRows` rows of one
-/// expert in steps of `StepRows`; and one warpgroup that feeds them.
+/// Two consumer warpgroups with up to two strips of 64 weight rows each, or three with one each, times `LeastRows` to
+/// `MostRows` rows of one expert in steps of `StepRows`; and one warpgroup that feeds them. Up to 64 rows converting
+/// weights is a chain of short waits, which a third warp of a scheduler fills.
 template <class Weights_, int LeastRows_, int StepRows_, int MostRows_, WideCombines Combines_ = WideCombines::asked,
           int Warpgroups_ = 2>
 struct WideShape {
