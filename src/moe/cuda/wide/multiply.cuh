@@ -237,16 +237,14 @@ __device__ __forceinline__ void multiply_unit_registers(WideStages<Shape>& stage
     std::uint32_t a[2][4][4];
     typename Shape::Weights::Slab slab;
     const std::uint8_t* stage = stages.await();
-    const auto rows_of = [](const std::uint8_t* at) {
-        return ptx::wgmma_tile_word(ptx::shared_address(at + Shape::kRowsOffset));
-    };
-    std::uint32_t first_rows = rows_of(stage);
+    std::uint32_t first_rows = rows_word<Shape>(stage);
     slab.load(stage + first * strip_bytes, 0, me.slab, me.lane);
     int reading = -1;
 #pragma unroll 1
     for (int done = 0; done < blocks; ++done) {
         const int block = done % Shape::kBlocks;
-        const std::uint32_t rows = first_rows + static_cast<std::uint32_t>(block) * (Shape::kRowBlockBytes / 16);
+        const std::uint32_t rows =
+            __shfl_sync(0xFFFFFFFFU, first_rows + static_cast<std::uint32_t>(block) * (Shape::kRowBlockBytes / 16), 0);
         multiply_slab(slab, rows, a[0], sums[0]);
         slab.load(stage + (first + 1) * strip_bytes, block, me.slab, me.lane);
         ptx::wgmma_wait<1>();
@@ -257,7 +255,7 @@ __device__ __forceinline__ void multiply_unit_registers(WideStages<Shape>& stage
         if (!last) {
             if (block == Shape::kBlocks - 1) {
                 stage = stages.await();
-                first_rows = rows_of(stage);
+                first_rows = rows_word<Shape>(stage);
             }
             slab.load(stage + first * strip_bytes, (block + 1) % Shape::kBlocks, me.slab, me.lane);
         }
