@@ -188,4 +188,14 @@ __device__ __forceinline__ void finish_down(const WideArgs& args, int strip, con
         }
 }
 
+/// The same with what it needs asked for just before.
+template <class Shape, int Eights>
+__device__ __forceinline__ void finish_down_row(const WideArgs& args, const WideUnit& unit, int strip,
+                                                const WideConsumer& me, const float (&sums)[Eights][4]) {
+    WideLaneRows<Shape, true> rows;
+    rows.load(args, unit.expert, strip, me);
+    const WideRowRoutes<Eights> routes(args, unit, me.lane);
+    finish_down<Shape>(args, strip, me, routes, rows, sums);
+}
+
 }  // namespace tokamak::moe::cuda

@@ -24,23 +24,27 @@ __device__ __forceinline__ WideGroupScratch<Shape::kMostRows>& group_scratch(con
     return *reinterpret_cast<WideGroupScratch<Shape::kMostRows>*>(shared + args.lists.group);
 }
 
-/// Biases and routes are asked for before what the warp had not told of the unit before is told.
+/// Biases and routes are asked for before what the warp had not told of the unit before is told, where registers allow.
 template <class Shape, int Strips, int Eights>
 __device__ __forceinline__ void finish_wide_gate_up(const WideArgs& args, const WideUnit& unit, int first, int last,
                                                     const WideConsumer& me, std::uint8_t* patch,
                                                     float (&sums)[Strips][Eights][4]) {
+    constexpr bool ahead = Shape::kWholeStages;
     WideLaneRows<Shape, false> rows[Strips];
 #pragma unroll
-    for (int i = 0; i < Strips; ++i)
+    for (int i = 0; ahead && i < Strips; ++i)
         if (first + i < last) rows[i].load(args, unit.expert, unit.strip + first + i, me);
-    WidePending::tell(patch, me.lane, args.tile_parts);
+    WidePending::tell<!ahead>(patch, me.lane, args.tile_parts);
 #pragma unroll
-    for (int i = 0; i < Strips; ++i)
-        if (first + i < last) finish_gate_up<Shape>(args, unit, unit.strip + first + i, me, patch, rows[i], sums[i]);
+    for (int i = 0; i < Strips; ++i) {
+        if (first + i >= last) break;
+        if (!ahead) rows[i].load(args, unit.expert, unit.strip + first + i, me);
+        finish_gate_up<Shape>(args, unit, unit.strip + first + i, me, patch, rows[i], sums[i]);
+    }
     WidePending::put(patch, me.lane, unit.tile, max(0, min(first + Strips, last) - first));
 }
 
-/// Results that are added, or in bf16.
+/// Results that are added, in bf16, or of tiles of many rows.
 template <class Shape, int Strips, int Eights>
 __device__ __forceinline__ void finish_wide_other(const WideArgs& args, const WideUnit& unit, int first, int last,
                                                   const WideConsumer& me, std::uint8_t* patch,
@@ -53,6 +57,8 @@ __device__ __forceinline__ void finish_wide_other(const WideArgs& args, const Wi
             finish_down_scatter<Shape>(args, unit, strip, me, patch, sums[i]);
         else if constexpr (Shape::kHalfResults)
             finish_down_half<Shape>(args, unit, strip, me, patch, sums[i]);
+        else
+            finish_down_row<Shape>(args, unit, strip, me, sums[i]);
     }
 }
 
@@ -60,8 +66,8 @@ template <class Shape, int Strips, int Eights>
 __device__ __forceinline__ void finish_wide_down(const WideArgs& args, const WideUnit& unit, int first, int last,
                                                  const WideConsumer& me, std::uint8_t* patch,
                                                  const float (&sums)[Strips][Eights][4]) {
-    if (Shape::kHalfResults || Shape::atomic(args)) {
-        WidePending::tell(patch, me.lane, args.expert_results);
+    if (Shape::kHalfResults || !Shape::kWholeStages || Shape::atomic(args)) {
+        WidePending::tell<!Shape::kWholeStages>(patch, me.lane, args.expert_results);
         finish_wide_other<Shape>(args, unit, first, last, me, patch, sums);
     } else {
         WideLaneRows<Shape, true> rows[Strips];
@@ -69,7 +75,7 @@ __device__ __forceinline__ void finish_wide_down(const WideArgs& args, const Wid
         for (int i = 0; i < Strips; ++i)
             if (first + i < last) rows[i].load(args, unit.expert, unit.strip + first + i, me);
         const WideRowRoutes<Eights> routes(args, unit, me.lane);
-        WidePending::tell(patch, me.lane, args.expert_results);
+        WidePending::tell<false>(patch, me.lane, args.expert_results);
 #pragma unroll
         for (int i = 0; i < Strips; ++i)
             if (first + i < last) finish_down<Shape>(args, unit.strip + first + i, me, routes, rows[i], sums[i]);
@@ -154,7 +160,7 @@ __device__ __forceinline__ void consume_wide_phase(const WideArgs& args, const W
             stages.skip(Shape::chunks(matrix));
     }
     if constexpr (!Shape::kQuantized)
-        WidePending::tell(stages.patch, me.lane, down ? args.expert_results : args.tile_parts);
+        WidePending::tell<!Shape::kWholeStages>(stages.patch, me.lane, down ? args.expert_results : args.tile_parts);
 }
 
 /// What warps that copy nothing do under the multiplications.

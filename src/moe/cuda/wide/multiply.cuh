@@ -14,7 +14,7 @@ namespace tokamak::moe::cuda {
 
 /// What a consumer warp has finished and not told yet, in its patch: it is told when the next unit is multiplied, for
 /// until its stores have left telling takes a microsecond or two. Readers order the copy engine's accesses behind what
-/// they were told; a fence of these here as well would be another microsecond of every unit.
+/// they were told; a fence of these here as well is another microsecond of every unit.
 struct WidePending {
     int turn;  ///< the turn that the warp is at
     int index;
@@ -30,8 +30,11 @@ struct WidePending {
         of(patch).index = index;
         of(patch).parts = parts;
     }
+    template <bool Fenced>
     __device__ static void tell(std::uint8_t* patch, int lane, std::int32_t* counts) {
         __syncwarp();
+        if (Fenced && of(patch).parts != 0) ptx::fence_all_async();
+        if (Fenced) __syncwarp();
         if (lane != 0) return;
         const WidePending pending = of(patch);
         if (pending.parts == 0) return;
