@@ -94,11 +94,11 @@ TEST(DefaultVariant, RowTilesAreAsWideAsExpertsHaveRows) {
     EXPECT_EQ(name(problem_of(WeightSpec::int4(128), 48, 7168, 2048, 8), 288), "wide_n128") << "there is no other";
 }
 
-TEST(DefaultVariant, GroupedWeightsAreConvertedForWgmmaFrom24RowsOn) {
+TEST(DefaultVariant, GroupedWeightsAreConvertedForWgmmaFrom30RowsOn) {
     const FusedMoeProblem groups = problem_of(WeightSpec::int4(128), 48, 7168, 2048, 8);
-    EXPECT_EQ(name(groups, 143), "grouped_r384");
-    EXPECT_EQ(name(groups, 144), "grouped_r256");
-    EXPECT_EQ(name(kGptOss, 768), "grouped_r256");
+    EXPECT_EQ(name(groups, 179), "grouped_r384");
+    EXPECT_EQ(name(groups, 180), "grouped_r256");
+    EXPECT_EQ(name(kGptOss, 960), "grouped_r256");
 }
 
 TEST(DefaultVariant, TheGroupedKernelCombinesUpTo32Slots) {

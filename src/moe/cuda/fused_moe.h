@@ -37,7 +37,8 @@ struct GroupedLaunch {
     int threads = 0;
     int stages = 0;
     GroupedShared shared;
-    bool grid_lists = false;  ///< one launch for each pass
+    bool grid_lists = false;                        ///< one launch for each pass
+    int (*units)(int strips, int tiles) = nullptr;  ///< GroupedInstance says what it is
 };
 
 /// A variant of the kernel for one token, frozen for one problem.

@@ -74,7 +74,7 @@ DecodeLaunch freeze(const DecodeInstance& instance, const DecodeVariant& variant
 GroupedLaunch freeze(const GroupedVariant& variant, const DeviceInfo& info) {
     const GroupedInstance& instance = variant.instance;
     const void* const kernel = load(instance.kernel, instance.threads, variant.shared.bytes, instance.name, info);
-    return {kernel, instance.threads, variant.stages, variant.shared, instance.grid_lists};
+    return {kernel, instance.threads, variant.stages, variant.shared, instance.grid_lists, instance.units};
 }
 
 WideLaunch freeze(const WideVariant& variant, bool atomic, const DeviceInfo& info) {
@@ -119,12 +119,17 @@ void run_grouped(const FusedMoeState& state, const GroupedLaunch& choice, const 
     args.prepared_rows = state.cuda.prepared_rows.in(workspace);
     args.row_scales = state.cuda.row_scales.in(workspace);
     args.intermediate_scales = state.cuda.intermediate_scales.in(workspace);
-    args.tile_units = state.cuda.tile_units.in(workspace);
+    args.dealt_units = state.cuda.tile_units.in(workspace);
+    args.tile_units = args.dealt_units + kDealtUnitsRoom;
     args.grid_list = state.cuda.grid_list.in(workspace);
     args.grid_places = state.cuda.grid_places.in(workspace);
     args.cta_counts = state.cuda.cta_counts.in(workspace);
     args.pass_tokens = static_cast<int>(choice.grid_lists ? state.cuda.grid_pass_tokens : state.cuda.pass_tokens);
     args.stages = choice.stages;
+    if (choice.units != nullptr) {
+        args.gate_up_units = choice.units(args.gate_up.strips, args.gate_up.tiles);
+        args.down_units = choice.units(args.down.strips, args.down.tiles);
+    }
     args.lists = choice.shared;
     const std::int64_t launch_tokens = choice.grid_lists ? args.pass_tokens : args.tokens;
     for (; args.first_token < args.tokens; args.first_token += launch_tokens)

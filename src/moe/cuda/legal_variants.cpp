@@ -88,10 +88,10 @@ const WideVariant& choose_wide(const FusedMoeProblem& p, const LegalVariants& le
 
 /// A variant with one list of the grid for what takes several passes without (fp8_block, 8192 routes a pass: dsv3-e32
 /// with 1024 tokens 1732 us without, 11% more with; dsv3-ep8 with 2048 tokens 900 and 714). Weights converted for wgmma
-/// where experts have many rows (dsv3-ep8 int4_g32: 16 rows 348 us, 339 without; 32 rows 449 and 613).
+/// where experts have many rows (dsv3-ep8 int4_g32: 16 rows 302 us, 250 without; 32 rows 384 and 390).
 const GroupedVariant& choose_grouped(const FusedMoeProblem& p, const LegalVariants& legal, std::int64_t pass,
                                      std::int64_t tokens) {
-    const bool many = has_rows(p, tokens, 24);
+    const bool many = has_rows(p, tokens, 30);
     for (const GroupedVariant& variant : legal.grouped)
         if (variant.instance.converted ? many : !many && variant.instance.grid_lists == (tokens > pass)) return variant;
     for (const GroupedVariant& variant : legal.grouped)

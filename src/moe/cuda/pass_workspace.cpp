@@ -20,13 +20,6 @@ struct PassNeeds {
     bool route_first = false;  ///< ids (and weights) that a launch before makes
 };
 
-/// 4-bit weights, grouped kernel: the rows of a pass's routes in the ring's form.
-void lay_out_tile_rows(const FusedMoeProblem& p, std::size_t routes, WorkspaceLayout& layout, FusedMoeCuda& cuda) {
-    const auto cols = static_cast<std::size_t>((p.hidden + 127) / 128 * 128);
-    const std::size_t rows = std::min<std::size_t>(routes, kMostPassRoutes);
-    cuda.prepared_rows = layout.add<std::uint16_t>("prepared_rows", rows * cols);
-}
-
 /// fp8_block: rows in another form, with their scales.
 void lay_out_prepared(const FusedMoeProblem& p, std::int64_t tokens, WorkspaceLayout& layout, FusedMoeCuda& cuda) {
     const auto routes = static_cast<std::size_t>(tokens * p.top_k);
@@ -71,8 +64,7 @@ void lay_out_pass(const FusedMoeProblem& p, const PassNeeds& needs, WorkspaceLay
     const bool fp8 = p.weights.format == WeightFormat::fp8_block;
     if (needs.route_first) lay_out_routed(p, layout, cuda);
     if (fp8) lay_out_prepared(p, needs.tokens, layout, cuda);
-    if (needs.grouped && !fp8 && p.weights.format != WeightFormat::bf16) lay_out_tile_rows(p, routes, layout, cuda);
-    if (needs.grouped || needs.wide) cuda.tile_units = layout.add<std::int32_t>("tile_units", routes);
+    if (needs.grouped || needs.wide) cuda.tile_units = layout.add<std::int32_t>("tile_units", routes + kDealtUnitsRoom);
     if (needs.grid_lists) lay_out_grid_lists(p, routes, layout, cuda);
     if (needs.wide) lay_out_wide_lists(p, routes, layout, cuda);
     cuda.intermediate = layout.add<std::byte>("intermediate", routes * padded(p.intermediate) * (fp8 ? 4 : 2));

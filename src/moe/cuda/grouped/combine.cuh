@@ -11,7 +11,11 @@ namespace tokamak::moe::cuda {
 /// What a warp knows of a token: lane i the result of slot i.
 struct TokenResults {
     std::uint32_t local = 0;  ///< slots whose result is here
-    float weight = 0.0F;      ///< of the lane's slot
+    PendingElement weight;    ///< of the lane's slot
+
+    [[nodiscard]] __device__ __forceinline__ float weight_of(const GroupedArgs& args, int slot) const {
+        return args.weights.data != nullptr ? __shfl_sync(0xFFFFFFFFU, weight.value(), slot) : 1.0F;
+    }
 };
 
 template <class Shape>
@@ -25,7 +29,7 @@ __device__ __forceinline__ TokenResults find_results(const GroupedArgs& args, co
             local = local_expert(args, load_id(args.ids, row, slot)) >= 0;
         else
             local = lists.route_expert[token * args.top_k + slot] >= 0;
-        if (local) results.weight = args.weights.data != nullptr ? load_element(args.weights, row, slot) : 1.0F;
+        if (local && args.weights.data != nullptr) results.weight.load(args.weights, row, slot);
     }
     results.local = __ballot_sync(0xFFFFFFFFU, local);
     return results;
@@ -56,7 +60,7 @@ __device__ __forceinline__ void add_results(const GroupedArgs& args, const Token
 #pragma unroll
     for (int i = 0; i < Slots; ++i) {
         const int slot = i < count ? __ffs(static_cast<int>(left)) - 1 : 0;
-        weights[i] = __shfl_sync(0xFFFFFFFFU, results.weight, slot);
+        weights[i] = results.weight_of(args, slot);
         const float* const from =
             args.partials + (static_cast<std::int64_t>(token) * args.top_k + slot) * args.gate_up.cols + col;
 #pragma unroll
@@ -111,7 +115,10 @@ __device__ __forceinline__ void combine_pieces(const GroupedArgs& args, const To
         if (p < live) store_sums(args, row, col + p * 32 * Cols, sums[p]);
 }
 
-/// All loads of a call are on their way together: many results of one piece, or few of several.
+inline constexpr int kCombinePieces = 7;  ///< most of a job
+
+/// All loads of a call are on their way together: many results of one piece, or few of several. Returns how many pieces
+/// it took of the `left` ones.
 template <int Cols>
 __device__ __forceinline__ int combine_some(const GroupedArgs& args, const TokenResults& results, std::int64_t row,
                                             int token, int piece, int left) {
@@ -121,37 +128,70 @@ __device__ __forceinline__ int combine_some(const GroupedArgs& args, const Token
         combine_pieces<8, 1, Cols>(args, results, row, token, col, 1);
         return 1;
     }
-    const int pieces = left < 4 ? left : 4;
-    combine_pieces<few, 4, Cols>(args, results, row, token, col, pieces);
-    return pieces;
+    combine_pieces<few, kCombinePieces, Cols>(args, results, row, token, col, left);
+    return left;
 }
 
-/// Warps share the pass evenly; one takes neighbouring pieces, most of the same token. Which it takes together changes
-/// no sum.
-template <class Shape>
-__device__ __forceinline__ void combine(const GroupedArgs& args, const RowLists& lists, std::int64_t first, int count) {
-    const bool vectors = args.gate_up.cols % 4 == 0;
-    const int piece = vectors ? 128 : 32;  // columns of a warp
-    const int pieces = (args.gate_up.cols + piece - 1) / piece;
-    const int warps = static_cast<int>(gridDim.x) * (Shape::kThreads / 32);
-    const int warp = static_cast<int>(blockIdx.x) * (Shape::kThreads / 32) + static_cast<int>(threadIdx.x) / 32;
-    const std::int64_t total = static_cast<std::int64_t>(count) * pieces;
-    const std::int64_t end = total * (warp + 1) / warps;
-    std::int64_t at = total * warp / warps;
-    int token = static_cast<int>(at / pieces);
-    int own = static_cast<int>(at - static_cast<std::int64_t>(token) * pieces);
-    while (at < end) {
-        const TokenResults results = find_results<Shape>(args, lists, first + token, token);
-        while (own < pieces && at < end) {
-            const int left = static_cast<int>(end - at < pieces - own ? end - at : pieces - own);
-            const int done = vectors ? combine_some<4>(args, results, first + token, token, own, left)
-                                     : combine_some<1>(args, results, first + token, token, own, left);
-            own += done;
-            at += done;
-        }
-        own = 0;
-        ++token;
+/// Jobs are neighbouring pieces of a token, two or more for each warp; those of a token go to different CTAs, for
+/// tokens have different numbers of results here.
+struct CombineJobs {
+    int pieces;  ///< of a token
+    int length;  ///< most of a job
+    int parts;   ///< jobs of a token
+    int total;
+
+    __device__ CombineJobs(int cols, int piece, int tokens, int warps)
+        : pieces((cols + piece - 1) / piece),
+          length(max(1, min(kCombinePieces, tokens * pieces / (2 * warps)))),
+          parts((pieces + length - 1) / length),
+          total(tokens * parts) {
+        length = (pieces + parts - 1) / parts;
     }
-}
+};
+
+/// The warps of a CTA take its jobs from a counter in shared memory, which is zero. What a job needs to know of its
+/// token is asked for while the one before is done; of the first one before the results are there.
+template <class Shape>
+class CombineWork {
+  public:
+    __device__ CombineWork(const GroupedArgs& args, const RowLists& lists, std::int64_t first, int count)
+        : args_(args),
+          lists_(lists),
+          first_(first),
+          vectors_(args.gate_up.cols % 4 == 0),
+          jobs_(args.gate_up.cols, vectors_ ? 128 : 32, count, static_cast<int>(gridDim.x) * (Shape::kThreads / 32)) {
+        ask();
+    }
+    /// Once the results are there.
+    __device__ void run() {
+        while (job_ < jobs_.total) {
+            const int token = token_;
+            int piece = (job_ - token * jobs_.parts) * jobs_.length;
+            const TokenResults results = results_;
+            ask();
+            for (const int end = min(jobs_.pieces, piece + jobs_.length); piece < end;)
+                piece += vectors_ ? combine_some<4>(args_, results, first_ + token, token, piece, end - piece)
+                                  : combine_some<1>(args_, results, first_ + token, token, piece, end - piece);
+        }
+    }
+
+  private:
+    __device__ __forceinline__ void ask() {
+        int turn = 0;
+        if (threadIdx.x % 32 == 0) turn = atomicAdd(&lists_.counts[kCombineCounter], 1);
+        job_ = static_cast<int>(blockIdx.x) + __shfl_sync(0xFFFFFFFFU, turn, 0) * static_cast<int>(gridDim.x);
+        token_ = min(job_, jobs_.total - 1) / jobs_.parts;
+        results_ = find_results<Shape>(args_, lists_, first_ + token_, token_);
+    }
+
+    const GroupedArgs& args_;
+    const RowLists& lists_;
+    std::int64_t first_;
+    bool vectors_;
+    CombineJobs jobs_;
+    int job_ = 0;
+    int token_ = 0;
+    TokenResults results_;  ///< of the job that comes
+};
 
 }  // namespace tokamak::moe::cuda

@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #include "moe/cuda/grouped/multiply.cuh"
-#include "moe/cuda/grouped/tile_preparation.cuh"
+#include "moe/cuda/grouped/prepare.cuh"
 
 namespace tokamak::moe::cuda {
 
@@ -47,34 +47,27 @@ struct LaneRows {
     }
 };
 
-/// The lane's rows g and g + 8 of one strip, for one row of the tile.
-template <bool Down, class Shape>
-__device__ __forceinline__ void finish_pair(const GroupedArgs& args, const RowTile& tile, int row, int route, int strip,
-                                            const Consumer& me, float low, float high) {
-    const int g = me.lane / 4;
-    if constexpr (Down) {
-        const int hidden = args.gate_up.cols;
-        const int col = strip * 64 + me.slab * 16 + g;
-        float* const to = args.partials + static_cast<std::int64_t>(route) * hidden + col;
-        if (col < hidden) to[0] = low;
-        if (col + 8 < hidden) to[8] = high;
-    } else {
-        const int col = strip * 32 + me.slab * 8 + g;
-        if (col >= args.down.cols) return;
-        const float value = activate(args.activation, low, high);
-        auto* const rows = static_cast<__nv_bfloat16*>(args.intermediate);
-        if constexpr (Shape::kCopiesRows) {
-            auto* const eight = reinterpret_cast<__nv_bfloat16*>(
-                TileRows(args.intermediate, tile.first, tile.rows, staged_cols(args.down.cols)).place(row, col / 8));
-            eight[col % 8] = __float2bfloat16_rn(value);
-        } else if constexpr (Shape::kPrepares) {
-            const std::int64_t padded = (args.down.cols + kPreparedGroup - 1) / kPreparedGroup * kPreparedGroup;
-            rows[route * padded + moved_place(col)] = __float2bfloat16_rn(value * kLargeActivations);
-        } else {
-            rows[route * args.intermediate_stride + col] = __float2bfloat16_rn(value);
-        }
+/// The activations as one formula: (up + offset) * gate * sigmoid(alpha * gate), with limits that may be infinite. A
+/// branch around each value would make a lane's values follow one another, 150 cycles each.
+struct UnitActivation {
+    float alpha;
+    float limit;
+    float offset;
+
+    __device__ explicit UnitActivation(const Activation& a)
+        : alpha(a.kind == ActivationKind::gpt_oss ? a.alpha : 1.0F),
+          limit(a.kind != ActivationKind::swiglu && a.limit > 0.0F ? a.limit : INFINITY),
+          offset(a.kind == ActivationKind::gpt_oss ? 1.0F : 0.0F) {}
+
+    /// Comparisons let NaN through. Where the sigmoid underflows its limit is 0: -inf * 0 is not a number.
+    [[nodiscard]] __device__ __forceinline__ float operator()(float gate, float up) const {
+        gate = gate > limit ? limit : gate;
+        up = up > limit ? limit : up;
+        up = up < -limit ? -limit : up;
+        const float sigmoid = __fdividef(1.0F, 1.0F + __expf(-alpha * gate));
+        return (up + offset) * (sigmoid == 0.0F ? 0.0F : gate * sigmoid);
     }
-}
+};
 
 /// Routes of a unit's rows.
 template <class Shape>
@@ -85,26 +78,81 @@ struct UnitRoutes {
     [[nodiscard]] __device__ int at(int row) const { return Shape::kGridLists ? copied[row] : list[row]; }
 };
 
-template <bool Down, class Shape, int Strips, int Blocks>
-__device__ __forceinline__ void finish_unit(const GroupedArgs& args, const UnitRoutes<Shape>& routes, const Unit& unit,
-                                            const Consumer& me, const LaneRows<Shape> (&rows)[Strips],
-                                            const float (&sums)[Strips][Blocks][4]) {
+/// The lane's places in the rows of a unit, two in each eight: routes, where there is a row.
+template <class Shape, int Blocks>
+__device__ __forceinline__ void find_routes(const UnitRoutes<Shape>& routes, int rows, int lane,
+                                            int (&found)[Blocks][2]) {
 #pragma unroll
     for (int n = 0; n < Blocks; ++n)
 #pragma unroll
         for (int odd = 0; odd < 2; ++odd) {
-            const int row = n * 8 + me.lane % 4 * 2 + odd;
-            if (row >= unit.tile.rows) continue;
-            const int route = routes.at(row);
-#pragma unroll
-            for (int i = 0; i < Strips; ++i) {
-                const int strip = me.warpgroup + i * Shape::kWarpgroups;
-                if (strip < unit.strips)
-                    finish_pair<Down, Shape>(args, unit.tile, row, route, unit.strip + strip, me,
-                                             rows[i].low_value(sums[i][n][odd]),
-                                             rows[i].high_value(sums[i][n][odd + 2]));
-            }
+            const int row = n * 8 + lane % 4 * 2 + odd;
+            found[n][odd] = routes.at(row < rows ? row : 0);
         }
+}
+
+/// One strip of gate/up: all values first, then the stores.
+template <class Shape, int Blocks>
+__device__ __forceinline__ void finish_gate_up(const GroupedArgs& args, const int (&routes)[Blocks][2], int rows,
+                                               int strip, const Consumer& me, const LaneRows<Shape>& lane,
+                                               const float (&sums)[Blocks][4]) {
+    const UnitActivation activation(args.activation);
+    float values[Blocks][2];
+#pragma unroll
+    for (int n = 0; n < Blocks; ++n)
+#pragma unroll
+        for (int odd = 0; odd < 2; ++odd)
+            values[n][odd] = activation(lane.low_value(sums[n][odd]), lane.high_value(sums[n][odd + 2]));
+    const int col = strip * 32 + me.slab * 8 + me.lane / 4;
+    if (col >= args.down.cols) return;
+    constexpr bool moved = Shape::kPrepares;
+    const std::int64_t stride =
+        moved ? (args.down.cols + kPreparedGroup - 1) / kPreparedGroup * kPreparedGroup : args.intermediate_stride;
+    auto* const to = static_cast<__nv_bfloat16*>(args.intermediate) + (moved ? moved_place(col) : col);
+#pragma unroll
+    for (int n = 0; n < Blocks; ++n)
+#pragma unroll
+        for (int odd = 0; odd < 2; ++odd)
+            if (n * 8 + me.lane % 4 * 2 + odd < rows)
+                to[routes[n][odd] * stride] =
+                    __float2bfloat16_rn(moved ? values[n][odd] * kLargeActivations : values[n][odd]);
+}
+
+/// One strip of the down phase: f32 rows of routes.
+template <class Shape, int Blocks>
+__device__ __forceinline__ void finish_down(const GroupedArgs& args, const int (&routes)[Blocks][2], int rows,
+                                            int strip, const Consumer& me, const LaneRows<Shape>& lane,
+                                            const float (&sums)[Blocks][4]) {
+    const int hidden = args.gate_up.cols;
+    const int col = strip * 64 + me.slab * 16 + me.lane / 4;
+    const bool first = col < hidden;
+    const bool second = col + 8 < hidden;
+#pragma unroll
+    for (int n = 0; n < Blocks; ++n)
+#pragma unroll
+        for (int odd = 0; odd < 2; ++odd) {
+            const bool present = n * 8 + me.lane % 4 * 2 + odd < rows;
+            float* const to = args.partials + static_cast<std::int64_t>(routes[n][odd]) * hidden + col;
+            if (present && first) to[0] = lane.low_value(sums[n][odd]);
+            if (present && second) to[8] = lane.high_value(sums[n][odd + 2]);
+        }
+}
+
+template <bool Down, class Shape, int Strips, int Blocks>
+__device__ __forceinline__ void finish_unit(const GroupedArgs& args, const UnitRoutes<Shape>& routes, const Unit& unit,
+                                            const Consumer& me, const LaneRows<Shape> (&rows)[Strips],
+                                            const float (&sums)[Strips][Blocks][4]) {
+    int found[Blocks][2];
+    find_routes<Shape>(routes, unit.tile.rows, me.lane, found);
+#pragma unroll
+    for (int i = 0; i < Strips; ++i) {
+        const int strip = me.warpgroup + i * Shape::kWarpgroups;
+        if (strip >= unit.strips) break;
+        if constexpr (Down)
+            finish_down<Shape>(args, found, unit.tile.rows, unit.strip + strip, me, rows[i], sums[i]);
+        else
+            finish_gate_up<Shape>(args, found, unit.tile.rows, unit.strip + strip, me, rows[i], sums[i]);
+    }
 }
 
 }  // namespace tokamak::moe::cuda

@@ -17,6 +17,9 @@ inline constexpr int kGatherWarps = 2;  ///< that gather activation rows
 /// The same where the grid makes one list of routes; such a kernel does one pass.
 inline constexpr int kMostGridRoutes = 65536;
 
+/// Numbers in front of the counts of row tiles: a cache line for the counter of units.
+inline constexpr int kDealtUnitsRoom = 32;
+
 /// Rows of one expert that share a pass over its weights.
 struct RowTile {
     int first;            ///< in the list of routes
@@ -27,15 +30,25 @@ struct RowTile {
     int cost_before;     ///< of a strip for all tiles before this one
 };
 
+/// Units that a CTA knows of at once. The warp that asks for them is ahead of the others by at most the stages of the
+/// ring, of which a unit has one or more, and one unit.
+inline constexpr int kUnitDeals = 8;
+inline constexpr int kUnitDealBytes = 48;
+
+inline constexpr int kCombineCounter = 7;  ///< place in GroupedShared::counts
+
 /// Byte offsets into dynamic shared memory; the ring comes first, building the lists uses its place.
 struct GroupedShared {
     int barriers = 0;  ///< [2, stages]
-    int counts = 0;  ///< [7]: an expert has several row tiles, row tiles, units of one in each phase, cost, down range
-    int list = 0;    ///< [routes] u16: routes, expert by expert
-    int tiles = 0;   ///< [row tiles] RowTile
+    /// [8]: an expert has several row tiles, row tiles, units of one in each phase, cost, down range (units that are
+    /// asked for: row tiles with few units, units of the others), jobs of the combine that are taken
+    int counts = 0;
+    int list = 0;          ///< [routes] u16: routes, expert by expert
+    int tiles = 0;         ///< [row tiles] RowTile
     int route_expert = 0;  ///< [routes] i16: local expert, or -1
     int maxima = 0;        ///< [2, rows of a tile] u32, for quantised rows
     int unit_routes = 0;   ///< [2, rows of a tile] i32, where lists are in the workspace
+    int deals = 0;         ///< UnitDeals
     int bytes = 0;
 };
 
@@ -48,12 +61,15 @@ struct GroupedArgs : DecodeArgs {
     /// Quantised rows alone: scales of the intermediate's codes [routes of a pass, groups of 128 columns].
     float* intermediate_scales = nullptr;
     std::int32_t* tile_units = nullptr;    ///< workspace: [row tiles], gate/up units that are done
+    std::int32_t* dealt_units = nullptr;   ///< workspace: units that CTAs have asked for
     std::int32_t* grid_list = nullptr;     ///< workspace: [routes], routes expert by expert
     std::uint32_t* grid_places = nullptr;  ///< workspace: [routes]
     std::int32_t* cta_counts = nullptr;    ///< workspace: [CTAs, local experts]
     std::int64_t first_token = 0;          ///< of the launch
     int pass_tokens = 0;
     int stages = 0;
+    int gate_up_units = 0;  ///< of a row tile, where CTAs ask for units
+    int down_units = 0;
     GroupedShared lists;
 };
 
@@ -67,6 +83,8 @@ struct GroupedInstance {
     bool grid_lists = false;
     int most_stages = 0;
     bool converted = false;  ///< weights are converted for wgmma
+    /// Units of a row tile of a matrix with so many strips and tiles of a strip, where CTAs ask for them.
+    int (*units)(int strips, int tiles) = nullptr;
 };
 
 std::vector<GroupedInstance> grouped_bf16();

@@ -14,7 +14,6 @@
 #include "moe/cuda/grouped/multiply_ahead.cuh"
 #include "moe/cuda/grouped/multiply_converted.cuh"
 #include "moe/cuda/grouped/multiply_e4m3.cuh"
-#include "moe/cuda/grouped/row_copy.cuh"
 #include "moe/cuda/grouped/row_gather.cuh"
 
 namespace tokamak::moe::cuda {
@@ -60,30 +59,32 @@ template <class Shape, int Eights>
 __device__ __forceinline__ void consume_converted(const GroupedArgs& args, const RowLists& lists, const Unit& unit,
                                                   bool down, const Consumer& me, const StageRing<Shape>& ring,
                                                   RingPlace& place) {
-    LaneRows<Shape> rows[2];
+    constexpr int strips = Shape::kStripsEach;
+    LaneRows<Shape> rows[strips];
 #pragma unroll
-    for (int i = 0; i < 2; ++i)
+    for (int i = 0; i < strips; ++i)
         rows[i].load(args, down, unit.tile.expert, unit.strip + me.warpgroup + i * Shape::kWarpgroups, me);
-    float sums[2][Eights][4] = {};
+    float sums[strips][Eights][4] = {};
     ConvertedStages<Shape> stages(ring, place, me);
     multiply_converted(stages, (down ? args.down : args.gate_up).tiles * Shape::Weights::kTileBlocks, sums);
     const UnitRoutes<Shape> routes{lists.list + unit.tile.first, nullptr};
     if (down)
-        finish_unit<true, Shape, 2, Eights>(args, routes, unit, me, rows, sums);
+        finish_unit<true, Shape, strips, Eights>(args, routes, unit, me, rows, sums);
     else
-        finish_unit<false, Shape, 2, Eights>(args, routes, unit, me, rows, sums);
+        finish_unit<false, Shape, strips, Eights>(args, routes, unit, me, rows, sums);
 }
 
 template <class Shape>
 __device__ __forceinline__ void consume_converted_width(const GroupedArgs& args, const RowLists& lists,
                                                         const Unit& unit, bool down, const Consumer& me,
                                                         const StageRing<Shape>& ring, RingPlace& place) {
-    if (unit.tile.rows <= 16)
-        consume_converted<Shape, 2>(args, lists, unit, down, me, ring, place);
-    else if (Shape::kTileRows == 32 || unit.tile.rows <= 32)
+    static_assert(Shape::kTileRows == 48);
+    if (unit.tile.rows <= 32)
         consume_converted<Shape, 4>(args, lists, unit, down, me, ring, place);
-    else if constexpr (Shape::kTileRows > 32)
-        consume_converted<Shape, Shape::kTileRows / 8>(args, lists, unit, down, me, ring, place);
+    else if (unit.tile.rows <= 40)
+        consume_converted<Shape, 5>(args, lists, unit, down, me, ring, place);
+    else
+        consume_converted<Shape, 6>(args, lists, unit, down, me, ring, place);
 }
 
 /// A warp without a strip in the unit lets its stages pass.
@@ -130,7 +131,6 @@ __device__ __forceinline__ void consume_width(const GroupedArgs& args, const Row
 template <class Shape>
 __device__ __forceinline__ void publish_unit(const GroupedArgs& args, const Unit& unit,
                                              const UnitScratch<Shape>& scratch) {
-    if constexpr (Shape::kCopiesRows) ptx::fence_all_async();
     scratch.sync();
     if (threadIdx.x == 0) TileCounts{args.tile_units}.add(unit.index);
     if constexpr (Shape::kRowScales) scratch.clear_maxima();
@@ -139,11 +139,11 @@ __device__ __forceinline__ void publish_unit(const GroupedArgs& args, const Unit
 template <class Shape>
 __device__ void consume_converted_phases(const GroupedArgs& args, const RowLists& lists, const Consumer& me,
                                          const StageRing<Shape>& ring, RingPlace& place,
-                                         const UnitScratch<Shape>& scratch) {
+                                         const UnitScratch<Shape>& scratch, int& turn) {
 #pragma unroll 1
     for (int phase = 0; phase < 2; ++phase) {
         const bool down = phase == 1;
-        UnitWalk<Shape> walk(lists, args, down);
+        RoleWalk<Shape> walk(lists, args, down, turn);
         Unit unit;
         while (walk.next(unit)) {
             if (me.warpgroup < unit.strips)
@@ -158,8 +158,8 @@ __device__ void consume_converted_phases(const GroupedArgs& args, const RowLists
 template <bool Down, class Shape>
 __device__ __forceinline__ void consume_phase(const GroupedArgs& args, const RowLists& lists, const Consumer& me,
                                               const StageRing<Shape>& ring, RingPlace& place,
-                                              UnitScratch<Shape>& scratch) {
-    UnitWalk<Shape> walk(lists, args, Down);
+                                              UnitScratch<Shape>& scratch, int& turn) {
+    RoleWalk<Shape> walk(lists, args, Down, turn);
     Unit unit;
     while (walk.next(unit)) {
         const int mine = (unit.strips - me.warpgroup + Shape::kWarpgroups - 1) / Shape::kWarpgroups;
@@ -217,46 +217,55 @@ __device__ __forceinline__ void between_phases() {
     if constexpr (!Shape::kAnnounces) cooperative_groups::this_grid().sync();
 }
 
-/// The feeding warps: copies of weights, gathering of rows.
+/// Every role of a CTA that asks for units, when its first copies are on their way: counts and counter are zero.
 template <class Shape>
-__device__ __forceinline__ void feed(const GroupedArgs& args, const RowLists& lists, const StageRing<Shape>& ring,
-                                     RingPlace& place, std::int64_t first, int warp) {
-    if (warp < Shape::kWeightWarps) {
+__device__ __forceinline__ void await_cleared(unsigned& cleared) {
+    if constexpr (Shape::kDealt) cooperative_groups::this_grid().barrier_wait(std::move(cleared));
+}
+
+template <class Shape>
+__device__ __forceinline__ void feed_weights(const GroupedArgs& args, const RowLists& lists,
+                                             const StageRing<Shape>& ring, RingPlace& place, int warp, int& turn,
+                                             UnitDealer* dealer, unsigned& cleared) {
+    WeightStream<Shape> gate_up(lists, args, false, warp, turn, dealer);
+    WeightStream<Shape> down(lists, args, true, warp, turn, dealer);
+    if constexpr (Shape::kDealt) {
+        constexpr int early = 2;  // stages, without asking for a unit
+        if (Shape::chunks(args.gate_up) >= early + kAskAhead) gate_up.issue(ring, place, early);
+        await_cleared<Shape>(cleared);
+        gate_up.issue(ring, place);
+        down.issue(ring, place);  // once: it leaves the turn that ends the pass
+    } else {
         ptx::named_barrier(kRowsAhead, (Shape::kWeightWarps + kGatherWarps) * 32);
-        WeightStream<Shape>(lists, args, false, warp).issue(ring, place);
-        WeightStream<Shape> down(lists, args, true, warp);
+        gate_up.issue(ring, place);
         down.issue(ring, place, ring.stages);
         between_phases<Shape>();
         down.issue(ring, place);
+    }
+}
+
+/// The feeding warps: copies of weights, gathering of rows.
+template <class Shape>
+__device__ __forceinline__ void feed(const GroupedArgs& args, const RowLists& lists, const StageRing<Shape>& ring,
+                                     RingPlace& place, std::int64_t first, int warp, int& turn, unsigned& cleared) {
+    if (warp < Shape::kWeightWarps) {
+        if constexpr (Shape::kDealt) {
+            if (warp == 0) {
+                UnitDealer dealer(lists, args, turn);
+                return feed_weights<Shape>(args, lists, ring, place, warp, turn, &dealer, cleared);
+            }
+        }
+        feed_weights<Shape>(args, lists, ring, place, warp, turn, nullptr, cleared);
     } else {
         const int thread = (warp - Shape::kWeightWarps) * 32 + static_cast<int>(threadIdx.x) % 32;
         const RowSource tokens = token_rows(args, first);
         const RowSource x = !Shape::kPrepares
                                 ? tokens
                                 : prepared_rows<Shape::Weights::kForm>(tokens, args.prepared_rows, args.row_scales);
-        RowGather<Shape>(lists, args, false, x, thread).run(ring, place);
+        RowGather<Shape>(lists, args, false, x, thread).run(ring, place, turn, cleared);
         between_phases<Shape>();
         const RowSource rows = down_rows<Shape>(args);
-        RowGather<Shape>(lists, args, true, rows, thread).run(ring, place);
-    }
-}
-
-/// The same where rows are copied. The first weights are asked for before the grid's barrier, behind which rows are
-/// there.
-template <class Shape>
-__device__ __forceinline__ void feed_copies(const GroupedArgs& args, const RowLists& lists,
-                                            const StageRing<Shape>& ring, RingPlace& place, int warp,
-                                            unsigned prepared) {
-    if (warp < Shape::kWeightWarps) {
-        WeightStream<Shape> gate_up(lists, args, false, warp);
-        gate_up.issue(ring, place, ring.stages);
-        cooperative_groups::this_grid().barrier_wait(std::move(prepared));
-        gate_up.issue(ring, place);
-        WeightStream<Shape>(lists, args, true, warp).issue(ring, place);
-    } else {
-        cooperative_groups::this_grid().barrier_wait(std::move(prepared));
-        copy_tile_rows(args, lists, false, ring, place);
-        copy_tile_rows(args, lists, true, ring, place);
+        RowGather<Shape>(lists, args, true, rows, thread).run(ring, place, turn, cleared);
     }
 }
 
@@ -270,37 +279,43 @@ __device__ __forceinline__ void prepare_pass(const GroupedArgs& args, std::int64
     const int thread = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
     const int threads = static_cast<int>(gridDim.x * blockDim.x);
     if constexpr (Shape::kAnnounces) TileCounts{args.tile_units}.clear(routes);
+    if (Shape::kDealt && thread == 0) *args.dealt_units = 0;
     if constexpr (Shape::kPrepares && !Shape::kRowScales)
         clear_padding(static_cast<std::uint16_t*>(args.intermediate), routes, args.down.cols, thread, threads);
 }
 
 /// Both GEMMs of a pass, by the role of the warp. Every role passes the same barriers of the grid; weights flow into
-/// free stages before them. `prepared`: see prepare_tables.
+/// free stages before them. `turn`: of the next unit, where they are asked for; `cleared`: see prepare_tables.
 template <class Shape>
 __device__ __forceinline__ void run_gemms(const GroupedArgs& args, const RowLists& lists, const StageRing<Shape>& ring,
-                                          RingPlace& place, std::int64_t first, unsigned prepared) {
+                                          RingPlace& place, std::int64_t first, int& turn, unsigned cleared) {
     const int warp = static_cast<int>(threadIdx.x) / 32;
-    if (warp >= Shape::kConsumerWarps) {
-        if constexpr (Shape::kCopiesRows)
-            return feed_copies(args, lists, ring, place, warp - Shape::kConsumerWarps, prepared);
-        else
-            return feed(args, lists, ring, place, first, warp - Shape::kConsumerWarps);
-    }
+    if (warp >= Shape::kConsumerWarps)
+        return feed(args, lists, ring, place, first, warp - Shape::kConsumerWarps, turn, cleared);
     const Consumer me(warp);
+    await_cleared<Shape>(cleared);
     UnitScratch<Shape> scratch{ring.memory, args};
-    if constexpr (Shape::kCopiesRows) cooperative_groups::this_grid().barrier_wait(std::move(prepared));
     if constexpr (Shape::kConverted) {
-        consume_converted_phases(args, lists, me, ring, place, scratch);
+        consume_converted_phases(args, lists, me, ring, place, scratch, turn);
     } else {
-        consume_phase<false>(args, lists, me, ring, place, scratch);
+        consume_phase<false>(args, lists, me, ring, place, scratch, turn);
         between_phases<Shape>();
-        consume_phase<true>(args, lists, me, ring, place, scratch);
+        consume_phase<true>(args, lists, me, ring, place, scratch, turn);
     }
 }
 
+template <class Shape>
+__device__ __forceinline__ void number_units(const GroupedArgs& args, const RowLists& lists) {
+    if (threadIdx.x == 0) lists.counts[kCombineCounter] = 0;
+    if constexpr (!Shape::kDealt)
+        place_units<Shape>(args, lists);
+    else if (threadIdx.x == 0)
+        place_dealt_units(args, lists);
+}
+
 /// All that stands before the first unit of a pass: prepared rows, lists, units. Rows that need no lists come first, so
-/// that their barrier of the grid is over when the lists are built. Rows that are copied (kCopiesRows) come behind the
-/// lists: what is returned is to be waited for.
+/// that their barrier of the grid is over when the lists are built. Where CTAs ask for units, what is returned is to be
+/// waited for: nothing that the barrier clears is needed before the first copies.
 template <class Shape>
 __device__ __forceinline__ unsigned prepare_tables(const GroupedArgs& args, const RowLists& lists, std::uint8_t* memory,
                                                    std::int64_t first, int count) {
@@ -310,36 +325,28 @@ __device__ __forceinline__ unsigned prepare_tables(const GroupedArgs& args, cons
         prepare_pass<Shape>(args, first, count);
         grid.sync();
         place_shares<Shape>(args, lists, memory, count);
-        if (threadIdx.x < 32) place_units<Shape>(args, lists);
+        if (threadIdx.x < 32) number_units<Shape>(args, lists);
         ptx::fence_shared_async();  // the ring takes its place back
         grid.sync();
         return 0;
     }
-    prefetch_ids(args, first, count);
+    const int thread = static_cast<int>(threadIdx.x);
+    SomeIds ids;
+    if (thread < count * args.top_k) ids.load(args, first, count * args.top_k, thread, static_cast<int>(blockDim.x));
     prepare_pass<Shape>(args, first, count);
-    if constexpr (Shape::kCopiesRows) {
-        __syncthreads();  // the lists of the last pass have been read
-        build_lists<Shape>(args, lists, memory, first, count);
+    unsigned cleared = 0;
+    if constexpr (Shape::kPrepares || Shape::kAnnounces)
+        cleared = grid.barrier_arrive();  // also: the lists of the last pass have been read
+    else
         __syncthreads();
-        if (threadIdx.x < 32) place_units<Shape>(args, lists);
-        TilePreparation(args, lists, token_rows(args, first)).run();
-        ptx::fence_all_async();
-        return grid.barrier_arrive();
-    } else if constexpr (Shape::kPrepares || Shape::kAnnounces) {
-        auto prepared = grid.barrier_arrive();  // also: the lists of the last pass have been read
-        build_lists<Shape>(args, lists, memory, first, count);
-        if (threadIdx.x < 32) place_units<Shape>(args, lists);
-        ptx::fence_shared_async();
-        grid.barrier_wait(std::move(prepared));
-        return 0;
-    } else {
-        __syncthreads();  // the lists of the last pass have been read
-        build_lists<Shape>(args, lists, memory, first, count);
-        if (threadIdx.x < 32) place_units<Shape>(args, lists);
-        ptx::fence_shared_async();
+    build_lists<Shape>(args, lists, memory, first, count, ids);
+    if (thread < 32) number_units<Shape>(args, lists);
+    ptx::fence_shared_async();
+    if constexpr (Shape::kDealt || !(Shape::kPrepares || Shape::kAnnounces))
         __syncthreads();
-        return 0;
-    }
+    else
+        grid.barrier_wait(std::move(cleared));
+    return cleared;
 }
 
 template <class Shape>
@@ -351,16 +358,27 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_grouped(const __grid_c
     if (threadIdx.x == 0) ring.initialise();
     if (Shape::kRowScales && threadIdx.x < 2 * Shape::kTileRows)
         UnitScratch<Shape>{shared, args}.maxima()[threadIdx.x] = 0;
+    if constexpr (Shape::kDealt) lists.deals.clear();
     RingPlace place;
+    int turn = 1;
     const std::int64_t tokens = tokens_of_call(args);
     for (std::int64_t first = args.first_token; first < tokens; first += args.pass_tokens) {
         const int count = static_cast<int>(min(static_cast<std::int64_t>(args.pass_tokens), tokens - first));
-        const unsigned prepared = prepare_tables<Shape>(args, lists, shared, first, count);
-        run_gemms(args, lists, ring, place, first, prepared);
+        unsigned cleared = prepare_tables<Shape>(args, lists, shared, first, count);
+        run_gemms(args, lists, ring, place, first, turn, cleared);
+        CombineWork<Shape> work(args, lists, first, count);  // what it needs comes while others end
         grid.sync();
-        combine<Shape>(args, lists, first, count);
+        work.run();
         if constexpr (Shape::kGridLists) return;  // the host launches again
     }
+}
+
+template <class Shape>
+constexpr auto units_choice() -> int (*)(int, int) {
+    if constexpr (Shape::kDealt)
+        return &fewest_cycles_units<Shape>;
+    else
+        return nullptr;
 }
 
 template <class Shape>
@@ -372,7 +390,8 @@ GroupedInstance grouped_instance(const char* name) {
             Shape::kTileRows,
             Shape::kGridLists,
             Shape::kMostStages,
-            Shape::kConverted};
+            Shape::kConverted,
+            units_choice<Shape>()};
 }
 
 }  // namespace tokamak::moe::cuda

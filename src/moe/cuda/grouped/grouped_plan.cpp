@@ -32,7 +32,8 @@ std::int64_t lay_out(const FusedMoeProblem& p, std::int64_t pass_tokens, Grouped
     Booking booking;
     booking.take(std::max<std::int64_t>(std::int64_t{variant.stages} * variant.instance.stage_bytes, building));
     shared.barriers = booking.take(std::int64_t{variant.stages} * 16);
-    shared.counts = booking.take(28);
+    shared.counts = booking.take(32);
+    shared.deals = booking.take(kUnitDeals * kUnitDealBytes);
     shared.list = booking.take(listed * 2);
     shared.tiles = booking.take((std::min(experts, routes) + routes / variant.instance.tile_rows) *
                                 static_cast<std::int64_t>(sizeof(RowTile)));

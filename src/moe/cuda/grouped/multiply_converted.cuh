@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The sums of a unit of 4-bit weights: a warpgroup converts 64 columns of one of its two strips in registers while the
-// matrix unit works on those before of the other. What a block is converted from is loaded a block ahead.
+// The sums of a unit of 4-bit weights: a warpgroup converts 64 columns of a strip in registers while the matrix unit
+// works on those before. What a block is converted from is loaded a block ahead.
 #pragma once
 
 #include <cstdint>
 
+#include "cuda/ptx/gather.cuh"
 #include "cuda/ptx/wgmma_bf16.cuh"
 #include "moe/cuda/grouped/multiply.cuh"
 
@@ -22,6 +23,7 @@ class ConvertedStages {
     /// Waits for the next stage.
     __device__ __forceinline__ void await() {
         ptx::barrier_wait(&ring_.full[place_.slot], place_.parity);
+        ptx::fence_shared_async();  // rows were written by ordinary copies
         stage_ = ring_.stage(place_.slot);
     }
     /// The stage has been asked for to its end; returns its slot.
@@ -65,17 +67,19 @@ __device__ __forceinline__ void start_block(Slab& slab, std::uint32_t rows, std:
     ptx::wgmma_commit();
 }
 
-/// `blocks` of 64 columns of the warpgroup's two strips. A strip that the unit does not have is multiplied too,
-/// whatever its place holds, and not looked at afterwards; the second block of a stage that has none counts as zeros.
-template <class Shape, int Eights>
+/// `blocks` of 64 columns of the warpgroup's strips. A strip that the unit does not have is multiplied too, whatever
+/// its place holds, and not looked at afterwards; the second block of a stage that has none counts as zeros.
+template <class Shape, int Strips, int Eights>
 __device__ __forceinline__ void multiply_converted(ConvertedStages<Shape>& stages, int blocks,
-                                                   float (&sums)[2][Eights][4]) {
+                                                   float (&sums)[Strips][Eights][4]) {
     static_assert(Shape::Weights::kStageBlocks == 2);
-    std::uint32_t a[2][2][4][4];
-    typename Shape::Weights::Slab slabs[2][2];
+    constexpr int parts = 2 * Strips;
+    std::uint32_t a[2][Strips][4][4];
+    typename Shape::Weights::Slab slabs[2][Strips];
     stages.await();
 #pragma unroll
-    for (int part = 0; part < 4; ++part) stages.load(slabs[part / 2][part % 2], part % 2, part / 2, part / 2 < blocks);
+    for (int part = 0; part < parts; ++part)
+        stages.load(slabs[part / Strips][part % Strips], part % Strips, part / Strips, part / Strips < blocks);
     int read = -1;  // slot of a stage whose last products are under way
 #pragma unroll 1
     for (int next = 2; next < blocks + 2; next += 2) {
@@ -84,9 +88,9 @@ __device__ __forceinline__ void multiply_converted(ConvertedStages<Shape>& stage
         const std::uint32_t rows = __reduce_or_sync(0xFFFFFFFFU, stages.rows());
         const int own = stages.advance();
 #pragma unroll
-        for (int part = 0; part < 4; ++part) {
-            const int block = part / 2;
-            const int strip = part % 2;
+        for (int part = 0; part < parts; ++part) {
+            const int block = part / Strips;
+            const int strip = part % Strips;
             start_block(slabs[block][strip], rows + static_cast<std::uint32_t>(block) * (Shape::kRowBlockBytes / 16),
                         a[block][strip], sums[strip]);
             if (part == 0 && next < blocks) stages.await();

@@ -4,9 +4,11 @@
 // looks at.
 #pragma once
 
+#include <cooperative_groups.h>
 #include <cuda_bf16.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "moe/cuda/grouped/prepare.cuh"
 #include "moe/cuda/grouped/stage_ring.cuh"
@@ -34,8 +36,8 @@ class RowGather {
           place_(place_of(row_)),
           next_place_(place_of(row_ + kStep)) {}
 
-    __device__ void run(const StageRing<Shape>& ring, RingPlace& place) {
-        UnitWalk<Shape> walk(lists_, args_, down_);
+    __device__ void run(const StageRing<Shape>& ring, RingPlace& place, int& turn, unsigned& cleared) {
+        RoleWalk<Shape> walk(lists_, args_, down_, turn);
         const bool copied = source_.vectors && source_.weights.data == nullptr;
         const int chunks = Shape::chunks(down_ ? args_.down : args_.gate_up);
         Unit unit;
@@ -55,18 +57,21 @@ class RowGather {
                     ptx::barrier_arrive(&ring.full[place.slot]);
                 }
                 place.advance(ring.stages);
-                announce();
+                announce(cleared);
             }
         }
-        announce();
+        announce(cleared);
     }
 
   private:
     /// The first rows of a pass are asked for: weights may follow.
-    __device__ void announce() {
+    __device__ void announce(unsigned& cleared) {
         if (announced_) return;
         announced_ = true;
-        ptx::named_barrier(kRowsAhead, (Shape::kWeightWarps + kGatherWarps) * 32);
+        if constexpr (Shape::kDealt)
+            cooperative_groups::this_grid().barrier_wait(std::move(cleared));
+        else
+            ptx::named_barrier(kRowsAhead, (Shape::kWeightWarps + kGatherWarps) * 32);
     }
     __device__ void find_rows(const Unit& unit) {
         rows_ = (unit.tile.rows - row_ + kStep - 1) / kStep;

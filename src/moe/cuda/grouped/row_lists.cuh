@@ -4,10 +4,62 @@
 
 #include <cstdint>
 
+#include "cuda/ptx/barrier.cuh"
 #include "moe/cuda/decode_routing.cuh"
 #include "moe/cuda/grouped/grouped_args.h"
 
 namespace tokamak::moe::cuda {
+
+/// Some neighbouring strips of one expert times one tile of its rows.
+struct Unit {
+    RowTile tile;
+    int index;  ///< of the row tile
+    int strip;
+    int strips;
+
+    /// Rows in whole eights.
+    [[nodiscard]] __device__ int width() const { return (tile.rows + 7) / 8 * 8; }
+};
+
+/// A unit of a phase (0, 1; 2: the end of a pass) with the turn that it is for, counted from 1.
+struct alignas(16) UnitDeal {
+    Unit unit;
+    int phase;
+    int turn;
+};
+static_assert(sizeof(UnitDeal) == kUnitDealBytes);
+
+/// The units of a CTA in shared memory: the warp that asks for them tells the other roles.
+struct UnitDeals {
+    std::uint8_t* memory;
+
+    [[nodiscard]] __device__ UnitDeal& at(int turn) const {
+        return reinterpret_cast<UnitDeal*>(memory)[turn % kUnitDeals];
+    }
+    /// By all threads of a CTA.
+    __device__ void clear() const {
+        if (threadIdx.x < kUnitDeals) at(static_cast<int>(threadIdx.x)).turn = 0;
+    }
+    /// By one thread.
+    __device__ void put(int turn, const Unit& unit, int phase) const {
+        UnitDeal& deal = at(turn);
+        deal.unit = unit;
+        deal.phase = phase;
+        asm volatile("st.release.cta.shared.s32 [%0], %1;" ::"r"(tokamak::cuda::ptx::shared_address(&deal.turn)),
+                     "r"(turn)
+                     : "memory");
+    }
+    [[nodiscard]] __device__ const UnitDeal& await(int turn) const {
+        const UnitDeal& deal = at(turn);
+        int found = 0;
+        while (found != turn)
+            asm volatile("ld.acquire.cta.shared.s32 %0, [%1];"
+                         : "=r"(found)
+                         : "r"(tokamak::cuda::ptx::shared_address(&deal.turn))
+                         : "memory");
+        return deal;
+    }
+};
 
 /// Views of the lists (GroupedShared says what they hold).
 struct RowLists {
@@ -16,13 +68,15 @@ struct RowLists {
     const std::int32_t* grid_list;  ///< in its place where the grid made one list
     RowTile* tiles;
     std::int16_t* route_expert;
+    UnitDeals deals;
 
     __device__ RowLists(std::uint8_t* shared, const GroupedArgs& args)
         : counts(reinterpret_cast<int*>(shared + args.lists.counts)),
           list(reinterpret_cast<std::uint16_t*>(shared + args.lists.list)),
           grid_list(args.grid_list),
           tiles(reinterpret_cast<RowTile*>(shared + args.lists.tiles)),
-          route_expert(reinterpret_cast<std::int16_t*>(shared + args.lists.route_expert)) {}
+          route_expert(reinterpret_cast<std::int16_t*>(shared + args.lists.route_expert)),
+          deals{shared + args.lists.deals} {}
     template <class Shape>
     [[nodiscard]] __device__ int route(int place) const {
         return Shape::kGridLists ? __ldcg(grid_list + place) : list[place];
@@ -36,6 +90,9 @@ struct RowLists {
     /// The CTA's range of the down phase's strips, numbered tile by tile, where no expert has several row tiles.
     [[nodiscard]] __device__ int down_begin() const { return counts[5]; }
     [[nodiscard]] __device__ int down_end() const { return counts[6]; }
+    /// Units that are asked for: row tiles with units(true) in the down phase, and units of each of the others.
+    [[nodiscard]] __device__ int coarse_tiles() const { return counts[5]; }
+    [[nodiscard]] __device__ int fine_units() const { return counts[6]; }
 };
 
 /// Working space of build_lists, in the place of the ring.
@@ -54,16 +111,6 @@ __device__ __forceinline__ std::int64_t load_id(const DecodeRows& ids, std::int6
     const std::int64_t at = token * ids.stride + slot;
     return ids.dtype == DType::i64 ? static_cast<const std::int64_t*>(ids.data)[at]
                                    : static_cast<const std::int32_t*>(ids.data)[at];
-}
-
-/// Into the L2, while something else is done.
-__device__ __forceinline__ void prefetch_ids(const GroupedArgs& args, std::int64_t first, int count) {
-    const int route = static_cast<int>(threadIdx.x);
-    if (route >= count * args.top_k) return;
-    const std::int64_t at = (first + route / args.top_k) * args.ids.stride + route % args.top_k;
-    const void* const id =
-        static_cast<const std::uint8_t*>(args.ids.data) + at * (args.ids.dtype == DType::i64 ? 8 : 4);
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(id));
 }
 
 /// Each warp numbers the routes of its own run of the pass, expert by expert, in order.
@@ -87,14 +134,9 @@ __device__ __forceinline__ void rank_routes(const RowLists& lists, const ListScr
     }
 }
 
-/// What a strip costs by the rows that it meets; measured for int4, where 24 rows and more bind the tensor cores. 8-
-/// and 16-bit weights are multiplied faster than they arrive.
-template <class Shape>
-__device__ __forceinline__ int strip_cost(int rows) {
-    if constexpr (!Shape::Weights::kBoundByRows) return 20;
-    if constexpr (Shape::kConverted) return rows <= 16 ? 33 : rows <= 32 ? 38 : 44;
-    return rows <= 8 ? 20 : rows <= 16 ? 23 : rows <= 24 ? 28 : 33;
-}
+/// What a strip costs, where CTAs have ranges of strips: 8- and 16-bit weights are multiplied faster than they arrive,
+/// whatever rows they meet.
+inline constexpr int kStripCost = 20;
 
 /// By one warp: where each expert's routes begin, and its row tiles, which share its rows evenly if they are many.
 /// `begins` holds the experts' numbers of routes.
@@ -111,8 +153,7 @@ __device__ __forceinline__ void place_experts(const RowLists& lists, int* begins
         const int rows = expert < experts ? begins[expert] : 0;
         const int tiles = (rows + most - 1) / most;
         const int each = Shape::kGridLists && tiles > 1 ? ((rows + tiles - 1) / tiles + 7) / 8 * 8 : most;
-        const int last_rows = rows - (tiles - 1) * each;
-        const int cost = tiles > 0 ? (tiles - 1) * strip_cost<Shape>(each) + strip_cost<Shape>(last_rows) : 0;
+        const int cost = tiles * kStripCost;
         int row_sum = rows;
         int tile_sum = tiles;
         int cost_sum = cost;
@@ -136,7 +177,7 @@ __device__ __forceinline__ void place_experts(const RowLists& lists, int* begins
                 static_cast<std::int16_t>(min(each, rows - tile * each)),
                 static_cast<std::int16_t>(tile),
                 static_cast<std::int16_t>(tiles),
-                cost_before + cost_sum - cost + tile * strip_cost<Shape>(each)};
+                cost_before + cost_sum - cost + tile * kStripCost};
         several |= tiles > 1 ? 1 : 0;
         rows_before += __shfl_sync(0xFFFFFFFFU, row_sum, 31);
         tiles_before += __shfl_sync(0xFFFFFFFFU, tile_sum, 31);
@@ -150,24 +191,39 @@ __device__ __forceinline__ void place_experts(const RowLists& lists, int* begins
     }
 }
 
-/// Ids of every `step`-th route of a pass from `route` on, the last one's beyond the end. Nothing stands between the
-/// loads, so that all are on their way together.
-template <class Id, int Count>
-__device__ __forceinline__ void load_ids(const GroupedArgs& args, std::int64_t first, int routes, int route, int step,
-                                         std::int64_t (&ids)[Count]) {
-    const auto* const from = static_cast<const Id*>(args.ids.data);
-#pragma unroll
-    for (int i = 0; i < Count; ++i) {
-        const int at = min(route + i * step, routes - 1);
-        const int token = quotient(at, args.by_top_k);
-        ids[i] = from[(first + token) * args.ids.stride + at - token * args.top_k];
-    }
-}
+/// Ids of every `step`-th route of a pass, on their way together: nothing stands between the loads, and what they
+/// bring is looked at when it is needed.
+class SomeIds {
+  public:
+    static constexpr int kCount = 8;
 
-/// Fills the lists for `count` tokens from `first` on. Call by all threads; complete after the CTA's next barrier.
+    /// From `route` on, the last one's beyond the end. The pass has routes.
+    __device__ __forceinline__ void load(const GroupedArgs& args, std::int64_t first, int routes, int route, int step) {
+#pragma unroll
+        for (int i = 0; i < kCount; ++i) {
+            const int at = min(route + i * step, routes - 1);
+            const int token = quotient(at, args.by_top_k);
+            const std::int64_t from = (first + token) * args.ids.stride + at - token * args.top_k;
+            if (args.ids.dtype == DType::i64)
+                wide_[i] = static_cast<const std::int64_t*>(args.ids.data)[from];
+            else
+                narrow_[i] = static_cast<const std::int32_t*>(args.ids.data)[from];
+        }
+    }
+    [[nodiscard]] __device__ __forceinline__ std::int64_t id(const GroupedArgs& args, int i) const {
+        return args.ids.dtype == DType::i64 ? wide_[i] : narrow_[i];
+    }
+
+  private:
+    std::int64_t wide_[kCount] = {};
+    std::int32_t narrow_[kCount] = {};
+};
+
+/// Fills the lists for `count` tokens from `first` on. `ids`: those of routes threadIdx.x, + blockDim.x, ..., asked for
+/// before. Call by all threads; complete after the CTA's next barrier.
 template <class Shape>
 __device__ __forceinline__ void build_lists(const GroupedArgs& args, const RowLists& lists, std::uint8_t* memory,
-                                            std::int64_t first, int count) {
+                                            std::int64_t first, int count, SomeIds& ids) {
     const int threads = static_cast<int>(blockDim.x);
     const int thread = static_cast<int>(threadIdx.x);
     const int warps = threads / 32;
@@ -176,16 +232,13 @@ __device__ __forceinline__ void build_lists(const GroupedArgs& args, const RowLi
     const int share = (routes + warps - 1) / warps;
     const ListScratch scratch(memory, experts, warps);
     for (int i = thread; i < warps * experts; i += threads) scratch.before[i] = 0;
-    for (int begin = thread; begin < routes; begin += 4 * threads) {
-        std::int64_t ids[4];
-        if (args.ids.dtype == DType::i64)
-            load_ids<std::int64_t>(args, first, routes, begin, threads, ids);
-        else
-            load_ids<std::int32_t>(args, first, routes, begin, threads, ids);
+    for (int begin = thread; begin < routes; begin += SomeIds::kCount * threads) {
+        if (begin != thread) ids.load(args, first, routes, begin, threads);
 #pragma unroll
-        for (int i = 0; i < 4; ++i)
+        for (int i = 0; i < SomeIds::kCount; ++i)
             if (begin + i * threads < routes)
-                lists.route_expert[begin + i * threads] = static_cast<std::int16_t>(local_expert(args, ids[i]));
+                lists.route_expert[begin + i * threads] =
+                    static_cast<std::int16_t>(local_expert(args, ids.id(args, i)));
     }
     __syncthreads();
     rank_routes(lists, scratch, routes, experts, share);

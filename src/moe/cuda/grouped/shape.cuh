@@ -18,17 +18,14 @@ struct GroupedShape {
     static constexpr int kStripsEach = StripsEach_;  ///< most of a warpgroup
     static constexpr int kStrips = kWarpgroups * kStripsEach;
     static constexpr int kConsumerWarps = kWarpgroups * 4;
-    /// Rows are in the ring's form in the workspace, one thread copies them; otherwise two warps gather them.
-    static constexpr bool kCopiesRows = Converted_;
     /// Weights are converted in registers and multiplied by wgmma.
     static constexpr bool kConverted = Converted_;
-    static constexpr int kRowWarps = kCopiesRows ? 1 : kGatherWarps;
     /// That issue the copies of weights: where multiplying takes every issue slot, one scheduler should not have all
     /// of them.
     static constexpr int kWeightWarps = Weights::kLoadsAhead && !Converted_ ? 2 : 1;
-    static constexpr int kThreads = (kConsumerWarps + kWeightWarps + kRowWarps) * 32;
-    /// Of a stage: one of each weights' warp; one for the rows, or one of each gathering thread.
-    static constexpr int kFullArrivals = kWeightWarps + (kCopiesRows ? 1 : kGatherWarps * 32);
+    static constexpr int kThreads = (kConsumerWarps + kWeightWarps + kGatherWarps) * 32;
+    /// Of a stage: one of each weights' warp and of each gathering thread.
+    static constexpr int kFullArrivals = kWeightWarps + kGatherWarps * 32;
     static constexpr bool kGridLists = TileRows_ > 64;  ///< many rows: the grid makes one list in the workspace
     static constexpr int kTileRows = TileRows_;
     static constexpr int kRowBlockBytes = kTileRows * 128;  ///< rows of 128 bytes, swizzled
@@ -52,6 +49,7 @@ struct GroupedShape {
     /// Row tiles tell when their rows of the intermediate are there; otherwise the phases meet at a barrier of the
     /// grid.
     static constexpr bool kAnnounces = kRowScales || kConverted || Weights::kAnnounces;
+    static constexpr bool kDealt = Weights::kLoadsAhead;  ///< CTAs ask for units (dealt_units.cuh)
 
     __device__ static int chunks(const DecodeMatrix& matrix) {
         constexpr int tiles = Weights::kStageBlocks / Weights::kTileBlocks;

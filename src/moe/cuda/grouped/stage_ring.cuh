@@ -7,7 +7,7 @@
 
 #include "cuda/ptx/copy.cuh"
 #include "cuda/ptx/gather.cuh"
-#include "moe/cuda/grouped/units.cuh"
+#include "moe/cuda/grouped/dealt_units.cuh"
 #include "moe/cuda/stage_ring.cuh"
 
 namespace tokamak::moe::cuda {
@@ -22,8 +22,11 @@ class WeightStream {
     using Weights = typename Shape::Weights;
 
   public:
-    __device__ WeightStream(const RowLists& lists, const GroupedArgs& args, bool down, int warp)
-        : walk_(lists, args, down),
+    /// `dealer`: of the warp that asks for units.
+    __device__ WeightStream(const RowLists& lists, const GroupedArgs& args, bool down, int warp, int& turn,
+                            UnitDealer* dealer)
+        : walk_(lists, args, down, turn),
+          dealer_(dealer),
           matrix_(down ? args.down : args.gate_up),
           chunks_(Shape::chunks(matrix_)),
           chunk_(chunks_),
@@ -35,12 +38,16 @@ class WeightStream {
         constexpr int stage_tiles = Weights::kStageBlocks / Weights::kTileBlocks;
         for (; most > 0; --most) {
             if (chunk_ == chunks_) {
+                if constexpr (Shape::kDealt)
+                    if (dealer_ != nullptr) dealer_->deal(walk_.turn());
                 if (!walk_.next(unit_)) return;
                 chunk_ = 0;
                 source_ = matrix_.packed + unit_.tile.expert * matrix_.expert_bytes +
                           (unit_.strip + warp_) * matrix_.strip_bytes;
                 strips_ = (unit_.strips - warp_ + Shape::kWeightWarps - 1) / Shape::kWeightWarps;
             }
+            if constexpr (Shape::kDealt)
+                if (dealer_ != nullptr && chunk_ == max(0, chunks_ - kAskAhead)) dealer_->ask();
             const int tiles = min(stage_tiles, matrix_.tiles - chunk_ * stage_tiles);
             const std::uint32_t bytes = static_cast<std::uint32_t>(tiles) * Weights::kTileBytes;
             ptx::barrier_wait(&ring.empty[place.slot], place.parity ^ 1U);
@@ -74,7 +81,8 @@ class WeightStream {
         }
     }
 
-    UnitWalk<Shape> walk_;
+    RoleWalk<Shape> walk_;
+    UnitDealer* dealer_;
     const DecodeMatrix& matrix_;
     int chunks_;
     int chunk_;

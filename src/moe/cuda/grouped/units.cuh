@@ -8,27 +8,17 @@
 
 namespace tokamak::moe::cuda {
 
-/// Some neighbouring strips of one expert times one tile of its rows.
-struct Unit {
-    RowTile tile;
-    int index;  ///< of the row tile
-    int strip;
-    int strips;
-
-    /// Rows in whole eights.
-    [[nodiscard]] __device__ int width() const { return (tile.rows + 7) / 8 * 8; }
-};
-
 /// Cycles that a CTA takes for a unit: what its strips stream, or what the busiest warpgroup computes, and the end of
 /// the unit. Rough; it weighs many small units against few large ones.
 template <class Shape>
-__device__ __forceinline__ int unit_cycles(int chunks, int strips) {
+__host__ __device__ constexpr int unit_cycles(int chunks, int strips) {
     using Weights = typename Shape::Weights;
     constexpr int bytes_per_cycle = 20;
     constexpr int end = 1500;
     const int own = (strips + Shape::kWarpgroups - 1) / Shape::kWarpgroups;
     const int stream = strips * Weights::kStripStageBytes / bytes_per_cycle;
-    return chunks * max(stream, Weights::kFirstStripCycles + (own - 1) * Weights::kNextStripCycles) + end;
+    const int computed = Weights::kFirstStripCycles + (own - 1) * Weights::kNextStripCycles;
+    return chunks * (stream > computed ? stream : computed) + end;
 }
 
 /// Into how many units the strips of a row tile are cut. By the lanes of one warp; all get the answer. It moves work
@@ -66,34 +56,16 @@ struct DownOrder {
     [[nodiscard]] __device__ int cta(int place) const { return place < shorter ? place + longer : place - shorter; }
 };
 
-/// What a CTA's gate/up units cost, where a whole row tile's cost strip_cost.
-template <class Shape>
+/// What a CTA's gate/up units cost, where a whole row tile's cost kStripCost.
 __device__ __forceinline__ float gate_up_cost(const RowLists& lists, int cta) {
     const int units = lists.units(false);
     const int all = lists.tile_count() * units;
     const int step = static_cast<int>(gridDim.x);
-    int cost = 0;
-    if constexpr (Shape::Weights::kBoundByRows) {
-        int tile = cta / units;  // a division for each unit would take a warp thousands of cycles
-        int part = cta - tile * units;
-        const int tiles_apart = step / units;
-        const int parts_apart = step - tiles_apart * units;
-        for (int unit = cta; unit < all; unit += step) {
-            cost += strip_cost<Shape>(lists.tiles[tile].rows);
-            tile += tiles_apart;
-            part += parts_apart;
-            if (part >= units) {
-                part -= units;
-                ++tile;
-            }
-        }
-    } else if (cta < all)
-        cost = (all - cta + step - 1) / step * strip_cost<Shape>(0);
+    const int cost = cta < all ? (all - cta + step - 1) / step * kStripCost : 0;
     return static_cast<float>(cost) / static_cast<float>(units);
 }
 
 /// The first (row tile, strip) of `strips` in each tile whose cost before it reaches `share` of all costs.
-template <class Shape>
 __device__ __forceinline__ int strip_at(const RowLists& lists, int strips, float share) {
     const auto before =
         static_cast<std::int64_t>(share * static_cast<float>(lists.cost()) * static_cast<float>(strips));
@@ -103,10 +75,8 @@ __device__ __forceinline__ int strip_at(const RowLists& lists, int strips, float
         const int middle = (low + high) / 2;
         (static_cast<std::int64_t>(lists.tiles[middle].cost_before) * strips <= before ? low : high) = middle;
     }
-    const RowTile& tile = lists.tiles[low];
-    const int cost = strip_cost<Shape>(tile.rows);
-    const auto inside = static_cast<int>(before - static_cast<std::int64_t>(tile.cost_before) * strips);
-    return low * strips + min(strips, (inside + cost - 1) / cost);
+    const auto inside = static_cast<int>(before - static_cast<std::int64_t>(lists.tiles[low].cost_before) * strips);
+    return low * strips + min(strips, (inside + kStripCost - 1) / kStripCost);
 }
 
 /// Finds the range of down strips that gives this CTA as much to do as the others have, its gate/up units included. By
@@ -126,7 +96,7 @@ __device__ __forceinline__ void share_down(const GroupedArgs& args, const RowLis
     for (int first = 0; first < order.ctas; first += 32) {
         const int place = first + lane;
         const float share =
-            place < order.ctas ? fmaxf(0.0F, each - gate_up * gate_up_cost<Shape>(lists, order.cta(place))) : 0.0F;
+            place < order.ctas ? fmaxf(0.0F, each - gate_up * gate_up_cost(lists, order.cta(place))) : 0.0F;
         float sum = share;
 #pragma unroll
         for (int distance = 1; distance < 32; distance *= 2) {
@@ -145,8 +115,8 @@ __device__ __forceinline__ void share_down(const GroupedArgs& args, const RowLis
     const int strips = args.down.strips;
     const bool some = tiles > 0 && before > 0.0F;
     const bool last = own == order.ctas - 1;
-    lists.counts[5] = some ? strip_at<Shape>(lists, strips, begin / before) : 0;
-    lists.counts[6] = last ? tiles * strips : some ? strip_at<Shape>(lists, strips, end / before) : 0;
+    lists.counts[5] = some ? strip_at(lists, strips, begin / before) : 0;
+    lists.counts[6] = last ? tiles * strips : some ? strip_at(lists, strips, end / before) : 0;
 }
 
 /// By one warp, once the lists are there: units of a row tile and the CTA's share of the down phase.
@@ -177,7 +147,7 @@ __device__ __forceinline__ void place_units(const GroupedArgs& args, const RowLi
 template <class Shape>
 class UnitWalk {
   public:
-    __device__ UnitWalk(const RowLists& lists, const GroupedArgs& args, bool down)
+    __device__ UnitWalk(const RowLists& lists, const GroupedArgs& args, bool down, int&)
         : lists_(lists),
           strips_((down ? args.down : args.gate_up).strips),
           step_strips_(down ? 1 : Shape::kStepStrips),
@@ -232,7 +202,7 @@ class UnitWalk {
     [[nodiscard]] __device__ int first_strip(int cta) const {
         const int ctas = static_cast<int>(gridDim.x);
         if (cta == ctas || lists_.tile_count() == 0) return lists_.tile_count() * strips_;
-        return strip_at<Shape>(lists_, strips_, static_cast<float>(cta) / static_cast<float>(ctas));
+        return strip_at(lists_, strips_, static_cast<float>(cta) / static_cast<float>(ctas));
     }
 
     const RowLists& lists_;

@@ -8,7 +8,6 @@
 //   kGlobalScales               strips end with two f32 scales for their sums: rows g and g + 8 of each 16
 //   kLoadsAhead                 by mma.sync as multiply_ahead.cuh says
 //   kAnnounces                  row tiles tell when their rows of the intermediate are there, in every shape
-//   kBoundByRows                multiplied more slowly than it arrives where an expert has many rows
 //   kFirstStripCycles, kNextStripCycles   what a warpgroup computes for its first strip of a stage, and for another
 // and, unless both operands are multiplied from shared memory (RowForm::quantized):
 //   Slab                        a warp's 16 rows x 64 columns: load(strip, block, slab, lane), fragment(a, step) and,

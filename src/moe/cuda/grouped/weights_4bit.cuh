@@ -53,7 +53,6 @@ struct Tiles4Bit : PlainProducts {
     static constexpr bool kLoadsAhead = true;
     static constexpr bool kAnnounces = true;
     static constexpr bool kGlobalScales = false;
-    static constexpr bool kBoundByRows = true;
     static constexpr int kFirstStripCycles = 750;
     static constexpr int kNextStripCycles = 620;
 

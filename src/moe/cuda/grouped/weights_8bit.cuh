@@ -36,7 +36,6 @@ struct Bf16Weights : PlainProducts {
     static constexpr RowForm kForm = RowForm::natural;
     static constexpr bool kStripScales = false;
     static constexpr bool kGlobalScales = false;
-    static constexpr bool kBoundByRows = false;
     static constexpr bool kLoadsAhead = false;
     static constexpr bool kAnnounces = false;
     static constexpr float kSumScale = 1.0F;
@@ -62,7 +61,6 @@ struct Fp8Tiles {
     static constexpr int kStripStageBytes = 8192;
     static constexpr bool kStripScales = true;
     static constexpr bool kGlobalScales = false;
-    static constexpr bool kBoundByRows = false;
     static constexpr bool kLoadsAhead = false;
     static constexpr bool kAnnounces = false;
     static constexpr int kFirstStripCycles = 700;
