@@ -28,8 +28,8 @@ struct WideShape {
     static constexpr bool kPairs = Weights::kFromShared;  ///< CTAs share what they copy (WidePair)
     /// Quantised: tiles of more rows have them as the first operand, 128 of them.
     static constexpr int kNarrowRows = Weights::kQuantized ? 80 : kMostRows;
-    /// Converted weights are multiplied by whole stages, which takes four sets of registers for two strips.
-    static constexpr bool kWholeStages = kStripsEach == 1 || kMostRows <= 96;
+    /// Converted weights are multiplied by whole stages, with a set of registers for each block of them.
+    static constexpr bool kWholeStages = kStripsEach == 1;
     static_assert(kMostRows % kStepRows == 0 && kLeastRows % kStepRows == 0);
     static constexpr int kStrips = kWarpgroups * kStripsEach;
     static constexpr int kConsumerWarps = kWarpgroups * 4;

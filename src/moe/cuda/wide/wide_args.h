@@ -92,7 +92,6 @@ WideInstance wide_int4_g32_n96();
 WideInstance wide_int4_g64_n128();
 WideInstance wide_int4_g128_n128();
 WideInstance wide_mxfp4_n128();
-WideInstance wide_mxfp4_n128_atomic();
 WideInstance wide_mxfp4_n64();
 WideInstance wide_mxfp4_n64_atomic();
 WideInstance wide_mxfp4_n96();

@@ -3,7 +3,5 @@
 #include "moe/cuda/wide/weights.cuh"
 
 namespace tokamak::moe::cuda {
-WideInstance wide_int4_g32_n64() {
-    return wide_instance<WideShape<Wide4Bit<Int4Weights<32>>, 32, 16, 64, WideCombines::asked, 3>>("wide_n64");
-}
+WideInstance wide_int4_g32_n64() { return wide_instance<WideShape<Wide4Bit<Int4Weights<32>>, 32, 16, 64>>("wide_n64"); }
 }  // namespace tokamak::moe::cuda

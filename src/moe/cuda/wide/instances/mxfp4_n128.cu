@@ -3,10 +3,5 @@
 #include "moe/cuda/wide/weights.cuh"
 
 namespace tokamak::moe::cuda {
-WideInstance wide_mxfp4_n128() {
-    WideInstance instance =
-        wide_instance<WideShape<Wide4Bit<Mxfp4Weights>, 64, 32, 128, WideCombines::rows>>("wide_n128");
-    instance.atomic_kernel = wide_mxfp4_n128_atomic().kernel;
-    return instance;
-}
+WideInstance wide_mxfp4_n128() { return wide_instance<WideShape<Wide4Bit<Mxfp4Weights>, 64, 32, 128>>("wide_n128"); }
 }  // namespace tokamak::moe::cuda

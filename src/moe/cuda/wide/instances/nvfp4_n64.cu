@@ -3,7 +3,5 @@
 #include "moe/cuda/wide/weights.cuh"
 
 namespace tokamak::moe::cuda {
-WideInstance wide_nvfp4_n64() {
-    return wide_instance<WideShape<WideNvfp4, 32, 16, 64, WideCombines::asked, 3>>("wide_n64");
-}
+WideInstance wide_nvfp4_n64() { return wide_instance<WideShape<WideNvfp4, 32, 16, 64>>("wide_n64"); }
 }  // namespace tokamak::moe::cuda
