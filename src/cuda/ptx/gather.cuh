@@ -67,6 +67,13 @@ __device__ __forceinline__ bool named_barrier_any(int number, int threads, bool 
     return any != 0;
 }
 
+/// Four 8x8 matrices of 16-bit elements: lane l holds elements 2(l % 4) and the next of row l / 4 of each, and gives
+/// the address of row l % 8 of matrix l / 8.
+__device__ __forceinline__ void store_matrix_x4(std::uint32_t address, const std::uint32_t (&fragment)[4]) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(fragment[0]),
+                 "r"(fragment[1]), "r"(fragment[2]), "r"(fragment[3])
+                 : "memory");
+}
 /// Four 8x8 matrices of 16-bit elements, stored transposed: lane l gives the address of row l % 8 of matrix l / 8.
 __device__ __forceinline__ void store_matrix_transposed_x4(std::uint32_t address, const std::uint32_t (&fragment)[4]) {
     asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),

@@ -121,7 +121,12 @@ class WideCombine {
     /// When owners are known.
     __device__ WideCombine(const WideArgs& args, const WideTables& tables) : row_(args), jobs_(args, tables, kCols) {}
 
-    /// By every consumer warp.
+    /// For the first jobs, by every consumer warp.
+    __device__ __forceinline__ void ask() {
+        job_ = next_job();
+        if (Quantized) next_ = next_job();
+    }
+    /// By every consumer warp, when it has asked.
     __device__ void run() {
         if (row_.is_plain())
             run<true>();
@@ -130,15 +135,16 @@ class WideCombine {
     }
 
   private:
-    /// The slots of the next job are asked for when one begins.
+    /// The slots of the next job are asked for when one begins; of quantised rows those of two.
     template <bool Plain>
     __device__ __forceinline__ void run() {
-        Job job = next_job();
-        Vectors vectors = load_first(job);
-        while (job.token >= 0) {
-            const Job next = next_job();
-            combine<Plain>(job, next, vectors);
-            job = next;
+        Vectors vectors = load_first(job_);
+        while (job_.token >= 0) {
+            const Job asked = next_job();
+            if (!Quantized) next_ = asked;
+            combine<Plain>(job_, next_, vectors);
+            job_ = next_;
+            if (Quantized) next_ = asked;
         }
     }
     [[nodiscard]] __device__ __forceinline__ Job next_job() {
@@ -212,6 +218,8 @@ class WideCombine {
 
     Row row_;
     WideCombineJobs<true, Quantized> jobs_;
+    Job job_;
+    Job next_;
 };
 
 }  // namespace tokamak::moe::cuda

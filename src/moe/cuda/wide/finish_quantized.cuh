@@ -13,27 +13,109 @@
 
 namespace tokamak::moe::cuda {
 
-/// WideActivation with the exponential and the division of the hardware: what comes out becomes e4m3.
+/// WideActivation with the exponential and the reciprocal of the hardware: what comes out becomes e4m3. What few
+/// activations have, limits and an offset, is applied before to all sums, under one branch.
 struct WideQuickActivation : WideActivation {
-    using WideActivation::WideActivation;
+    float power;  ///< of two, for a gate of 1
+    bool bare;    ///< without limits and offset
 
-    [[nodiscard]] __device__ __forceinline__ float operator()(float gate, float up) const {
+    __device__ explicit WideQuickActivation(const Activation& activation)
+        : WideActivation(activation), power(-1.44269504F * alpha), bare(limit == INFINITY && offset == 0.0F) {}
+
+    __device__ __forceinline__ void limit_both(float& gate, float& up) const {
         gate = gate > limit ? limit : gate;
         up = up > limit ? limit : up;
-        up = up < -limit ? -limit : up;
-        const float sigmoid = __fdividef(1.0F, 1.0F + __expf(-alpha * gate));
-        return (up + offset) * (sigmoid == 0.0F ? 0.0F : gate * sigmoid);
+        up = (up < -limit ? -limit : up) + offset;
+    }
+    /// NaN stays NaN; the gate's least value keeps infinity from meeting zero.
+    [[nodiscard]] __device__ __forceinline__ float operator()(float gate, float up) const {
+        float one_and_power;
+        float sigmoid;
+        asm("max.NaN.f32 %0, %0, 0fFB800000;" : "+f"(gate));  // -2^120
+        asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(one_and_power) : "f"(gate * power));
+        one_and_power += 1.0F;
+        asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(sigmoid) : "f"(one_and_power));
+        return up * (gate * sigmoid);
     }
 };
 
 /// What the consumers of a CTA share about the rows of a unit. `largest` is zero between units.
 template <int Rows>
 struct WideGroupScratch {
-    std::uint32_t largest[Rows];  ///< magnitude, bits of f32
-    float2 scales[Rows];          ///< inverse and divisor of an E4m3Scale
+    std::uint32_t largest[Rows];         ///< magnitude, bits of f32
+    float2 scales[Rows];                 ///< inverse and divisor of an E4m3Scale
+    std::uint32_t finished[kWideDeals];  ///< warps that have finished a unit, by its turn
+    std::uint32_t told;                  ///< a row tile that the telling warp is to tell about, counted from 1
+    std::uint32_t over;                  ///< consumer warps that have no more units of gate/up
 
     __device__ void clear() {
+        if (threadIdx.x < kWideDeals) finished[threadIdx.x] = 0;
+        if (threadIdx.x == 0) told = over = 0;
         for (int row = static_cast<int>(threadIdx.x); row < Rows; row += static_cast<int>(blockDim.x)) largest[row] = 0;
+    }
+};
+
+/// Tells the grid about units of gate/up that a CTA has finished. That waits until stores have left, 2000 cycles or
+/// more, so the last consumer warp of a unit leaves it to an idle warp, unless that is not done with the unit before.
+template <class Shape>
+struct WideTelling {
+    const WideArgs& args;
+    WideGroupScratch<Shape::kMostRows>& scratch;
+
+    /// By each consumer warp, which has finished its part of a unit.
+    __device__ __forceinline__ void finished(const WideUnit& unit, int lane, std::uint8_t* patch) const {
+        __syncwarp();
+        if (lane != 0) return;
+        const std::uint32_t before = add(&scratch.finished[WidePending::of(patch).turn % kWideDeals]);
+        if (before % Shape::kConsumerWarps != Shape::kConsumerWarps - 1) return;
+        std::uint32_t held;
+        asm volatile("atom.acq_rel.cta.shared.cas.b32 %0, [%1], 0, %2;"
+                     : "=r"(held)
+                     : "r"(ptx::shared_address(&scratch.told)), "r"(unit.tile + 1)
+                     : "memory");
+        if (held != 0) tell(unit.tile);
+    }
+    /// By each consumer warp at the end of the phase.
+    __device__ __forceinline__ void over(int lane) const {
+        __syncwarp();
+        if (lane == 0) add(&scratch.over);
+    }
+    /// By an idle warp, until all consumers are over.
+    __device__ __forceinline__ void run() const {
+        if (threadIdx.x % 32 == 0)
+            for (;;) {
+                const bool last = read(&scratch.over) == Shape::kConsumerWarps;
+                const std::uint32_t held = read(&scratch.told);
+                if (held != 0) {
+                    tell(static_cast<int>(held) - 1);
+                    asm volatile("st.release.cta.shared.u32 [%0], 0;" ::"r"(ptx::shared_address(&scratch.told))
+                                 : "memory");
+                } else if (last) {
+                    break;
+                } else {
+                    __nanosleep(100);
+                }
+            }
+        __syncwarp();
+    }
+
+  private:
+    __device__ __forceinline__ static std::uint32_t add(std::uint32_t* count) {
+        std::uint32_t before;
+        asm volatile("atom.acq_rel.cta.shared.add.u32 %0, [%1], 1;"
+                     : "=r"(before)
+                     : "r"(ptx::shared_address(count))
+                     : "memory");
+        return before;
+    }
+    __device__ __forceinline__ static std::uint32_t read(const std::uint32_t* from) {
+        std::uint32_t value;
+        asm volatile("ld.acquire.cta.shared.u32 %0, [%1];" : "=r"(value) : "r"(ptx::shared_address(from)) : "memory");
+        return value;
+    }
+    __device__ __forceinline__ void tell(int tile) const {
+        ptx::fence_all_async();
+        TileCounts{args.tile_parts}.add(tile);
     }
 };
 
@@ -102,28 +184,49 @@ __device__ __forceinline__ void store_wide_codes(const WideGroupScratch<Rows>& s
     }
 }
 
+/// Gates become results, zeros behind the last column. Without a branch around an activation: with one they follow each
+/// other, 150 cycles each.
+template <class Shape, int Eights>
+__device__ __forceinline__ void activate_wide_group(const WideArgs& args, const WideUnit& unit, const WideConsumer& me,
+                                                    float (&sums)[2][Eights][4]) {
+    const WideQuickActivation activation(args.activation);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+        const int strip = unit.strip + me.warpgroup * 2 + i;
+        if (args.gate_up.bias.data != nullptr) {
+            WideLaneRows<Shape, false> rows;
+            rows.load(args, unit.expert, strip, me);
+            const float low = rows.low.value();
+            const float high = rows.high.value();
+#pragma unroll
+            for (int n = 0; n < Eights; ++n)
+#pragma unroll
+                for (int odd = 0; odd < 2; ++odd) {
+                    sums[i][n][odd] += low;
+                    sums[i][n][odd + 2] += high;
+                }
+        }
+        if (!activation.bare)
+#pragma unroll
+            for (int n = 0; n < Eights; ++n)
+#pragma unroll
+                for (int odd = 0; odd < 2; ++odd) activation.limit_both(sums[i][n][odd], sums[i][n][odd + 2]);
+#pragma unroll
+        for (int n = 0; n < Eights; ++n)
+#pragma unroll
+            for (int odd = 0; odd < 2; ++odd) sums[i][n][odd] = activation(sums[i][n][odd], sums[i][n][odd + 2]);
+        if (strip * 32 + me.slab * 8 + me.lane / 4 < args.down.cols) continue;
+#pragma unroll
+        for (int n = 0; n < Eights; ++n) sums[i][n][0] = sums[i][n][1] = 0.0F;
+    }
+}
+
 /// By all consumers of the CTA, also those without a strip. Columns behind the last are zeros.
 template <class Shape, int Eights>
 __device__ __forceinline__ void finish_wide_group(const WideArgs& args, const WideUnit& unit, const WideConsumer& me,
                                                   std::uint8_t* patch, WideGroupScratch<Shape::kMostRows>& scratch,
                                                   float (&sums)[2][Eights][4]) {
-    const WideQuickActivation activation(args.activation);
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-        const int strip = unit.strip + me.warpgroup * 2 + i;
-        WideLaneRows<Shape, false> rows;
-        rows.load(args, unit.expert, strip, me);
-        const float low = rows.low.value();
-        const float high = rows.high.value();
-#pragma unroll
-        for (int n = 0; n < Eights; ++n)  // without a branch around an activation: with one they follow each other
-#pragma unroll
-            for (int odd = 0; odd < 2; ++odd)
-                sums[i][n][odd] = activation(sums[i][n][odd] + low, sums[i][n][odd + 2] + high);
-        if (strip * 32 + me.slab * 8 + me.lane / 4 < args.down.cols) continue;
-#pragma unroll
-        for (int n = 0; n < Eights; ++n) sums[i][n][0] = sums[i][n][1] = 0.0F;
-    }
+    activate_wide_group<Shape>(args, unit, me, sums);
     constexpr int consumers = Shape::kConsumerWarps * 32;
     const int group = unit.strip / Shape::kGroupStrips;
     const WideTileCodes to(args.intermediate, unit.first, unit.rows, args.down.padded_cols / 128);
@@ -132,25 +235,33 @@ __device__ __forceinline__ void finish_wide_group(const WideArgs& args, const Wi
     make_wide_scales(scratch, to, group);
     ptx::named_barrier(1, consumers);
     store_wide_codes(scratch, to, group, me, patch, sums);
-    ptx::fence_all_async();
-    ptx::named_barrier(1, consumers);
-    if (threadIdx.x == 0) TileCounts{args.tile_parts}.add(unit.tile);
+    WideTelling<Shape>{args, scratch}.finished(unit, me.lane, patch);
 }
+
+/// Routes of a unit's rows: lane l has rows l, l + 32 and so on. The answer takes a microsecond or more while weights
+/// are read, so quantised rows' are asked for before the multiplications.
+template <int Eights>
+struct WideRoutes {
+    static constexpr int kCount = (Eights + 3) / 4;
+    int routes[kCount];
+
+    __device__ __forceinline__ void ask(const WideArgs& args, const WideUnit& unit, int lane) {
+#pragma unroll
+        for (int i = 0; i < kCount; ++i) {
+            const int row = i * 32 + lane;
+            routes[i] = row < unit.rows ? __ldcg(args.list + unit.first + row) : -1;
+        }
+    }
+};
 
 /// 16 rows at a time turned by way of `patch`: two lanes store the 16 columns that a warp has of
 /// one.
 template <class Shape, int Eights>
 __device__ __forceinline__ void finish_down_half(const WideArgs& args, const WideUnit& unit, int strip,
                                                  const WideConsumer& me, std::uint8_t* patch,
-                                                 const float (&sums)[Eights][4]) {
+                                                 const WideRoutes<Eights>& rows_of, const float (&sums)[Eights][4]) {
     WideLaneRows<Shape, true> rows;
     rows.load(args, unit.expert, strip, me);
-    int routes[(Eights + 3) / 4];  // of rows `lane` of each 32; asked for together
-#pragma unroll
-    for (int i = 0; i < (Eights + 3) / 4; ++i) {
-        const int row = i * 32 + me.lane;
-        routes[i] = row < unit.rows ? __ldcg(args.list + unit.first + row) : -1;
-    }
     const float low = rows.low.value();
     const float high = rows.high.value();
     const int half = me.lane % 2;
@@ -170,13 +281,14 @@ __device__ __forceinline__ void finish_down_half(const WideArgs& args, const Wid
                 __floats2bfloat162_rn(fmaf(s[i % 2 * 2], scale, bias), fmaf(s[i % 2 * 2 + 1], scale, bias));
             pairs[i] = *reinterpret_cast<const std::uint32_t*>(&pair);
         }
-        const int route = __shfl_sync(0xFFFFFFFFU, routes[n / 4], n % 4 * 8 + me.lane / 2);
+        const int route = __shfl_sync(0xFFFFFFFFU, rows_of.routes[n / 4], n % 4 * 8 + me.lane / 2);
         __syncwarp();
         ptx::store_matrix_transposed_x4(own, pairs);
         __syncwarp();
-        if (route >= 0)
-            store_turned(reinterpret_cast<std::uint8_t*>(args.partials) + (route * stride + col) * 2,
-                         args.gate_up.cols - col, turned);
+        const uint4 eight = *reinterpret_cast<const uint4*>(turned);
+        if (route >= 0 && col < args.gate_up.cols)  // a row of results has whole vectors
+            *reinterpret_cast<uint4*>(reinterpret_cast<std::uint8_t*>(args.partials) + (route * stride + col) * 2) =
+                eight;
     }
 }
 

@@ -18,38 +18,9 @@ __device__ __forceinline__ int tall_row(const WideConsumer& me, int high) {
     return me.warpgroup * 64 + me.slab * 16 + me.lane / 4 + high * 8;
 }
 
-/// Lane t of a quad has words 2t and 2t + 1 of four rows of eight words; it gets row t's: of `own` one word for each
-/// row.
-__device__ __forceinline__ uint4 turn_quad(int lane, const std::uint32_t (&own)[4]) {
-    const bool upper = lane % 4 >= 2;
-    const bool odd = lane % 2 != 0;
-    std::uint32_t kept[2];
-    std::uint32_t got[2];
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-        kept[i] = upper ? own[2 + i] : own[i];
-        got[i] = __shfl_xor_sync(0xFFFFFFFFU, upper ? own[i] : own[2 + i], 2);
-    }
-    const std::uint32_t from_lower[2] = {upper ? got[0] : kept[0], upper ? got[1] : kept[1]};
-    const std::uint32_t from_upper[2] = {upper ? kept[0] : got[0], upper ? kept[1] : got[1]};
-    const std::uint32_t lower = __shfl_xor_sync(0xFFFFFFFFU, odd ? from_lower[0] : from_lower[1], 1);
-    const std::uint32_t higher = __shfl_xor_sync(0xFFFFFFFFU, odd ? from_upper[0] : from_upper[1], 1);
-    return odd ? uint4{lower, from_lower[1], higher, from_upper[1]}
-               : uint4{from_lower[0], lower, from_upper[0], higher};
-}
-
-/// The same with words of 16 bits, two of them in one.
-__device__ __forceinline__ uint2 turn_quad_halves(int lane, const std::uint32_t (&own)[2]) {
-    const bool upper = lane % 4 >= 2;
-    const bool odd = lane % 2 != 0;
-    const std::uint32_t kept = upper ? own[1] : own[0];
-    const std::uint32_t got = __shfl_xor_sync(0xFFFFFFFFU, upper ? own[0] : own[1], 2);
-    const std::uint32_t lower = upper ? got : kept;
-    const std::uint32_t higher = upper ? kept : got;
-    const std::uint32_t sent = __byte_perm(lower, higher, odd ? 0x5410 : 0x7632);
-    const std::uint32_t other = __shfl_xor_sync(0xFFFFFFFFU, sent, 1);
-    return odd ? uint2{__byte_perm(other, lower, 0x7610), __byte_perm(other, higher, 0x7632)}
-               : uint2{__byte_perm(lower, other, 0x5410), __byte_perm(higher, other, 0x7610)};
+/// After turning (store_matrix_x4 into the patch) a lane has 16 bytes of one row of the warp's 16.
+__device__ __forceinline__ int turned_row(const WideConsumer& me, int row) {
+    return me.warpgroup * 64 + me.slab * 16 + row;
 }
 
 /// The column of the intermediate that a lane's sums of a pair of eights belong to.
@@ -78,12 +49,17 @@ __device__ __forceinline__ void add_tall_biases(const WideArgs& args, const Wide
         }
 }
 
-/// Gates become results, zeros behind the last column; `largest`: their magnitudes in each of the lane's rows. Without
-/// a branch around an activation: with one they follow each other, 150 cycles each.
+/// Gates become results, zeros behind the last column; `largest`: their magnitudes in each of the lane's rows.
 __device__ __forceinline__ void activate_tall(const WideArgs& args, const WideUnit& unit, const WideConsumer& me,
                                               WideTallSums (&sums)[2], float (&largest)[2]) {
     const WideQuickActivation activation(args.activation);
     if (args.gate_up.bias.data != nullptr) add_tall_biases(args, unit, me, sums);
+    if (!activation.bare)
+#pragma unroll
+        for (int pair = 0; pair < 16; ++pair)
+#pragma unroll
+            for (int i = 0; i < 4; ++i)
+                activation.limit_both(sums[pair / 8][pair % 8 * 2][i], sums[pair / 8][pair % 8 * 2 + 1][i]);
 #pragma unroll
     for (int pair = 0; pair < 16; ++pair)
 #pragma unroll
@@ -102,120 +78,150 @@ __device__ __forceinline__ void activate_tall(const WideArgs& args, const WideUn
 #pragma unroll
         for (int i = 0; i < 4; ++i)
             largest[i / 2] = tokamak::cuda::larger_magnitude(largest[i / 2], sums[pair / 8][pair % 8 * 2][i]);
+#pragma unroll
+    for (int high = 0; high < 2; ++high)
+#pragma unroll
+        for (int distance = 1; distance < 4; distance *= 2)
+            largest[high] = fmaxf(largest[high], __shfl_xor_sync(0xFFFFFFFFU, largest[high], distance));
+}
+
+/// Codes of the warp's 16 rows, 32 columns at a time turned by way of `patch`: those of two columns of one eight and of
+/// the next travel as two numbers of 16 bits.
+__device__ __forceinline__ void store_tall_codes(const WideTileCodes& to, int group, const WideConsumer& me,
+                                                 std::uint8_t* patch, const tokamak::cuda::E4m3Scale (&scales)[2],
+                                                 const WideTallSums (&sums)[2]) {
+    const int row = turned_row(me, me.lane % 16);
+    const std::uint32_t own = ptx::shared_address(patch) + static_cast<std::uint32_t>(me.lane) * 16;
+#pragma unroll
+    for (int four = 0; four < 4; ++four) {
+        std::uint32_t pairs[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {  // matrices: rows g and g + 8 of two eights, then of the next two
+            const int high = i % 2;
+            std::uint32_t codes[2];
+#pragma unroll
+            for (int j = 0; j < 2; ++j) {
+                const int pair = four * 4 + i / 2 * 2 + j;
+                const float(&v)[4] = sums[pair / 8][pair % 8 * 2];
+                codes[j] = wide_codes(v[high * 2], v[high * 2 + 1], scales[high].inverse, scales[high].divisor);
+            }
+            pairs[i] = codes[0] | codes[1] << 16;
+        }
+        __syncwarp();
+        ptx::store_matrix_x4(own, pairs);
+        __syncwarp();
+        const uint4 both = *reinterpret_cast<const uint4*>(patch + me.lane * 16);
+        if (row < to.rows)
+            *reinterpret_cast<uint4*>(to.codes(row, group, (four * 2 + me.lane / 16) * 2)) = {
+                __byte_perm(both.x, both.y, 0x5410), __byte_perm(both.z, both.w, 0x5410),
+                __byte_perm(both.x, both.y, 0x7632), __byte_perm(both.z, both.w, 0x7632)};
+    }
 }
 
 /// 128 columns of the intermediate, which share a scale.
 template <class Shape>
 __device__ __forceinline__ void finish_tall_group(const WideArgs& args, const WideUnit& unit, const WideConsumer& me,
+                                                  std::uint8_t* patch, WideGroupScratch<Shape::kMostRows>& scratch,
                                                   WideTallSums (&sums)[2]) {
     float largest[2] = {};
     activate_tall(args, unit, me, sums, largest);
     const int group = unit.strip / Shape::kGroupStrips;
     const WideTileCodes to(args.intermediate, unit.first, unit.rows, args.down.padded_cols / 128);
+    const tokamak::cuda::E4m3Scale scales[2] = {tokamak::cuda::E4m3Scale::of(largest[0]),
+                                                tokamak::cuda::E4m3Scale::of(largest[1])};
+#pragma unroll
+    for (int high = 0; high < 2; ++high)
+        if (me.lane % 4 == 0 && tall_row(me, high) < unit.rows)
+            *to.scale(tall_row(me, high), group) = scales[high].scale;
+    store_tall_codes(to, group, me, patch, scales, sums);
+    WideTelling<Shape>{args, scratch}.finished(unit, me.lane, patch);
+}
+
+/// The route of the row that a lane will store results of; asked for before the multiplications.
+__device__ __forceinline__ int tall_route(const WideArgs& args, const WideUnit& unit, const WideConsumer& me) {
+    const int row = turned_row(me, me.lane / 2);
+    return row < unit.rows ? __ldcg(args.list + unit.first + row) : -1;
+}
+
+__device__ __forceinline__ void add_tall_down_biases(const WideArgs& args, const WideUnit& unit, const WideConsumer& me,
+                                                     WideTallSums (&sums)[2]) {
+#pragma unroll
+    for (int n = 0; n < 32; ++n)
+#pragma unroll
+        for (int odd = 0; odd < 2; ++odd) {
+            const int col = unit.strip * 64 + n * 8 + me.lane % 4 * 2 + odd;
+            PendingElement bias;
+            if (col < args.gate_up.cols) bias.load(args.down.bias, unit.expert, col);
+            sums[n / 16][n % 16][odd] += bias.value();
+            sums[n / 16][n % 16][odd + 2] += bias.value();
+        }
+}
+
+/// Results of the lane's own rows for the atomic combine: weighted, and added to `out` one by one if that takes no
+/// vectors. Whether it does not.
+__device__ __forceinline__ bool scatter_tall(const WideArgs& args, const WideUnit& unit, const WideConsumer& me,
+                                             WideTallSums (&sums)[2]) {
+    const bool vectors = adds_vectors(args);
 #pragma unroll
     for (int high = 0; high < 2; ++high) {
-        float most = largest[high];
-        most = fmaxf(most, __shfl_xor_sync(0xFFFFFFFFU, most, 1));
-        most = fmaxf(most, __shfl_xor_sync(0xFFFFFFFFU, most, 2));
-        const auto scale = tokamak::cuda::E4m3Scale::of(most);
         const int row = tall_row(me, high);
-        const bool live = row < unit.rows;
-        if (live && me.lane % 4 == 0) *to.scale(row, group) = scale.scale;
+        const int route = row < unit.rows ? __ldcg(args.list + unit.first + row) : -1;
+        if (route < 0) continue;
+        const std::int64_t token = args.first_token + route / args.top_k;
+        const float weight =
+            args.weights.data != nullptr ? load_element(args.weights, token, route % args.top_k) : 1.0F;
 #pragma unroll
-        for (int strip = 0; strip < 4; ++strip) {
-            std::uint32_t codes[4];
+        for (int n = 0; n < 32; ++n)
 #pragma unroll
-            for (int slab = 0; slab < 4; ++slab) {
-                const float(&v)[4] = sums[strip / 2][strip % 2 * 8 + slab * 2];
-                codes[slab] = wide_codes(v[high * 2], v[high * 2 + 1], scale.inverse, scale.divisor);
+            for (int odd = 0; odd < 2; ++odd) {
+                float& sum = sums[n / 16][n % 16][high * 2 + odd];
+                sum *= weight;
+                const int col = unit.strip * 64 + n * 8 + me.lane % 4 * 2 + odd;
+                if (!vectors && n < unit.strips * 8 && col < args.gate_up.cols)
+                    add_element(args.out, args.out_dtype, token * args.out_stride + col, sum);
             }
-            const uint2 eight = turn_quad_halves(me.lane, {codes[0] | codes[1] << 16, codes[2] | codes[3] << 16});
-            if (live) *to.codes(row, group, strip * 4 + me.lane % 4) = eight;
-        }
     }
-    ptx::fence_all_async();
-    ptx::named_barrier(1, Shape::kConsumerWarps * 32);
-    if (threadIdx.x == 0) TileCounts{args.tile_parts}.add(unit.tile);
+    return !vectors;
 }
 
-/// Where results of the lane's rows go, in elements from the beginning of a buffer, and what they are multiplied by.
-template <class Shape>
-struct WideTallTarget {
-    std::int64_t to[2];  ///< negative behind the last row
-    float weights[2];
-    bool vectors;  ///< 16 bytes of bf16 at once
-
-    __device__ WideTallTarget(const WideArgs& args, const WideUnit& unit, const WideConsumer& me) {
-#pragma unroll
-        for (int high = 0; high < 2; ++high) {
-            const int row = tall_row(me, high);
-            const int route = row < unit.rows ? __ldcg(args.list + unit.first + row) : -1;
-            to[high] = route < 0 ? -1 : route * wide_result_stride(args, true);
-            weights[high] = 1.0F;
-            if (!Shape::atomic(args) || route < 0) continue;
-            const int token = route / args.top_k;
-            to[high] = (args.first_token + token) * args.out_stride;
-            if (args.weights.data != nullptr)
-                weights[high] = load_element(args.weights, args.first_token + token, route - token * args.top_k);
-        }
-        vectors = !Shape::atomic(args) || adds_vectors(args);
-    }
-};
-
-/// Results of one strip: in bf16, or added to `out`.
-template <class Shape>
-__device__ __forceinline__ void finish_tall_strip(const WideArgs& args, const WideUnit& unit, int strip,
-                                                  const WideConsumer& me, const WideTallTarget<Shape>& target,
-                                                  const float (&sums)[8][4]) {
-#pragma unroll
-    for (int four = 0; four < 8; four += 4) {
-        float bias[4][2] = {};
-        if (args.down.bias.data != nullptr) {
-#pragma unroll
-            for (int i = 0; i < 8; ++i) {
-                const int col = strip * 64 + (four + i / 2) * 8 + me.lane % 4 * 2 + i % 2;
-                PendingElement element;
-                if (col < args.gate_up.cols) element.load(args.down.bias, unit.expert, col);
-                bias[i / 2][i % 2] = element.value();
-            }
-        }
-        const int col = strip * 64 + (four + me.lane % 4) * 8;
-#pragma unroll
-        for (int high = 0; high < 2; ++high) {
-            const std::int64_t to = target.to[high];
-            std::uint32_t pairs[4];
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                const float(&s)[4] = sums[four + i];
-                const float even = (s[high * 2] + bias[i][0]) * target.weights[high];
-                const float odd = (s[high * 2 + 1] + bias[i][1]) * target.weights[high];
-                const __nv_bfloat162 pair = __floats2bfloat162_rn(even, odd);
-                pairs[i] = *reinterpret_cast<const std::uint32_t*>(&pair);
-                const int own = strip * 64 + (four + i) * 8 + me.lane % 4 * 2;
-                if (target.vectors || to < 0) continue;
-                if (own < args.gate_up.cols) add_element(args.out, args.out_dtype, to + own, even);
-                if (own + 1 < args.gate_up.cols) add_element(args.out, args.out_dtype, to + own + 1, odd);
-            }
-            const uint4 eight = turn_quad(me.lane, pairs);
-            if (!target.vectors || to < 0 || col >= args.gate_up.cols) continue;
-            if (Shape::atomic(args))
-                add_eight_bf16(static_cast<__nv_bfloat16*>(args.out) + to + col, eight);
-            else
-                store_eight(reinterpret_cast<std::uint8_t*>(args.partials) + (to + col) * 2, args.gate_up.cols - col,
-                            eight);
-        }
-    }
-}
-
+/// Rows of results in bf16, or results added to `out`: 32 bytes of each of the warp's 16 rows at a time, turned by way
+/// of `patch`. `route`: of the row that the lane stores.
 template <class Shape>
 __device__ __forceinline__ void finish_tall_down(const WideArgs& args, const WideUnit& unit, const WideConsumer& me,
-                                                 const WideTallSums (&sums)[2]) {
-    const WideTallTarget<Shape> target(args, unit, me);
+                                                 std::uint8_t* patch, int route, WideTallSums (&sums)[2]) {
+    if (args.down.bias.data != nullptr) add_tall_down_biases(args, unit, me, sums);
+    if (Shape::atomic(args) && scatter_tall(args, unit, me, sums)) return;
+    const int half = me.lane % 2;
+    const int first = unit.strip * 64 + half * 8;
+    const int left = min(unit.strips * 64, args.gate_up.cols - unit.strip * 64) - half * 8;  // of columns
+    std::uint8_t* to =
+        reinterpret_cast<std::uint8_t*>(args.partials) + (route * wide_result_stride(args, true) + first) * 2;
+    if (Shape::atomic(args))
+        to = static_cast<std::uint8_t*>(args.out) +
+             ((args.first_token + route / args.top_k) * args.out_stride + first) * 2;
+    // The second eight's rows change places by four, so that eight lanes read from different banks.
+    const auto turned = [&](int row, int second) { return (second * 16 + (row ^ second * 4)) * 16; };
+    const std::uint32_t own =
+        ptx::shared_address(patch) + static_cast<std::uint32_t>(turned(me.lane % 16, me.lane / 16));
+    const std::uint8_t* const from = patch + turned(me.lane / 2, half);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        if (i >= unit.strips) return;
-        finish_tall_strip<Shape>(args, unit, unit.strip + i, me, target,
-                                 reinterpret_cast<const float(&)[8][4]>(sums[i / 2][i % 2 * 8]));
+    for (int two = 0; two < 16; ++two) {
+        std::uint32_t pairs[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            const float(&s)[4] = sums[two / 8][two % 8 * 2 + i / 2];
+            const __nv_bfloat162 pair = __floats2bfloat162_rn(s[i % 2 * 2], s[i % 2 * 2 + 1]);
+            pairs[i] = *reinterpret_cast<const std::uint32_t*>(&pair);
+        }
+        __syncwarp();
+        ptx::store_matrix_x4(own, pairs);
+        __syncwarp();
+        const uint4 eight = *reinterpret_cast<const uint4*>(from);
+        if (route < 0 || two * 16 >= left) continue;
+        if (Shape::atomic(args))
+            add_eight_bf16(reinterpret_cast<__nv_bfloat16*>(to + two * 32), eight);
+        else
+            *reinterpret_cast<uint4*>(to + two * 32) = eight;  // a row of results has whole vectors
     }
 }
 

@@ -20,7 +20,8 @@ namespace tokamak::moe::cuda {
 template <class Shape>
 __device__ __forceinline__ WideGroupScratch<Shape::kMostRows>& group_scratch(const WideArgs& args) {
     extern __shared__ __align__(1024) std::uint8_t shared[];
-    static_assert(sizeof(WideGroupScratch<Shape::kMostRows>) == Shape::kMostRows * kWideGroupRowBytes);
+    static_assert(sizeof(WideGroupScratch<Shape::kMostRows>) ==
+                  Shape::kMostRows * kWideGroupRowBytes + kWideGroupBytes);
     return *reinterpret_cast<WideGroupScratch<Shape::kMostRows>*>(shared + args.lists.group);
 }
 
@@ -55,9 +56,11 @@ __device__ __forceinline__ void finish_wide_other(const WideArgs& args, const Wi
         const int strip = unit.strip + first + i;
         if (Shape::atomic(args))
             finish_down_scatter<Shape>(args, unit, strip, me, patch, sums[i]);
-        else if constexpr (Shape::kHalfResults)
-            finish_down_half<Shape>(args, unit, strip, me, patch, sums[i]);
-        else
+        else if constexpr (Shape::kHalfResults) {
+            WideRoutes<Eights> routes;
+            routes.ask(args, unit, me.lane);
+            finish_down_half<Shape>(args, unit, strip, me, patch, routes, sums[i]);
+        } else
             finish_down_row<Shape>(args, unit, strip, me, sums[i]);
     }
 }
@@ -92,8 +95,10 @@ __device__ __forceinline__ void consume_wide_unit(const WideArgs& args, const Wi
     constexpr int Strips = Shape::kStripsEach;
     const DecodeMatrix& matrix = down ? args.down : args.gate_up;
     float sums[Strips][Eights][4] = {};
+    [[maybe_unused]] WideRoutes<Eights> routes;
+    if (Shape::kQuantized && down) routes.ask(args, unit, me.lane);
     if constexpr (Shape::kQuantized)
-        multiply_unit_e4m3<Shape>(stages, me, first, matrix.tiles, unit.rows, sums);
+        multiply_unit_e4m3<Shape>(stages, first, matrix.tiles, unit.rows, sums);
     else if constexpr (Shape::Weights::kFromShared)
         multiply_unit_shared<Shape>(stages, first, Shape::chunks(matrix), sums);
     else if constexpr (Shape::kWholeStages)
@@ -102,7 +107,15 @@ __device__ __forceinline__ void consume_wide_unit(const WideArgs& args, const Wi
         multiply_unit_registers<Shape>(stages, first, matrix.tiles * Shape::Weights::kTileBlocks, me, sums);
     if constexpr (Shape::kQuantized) {
         if (!down) return finish_wide_group<Shape>(args, unit, me, stages.patch, group_scratch<Shape>(args), sums);
-        finish_wide_other<Shape>(args, unit, first, last, me, stages.patch, sums);
+#pragma unroll
+        for (int i = 0; i < Strips; ++i) {
+            if (first + i >= last) break;
+            const int strip = unit.strip + first + i;
+            if (Shape::atomic(args))
+                finish_down_scatter<Shape>(args, unit, strip, me, stages.patch, sums[i]);
+            else
+                finish_down_half<Shape>(args, unit, strip, me, stages.patch, routes, sums[i]);
+        }
     } else if (down) {
         finish_wide_down<Shape>(args, unit, first, last, me, stages.patch, sums);
     } else {
@@ -115,11 +128,12 @@ template <class Shape>
 __device__ __forceinline__ void consume_tall_unit(const WideArgs& args, const WideUnit& unit, bool down,
                                                   const WideConsumer& me, WideStages<Shape>& stages) {
     WideTallSums sums[2] = {};
+    const int route = down ? tall_route(args, unit, me) : -1;
     multiply_unit_tall<Shape>(stages, me, Shape::chunks(down ? args.down : args.gate_up), unit.rows, sums);
     if (down)
-        finish_tall_down<Shape>(args, unit, me, sums);
+        finish_tall_down<Shape>(args, unit, me, stages.patch, route, sums);
     else
-        finish_tall_group<Shape>(args, unit, me, sums);
+        finish_tall_group<Shape>(args, unit, me, stages.patch, group_scratch<Shape>(args), sums);
 }
 
 template <class Shape, int Width = Shape::kLeastRows>
@@ -171,10 +185,11 @@ __device__ __forceinline__ void idle_wide(const WideArgs& args, const WideTables
     if (!Shape::atomic(args)) WideOwners<Shape::kQuantized>(args, tables).find(warp);
     WideClear(args).run(count, warp, !Shape::atomic(args));
     WideCleared(args).add();
-    if constexpr (!Shape::kQuantized)
-        if (!Shape::atomic(args) && wide_overlaps<false>(args))
-            WideEarlyCombine<Shape::kHalfResults>(args, tables, shared + args.lists.early + warp * kWideEarlyBytes)
-                .run();
+    if constexpr (Shape::kQuantized) {
+        if (warp == 0) WideTelling<Shape>{args, group_scratch<Shape>(args)}.run();
+    } else if (!Shape::atomic(args) && wide_overlaps<false>(args)) {
+        WideEarlyCombine<Shape::kHalfResults>(args, tables, shared + args.lists.early + warp * kWideEarlyBytes).run();
+    }
 }
 
 /// The feeding warps: copies of weights, copies of rows; the others have nothing to copy.
@@ -218,7 +233,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
     grid.sync();
     if constexpr (Shape::kQuantized) {
         group_scratch<Shape>(args).clear();
-        WideQuantize(args, tables, wide_x_rows<Shape>(args)).run(count);
+        quantize_wide_rows(args, tables, wide_x_rows<Shape>(args), count);
     } else {
         WidePrepare(args, tables, wide_x_rows<Shape>(args)).run_first();
     }
@@ -243,18 +258,21 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
         WideStages<Shape> stages{
             ring, place, me.lane, shared + args.lists.patches + warp * kWidePatchBytes,
             me.lane < pair.size ? ptx::address_in(static_cast<std::uint32_t>(pair.rank ^ me.lane), ring.empty) : 0};
-        if (Shape::kQuantized && me.warpgroup == 1) WideTurns::begin();
         if (me.lane == 0) WidePending::of(stages.patch) = {};
         __syncwarp();
         consume_wide_phase<Shape>(args, deals, false, me, stages);
+        if constexpr (Shape::kQuantized) WideTelling<Shape>{args, group_scratch<Shape>(args)}.over(me.lane);
         if (Shape::atomic(args)) WideCleared(args).await();
         consume_wide_phase<Shape>(args, deals, true, me, stages);
         if (!Shape::atomic(args)) {
-            if (wide_overlaps<Shape::kQuantized>(args))
+            if (Shape::kQuantized || wide_overlaps<Shape::kQuantized>(args))
                 WideCleared(args).await();
             else
                 grid.sync();
-            WideCombine<Shape::kHalfResults, Shape::kQuantized>(args, tables).run();
+            WideCombine<Shape::kHalfResults, Shape::kQuantized> combine(args, tables);
+            combine.ask();
+            if (Shape::kQuantized) grid.sync();  // the answers come while others still multiply
+            combine.run();
         }
     }
     ptx::cluster_arrive_relaxed();  // nobody leaves while the other one still gives stages back here

@@ -128,11 +128,12 @@ __device__ __forceinline__ int choose_wide_units(const DecodeMatrix& matrix, int
     if (!down && Shape::kGroupStrips > 1)
         return (matrix.strips + step * Shape::kGroupStrips - 1) / (step * Shape::kGroupStrips) * step;
     int best = step;
-    std::int64_t least = INT64_MAX;
+    unsigned least = 0xFFFFFFFFU;
     for (int strips = 1; strips <= Shape::kStrips; ++strips) {
         const int units = (matrix.strips + step * strips - 1) / (step * strips) * step;
-        const std::int64_t rounds = (static_cast<std::int64_t>(tiles) * units + gridDim.x - 1) / gridDim.x;
-        const std::int64_t cost = rounds * (strips * 10 + 4);  // a unit has its price besides its strips
+        const unsigned rounds = (static_cast<unsigned>(tiles * units) + gridDim.x - 1) / gridDim.x;
+        // A unit has its price besides its strips.
+        const unsigned cost = rounds * static_cast<unsigned>(strips * 10 + 4);
         if (cost > least) continue;
         least = cost;
         best = units;

@@ -11,129 +11,220 @@
 
 namespace tokamak::moe::cuda {
 
-/// By all warps of the grid.
+/// By all warps of the grid. Loads: of a lane at once, eight columns each. Plain: rows are whole vectors and not
+/// weighted, so that no branch is in the way of loads.
+template <int Loads, bool Plain>
 class WideQuantize {
-    static constexpr int kLoads = 4;  ///< of a lane at once, eight columns each
-    static constexpr int kGroups = kLoads * 2;
+    static_assert(Loads == 1 || Loads == 4);
+    static constexpr int kGroups = Loads * 2;  ///< of a piece
 
     /// Eight columns for each load.
     struct Loaded {
-        uint4 bits[kLoads];
+        uint4 bits[Loads];
     };
+    /// 16 lanes hold a group; lane l of them knows the scale of load l % Loads.
     struct Quantized {
-        uint2 codes[kLoads];
-        float scales[kLoads];
+        uint2 codes[Loads];
+        float scale;
+    };
+    /// Some groups of a token; none at the end.
+    struct Job {
+        int token = -1;
+        int first = 0;
+        int last = 0;
+        int place = -1;  ///< in the list, of the lane's slot
+    };
+    /// Where the row at the lane's place is.
+    struct Target {
+        std::uint8_t* row = nullptr;  ///< its codes in the tile's first group
+        int groups = 0;               ///< bytes from group to group, times 8; and the row's place among 8
+        int scale = 0;                ///< bytes from its codes to its scale
     };
 
   public:
     /// `to`: where the rows go.
-    __device__ WideQuantize(const WideArgs& args, const WideTables& tables, void* to)
+    __device__ WideQuantize(const WideArgs& args, const WideTables& tables, void* to, int count)
         : args_(args),
           tables_(tables),
           to_(to),
           groups_(args.gate_up.padded_cols / 128),
-          lane_(static_cast<int>(threadIdx.x) % 32) {}
+          lane_(static_cast<int>(threadIdx.x) % 32),
+          spans_(count, (groups_ + kGroups - 1) / kGroups, static_cast<int>(gridDim.x * blockDim.x) / 32),
+          total_(count * spans_.count),
+          warps_(static_cast<int>(gridDim.x * blockDim.x) / 32),
+          number_(static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) / 32),
+          behind_(number_ + warps_) {}
 
-    __device__ void run(int count) const {
-        const int warps = static_cast<int>(gridDim.x * blockDim.x) / 32;
-        const WideSpans spans(count, (groups_ + kGroups - 1) / kGroups, warps);
-        const std::int64_t total = static_cast<std::int64_t>(count) * spans.count;
-        std::int64_t job = (static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / 32;
-        int place = job < total ? place_of(static_cast<int>(job / spans.count), 0) : -1;
-        while (job < total) {
-            const int token = static_cast<int>(job / spans.count);
-            const int part = static_cast<int>(job - static_cast<std::int64_t>(token) * spans.count) * spans.length;
-            job += warps;
-            const int next_place = job < total ? place_of(static_cast<int>(job / spans.count), 0) : -1;
-            make(token, part * kGroups, min(groups_, (part + spans.length) * kGroups), place, 0);
-            for (int slots = 32; slots < args_.top_k; slots += 32)
-                make(token, part * kGroups, min(groups_, (part + spans.length) * kGroups), place_of(token, slots),
-                     slots);
-            place = next_place;
+    /// What comes next, of this token or another, is on its way while a piece is quantised.
+    __device__ void run() {
+        pending_ = ask();
+        Job job = next_live();
+        if (job.token < 0) return;
+        Loaded loaded = load_all(job.token, job.first);
+        while (job.token >= 0) {
+            const Job next = next_live();
+            make(job, 0, loaded, next);
+            for (int slots = 32; slots < args_.top_k; slots += 32) {
+                job.place = place_of(job.token, slots);
+                Loaded again = load_all(job.token, job.first);
+                make(job, slots, again, Job{});
+            }
+            job = next;
         }
     }
 
   private:
+    /// The number of a job: two are the warp's own, others are dealt to who asks first, two jobs ahead.
+    [[nodiscard]] __device__ __forceinline__ int take() {
+        const int number = __shfl_sync(0xFFFFFFFFU, number_, 0);
+        number_ = behind_;
+        if (lane_ == 0) behind_ = 2 * warps_ + atomicAdd(args_.dealt + kWidePrepareJobs, 1);
+        return number;
+    }
+    [[nodiscard]] __device__ __forceinline__ Job ask() {
+        const int number = take();
+        if (number >= total_) return {};
+        const int token = number / spans_.count;
+        const int part = (number - token * spans_.count) * spans_.length;
+        return {token, part * kGroups, min(groups_, (part + spans_.length) * kGroups), place_of(token, 0)};
+    }
+    /// The next job whose token has a place; the places of the one behind it are asked for.
+    [[nodiscard]] __device__ __forceinline__ Job next_live() {
+        for (;;) {
+            const Job job = pending_;
+            if (job.token < 0) return job;
+            pending_ = ask();
+            if (__any_sync(0xFFFFFFFFU, job.place >= 0) || args_.top_k > 32) return job;
+        }
+    }
     /// In the list, of the lane's slot.
     [[nodiscard]] __device__ __forceinline__ int place_of(int token, int slots) const {
         const int slot = slots + lane_;
         return slot < args_.top_k ? __ldcg(args_.places + static_cast<std::int64_t>(token) * args_.top_k + slot) : -1;
     }
-    /// Groups of a token, for all lanes that have a place.
-    __device__ __forceinline__ void make(int token, int first, int last, int place, int slots) const {
-        const std::uint32_t live = __ballot_sync(0xFFFFFFFFU, place >= 0);
-        if (live == 0) return;
-        Loaded loaded = load_all(token, first);
-        const WideTile tile = place >= 0 ? tables_.tile_of(place, args_.local_experts) : WideTile{0, 1, 0};
+    [[nodiscard]] __device__ __forceinline__ Target target_of(int place) const {
+        if (place < 0) return {};
+        const WideTile tile = tables_.tile_of(place, args_.local_experts);
+        const WideTileCodes to(to_, tile.first, tile.rows, groups_);
+        const int row = place - tile.first;
+        return {to.base + row * 128, to.group_bytes() * 8 + row % 8,
+                (tile.rows - row) * 128 + wide_scale_place(row) * 4};
+    }
+    /// Groups of a token, for all lanes that have a place. `loaded`: its first piece, then that of the next job.
+    __device__ __forceinline__ void make(const Job& job, int slots, Loaded& loaded, const Job& next) const {
+        const std::uint32_t live = __ballot_sync(0xFFFFFFFFU, job.place >= 0);
+        const Target own = target_of(job.place);
         float weight = 1.0F;
-        const bool weighted = args_.input_weights.data != nullptr;
-        if (weighted && place >= 0)
-            weight = load_element(args_.input_weights, args_.first_token + token, slots + lane_);
-        for (; first < last; first += kGroups) {
-            const Loaded next = first + kGroups < last ? load_all(token, first + kGroups) : loaded;
+        const bool weighted = !Plain && args_.input_weights.data != nullptr;
+        if (weighted && job.place >= 0)
+            weight = load_element(args_.input_weights, args_.first_token + job.token, slots + lane_);
+        for (int first = job.first; first < job.last; first += kGroups) {
+            Loaded ahead = loaded;
+            if (first + kGroups < job.last)
+                ahead = load_all(job.token, first + kGroups);
+            else if (next.token >= 0)
+                ahead = load_all(next.token, next.first);
             Quantized row;
             if (!weighted) row = quantize(loaded, 1.0F);
             for (std::uint32_t left = live; left != 0; left &= left - 1) {
                 const int lane = __ffs(static_cast<int>(left)) - 1;
                 if (weighted) row = quantize(loaded, __shfl_sync(0xFFFFFFFFU, weight, lane));
-                const int begin = __shfl_sync(0xFFFFFFFFU, tile.first, lane);
-                const int rows = __shfl_sync(0xFFFFFFFFU, tile.rows, lane);
-                store(WideTileCodes(to_, begin, rows, groups_), __shfl_sync(0xFFFFFFFFU, place, lane) - begin, first,
-                      row);
+                store(own, lane, first, row);
             }
-            loaded = next;
+            loaded = ahead;
         }
     }
     [[nodiscard]] __device__ __forceinline__ Loaded load_all(int token, int first) const {
         Loaded loaded;
 #pragma unroll
-        for (int i = 0; i < kLoads; ++i) loaded.bits[i] = load(token, (first + i * 2) * 128 + lane_ * 8);
+        for (int i = 0; i < Loads; ++i) loaded.bits[i] = load(token, (first + i * 2) * 128 + lane_ * 8);
         return loaded;
-    }
-    /// 16 lanes hold a group.
-    [[nodiscard]] __device__ __forceinline__ static Quantized quantize(const Loaded& loaded, float weight) {
-        Quantized row;
-#pragma unroll
-        for (int i = 0; i < kLoads; ++i) {
-            const std::uint32_t words[4] = {loaded.bits[i].x, loaded.bits[i].y, loaded.bits[i].z, loaded.bits[i].w};
-            float v[8];
-            float largest = 0.0F;
-#pragma unroll
-            for (int j = 0; j < 8; ++j) {
-                v[j] = __uint_as_float(j % 2 == 0 ? words[j / 2] << 16 : words[j / 2] & 0xFFFF0000U) * weight;
-                largest = tokamak::cuda::larger_magnitude(largest, v[j]);
-            }
-#pragma unroll
-            for (int distance = 1; distance < 16; distance *= 2)
-                largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFU, largest, distance));
-            const auto scale = tokamak::cuda::E4m3Scale::of(largest);
-            row.scales[i] = scale.scale;
-            row.codes[i] = {tokamak::cuda::e4m3_quantized(scale, {v[0], v[1], v[2], v[3]}),
-                            tokamak::cuda::e4m3_quantized(scale, {v[4], v[5], v[6], v[7]})};
-        }
-        return row;
     }
     /// Zeros behind the row's end.
     [[nodiscard]] __device__ __forceinline__ uint4 load(int token, int col) const {
         const auto* const from =
             static_cast<const std::uint16_t*>(args_.x) + (args_.first_token + token) * args_.x_stride + col;
         const int left = args_.gate_up.cols - col;
-        if (args_.x_vectors && left >= 8) return __ldg(reinterpret_cast<const uint4*>(from));
+        if (Plain) return left > 0 ? __ldg(reinterpret_cast<const uint4*>(from)) : uint4{0, 0, 0, 0};
         std::uint32_t words[4] = {};
 #pragma unroll
         for (int i = 0; i < 8; ++i)
             if (i < left) words[i / 2] |= static_cast<std::uint32_t>(from[i]) << (i % 2 * 16);
         return {words[0], words[1], words[2], words[3]};
     }
-    __device__ __forceinline__ void store(const WideTileCodes& to, int at, int first, const Quantized& row) const {
-        const int eight = lane_ % 16;
+    __device__ __forceinline__ static float value(const uint4& bits, int i, float weight) {
+        const std::uint32_t word = i < 2 ? bits.x : i < 4 ? bits.y : i < 6 ? bits.z : bits.w;
+        const float exact = __uint_as_float(i % 2 == 0 ? word << 16 : word & 0xFFFF0000U);
+        return Plain ? exact : exact * weight;
+    }
+    /// Of eight columns; a NaN does not count. Magnitudes in bf16 compare as pairs.
+    __device__ __forceinline__ static float largest_of(const uint4& bits, float weight) {
+        if constexpr (Plain) {
+            const std::uint32_t words[4] = {bits.x, bits.y, bits.z, bits.w};
+            std::uint32_t most = 0;
 #pragma unroll
-        for (int i = 0; i < kLoads; ++i) {
-            const int group = first + i * 2 + lane_ / 16;
-            if (group >= groups_) continue;
-            *to.codes(at, group, eight) = row.codes[i];
-            if (eight == 0) *to.scale(at, group) = row.scales[i];
+            for (const std::uint32_t word : words) asm("max.bf16x2 %0, %0, %1;" : "+r"(most) : "r"(word & 0x7FFF7FFFU));
+            return fmaxf(__uint_as_float(most << 16), __uint_as_float(most & 0xFFFF0000U));
+        } else {
+            float most = 0.0F;
+#pragma unroll
+            for (int i = 0; i < 8; ++i) most = tokamak::cuda::larger_magnitude(most, value(bits, i, weight));
+            return most;
         }
+    }
+    /// The largest of 16 lanes, of load l % Loads in lane l: four numbers with five exchanges.
+    [[nodiscard]] __device__ __forceinline__ float largest_of_group(const Loaded& loaded, float weight) const {
+        float most = largest_of(loaded.bits[0], weight);
+        if constexpr (Loads == 4) {
+            float own[4];
+#pragma unroll
+            for (int i = 0; i < 4; ++i) own[i] = largest_of(loaded.bits[i], weight);
+            const bool odd = lane_ % 2 != 0;
+            const bool upper = lane_ % 4 >= 2;
+            float kept[2];
+#pragma unroll
+            for (int i = 0; i < 2; ++i)
+                kept[i] = fmaxf(odd ? own[i * 2 + 1] : own[i * 2],
+                                __shfl_xor_sync(0xFFFFFFFFU, odd ? own[i * 2] : own[i * 2 + 1], 1));
+            most = fmaxf(upper ? kept[1] : kept[0], __shfl_xor_sync(0xFFFFFFFFU, upper ? kept[0] : kept[1], 2));
+        }
+#pragma unroll
+        for (int distance = Loads; distance < 16; distance *= 2)
+            most = fmaxf(most, __shfl_xor_sync(0xFFFFFFFFU, most, distance));
+        return most;
+    }
+    [[nodiscard]] __device__ __forceinline__ Quantized quantize(const Loaded& loaded, float weight) const {
+        const auto own = tokamak::cuda::E4m3Scale::of(largest_of_group(loaded, weight));
+        Quantized row;
+        row.scale = own.scale;
+#pragma unroll
+        for (int i = 0; i < Loads; ++i) {
+            const tokamak::cuda::E4m3Scale scale{0.0F, __shfl_sync(0xFFFFFFFFU, own.inverse, lane_ / 16 * 16 + i),
+                                                 __shfl_sync(0xFFFFFFFFU, own.divisor, lane_ / 16 * 16 + i)};
+            float v[8];
+#pragma unroll
+            for (int j = 0; j < 8; ++j) v[j] = value(loaded.bits[i], j, weight);
+            row.codes[i] = {tokamak::cuda::e4m3_quantized(scale, {v[0], v[1], v[2], v[3]}),
+                            tokamak::cuda::e4m3_quantized(scale, {v[4], v[5], v[6], v[7]})};
+        }
+        return row;
+    }
+    /// To the place of a lane.
+    __device__ __forceinline__ void store(const Target& own, int lane, int first, const Quantized& row) const {
+        const auto address = __shfl_sync(0xFFFFFFFFU, reinterpret_cast<std::uint64_t>(own.row), lane);
+        const int groups = __shfl_sync(0xFFFFFFFFU, own.groups, lane);
+        const int scale = __shfl_sync(0xFFFFFFFFU, own.scale, lane);
+        auto* const to = reinterpret_cast<std::uint8_t*>(address);
+        const int eight = lane_ % 16;
+        const int swizzled = ((eight / 2 ^ groups % 8) << 4) + eight % 2 * 8;
+        const int group = first + lane_ / 16;
+#pragma unroll
+        for (int i = 0; i < Loads; ++i)
+            if (group + i * 2 < groups_)
+                *reinterpret_cast<uint2*>(to + (group + i * 2) * (groups / 8) + swizzled) = row.codes[i];
+        const int own_group = group + eight % Loads * 2;
+        if (eight < Loads && own_group < groups_)
+            *reinterpret_cast<float*>(to + own_group * (groups / 8) + scale) = row.scale;
     }
 
     const WideArgs& args_;
@@ -141,6 +232,21 @@ class WideQuantize {
     void* to_;
     int groups_;
     int lane_;
+    WideSpans spans_;
+    int total_;
+    int warps_;
+    int number_;  ///< of the next job
+    int behind_;  ///< of the one behind it
+    Job pending_;
 };
+
+/// `to`: where the rows go.
+__device__ __forceinline__ void quantize_wide_rows(const WideArgs& args, const WideTables& tables, void* to,
+                                                   int count) {
+    if (args.x_vectors && args.gate_up.cols % 8 == 0 && args.input_weights.data == nullptr)
+        WideQuantize<4, true>(args, tables, to, count).run();
+    else
+        WideQuantize<1, false>(args, tables, to, count).run();
+}
 
 }  // namespace tokamak::moe::cuda

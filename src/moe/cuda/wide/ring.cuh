@@ -51,10 +51,15 @@ __device__ __forceinline__ void copy_wide_weights(const StageRing<Shape>& ring, 
     const std::uint64_t policy = ptx::copy_policy(tables.facts->several == 0);
     const WidePair pair;
     WideWalk<Shape> walk(tables, deals, matrix, down);
-    if (leader) walk.ask();
+    if (leader) {
+        walk.ask();
+        if (Shape::kQuantized) walk.deal(turn + 1);
+    }
+    const int ask_at = max(0, chunks - (Shape::kQuantized ? kWideAskFurther : kWideAskAhead));
+    const int deal_at = max(0, chunks - wide_deal_ahead(pair));
     for (;;) {
         ++turn;
-        if (leader) walk.deal(turn);
+        if (!Shape::kQuantized && leader) walk.deal(turn);
         __syncwarp();
         const WideUnit* const next = deals.await(turn);
         if (next == nullptr) return;
@@ -64,7 +69,8 @@ __device__ __forceinline__ void copy_wide_weights(const StageRing<Shape>& ring, 
         const std::uint8_t* source =
             matrix.packed + unit.expert * matrix.expert_bytes + (unit.strip + share.first) * matrix.strip_bytes;
         for (int chunk = 0; chunk < chunks; ++chunk) {
-            if (leader && chunk == max(0, chunks - kWideAskAhead)) walk.ask();
+            if (leader && chunk == ask_at) walk.ask();
+            if (Shape::kQuantized && leader && chunk == deal_at) walk.deal(turn + 1);
             const int tiles = min(stage_tiles, matrix.tiles - chunk * stage_tiles);
             const std::uint32_t bytes = static_cast<std::uint32_t>(tiles) * Weights::kTileBytes;
             std::uint64_t* const full = &ring.full[place.slot];

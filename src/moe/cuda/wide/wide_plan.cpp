@@ -33,7 +33,7 @@ std::int64_t lay_out(std::int64_t experts, bool overlaps, WideVariant& variant) 
     shared.facts = booking.take(kFactsBytes);
     shared.patches = booking.take((variant.instance.threads / 32 - 4) * kWidePatchBytes);
     if (variant.instance.quantized)
-        shared.group = booking.take(std::int64_t{variant.instance.most_rows} * kWideGroupRowBytes);
+        shared.group = booking.take(std::int64_t{variant.instance.most_rows} * kWideGroupRowBytes + kWideGroupBytes);
     if (overlaps) shared.early = booking.take(std::int64_t{kWideIdleWarps} * kWideEarlyBytes);
     shared.deals = booking.take(std::int64_t{kWideDeals} * (kWideDealBytes + 8));
     shared.begins = booking.take((experts + 1) * 4);
