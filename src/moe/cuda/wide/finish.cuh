@@ -126,9 +126,8 @@ __device__ __forceinline__ void prepare_gates(const WideArgs& args, const WideLa
 /// By way of the warp's 512 bytes of `patch`, so that a lane stores eight columns of a row at once.
 template <class Shape, int Eights>
 __device__ __forceinline__ void finish_gate_up(const WideArgs& args, const WideUnit& unit, int strip,
-                                               const WideConsumer& me, std::uint8_t* patch, float (&sums)[Eights][4]) {
-    WideLaneRows<Shape, false> rows;
-    rows.load(args, unit.expert, strip, me);
+                                               const WideConsumer& me, std::uint8_t* patch,
+                                               const WideLaneRows<Shape, false>& rows, float (&sums)[Eights][4]) {
     prepare_gates<Shape>(args, rows, sums);
     const WideGate gate{WideActivation(args.activation).alpha * -1.44269504F};
     const int col = strip * 32 + me.slab * 8;
@@ -153,20 +152,27 @@ __device__ __forceinline__ void finish_gate_up(const WideArgs& args, const WideU
     }
 }
 
+/// Routes of a unit's rows: a lane has those of rows `lane` of each 32, -1 behind the last one.
+template <int Eights>
+struct WideRowRoutes {
+    int routes[(Eights + 3) / 4];
+
+    __device__ __forceinline__ WideRowRoutes(const WideArgs& args, const WideUnit& unit, int lane) {
+#pragma unroll
+        for (int i = 0; i < (Eights + 3) / 4; ++i) {
+            const int row = i * 32 + lane;
+            routes[i] = row < unit.rows ? __ldcg(args.list + unit.first + row) : -1;
+        }
+    }
+};
+
 template <class Shape, int Eights>
-__device__ __forceinline__ void finish_down(const WideArgs& args, const WideUnit& unit, int strip,
-                                            const WideConsumer& me, const float (&sums)[Eights][4]) {
+__device__ __forceinline__ void finish_down(const WideArgs& args, int strip, const WideConsumer& me,
+                                            const WideRowRoutes<Eights>& routes, const WideLaneRows<Shape, true>& rows,
+                                            const float (&sums)[Eights][4]) {
     const int hidden = args.gate_up.cols;
     const std::int64_t stride = wide_result_stride(args, false);
     const int col = strip * 64 + me.slab * 16 + me.lane / 4;
-    WideLaneRows<Shape, true> rows;
-    rows.load(args, unit.expert, strip, me);
-    int routes[(Eights + 3) / 4];  // of rows `lane` of each 32; asked for together
-#pragma unroll
-    for (int i = 0; i < (Eights + 3) / 4; ++i) {
-        const int row = i * 32 + me.lane;
-        routes[i] = row < unit.rows ? __ldcg(args.list + unit.first + row) : -1;
-    }
     const float low = rows.low.value();
     const float high = rows.high.value();
     const bool first = col < hidden;
@@ -175,11 +181,21 @@ __device__ __forceinline__ void finish_down(const WideArgs& args, const WideUnit
     for (int n = 0; n < Eights; ++n)
 #pragma unroll
         for (int odd = 0; odd < 2; ++odd) {
-            const int route = __shfl_sync(0xFFFFFFFFU, routes[n / 4], n % 4 * 8 + me.lane % 4 * 2 + odd);
+            const int route = __shfl_sync(0xFFFFFFFFU, routes.routes[n / 4], n % 4 * 8 + me.lane % 4 * 2 + odd);
             float* const to = args.partials + route * stride + col;
             if (route >= 0 && first) to[0] = fmaf(sums[n][odd], rows.scale_low, low);
             if (route >= 0 && second) to[8] = fmaf(sums[n][odd + 2], rows.scale_high, high);
         }
+}
+
+/// The same with what it needs asked for just before.
+template <class Shape, int Eights>
+__device__ __forceinline__ void finish_down_row(const WideArgs& args, const WideUnit& unit, int strip,
+                                                const WideConsumer& me, const float (&sums)[Eights][4]) {
+    WideLaneRows<Shape, true> rows;
+    rows.load(args, unit.expert, strip, me);
+    const WideRowRoutes<Eights> routes(args, unit, me.lane);
+    finish_down<Shape>(args, strip, me, routes, rows, sums);
 }
 
 }  // namespace tokamak::moe::cuda

@@ -25,17 +25,66 @@ __device__ __forceinline__ WideGroupScratch<Shape::kMostRows>& group_scratch(con
     return *reinterpret_cast<WideGroupScratch<Shape::kMostRows>*>(shared + args.lists.group);
 }
 
-template <class Shape, int Eights>
-__device__ __forceinline__ void finish_down_rows(const WideArgs& args, const WideUnit& unit, int strip,
-                                                 const WideConsumer& me, std::uint8_t* patch,
-                                                 const float (&sums)[Eights][4]) {
-    if constexpr (Shape::kHalfResults) {
-        WideRoutes<Eights> routes;
-        routes.ask(args, unit, me.lane);
-        finish_down_half<Shape>(args, unit, strip, me, patch, routes, sums);
-    } else {
-        finish_down<Shape>(args, unit, strip, me, sums);
+/// Biases and routes are asked for before what the warp had not told of the unit before is told, where registers allow.
+template <class Shape, int Strips, int Eights>
+__device__ __forceinline__ void finish_wide_gate_up(const WideArgs& args, const WideUnit& unit, int first, int last,
+                                                    const WideConsumer& me, std::uint8_t* patch,
+                                                    float (&sums)[Strips][Eights][4]) {
+    constexpr bool ahead = Shape::kWholeStages;
+    WideLaneRows<Shape, false> rows[Strips];
+#pragma unroll
+    for (int i = 0; ahead && i < Strips; ++i)
+        if (first + i < last) rows[i].load(args, unit.expert, unit.strip + first + i, me);
+    WidePending::tell<!ahead>(patch, me.lane, args.tile_parts);
+#pragma unroll
+    for (int i = 0; i < Strips; ++i) {
+        if (first + i >= last) break;
+        if (!ahead) rows[i].load(args, unit.expert, unit.strip + first + i, me);
+        finish_gate_up<Shape>(args, unit, unit.strip + first + i, me, patch, rows[i], sums[i]);
     }
+    WidePending::put(patch, me.lane, unit.tile, max(0, min(first + Strips, last) - first));
+}
+
+/// Results that are added, in bf16, or of tiles of many rows.
+template <class Shape, int Strips, int Eights>
+__device__ __forceinline__ void finish_wide_other(const WideArgs& args, const WideUnit& unit, int first, int last,
+                                                  const WideConsumer& me, std::uint8_t* patch,
+                                                  const float (&sums)[Strips][Eights][4]) {
+#pragma unroll
+    for (int i = 0; i < Strips; ++i) {
+        if (first + i >= last) break;
+        const int strip = unit.strip + first + i;
+        if (Shape::atomic(args))
+            finish_down_scatter<Shape>(args, unit, strip, me, patch, sums[i]);
+        else if constexpr (Shape::kHalfResults) {
+            WideRoutes<Eights> routes;
+            routes.ask(args, unit, me.lane);
+            finish_down_half<Shape>(args, unit, strip, me, patch, routes, sums[i]);
+        } else
+            finish_down_row<Shape>(args, unit, strip, me, sums[i]);
+    }
+}
+
+template <class Shape, int Strips, int Eights>
+__device__ __forceinline__ void finish_wide_down(const WideArgs& args, const WideUnit& unit, int first, int last,
+                                                 const WideConsumer& me, std::uint8_t* patch,
+                                                 const float (&sums)[Strips][Eights][4]) {
+    if (Shape::kHalfResults || !Shape::kWholeStages || Shape::atomic(args)) {
+        WidePending::tell<!Shape::kWholeStages>(patch, me.lane, args.expert_results);
+        finish_wide_other<Shape>(args, unit, first, last, me, patch, sums);
+    } else {
+        WideLaneRows<Shape, true> rows[Strips];
+#pragma unroll
+        for (int i = 0; i < Strips; ++i)
+            if (first + i < last) rows[i].load(args, unit.expert, unit.strip + first + i, me);
+        const WideRowRoutes<Eights> routes(args, unit, me.lane);
+        WidePending::tell<false>(patch, me.lane, args.expert_results);
+#pragma unroll
+        for (int i = 0; i < Strips; ++i)
+            if (first + i < last) finish_down<Shape>(args, unit.strip + first + i, me, routes, rows[i], sums[i]);
+    }
+    if (!Shape::atomic(args) && wide_overlaps<false>(args))
+        WidePending::put(patch, me.lane, unit.expert, max(0, min(first + Strips, last) - first) * 2);
 }
 
 /// Multiplies the strips of a unit from `first` on and finishes them. A warpgroup with fewer strips than it could have
@@ -52,32 +101,25 @@ __device__ __forceinline__ void consume_wide_unit(const WideArgs& args, const Wi
         multiply_unit_e4m3<Shape>(stages, first, matrix.tiles, unit.rows, sums);
     else if constexpr (Shape::Weights::kFromShared)
         multiply_unit_shared<Shape>(stages, first, Shape::chunks(matrix), sums);
-    else
+    else if constexpr (Shape::kWholeStages)
+        multiply_unit_stages<Shape>(stages, first, matrix.tiles * Shape::Weights::kTileBlocks, me, sums);
+    else if constexpr (Strips == 2)
         multiply_unit_registers<Shape>(stages, first, matrix.tiles * Shape::Weights::kTileBlocks, me, sums);
     if constexpr (Shape::kQuantized) {
         if (!down) return finish_wide_group<Shape>(args, unit, me, stages.patch, group_scratch<Shape>(args), sums);
-    } else {
-        WidePending::tell(stages.patch, me.lane, down ? args.expert_results : args.tile_parts);
-    }
 #pragma unroll
-    for (int i = 0; i < Strips; ++i) {
-        if (first + i >= last) break;
-        const int strip = unit.strip + first + i;
-        if (down && Shape::atomic(args))
-            finish_down_scatter<Shape>(args, unit, strip, me, stages.patch, sums[i]);
-        else if constexpr (Shape::kQuantized)
-            finish_down_half<Shape>(args, unit, strip, me, stages.patch, routes, sums[i]);
-        else if (down)
-            finish_down_rows<Shape>(args, unit, strip, me, stages.patch, sums[i]);
-        else
-            finish_gate_up<Shape>(args, unit, strip, me, stages.patch, sums[i]);
-    }
-    if constexpr (!Shape::kQuantized) {
-        const int strips = max(0, min(first + Strips, last) - first);
-        if (!down)
-            WidePending::put(stages.patch, me.lane, unit.tile, strips);
-        else if (!Shape::atomic(args) && wide_overlaps<false>(args))
-            WidePending::put(stages.patch, me.lane, unit.expert, strips * 2);
+        for (int i = 0; i < Strips; ++i) {
+            if (first + i >= last) break;
+            const int strip = unit.strip + first + i;
+            if (Shape::atomic(args))
+                finish_down_scatter<Shape>(args, unit, strip, me, stages.patch, sums[i]);
+            else
+                finish_down_half<Shape>(args, unit, strip, me, stages.patch, routes, sums[i]);
+        }
+    } else if (down) {
+        finish_wide_down<Shape>(args, unit, first, last, me, stages.patch, sums);
+    } else {
+        finish_wide_gate_up<Shape>(args, unit, first, last, me, stages.patch, sums);
     }
 }
 
@@ -132,7 +174,7 @@ __device__ __forceinline__ void consume_wide_phase(const WideArgs& args, const W
             stages.skip(Shape::chunks(matrix));
     }
     if constexpr (!Shape::kQuantized)
-        WidePending::tell(stages.patch, me.lane, down ? args.expert_results : args.tile_parts);
+        WidePending::tell<!Shape::kWholeStages>(stages.patch, me.lane, down ? args.expert_results : args.tile_parts);
 }
 
 /// What warps that copy nothing do under the multiplications.

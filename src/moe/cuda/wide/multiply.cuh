@@ -13,7 +13,8 @@
 namespace tokamak::moe::cuda {
 
 /// What a consumer warp has finished and not told yet, in its patch: it is told when the next unit is multiplied, for
-/// until its stores have left telling takes a microsecond or two.
+/// until its stores have left telling takes a microsecond or two. Readers order the copy engine's accesses behind what
+/// they were told; a fence of these here as well is another microsecond of every unit.
 struct WidePending {
     int turn;  ///< the turn that the warp is at
     int index;
@@ -29,13 +30,14 @@ struct WidePending {
         of(patch).index = index;
         of(patch).parts = parts;
     }
+    template <bool Fenced>
     __device__ static void tell(std::uint8_t* patch, int lane, std::int32_t* counts) {
         __syncwarp();
+        if (Fenced && of(patch).parts != 0) ptx::fence_all_async();
+        if (Fenced) __syncwarp();
+        if (lane != 0) return;
         const WidePending pending = of(patch);
         if (pending.parts == 0) return;
-        ptx::fence_all_async();
-        __syncwarp();
-        if (lane != 0) return;
         WideCounts{{counts}}.add(pending.index, pending.parts);
         of(patch).parts = 0;
     }
@@ -63,6 +65,11 @@ struct WideStages {
     __device__ __forceinline__ const std::uint8_t* await() const {
         ptx::barrier_wait(&ring.full[place.slot], place.parity);
         return ring.stage(place.slot);
+    }
+    /// Where a lane gives the stage at hand back, behind a wait of the whole warp for the matrix unit; 0: other lanes
+    /// do.
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t give_back_at() const {
+        return empty != 0 ? empty + static_cast<std::uint32_t>(place.slot) * 8 : 0;
     }
     __device__ __forceinline__ void release(int slot) const {
         __syncwarp();
@@ -133,6 +140,95 @@ __device__ __forceinline__ void multiply_slab(Slab& slab, std::uint32_t rows, st
 #pragma unroll
     for (int step = 0; step < 4; ++step) ptx::wgmma_bf16(sums, a[step], ptx::wgmma_step(rows, step));
     ptx::wgmma_commit();
+}
+
+/// The stage at hand and a lane's places in a stage, as shared addresses: a stage's pointer costs the latency of a
+/// special register.
+template <class Shape>
+struct WideLaneStages {
+    using Weights = typename Shape::Weights;
+    static constexpr int kStripBytes = Weights::kStripStageBytes;
+
+    const RingPlace& place;
+    std::uint32_t memory;
+    std::uint32_t full;
+    std::uint32_t codes;
+    std::uint32_t scales;
+
+    __device__ __forceinline__ WideLaneStages(const WideStages<Shape>& stages, int first, const WideConsumer& me)
+        : place(stages.place),
+          memory(ptx::shared_address(stages.ring.memory)),
+          full(ptx::shared_address(stages.ring.full)),
+          codes(static_cast<std::uint32_t>(first * kStripBytes + me.slab * 512 + me.lane * 16)),
+          scales(static_cast<std::uint32_t>(first * kStripBytes + Weights::scale_place(me.slab, me.lane))) {}
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t stage() const {
+        return memory + static_cast<std::uint32_t>(place.slot) * Shape::kStageBytes;
+    }
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t present() const {
+        return ptx::barrier_test(full + static_cast<std::uint32_t>(place.slot) * 8, place.parity);
+    }
+    __device__ __forceinline__ void await() const {
+        ptx::barrier_wait(full + static_cast<std::uint32_t>(place.slot) * 8, place.parity);
+    }
+    __device__ __forceinline__ void load(typename Weights::Slab& slab, std::uint32_t stage, int strip,
+                                         int block) const {
+        slab.load(stage + codes, stage + scales, strip * kStripBytes, block);
+    }
+    /// Low word of the rows' descriptor. Not through a shuffle: its latency stood before every stage.
+    [[nodiscard]] __device__ __forceinline__ static std::uint32_t rows(std::uint32_t stage) {
+        return ptx::wgmma_tile_word(stage + static_cast<std::uint32_t>(Shape::kRowsOffset));
+    }
+};
+
+/// A warpgroup's strips over whole stages of two blocks: a set for each block of each strip. What is converted is
+/// loaded a stage ahead, and asked for at the beginning of the one before, so that little stands between conversions.
+template <class Shape, int Strips, int Eights>
+__device__ __forceinline__ void multiply_unit_stages(WideStages<Shape>& stages, int first, int blocks,
+                                                     const WideConsumer& me, float (&sums)[Strips][Eights][4]) {
+    static_assert(Shape::kBlocks == 2);
+    constexpr int parts = 2 * Strips;
+    const WideLaneStages<Shape> lane(stages, first, me);
+    std::uint32_t a[2][Strips][4][4];
+    typename Shape::Weights::Slab slabs[2][Strips];
+    lane.await();
+    std::uint32_t stage = lane.stage();
+#pragma unroll
+    for (int part = 0; part < parts; ++part)
+        if (part / Strips < blocks) lane.load(slabs[part / Strips][part % Strips], stage, part % Strips, part / Strips);
+    std::uint32_t reading = 0;  // where the stage before is given back, in lanes that do so
+#pragma unroll 1
+    for (int next = 2; next <= blocks; next += 2) {
+        const std::uint32_t rows = lane.rows(stage);
+        const std::uint32_t own = stages.give_back_at();
+        stages.advance();
+        const std::uint32_t present = next < blocks ? lane.present() : 1U;
+#pragma unroll
+        for (int part = 0; part < parts; ++part) {
+            const int block = part / Strips;
+            const int strip = part % Strips;
+            multiply_slab(slabs[block][strip], rows + static_cast<std::uint32_t>(block) * (Shape::kRowBlockBytes / 16),
+                          a[block][strip], sums[strip]);
+            if (part == 0) {
+                if (present == 0) lane.await();
+                stage = lane.stage();
+            }
+            if (next + block < blocks) lane.load(slabs[block][strip], stage, strip, block);
+            ptx::wgmma_wait<1>();
+            if (part == 0 && reading != 0) ptx::barrier_arrive_in(reading);
+        }
+        reading = own;
+    }
+    if (blocks % 2 != 0) {
+        const std::uint32_t rows = lane.rows(stage);
+#pragma unroll
+        for (int strip = 0; strip < Strips; ++strip) multiply_slab(slabs[0][strip], rows, a[0][strip], sums[strip]);
+        ptx::wgmma_wait<0>();
+        if (reading != 0) ptx::barrier_arrive_in(reading);
+        reading = stages.give_back_at();
+        stages.advance();
+    }
+    ptx::wgmma_wait<0>();
+    if (reading != 0) ptx::barrier_arrive_in(reading);
 }
 
 /// Two strips, which have a set each. What is converted next is loaded, and its stage awaited, before the wait for the

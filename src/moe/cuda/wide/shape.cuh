@@ -13,27 +13,31 @@ inline constexpr int kWideScaleBytes = 16;
 /// nearly twice as many and it takes 17% longer at 512 rows of an expert.
 enum class WideCombines { asked, rows, half_rows, atomic };
 
-/// Two consumer warpgroups with up to two strips of 64 weight rows each, times `LeastRows` to `MostRows` rows of one
-/// expert in steps of `StepRows`; and one warpgroup that feeds them.
-template <class Weights_, int LeastRows_, int StepRows_, int MostRows_, WideCombines Combines_ = WideCombines::asked>
+/// Two consumer warpgroups with up to two strips of 64 weight rows each, or three with one each, times `LeastRows` to
+/// `MostRows` rows of one expert in steps of `StepRows`; and one warpgroup that feeds them. Up to 64 rows converting
+/// weights is a chain of short waits, which a third warp of a scheduler fills.
+template <class Weights_, int LeastRows_, int StepRows_, int MostRows_, WideCombines Combines_ = WideCombines::asked,
+          int Warpgroups_ = 2>
 struct WideShape {
     using Weights = Weights_;
-    static constexpr int kWarpgroups = 2;
-    static constexpr int kStripsEach = 2;
+    static constexpr int kWarpgroups = Warpgroups_;
+    static constexpr int kStripsEach = kWarpgroups == 2 ? 2 : 1;
     static constexpr int kLeastRows = LeastRows_;
     static constexpr int kStepRows = StepRows_;
     static constexpr int kMostRows = MostRows_;
     static constexpr bool kPairs = Weights::kFromShared;  ///< CTAs share what they copy (WidePair)
     /// Quantised: tiles of more rows have them as the first operand, 128 of them.
     static constexpr int kNarrowRows = Weights::kQuantized ? 80 : kMostRows;
+    /// Converted weights are multiplied by whole stages, with a set of registers for each block of them.
+    static constexpr bool kWholeStages = kStripsEach == 1;
     static_assert(kMostRows % kStepRows == 0 && kLeastRows % kStepRows == 0);
     static constexpr int kStrips = kWarpgroups * kStripsEach;
     static constexpr int kConsumerWarps = kWarpgroups * 4;
     static constexpr int kThreads = (kConsumerWarps + 4) * 32;
     static constexpr int kFullArrivals = 2;  ///< of a stage: one for the weights, one for the rows
     /// Registers of a thread after the roles have parted: together no more than before.
-    static constexpr int kConsumerRegisters = 232;
-    static constexpr int kProducerRegisters = 40;
+    static constexpr int kConsumerRegisters = kWarpgroups == 2 ? 232 : 136;
+    static constexpr int kProducerRegisters = kWarpgroups == 2 ? 40 : 104;
     static constexpr int kBlocks = Weights::kStageBlocks;  ///< of 64 columns in a stage
     static constexpr bool kQuantized = Weights::kQuantized;
     static constexpr bool kHalfResults = kQuantized || Combines_ == WideCombines::half_rows;  ///< in bf16, not f32

@@ -98,6 +98,7 @@ WideInstance wide_int4_g64_f16_n128();
 WideInstance wide_int4_g128_f16_n128();
 WideInstance wide_mxfp4_n128();
 WideInstance wide_mxfp4_n64();
+WideInstance wide_mxfp4_n64_atomic();
 WideInstance wide_mxfp4_n96();
 WideInstance wide_nvfp4_n128();
 WideInstance wide_nvfp4_n64();
