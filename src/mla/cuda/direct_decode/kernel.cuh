@@ -52,9 +52,9 @@ class DirectBlock {
     }
 
   private:
-    /// All roles, when barriers are made.
+    /// All roles, when barriers are made. A named barrier: the roles come from different places.
     __device__ __forceinline__ void start_together() const {
-        __syncthreads();
+        ptx::named_barrier(kStartBarrier, S::kThreads);
         if (params_.splits > 1) ptx::cluster_arrive_relaxed();
     }
 

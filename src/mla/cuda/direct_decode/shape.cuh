@@ -19,7 +19,7 @@ inline constexpr int kShares = 4;  ///< warps that score the same rows, a quarte
 inline constexpr int kMostSplits = 16;
 
 /// Named barriers.
-enum : int { kGroupBarrier = 1 /* and 2 */, kSumsBarrier = 3, kJoinBarrier = 4 };
+enum : int { kGroupBarrier = 1 /* and 2 */, kSumsBarrier = 3, kJoinBarrier = 4, kStartBarrier = 5 };
 
 /// A row as it lies in shared memory: as in memory, the scales of rows of 512 behind it. The stride is an odd number
 /// of 16 bytes, which fragments.cuh counts on.
