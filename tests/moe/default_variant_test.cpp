@@ -69,25 +69,26 @@ TEST(DefaultVariant, RowsAreGatheredWhileExpertsHaveFewOfThem) {
 }
 
 TEST(DefaultVariant, ManyRowsGoToTheWideKernelLongOnesSooner) {
-    EXPECT_EQ(family(kKimi, 143), "grouped");
-    EXPECT_EQ(family(kKimi, 144), "wide") << "24 rows of an expert";
+    EXPECT_EQ(family(kKimi, 167), "grouped");
+    EXPECT_EQ(family(kKimi, 168), "wide") << "28 rows of an expert";
     const FusedMoeProblem groups = problem_of(WeightSpec::int4(128), 48, 7168, 2048, 8);
     EXPECT_EQ(family(groups, 287), "grouped");
     EXPECT_EQ(family(groups, 288), "wide") << "48";
-    EXPECT_EQ(family(kGptOss, 1023), "grouped");
-    EXPECT_EQ(family(kGptOss, 1024), "wide") << "32";
-    EXPECT_EQ(family(problem_of(WeightSpec::bf16(), 256, 7168, 2048, 8), 512), "wide") << "16";
-    EXPECT_EQ(family(kNvfp4, 111), "grouped");
-    EXPECT_EQ(family(kNvfp4, 112), "wide") << "28";
-    EXPECT_EQ(family(kFp8, 63), "grouped");
-    EXPECT_EQ(family(kFp8, 64), "wide") << "16 rows of an expert";
+    EXPECT_EQ(family(kGptOss, 831), "grouped");
+    EXPECT_EQ(family(kGptOss, 832), "wide") << "26";
+    EXPECT_EQ(family(problem_of(WeightSpec::bf16(), 256, 7168, 2048, 8), 255), "grouped");
+    EXPECT_EQ(family(problem_of(WeightSpec::bf16(), 256, 7168, 2048, 8), 256), "wide") << "8";
+    EXPECT_EQ(family(kNvfp4, 127), "grouped");
+    EXPECT_EQ(family(kNvfp4, 128), "wide") << "32";
+    EXPECT_EQ(family(kFp8, 47), "grouped");
+    EXPECT_EQ(family(kFp8, 48), "wide") << "12 rows of an expert";
     FusedMoeProblem exact = kFp8;
     exact.quantize_activations = false;
     EXPECT_EQ(family(exact, 16384), "grouped") << "there is no wide kernel";
 }
 
 TEST(DefaultVariant, RowTilesAreAsWideAsExpertsHaveRows) {
-    EXPECT_EQ(name(kKimi, 144), "wide_n64");
+    EXPECT_EQ(name(kKimi, 168), "wide_n64");
     EXPECT_EQ(name(kKimi, 287), "wide_n64");
     EXPECT_EQ(name(kKimi, 288), "wide_n96") << "48 rows of an expert";
     EXPECT_EQ(name(kKimi, 432), "wide_n128") << "72";
@@ -98,7 +99,6 @@ TEST(DefaultVariant, GroupedWeightsAreConvertedForWgmmaFrom30RowsOn) {
     const FusedMoeProblem groups = problem_of(WeightSpec::int4(128), 48, 7168, 2048, 8);
     EXPECT_EQ(name(groups, 179), "grouped_r384");
     EXPECT_EQ(name(groups, 180), "grouped_r256");
-    EXPECT_EQ(name(kGptOss, 960), "grouped_r256");
 }
 
 TEST(DefaultVariant, TheGroupedKernelCombinesUpTo32Slots) {

@@ -177,12 +177,13 @@ TEST(FusedMoeGpu, WhatIsMissingIsRefusedWithTheReason) {
     };
     refused([](auto& p) { p.act_dtype = DType::f16; }, {"act_dtype", "f16"});
     refused([](auto& p) { p.out_dtype = DType::f64; }, {"f64"});
-    refused(
+    refused(  // too long for the wide kernel, too many slots for the grouped one
         [](auto& p) {
-            p.weights = WeightSpec::int4(32, DType::f16);
-            p.hidden = 16384;
+            p.hidden = (1 << 20) + 64;
+            p.num_experts = p.num_local_experts = 64;
+            p.top_k = 33;
         },
-        {"hidden 16384", "shared memory"});
+        {"hidden 1048640", "top_k 33", "shared memory"});
 }
 
 }  // namespace

@@ -56,17 +56,17 @@ bool has_rows(const FusedMoeProblem& p, std::int64_t tokens, std::int64_t rows) 
 }
 
 /// Rows of an expert from which on the wide kernel is the faster (grouped / wide, us, results/h200/tuning.json). Long
-/// rows, dsv3-ep8: int4_g32 at 16 / 22 / 32 rows 282 325 409 / 319 318 342 (kimi-k2-e48: only from 43 on), nvfp4 at 22
-/// / 32 346 495 / 374 403, bf16 at 8 / 16 699 732 / 690 704, fp8_block at 8 / 16 372 402 / 367 378. Short ones:
-/// gpt-oss-120b mxfp4 at 26 / 32 / 40 825 936 1183 / 893 941 1025, qwen3-30b-a3b bf16 at 30 / 32 350 398 / 364 368.
+/// rows, dsv3-ep8: int4_g32 at 22 / 32 rows 288 387 / 307 333 (dsv3-ep16 and kimi-k2-e48: from 35 and 40 on), nvfp4 at
+/// 29 / 32 369 406 / 382 397, bf16 at 4 / 8 689 701 / 681 686, fp8_block at 8 / 16 376 402 / 365 376 (dsv3-e32: from 15
+/// on). Short ones: gpt-oss-120b mxfp4 at 22 / 28 691 806 / 755 778, qwen3-30b-a3b bf16 at 16 / 28 316 343 / 325 335.
 std::int64_t wide_from(const FusedMoeProblem& p) {
     const bool narrow = p.weights.format != WeightFormat::int4 ||
                         (p.weights.group_size == 32 && p.weights.scale_dtype == DType::bf16);  // has narrow row tiles
-    if (p.weights.format == WeightFormat::fp8_block) return p.hidden >= 4096 ? 16 : 56;
-    if (p.hidden < 4096) return narrow ? 32 : 56;
-    if (p.weights.format == WeightFormat::bf16) return 16;
-    if (p.weights.format == WeightFormat::nvfp4) return 28;
-    return narrow ? 24 : 48;
+    if (p.weights.format == WeightFormat::fp8_block) return p.hidden >= 4096 ? 12 : 56;
+    if (p.hidden < 4096) return narrow ? 26 : 56;
+    if (p.weights.format == WeightFormat::bf16) return 8;
+    if (p.weights.format == WeightFormat::nvfp4) return 32;
+    return narrow ? 28 : 48;
 }
 
 /// Whether the wide kernel is the faster; where gathered rows are the alternative, between 8 and 16 rows.
