@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sparse attention of one token and N heads per cluster of `splits` blocks, for fp8 rows. Rows stay in shared memory as
 // they are in memory; warps read codes twice, for the scores and for the values, and convert them in registers to
-// operands of mma.sync. See docs/kernels/sparse_mla_direct.md.
+// operands of mma.sync. See docs/kernels/sparse_mla.md.
 #pragma once
 
 #include "mla/cuda/direct_decode/loader.cuh"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sparse attention of one token and N heads per cluster of `splits` blocks, for shares of at most 64 * Blocks rows: no
 // roles, no ring. All warps bring the rows of the share at once, score them, take one softmax over them and add their
-// values. See docs/kernels/sparse_mla_flat.md.
+// values. See docs/kernels/sparse_mla.md.
 #pragma once
 
 #include <type_traits>
