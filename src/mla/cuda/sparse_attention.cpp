@@ -69,35 +69,30 @@ Kernel kernel_of(const SparseConfig& config, const SparseAttentionProblem& probl
     return kernel;
 }
 
-Kernel flat_kernel_of(const SparseConfig& config, const SparseAttentionProblem& problem) {
-    const bool fp8 = all_fp8(problem);
-    flat_decode::FlatKernel flat;
-    if (problem.dim == 576)
-        flat = fp8 ? flat_decode::flat_576_fp8(config.heads, config.rows)
-                   : flat_decode::flat_576_bf16(config.heads, config.rows);
-    else
-        flat = fp8 ? flat_decode::flat_512_fp8(config.heads, config.rows)
-                   : flat_decode::flat_512_bf16(config.heads, config.rows);
+/// A form whose shared memory has one layout. `One`: FlatKernel, DirectKernel.
+template <typename One>
+Kernel single_layout(const One& one, const SparseConfig& config, const SparseAttentionProblem& problem) {
     Kernel kernel;
-    kernel.code.function = flat.function;
-    kernel.code.threads = flat.threads;
-    kernel.shared.bytes = flat.shared_bytes;
+    kernel.code.function = one.function;
+    kernel.code.threads = one.threads;
+    kernel.shared.bytes = one.shared_bytes;
     kernel.head_groups = (problem.heads + config.heads - 1) / config.heads;
     kernel.splits = config.splits;
+    return kernel;
+}
+
+Kernel flat_kernel_of(const SparseConfig& config, const SparseAttentionProblem& problem) {
+    const bool fp8 = all_fp8(problem);
+    const auto find = problem.dim == 576 ? (fp8 ? &flat_decode::flat_576_fp8 : &flat_decode::flat_576_bf16)
+                                         : (fp8 ? &flat_decode::flat_512_fp8 : &flat_decode::flat_512_bf16);
+    Kernel kernel = single_layout(find(config.heads, config.rows), config, problem);
     kernel.flat = true;
     return kernel;
 }
 
 Kernel direct_kernel_of(const SparseConfig& config, const SparseAttentionProblem& problem) {
-    const direct_decode::DirectKernel direct =
-        problem.dim == 576 ? direct_decode::direct_576(config.heads) : direct_decode::direct_512(config.heads);
-    Kernel kernel;
-    kernel.code.function = direct.function;
-    kernel.code.threads = direct.threads;
-    kernel.shared.bytes = direct.shared_bytes;
-    kernel.head_groups = (problem.heads + config.heads - 1) / config.heads;
-    kernel.splits = config.splits;
-    return kernel;
+    const auto find = problem.dim == 576 ? &direct_decode::direct_576 : &direct_decode::direct_512;
+    return single_layout(find(config.heads), config, problem);
 }
 
 Kernel aligned_kernel_of(const SparseConfig& config, const SparseAttentionProblem& problem) {

@@ -37,8 +37,9 @@ struct GroupedLaunch {
     int threads = 0;
     int stages = 0;
     GroupedShared shared;
-    bool grid_lists = false;                        ///< one launch for each pass
-    int (*units)(int strips, int tiles) = nullptr;  ///< GroupedInstance says what it is
+    bool grid_lists = false;  ///< one launch for each pass
+    int gate_up_units = 0;    ///< of a row tile, where CTAs ask for units
+    int down_units = 0;
 };
 
 /// A variant of the kernel for one token, frozen for one problem.

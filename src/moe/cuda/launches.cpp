@@ -71,10 +71,14 @@ DecodeLaunch freeze(const DecodeInstance& instance, const DecodeVariant& variant
             .shared = variant.shared};
 }
 
-GroupedLaunch freeze(const GroupedVariant& variant, const DeviceInfo& info) {
+GroupedLaunch freeze(const GroupedVariant& variant, const DecodeArgs& args, const DeviceInfo& info) {
     const GroupedInstance& instance = variant.instance;
     const void* const kernel = load(instance.kernel, instance.threads, variant.shared.bytes, instance.name, info);
-    return {kernel, instance.threads, variant.stages, variant.shared, instance.grid_lists, instance.units};
+    const auto units = [&](const auto& matrix) {
+        return instance.units != nullptr ? instance.units(matrix.strips, matrix.tiles) : 0;
+    };
+    return {kernel,          instance.threads, variant.stages, variant.shared, instance.grid_lists, units(args.gate_up),
+            units(args.down)};
 }
 
 WideLaunch freeze(const WideVariant& variant, bool atomic, const DeviceInfo& info) {
@@ -126,10 +130,8 @@ void run_grouped(const FusedMoeState& state, const GroupedLaunch& choice, const 
     args.cta_counts = state.cuda.cta_counts.in(workspace);
     args.pass_tokens = static_cast<int>(choice.grid_lists ? state.cuda.grid_pass_tokens : state.cuda.pass_tokens);
     args.stages = choice.stages;
-    if (choice.units != nullptr) {
-        args.gate_up_units = choice.units(args.gate_up.strips, args.gate_up.tiles);
-        args.down_units = choice.units(args.down.strips, args.down.tiles);
-    }
+    args.gate_up_units = choice.gate_up_units;
+    args.down_units = choice.down_units;
     args.lists = choice.shared;
     const std::int64_t launch_tokens = choice.grid_lists ? args.pass_tokens : args.tokens;
     for (; args.first_token < args.tokens; args.first_token += launch_tokens)

@@ -13,7 +13,7 @@ namespace tokamak::moe::cuda {
 
 /// Load the kernel and allow it its shared memory. The device is current.
 DecodeLaunch freeze(const DecodeInstance& instance, const DecodeVariant& variant, const DeviceInfo& info);
-GroupedLaunch freeze(const GroupedVariant& variant, const DeviceInfo& info);
+GroupedLaunch freeze(const GroupedVariant& variant, const DecodeArgs& args, const DeviceInfo& info);
 WideLaunch freeze(const WideVariant& variant, bool atomic, const DeviceInfo& info);
 /// `args` are the problem's.
 SingleLaunch freeze(const DecodeInstance& instance, const SingleVariant& variant, const DecodeArgs& args,

@@ -88,7 +88,7 @@ void freeze_all(FusedMoeState& state, const LegalVariants& legal, const DeviceIn
         cuda.launches.push_back(freeze(*gather_instance(p.weights, p.quantize_activations), variant, info));
         cuda.launches.back().takes_ids = true;
     }
-    for (const GroupedVariant& variant : legal.grouped) cuda.grouped.push_back(freeze(variant, info));
+    for (const GroupedVariant& variant : legal.grouped) cuda.grouped.push_back(freeze(variant, cuda.args, info));
     for (const WideVariant& variant : legal.wide) cuda.wide.push_back(freeze(variant, cuda.atomic, info));
     for (const SingleVariant& variant : legal.single)
         cuda.single.push_back(freeze(*single_instance(p.weights, p.quantize_activations), variant, cuda.args, info));
