@@ -95,11 +95,15 @@ TEST_P(SparseAttentionGpu, SmallCasesMatchTheDefinition) {
         pool.top_k = 200;
         return AttentionCase{.name = name, .tokens = 1, .heads = 70, .dim = dim, .pools = {pool}};
     };
+    AttentionCase of_flat_656 = small("of_flat_656", 576, {.format = KvFormat::fp8_656, .odd_scales = true});
+    of_flat_656.pools[0].top_k = 1100;  // shares of 65 to 256 rows, depending on the splits
+    AttentionCase of_flat_584 = small("of_flat_584", 512, {.format = KvFormat::fp8_584});
+    of_flat_584.pools[0].top_k = 600;
     int ran = 0;
     for (const AttentionCase& c : {small("small_fp8_656", 576, {.format = KvFormat::fp8_656}),
                                    small("small_odd_scales", 576, {.format = KvFormat::fp8_656, .odd_scales = true}),
                                    small("small_fp8_584", 512, {.format = KvFormat::fp8_584}),
-                                   small("small_bf16", 576, {.format = KvFormat::bf16})}) {
+                                   small("small_bf16", 576, {.format = KvFormat::bf16}), of_flat_656, of_flat_584}) {
         if (!is_legal(c, GetParam())) continue;
         check_attention(c, Device::cuda(), {.variant = GetParam()}, Accumulation::tensor);
         if (HasFatalFailure()) return;

@@ -29,6 +29,7 @@ double block_us(int heads) {
 /// Of a cluster of the flat form.
 double flat_us(const SparseConfig& config, std::int64_t dim) {
     if (config.rows == kFlatRows[0]) return 5.0 + 0.13 * config.heads;
+    if (config.rows == kFlatRows[2]) return 10.5;
     return dim == 576 ? 5.9 + 0.205 * config.heads : 4.4 + 0.25 * config.heads;
 }
 
@@ -55,7 +56,8 @@ std::vector<SparseConfig> all_configs() {
         for (const int splits : kSplitCounts) configs.push_back({heads, splits});
     for (const int rows : kFlatRows)
         for (const int heads : {16, 24, 32})
-            for (const int splits : kFlatSplits) configs.push_back({heads, splits, rows});
+            for (const int splits : kFlatSplits)
+                if (rows < kFlatRows[2] || heads == 16) configs.push_back({heads, splits, rows});
     for (const int heads : kDirectHeads)
         for (const int splits : kDirectSplits) configs.push_back({heads, splits, 0, true});
     return configs;
@@ -121,6 +123,7 @@ std::string pointless(const SparseConfig& config, const SparseAttentionProblem& 
     if (config.rows > 0 && share > config.rows)
         return fmt::format("its shares would be longer than {} rows", config.rows);
     if (config.rows > kFlatRows[0] && share <= config.rows / 2) return "its shares fit into fewer rows";
+    if (config.rows == kFlatRows[2] && problem.dim != 576) return "so many rows fit only as fp8 rows of 576";
     return {};
 }
 
@@ -144,6 +147,8 @@ std::vector<std::pair<std::string, std::string>> refused_configs(const std::vect
         std::string reason = pointless(config, problem);
         if (reason.empty() && config.direct)
             reason = "the direct form is for fp8 rows";
+        else if (reason.empty() && config.rows == kFlatRows[2])
+            reason = "so many rows fit only as fp8 rows of 576";
         else if (reason.empty() && config.rows > 0)
             reason = "no cluster of so many thread blocks fits";
         else if (reason.empty() && config.heads == kPairHeads && !pairs)

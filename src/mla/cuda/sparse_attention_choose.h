@@ -27,7 +27,7 @@ inline constexpr int kHeadCounts[] = {8, 16, 32, 64, 128};
 inline constexpr int kPairHeads = 128;
 inline constexpr int kSplitCounts[] = {1, 2, 4, 6, 8};
 inline constexpr int kFlatSplits[] = {5, 6, 8, 9, 16};
-inline constexpr int kFlatRows[] = {64, 128};
+inline constexpr int kFlatRows[] = {64, 128, 256};
 inline constexpr int kDirectHeads[] = {16};
 inline constexpr int kDirectSplits[] = {1, 2, 4, 8, 16};
 

@@ -8,7 +8,8 @@
 namespace tokamak::mla::cuda::flat_decode::direct {
 
 /// Tells all splits the sums of this one; by a helping thread.
-__device__ __forceinline__ void tell(const Params& params, DirectControl& control, int rank, int thread) {
+template <typename Control>
+__device__ __forceinline__ void tell(const Params& params, Control& control, int rank, int thread) {
     for (int i = thread; i < kHeads * params.splits; i += kHelperThreads) {
         const int h = i % kHeads;
         const int to = i / (kHeads);
@@ -31,7 +32,8 @@ __device__ __forceinline__ void tell(const Params& params, DirectControl& contro
 
 /// Behind the arrival of all sums: factors of a head's splits, two of them for each of eight threads. The first block
 /// stores the statistics.
-__device__ __forceinline__ void settle(const Params& params, DirectControl& control, float back, int token,
+template <typename Control>
+__device__ __forceinline__ void settle(const Params& params, Control& control, float back, int token,
                                        int first_head, int h, bool stores) {
     const auto over_eight = [](float v, auto combine) {
 #pragma unroll
@@ -61,15 +63,17 @@ __device__ __forceinline__ void settle(const Params& params, DirectControl& cont
 
 /// Parts of the output on their way. Made early: addresses, and what of the parameters they come from, would take as
 /// long as the work itself when they are needed.
+template <int Dim, int Rows>
 class DirectExchange {
-    using L = Layout;
+    using L = Layout<Dim, Rows>;
+    using Control = DirectControl<Dim, Rows>;
     using Parts = Exchange<kHeads, true, false>;
     static constexpr int kItems = 8 * kHeads;  ///< of a part, two dimensions of a head each
     /// Sums of a head's codes times weights are below 2^16 times this power, over rows.
     static constexpr int kWeightBits = -6;
 
   public:
-    __device__ __forceinline__ DirectExchange(const Params& params, DirectControl& control, std::uint32_t base,
+    __device__ __forceinline__ DirectExchange(const Params& params, Control& control, std::uint32_t base,
                                               int rank, int warp, int lane)
         : params_(params),
           control_(control),
@@ -179,7 +183,7 @@ class DirectExchange {
     }
 
     const Params& params_;
-    DirectControl& control_;
+    Control& control_;
     Parts parts_;
     std::uint32_t base_;
     int rank_, first_, lane_;

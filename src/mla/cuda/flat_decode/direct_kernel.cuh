@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The flat form for fp8 rows of 576: rows are brought as they are and converted in registers, once for the scores and
+// The flat form for fp8 rows, 16 heads: rows are brought as they are and converted in registers, once for the scores and
 // once for the values. Sixteen warps do the mathematics, four bring rows and settle sums. See
 // docs/kernels/sparse_mla.md.
 #pragma once
@@ -7,13 +7,16 @@
 #include "mla/cuda/flat_decode/direct_exchange.cuh"
 #include "mla/cuda/flat_decode/direct_load.cuh"
 #include "mla/cuda/flat_decode/direct_weigh.cuh"
+#include "mla/cuda/flat_decode/instances.h"
 
 namespace tokamak::mla::cuda::flat_decode::direct {
 
 /// Everything about one block.
+template <int Dim, int Rows>
 class DirectBlock {
-    using L = Layout;
-    using Control = DirectControl;
+    using L = Layout<Dim, Rows>;
+    using Control = DirectControl<Dim, Rows>;
+    using OwnExchange = DirectExchange<Dim, Rows>;
 
   public:
     __device__ __forceinline__ DirectBlock(const Params& params, unsigned char* shared)
@@ -37,14 +40,13 @@ class DirectBlock {
     }
 
   private:
-    /// Behind the first loads, which do not depend on it: makes the barriers known, to the whole cluster a little
-    /// later.
-    __device__ __forceinline__ void begin() const {
-        __syncthreads();
-        ptx::cluster_arrive_relaxed();
-    }
     [[nodiscard]] __device__ __forceinline__ bool exists() const {
         return params_.num_tokens == nullptr || token_ < *params_.num_tokens;
+    }
+    /// Tells the cluster that this block's barriers are there and that parts may land; or that all is done.
+    __device__ __forceinline__ static void arrive() {
+        __syncwarp();
+        ptx::cluster_arrive_relaxed();
     }
 
     __device__ __forceinline__ void listen_all() const {
@@ -55,48 +57,51 @@ class DirectBlock {
     }
 
     __device__ __forceinline__ void calculate() const {
-        DirectQueries queries(warp_, lane_);
+        DirectQueries<Dim> queries(warp_, lane_);
         queries.load(params_, token_, first_head_);
         if (threadIdx.x == 0) listen_all();
-        begin();
-        if (!exists()) return;
-        queries.store(params_, control_, base_);
-        DirectExchange exchange(params_, control_, base_, rank_, warp_, lane_);
+        __syncthreads();
+        const bool real = exists();
+        if (!L::kTight || !real) arrive();
+        if (!real) return;
+        queries.store(params_, control_, base_ + L::kQueries);
+        OwnExchange exchange(params_, control_, base_, rank_, warp_, lane_);
         exchange.take(token_, first_head_);
-        ptx::cluster_wait();  // here, where there is time: it empties the cache, which holds up shared memory
+        // The cluster is awaited where there is time: it empties the cache, which holds up shared memory.
+        if constexpr (!L::kTight) ptx::cluster_wait();
         ptx::named_barrier(kMainBarrier, kMainThreads);
-        Tile score = {};
+        Tile score[L::kOwn] = {};
         score_rows(score);
         ptx::barrier_wait(&control_.described, 0);
-        DirectWeigher(params_, control_, base_, warp_, lane_).weigh(score);
+        DirectWeigher<Dim, Rows>(params_, control_, base_, warp_, lane_).weigh(score);
         ptx::named_barrier(kWeighedBarrier, kDirectThreads);
         send(exchange);
         ptx::barrier_wait(&control_.settled, 0);
         ptx::barrier_wait(&control_.landed, 0);
-        leave();
+        arrive();
         exchange.add();
     }
 
-    /// Everything that others copy out of this block's memory has left it.
-    __device__ __forceinline__ void leave() const {
-        __syncwarp();
-        ptx::cluster_arrive_relaxed();
-    }
-
-    __device__ __forceinline__ void score_rows(Tile& score) const {
-        const Scorer scorer(params_, control_, base_, warp_, lane_);
+    __device__ __forceinline__ void score_rows(Tile (&score)[L::kOwn]) const {
+        const Scorer<Dim, Rows> scorer(params_, control_, base_, warp_, lane_);
+        if constexpr (L::kTight) arrive();
+#pragma unroll
+        for (int own = 0; own < L::kOwn; ++own) {
+            if (own > 0) ptx::named_barrier(kRowsBarrier + warp_ / 4, 128);
 #pragma unroll 1
-        for (int half = 0; half < kHalves; ++half) {
-            ptx::barrier_wait(&control_.rows[half], 0);
-            scorer.score(half, score);
+            for (int turn = 4 * own; turn < 4 * own + 4; ++turn) {
+                ptx::barrier_wait(&control_.rows[turn], 0);
+                scorer.score(turn, score[own]);
+            }
+            if (L::kTight && own == 0) ptx::cluster_wait();
+            ptx::named_barrier(kRowsBarrier + warp_ / 4, 128);
+            scorer.add_shares(warp_, score[own]);
         }
-        ptx::named_barrier(kRowsBarrier + warp_ / 4, 128);
-        scorer.add_shares(warp_, score);
     }
 
-    __device__ __forceinline__ void send(const DirectExchange& exchange) const {
+    __device__ __forceinline__ void send(const OwnExchange& exchange) const {
         Output out = {};
-        multiply_values(base_, warp_, lane_, out);
+        multiply_values<Dim, Rows>(base_, warp_, lane_, out);
         exchange.stage(out);
         ptx::fence_shared_async();
         __syncwarp();
@@ -107,30 +112,47 @@ class DirectBlock {
 
     __device__ __forceinline__ void help() const {
         const int warp = warp_ - kDirectWarps;
-        const Finder<576, true> finder(params_, token_, rank_, row_of(warp, lane_), true);
-        begin();
+        Finder<Dim, true> finders[L::kOwn];
+#pragma unroll
+        for (int i = 0; i < L::kOwn; ++i) finders[i].ask(params_, token_, rank_, row_of<Rows>(warp, 32 * i + lane_), true);
+        __syncthreads();
+        arrive();
         if (!exists()) return;
-        const Found found(finder);
-        copy_rows(params_, control_, base_, found, warp, lane_);
+        bring_rows(finders, warp);
+        ptx::named_barrier(kWeighedBarrier, kDirectThreads);
+        settle_all(static_cast<int>(threadIdx.x) - kMainThreads);
+        arrive();
+    }
+
+    __device__ __forceinline__ void bring_rows(const Finder<Dim, true> (&finders)[L::kOwn], int warp) const {
+        bool valid[L::kOwn];
+#pragma unroll
+        for (int i = 0; i < L::kOwn; ++i) {
+            const Found found(finders[i]);
+            valid[i] = found.own.valid;
+            copy_rows(params_, control_, base_, found, warp, lane_, 4 * i);
+        }
         ptx::copy_commit();
         __syncwarp();
         ptx::cluster_wait();
         ptx::copy_wait<0>();
         __syncwarp();
-        describe_row(control_, base_, row_of(warp, lane_), found.own.valid);
+#pragma unroll
+        for (int i = 0; i < L::kOwn; ++i)
+            describe_row(control_, base_, row_of<Rows>(warp, 32 * i + lane_), valid[i]);
         __syncwarp();
         if (lane_ == 0) ptx::barrier_arrive(&control_.described);
-        ptx::named_barrier(kWeighedBarrier, kDirectThreads);
-        const int thread = static_cast<int>(threadIdx.x) - kMainThreads;
+    }
+
+    __device__ __forceinline__ void settle_all(int thread) const {
         tell(params_, control_, rank_, thread);
         ptx::barrier_wait(&control_.told, 0);
-        const DirectExchange exchange(params_, control_, base_, rank_, 0, lane_);
+        const OwnExchange exchange(params_, control_, base_, rank_, 0, lane_);
 #pragma unroll 1
         for (int h = thread / 8; h < kHeads; h += kHelperThreads / 8)
             settle(params_, control_, exchange.back(), token_, first_head_, h, rank_ == 0);
         __syncwarp();
         if (lane_ == 0) ptx::barrier_arrive(&control_.settled);
-        leave();
     }
 
     const Params& params_;
@@ -140,9 +162,15 @@ class DirectBlock {
     int rank_, token_, first_head_;
 };
 
+template <int Dim, int Rows>
 __global__ void __launch_bounds__(kDirectThreads, 1) flat_direct(const __grid_constant__ Params params) {
     extern __shared__ __align__(1024) unsigned char shared[];
-    DirectBlock(params, shared).run();
+    DirectBlock<Dim, Rows>(params, shared).run();
+}
+
+template <int Dim, int Rows>
+FlatKernel describe_direct() {
+    return {reinterpret_cast<const void*>(&flat_direct<Dim, Rows>), kDirectThreads, kDirectBytes<Dim, Rows>};
 }
 
 }  // namespace tokamak::mla::cuda::flat_decode::direct

@@ -1,60 +1,78 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sizes and shared memory of the flat form's direct kernel: rows of 576 in fp8 stay in shared memory as they are in the
-// cache, codes become operands of products in registers.
+// Sizes and shared memory of the flat form's direct kernel: fp8 rows stay in shared memory as they are in the cache,
+// codes become operands of products in registers.
 #pragma once
+
+#include <type_traits>
 
 #include "mla/cuda/flat_decode/shape.cuh"
 
 namespace tokamak::mla::cuda::flat_decode::direct {
 
 inline constexpr int kHeads = 16;
-inline constexpr int kRows = 128;        ///< of a share at most
 inline constexpr int kDirectWarps = 16;  ///< that score, weigh and multiply
 inline constexpr int kHelperWarps = 4;   ///< that bring rows, and settle what splits are multiplied by
 inline constexpr int kMainThreads = 32 * kDirectWarps;
 inline constexpr int kHelperThreads = 32 * kHelperWarps;
 inline constexpr int kDirectThreads = kMainThreads + kHelperThreads;
-inline constexpr int kHalves = 2;  ///< of the rows, that arrive one after the other
-inline constexpr int kGroups = 4;  ///< of 128 dimensions that share a scale
 
 /// Named barriers.
 enum : int { kMainBarrier = 1, kWeighedBarrier = 2, kRowsBarrier = 3 /* to 6 */ };
 
-/// A row in shared memory: 512 codes; apart from them the tail, four scales and 64 rotary values. Both pitches are 1
-/// modulo 8 units of 16 bytes.
-inline constexpr int kCodePitch = 528;
+/// A row in shared memory: its codes; apart from them the tail, scales and 64 rotary values. Pitches are odd numbers
+/// of 16 bytes. Rows of 512 have seven powers of two as scales, and their rotary values are values too.
+template <int Dim>
+struct DirectRow {
+    static constexpr bool kRotaryValues = Dim == 512;
+    static constexpr int kCodes = Dim == 576 ? 512 : 448;
+    static constexpr int kCodePitch = kCodes + 16;
+    static constexpr int kVersions = Dim == 576 ? 4 : 8;  ///< of weights: one for each scale, and for rotary values
+    static constexpr int kQueryPitch = 2 * Dim + 16;      ///< of a head
+};
 inline constexpr int kTailPitch = 144;
 inline constexpr int kRotaryInTail = 16;
 
-inline constexpr int kQueryPitch = 1168;   ///< of a head; an odd number of units
-inline constexpr int kWeightPitch = 4096;  ///< of 16 heads and a group of dimensions: 16 rows are 512 bytes
-
+/// Rows, of a share at most, arrive in turns of 32, eight for each four warps.
+template <int Dim, int Rows>
 struct Layout {
+    using Row = DirectRow<Dim>;
+    static constexpr int kTurns = Rows / 32;
+    static constexpr int kOwn = Rows / 128;  ///< turns of which a warp weighs its eight rows
+    /// 256 rows leave no room: parts land where the queries were, weights are where the tails were.
+    static constexpr bool kTight = Rows > 128;
     static constexpr int kPart = kPartBytes<kHeads>;
-    static constexpr int kPartialBytes = 1536;  ///< of eight rows: what three other warps scored
+    static constexpr int kPartialBytes = 1536;              ///< of eight rows: what three other warps scored
+    static constexpr int kWeightPitch = Rows * kHeads * 2;  ///< of a version
+    static constexpr int kWeightBytes = Row::kVersions * kWeightPitch;
+    static constexpr int kPartials = kDirectWarps * kPartialBytes;
     static constexpr std::uint32_t kCodes = 0;
-    static constexpr std::uint32_t kTails = kCodes + kRows * kCodePitch;
-    static constexpr std::uint32_t kTurns = kTails + kRows * kTailPitch;  ///< partial scores, then weights
-    static constexpr std::uint32_t kQueries = kTurns + kDirectWarps * kPartialBytes;
-    static constexpr std::uint32_t kStaged = kQueries;  ///< parts to be sent
-    static constexpr std::uint32_t kLanding = kQueries + kHeads * kQueryPitch;
-    static constexpr std::uint32_t kControl = kLanding + kMostLanding * kPart;
-    static_assert(kGroups * kWeightPitch <= kDirectWarps * kPartialBytes);
-    static_assert(kParts * kPart <= kHeads * kQueryPitch);
+    static constexpr std::uint32_t kTails = kCodes + Rows * Row::kCodePitch;
+    static constexpr std::uint32_t kScores = kTails + Rows * kTailPitch;
+    static constexpr std::uint32_t kWeights = kTight ? kTails : kScores;
+    static constexpr std::uint32_t kQueries = kScores + (kTight || kPartials > kWeightBytes ? kPartials : kWeightBytes);
+    static constexpr std::uint32_t kStaged = kTight ? kScores : kQueries;  ///< parts to be sent
+    static constexpr std::uint32_t kQueriesEnd = kQueries + kHeads * Row::kQueryPitch;
+    static constexpr std::uint32_t kLanding = kTight ? kQueries : kQueriesEnd;
+    static constexpr std::uint32_t kControl = kTight ? kQueriesEnd : kLanding + kMostLanding * kPart;
+    static_assert(!kTight || (kWeightBytes <= Rows * kTailPitch && kLanding + kMostLanding * kPart <= kControl));
+    static_assert(kParts * kPart <= kHeads * Row::kQueryPitch && kParts * kPart <= kPartials);
 };
 
 /// Of each 16 rows, the one that column g of the first product has; the second product's is the next one. Eight lanes
 /// that read 16 bytes each of two such rows, or 16 lanes 8 bytes of four, touch every bank once.
 [[nodiscard]] __device__ constexpr int row_of_column(int g) { return g % 2 == 0 ? g : 8 + (g + 3) % 8; }
 
+template <int Dim, int Rows>
 struct DirectControl {
-    std::uint64_t told;                               ///< sums of the other splits
-    std::uint64_t landed;                             ///< output parts of the other splits
-    std::uint64_t rows[kHalves];                      ///< an arrival per helping thread
-    std::uint64_t described;                          ///< rows, below: an arrival per helping warp
-    std::uint64_t settled;                            ///< factors: an arrival per helping warp
-    alignas(16) float4 ratio[kRows];                  ///< of a row's scales to the power of two of the largest
-    float2 power[kRows];                              ///< x: exponent of that, -infinity if masked; y: its inverse
+    /// Of a row's scales to the power of two of the largest; as f16 if they are powers of two.
+    using Ratios = std::conditional_t<Dim == 576, float4, uint4>;
+    std::uint64_t told;                             ///< sums of the other splits
+    std::uint64_t landed;                           ///< output parts of the other splits
+    std::uint64_t rows[Layout<Dim, Rows>::kTurns];  ///< an arrival per helping thread
+    std::uint64_t described;                        ///< rows, below: an arrival per helping warp
+    std::uint64_t settled;                          ///< factors: an arrival per helping warp
+    alignas(16) Ratios ratio[Rows];
+    float2 power[Rows];                               ///< x: exponent of that, -infinity if masked; y: its inverse
     alignas(16) float maximum[kHeads][kDirectWarps];  ///< of the rows of each warp
     alignas(16) float sum[kHeads][kDirectWarps + 4];
     alignas(16) float factor[kHeads][kMostSplits];  ///< what the parts of each split are multiplied by
@@ -64,7 +82,9 @@ struct DirectControl {
     alignas(16) float4 sums[kMostSplits][kHeads];
 };
 
-inline constexpr int kDirectBytes = Layout::kControl + sizeof(DirectControl);
+template <int Dim, int Rows>
+inline constexpr int kDirectBytes = Layout<Dim, Rows>::kControl + sizeof(DirectControl<Dim, Rows>);
+
 /// Codes 0 and 1 of four as f16, and codes 2 and 3: without a shift between.
 __device__ __forceinline__ std::uint32_t low_codes(std::uint32_t four) {
     std::uint32_t halves;
@@ -92,6 +112,11 @@ __device__ __forceinline__ void store_shared_8(std::uint32_t at, std::uint32_t l
 __device__ __forceinline__ std::uint32_t load_shared_4(std::uint32_t at) {
     std::uint32_t v;
     asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(at) : "memory");
+    return v;
+}
+__device__ __forceinline__ std::uint32_t load_shared_2(std::uint32_t at) {
+    std::uint16_t v;
+    asm volatile("ld.shared.u16 %0, [%1];" : "=h"(v) : "r"(at) : "memory");
     return v;
 }
 __device__ __forceinline__ float4 load_float4(std::uint32_t at) {

@@ -8,18 +8,24 @@
 
 namespace tokamak::mla::cuda::flat_decode::direct {
 
+template <int Dim, int Rows>
 class DirectWeigher {
-    using L = Layout;
+    using L = Layout<Dim, Rows>;
+    using Control = DirectControl<Dim, Rows>;
+    using Ratios = typename Control::Ratios;
+    using Scores = Tile[L::kOwn];
 
   public:
-    __device__ __forceinline__ DirectWeigher(const Params& params, DirectControl& control, std::uint32_t base, int warp,
+    __device__ __forceinline__ DirectWeigher(const Params& params, Control& control, std::uint32_t base, int warp,
                                              int lane)
         : params_(params), control_(control), base_(base), warp_(warp), lane_(lane) {}
 
     /// Leaves weights in the order of the operand that they are, and the sums of this warp's rows.
-    __device__ __forceinline__ void weigh(Tile& score) {
+    __device__ __forceinline__ void weigh(Scores& score) {
 #pragma unroll
-        for (int x = 0; x < 2; ++x) read_row(score, x);
+        for (int i = 0; i < L::kOwn; ++i)
+#pragma unroll
+            for (int x = 0; x < 2; ++x) read_row(score[i], i, x);
         leave_maxima(score);
         ptx::named_barrier(kMainBarrier, kMainThreads);
 #pragma unroll
@@ -27,27 +33,36 @@ class DirectWeigher {
             const float top = combined_maximum(head(h));
             const float reference = top == -kInfinity ? kNoReference : top;
             if (warp_ == 0 && lane_ % 4 == 0) control_.reference[head(h)] = reference;
-            float& a = score[2 * h];
-            float& b = score[2 * h + 1];
-            a = exp2_fast(a - reference);
-            b = exp2_fast(b - reference);
-            const float sum =
-                over_columns(fmaf(a, inverse_[0], b * inverse_[1]), [](float v, float w) { return v + w; });
+            float sum = 0.0F;
+#pragma unroll
+            for (int i = 0; i < L::kOwn; ++i)
+#pragma unroll
+                for (int x = 0; x < 2; ++x) {
+                    float& s = score[i][2 * h + x];
+                    s = exp2_fast(s - reference);
+                    sum = fmaf(s, inverse_[i][x], sum);
+                }
+            sum = over_columns(sum, [](float v, float w) { return v + w; });
             if (lane_ % 4 == 0) control_.sum[head(h)][warp_] = sum;
         }
-        store_weights(score);
+#pragma unroll
+        for (int i = 0; i < L::kOwn; ++i) store_weights(score[i], i);
     }
 
   private:
     [[nodiscard]] __device__ __forceinline__ int head(int h) const { return lane_ / 4 + 8 * h; }
+    /// Of all turns of all rows, the one of this warp's eight rows number `own`.
+    [[nodiscard]] __device__ __forceinline__ int turn(int own) const {
+        return warp_ / 4 * L::kTurns + own * 4 + warp_ % 4;
+    }
 
     /// Masks this lane's row x, and adds its power to its scores.
-    __device__ __forceinline__ void read_row(Tile& score, int x) {
-        const int row = warp_ / 2 * 16 + row_of_column(lane_ % 4 * 2 + x) + warp_ % 2;
-        ratio_[x] = control_.ratio[row];
+    __device__ __forceinline__ void read_row(Tile& score, int own, int x) {
+        const int row = turn(own) / 2 * 16 + row_of_column(lane_ % 4 * 2 + x) + turn(own) % 2;
+        ratio_[own][x] = control_.ratio[row];
         const float2 power = control_.power[row];
-        power_[x] = power.x;
-        inverse_[x] = power.y;
+        power_[own][x] = power.x;
+        inverse_[own][x] = power.y;
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
             float& s = score[2 * h + x];
@@ -63,13 +78,21 @@ class DirectWeigher {
     }
     [[nodiscard]] __device__ __forceinline__ static float largest(float a, float b) { return max_or_nan(a, b); }
 
-    __device__ __forceinline__ void leave_maxima(const Tile& score) const {
-        if (params_.max_logits != nullptr) note_top(score);
+    /// For all warps, the largest of this warp's numbers of each head. `of`: of turn, head and column.
+    template <typename Of>
+    __device__ __forceinline__ void leave_largest(const Of& of) const {
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
-            const float top = over_columns(max_or_nan(score[2 * h], score[2 * h + 1]), largest);
+            float top = max_or_nan(of(0, h, 0), of(0, h, 1));
+#pragma unroll
+            for (int i = 1; i < L::kOwn; ++i) top = max_or_nan(top, max_or_nan(of(i, h, 0), of(i, h, 1)));
+            top = over_columns(top, largest);
             if (lane_ % 4 == 0) control_.maximum[head(h)][warp_] = top;
         }
+    }
+    __device__ __forceinline__ void leave_maxima(const Scores& score) const {
+        if (params_.max_logits != nullptr) note_top(score);
+        leave_largest([&](int i, int h, int x) { return score[i][2 * h + x]; });
     }
     /// The largest of all warps' numbers of a head.
     [[nodiscard]] __device__ __forceinline__ float combined_maximum(int head) const {
@@ -77,15 +100,10 @@ class DirectWeigher {
         return over_columns(max_or_nan(max_or_nan(v.x, v.y), max_or_nan(v.z, v.w)), largest);
     }
     /// Keeps the largest scores that the caller wants to see, which are without the powers of rows.
-    __device__ __forceinline__ void note_top(const Tile& score) const {
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-            const auto bare = [&](int x) {
-                return power_[x] == -kInfinity ? -kInfinity : score[2 * h + x] - power_[x];
-            };
-            const float top = over_columns(max_or_nan(bare(0), bare(1)), largest);
-            if (lane_ % 4 == 0) control_.maximum[head(h)][warp_] = top;
-        }
+    __device__ __forceinline__ void note_top(const Scores& score) const {
+        leave_largest([&](int i, int h, int x) {
+            return power_[i][x] == -kInfinity ? -kInfinity : score[i][2 * h + x] - power_[i][x];
+        });
         ptx::named_barrier(kMainBarrier, kMainThreads);
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
@@ -95,26 +113,46 @@ class DirectWeigher {
         ptx::named_barrier(kMainBarrier, kMainThreads);
     }
 
-    __device__ __forceinline__ void store_weights(const Tile& score) const {
-        const std::uint32_t to = base_ + L::kTurns + warp_ * 256 + lane_ * 8;
+    __device__ __forceinline__ void store_weights(const Tile& score, int own) const {
+        const std::uint32_t to = base_ + L::kWeights + turn(own) * 256 + lane_ * 8;
+        if constexpr (Dim == 576) {
 #pragma unroll
-        for (int g = 0; g < kGroups; ++g) {
-            const float low = of_group(ratio_[0], g);
-            const float high = of_group(ratio_[1], g);
-            store_shared_8(to + g * kWeightPitch, pack_f16(score[0] * low, score[1] * high),
-                           pack_f16(score[2] * low, score[3] * high));
+            for (int g = 0; g < 4; ++g) {
+                const float low = of_group(ratio_[own][0], g);
+                const float high = of_group(ratio_[own][1], g);
+                store_shared_8(to + g * L::kWeightPitch, pack_f16(score[0] * low, score[1] * high),
+                               pack_f16(score[2] * low, score[3] * high));
+            }
+        } else {
+            const __half2 weights[2] = {__floats2half2_rn(score[0], score[1]), __floats2half2_rn(score[2], score[3])};
+#pragma unroll
+            for (int g = 0; g < 7; ++g) {
+                const std::uint32_t both =
+                    __byte_perm(of_pair(ratio_[own][0], g), of_pair(ratio_[own][1], g), g % 2 == 0 ? 0x5410 : 0x7632);
+                const __half2 ratio = *reinterpret_cast<const __half2*>(&both);
+                store_shared_8(to + g * L::kWeightPitch, bits_of(__hmul2(weights[0], ratio)),
+                               bits_of(__hmul2(weights[1], ratio)));
+            }
+            const float low = inverse_[own][0];
+            const float high = inverse_[own][1];
+            store_shared_8(to + 7 * L::kWeightPitch, pack_bf16(score[0] * low, score[1] * high),
+                           pack_bf16(score[2] * low, score[3] * high));
         }
     }
     [[nodiscard]] __device__ __forceinline__ static float of_group(const float4& v, int g) {
         return g < 2 ? (g == 0 ? v.x : v.y) : (g == 2 ? v.z : v.w);
     }
+    /// Ratios g and its neighbour.
+    [[nodiscard]] __device__ __forceinline__ static std::uint32_t of_pair(const uint4& v, int g) {
+        return g < 4 ? (g < 2 ? v.x : v.y) : (g < 6 ? v.z : v.w);
+    }
 
     const Params& params_;
-    DirectControl& control_;
+    Control& control_;
     std::uint32_t base_;
     int warp_, lane_;
-    float4 ratio_[2];  ///< of this lane's rows
-    float power_[2], inverse_[2];
+    Ratios ratio_[L::kOwn][2];  ///< of this lane's rows
+    float power_[L::kOwn][2], inverse_[L::kOwn][2];
 };
 
 }  // namespace tokamak::mla::cuda::flat_decode::direct

@@ -13,8 +13,14 @@ class Finder {
     static constexpr bool kScalesApart = Half && Dim == 512;  ///< rows of 576 have them behind their codes
 
   public:
+    Finder() = default;
+    __device__ __forceinline__ Finder(const Params& params, int token, int rank, int row, bool wanted) {
+        ask(params, token, rank, row, wanted);
+    }
+
     /// `row`: of the share.
-    __device__ __forceinline__ Finder(const Params& params, int token, int rank, int row, bool wanted) : token_(token) {
+    __device__ __forceinline__ void ask(const Params& params, int token, int rank, int row, bool wanted) {
+        token_ = token;
         const FirstRead& first = params.first;
         const int total = first.top_k[0] + first.top_k[1];
         const int share = (over_splits(params, total + params.splits - 1) + 7) / 8 * 8;

@@ -11,7 +11,7 @@ struct FlatKernel {
 };
 
 /// For rows of 512 or 576 elements, all fp8 or all bf16, at addresses that are multiples of 16; 16, 24 or 32 heads.
-/// `rows`: of a share at most, 64 or 128. Others: no function.
+/// `rows`: of a share at most, 64 or 128; of 16 heads and fp8 rows of 576 also 256. Others: no function.
 FlatKernel flat_512_fp8(int heads, int rows);
 FlatKernel flat_576_fp8(int heads, int rows);
 FlatKernel flat_512_bf16(int heads, int rows);

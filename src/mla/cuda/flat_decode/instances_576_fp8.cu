@@ -4,8 +4,8 @@
 
 namespace tokamak::mla::cuda::flat_decode {
 FlatKernel flat_576_fp8(int heads, int rows) {
-    if (heads == direct::kHeads && rows == direct::kRows)
-        return {reinterpret_cast<const void*>(&direct::flat_direct), direct::kDirectThreads, direct::kDirectBytes};
+    if (heads == direct::kHeads && rows == 128) return direct::describe_direct<576, 128>();
+    if (heads == direct::kHeads && rows == 256) return direct::describe_direct<576, 256>();
     return kernel_of<576, true>(heads, rows);
 }
 }  // namespace tokamak::mla::cuda::flat_decode
