@@ -3,16 +3,17 @@
 // by, while the others make the parts; a warp sends the two that it has, and every block adds those that it owns.
 #pragma once
 
+#include "mla/cuda/flat_decode/column_values.cuh"
 #include "mla/cuda/flat_decode/direct_values.cuh"
 
 namespace tokamak::mla::cuda::flat_decode::direct {
 
 /// Tells all splits the sums of this one; by a helping thread.
-template <typename Control>
+template <int Heads, typename Control>
 __device__ __forceinline__ void tell(const Params& params, Control& control, int rank, int thread) {
-    for (int i = thread; i < kHeads * params.splits; i += kHelperThreads) {
-        const int h = i % kHeads;
-        const int to = i / (kHeads);
+    for (int i = thread; i < Heads * params.splits; i += kHelperThreads) {
+        const int h = i % Heads;
+        const int to = i / Heads;
         float sum = 0.0F;
 #pragma unroll
         for (int w = 0; w < kDirectWarps; w += 4) {
@@ -30,45 +31,55 @@ __device__ __forceinline__ void tell(const Params& params, Control& control, int
     if (thread % 32 == 0) ptx::barrier_arrive(&control.told);
 }
 
-/// Behind the arrival of all sums: factors of a head's splits, two of them for each of eight threads. The first block
-/// stores the statistics.
-template <typename Control>
-__device__ __forceinline__ void settle(const Params& params, Control& control, float back, int token,
-                                       int first_head, int h, bool stores) {
-    const auto over_eight = [](float v, auto combine) {
+/// Behind the arrival of all sums: factors of a head's splits, `Each` of them for a thread. The first block stores the
+/// statistics.
+template <int Each, typename Control>
+__device__ __forceinline__ void settle(const Params& params, Control& control, float back, int token, int first_head,
+                                       int thread, bool stores) {
+    constexpr int kThreads = kMostSplits / Each;
+    const auto over_threads = [](float v, auto combine) {
 #pragma unroll
-        for (int step = 1; step < 8; step *= 2) v = combine(v, __shfl_xor_sync(~0U, v, step));
+        for (int step = 1; step < kThreads; step *= 2) v = combine(v, __shfl_xor_sync(~0U, v, step));
         return v;
     };
     const auto larger = [](float a, float b) { return max_or_nan(a, b); };
-    const int source = static_cast<int>(threadIdx.x) % 8 * 2;
+    const int h = thread / kThreads;
+    const int source = thread % kThreads * Each;
     const int head = first_head + h;
     const float sink = head < params.heads ? sink_of(params, head) : -kInfinity;
-    float4 own[2] = {{kNoReference, 0.0F, -kInfinity, 0.0F}, {kNoReference, 0.0F, -kInfinity, 0.0F}};
-#pragma unroll
-    for (int s = 0; s < 2; ++s)
-        if (source + s < params.splits) own[s] = control.sums[source + s][h];
+    float4 own[Each];
     HeadSums all;
-    all.reference = over_eight(max_or_nan(own[0].x, own[1].x), larger);
-    if (params.max_logits != nullptr) all.top = over_eight(max_or_nan(own[0].z, own[1].z), larger);
-    float weight[2];
 #pragma unroll
-    for (int s = 0; s < 2; ++s) weight[s] = own[s].x == kNoReference ? 0.0F : exp2_fast(own[s].x - all.reference);
-    all.sum = over_eight(fmaf(own[0].y, weight[0], own[1].y * weight[1]), [](float a, float b) { return a + b; });
+    for (int s = 0; s < Each; ++s) {
+        own[s] = {kNoReference, 0.0F, -kInfinity, 0.0F};
+        if (source + s < params.splits) own[s] = control.sums[source + s][h];
+        all.reference = s == 0 ? own[s].x : max_or_nan(all.reference, own[s].x);
+        all.top = s == 0 ? own[s].z : max_or_nan(all.top, own[s].z);
+    }
+    all.reference = over_threads(all.reference, larger);
+    if (params.max_logits != nullptr) all.top = over_threads(all.top, larger);
+    float weight[Each];
+    all.sum = 0.0F;
+#pragma unroll
+    for (int s = 0; s < Each; ++s) {
+        weight[s] = own[s].x == kNoReference ? 0.0F : exp2_fast(own[s].x - all.reference);
+        all.sum = fmaf(own[s].y, weight[s], all.sum);
+    }
+    all.sum = over_threads(all.sum, [](float a, float b) { return a + b; });
     const float factor = factor_of(all, sink) * back;
-    control.factor[h][source] = weight[0] * factor;
-    control.factor[h][source + 1] = weight[1] * factor;
+#pragma unroll
+    for (int s = 0; s < Each; ++s) control.factor[h][source + s] = weight[s] * factor;
     if (stores && source == 0 && head < params.heads) store_statistics(params, token, head, all, sink);
 }
 
 /// Parts of the output on their way. Made early: addresses, and what of the parameters they come from, would take as
 /// long as the work itself when they are needed.
-template <int Dim, int Rows>
+template <int Dim, int Rows, int Heads>
 class DirectExchange {
-    using L = Layout<Dim, Rows>;
-    using Control = DirectControl<Dim, Rows>;
-    using Parts = Exchange<kHeads, true, false>;
-    static constexpr int kItems = 8 * kHeads;  ///< of a part, two dimensions of a head each
+    using L = Layout<Dim, Rows, Heads>;
+    using Control = DirectControl<Dim, Rows, Heads>;
+    using Parts = Exchange<Heads, true, false>;
+    static constexpr int kItems = 8 * Heads;  ///< of a part, two dimensions of a head each
     /// Sums of a head's codes times weights are below 2^16 times this power, over rows.
     static constexpr int kWeightBits = -6;
 
@@ -82,7 +93,7 @@ class DirectExchange {
           rank_(rank),
           first_(2 * warp),
           lane_(lane) {
-        const int part = first_ + lane % 4 / 2;
+        const int part = first_ + (Heads == 16 ? lane % 4 / 2 : lane / 16);
         to_ = owner_of(part) == rank_ ? landing(part) : staged(part);
         first_push_ = push_of(first_);
         if (params.owned_parts % 2 != 0) second_push_ = push_of(first_ + 1);
@@ -92,6 +103,17 @@ class DirectExchange {
     [[nodiscard]] __device__ __forceinline__ float back() const { return parts_.back(); }
 
     /// Puts the warp's output where the copy engine takes it, or, if it is this block's own, where the others' land.
+    __device__ __forceinline__ void stage(const ColumnOutput<Heads>& out) const {
+        const float factor = parts_.forth();
+#pragma unroll
+        for (int h = 0; h < Heads / 8; ++h)
+#pragma unroll
+            for (int x = 0; x < 2; ++x) {
+                const auto two = [&](int f) { return pack_f16(out[f][h][x] * factor, out[f][h][2 + x] * factor); };
+                const int head = 8 * h + lane_ % 4 * 2 + x;
+                store_shared_8(to_ + Parts::offset(head, lane_ / 8 % 2) + lane_ / 4 % 2 * 8, two(0), two(1));
+            }
+    }
     __device__ __forceinline__ void stage(const Output& out) const {
         const float factor = parts_.forth();
 #pragma unroll
@@ -127,7 +149,7 @@ class DirectExchange {
     /// Behind the arrival of all parts and factors.
     __device__ __forceinline__ void add() {
         for (; item_ < items_; item_ += kMainThreads, at_ = at_of(item_)) {
-            const int h = item_ / 8 % kHeads;
+            const int h = item_ / 8 % Heads;
             float2 sums[1] = {};
             if (splits_ == kMostSplits) {
                 float2 parts[kMostSplits];
@@ -163,7 +185,7 @@ class DirectExchange {
     }
     [[nodiscard]] __device__ __forceinline__ std::uint32_t at_of(int item) const {
         const int pair = item % 8;
-        return parts_.landing_of(item / kItems) + Parts::offset(item / 8 % kHeads, pair / 4) + pair % 4 * 4;
+        return parts_.landing_of(item / kItems) + Parts::offset(item / 8 % Heads, pair / 4) + pair % 4 * 4;
     }
     [[nodiscard]] __device__ __forceinline__ Push push_of(int part) const {
         const int owner = owner_of(part);

@@ -4,6 +4,7 @@
 // docs/kernels/sparse_mla.md.
 #pragma once
 
+#include "mla/cuda/flat_decode/column_scores.cuh"
 #include "mla/cuda/flat_decode/direct_exchange.cuh"
 #include "mla/cuda/flat_decode/direct_load.cuh"
 #include "mla/cuda/flat_decode/direct_weigh.cuh"
@@ -12,11 +13,13 @@
 namespace tokamak::mla::cuda::flat_decode::direct {
 
 /// Everything about one block.
-template <int Dim, int Rows>
+template <int Dim, int Rows, int Heads>
 class DirectBlock {
-    using L = Layout<Dim, Rows>;
-    using Control = DirectControl<Dim, Rows>;
-    using OwnExchange = DirectExchange<Dim, Rows>;
+    using L = Layout<Dim, Rows, Heads>;
+    using Control = DirectControl<Dim, Rows, Heads>;
+    using Scores = Tile<Heads>[L::kOwn];
+    static constexpr bool kColumns = Heads > 16;  ///< heads are columns of the products
+    using OwnExchange = DirectExchange<Dim, Rows, Heads>;
 
   public:
     __device__ __forceinline__ DirectBlock(const Params& params, unsigned char* shared)
@@ -27,7 +30,7 @@ class DirectBlock {
           lane_(static_cast<int>(threadIdx.x) % 32) {
         token_ = over_splits(params, static_cast<int>(blockIdx.x));
         rank_ = static_cast<int>(blockIdx.x) - token_ * params.splits;
-        first_head_ = static_cast<int>(blockIdx.y) * kHeads;
+        first_head_ = static_cast<int>(blockIdx.y) * Heads;
     }
 
     __device__ __forceinline__ void run() {
@@ -53,27 +56,31 @@ class DirectBlock {
         for (auto& barrier : control_.rows) ptx::barrier_init(&barrier, kHelperThreads);
         ptx::barrier_init(&control_.described, kHelperWarps);
         ptx::barrier_init(&control_.settled, kHelperWarps);
-        listen<kHeads>(params_, control_, rank_, kHelperWarps, kDirectWarps);
+        listen<Heads>(params_, control_, rank_, kHelperWarps, kDirectWarps);
     }
 
     __device__ __forceinline__ void calculate() const {
         DirectQueries<Dim> queries(warp_, lane_);
         queries.load(params_, token_, first_head_);
+        DirectQueries<Dim> more(kDirectWarps + warp_, lane_);
+        const bool has_more = kColumns && warp_ < Heads - kDirectWarps;
+        if (has_more) more.load(params_, token_, first_head_);
         if (threadIdx.x == 0) listen_all();
         __syncthreads();
         const bool real = exists();
         if (!L::kTight || !real) arrive();
         if (!real) return;
-        queries.store(params_, control_, base_ + L::kQueries);
+        queries.template store<kColumns>(params_, control_, base_ + L::kQueries);
+        if (has_more) more.template store<kColumns>(params_, control_, base_ + L::kQueries);
         OwnExchange exchange(params_, control_, base_, rank_, warp_, lane_);
         exchange.take(token_, first_head_);
         // The cluster is awaited where there is time: it empties the cache, which holds up shared memory.
         if constexpr (!L::kTight) ptx::cluster_wait();
         ptx::named_barrier(kMainBarrier, kMainThreads);
-        Tile score[L::kOwn] = {};
+        Scores score = {};
         score_rows(score);
         ptx::barrier_wait(&control_.described, 0);
-        DirectWeigher<Dim, Rows>(params_, control_, base_, warp_, lane_).weigh(score);
+        DirectWeigher<Dim, Rows, Heads>(params_, control_, base_, warp_, lane_).weigh(score);
         ptx::named_barrier(kWeighedBarrier, kDirectThreads);
         send(exchange);
         ptx::barrier_wait(&control_.settled, 0);
@@ -82,27 +89,52 @@ class DirectBlock {
         exchange.add();
     }
 
-    __device__ __forceinline__ void score_rows(Tile (&score)[L::kOwn]) const {
+    __device__ __forceinline__ void score_rows(Scores& score) const {
+        if constexpr (kColumns)
+            score_columns(score[0]);
+        else
+            score_turns(score);
+    }
+    __device__ __forceinline__ void score_turns(Scores& score) const {
         const Scorer<Dim, Rows> scorer(params_, control_, base_, warp_, lane_);
         if constexpr (L::kTight) arrive();
 #pragma unroll
         for (int own = 0; own < L::kOwn; ++own) {
-            if (own > 0) ptx::named_barrier(kRowsBarrier + warp_ / 4, 128);
+            if (own > 0) await_quad();
 #pragma unroll 1
             for (int turn = 4 * own; turn < 4 * own + 4; ++turn) {
                 ptx::barrier_wait(&control_.rows[turn], 0);
                 scorer.score(turn, score[own]);
             }
             if (L::kTight && own == 0) ptx::cluster_wait();
-            ptx::named_barrier(kRowsBarrier + warp_ / 4, 128);
+            await_quad();
             scorer.add_shares(warp_, score[own]);
         }
     }
+    __device__ __forceinline__ void score_columns(Tile<Heads>& score) const {
+        const ColumnScorer<Rows, Heads> scorer(control_, base_, warp_, lane_);
+#pragma unroll 1
+        for (int half = 0; half < 2; ++half) {
+            ptx::barrier_wait(&control_.rows[2 * half], 0);
+            ptx::barrier_wait(&control_.rows[2 * half + 1], 0);
+            scorer.score(half);
+        }
+        await_quad();
+        scorer.add_shares(warp_, score);
+    }
+    /// The four warps that have the same rows.
+    __device__ __forceinline__ void await_quad() const { ptx::named_barrier(kRowsBarrier + warp_ / 4, 128); }
 
     __device__ __forceinline__ void send(const OwnExchange& exchange) const {
-        Output out = {};
-        multiply_values<Dim, Rows>(base_, warp_, lane_, out);
-        exchange.stage(out);
+        if constexpr (kColumns) {
+            ColumnOutput<Heads> out = {};
+            multiply_columns<Rows, Heads>(base_, warp_, lane_, out);
+            exchange.stage(out);
+        } else {
+            Output out = {};
+            multiply_values<Dim, Rows>(base_, warp_, lane_, out);
+            exchange.stage(out);
+        }
         ptx::fence_shared_async();
         __syncwarp();
         if (ptx::elect_lane()) exchange.push();
@@ -145,12 +177,12 @@ class DirectBlock {
     }
 
     __device__ __forceinline__ void settle_all(int thread) const {
-        tell(params_, control_, rank_, thread);
+        tell<Heads>(params_, control_, rank_, thread);
         ptx::barrier_wait(&control_.told, 0);
         const OwnExchange exchange(params_, control_, base_, rank_, 0, lane_);
-#pragma unroll 1
-        for (int h = thread / 8; h < kHeads; h += kHelperThreads / 8)
-            settle(params_, control_, exchange.back(), token_, first_head_, h, rank_ == 0);
+        constexpr int kEach = Heads == 16 ? 2 : 4;
+        if (thread * kEach < Heads * kMostSplits)
+            settle<kEach>(params_, control_, exchange.back(), token_, first_head_, thread, rank_ == 0);
         __syncwarp();
         if (lane_ == 0) ptx::barrier_arrive(&control_.settled);
     }
@@ -162,15 +194,15 @@ class DirectBlock {
     int rank_, token_, first_head_;
 };
 
-template <int Dim, int Rows>
+template <int Dim, int Rows, int Heads>
 __global__ void __launch_bounds__(kDirectThreads, 1) flat_direct(const __grid_constant__ Params params) {
     extern __shared__ __align__(1024) unsigned char shared[];
-    DirectBlock<Dim, Rows>(params, shared).run();
+    DirectBlock<Dim, Rows, Heads>(params, shared).run();
 }
 
-template <int Dim, int Rows>
+template <int Dim, int Rows, int Heads>
 FlatKernel describe_direct() {
-    return {reinterpret_cast<const void*>(&flat_direct<Dim, Rows>), kDirectThreads, kDirectBytes<Dim, Rows>};
+    return {reinterpret_cast<const void*>(&flat_direct<Dim, Rows, Heads>), kDirectThreads, kDirectBytes<Dim, Rows, Heads>};
 }
 
 }  // namespace tokamak::mla::cuda::flat_decode::direct

@@ -34,10 +34,10 @@ __device__ __forceinline__ void copy_row(const std::uint8_t* values, int unit, s
 }
 
 /// Copies 32 rows of a warp, from turn `first` on.
-template <int Dim, int Rows>
-__device__ __forceinline__ void copy_rows(const Params& params, DirectControl<Dim, Rows>& control, std::uint32_t base,
-                                          Found found, int warp, int lane, int first) {
-    using L = Layout<Dim, Rows>;
+template <int Dim, int Rows, int Heads>
+__device__ __forceinline__ void copy_rows(const Params& params, DirectControl<Dim, Rows, Heads>& control,
+                                          std::uint32_t base, Found found, int warp, int lane, int first) {
+    using L = Layout<Dim, Rows, Heads>;
     if (!found.own.valid) found.own.values = params.pools[0].values;  // no byte of it is read
     if constexpr (Dim == 512) {
         const std::uint32_t to = base + L::kTails + row_of<Rows>(warp, first * 8 + lane) * kTailPitch;
@@ -91,12 +91,13 @@ __device__ __forceinline__ int largest_value(const uint2& scales, std::uint32_t 
 }
 
 /// Says what weighing needs to know of a row; by a lane for each row, when these have arrived.
-template <int Dim, int Rows>
-__device__ __forceinline__ void describe_row(DirectControl<Dim, Rows>& control, std::uint32_t base, int row, bool valid) {
+template <int Dim, int Rows, int Heads>
+__device__ __forceinline__ void describe_row(DirectControl<Dim, Rows, Heads>& control, std::uint32_t base, int row,
+                                             bool valid) {
     // Powers of rows of one token differ by so little that weights relative to one reference stay in f32's range.
     constexpr int kLeast = kUnitExponent - 60;
     constexpr int kMost = kUnitExponent + 60;
-    const std::uint32_t tail = base + Layout<Dim, Rows>::kTails + row * kTailPitch;
+    const std::uint32_t tail = base + Layout<Dim, Rows, Heads>::kTails + row * kTailPitch;
     float inverse;
     const auto settle = [&](int top) {
         const int exponent = max(kLeast, min(kMost, top >> 23));
@@ -143,14 +144,18 @@ class DirectQueries {
     }
 
     /// As f16, divided by a power of two that leaves a head's largest element just below 2^15; the rotary ones as they
-    /// are.
-    template <typename Control>
+    /// are, or, `WithRotary`, divided too and counted.
+    template <bool WithRotary, typename Control>
     __device__ __forceinline__ void store(const Params& params, Control& control, std::uint32_t queries) const {
         const std::uint32_t to = queries + head_ * kPitch + lane_ * 16;
         const bool rotary = Dim == 512 && lane_ >= 24;  // of the second chunk
         const uint4 second = rotary ? first_ : second_;
         unsigned top = __reduce_max_sync(~0U, top_bf16(first_, second));
         if (top >= 0x7F80U) top = __reduce_max_sync(~0U, max(top_of(first_), top_of(second)));
+        if constexpr (WithRotary) {
+            const unsigned of_rotary = __reduce_max_sync(~0U, top_bf16(rotary_, rotary_));
+            if (of_rotary < 0x7F80U) top = max(top, of_rotary);
+        }
         const int power = max(15, static_cast<int>(top >> 7) - 14);
         if (lane_ == 0) control.scale[head_] = params.scale_log2 * power_of(power);
         const float factor = power_of(2 * kUnitExponent - power);
@@ -160,10 +165,17 @@ class DirectQueries {
         };
         store_shared(to, scaled(first_));
         store_shared(to + 512, rotary ? second_ : scaled(second_));
-        if (Dim == 576 && lane_ < 8) store_shared(to + 1024, rotary_);
+        if (Dim == 576 && lane_ < 8) store_shared(to + 1024, WithRotary ? divided(rotary_, factor) : rotary_);
     }
 
   private:
+    [[nodiscard]] __device__ __forceinline__ static uint4 divided(const uint4& v, float factor) {
+        const auto two = [factor](std::uint32_t w) {
+            return pack_bf16(__uint_as_float(w << 16) * factor, __uint_as_float(w & 0xFFFF0000U) * factor);
+        };
+        return {two(v.x), two(v.y), two(v.z), two(v.w)};
+    }
+
     int head_, lane_;
     uint4 first_, second_, rotary_;
 };

@@ -9,14 +9,17 @@
 
 namespace tokamak::mla::cuda::flat_decode::direct {
 
-/// Fragment of the heads by eight rows, columns as row_of_column has them.
-using Tile = float[4];
+/// Eight rows by heads: a lane has heads lane / 4 + 8 h and, as [2 h + x], of the rows that row_of_column has for
+/// columns 2 (lane % 4) + x.
+template <int Heads>
+using Tile = float[Heads / 4];
 
 template <int Dim, int Rows>
 class Scorer {
-    using L = Layout<Dim, Rows>;
+    using L = Layout<Dim, Rows, 16>;
+    using Tile = direct::Tile<16>;
     using Row = DirectRow<Dim>;
-    using Control = DirectControl<Dim, Rows>;
+    using Control = DirectControl<Dim, Rows, 16>;
 
   public:
     __device__ __forceinline__ Scorer(const Params& params, const Control& control, std::uint32_t base, int warp,

@@ -9,7 +9,6 @@
 
 namespace tokamak::mla::cuda::flat_decode::direct {
 
-inline constexpr int kHeads = 16;
 inline constexpr int kDirectWarps = 16;  ///< that score, weigh and multiply
 inline constexpr int kHelperWarps = 4;   ///< that bring rows, and settle what splits are multiplied by
 inline constexpr int kMainThreads = 32 * kDirectWarps;
@@ -33,16 +32,18 @@ inline constexpr int kTailPitch = 144;
 inline constexpr int kRotaryInTail = 16;
 
 /// Rows, of a share at most, arrive in turns of 32, eight for each four warps.
-template <int Dim, int Rows>
+template <int Dim, int Rows, int Heads>
 struct Layout {
     using Row = DirectRow<Dim>;
     static constexpr int kTurns = Rows / 32;
     static constexpr int kOwn = Rows / 128;  ///< turns of which a warp weighs its eight rows
     /// 256 rows leave no room: parts land where the queries were, weights are where the tails were.
     static constexpr bool kTight = Rows > 128;
-    static constexpr int kPart = kPartBytes<kHeads>;
-    static constexpr int kPartialBytes = 1536;              ///< of eight rows: what three other warps scored
-    static constexpr int kWeightPitch = Rows * kHeads * 2;  ///< of a version
+    static constexpr int kPart = kPartBytes<Heads>;
+    /// Of eight rows, of which a warp has scored a quarter of the dimensions; for 24 heads, place_of apart.
+    static constexpr int kShareBytes = Heads == 16 ? 512 : 832;
+    static constexpr int kPartialBytes = Heads == 16 ? 3 * kShareBytes : 4 * kShareBytes;
+    static constexpr int kWeightPitch = Rows * Heads * 2;  ///< of a version
     static constexpr int kWeightBytes = Row::kVersions * kWeightPitch;
     static constexpr int kPartials = kDirectWarps * kPartialBytes;
     static constexpr std::uint32_t kCodes = 0;
@@ -51,39 +52,39 @@ struct Layout {
     static constexpr std::uint32_t kWeights = kTight ? kTails : kScores;
     static constexpr std::uint32_t kQueries = kScores + (kTight || kPartials > kWeightBytes ? kPartials : kWeightBytes);
     static constexpr std::uint32_t kStaged = kTight ? kScores : kQueries;  ///< parts to be sent
-    static constexpr std::uint32_t kQueriesEnd = kQueries + kHeads * Row::kQueryPitch;
+    static constexpr std::uint32_t kQueriesEnd = kQueries + Heads * Row::kQueryPitch;
     static constexpr std::uint32_t kLanding = kTight ? kQueries : kQueriesEnd;
     static constexpr std::uint32_t kControl = kTight ? kQueriesEnd : kLanding + kMostLanding * kPart;
     static_assert(!kTight || (kWeightBytes <= Rows * kTailPitch && kLanding + kMostLanding * kPart <= kControl));
-    static_assert(kParts * kPart <= kHeads * Row::kQueryPitch && kParts * kPart <= kPartials);
+    static_assert(kParts * kPart <= Heads * Row::kQueryPitch && kParts * kPart <= kPartials);
 };
 
 /// Of each 16 rows, the one that column g of the first product has; the second product's is the next one. Eight lanes
 /// that read 16 bytes each of two such rows, or 16 lanes 8 bytes of four, touch every bank once.
 [[nodiscard]] __device__ constexpr int row_of_column(int g) { return g % 2 == 0 ? g : 8 + (g + 3) % 8; }
 
-template <int Dim, int Rows>
+template <int Dim, int Rows, int Heads>
 struct DirectControl {
     /// Of a row's scales to the power of two of the largest; as f16 if they are powers of two.
     using Ratios = std::conditional_t<Dim == 576, float4, uint4>;
     std::uint64_t told;                             ///< sums of the other splits
     std::uint64_t landed;                           ///< output parts of the other splits
-    std::uint64_t rows[Layout<Dim, Rows>::kTurns];  ///< an arrival per helping thread
+    std::uint64_t rows[Layout<Dim, Rows, Heads>::kTurns];  ///< an arrival per helping thread
     std::uint64_t described;                        ///< rows, below: an arrival per helping warp
     std::uint64_t settled;                          ///< factors: an arrival per helping warp
     alignas(16) Ratios ratio[Rows];
     float2 power[Rows];                               ///< x: exponent of that, -infinity if masked; y: its inverse
-    alignas(16) float maximum[kHeads][kDirectWarps];  ///< of the rows of each warp
-    alignas(16) float sum[kHeads][kDirectWarps + 4];
-    alignas(16) float factor[kHeads][kMostSplits];  ///< what the parts of each split are multiplied by
-    float reference[kHeads];
-    float top[kHeads];    ///< largest scores, if asked for
-    float scale[kHeads];  ///< of scores, as exponents of two
-    alignas(16) float4 sums[kMostSplits][kHeads];
+    alignas(16) float maximum[Heads][kDirectWarps];  ///< of the rows of each warp
+    alignas(16) float sum[Heads][kDirectWarps + 4];
+    alignas(16) float factor[Heads][kMostSplits];  ///< what the parts of each split are multiplied by
+    float reference[Heads];
+    float top[Heads];    ///< largest scores, if asked for
+    float scale[Heads];  ///< of scores, as exponents of two
+    alignas(16) float4 sums[kMostSplits][Heads];
 };
 
-template <int Dim, int Rows>
-inline constexpr int kDirectBytes = Layout<Dim, Rows>::kControl + sizeof(DirectControl<Dim, Rows>);
+template <int Dim, int Rows, int Heads>
+inline constexpr int kDirectBytes = Layout<Dim, Rows, Heads>::kControl + sizeof(DirectControl<Dim, Rows, Heads>);
 
 /// Codes 0 and 1 of four as f16, and codes 2 and 3: without a shift between.
 __device__ __forceinline__ std::uint32_t low_codes(std::uint32_t four) {
@@ -108,6 +109,9 @@ __device__ __forceinline__ float load_float(std::uint32_t at) {
 }
 __device__ __forceinline__ void store_shared_8(std::uint32_t at, std::uint32_t low, std::uint32_t high) {
     asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(at), "r"(low), "r"(high) : "memory");
+}
+__device__ __forceinline__ void store_shared_4(std::uint32_t at, std::uint32_t v) {
+    asm volatile("st.shared.u32 [%0], %1;" ::"r"(at), "r"(v) : "memory");
 }
 __device__ __forceinline__ std::uint32_t load_shared_4(std::uint32_t at) {
     std::uint32_t v;

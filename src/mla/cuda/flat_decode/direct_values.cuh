@@ -17,7 +17,7 @@ using Output = float[4][4];
 /// Codes: bytes of two rows side by side, two dimensions in each register.
 template <int Dim, int Rows>
 __device__ __forceinline__ void multiply_codes(std::uint32_t base, int warp, int lane, Output& out) {
-    using L = Layout<Dim, Rows>;
+    using L = Layout<Dim, Rows, 16>;
     constexpr int kPitch = DirectRow<Dim>::kCodePitch;
     const int c = lane % 4;
     const int version = warp * DirectRow<Dim>::kVersions / kDirectWarps;
@@ -52,7 +52,7 @@ __device__ __forceinline__ void multiply_codes(std::uint32_t base, int warp, int
 /// Rotary values of rows of 512, bf16, with weights of their own; by the last two warps.
 template <int Rows>
 __device__ __forceinline__ void multiply_rotary(std::uint32_t base, int warp, int lane, Output& out) {
-    using L = Layout<512, Rows>;
+    using L = Layout<512, Rows, 16>;
     const int c = lane % 4;
     const std::uint32_t weights = base + L::kWeights + 7 * L::kWeightPitch + lane * 8;
     const std::uint32_t values = base + L::kTails + kRotaryInTail + warp % 2 * 64 + lane / 4 * 8;

@@ -8,10 +8,12 @@
 
 namespace tokamak::mla::cuda::flat_decode::direct {
 
-template <int Dim, int Rows>
+template <int Dim, int Rows, int Heads>
 class DirectWeigher {
-    using L = Layout<Dim, Rows>;
-    using Control = DirectControl<Dim, Rows>;
+    using L = Layout<Dim, Rows, Heads>;
+    using Control = DirectControl<Dim, Rows, Heads>;
+    using Tile = direct::Tile<Heads>;
+    static constexpr int kEights = Heads / 8;
     using Ratios = typename Control::Ratios;
     using Scores = Tile[L::kOwn];
 
@@ -29,7 +31,7 @@ class DirectWeigher {
         leave_maxima(score);
         ptx::named_barrier(kMainBarrier, kMainThreads);
 #pragma unroll
-        for (int h = 0; h < 2; ++h) {
+        for (int h = 0; h < kEights; ++h) {
             const float top = combined_maximum(head(h));
             const float reference = top == -kInfinity ? kNoReference : top;
             if (warp_ == 0 && lane_ % 4 == 0) control_.reference[head(h)] = reference;
@@ -64,7 +66,7 @@ class DirectWeigher {
         power_[own][x] = power.x;
         inverse_[own][x] = power.y;
 #pragma unroll
-        for (int h = 0; h < 2; ++h) {
+        for (int h = 0; h < kEights; ++h) {
             float& s = score[2 * h + x];
             s = power.x == -kInfinity ? -kInfinity : s + power.x;
         }
@@ -82,7 +84,7 @@ class DirectWeigher {
     template <typename Of>
     __device__ __forceinline__ void leave_largest(const Of& of) const {
 #pragma unroll
-        for (int h = 0; h < 2; ++h) {
+        for (int h = 0; h < kEights; ++h) {
             float top = max_or_nan(of(0, h, 0), of(0, h, 1));
 #pragma unroll
             for (int i = 1; i < L::kOwn; ++i) top = max_or_nan(top, max_or_nan(of(i, h, 0), of(i, h, 1)));
@@ -106,7 +108,7 @@ class DirectWeigher {
         });
         ptx::named_barrier(kMainBarrier, kMainThreads);
 #pragma unroll
-        for (int h = 0; h < 2; ++h) {
+        for (int h = 0; h < kEights; ++h) {
             const float top = combined_maximum(head(h));
             if (warp_ == 0 && lane_ % 4 == 0) control_.top[head(h)] = top;
         }
@@ -114,8 +116,18 @@ class DirectWeigher {
     }
 
     __device__ __forceinline__ void store_weights(const Tile& score, int own) const {
-        const std::uint32_t to = base_ + L::kWeights + turn(own) * 256 + lane_ * 8;
-        if constexpr (Dim == 576) {
+        const std::uint32_t to = base_ + L::kWeights + turn(own) * (16 * Heads) + lane_ * (Heads == 16 ? 8 : 4);
+        if constexpr (Heads > 16) {
+#pragma unroll
+            for (int g = 0; g < 4; ++g) {
+                const float low = of_group(ratio_[own][0], g);
+                const float high = of_group(ratio_[own][1], g);
+#pragma unroll
+                for (int h = 0; h < kEights; ++h)
+                    store_shared_4(to + g * L::kWeightPitch + h * 128,
+                                   pack_f16(score[2 * h] * low, score[2 * h + 1] * high));
+            }
+        } else if constexpr (Dim == 576) {
 #pragma unroll
             for (int g = 0; g < 4; ++g) {
                 const float low = of_group(ratio_[own][0], g);

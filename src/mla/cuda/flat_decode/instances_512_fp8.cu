@@ -4,7 +4,7 @@
 
 namespace tokamak::mla::cuda::flat_decode {
 FlatKernel flat_512_fp8(int heads, int rows) {
-    if (heads == direct::kHeads && rows == 128) return direct::describe_direct<512, 128>();
+    if (heads == 16 && rows == 128) return direct::describe_direct<512, 128, 16>();
     return kernel_of<512, true>(heads, rows);
 }
 }  // namespace tokamak::mla::cuda::flat_decode

@@ -4,8 +4,9 @@
 
 namespace tokamak::mla::cuda::flat_decode {
 FlatKernel flat_576_fp8(int heads, int rows) {
-    if (heads == direct::kHeads && rows == 128) return direct::describe_direct<576, 128>();
-    if (heads == direct::kHeads && rows == 256) return direct::describe_direct<576, 256>();
+    if (heads == 16 && rows == 128) return direct::describe_direct<576, 128, 16>();
+    if (heads == 16 && rows == 256) return direct::describe_direct<576, 256, 16>();
+    if (heads == 24 && rows == 128) return direct::describe_direct<576, 128, 24>();
     return kernel_of<576, true>(heads, rows);
 }
 }  // namespace tokamak::mla::cuda::flat_decode
