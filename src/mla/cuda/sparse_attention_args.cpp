@@ -75,10 +75,7 @@ void set_pool(PoolParams& to, const KvPool& pool, const KvPoolArgs& args) {
 }
 
 void set_first(FirstRead& to, const PoolParams& pool, std::size_t p) {
-    to.indices[p] = pool.indices;
-    to.lengths[p] = pool.lengths;
-    to.index_stride[p] = pool.index_stride;
-    to.length_stride[p] = pool.length_stride;
+    to.pools[p] = {pool.indices, pool.lengths, pool.index_stride, pool.length_stride};
     to.top_k[p] = pool.top_k;
 }
 
@@ -128,6 +125,10 @@ void set_splits(Params& params, int splits) {
     constexpr int kOutputParts = 32;
     params.splits = splits;
     set_division(splits, params.split_magic, params.split_shift);
+    const int columns = params.first.top_k[0] + params.first.top_k[1];
+    params.first.share = ((columns + splits - 1) / splits + 7) / 8 * 8;
+    // Exact for 2^22 tokens and 16 splits.
+    params.first.of_splits = static_cast<std::uint32_t>(((std::uint64_t{1} << 32) + splits - 1) / splits);
     params.owned_parts = (kOutputParts + splits - 1) / splits;
     params.part_magic = (256 + params.owned_parts - 1) / params.owned_parts;
 }

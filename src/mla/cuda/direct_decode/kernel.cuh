@@ -66,9 +66,8 @@ class DirectBlock {
     [[nodiscard]] __device__ __forceinline__ Columns full_columns() const {
         const int in_first = params_.first.top_k[0];
         const int total = in_first + params_.first.top_k[1];
-        const int share = (over_splits(params_, total + params_.splits - 1) + 7) / 8 * 8;
-        const int first = min(total, rank_ * share);
-        return {first, min(total, first + share), in_first};
+        const int first = min(total, rank_ * params_.first.share);
+        return {first, min(total, first + params_.first.share), in_first};
     }
 
     __device__ __forceinline__ void produce() {

@@ -28,8 +28,8 @@ class DirectBlock {
           control_(*reinterpret_cast<Control*>(shared + L::kControl)),
           warp_(__shfl_sync(~0U, static_cast<int>(threadIdx.x) / 32, 0)),
           lane_(static_cast<int>(threadIdx.x) % 32) {
-        token_ = over_splits(params, static_cast<int>(blockIdx.x));
-        rank_ = static_cast<int>(blockIdx.x) - token_ * params.splits;
+        token_ = static_cast<int>(__umulhi(blockIdx.x, params.first.of_splits));
+        rank_ = static_cast<int>(ptx::cluster_rank());
         first_head_ = static_cast<int>(blockIdx.y) * Heads;
     }
 
@@ -101,7 +101,7 @@ class DirectBlock {
 #pragma unroll
         for (int own = 0; own < L::kOwn; ++own) {
             if (own > 0) await_quad();
-#pragma unroll 1
+#pragma unroll
             for (int turn = 4 * own; turn < 4 * own + 4; ++turn) {
                 ptx::barrier_wait(&control_.rows[turn], 0);
                 scorer.score(turn, score[own]);

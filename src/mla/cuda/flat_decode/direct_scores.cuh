@@ -31,6 +31,13 @@ class Scorer {
           rotary_scale_(params.scale_log2),
           has_rotary_(Dim == 512 && warp % 4 == 3) {
         const int c = lane % 4;
+        const int first = quad_ * (L::kTurns * 8);
+        const int row = first + row_of_column(lane / 4);
+        codes_ = base + L::kCodes + row * Row::kCodePitch + group_ * 128 + c * 16;
+        rotary_at_ = base + L::kTails + row * kTailPitch + kRotaryInTail + (Dim == 576 ? group_ * 32 + c * 8 : c * 16);
+#pragma unroll
+        for (int x = 0; x < 2; ++x)
+            scales_[x] = base + L::kTails + (first + row_of_column(2 * c + x)) * kTailPitch + group_ * (Dim == 576 ? 4 : 2);
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
             const int head = lane / 4 + 8 * h;
@@ -54,27 +61,33 @@ class Scorer {
         }
     }
 
-    /// Scores eight rows; leaves the share for their owner, unless that is this warp.
+    /// Scores eight rows; leaves the share for their owner, unless that is this warp. `turn` should be a constant:
+    /// addresses found anew take as long as the products.
     __device__ __forceinline__ void score(int turn, Tile& own) const {
-        const int c = lane_ % 4;
-        const int first = (quad_ * L::kTurns + turn) / 2 * 16 + turn % 2;
-        const int row = first + row_of_column(lane_ / 4);
-        const std::uint32_t codes = base_ + L::kCodes + row * Row::kCodePitch + group_ * 128 + c * 16;
-        const std::uint32_t rotary = base_ + L::kTails + row * kTailPitch + kRotaryInTail;
+        const int row = turn / 2 * 16 + turn % 2;
+        const std::uint32_t codes = codes_ + row * Row::kCodePitch;
+        const std::uint32_t rotary = rotary_at_ + row * kTailPitch;
         Tile sums[2] = {};  // a scale each, of 512
-        multiply_codes(codes, 0, sums[0]);
         if constexpr (Dim == 576) {
-            multiply_codes(codes, 1, sums[1]);
-            const uint2 v = load_shared_8(rotary + group_ * 32 + c * 8);
+            const uint4 low = load_shared_16(codes);
+            const uint4 high = load_shared_16(codes + 64);
+            const uint2 v = load_shared_8(rotary);
+            const float of_row[2] = {load_float(scales_[0] + row * kTailPitch),
+                                     load_float(scales_[1] + row * kTailPitch)};
             Tile rotaries = {};
             ptx::mma_m16n8k16(rotaries, rotary_, v.x, v.y, rotaries);
-            scale_sums(first, sums, rotaries);
+            multiply_codes(low, 0, sums[0]);
+            multiply_codes(high, 1, sums[1]);
+            scale_sums(of_row, sums, rotaries);
         } else {
+            const std::uint32_t of_row[2] = {load_shared_2(scales_[0] + row * kTailPitch),
+                                             load_shared_2(scales_[1] + row * kTailPitch)};
+            multiply_codes(load_shared_16(codes), 0, sums[0]);
             if (has_rotary_)
-                multiply_rotary(rotary + c * 16, sums[1]);
+                multiply_rotary(rotary, sums[1]);
             else
-                multiply_codes(codes, 1, sums[1]);
-            scale_groups(first, sums);
+                multiply_codes(load_shared_16(codes + 64), 1, sums[1]);
+            scale_groups(of_row, sums);
         }
         give(turn % 4, sums[0], own);
     }
@@ -94,8 +107,7 @@ class Scorer {
 
   private:
     /// `half`: of this warp's codes.
-    __device__ __forceinline__ void multiply_codes(std::uint32_t codes, int half, Tile& sums) const {
-        const uint4 v = load_shared_16(codes + half * 64);
+    __device__ __forceinline__ void multiply_codes(const uint4& v, int half, Tile& sums) const {
         const std::uint32_t words[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
         for (int s = 0; s < 4; ++s)
@@ -110,33 +122,18 @@ class Scorer {
         }
     }
 
-    /// `first`: row of column 0.
-    [[nodiscard]] __device__ __forceinline__ std::uint32_t tail_of(int first, int x) const {
-        return base_ + L::kTails + (first + row_of_column(lane_ % 4 * 2 + x)) * kTailPitch;
+    __device__ __forceinline__ void scale_sums(const float (&of_row)[2], Tile (&sums)[2], const Tile& rotaries) const {
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+            sums[0][i] =
+                fmaf((sums[0][i] + sums[1][i]) * of_row[i % 2], scale_[i / 2], rotaries[i] * rotary_scale_);
     }
-    __device__ __forceinline__ void scale_sums(int first, Tile (&sums)[2], const Tile& rotaries) const {
+    __device__ __forceinline__ void scale_groups(const std::uint32_t (&of_row)[2], Tile (&sums)[2]) const {
 #pragma unroll
-        for (int x = 0; x < 2; ++x) {
-            const float of_row = load_float(tail_of(first, x) + group_ * 4);
-#pragma unroll
-            for (int h = 0; h < 2; ++h) {
-                const int i = 2 * h + x;
-                sums[0][i] = fmaf((sums[0][i] + sums[1][i]) * of_row, scale_[h], rotaries[i] * rotary_scale_);
-            }
-        }
-    }
-    __device__ __forceinline__ void scale_groups(int first, Tile (&sums)[2]) const {
-#pragma unroll
-        for (int x = 0; x < 2; ++x) {
-            const std::uint32_t scales = load_shared_2(tail_of(first, x) + group_ * 2);
-            const float low = power_scale(scales & 0xFFU);
-            const float high = has_rotary_ ? rotary_scale_ : power_scale(scales >> 8);
-#pragma unroll
-            for (int h = 0; h < 2; ++h) {
-                const int i = 2 * h + x;
-                sums[0][i] =
-                    fmaf(sums[0][i] * low, scale_[h], sums[1][i] * high * (has_rotary_ ? 1.0F : scale_[h]));
-            }
+        for (int i = 0; i < 4; ++i) {
+            const float low = power_scale(of_row[i % 2] & 0xFFU);
+            const float high = has_rotary_ ? rotary_scale_ : power_scale(of_row[i % 2] >> 8);
+            sums[0][i] = fmaf(sums[0][i] * low, scale_[i / 2], sums[1][i] * high * (has_rotary_ ? 1.0F : scale_[i / 2]));
         }
     }
 
@@ -154,6 +151,7 @@ class Scorer {
     }
 
     std::uint32_t base_;
+    std::uint32_t codes_, rotary_at_, scales_[2];  ///< of this lane's rows and columns in turn 0
     int group_, quad_, lane_;
     float rotary_scale_;
     bool has_rotary_;

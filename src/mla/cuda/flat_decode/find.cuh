@@ -22,16 +22,17 @@ class Finder {
     __device__ __forceinline__ void ask(const Params& params, int token, int rank, int row, bool wanted) {
         token_ = token;
         const FirstRead& first = params.first;
-        const int total = first.top_k[0] + first.top_k[1];
-        const int share = (over_splits(params, total + params.splits - 1) + 7) / 8 * 8;
-        const int column = rank * share + row;
-        const int in = column < first.top_k[0] ? 0 : 1;
+        const int column = rank * first.share + row;
+        int in = column < first.top_k[0] ? 0 : 1;
         in_pool_ = column - (in == 0 ? 0 : first.top_k[0]);
-        wanted = wanted && row < share && column < total;
-        const std::int32_t* const from = first.indices[in] + token * first.index_stride[in] + in_pool_;
-        load_if(wanted, from, index_);
+        wanted = wanted && row < first.share && column < first.top_k[0] + first.top_k[1];
         length_ = first.top_k[in];
-        load_if(wanted && first.lengths[in] != nullptr, first.lengths[in] + token * first.length_stride[in], length_);
+        asm("" : "+r"(in));  // a known range would make the compiler read both pools
+        const FirstRead::Pool& pool_first = first.pools[in];
+        const std::int32_t* const from = pool_first.indices + token * pool_first.index_stride + in_pool_;
+        load_if(wanted, from, index_);
+        load_if(wanted && pool_first.lengths != nullptr, pool_first.lengths + token * pool_first.length_stride,
+                length_);
         // By way of an address and a shuffle, so that the compiler cannot ask for these lines of the constant bank
         // before those of the loads have come.
         const auto behind_loads = static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(from));
@@ -41,8 +42,10 @@ class Finder {
         page_stride_ = static_cast<std::uint64_t>(pool.page_stride);
         rows_ = pool.rows;
         pages_ = pool.pages;
-        table_columns_ = pool.table_columns;
-        table_stride_ = pool.table_stride;
+        if (table_ != nullptr) {
+            table_columns_ = pool.table_columns;
+            table_stride_ = pool.table_stride;
+        }
         page_size_ = pool.page_size;
         magic_ = pool.page_magic;
         shift_ = pool.page_shift;

@@ -31,8 +31,8 @@ class FlatBlock {
           control_(*reinterpret_cast<Control*>(shared + S::kControl)),
           warp_(__shfl_sync(~0U, static_cast<int>(threadIdx.x) / 32, 0)),
           lane_(static_cast<int>(threadIdx.x) % 32) {
-        token_ = over_splits(params, static_cast<int>(blockIdx.x));
-        rank_ = static_cast<int>(blockIdx.x) - token_ * params.splits;
+        token_ = static_cast<int>(__umulhi(blockIdx.x, params.first.of_splits));
+        rank_ = static_cast<int>(ptx::cluster_rank());
         first_head_ = static_cast<int>(blockIdx.y) * N;
     }
 

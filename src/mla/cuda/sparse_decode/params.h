@@ -62,24 +62,25 @@ inline constexpr int kRawBytes = kProducerWarps<N>* kStepsAhead* kStepBytes;
 template <int N>
 inline constexpr int kRawScaleBlocks = N == 64 ? 2 : 3;
 
+/// The first 64 bytes are all that finds a row of 576 without a block table.
 struct PoolParams {
     const std::uint8_t* values;
-    const std::uint8_t* scales;  ///< of row 0; null: rows are bf16
-    const std::int32_t* indices;
-    const std::int32_t* lengths;      ///< null: every column counts
     const std::int32_t* block_table;  ///< null: indices are physical slots
     std::int64_t page_stride;         ///< bytes
-    std::int64_t scale_page_stride;   ///< bytes
     std::int64_t rows;
     std::int64_t pages;
-    std::int64_t table_columns;
-    std::int64_t index_stride, length_stride, table_stride;  ///< elements between tokens
     std::int32_t page_size;
     std::uint32_t page_magic;  ///< index / page_size == umulhi(2 index, page_magic) >> page_shift
     std::int32_t page_shift;
-    std::int32_t top_k;
     std::int32_t row_bytes;
+    const std::uint8_t* scales;      ///< of row 0; null: rows are bf16
+    std::int64_t scale_page_stride;  ///< bytes
+    std::int64_t table_columns;
+    std::int64_t index_stride, length_stride, table_stride;  ///< elements between tokens
+    const std::int32_t* indices;
+    const std::int32_t* lengths;  ///< null: every column counts
     std::int32_t scale_row_bytes;
+    std::int32_t top_k;
 };
 
 enum class OutKind : std::int32_t { bf16, f16, f32 };
@@ -97,29 +98,33 @@ struct SharedLayout {
     std::int32_t bytes = 0;
 };
 
-/// What a block needs to ask for its first indices, of both pools. The constant bank comes in lines of 64 bytes, one
-/// after the other and 250 cycles each: a launch reads these two lines first.
+/// What a block needs to ask for its first indices. The constant bank comes in lines of 64 bytes, one after the other
+/// and 250 cycles each: all of the first pool is in the line that a launch reads first, the second pool in the next.
 struct FirstRead {
-    const std::int32_t* indices[2];
-    const std::int32_t* lengths[2];
-    std::int64_t index_stride[2], length_stride[2];
+    struct Pool {
+        const std::int32_t* indices;
+        const std::int32_t* lengths;
+        std::int64_t index_stride, length_stride;
+    };
     std::int32_t top_k[2];
+    std::int32_t share;       ///< of a split, if no column is missing
+    std::uint32_t of_splits;  ///< block / splits == umulhi(block, of_splits); of more than one split
+    Pool pools[2];
 };
 
 struct Params {
     FirstRead first;
+    std::int32_t heads;
+    bool q_vectors;
+    const void* q;
+    std::int64_t q_token_stride, q_head_stride;  ///< elements, as all strides but those of pools
+    PoolParams pools[2];                         ///< from the start of a line on
+    const std::int32_t* num_tokens;
     std::int32_t splits;
     std::uint32_t split_magic;  ///< n / splits == umulhi(2 n, split_magic) >> split_shift
     std::int32_t split_shift;
-    std::int32_t heads;
-    const std::int32_t* num_tokens;
-    const void* q;
-    std::int64_t q_token_stride;  ///< elements, as all strides but those of pools
-    PoolParams pools[2];          ///< from the start of a line on
-    std::int64_t q_head_stride;
     float scale_log2;  ///< softmax scale times log2 e
-    bool q_vectors;
-    bool anywhere;  ///< two kinds of rows, or addresses that are no multiples of 16
+    bool anywhere;     ///< two kinds of rows, or addresses that are no multiples of 16
     bool out_vectors;
     bool lse_base_two, lse_with_sink, max_with_sink;
     void* out;
@@ -136,6 +141,7 @@ struct Params {
     OutKind out_kind;
     SharedLayout shared;
 };
-static_assert((0x210 + offsetof(Params, pools)) % 64 == 0, "parameters are at 0x210 in the constant bank");
+static_assert((0x210 + offsetof(Params, pools)) % 64 == 0 && (0x210 + offsetof(Params, first.pools[1])) % 64 == 0,
+              "parameters are at 0x210 in the constant bank");
 
 }  // namespace tokamak::mla::cuda::sparse_decode
