@@ -12,6 +12,7 @@
 #include "mla/cuda/backend.h"
 #include "mla/cuda/device_support.h"
 #include "mla/cuda/flat_decode/instances.h"
+#include "mla/cuda/paired_decode/instances.h"
 #include "mla/cuda/sparse_attention_args.h"
 #include "mla/cuda/sparse_attention_choose.h"
 #include "mla/cuda/sparse_decode/layout.h"
@@ -87,17 +88,35 @@ Kernel flat_kernel_of(const SparseConfig& config, const SparseAttentionProblem& 
     return kernel;
 }
 
-/// Rows that the flat form does not take go to the other one.
+Kernel paired_kernel_of(const SparseConfig& config, const SparseAttentionProblem& problem) {
+    const bool split = config.splits > 1;
+    const paired_decode::PairedKernel paired = problem.dim == 576 ? paired_decode::paired_576(config.heads, split)
+                                                                  : paired_decode::paired_512(config.heads, split);
+    Kernel kernel;
+    kernel.code.function = paired.function;
+    kernel.code.threads = paired.threads;
+    kernel.shared.bytes = paired.shared_bytes;
+    kernel.pair = config.heads == kPairHeads ? 2 : 1;
+    kernel.head_groups = (problem.heads + config.heads - 1) / config.heads;
+    kernel.splits = config.splits;
+    return kernel;
+}
+
+Kernel aligned_kernel_of(const SparseConfig& config, const SparseAttentionProblem& problem) {
+    if (config.paired) return paired_kernel_of(config, problem);
+    return config.rows > 0 ? flat_kernel_of(config, problem) : kernel_of(config, problem, all_fp8(problem));
+}
+
+/// Rows that the flat and the paired form do not take go to the pipelined one.
 Launch prepare(const SparseConfig& config, const SparseAttentionProblem& problem) {
     const SparseConfig other = {*std::lower_bound(std::begin(kHeadCounts), std::end(kHeadCounts), config.heads),
                                 sparse_splits(config.splits)};
-    return {config.rows > 0 ? flat_kernel_of(config, problem) : kernel_of(config, problem, all_fp8(problem)),
-            kernel_of(other, problem, false)};
+    return {aligned_kernel_of(config, problem), kernel_of(other, problem, false)};
 }
 
 bool fits(const SparseConfig& config, const SparseAttentionProblem& problem) {
     const bool pairs = problem.dim == 512 && all_fp8(problem) && 2 * config.splits <= decode::kMaxSplits;
-    if (config.heads == kPairHeads && !pairs) return false;
+    if (config.heads == kPairHeads && !config.paired && !pairs) return false;
     const Launch launch = prepare(config, problem);
     return launch.aligned.shared.bytes > 0 && launch.anywhere.shared.bytes > 0;
 }

@@ -50,6 +50,9 @@ std::vector<SparseConfig> all_configs() {
     for (const int rows : kFlatRows)
         for (const int heads : {16, 24, 32})
             for (const int splits : kFlatSplits) configs.push_back({heads, splits, rows});
+    for (const int splits : kSplitCounts)
+        configs.push_back({.heads = kPairedHeads, .splits = splits, .rows = 0, .paired = true});
+    configs.push_back({.heads = kPairHeads, .splits = 1, .rows = 0, .paired = true});
     return configs;
 }
 
@@ -65,26 +68,29 @@ std::int64_t selected_columns(const SparseAttentionProblem& problem) {
 
 std::string to_string(const SparseConfig& config) {
     if (config.rows > 0) return fmt::format("flat_decode_r{}_h{}_s{}", config.rows, config.heads, config.splits);
-    return fmt::format("sparse_decode_h{}_s{}", config.heads, config.splits);
+    return fmt::format("{}_decode_h{}_s{}", config.paired ? "paired" : "sparse", config.heads, config.splits);
 }
 
 namespace {
 
 SparseConfig parse(const std::string& variant) {
     SparseConfig config;
+    config.paired = std::sscanf(variant.c_str(), "paired_decode_h%d_s%d", &config.heads, &config.splits) == 2;
+    if (config.paired) return config;
     if (std::sscanf(variant.c_str(), "flat_decode_r%d_h%d_s%d", &config.rows, &config.heads, &config.splits) != 3)
         std::sscanf(variant.c_str(), "sparse_decode_h%d_s%d", &config.heads, &config.splits);
     return config;
 }
 
-/// A value that the flat form does not have selects the other form, with the next of its values for the other key.
+/// A value that its form does not have selects the pipelined form, with the next of its values for the other key.
 std::string with_field(const std::string& variant, const std::string& key, std::int64_t value) {
     SparseConfig config = parse(variant);
     int& field = key == "heads" ? config.heads : config.splits;
     field = static_cast<int>(value);
     const std::vector<SparseConfig> all = all_configs();
-    if (config.rows > 0 && std::find(all.begin(), all.end(), config) == all.end()) {
+    if ((config.rows > 0 || config.paired) && std::find(all.begin(), all.end(), config) == all.end()) {
         config.rows = 0;
+        config.paired = false;
         if (key == "heads")
             config.splits = sparse_splits(config.splits);
         else
@@ -101,6 +107,8 @@ namespace {
 
 /// Why a configuration makes no sense for a problem; empty: it does.
 std::string pointless(const SparseConfig& config, const SparseAttentionProblem& problem) {
+    for (const KvPool& pool : problem.pools)
+        if (config.paired && pool.format != KvFormat::bf16) return "the paired form is for bf16 rows";
     if (config.heads > 8 && config.heads / 2 >= problem.heads) return "half of its heads or more would be padding";
     // 24 heads are for 128, of which clusters of 16 blocks with 16 heads do not run at once.
     if (config.heads == 24 && problem.heads <= 96) return "other head counts divide the heads better";
@@ -132,7 +140,7 @@ std::vector<std::pair<std::string, std::string>> refused_configs(const std::vect
         std::string reason = pointless(config, problem);
         if (reason.empty() && config.rows > 0)
             reason = "no cluster of so many thread blocks fits";
-        else if (reason.empty() && config.heads == kPairHeads && !pairs)
+        else if (reason.empty() && !config.paired && config.heads == kPairHeads && !pairs)
             reason = "pairs of thread blocks are for fp8 rows of 512";
         else if (reason.empty() && config.heads == kPairHeads &&
                  2 * config.splits > kSplitCounts[std::size(kSplitCounts) - 1])

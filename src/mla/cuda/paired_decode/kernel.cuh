@@ -5,6 +5,7 @@
 #pragma once
 
 #include "mla/cuda/paired_decode/bring.cuh"
+#include "mla/cuda/paired_decode/bring_both.cuh"
 #include "mla/cuda/paired_decode/merge.cuh"
 
 namespace tokamak::mla::cuda::paired_decode {
@@ -14,9 +15,13 @@ inline constexpr int kTurnRegisters = 216;
 inline constexpr int kBringRegisters = 72;
 
 /// Everything about one block.
-template <int Dim, bool Split, int Mode>
+template <int Dim, Cluster C, int Mode>
 class PairedBlock {
     using S = PairedShape<Dim>;
+    static constexpr bool Split = C == Cluster::splits;
+    static constexpr bool kBoth = C == Cluster::heads;
+    template <int Side>
+    using OwnTurns = Turns<Dim, Side, kBoth, Mode>;
 
   public:
     __device__ __forceinline__ PairedBlock(const Params& params, unsigned char* shared, int item)
@@ -24,9 +29,10 @@ class PairedBlock {
           control_(*reinterpret_cast<PairedControl*>(shared + S::kControl)),
           shared_(shared),
           base_(ptx::shared_address(shared)),
-          rank_(static_cast<int>(blockIdx.x) - item * params.splits),
+          rank_(kBoth ? 0 : static_cast<int>(blockIdx.x) - item * params.splits),
           token_(item / params.head_groups),
-          first_head_(item % params.head_groups * kHeads),
+          first_head_(kBoth ? (item % params.head_groups * 2 + static_cast<int>(blockIdx.x & 1U)) * kHeads
+                            : item % params.head_groups * kHeads),
           warp_(__shfl_sync(~0U, static_cast<int>(threadIdx.x) / 32, 0)),  // uniform, and known to be
           lane_(static_cast<int>(threadIdx.x) % 32) {}
 
@@ -50,8 +56,11 @@ class PairedBlock {
     }
 
     __device__ __forceinline__ void make_barriers() {
-        for (int i = lane_; i < 2 * S::kSlabs; i += 32) ptx::barrier_init(&control_.full[i % 2][i / 2], 128);
-        if (lane_ < 4) ptx::barrier_init(&control_.empty[lane_ / 2][lane_ % 2], 4);
+        // A slab that the other block brings: its copies are counted by their bytes.
+        for (int i = lane_; i < 2 * S::kSlabs; i += 32)
+            ptx::barrier_init(&control_.full[i % 2][i / 2],
+                              kBoth && ((i % 2 + i / 2) & 1) != static_cast<int>(ptx::cluster_rank()) ? 1 : 128);
+        if (lane_ < 4) ptx::barrier_init(&control_.empty[lane_ / 2][lane_ % 2], kBoth ? 8 : 4);
         if (lane_ < 2) ptx::barrier_init(&control_.weighed[lane_], 4);
         if (lane_ == 0) ptx::barrier_init(&control_.ahead, 4);
         if (Split && lane_ == 0) {
@@ -68,7 +77,16 @@ class PairedBlock {
         const int warp = warp_ - kTurnThreads / 32;
         rows.start(params_, columns, token_, warp * kPerWarp + lane_ % kPerWarp, lane_);
         ptx::named_barrier(kPairedStart, kPairedThreads);
+        if constexpr (kBoth) ptx::cluster_arrive_relaxed();
         rows.begin();
+        if constexpr (kBoth) {
+            ptx::cluster_wait();
+            BothBringer<Dim>(control_, base_, warp, lane_).run(rows, pairs_of(columns));
+            __syncwarp();
+            ptx::cluster_arrive_relaxed();
+            leave();
+            return;
+        }
         Bringer<Dim, Mode>(params_, control_, base_, warp, lane_).run(rows, pairs_of(columns));
         if constexpr (!Split) return;
         __syncwarp();
@@ -90,11 +108,13 @@ class PairedBlock {
         if (warp_ == 0) make_barriers();
         const int pairs = pairs_of(columns_of(params_, token_, rank_));
         ptx::named_barrier(kPairedStart, kPairedThreads);
+        if constexpr (kBoth) ptx::cluster_arrive_relaxed();
         bring_queries<Dim>(params_, base_, token_, first_head_, warp_ * 32 + lane_);
-        Turns<Dim, Side, Mode> turns(params_, control_, base_, warp, lane_);
+        if constexpr (kBoth) ptx::cluster_wait();
+        OwnTurns<Side> turns(params_, control_, base_, warp, lane_);
         turns.run(pairs);
         __syncwarp();
-        if constexpr (Split) ptx::cluster_arrive_relaxed();
+        if constexpr (Split || kBoth) ptx::cluster_arrive_relaxed();
         leave_sums<Side>(turns, warp);
         ptx::named_barrier(kTurnBarrier, kTurnThreads);
         if constexpr (!Split)
@@ -105,7 +125,7 @@ class PairedBlock {
 
     /// A warpgroup's sums and largest scores of each head, and the references that both have in the end.
     template <int Side>
-    __device__ __forceinline__ void leave_sums(const Turns<Dim, Side, Mode>& turns, int warp) {
+    __device__ __forceinline__ void leave_sums(const OwnTurns<Side>& turns, int warp) {
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
             float sum = turns.sum_[h] + __shfl_xor_sync(~0U, turns.sum_[h], 1);
@@ -133,7 +153,7 @@ class PairedBlock {
     }
 
     template <int Side>
-    __device__ __forceinline__ void store(const Turns<Dim, Side, Mode>& turns, int warp) {
+    __device__ __forceinline__ void store(const OwnTurns<Side>& turns, int warp) {
         float factor[2];
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
@@ -147,10 +167,11 @@ class PairedBlock {
         const WarpOutput output = {params_, base_ + warp_ * 8192, token_, first_head_ + warp * 16, Side * kHalfDims,
                                    lane_};
         output.store(turns.out_, factor);
+        if constexpr (kBoth) leave();
     }
 
     template <int Side>
-    __device__ __forceinline__ void merge(const Turns<Dim, Side, Mode>& turns, int warp) {
+    __device__ __forceinline__ void merge(const OwnTurns<Side>& turns, int warp) {
         const Merge<Dim> merging(params_, control_, shared_, rank_);
         merging.stage(turns.out_, Side, warp, lane_);
         const int own = warp_ * 32 + lane_;
@@ -178,10 +199,12 @@ class PairedBlock {
     int rank_, token_, first_head_, warp_, lane_;
 };
 
-template <int Dim, bool Split, int Mode>
+template <int Dim, Cluster C, int Mode>
 __global__ void __launch_bounds__(kPairedThreads, 1) paired_decode(const __grid_constant__ Params params) {
     extern __shared__ __align__(1024) unsigned char shared[];
-    PairedBlock<Dim, Split, Mode>(params, shared, over_splits(params, static_cast<int>(blockIdx.x))).run();
+    const int item = C == Cluster::heads ? static_cast<int>(blockIdx.x) / 2
+                                         : over_splits(params, static_cast<int>(blockIdx.x));
+    PairedBlock<Dim, C, Mode>(params, shared, item).run();
 }
 
 }  // namespace tokamak::mla::cuda::paired_decode

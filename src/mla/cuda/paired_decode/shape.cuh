@@ -15,6 +15,10 @@ inline constexpr int kHalfSlabs = 4;   ///< of the 256 output dimensions of a wa
 inline constexpr int kHalfDims = 256;
 inline constexpr int kPerWarp = 16;    ///< rows of a block that a producer warp brings
 
+/// How blocks form clusters: not at all; as splits of a token's rows; as two blocks with different heads of one token,
+/// each of which brings half of the rows to both.
+enum class Cluster { none, splits, heads };
+
 /// Named barriers.
 enum : int { kPairedStart = 1, kTurnBarrier = 2 };
 
@@ -36,6 +40,13 @@ struct PairedShape {
     /// The slab at a position of a buffer's order.
     [[nodiscard]] __device__ static constexpr int slab_at(int buffer, int position) {
         return buffer == 0 ? position : (position + kHalfSlabs) % kSlabs;
+    }
+    /// Positions of a half of a buffer.
+    [[nodiscard]] __device__ static constexpr int first_of(int buffer, int half) {
+        return half == 0 ? 0 : second_half(buffer);
+    }
+    [[nodiscard]] __device__ static constexpr int last_of(int buffer, int half) {
+        return half == 0 ? second_half(buffer) : kSlabs;
     }
     /// Position from which on slabs belong to the half that is let go last.
     [[nodiscard]] __device__ static constexpr int second_half(int buffer) { return buffer == 0 ? kHalfSlabs : kRight; }

@@ -4,6 +4,7 @@
 // the same two.
 #pragma once
 
+#include "cuda/ptx/peer.cuh"
 #include "cuda/ptx/wgmma_16bit.cuh"
 #include "mla/cuda/paired_decode/shape.cuh"
 #include "mla/cuda/paired_decode/wide_products.cuh"
@@ -13,7 +14,7 @@ namespace tokamak::mla::cuda::paired_decode {
 __device__ unsigned g_events[2][64][12];
 
 /// Side 0 scores even blocks and has the left half of the output, side 1 odd blocks and the right half.
-template <int Dim, int Side, int Mode>
+template <int Dim, int Side, bool Both, int Mode>
 class Turns {
     using S = PairedShape<Dim>;
     static constexpr bool kOwnShared = (Mode & 2) != 0;
@@ -137,7 +138,12 @@ class Turns {
         return wide_descriptor(base_ + S::slab(buffer, Side * kHalfSlabs), kSlabBytes);
     }
     __device__ __forceinline__ void release(int buffer, int half) const {
-        if (lane_ == 0) ptx::barrier_arrive(&control_.empty[buffer][half]);
+        if constexpr (Both) {
+            if (lane_ < 2)
+                ptx::barrier_arrive_in(ptx::address_in(ptx::cluster_rank() ^ lane_, &control_.empty[buffer][half]));
+        } else {
+            if (lane_ == 0) ptx::barrier_arrive(&control_.empty[buffer][half]);
+        }
     }
 
     /// Scores to weights relative to this side's references, which move if they must.
@@ -149,13 +155,15 @@ class Turns {
                 for (int i = 0; i < 4; ++i) weight_[k][i] = pack_bf16(score_[8 * k + 2 * i], score_[8 * k + 2 * i + 1]);
             return;
         }
-        const float scale = fabsf(params_.scale_log2);
+        float scale = params_.scale_log2;
         float score[32];  // products are under way: their sums must not be written
 #pragma unroll
         for (int i = 0; i < 32; ++i) score[i] = score_[i];
-        if (params_.scale_log2 < 0.0F) {
+        if (!(scale > 0.0F)) {
+            const float sign = scale < 0.0F ? -1.0F : scale;
+            scale = scale < 0.0F ? -scale : 1.0F;
 #pragma unroll
-            for (float& s : score) s = -s;
+            for (float& s : score) s *= sign;
         }
         mask(block, score);
         float top[2] = {score[0], score[2]};
