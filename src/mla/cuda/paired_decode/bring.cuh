@@ -30,14 +30,6 @@ class Bringer {
     __device__ __forceinline__ void bring(RowStream<kPerWarp>& rows, int pair) {
         const int block = 2 * pair + Buffer;
         rows.turn(block);
-        if constexpr ((Mode & 64) != 0 && Buffer == 0) {
-            const Row row = rows.next();
-            if (row.valid && ((lane_ ^ static_cast<int>(blockIdx.x)) & 1) == 0) {
-#pragma unroll
-                for (int i = 0; i < S::kSlabs; ++i)
-                    asm volatile("prefetch.global.L2 [%0];" ::"l"(row.values + i * 128));
-            }
-        }
         const unsigned valid = rows.valid(block);
         if (lane_ == 0) control_.valid[block % 4][warp_] = static_cast<std::uint16_t>(valid);
         const std::uint8_t* from[kOwnRows];

@@ -19,9 +19,12 @@ class Turns {
     using S = PairedShape<Dim>;
     static constexpr bool kOwnShared = (Mode & 2) != 0;
     static constexpr bool kGroups = (Mode & 4) != 0;
-    static constexpr bool kNoSoftmax = (Mode & 8) != 0;
+    static constexpr bool kEarly = (Mode & 8) != 0;
+    static constexpr bool kWeighFirst = (Mode & 32) != 0;
+    static constexpr bool kAwaitOther = (Mode & 64) != 0;
+    static constexpr bool kNoFence = (Mode & 128) != 0;
     static constexpr bool kOwnFirst = (Mode & 512) != 0;
-    static constexpr int kSignal = (Mode & 128) != 0 ? S::kSlabs - 1 : (Mode & 256) != 0 ? 5 : -1;
+    static constexpr int kSignal = (Mode & 256) != 0 ? 5 : -1;
 
   public:
     __device__ __forceinline__ Turns(const Params& params, PairedControl& control, std::uint32_t base, int warp,
@@ -78,36 +81,43 @@ class Turns {
         }
     }
     __device__ __forceinline__ void right_turn(int pair, bool more) {
-            stamp(pair, 0);
-            ptx::wgmma_wait<0>();
-            stamp(pair, 1);
-            follow(pair);
-            add_other();
+        stamp(pair, 0);
+        ptx::wgmma_wait<0>();
+        stamp(pair, 1);
+        follow(pair);
+        if constexpr (!kWeighFirst) add_other();
         stamp(pair, 2);
         weigh(2 * pair + 1);
         publish();
         stamp(pair, 3);
+        if constexpr (kWeighFirst) add_other();
+        if constexpr (!kEarly || kWeighFirst) {
             ptx::wgmma_wait<0>();
-            stamp(pair, 4);
             release(0, 1);
-            rescale();
-            add_own();
-            ptx::wgmma_wait<0>();
-            stamp(pair, 5);
-            release(1, 0);
+        }
+        stamp(pair, 4);
+        rescale();
+        add_own();
+        ptx::wgmma_wait<0>();
+        stamp(pair, 5);
+        release(1, 0);
         if (more) score(pair + 1, false);
     }
 
     /// Starts the scores of this side's block of a pair, slab by slab as they land. `behind`: the other's values are
     /// under way; their half of the other buffer is let go when they are done.
     __device__ __forceinline__ void score(int pair, bool behind) {
+        if (kAwaitOther && behind) {
+            ptx::wgmma_wait<0>();
+            release(1, 1);
+        }
         if (Side == 1 && kSignal >= 0) ptx::barrier_wait(&control_.ahead, pair & 1U);
 #pragma unroll
         for (int position = 0; position < S::kSlabs; ++position) {
             if (!kGroups || position % 2 == 0) {
                 ptx::barrier_wait(&control_.full[Side][position], pair & 1U);
                 if (kGroups && position + 1 < S::kSlabs) ptx::barrier_wait(&control_.full[Side][position + 1], pair & 1U);
-                ptx::fence_shared_async();
+                if constexpr (!kNoFence) ptx::fence_shared_async();
                 ptx::wgmma_fence();
             }
             const int slab = S::slab_at(Side, position);
@@ -117,7 +127,7 @@ class Turns {
             for (int k = 0; k < 4; ++k)
                 ptx::wgmma_16bit<false, false>(score_, queries + 2 * k, rows + 2 * k, position + k > 0);
             ptx::wgmma_commit();
-            if (position == 0 && behind) {
+            if (!kAwaitOther && position == 0 && behind) {
                 ptx::wgmma_wait<1>();
                 release(1, 1);
             }
@@ -131,10 +141,6 @@ class Turns {
     }
     /// The half of a buffer that this side multiplies.
     [[nodiscard]] __device__ __forceinline__ std::uint64_t values(int buffer) const {
-        if constexpr ((Mode & 32) != 0) {
-            const std::uint64_t d = wide_descriptor(base_ + S::slab(buffer, Side * kHalfSlabs), kSlabBytes);
-            return (d & 0xC000000000003FFFULL) | (64ULL << 16) | (512ULL << 32);
-        }
         return wide_descriptor(base_ + S::slab(buffer, Side * kHalfSlabs), kSlabBytes);
     }
     __device__ __forceinline__ void release(int buffer, int half) const {
@@ -148,13 +154,6 @@ class Turns {
 
     /// Scores to weights relative to this side's references, which move if they must.
     __device__ __forceinline__ void weigh(int block) {
-        if constexpr (kNoSoftmax) {
-#pragma unroll
-            for (int k = 0; k < 4; ++k)
-#pragma unroll
-                for (int i = 0; i < 4; ++i) weight_[k][i] = pack_bf16(score_[8 * k + 2 * i], score_[8 * k + 2 * i + 1]);
-            return;
-        }
         float scale = params_.scale_log2;
         float score[32];  // products are under way: their sums must not be written
 #pragma unroll
@@ -181,6 +180,10 @@ class Turns {
         moved_ = false;
         const bool exceeds = !(top[0] <= reference_[0] + kPatienceBits) || !(top[1] <= reference_[1] + kPatienceBits);
         if (__any_sync(~0U, exceeds)) move(top);
+        if constexpr (Side == 1 && kEarly && !kWeighFirst) {
+            ptx::wgmma_wait<0>();
+            release(0, 1);
+        }
         float sum[2] = {0.0F, 0.0F};
 #pragma unroll
         for (int i = 0; i < 16; ++i) {

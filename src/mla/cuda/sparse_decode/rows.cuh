@@ -110,9 +110,6 @@ class RowStream {
         far_ = load_index(*params_, *columns_, token_, column_ + kBlocks * kRowBlock);
     }
 
-    /// The row of this lane in the next group, as far as it is known.
-    [[nodiscard]] __device__ __forceinline__ Row next() const { return locate(*params_, near_); }
-
     /// Of the group turned to: the row that this lane found, and whether it belongs to `block`.
     [[nodiscard]] __device__ __forceinline__ const Row& own() const { return own_; }
     [[nodiscard]] __device__ __forceinline__ static bool owns(int block, int lane) {
