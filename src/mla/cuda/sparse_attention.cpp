@@ -89,14 +89,12 @@ Kernel flat_kernel_of(const SparseConfig& config, const SparseAttentionProblem& 
 }
 
 Kernel paired_kernel_of(const SparseConfig& config, const SparseAttentionProblem& problem) {
-    const bool split = config.splits > 1;
-    const paired_decode::PairedKernel paired = problem.dim == 576 ? paired_decode::paired_576(config.heads, split)
-                                                                  : paired_decode::paired_512(config.heads, split);
+    const paired_decode::PairedKernel paired =
+        problem.dim == 576 ? paired_decode::paired_576() : paired_decode::paired_512();
     Kernel kernel;
     kernel.code.function = paired.function;
     kernel.code.threads = paired.threads;
     kernel.shared.bytes = paired.shared_bytes;
-    kernel.pair = config.heads == kPairHeads ? 2 : 1;
     kernel.head_groups = (problem.heads + config.heads - 1) / config.heads;
     kernel.splits = config.splits;
     return kernel;
@@ -116,7 +114,7 @@ Launch prepare(const SparseConfig& config, const SparseAttentionProblem& problem
 
 bool fits(const SparseConfig& config, const SparseAttentionProblem& problem) {
     const bool pairs = problem.dim == 512 && all_fp8(problem) && 2 * config.splits <= decode::kMaxSplits;
-    if (config.heads == kPairHeads && !config.paired && !pairs) return false;
+    if (config.heads == kPairHeads && !pairs) return false;
     const Launch launch = prepare(config, problem);
     return launch.aligned.shared.bytes > 0 && launch.anywhere.shared.bytes > 0;
 }

@@ -19,7 +19,7 @@ struct SparseConfig {
     int heads = 0;
     int splits = 0;
     int rows = 0;
-    bool paired = false;  ///< the paired form, for bf16 rows: two warpgroups score in turns; 128 heads share rows
+    bool paired = false;  ///< the paired form, for bf16 rows: two warpgroups score blocks of rows in turns
     friend bool operator==(const SparseConfig&, const SparseConfig&) = default;
 };
 
@@ -39,7 +39,7 @@ int sparse_splits(int splits);
 /// Selected rows of a token, by all pools together.
 std::int64_t selected_columns(const SparseAttentionProblem& problem);
 
-/// "sparse_decode_h16_s8", flat "flat_decode_r128_h32_s16", paired "paired_decode_h64_s6".
+/// "sparse_decode_h16_s8", flat "flat_decode_r128_h32_s16", paired "paired_decode_h64_s1".
 std::string to_string(const SparseConfig& config);
 
 /// For the override TOKAMAK_SPARSE_MLA_CONFIG: "heads" and "splits" of a configuration, one by one.

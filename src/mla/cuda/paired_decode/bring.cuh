@@ -6,7 +6,7 @@
 
 namespace tokamak::mla::cuda::paired_decode {
 
-template <int Dim, int Mode>
+template <int Dim>
 class Bringer {
     using S = PairedShape<Dim>;
     static constexpr int kOwnRows = kPerWarp / 4;
@@ -14,7 +14,9 @@ class Bringer {
   public:
     __device__ __forceinline__ Bringer(const Params& params, PairedControl& control, std::uint32_t base, int warp,
                                        int lane)
-        : control_(control), warp_(warp), lane_(lane),
+        : control_(control),
+          warp_(warp),
+          lane_(lane),
           at_(base + warp * kPerWarp * 128 + swizzled(lane / 8, lane & 7)) {}
 
     __device__ __forceinline__ void run(RowStream<kPerWarp>& rows, int pairs) {
@@ -42,12 +44,10 @@ class Bringer {
             if (position == S::second_half(Buffer)) ptx::barrier_wait(&control_.empty[Buffer][1], phase);
             const int slab = S::slab_at(Buffer, position);
             const std::uint32_t to = at_ + S::slab(Buffer, slab);
-            if ((Mode & 1) == 0 || pair == 0) {
 #pragma unroll
-                for (int i = 0; i < kOwnRows; ++i)  // rows 4 to 7 of eight differ in the swizzle's upper bit
-                    ptx::copy_16((to + i * 512) ^ (i % 2 * 64), from[i] + slab * 128,
-                                 (valid >> (4 * i + lane_ / 8) & 1U) != 0);
-            }
+            for (int i = 0; i < kOwnRows; ++i)  // rows 4 to 7 of eight differ in the swizzle's upper bit
+                ptx::copy_16((to + i * 512) ^ (i % 2 * 64), from[i] + slab * 128,
+                             (valid >> (4 * i + lane_ / 8) & 1U) != 0);
             ptx::copy_arrive(&control_.full[Buffer][position]);
         }
     }

@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sparse attention of one token and 64 heads for bf16 rows, by a cluster of `splits` blocks, each with its share of the
-// selected rows: two warpgroups score blocks of rows in turns and have half of the output each, a third one brings rows.
-// See docs/kernels/sparse_mla.md.
+// Sparse attention of one token and 64 heads per block for bf16 rows: two warpgroups score blocks of rows in turns and
+// have half of the output each, a third one brings rows. See docs/kernels/sparse_mla.md.
 #pragma once
 
 #include "mla/cuda/paired_decode/bring.cuh"
-#include "mla/cuda/paired_decode/bring_both.cuh"
-#include "mla/cuda/paired_decode/merge.cuh"
+#include "mla/cuda/paired_decode/finish.cuh"
 
 namespace tokamak::mla::cuda::paired_decode {
 
@@ -15,29 +13,22 @@ inline constexpr int kTurnRegisters = 216;
 inline constexpr int kBringRegisters = 72;
 
 /// Everything about one block.
-template <int Dim, Cluster C, int Mode>
+template <int Dim>
 class PairedBlock {
     using S = PairedShape<Dim>;
-    static constexpr bool Split = C == Cluster::splits;
-    static constexpr bool kBoth = C == Cluster::heads;
-    template <int Side>
-    using OwnTurns = Turns<Dim, Side, kBoth, Mode>;
 
   public:
-    __device__ __forceinline__ PairedBlock(const Params& params, unsigned char* shared, int item)
+    __device__ __forceinline__ PairedBlock(const Params& params, unsigned char* shared)
         : params_(params),
           control_(*reinterpret_cast<PairedControl*>(shared + S::kControl)),
-          shared_(shared),
           base_(ptx::shared_address(shared)),
-          rank_(kBoth ? 0 : static_cast<int>(blockIdx.x) - item * params.splits),
-          token_(item / params.head_groups),
-          first_head_(kBoth ? (item % params.head_groups * 2 + static_cast<int>(blockIdx.x & 1U)) * kHeads
-                            : item % params.head_groups * kHeads),
+          token_(static_cast<int>(blockIdx.x) / params.head_groups),
+          first_head_(static_cast<int>(blockIdx.x) % params.head_groups * kHeads),
           warp_(__shfl_sync(~0U, static_cast<int>(threadIdx.x) / 32, 0)),  // uniform, and known to be
           lane_(static_cast<int>(threadIdx.x) % 32) {}
 
     __device__ __forceinline__ void run() {
-        if (params_.num_tokens != nullptr && token_ >= *params_.num_tokens) return;  // the whole cluster
+        if (params_.num_tokens != nullptr && token_ >= *params_.num_tokens) return;
         if (warp_ >= kTurnThreads / 32) {
             ptx::set_registers<kPairedThreads, kBringRegisters>();
             bring();
@@ -52,80 +43,45 @@ class PairedBlock {
 
   private:
     [[nodiscard]] __device__ __forceinline__ static int pairs_of(const Columns& columns) {
-        return max(1, (columns.blocks() + 1) / 2);
+        return (columns.blocks() + 1) / 2;
     }
 
     __device__ __forceinline__ void make_barriers() {
-        // A slab that the other block brings: its copies are counted by their bytes.
-        for (int i = lane_; i < 2 * S::kSlabs; i += 32)
-            ptx::barrier_init(&control_.full[i % 2][i / 2],
-                              kBoth && ((i % 2 + i / 2) & 1) != static_cast<int>(ptx::cluster_rank()) ? 1 : 128);
-        if (lane_ < 4) ptx::barrier_init(&control_.empty[lane_ / 2][lane_ % 2], kBoth ? 8 : 4);
+        for (int i = lane_; i < 2 * S::kSlabs; i += 32) ptx::barrier_init(&control_.full[i % 2][i / 2], 128);
+        if (lane_ < 4) ptx::barrier_init(&control_.empty[lane_ / 2][lane_ % 2], 4);
         if (lane_ < 2) ptx::barrier_init(&control_.weighed[lane_], 4);
         if (lane_ == 0) ptx::barrier_init(&control_.ahead, 4);
-        if (Split && lane_ == 0) {
-            ptx::barrier_init(&control_.told, 1);
-            ptx::barrier_init(&control_.landed, 1);
-            Merge<Dim>(params_, control_, shared_, rank_).expect();
-        }
         ptx::fence_barrier_init();
     }
 
     __device__ __forceinline__ void bring() {
-        const Columns columns = columns_of(params_, token_, rank_);
+        const Columns columns = columns_of(params_, token_, 0);
         RowStream<kPerWarp> rows;
         const int warp = warp_ - kTurnThreads / 32;
         rows.start(params_, columns, token_, warp * kPerWarp + lane_ % kPerWarp, lane_);
         ptx::named_barrier(kPairedStart, kPairedThreads);
-        if constexpr (kBoth) ptx::cluster_arrive_relaxed();
         rows.begin();
-        if constexpr (kBoth) {
-            ptx::cluster_wait();
-            BothBringer<Dim>(control_, base_, warp, lane_).run(rows, pairs_of(columns));
-            __syncwarp();
-            ptx::cluster_arrive_relaxed();
-            leave();
-            return;
-        }
-        Bringer<Dim, Mode>(params_, control_, base_, warp, lane_).run(rows, pairs_of(columns));
-        if constexpr (!Split) return;
-        __syncwarp();
-        ptx::cluster_arrive_relaxed();
-        ptx::cluster_wait();
-        ptx::cluster_arrive_relaxed();
-        leave();
-    }
-
-    /// Nobody leaves while others still copy to its memory or out of it.
-    __device__ __forceinline__ static void leave() {
-        __syncwarp();
-        ptx::cluster_wait();
+        Bringer<Dim>(params_, control_, base_, warp, lane_).run(rows, pairs_of(columns));
     }
 
     template <int Side>
     __device__ __forceinline__ void take_turns() {
         const int warp = warp_ - 4 * Side;
         if (warp_ == 0) make_barriers();
-        const int pairs = pairs_of(columns_of(params_, token_, rank_));
+        const int pairs = pairs_of(columns_of(params_, token_, 0));
         ptx::named_barrier(kPairedStart, kPairedThreads);
-        if constexpr (kBoth) ptx::cluster_arrive_relaxed();
         bring_queries<Dim>(params_, base_, token_, first_head_, warp_ * 32 + lane_);
-        if constexpr (kBoth) ptx::cluster_wait();
-        OwnTurns<Side> turns(params_, control_, base_, warp, lane_);
+        Turns<Dim, Side> turns(params_, control_, base_, warp, lane_);
         turns.run(pairs);
         __syncwarp();
-        if constexpr (Split || kBoth) ptx::cluster_arrive_relaxed();
         leave_sums<Side>(turns, warp);
         ptx::named_barrier(kTurnBarrier, kTurnThreads);
-        if constexpr (!Split)
-            store<Side>(turns, warp);
-        else
-            merge<Side>(turns, warp);
+        store<Side>(turns, warp);
     }
 
     /// A warpgroup's sums and largest scores of each head, and the references that both have in the end.
     template <int Side>
-    __device__ __forceinline__ void leave_sums(const OwnTurns<Side>& turns, int warp) {
+    __device__ __forceinline__ void leave_sums(const Turns<Dim, Side>& turns, int warp) {
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
             float sum = turns.sum_[h] + __shfl_xor_sync(~0U, turns.sum_[h], 1);
@@ -153,7 +109,7 @@ class PairedBlock {
     }
 
     template <int Side>
-    __device__ __forceinline__ void store(const OwnTurns<Side>& turns, int warp) {
+    __device__ __forceinline__ void store(const Turns<Dim, Side>& turns, int warp) {
         float factor[2];
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
@@ -167,44 +123,18 @@ class PairedBlock {
         const WarpOutput output = {params_, base_ + warp_ * 8192, token_, first_head_ + warp * 16, Side * kHalfDims,
                                    lane_};
         output.store(turns.out_, factor);
-        if constexpr (kBoth) leave();
-    }
-
-    template <int Side>
-    __device__ __forceinline__ void merge(const OwnTurns<Side>& turns, int warp) {
-        const Merge<Dim> merging(params_, control_, shared_, rank_);
-        merging.stage(turns.out_, Side, warp, lane_);
-        const int own = warp_ * 32 + lane_;
-        ptx::cluster_wait();
-        merging.push(Side, warp);
-        __syncwarp();
-        if (own < kHeads) {
-            merging.tell(own, sums_of(own));
-            const float sink = own_sink(own);
-            const HeadSums all = merging.factors(own, sink);
-            if (rank_ == 0 && is_real(own)) store_statistics(params_, token_, first_head_ + own, all, sink);
-        }
-        ptx::named_barrier(kTurnBarrier, kTurnThreads);
-        merging.await();
-        __syncwarp();
-        ptx::cluster_arrive_relaxed();
-        merging.add(token_, first_head_, own);
-        leave();
     }
 
     const Params& params_;
     PairedControl& control_;
-    unsigned char* shared_;
     std::uint32_t base_;
-    int rank_, token_, first_head_, warp_, lane_;
+    int token_, first_head_, warp_, lane_;
 };
 
-template <int Dim, Cluster C, int Mode>
+template <int Dim>
 __global__ void __launch_bounds__(kPairedThreads, 1) paired_decode(const __grid_constant__ Params params) {
     extern __shared__ __align__(1024) unsigned char shared[];
-    const int item = C == Cluster::heads ? static_cast<int>(blockIdx.x) / 2
-                                         : over_splits(params, static_cast<int>(blockIdx.x));
-    PairedBlock<Dim, C, Mode>(params, shared, item).run();
+    PairedBlock<Dim>(params, shared).run();
 }
 
 }  // namespace tokamak::mla::cuda::paired_decode

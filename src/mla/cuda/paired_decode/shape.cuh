@@ -11,16 +11,12 @@ using namespace sparse_decode;
 inline constexpr int kHeads = 64;
 inline constexpr int kPairedThreads = 384;  ///< two warpgroups of mathematics, one that brings rows
 inline constexpr int kTurnThreads = 256;
-inline constexpr int kHalfSlabs = 4;   ///< of the 256 output dimensions of a warpgroup
+inline constexpr int kHalfSlabs = 4;  ///< of the 256 output dimensions of a warpgroup
 inline constexpr int kHalfDims = 256;
-inline constexpr int kPerWarp = 16;    ///< rows of a block that a producer warp brings
-
-/// How blocks form clusters: not at all; as splits of a token's rows; as two blocks with different heads of one token,
-/// each of which brings half of the rows to both.
-enum class Cluster { none, splits, heads };
+inline constexpr int kPerWarp = 16;  ///< rows of a block that a producer warp brings
 
 /// Named barriers.
-enum : int { kPairedStart = 1, kTurnBarrier = 2 };
+enum : int { kPairedStart = 1, kTurnBarrier = 2, kScoredBarrier = 3 };
 
 /// A buffer's slabs are taken in the order in which they are let go: of the first buffer the left half, then the right
 /// one and what is no value; of the second one the right half first.
@@ -41,13 +37,6 @@ struct PairedShape {
     [[nodiscard]] __device__ static constexpr int slab_at(int buffer, int position) {
         return buffer == 0 ? position : (position + kHalfSlabs) % kSlabs;
     }
-    /// Positions of a half of a buffer.
-    [[nodiscard]] __device__ static constexpr int first_of(int buffer, int half) {
-        return half == 0 ? 0 : second_half(buffer);
-    }
-    [[nodiscard]] __device__ static constexpr int last_of(int buffer, int half) {
-        return half == 0 ? second_half(buffer) : kSlabs;
-    }
     /// Position from which on slabs belong to the half that is let go last.
     [[nodiscard]] __device__ static constexpr int second_half(int buffer) { return buffer == 0 ? kHalfSlabs : kRight; }
     [[nodiscard]] __device__ static constexpr std::uint32_t slab(int buffer, int slab) {
@@ -63,16 +52,14 @@ __device__ __forceinline__ void store_matrix(std::uint32_t address, const std::u
 }
 
 struct PairedControl {
-    std::uint64_t full[2][9];         ///< a slab is there, by position: an arrival per producing thread
-    std::uint64_t empty[2][2];        ///< a half may be written: an arrival per warp of the warpgroup that read it last
-    std::uint64_t weighed[2];         ///< a buffer's weights and references are there: an arrival per warp
-    std::uint64_t ahead;              ///< the first side has started its scores: an arrival per warp
-    std::uint64_t told;               ///< sums of the other splits
-    std::uint64_t landed;             ///< their parts of this split's tiles
-    std::uint16_t valid[4][4];        ///< rows of a block that take part, by the warp that brings them
+    std::uint64_t full[2][9];   ///< a slab is there, by position: an arrival per producing thread
+    std::uint64_t empty[2][2];  ///< a half may be written: an arrival per warp of the warpgroup that read it last
+    std::uint64_t weighed[2];   ///< a buffer's weights and references are there: an arrival per warp
+    std::uint64_t ahead;        ///< the first side has started its scores: an arrival per warp
+    alignas(8) std::uint16_t valid[4][4];    ///< rows of a block that take part, by the warp that brings them
     alignas(16) float reference[2][kHeads];  ///< what the weights of a buffer's block are relative to
-    float sum[2][kHeads];             ///< of a warpgroup's weights
-    float top[2][kHeads];             ///< largest scores, if asked for
+    float sum[2][kHeads];                    ///< of a warpgroup's weights
+    float top[2][kHeads];                    ///< largest scores, if asked for
 };
 
 template <int Dim>

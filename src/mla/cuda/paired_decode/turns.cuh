@@ -4,27 +4,19 @@
 // the same two.
 #pragma once
 
-#include "cuda/ptx/peer.cuh"
 #include "cuda/ptx/wgmma_16bit.cuh"
 #include "mla/cuda/paired_decode/shape.cuh"
 #include "mla/cuda/paired_decode/wide_products.cuh"
 
 namespace tokamak::mla::cuda::paired_decode {
 
-__device__ unsigned g_events[2][64][12];
-
 /// Side 0 scores even blocks and has the left half of the output, side 1 odd blocks and the right half.
-template <int Dim, int Side, bool Both, int Mode>
+template <int Dim, int Side>
 class Turns {
     using S = PairedShape<Dim>;
-    static constexpr bool kOwnShared = (Mode & 2) != 0;
-    static constexpr bool kGroups = (Mode & 4) != 0;
-    static constexpr bool kEarly = (Mode & 8) != 0;
-    static constexpr bool kWeighFirst = (Mode & 32) != 0;
-    static constexpr bool kAwaitOther = (Mode & 64) != 0;
-    static constexpr bool kNoFence = (Mode & 128) != 0;
-    static constexpr bool kOwnFirst = (Mode & 512) != 0;
-    static constexpr int kSignal = (Mode & 256) != 0 ? 5 : -1;
+    /// The second side starts its scores when the first one has issued those of so many slabs: the tensor cores would
+    /// serve both alike, and then wait for two softmaxes at once.
+    static constexpr int kAhead = 6;
 
   public:
     __device__ __forceinline__ Turns(const Params& params, PairedControl& control, std::uint32_t base, int warp,
@@ -50,29 +42,17 @@ class Turns {
     float reference_[2] = {kNoReference, kNoReference};
     float top_[2] = {-kInfinity, -kInfinity};
 
-    __device__ __forceinline__ void stamp(int pair, int event) const {
-        if constexpr ((Mode & 16) != 0) {
-            if (blockIdx.x == 0 && warp_ == 0 && lane_ == 0) g_events[Side][pair][event] = static_cast<unsigned>(clock());
-        }
-    }
-
   private:
     /// Both warpgroups add block by block in the same order, so that references only move forward.
     __device__ __forceinline__ void left_turn(int pair, bool more) {
-        stamp(pair, 0);
         ptx::wgmma_wait<0>();
-        stamp(pair, 1);
         weigh(2 * pair);
         rescale();
-        if constexpr (!kOwnFirst) publish();
-        stamp(pair, 2);
+        publish();
         add_own();
-        if constexpr (kOwnFirst) publish();
         ptx::wgmma_wait<0>();
-        stamp(pair, 3);
         release(0, 0);
         follow(pair);
-        stamp(pair, 4);
         add_other();
         if (more) {
             score(pair + 1, true);
@@ -81,25 +61,16 @@ class Turns {
         }
     }
     __device__ __forceinline__ void right_turn(int pair, bool more) {
-        stamp(pair, 0);
         ptx::wgmma_wait<0>();
-        stamp(pair, 1);
         follow(pair);
-        if constexpr (!kWeighFirst) add_other();
-        stamp(pair, 2);
+        add_other();
         weigh(2 * pair + 1);
         publish();
-        stamp(pair, 3);
-        if constexpr (kWeighFirst) add_other();
-        if constexpr (!kEarly || kWeighFirst) {
-            ptx::wgmma_wait<0>();
-            release(0, 1);
-        }
-        stamp(pair, 4);
+        ptx::wgmma_wait<0>();
+        release(0, 1);
         rescale();
         add_own();
         ptx::wgmma_wait<0>();
-        stamp(pair, 5);
         release(1, 0);
         if (more) score(pair + 1, false);
     }
@@ -107,17 +78,13 @@ class Turns {
     /// Starts the scores of this side's block of a pair, slab by slab as they land. `behind`: the other's values are
     /// under way; their half of the other buffer is let go when they are done.
     __device__ __forceinline__ void score(int pair, bool behind) {
-        if (kAwaitOther && behind) {
-            ptx::wgmma_wait<0>();
-            release(1, 1);
-        }
-        if (Side == 1 && kSignal >= 0) ptx::barrier_wait(&control_.ahead, pair & 1U);
+        if constexpr (Side == 1) ptx::barrier_wait(&control_.ahead, pair & 1U);
 #pragma unroll
         for (int position = 0; position < S::kSlabs; ++position) {
-            if (!kGroups || position % 2 == 0) {
+            if (position % 2 == 0) {  // a fence costs 100 cycles and more
                 ptx::barrier_wait(&control_.full[Side][position], pair & 1U);
-                if (kGroups && position + 1 < S::kSlabs) ptx::barrier_wait(&control_.full[Side][position + 1], pair & 1U);
-                if constexpr (!kNoFence) ptx::fence_shared_async();
+                if (position + 1 < S::kSlabs) ptx::barrier_wait(&control_.full[Side][position + 1], pair & 1U);
+                ptx::fence_shared_async();
                 ptx::wgmma_fence();
             }
             const int slab = S::slab_at(Side, position);
@@ -127,12 +94,11 @@ class Turns {
             for (int k = 0; k < 4; ++k)
                 ptx::wgmma_16bit<false, false>(score_, queries + 2 * k, rows + 2 * k, position + k > 0);
             ptx::wgmma_commit();
-            if (!kAwaitOther && position == 0 && behind) {
+            if (position == 0 && behind) {
                 ptx::wgmma_wait<1>();
                 release(1, 1);
             }
-            if (Side == 0 && position == kSignal && lane_ == 0) ptx::barrier_arrive(&control_.ahead);
-            if (position == 0) stamp(pair, 6);
+            if (Side == 0 && position + 1 == kAhead && lane_ == 0) ptx::barrier_arrive(&control_.ahead);
         }
     }
 
@@ -144,12 +110,7 @@ class Turns {
         return wide_descriptor(base_ + S::slab(buffer, Side * kHalfSlabs), kSlabBytes);
     }
     __device__ __forceinline__ void release(int buffer, int half) const {
-        if constexpr (Both) {
-            if (lane_ < 2)
-                ptx::barrier_arrive_in(ptx::address_in(ptx::cluster_rank() ^ lane_, &control_.empty[buffer][half]));
-        } else {
-            if (lane_ == 0) ptx::barrier_arrive(&control_.empty[buffer][half]);
-        }
+        if (lane_ == 0) ptx::barrier_arrive(&control_.empty[buffer][half]);
     }
 
     /// Scores to weights relative to this side's references, which move if they must.
@@ -180,10 +141,6 @@ class Turns {
         moved_ = false;
         const bool exceeds = !(top[0] <= reference_[0] + kPatienceBits) || !(top[1] <= reference_[1] + kPatienceBits);
         if (__any_sync(~0U, exceeds)) move(top);
-        if constexpr (Side == 1 && kEarly && !kWeighFirst) {
-            ptx::wgmma_wait<0>();
-            release(0, 1);
-        }
         float sum[2] = {0.0F, 0.0F};
 #pragma unroll
         for (int i = 0; i < 16; ++i) {
@@ -235,6 +192,8 @@ class Turns {
     __device__ __forceinline__ void publish() {
         const std::uint32_t tile = base_ + (Side == 0 ? S::kFirstWeights : S::kSecondWeights);
         const int row = warp_ * 16 + lane_ % 16;
+        // The rotary slab, whose place they take, may still be scored by another warp.
+        if constexpr (Side == 0 && S::kFirstWeights < S::kSecondWeights) ptx::named_barrier(kScoredBarrier, 128);
 #pragma unroll
         for (int k = 0; k < 4; ++k) store_matrix(tile + swizzled(row, 2 * k + lane_ / 16), weight_[k]);
         if ((lane_ & 3) == 0) {
@@ -266,12 +225,7 @@ class Turns {
         ptx::wgmma_fence();
         const std::uint64_t rows = values(Side);
 #pragma unroll
-        for (int k = 0; k < 4; ++k) {
-            if constexpr (kOwnShared)
-                wide_product(out_, descriptor(Side == 0 ? S::kFirstWeights : S::kSecondWeights) + 2 * k, rows + 128 * k);
-            else
-                wide_product(out_, weight_[k], rows + 128 * k);
-        }
+        for (int k = 0; k < 4; ++k) wide_product(out_, weight_[k], rows + 128 * k);
         ptx::wgmma_commit();
     }
     __device__ __forceinline__ void add_other() {
