@@ -118,6 +118,8 @@ TEST(SparseAttentionChoice, ThePairedFormIsForBf16Rows) {
         EXPECT_TRUE(variant != paired || reason == "the paired form is for bf16 rows") << reason;
     problem.pools[0].format = KvFormat::bf16;
     EXPECT_TRUE(is_legal(problem));
+    EXPECT_EQ(variant_at(table(problem, {}, 256), 128), paired);
+    EXPECT_EQ(variant_at(table(problem), 64), "sparse_decode_h64_s1");
     EXPECT_EQ(variant_at(table(problem, R"({"variant": "paired_decode_h64_s1"})"), 64), paired);
     problem.heads = 32;
     EXPECT_FALSE(is_legal(problem)) << "half of its heads would be padding";

@@ -26,9 +26,9 @@ double block_us(int heads) {
     }
 }
 
-/// The same of the paired form: with rows all over a large cache. (Where they are near each other it is the faster one,
-/// which only tuning can know.)
-constexpr double kPairedBlockUs = 3.0;
+/// The same of the paired form, with rows all over a large cache. (Where they are near each other it takes 2.6, which
+/// only tuning can know.)
+double paired_block_us(std::int64_t waves) { return waves > 1 ? 2.8 : 3.0; }
 
 /// Of a cluster of the flat form.
 double flat_us(const SparseConfig& config, std::int64_t dim) {
@@ -165,7 +165,7 @@ double predicted_us(const SparseConfig& config, const SparseAttentionProblem& pr
     const std::int64_t blocks = ((columns + config.splits - 1) / config.splits + 63) / 64;
     const double exchange =
         config.splits == 1 ? 0.0 : kExchangeUs + kExchangeUsPerHead * std::min(config.heads, kPairHeads / 2);
-    const double of_block = config.paired ? kPairedBlockUs : block_us(config.heads);
+    const double of_block = config.paired ? paired_block_us(waves) : block_us(config.heads);
     return static_cast<double>(waves) * (kWaveUs + static_cast<double>(blocks) * of_block + exchange);
 }
 
