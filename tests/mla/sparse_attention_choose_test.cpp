@@ -118,8 +118,10 @@ TEST(SparseAttentionChoice, ThePairedFormIsForBf16Rows) {
         EXPECT_TRUE(variant != paired || reason == "the paired form is for bf16 rows") << reason;
     problem.pools[0].format = KvFormat::bf16;
     EXPECT_TRUE(is_legal(problem));
-    EXPECT_EQ(variant_at(table(problem, {}, 256), 128), paired);
-    EXPECT_EQ(variant_at(table(problem), 64), "sparse_decode_h64_s1");
+    const auto no_pairs = [](const SparseConfig& config, const SparseAttentionProblem&) { return config.heads <= 64; };
+    const auto configs = legal_configs(problem.heads, no_pairs, problem);
+    EXPECT_EQ(to_string(choose_config(configs, problem, 64, kMultiprocessors)), "sparse_decode_h64_s1");
+    EXPECT_EQ(to_string(choose_config(configs, problem, 128, kMultiprocessors)), paired);
     EXPECT_EQ(variant_at(table(problem, R"({"variant": "paired_decode_h64_s1"})"), 64), paired);
     problem.heads = 32;
     EXPECT_FALSE(is_legal(problem)) << "half of its heads would be padding";
