@@ -26,6 +26,10 @@ double block_us(int heads) {
     }
 }
 
+/// The same of the paired form, with rows all over a large cache. (Where they are near each other it takes 2.6, which
+/// only tuning can know.)
+double paired_block_us(std::int64_t waves) { return waves > 1 ? 2.8 : 3.0; }
+
 /// Of a cluster of the flat form.
 double flat_us(const SparseConfig& config, std::int64_t dim) {
     if (config.rows == kFlatRows[0]) return 5.0 + 0.13 * config.heads;
@@ -58,6 +62,7 @@ std::vector<SparseConfig> all_configs() {
             for (const int splits : kFlatSplits) configs.push_back({heads, splits, rows});
     for (const int heads : kDirectHeads)
         for (const int splits : kDirectSplits) configs.push_back({heads, splits, 0, true});
+    configs.push_back({.heads = kPairedHeads, .splits = 1, .rows = 0, .paired = true});
     return configs;
 }
 
@@ -73,7 +78,8 @@ std::int64_t selected_columns(const SparseAttentionProblem& problem) {
 
 std::string to_string(const SparseConfig& config) {
     if (config.rows > 0) return fmt::format("flat_decode_r{}_h{}_s{}", config.rows, config.heads, config.splits);
-    return fmt::format("{}_decode_h{}_s{}", config.direct ? "direct" : "sparse", config.heads, config.splits);
+    const char* const form = config.direct ? "direct" : config.paired ? "paired" : "sparse";
+    return fmt::format("{}_decode_h{}_s{}", form, config.heads, config.splits);
 }
 
 namespace {
@@ -83,20 +89,23 @@ SparseConfig parse(const std::string& variant) {
     if (std::sscanf(variant.c_str(), "flat_decode_r%d_h%d_s%d", &config.rows, &config.heads, &config.splits) == 3)
         return config;
     config.direct = std::sscanf(variant.c_str(), "direct_decode_h%d_s%d", &config.heads, &config.splits) == 2;
-    if (!config.direct) std::sscanf(variant.c_str(), "sparse_decode_h%d_s%d", &config.heads, &config.splits);
+    if (config.direct) return config;
+    config.paired = std::sscanf(variant.c_str(), "paired_decode_h%d_s%d", &config.heads, &config.splits) == 2;
+    if (!config.paired) std::sscanf(variant.c_str(), "sparse_decode_h%d_s%d", &config.heads, &config.splits);
     return config;
 }
 
-/// A value that the flat or direct form does not have selects the pipelined form, with the next of its values for the
-/// other key.
+/// A value that its form does not have selects the pipelined form, with the next of its values for the other key.
 std::string with_field(const std::string& variant, const std::string& key, std::int64_t value) {
     SparseConfig config = parse(variant);
     int& field = key == "heads" ? config.heads : config.splits;
     field = static_cast<int>(value);
     const std::vector<SparseConfig> all = all_configs();
-    if ((config.rows > 0 || config.direct) && std::find(all.begin(), all.end(), config) == all.end()) {
+    const bool pipelined = config.rows == 0 && !config.direct && !config.paired;
+    if (!pipelined && std::find(all.begin(), all.end(), config) == all.end()) {
         config.rows = 0;
         config.direct = false;
+        config.paired = false;
         if (key == "heads")
             config.splits = sparse_splits(config.splits);
         else
@@ -113,6 +122,8 @@ namespace {
 
 /// Why a configuration makes no sense for a problem; empty: it does.
 std::string pointless(const SparseConfig& config, const SparseAttentionProblem& problem) {
+    for (const KvPool& pool : problem.pools)
+        if (config.paired && pool.format != KvFormat::bf16) return "the paired form is for bf16 rows";
     if (config.heads > 8 && config.heads / 2 >= problem.heads) return "half of its heads or more would be padding";
     // 24 heads are for 128, of which clusters of 16 blocks with 16 heads do not run at once.
     if (config.heads == 24 && problem.heads <= 96) return "other head counts divide the heads better";
@@ -170,7 +181,8 @@ double predicted_us(const SparseConfig& config, const SparseAttentionProblem& pr
     const std::int64_t blocks = ((columns + config.splits - 1) / config.splits + 63) / 64;
     const double exchange =
         config.splits == 1 ? 0.0 : kExchangeUs + kExchangeUsPerHead * std::min(config.heads, kPairHeads / 2);
-    return static_cast<double>(waves) * (kWaveUs + static_cast<double>(blocks) * block_us(config.heads) + exchange);
+    const double of_block = config.paired ? paired_block_us(waves) : block_us(config.heads);
+    return static_cast<double>(waves) * (kWaveUs + static_cast<double>(blocks) * of_block + exchange);
 }
 
 SparseConfig choose_config(const std::vector<SparseConfig>& legal, const SparseAttentionProblem& problem,

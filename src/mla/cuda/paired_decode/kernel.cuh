@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sparse attention of one token and 64 heads per block for bf16 rows: two warpgroups score blocks of rows in turns and
+// have half of the output each, a third one brings rows. See docs/kernels/sparse_mla.md.
+#pragma once
+
+#include "mla/cuda/paired_decode/bring.cuh"
+#include "mla/cuda/paired_decode/finish.cuh"
+
+namespace tokamak::mla::cuda::paired_decode {
+
+/// Registers of a thread by role.
+inline constexpr int kTurnRegisters = 216;
+inline constexpr int kBringRegisters = 72;
+
+/// Everything about one block.
+template <int Dim>
+class PairedBlock {
+    using S = PairedShape<Dim>;
+
+  public:
+    __device__ __forceinline__ PairedBlock(const Params& params, unsigned char* shared)
+        : params_(params),
+          control_(*reinterpret_cast<PairedControl*>(shared + S::kControl)),
+          base_(ptx::shared_address(shared)),
+          token_(static_cast<int>(blockIdx.x) / params.head_groups),
+          first_head_(static_cast<int>(blockIdx.x) % params.head_groups * kHeads),
+          warp_(__shfl_sync(~0U, static_cast<int>(threadIdx.x) / 32, 0)),  // uniform, and known to be
+          lane_(static_cast<int>(threadIdx.x) % 32) {}
+
+    __device__ __forceinline__ void run() {
+        if (params_.num_tokens != nullptr && token_ >= *params_.num_tokens) return;
+        if (warp_ >= kTurnThreads / 32) {
+            ptx::set_registers<kPairedThreads, kBringRegisters>();
+            bring();
+        } else if (warp_ < 4) {
+            ptx::set_registers<kPairedThreads, kTurnRegisters>();
+            take_turns<0>();
+        } else {
+            ptx::set_registers<kPairedThreads, kTurnRegisters>();
+            take_turns<1>();
+        }
+    }
+
+  private:
+    [[nodiscard]] __device__ __forceinline__ static int pairs_of(const Columns& columns) {
+        return (columns.blocks() + 1) / 2;
+    }
+
+    __device__ __forceinline__ void make_barriers() {
+        for (int i = lane_; i < 2 * S::kSlabs; i += 32) ptx::barrier_init(&control_.full[i % 2][i / 2], 128);
+        if (lane_ < 4) ptx::barrier_init(&control_.empty[lane_ / 2][lane_ % 2], 4);
+        if (lane_ < 2) ptx::barrier_init(&control_.weighed[lane_], 4);
+        if (lane_ == 0) ptx::barrier_init(&control_.ahead, 4);
+        ptx::fence_barrier_init();
+    }
+
+    __device__ __forceinline__ void bring() {
+        const Columns columns = columns_of(params_, token_, 0);
+        RowStream<kPerWarp> rows;
+        const int warp = warp_ - kTurnThreads / 32;
+        rows.start(params_, columns, token_, warp * kPerWarp + lane_ % kPerWarp, lane_);
+        ptx::named_barrier(kPairedStart, kPairedThreads);
+        rows.begin();
+        Bringer<Dim>(params_, control_, base_, warp, lane_).run(rows, pairs_of(columns));
+    }
+
+    template <int Side>
+    __device__ __forceinline__ void take_turns() {
+        const int warp = warp_ - 4 * Side;
+        if (warp_ == 0) make_barriers();
+        const int pairs = pairs_of(columns_of(params_, token_, 0));
+        ptx::named_barrier(kPairedStart, kPairedThreads);
+        bring_queries<Dim>(params_, base_, token_, first_head_, warp_ * 32 + lane_);
+        Turns<Dim, Side> turns(params_, control_, base_, warp, lane_);
+        turns.run(pairs);
+        __syncwarp();
+        leave_sums<Side>(turns, warp);
+        ptx::named_barrier(kTurnBarrier, kTurnThreads);
+        store<Side>(turns, warp);
+    }
+
+    /// A warpgroup's sums and largest scores of each head, and the references that both have in the end.
+    template <int Side>
+    __device__ __forceinline__ void leave_sums(const Turns<Dim, Side>& turns, int warp) {
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+            float sum = turns.sum_[h] + __shfl_xor_sync(~0U, turns.sum_[h], 1);
+            sum += __shfl_xor_sync(~0U, sum, 2);
+            float top = max_or_nan(turns.top_[h], __shfl_xor_sync(~0U, turns.top_[h], 1));
+            top = max_or_nan(top, __shfl_xor_sync(~0U, top, 2));
+            if ((lane_ & 3) == 0) {
+                const int own = warp * 16 + lane_ / 4 + 8 * h;
+                control_.sum[Side][own] = sum;
+                control_.top[Side][own] = top;
+                if (Side == 0) control_.reference[0][own] = turns.reference_[h];
+            }
+        }
+    }
+    [[nodiscard]] __device__ __forceinline__ HeadSums sums_of(int own) const {
+        HeadSums all;
+        all.top = max_or_nan(control_.top[0][own], control_.top[1][own]);
+        all.reference = control_.reference[0][own];
+        all.sum = control_.sum[0][own] + control_.sum[1][own];
+        return all;
+    }
+    [[nodiscard]] __device__ __forceinline__ bool is_real(int own) const { return first_head_ + own < params_.heads; }
+    [[nodiscard]] __device__ __forceinline__ float own_sink(int own) const {
+        return is_real(own) ? sink_of(params_, first_head_ + own) : -kInfinity;
+    }
+
+    template <int Side>
+    __device__ __forceinline__ void store(const Turns<Dim, Side>& turns, int warp) {
+        float factor[2];
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+            const int own = warp * 16 + lane_ / 4 + 8 * h;
+            const HeadSums all = sums_of(own);
+            const float sink = own_sink(own);
+            factor[h] = factor_of(all, sink);
+            if (Side == 0 && is_real(own) && (lane_ & 3) == 0)
+                store_statistics(params_, token_, first_head_ + own, all, sink);
+        }
+        const WarpOutput output = {params_, base_ + warp_ * 8192, token_, first_head_ + warp * 16, Side * kHalfDims,
+                                   lane_};
+        output.store(turns.out_, factor);
+    }
+
+    const Params& params_;
+    PairedControl& control_;
+    std::uint32_t base_;
+    int token_, first_head_, warp_, lane_;
+};
+
+template <int Dim>
+__global__ void __launch_bounds__(kPairedThreads, 1) paired_decode(const __grid_constant__ Params params) {
+    extern __shared__ __align__(1024) unsigned char shared[];
+    PairedBlock<Dim>(params, shared).run();
+}
+
+}  // namespace tokamak::mla::cuda::paired_decode
