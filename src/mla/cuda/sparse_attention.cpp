@@ -70,7 +70,7 @@ Kernel kernel_of(const SparseConfig& config, const SparseAttentionProblem& probl
     return kernel;
 }
 
-/// A form whose shared memory has one layout. `One`: FlatKernel, DirectKernel.
+/// A form whose shared memory has one layout. `One`: FlatKernel, DirectKernel, PairedKernel.
 template <typename One>
 Kernel single_layout(const One& one, const SparseConfig& config, const SparseAttentionProblem& problem) {
     Kernel kernel;
@@ -97,8 +97,8 @@ Kernel direct_kernel_of(const SparseConfig& config, const SparseAttentionProblem
 }
 
 Kernel paired_kernel_of(const SparseConfig& config, const SparseAttentionProblem& problem) {
-    return single_layout(problem.dim == 576 ? paired_decode::paired_576() : paired_decode::paired_512(), config,
-                         problem);
+    const auto find = problem.dim == 576 ? &paired_decode::paired_576 : &paired_decode::paired_512;
+    return single_layout(find(config.splits > 1), config, problem);
 }
 
 Kernel aligned_kernel_of(const SparseConfig& config, const SparseAttentionProblem& problem) {

@@ -62,7 +62,8 @@ std::vector<SparseConfig> all_configs() {
             for (const int splits : kFlatSplits) configs.push_back({heads, splits, rows});
     for (const int heads : kDirectHeads)
         for (const int splits : kDirectSplits) configs.push_back({heads, splits, 0, true});
-    configs.push_back({.heads = kPairedHeads, .splits = 1, .rows = 0, .paired = true});
+    for (const int splits : kPairedSplits)
+        configs.push_back({.heads = kPairedHeads, .splits = splits, .rows = 0, .paired = true});
     return configs;
 }
 

@@ -32,6 +32,7 @@ inline constexpr int kFlatRows[] = {64, 128};
 inline constexpr int kDirectHeads[] = {16};
 inline constexpr int kDirectSplits[] = {1, 2, 4, 8, 16};
 inline constexpr int kPairedHeads = 64;
+inline constexpr int kPairedSplits[] = {1, 2, 4, 6};
 
 /// All of them, by form, heads, splits.
 std::vector<SparseConfig> all_configs();

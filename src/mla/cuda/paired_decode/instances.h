@@ -3,7 +3,7 @@
 
 namespace tokamak::mla::cuda::paired_decode {
 
-/// What the host must know about a compiled kernel: for 64 heads, all rows of a token, and bf16 rows of 512 or 576
+/// What the host must know about a compiled kernel: for 64 heads, all rows of a token or a share of them, and bf16 rows of 512 or 576
 /// elements at addresses that are multiples of 16.
 struct PairedKernel {
     const void* function = nullptr;
@@ -11,7 +11,8 @@ struct PairedKernel {
     int shared_bytes = 0;
 };
 
-PairedKernel paired_512();
-PairedKernel paired_576();
+/// `split`: for clusters.
+PairedKernel paired_512(bool split);
+PairedKernel paired_576(bool split);
 
 }  // namespace tokamak::mla::cuda::paired_decode

@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "mla/cuda/paired_decode/instances.h"
-#include "mla/cuda/paired_decode/kernel.cuh"
+#include "mla/cuda/paired_decode/instance.cuh"
 
 namespace tokamak::mla::cuda::paired_decode {
-PairedKernel paired_512() {
-    return {reinterpret_cast<const void*>(&paired_decode<512>), kPairedThreads, kPairedBytes<512>};
-}
+PairedKernel paired_512(bool split) { return split ? describe<512, true>() : describe<512, false>(); }
 }  // namespace tokamak::mla::cuda::paired_decode

@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "mla/cuda/paired_decode/instances.h"
-#include "mla/cuda/paired_decode/kernel.cuh"
+#include "mla/cuda/paired_decode/instance.cuh"
 
 namespace tokamak::mla::cuda::paired_decode {
-PairedKernel paired_576() {
-    return {reinterpret_cast<const void*>(&paired_decode<576>), kPairedThreads, kPairedBytes<576>};
-}
+PairedKernel paired_576(bool split) { return split ? describe<576, true>() : describe<576, false>(); }
 }  // namespace tokamak::mla::cuda::paired_decode

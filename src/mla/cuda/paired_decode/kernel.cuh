@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sparse attention of one token and 64 heads per block for bf16 rows: two warpgroups score blocks of rows in turns and
-// have half of the output each, a third one brings rows. See docs/kernels/sparse_mla.md.
+// Sparse attention of one token and 64 heads for bf16 rows, by a block or a cluster of `splits` blocks, each with its
+// share of the selected rows: two warpgroups score blocks of rows in turns and have half of the output each, a third
+// one brings rows. See docs/kernels/sparse_mla_paired.md.
 #pragma once
 
 #include "mla/cuda/paired_decode/bring.cuh"
-#include "mla/cuda/paired_decode/finish.cuh"
+#include "mla/cuda/paired_decode/merge.cuh"
 
 namespace tokamak::mla::cuda::paired_decode {
 
@@ -12,23 +13,25 @@ namespace tokamak::mla::cuda::paired_decode {
 inline constexpr int kTurnRegisters = 216;
 inline constexpr int kBringRegisters = 72;
 
-/// Everything about one block.
-template <int Dim>
+/// Everything about one block. `Split`: of a cluster.
+template <int Dim, bool Split>
 class PairedBlock {
     using S = PairedShape<Dim>;
 
   public:
-    __device__ __forceinline__ PairedBlock(const Params& params, unsigned char* shared)
+    __device__ __forceinline__ PairedBlock(const Params& params, unsigned char* shared, int item)
         : params_(params),
+          shared_(shared),
           control_(*reinterpret_cast<PairedControl*>(shared + S::kControl)),
           base_(ptx::shared_address(shared)),
-          token_(static_cast<int>(blockIdx.x) / params.head_groups),
-          first_head_(static_cast<int>(blockIdx.x) % params.head_groups * kHeads),
+          rank_(static_cast<int>(blockIdx.x) - item * params.splits),
+          token_(item / params.head_groups),
+          first_head_(item % params.head_groups * kHeads),
           warp_(__shfl_sync(~0U, static_cast<int>(threadIdx.x) / 32, 0)),  // uniform, and known to be
           lane_(static_cast<int>(threadIdx.x) % 32) {}
 
     __device__ __forceinline__ void run() {
-        if (params_.num_tokens != nullptr && token_ >= *params_.num_tokens) return;
+        if (params_.num_tokens != nullptr && token_ >= *params_.num_tokens) return;  // the whole cluster
         if (warp_ >= kTurnThreads / 32) {
             ptx::set_registers<kPairedThreads, kBringRegisters>();
             bring();
@@ -50,33 +53,56 @@ class PairedBlock {
         for (int i = lane_; i < 2 * S::kSlabs; i += 32) ptx::barrier_init(&control_.full[i % 2][i / 2], 128);
         if (lane_ < 4) ptx::barrier_init(&control_.empty[lane_ / 2][lane_ % 2], 4);
         if (lane_ < 2) ptx::barrier_init(&control_.weighed[lane_], 4);
-        if (lane_ == 0) ptx::barrier_init(&control_.ahead, 4);
+        if (lane_ == 0) {
+            ptx::barrier_init(&control_.ahead, 4);
+            if constexpr (Split) {
+                ptx::barrier_init(&control_.told, 1);
+                ptx::barrier_init(&control_.landed, 1);
+                Merge<Dim>(params_, control_, shared_, rank_).expect();
+            }
+        }
         ptx::fence_barrier_init();
     }
 
     __device__ __forceinline__ void bring() {
-        const Columns columns = columns_of(params_, token_, 0);
+        const Columns columns = columns_of(params_, token_, rank_);
         RowStream<kPerWarp> rows;
         const int warp = warp_ - kTurnThreads / 32;
         rows.start(params_, columns, token_, warp * kPerWarp + lane_ % kPerWarp, lane_);
         ptx::named_barrier(kPairedStart, kPairedThreads);
         rows.begin();
         Bringer<Dim>(params_, control_, base_, warp, lane_).run(rows, pairs_of(columns));
+        if constexpr (!Split) return;
+        __syncwarp();
+        ptx::cluster_arrive_relaxed();
+        ptx::cluster_wait();
+        ptx::cluster_arrive_relaxed();
+        leave();
+    }
+
+    /// Nobody leaves while others still copy to its memory or out of it.
+    __device__ __forceinline__ static void leave() {
+        __syncwarp();
+        ptx::cluster_wait();
     }
 
     template <int Side>
     __device__ __forceinline__ void take_turns() {
         const int warp = warp_ - 4 * Side;
         if (warp_ == 0) make_barriers();
-        const int pairs = pairs_of(columns_of(params_, token_, 0));
+        const int pairs = pairs_of(columns_of(params_, token_, rank_));
         ptx::named_barrier(kPairedStart, kPairedThreads);
         bring_queries<Dim>(params_, base_, token_, first_head_, warp_ * 32 + lane_);
         Turns<Dim, Side> turns(params_, control_, base_, warp, lane_);
         turns.run(pairs);
         __syncwarp();
+        if constexpr (Split) ptx::cluster_arrive_relaxed();
         leave_sums<Side>(turns, warp);
         ptx::named_barrier(kTurnBarrier, kTurnThreads);
-        store<Side>(turns, warp);
+        if constexpr (Split)
+            merge<Side>(turns, warp);
+        else
+            store<Side>(turns, warp);
     }
 
     /// A warpgroup's sums and largest scores of each head, and the references that both have in the end.
@@ -125,16 +151,39 @@ class PairedBlock {
         output.store(turns.out_, factor);
     }
 
+    template <int Side>
+    __device__ __forceinline__ void merge(const Turns<Dim, Side>& turns, int warp) {
+        const Merge<Dim> merging(params_, control_, shared_, rank_);
+        merging.stage(turns.out_, Side, warp, lane_);
+        const int own = warp_ * 32 + lane_;
+        ptx::cluster_wait();
+        merging.push(Side, warp);
+        if (own < kHeads) {
+            merging.tell(own, sums_of(own));
+            const float sink = own_sink(own);
+            const HeadSums all = merging.factors(own, sink);
+            if (rank_ == 0 && is_real(own)) store_statistics(params_, token_, first_head_ + own, all, sink);
+        }
+        ptx::named_barrier(kTurnBarrier, kTurnThreads);
+        merging.await();
+        __syncwarp();
+        ptx::cluster_arrive_relaxed();
+        merging.add(token_, first_head_, own);
+        leave();
+    }
+
     const Params& params_;
+    unsigned char* shared_;
     PairedControl& control_;
     std::uint32_t base_;
-    int token_, first_head_, warp_, lane_;
+    int rank_, token_, first_head_, warp_, lane_;
 };
 
-template <int Dim>
+template <int Dim, bool Split>
 __global__ void __launch_bounds__(kPairedThreads, 1) paired_decode(const __grid_constant__ Params params) {
     extern __shared__ __align__(1024) unsigned char shared[];
-    PairedBlock<Dim>(params, shared).run();
+    const int item = over_splits(params, static_cast<int>(blockIdx.x));
+    PairedBlock<Dim, Split>(params, shared, item).run();
 }
 
 }  // namespace tokamak::mla::cuda::paired_decode

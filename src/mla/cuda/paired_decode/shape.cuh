@@ -31,6 +31,8 @@ struct PairedShape {
     static constexpr std::uint32_t kSecondWeights = kRows + 2 * kBlockBytes;
     static constexpr std::uint32_t kFirstWeights =
         Dim == 576 ? kRows + (kSlabs - 1) * kSlabBytes : kSecondWeights + kSlabBytes;
+    /// Behind all parts that land, in the place of rows.
+    static constexpr std::uint32_t kSplitSums = kRows + kMaxSplits * 12 * 1024;
     static constexpr std::uint32_t kControl = kSecondWeights + (Dim == 576 ? 1 : 2) * kSlabBytes;
 
     /// The slab at a position of a buffer's order.
@@ -56,6 +58,8 @@ struct PairedControl {
     std::uint64_t empty[2][2];  ///< a half may be written: an arrival per warp of the warpgroup that read it last
     std::uint64_t weighed[2];   ///< a buffer's weights and references are there: an arrival per warp
     std::uint64_t ahead;        ///< the first side has started its scores: an arrival per warp
+    std::uint64_t told;         ///< sums of the other splits
+    std::uint64_t landed;       ///< their parts of what this split owns
     alignas(8) std::uint16_t valid[4][4];    ///< rows of a block that take part, by the warp that brings them
     alignas(16) float reference[2][kHeads];  ///< what the weights of a buffer's block are relative to
     float sum[2][kHeads];                    ///< of a warpgroup's weights
