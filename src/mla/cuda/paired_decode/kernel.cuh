@@ -50,8 +50,10 @@ class PairedBlock {
     }
 
     __device__ __forceinline__ void make_barriers() {
-        for (int i = lane_; i < 2 * S::kSlabs; i += 32) ptx::barrier_init(&control_.full[i % 2][i / 2], 128);
-        if (lane_ < 4) ptx::barrier_init(&control_.empty[lane_ / 2][lane_ % 2], 4);
+        if (lane_ < 4) {
+            ptx::barrier_init(&control_.full[lane_ / 2][lane_ % 2], 128);
+            ptx::barrier_init(&control_.empty[lane_ / 2][lane_ % 2], 4);
+        }
         if (lane_ < 2) ptx::barrier_init(&control_.weighed[lane_], 4);
         if (lane_ == 0) {
             ptx::barrier_init(&control_.ahead, 4);
@@ -71,7 +73,7 @@ class PairedBlock {
         rows.start(params_, columns, token_, warp * kPerWarp + lane_ % kPerWarp, lane_);
         ptx::named_barrier(kPairedStart, kPairedThreads);
         rows.begin();
-        Bringer<Dim>(params_, control_, base_, warp, lane_).run(rows, pairs_of(columns));
+        Bringer<Dim>(control_, base_, warp, lane_).run(rows, pairs_of(columns));
         if constexpr (!Split) return;
         __syncwarp();
         ptx::cluster_arrive_relaxed();

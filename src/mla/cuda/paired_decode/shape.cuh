@@ -18,12 +18,12 @@ inline constexpr int kPerWarp = 16;  ///< rows of a block that a producer warp b
 /// Named barriers.
 enum : int { kPairedStart = 1, kTurnBarrier = 2, kScoredBarrier = 3 };
 
-/// A buffer's slabs are taken in the order in which they are let go: of the first buffer the left half, then the right
-/// one and what is no value; of the second one the right half first.
+/// A buffer comes and is let go in halves: of the first buffer the left half, then the right one and what is no value; of
+/// the second one the right half first.
 template <int Dim>
 struct PairedShape {
     static constexpr int kSlabs = Dim / kSlabDims;
-    static constexpr int kRight = kSlabs - kHalfSlabs;  ///< slabs that the right warpgroup lets go
+    static constexpr int kRight = kSlabs - kHalfSlabs;  ///< slabs of the right half
     static constexpr std::uint32_t kBlockBytes = kSlabs * kSlabBytes;
     static constexpr std::uint32_t kQueries = 0;
     static constexpr std::uint32_t kRows = kSlabs * kHeads * 128;
@@ -35,12 +35,17 @@ struct PairedShape {
     static constexpr std::uint32_t kSplitSums = kRows + kMaxSplits * 12 * 1024;
     static constexpr std::uint32_t kControl = kSecondWeights + (Dim == 576 ? 1 : 2) * kSlabBytes;
 
-    /// The slab at a position of a buffer's order.
-    [[nodiscard]] __device__ static constexpr int slab_at(int buffer, int position) {
-        return buffer == 0 ? position : (position + kHalfSlabs) % kSlabs;
+    /// The first slab of the half that comes first or second.
+    [[nodiscard]] __device__ static constexpr int first_slab(int buffer, int half) {
+        return buffer == half ? 0 : kHalfSlabs;
     }
-    /// Position from which on slabs belong to the half that is let go last.
-    [[nodiscard]] __device__ static constexpr int second_half(int buffer) { return buffer == 0 ? kHalfSlabs : kRight; }
+    /// The slab at a position of a buffer's order, and the first position of a half.
+    [[nodiscard]] __device__ static constexpr int slab_at(int buffer, int position) {
+        return (position + first_slab(buffer, 0)) % kSlabs;
+    }
+    [[nodiscard]] __device__ static constexpr int first_position(int buffer, int half) {
+        return half * (buffer == 0 ? kHalfSlabs : kRight);
+    }
     [[nodiscard]] __device__ static constexpr std::uint32_t slab(int buffer, int slab) {
         return kRows + buffer * kBlockBytes + slab * kSlabBytes;
     }
@@ -54,7 +59,7 @@ __device__ __forceinline__ void store_matrix(std::uint32_t address, const std::u
 }
 
 struct PairedControl {
-    std::uint64_t full[2][9];   ///< a slab is there, by position: an arrival per producing thread
+    std::uint64_t full[2][2];   ///< a half is there: an arrival per producing thread
     std::uint64_t empty[2][2];  ///< a half may be written: an arrival per warp of the warpgroup that read it last
     std::uint64_t weighed[2];   ///< a buffer's weights and references are there: an arrival per warp
     std::uint64_t ahead;        ///< the first side has started its scores: an arrival per warp

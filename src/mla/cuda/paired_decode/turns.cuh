@@ -75,15 +75,15 @@ class Turns {
         if (more) score(pair + 1, false);
     }
 
-    /// Starts the scores of this side's block of a pair, slab by slab as they land. `behind`: the other's values are
+    /// Starts the scores of this side's block of a pair, half by half as they land. `behind`: the other's values are
     /// under way; their half of the other buffer is let go when they are done.
     __device__ __forceinline__ void score(int pair, bool behind) {
         if constexpr (Side == 1) ptx::barrier_wait(&control_.ahead, pair & 1U);
 #pragma unroll
         for (int position = 0; position < S::kSlabs; ++position) {
-            if (position % 2 == 0) {  // a fence costs 100 cycles and more
-                ptx::barrier_wait(&control_.full[Side][position], pair & 1U);
-                if (position + 1 < S::kSlabs) ptx::barrier_wait(&control_.full[Side][position + 1], pair & 1U);
+            const bool second = position == S::first_position(Side, 1);
+            if (position == 0 || second) {  // a fence costs 100 cycles and more
+                ptx::barrier_wait(&control_.full[Side][second ? 1 : 0], pair & 1U);
                 ptx::fence_shared_async();
                 ptx::wgmma_fence();
             }
