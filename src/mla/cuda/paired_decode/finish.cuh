@@ -10,28 +10,52 @@ namespace tokamak::mla::cuda::paired_decode {
 
 /// Queries as K-major slabs; eight threads have 128 bytes of a head. Heads past the last are zero.
 template <int Dim>
-__device__ __forceinline__ void bring_queries(const Params& params, std::uint32_t base, int token, int first_head,
-                                              int thread) {
-    constexpr int kAtOnce = kTurnThreads / 8;
-    const int chunk = thread & 7;
-    const auto* const q = static_cast<const std::uint16_t*>(params.q) + token * params.q_token_stride + chunk * 8;
-#pragma unroll 2
-    for (int piece = thread / 8; piece < kHeads * PairedShape<Dim>::kSlabs; piece += kAtOnce) {
-        const int row = piece % kHeads;
-        const int slab = piece / kHeads;
-        const bool real = first_head + row < params.heads;
-        const std::uint16_t* const from = q + (real ? first_head + row : 0) * params.q_head_stride + slab * kSlabDims;
-        const std::uint32_t to = base + slab * (kHeads * 128) + swizzled(row, chunk);
-        if (params.q_vectors)
-            ptx::copy_16(to, from, real);
-        else
-            store_shared(to, real ? load_eight(from) : uint4{0, 0, 0, 0});
+class Queries {
+    static constexpr int kSlabs = PairedShape<Dim>::kSlabs;
+    static constexpr int kAtOnce = kTurnThreads / 8;
+
+  public:
+    /// Starts what can be copied: first thing in a block, as rows soon take all that memory can bring.
+    __device__ __forceinline__ static void start(const Params& params, std::uint32_t base, int token, int first_head,
+                                                 int thread) {
+        if (!params.q_vectors) return;
+#pragma unroll
+        for (int row = thread / 8; row < kHeads; row += kAtOnce) {
+            const bool real = first_head + row < params.heads;
+            const std::uint16_t* const from = source(params, token, real ? first_head + row : 0, thread);
+#pragma unroll
+            for (int slab = 0; slab < kSlabs; ++slab)
+                ptx::copy_16(base + slab * (kHeads * 128) + swizzled(row, thread & 7), from + slab * kSlabDims, real);
+        }
+        ptx::copy_commit();
     }
-    ptx::copy_commit();
-    ptx::copy_wait<0>();
-    ptx::fence_shared_async();
-    ptx::named_barrier(kTurnBarrier, kTurnThreads);
-}
+
+    /// Until all are there.
+    __device__ __forceinline__ static void finish(const Params& params, std::uint32_t base, int token, int first_head,
+                                                  int thread) {
+        if (!params.q_vectors) {
+#pragma unroll 2
+            for (int piece = thread / 8; piece < kHeads * kSlabs; piece += kAtOnce) {
+                const int row = piece % kHeads;
+                const int slab = piece / kHeads;
+                const bool real = first_head + row < params.heads;
+                const std::uint16_t* const from = source(params, token, real ? first_head + row : 0, thread);
+                store_shared(base + slab * (kHeads * 128) + swizzled(row, thread & 7),
+                             real ? load_eight(from + slab * kSlabDims) : uint4{0, 0, 0, 0});
+            }
+        }
+        ptx::copy_wait<0>();
+        ptx::fence_shared_async();
+        ptx::named_barrier(kTurnBarrier, kTurnThreads);
+    }
+
+  private:
+    [[nodiscard]] __device__ __forceinline__ static const std::uint16_t* source(const Params& params, int token,
+                                                                                 int head, int thread) {
+        return static_cast<const std::uint16_t*>(params.q) + token * params.q_token_stride +
+               head * params.q_head_stride + (thread & 7) * 8;
+    }
+};
 
 /// Eight dimensions of a head.
 __device__ __forceinline__ void store_eight(const Params& params, int token, int head, int dim, const uint4& eight) {

@@ -13,6 +13,9 @@ namespace tokamak::mla::cuda::paired_decode {
 inline constexpr int kTurnRegisters = 216;
 inline constexpr int kBringRegisters = 72;
 
+/// Who meets at the start: the warp that makes the barriers, and the producers.
+inline constexpr int kStartThreads = 32 + kPairedThreads - kTurnThreads;
+
 /// Everything about one block. `Split`: of a cluster.
 template <int Dim, bool Split>
 class PairedBlock {
@@ -66,12 +69,28 @@ class PairedBlock {
         ptx::fence_barrier_init();
     }
 
+    /// The columns of this block if all lengths are full: indices are asked for before lengths are known.
+    [[nodiscard]] __device__ __forceinline__ Columns full_columns() const {
+        const int in_first = params_.first.top_k[0];
+        const int total = in_first + params_.first.top_k[1];
+        const int share = (over_splits(params_, total + params_.splits - 1) + 7) / 8 * 8;
+        const int first = min(total, rank_ * share);
+        return {first, min(total, first + share), in_first};
+    }
+
     __device__ __forceinline__ void bring() {
-        const Columns columns = columns_of(params_, token_, rank_);
+        Columns columns = full_columns();
         RowStream<kPerWarp> rows;
         const int warp = warp_ - kTurnThreads / 32;
-        rows.start(params_, columns, token_, warp * kPerWarp + lane_ % kPerWarp, lane_);
-        ptx::named_barrier(kPairedStart, kPairedThreads);
+        const int row = warp * kPerWarp + lane_ % kPerWarp;
+        rows.start(params_, columns, token_, row, lane_);
+        const Columns known = columns_of(params_, token_, rank_);
+        if (known.first != columns.first || known.last != columns.last ||
+            known.in_first_pool != columns.in_first_pool) {
+            columns = known;
+            rows.start(params_, columns, token_, row, lane_);
+        }
+        ptx::named_barrier(kPairedStart, kStartThreads);
         rows.begin();
         Bringer<Dim>(control_, base_, warp, lane_).run(rows, pairs_of(columns));
         if constexpr (!Split) return;
@@ -91,10 +110,14 @@ class PairedBlock {
     template <int Side>
     __device__ __forceinline__ void take_turns() {
         const int warp = warp_ - 4 * Side;
-        if (warp_ == 0) make_barriers();
+        const int thread = warp_ * 32 + lane_;
+        if (warp_ == 0) {  // the other ones see the barriers behind that of the queries
+            make_barriers();
+            ptx::named_barrier_arrive(kPairedStart, kStartThreads);
+        }
+        Queries<Dim>::start(params_, base_, token_, first_head_, thread);
         const int pairs = pairs_of(columns_of(params_, token_, rank_));
-        ptx::named_barrier(kPairedStart, kPairedThreads);
-        bring_queries<Dim>(params_, base_, token_, first_head_, warp_ * 32 + lane_);
+        Queries<Dim>::finish(params_, base_, token_, first_head_, thread);
         Turns<Dim, Side> turns(params_, control_, base_, warp, lane_);
         turns.run(pairs);
         __syncwarp();

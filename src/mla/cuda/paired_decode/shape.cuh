@@ -35,9 +35,12 @@ struct PairedShape {
     static constexpr std::uint32_t kSplitSums = kRows + kMaxSplits * 12 * 1024;
     static constexpr std::uint32_t kControl = kSecondWeights + (Dim == 576 ? 1 : 2) * kSlabBytes;
 
-    /// The first slab of the half that comes first or second.
+    /// Slabs of the half that comes first or second.
     [[nodiscard]] __device__ static constexpr int first_slab(int buffer, int half) {
         return buffer == half ? 0 : kHalfSlabs;
+    }
+    [[nodiscard]] __device__ static constexpr int last_slab(int buffer, int half) {
+        return buffer == half ? kHalfSlabs : kSlabs;
     }
     /// The slab at a position of a buffer's order, and the first position of a half.
     [[nodiscard]] __device__ static constexpr int slab_at(int buffer, int position) {
