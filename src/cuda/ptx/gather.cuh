@@ -55,10 +55,6 @@ __device__ __forceinline__ void fence_all_async() { asm volatile("fence.proxy.as
 __device__ __forceinline__ void named_barrier(int number, int threads) {
     asm volatile("barrier.cta.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
 }
-/// The same without waiting.
-__device__ __forceinline__ void named_barrier_arrive(int number, int threads) {
-    asm volatile("barrier.cta.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory");
-}
 /// The same; tells every thread whether any of them has `condition`.
 __device__ __forceinline__ bool named_barrier_any(int number, int threads, bool condition) {
     std::uint32_t any;

@@ -25,7 +25,6 @@ class Bringer {
             bring<0>(rows, pair);
             bring<1>(rows, pair);
         }
-        ptx::copy_wait<0>();
     }
 
   private:

@@ -93,11 +93,34 @@ class PairedBlock {
         ptx::named_barrier(kPairedStart, kStartThreads);
         rows.begin();
         Bringer<Dim>(control_, base_, warp, lane_).run(rows, pairs_of(columns));
-        if constexpr (!Split) return;
+        touch_last();
+        ptx::copy_wait<0>();
+        __syncwarp();
+        if constexpr (Split) exchange_sums(warp * 32 + lane_);
+    }
+
+    /// Brings what the end needs of the parameters while the last blocks are multiplied.
+    __device__ __forceinline__ void touch_last() const {
+        asm volatile("" ::"l"(params_.out), "l"(params_.lse), "l"(params_.max_logits), "l"(params_.sink),
+                     "l"(params_.out_token_stride), "l"(params_.out_head_stride), "l"(params_.lse_token_stride),
+                     "r"(params_.value_dim), "r"(params_.owned_parts), "r"(static_cast<int>(params_.out_kind)));
+    }
+
+    /// The producers' part of a merge: they have nothing else to do while the sums are brought to their owners.
+    __device__ __forceinline__ void exchange_sums(int thread) {
+        const Merge<Dim> merging(params_, control_, shared_, rank_);
+        ptx::cluster_arrive_relaxed();
+        ptx::named_barrier(kSummedBarrier, kPairedThreads);
+        ptx::cluster_wait();
+        if (thread < kHeads) {
+            merging.tell(thread, sums_of(thread));
+            const float sink = own_sink(thread);
+            const HeadSums all = merging.factors(thread, sink);
+            if (rank_ == 0 && is_real(thread)) store_statistics(params_, token_, first_head_ + thread, all, sink);
+        }
         __syncwarp();
         ptx::cluster_arrive_relaxed();
-        ptx::cluster_wait();
-        ptx::cluster_arrive_relaxed();
+        ptx::named_barrier(kFactorsBarrier, kPairedThreads);
         leave();
     }
 
@@ -113,7 +136,7 @@ class PairedBlock {
         const int thread = warp_ * 32 + lane_;
         if (warp_ == 0) {  // the other ones see the barriers behind that of the queries
             make_barriers();
-            ptx::named_barrier_arrive(kPairedStart, kStartThreads);
+            named_barrier_arrive(kPairedStart, kStartThreads);
         }
         Queries<Dim>::start(params_, base_, token_, first_head_, thread);
         const int pairs = pairs_of(columns_of(params_, token_, rank_));
@@ -123,11 +146,13 @@ class PairedBlock {
         __syncwarp();
         if constexpr (Split) ptx::cluster_arrive_relaxed();
         leave_sums<Side>(turns, warp);
-        ptx::named_barrier(kTurnBarrier, kTurnThreads);
-        if constexpr (Split)
+        if constexpr (Split) {
+            ptx::named_barrier(kSummedBarrier, kPairedThreads);
             merge<Side>(turns, warp);
-        else
+        } else {
+            ptx::named_barrier(kTurnBarrier, kTurnThreads);
             store<Side>(turns, warp);
+        }
     }
 
     /// A warpgroup's sums and largest scores of each head, and the references that both have in the end.
@@ -180,20 +205,13 @@ class PairedBlock {
     __device__ __forceinline__ void merge(const Turns<Dim, Side>& turns, int warp) {
         const Merge<Dim> merging(params_, control_, shared_, rank_);
         merging.stage(turns.out_, Side, warp, lane_);
-        const int own = warp_ * 32 + lane_;
         ptx::cluster_wait();
         merging.push(Side, warp);
-        if (own < kHeads) {
-            merging.tell(own, sums_of(own));
-            const float sink = own_sink(own);
-            const HeadSums all = merging.factors(own, sink);
-            if (rank_ == 0 && is_real(own)) store_statistics(params_, token_, first_head_ + own, all, sink);
-        }
-        ptx::named_barrier(kTurnBarrier, kTurnThreads);
+        ptx::named_barrier(kFactorsBarrier, kPairedThreads);
         merging.await();
         __syncwarp();
         ptx::cluster_arrive_relaxed();
-        merging.add(token_, first_head_, own);
+        merging.add(token_, first_head_, warp_ * 32 + lane_);
         leave();
     }
 

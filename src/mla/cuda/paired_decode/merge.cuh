@@ -83,16 +83,24 @@ class Merge {
             const int part = rank_ * params_.owned_parts + i / 128;
             const int row = i / 8 % 16;
             const int h = part % 4 * 16 + row;
+            uint4 eight[kMaxSplits];
+            float factor[kMaxSplits];
+#pragma unroll
+            for (int source = 0; source < kMaxSplits; ++source) {
+                if (source >= params_.splits) continue;
+                eight[source] = load_shared_16(landing(part, source) + swizzled(row, i % 8));
+                factor[source] = splits_[source].head[h].x;
+            }
             float sums[8] = {};
-#pragma unroll 2
-            for (int source = 0; source < params_.splits; ++source) {
-                const uint4 v = load_shared_16(landing(part, source) + swizzled(row, i % 8));
-                const float f = splits_[source].head[h].x;
+#pragma unroll
+            for (int source = 0; source < kMaxSplits; ++source) {
+                if (source >= params_.splits) continue;
+                const uint4& v = eight[source];
                 const std::uint32_t words[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
                 for (int w = 0; w < 4; ++w) {
-                    sums[2 * w] = fmaf(__uint_as_float(words[w] << 16), f, sums[2 * w]);
-                    sums[2 * w + 1] = fmaf(__uint_as_float(words[w] & 0xFFFF0000U), f, sums[2 * w + 1]);
+                    sums[2 * w] = fmaf(__uint_as_float(words[w] << 16), factor[source], sums[2 * w]);
+                    sums[2 * w + 1] = fmaf(__uint_as_float(words[w] & 0xFFFF0000U), factor[source], sums[2 * w + 1]);
                 }
             }
             store_eight(params_, token, first_head + h, part / 4 * kSlabDims + i % 8 * 8, sums);

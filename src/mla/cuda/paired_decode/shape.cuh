@@ -16,7 +16,7 @@ inline constexpr int kHalfDims = 256;
 inline constexpr int kPerWarp = 16;  ///< rows of a block that a producer warp brings
 
 /// Named barriers.
-enum : int { kPairedStart = 1, kTurnBarrier = 2, kScoredBarrier = 3 };
+enum : int { kPairedStart = 1, kTurnBarrier = 2, kScoredBarrier = 3, kSummedBarrier = 4, kFactorsBarrier = 5 };
 
 /// A buffer comes and is let go in halves: of the first buffer the left half, then the right one and what is no value; of
 /// the second one the right half first.
@@ -59,6 +59,11 @@ __device__ __forceinline__ void store_matrix(std::uint32_t address, const std::u
     asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(fragment[0]),
                  "r"(fragment[1]), "r"(fragment[2]), "r"(fragment[3])
                  : "memory");
+}
+
+/// Arrival on a named barrier without waiting.
+__device__ __forceinline__ void named_barrier_arrive(int number, int threads) {
+    asm volatile("barrier.cta.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory");
 }
 
 struct PairedControl {
