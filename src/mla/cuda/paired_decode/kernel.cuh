@@ -141,13 +141,12 @@ class PairedBlock {
         Queries<Dim>::start(params_, base_, token_, first_head_, thread);
         const int pairs = pairs_of(columns_of(params_, token_, rank_));
         Queries<Dim>::finish(params_, base_, token_, first_head_, thread);
-        Turns<Dim, Side> turns(params_, control_, base_, warp, lane_);
+        Turns<Dim, Side, Split> turns(params_, control_, base_, warp, lane_);
         turns.run(pairs);
         __syncwarp();
-        if constexpr (Split) ptx::cluster_arrive_relaxed();
         leave_sums<Side>(turns, warp);
         if constexpr (Split) {
-            ptx::named_barrier(kSummedBarrier, kPairedThreads);
+            named_barrier_arrive(kSummedBarrier, kPairedThreads);
             merge<Side>(turns, warp);
         } else {
             ptx::named_barrier(kTurnBarrier, kTurnThreads);
@@ -157,7 +156,7 @@ class PairedBlock {
 
     /// A warpgroup's sums and largest scores of each head, and the references that both have in the end.
     template <int Side>
-    __device__ __forceinline__ void leave_sums(const Turns<Dim, Side>& turns, int warp) {
+    __device__ __forceinline__ void leave_sums(const Turns<Dim, Side, Split>& turns, int warp) {
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
             float sum = turns.sum_[h] + __shfl_xor_sync(~0U, turns.sum_[h], 1);
@@ -185,7 +184,7 @@ class PairedBlock {
     }
 
     template <int Side>
-    __device__ __forceinline__ void store(const Turns<Dim, Side>& turns, int warp) {
+    __device__ __forceinline__ void store(const Turns<Dim, Side, Split>& turns, int warp) {
         float factor[2];
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
@@ -202,10 +201,11 @@ class PairedBlock {
     }
 
     template <int Side>
-    __device__ __forceinline__ void merge(const Turns<Dim, Side>& turns, int warp) {
+    __device__ __forceinline__ void merge(const Turns<Dim, Side, Split>& turns, int warp) {
         const Merge<Dim> merging(params_, control_, shared_, rank_);
+        ptx::named_barrier(kSideBarrier + Side, 128);  // this side is done with rows
+        ptx::cluster_wait();                           // and nobody needs queries any more
         merging.stage(turns.out_, Side, warp, lane_);
-        ptx::cluster_wait();
         merging.push(Side, warp);
         ptx::named_barrier(kFactorsBarrier, kPairedThreads);
         merging.await();

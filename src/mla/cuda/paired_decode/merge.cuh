@@ -29,8 +29,8 @@ class Merge {
         ptx::barrier_arrive_expect(&control_.landed, others * parts_of(params_, rank_) * kBytes);
     }
 
-    /// Puts a warp's sums where the copy engine takes them, in place of the queries, or, if they are this block's own,
-    /// where the others' land.
+    /// Puts a warp's sums where the copy engine takes them: in the first buffer, in the half that only its own warpgroup
+    /// still reads. What is this block's own goes where the others' land, which must be free.
     __device__ __forceinline__ void stage(const float (&sums)[128], int side, int warp, int lane) const {
 #pragma unroll
         for (int i = 0; i < kHalfSlabs; ++i) {
@@ -47,9 +47,8 @@ class Merge {
         ptx::fence_shared_async();
         __syncwarp();
     }
-    /// Behind the cluster's barrier: nobody reads rows any more.
     __device__ __forceinline__ void push(int side, int warp) const {
-#pragma unroll
+#pragma unroll 1
         for (int i = 0; i < kHalfSlabs; ++i) {
             const int part = part_of(side, i, warp);
             const int owner = owner_of(part);
@@ -83,25 +82,19 @@ class Merge {
             const int part = rank_ * params_.owned_parts + i / 128;
             const int row = i / 8 % 16;
             const int h = part % 4 * 16 + row;
-            uint4 eight[kMaxSplits];
-            float factor[kMaxSplits];
-#pragma unroll
-            for (int source = 0; source < kMaxSplits; ++source) {
-                if (source >= params_.splits) continue;
-                eight[source] = load_shared_16(landing(part, source) + swizzled(row, i % 8));
-                factor[source] = splits_[source].head[h].x;
-            }
+            std::uint32_t at = landing(part, 0) + swizzled(row, i % 8);
             float sums[8] = {};
-#pragma unroll
-            for (int source = 0; source < kMaxSplits; ++source) {
-                if (source >= params_.splits) continue;
-                const uint4& v = eight[source];
+#pragma unroll 2
+            for (int source = 0; source < params_.splits; ++source) {
+                const uint4 v = load_shared_16(at);
+                const float f = splits_[source].head[h].x;
                 const std::uint32_t words[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
                 for (int w = 0; w < 4; ++w) {
-                    sums[2 * w] = fmaf(__uint_as_float(words[w] << 16), factor[source], sums[2 * w]);
-                    sums[2 * w + 1] = fmaf(__uint_as_float(words[w] & 0xFFFF0000U), factor[source], sums[2 * w + 1]);
+                    sums[2 * w] = fmaf(__uint_as_float(words[w] << 16), f, sums[2 * w]);
+                    sums[2 * w + 1] = fmaf(__uint_as_float(words[w] & 0xFFFF0000U), f, sums[2 * w + 1]);
                 }
+                at += params_.owned_parts * kBytes;
             }
             store_eight(params_, token, first_head + h, part / 4 * kSlabDims + i % 8 * 8, sums);
         }
@@ -113,9 +106,12 @@ class Merge {
         return (side * kHalfSlabs + i) * 4 + warp;
     }
     [[nodiscard]] __device__ __forceinline__ int owner_of(int part) const { return part * params_.part_magic >> 8; }
-    [[nodiscard]] __device__ __forceinline__ std::uint32_t staged(int part) const { return base_ + part * kBytes; }
+    /// Of tile part / 4, the rows of warp part % 4.
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t staged(int part) const {
+        return base_ + S::slab(0, 0) + part * kBytes;
+    }
     [[nodiscard]] __device__ __forceinline__ std::uint32_t landing(int part, int source) const {
-        return base_ + S::kRows + (part + (source - owner_of(part)) * params_.owned_parts) * kBytes;
+        return base_ + S::kQueries + (part + (source - owner_of(part)) * params_.owned_parts) * kBytes;
     }
 
     const Params& params_;

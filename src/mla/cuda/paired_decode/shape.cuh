@@ -16,7 +16,14 @@ inline constexpr int kHalfDims = 256;
 inline constexpr int kPerWarp = 16;  ///< rows of a block that a producer warp brings
 
 /// Named barriers.
-enum : int { kPairedStart = 1, kTurnBarrier = 2, kScoredBarrier = 3, kSummedBarrier = 4, kFactorsBarrier = 5 };
+enum : int {
+    kPairedStart = 1,
+    kTurnBarrier = 2,
+    kScoredBarrier = 3,
+    kSummedBarrier = 4,
+    kFactorsBarrier = 5,
+    kSideBarrier = 6 /* and 7 */
+};
 
 /// A buffer comes and is let go in halves: of the first buffer the left half, then the right one and what is no value; of
 /// the second one the right half first.
@@ -26,14 +33,16 @@ struct PairedShape {
     static constexpr int kRight = kSlabs - kHalfSlabs;  ///< slabs of the right half
     static constexpr std::uint32_t kBlockBytes = kSlabs * kSlabBytes;
     static constexpr std::uint32_t kQueries = 0;
-    static constexpr std::uint32_t kRows = kSlabs * kHeads * 128;
-    /// The first buffer's weights take the place of its rotary slab, when that was scored.
+    /// Parts of other splits land where the queries were: 72 KB of 6 splits.
+    static constexpr std::uint32_t kRows = 9 * kHeads * 128;
+    /// The first buffer's weights take the place of its rotary slab, when that was scored; sums of the splits that of
+    /// the second one's.
     static constexpr std::uint32_t kSecondWeights = kRows + 2 * kBlockBytes;
     static constexpr std::uint32_t kFirstWeights =
         Dim == 576 ? kRows + (kSlabs - 1) * kSlabBytes : kSecondWeights + kSlabBytes;
-    /// Behind all parts that land, in the place of rows.
-    static constexpr std::uint32_t kSplitSums = kRows + kMaxSplits * 12 * 1024;
-    static constexpr std::uint32_t kControl = kSecondWeights + (Dim == 576 ? 1 : 2) * kSlabBytes;
+    static constexpr std::uint32_t kSplitSums =
+        Dim == 576 ? kRows + kBlockBytes + (kSlabs - 1) * kSlabBytes : kSecondWeights + 2 * kSlabBytes;
+    static constexpr std::uint32_t kControl = kSecondWeights + (Dim == 576 ? 1 : 3) * kSlabBytes;
 
     /// Slabs of the half that comes first or second.
     [[nodiscard]] __device__ static constexpr int first_slab(int buffer, int half) {
@@ -81,6 +90,6 @@ struct PairedControl {
 
 template <int Dim>
 inline constexpr std::uint32_t kPairedBytes = PairedShape<Dim>::kControl + sizeof(PairedControl);
-static_assert(kPairedBytes<576> <= 232448);
+static_assert(kPairedBytes<576> <= 232448 && kPairedBytes<512> <= 232448);
 
 }  // namespace tokamak::mla::cuda::paired_decode

@@ -4,6 +4,7 @@
 // the same two.
 #pragma once
 
+#include "cuda/ptx/cluster.cuh"
 #include "cuda/ptx/wgmma_16bit.cuh"
 #include "mla/cuda/paired_decode/shape.cuh"
 #include "mla/cuda/paired_decode/wide_products.cuh"
@@ -11,12 +12,12 @@
 namespace tokamak::mla::cuda::paired_decode {
 
 /// Side 0 scores even blocks and has the left half of the output, side 1 odd blocks and the right half.
-template <int Dim, int Side>
+template <int Dim, int Side, bool Split>
 class Turns {
     using S = PairedShape<Dim>;
     /// The second side starts its scores when the first one has issued those of so many slabs: the tensor cores would
     /// serve both alike, and then wait for two softmaxes at once.
-    static constexpr int kAhead = 6;
+    static constexpr int kAhead = S::kSlabs;
 
   public:
     __device__ __forceinline__ Turns(const Params& params, PairedControl& control, std::uint32_t base, int warp,
@@ -27,7 +28,10 @@ class Turns {
     }
 
     __device__ __forceinline__ void run(int pairs) {
-        if (pairs == 0) return;
+        if (pairs == 0) {
+            if constexpr (Split) ptx::cluster_arrive_relaxed();
+            return;
+        }
         score(0, false);
         for (int pair = 0; pair < pairs; ++pair) {
             if constexpr (Side == 0)
@@ -43,9 +47,14 @@ class Turns {
     float top_[2] = {-kInfinity, -kInfinity};
 
   private:
+    /// The last ones leave the queries' place to what other splits send.
+    __device__ __forceinline__ static void await_scores(bool more) {
+        ptx::wgmma_wait<0>();
+        if (Split && !more) ptx::cluster_arrive_relaxed();
+    }
     /// Both warpgroups add block by block in the same order, so that references only move forward.
     __device__ __forceinline__ void left_turn(int pair, bool more) {
-        ptx::wgmma_wait<0>();
+        await_scores(more);
         weigh(2 * pair);
         rescale();
         publish();
@@ -61,7 +70,7 @@ class Turns {
         }
     }
     __device__ __forceinline__ void right_turn(int pair, bool more) {
-        ptx::wgmma_wait<0>();
+        await_scores(more);
         follow(pair);
         add_other();
         weigh(2 * pair + 1);
