@@ -141,10 +141,12 @@ TEST(SparseAttentionChoice, ThePairedFormIsForBf16Rows) {
         EXPECT_TRUE(variant != paired || reason == "the paired form is for bf16 rows") << reason;
     problem.pools[0].format = KvFormat::bf16;
     EXPECT_TRUE(is_legal(problem));
-    const auto no_pairs = [](const SparseConfig& config, const SparseAttentionProblem&) { return config.heads <= 64; };
-    const auto configs = legal_configs(problem.heads, no_pairs, problem);
-    EXPECT_EQ(to_string(choose_config(configs, problem, 64, kMultiprocessors)), "sparse_decode_h64_s1");
-    EXPECT_EQ(to_string(choose_config(configs, problem, 128, kMultiprocessors)), paired);
+    const auto rows = table(problem, {}, 256);
+    EXPECT_EQ(variant_at(rows, 1).substr(0, 11), "flat_decode");
+    EXPECT_EQ(variant_at(rows, 8), "paired_decode_h64_s6");
+    for (const std::int64_t tokens : {64, 128, 256}) EXPECT_EQ(variant_at(rows, tokens), paired);
+    EXPECT_EQ(variant_at(table(problem, R"({"splits": 4})", 256), 128), "paired_decode_h64_s4");
+    EXPECT_EQ(config_fields().set("paired_decode_h64_s2", "splits", 8), "sparse_decode_h64_s8");
     EXPECT_EQ(variant_at(table(problem, R"({"variant": "paired_decode_h64_s1"})"), 64), paired);
     problem.heads = 32;
     EXPECT_FALSE(is_legal(problem)) << "half of its heads would be padding";

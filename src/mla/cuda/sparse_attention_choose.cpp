@@ -26,10 +26,6 @@ double block_us(int heads) {
     }
 }
 
-/// The same of the paired form, with rows all over a large cache. (Where they are near each other it takes 2.6, which
-/// only tuning can know.)
-double paired_block_us(std::int64_t waves) { return waves > 1 ? 2.8 : 3.0; }
-
 /// Of a cluster of the flat form.
 double flat_us(const SparseConfig& config, std::int64_t dim) {
     if (config.rows == kFlatRows[0]) return 5.0 + 0.13 * config.heads;
@@ -40,6 +36,13 @@ double flat_us(const SparseConfig& config, std::int64_t dim) {
 double direct_us(const SparseConfig& config, const SparseAttentionProblem& problem) {
     const double rows = static_cast<double>((selected_columns(problem) + config.splits - 1) / config.splits);
     return problem.dim == 576 ? 8.5 + 0.0225 * rows : 9.0 + 0.0256 * rows;
+}
+
+/// Of a cluster of the paired form, which takes blocks of 64 rows two at a time.
+double paired_us(const SparseConfig& config, const SparseAttentionProblem& problem) {
+    const std::int64_t rows = (selected_columns(problem) + config.splits - 1) / config.splits;
+    const double blocks = static_cast<double>((rows + 127) / 128 * 2);
+    return config.splits == 1 ? 8.5 + 1.65 * blocks : 8.5 + 1.45 * blocks + 0.25 * config.splits;
 }
 
 /// Clusters of 1, 2, ... blocks that run at once on 132 multiprocessors, as one H200 answered; all larger ones: the
@@ -179,11 +182,11 @@ double predicted_us(const SparseConfig& config, const SparseAttentionProblem& pr
     const std::int64_t waves = (tokens * groups + resident - 1) / resident;
     if (config.rows > 0) return static_cast<double>(waves) * flat_us(config, problem.dim);
     if (config.direct) return static_cast<double>(waves) * direct_us(config, problem);
+    if (config.paired) return static_cast<double>(waves) * paired_us(config, problem);
     const std::int64_t blocks = ((columns + config.splits - 1) / config.splits + 63) / 64;
     const double exchange =
         config.splits == 1 ? 0.0 : kExchangeUs + kExchangeUsPerHead * std::min(config.heads, kPairHeads / 2);
-    const double of_block = config.paired ? paired_block_us(waves) : block_us(config.heads);
-    return static_cast<double>(waves) * (kWaveUs + static_cast<double>(blocks) * of_block + exchange);
+    return static_cast<double>(waves) * (kWaveUs + static_cast<double>(blocks) * block_us(config.heads) + exchange);
 }
 
 SparseConfig choose_config(const std::vector<SparseConfig>& legal, const SparseAttentionProblem& problem,

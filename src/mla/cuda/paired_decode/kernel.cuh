@@ -96,7 +96,7 @@ class PairedBlock {
         touch_last();
         ptx::copy_wait<0>();
         __syncwarp();
-        if constexpr (Split) exchange_sums(warp * 32 + lane_);
+        end(warp * 32 + lane_);
     }
 
     /// Brings what the end needs of the parameters while the last blocks are multiplied.
@@ -106,22 +106,27 @@ class PairedBlock {
                      "r"(params_.value_dim), "r"(params_.owned_parts), "r"(static_cast<int>(params_.out_kind)));
     }
 
-    /// The producers' part of a merge: they have nothing else to do while the sums are brought to their owners.
-    __device__ __forceinline__ void exchange_sums(int thread) {
-        const Merge<Dim> merging(params_, control_, shared_, rank_);
-        ptx::cluster_arrive_relaxed();
+    /// The producers see to the sums, as they have nothing else to do while outputs are stored or brought to their owners.
+    __device__ __forceinline__ void end(int thread) {
+        if constexpr (Split) ptx::cluster_arrive_relaxed();
         ptx::named_barrier(kSummedBarrier, kPairedThreads);
-        ptx::cluster_wait();
+        if constexpr (Split) ptx::cluster_wait();
         if (thread < kHeads) {
-            merging.tell(thread, sums_of(thread));
             const float sink = own_sink(thread);
-            const HeadSums all = merging.factors(thread, sink);
+            const HeadSums all = Split ? told_sums(thread, sink) : sums_of(thread);
             if (rank_ == 0 && is_real(thread)) store_statistics(params_, token_, first_head_ + thread, all, sink);
         }
+        if constexpr (!Split) return;
         __syncwarp();
         ptx::cluster_arrive_relaxed();
         ptx::named_barrier(kFactorsBarrier, kPairedThreads);
         leave();
+    }
+    /// Of all splits.
+    [[nodiscard]] __device__ __forceinline__ HeadSums told_sums(int own, float sink) {
+        const Merge<Dim> merging(params_, control_, shared_, rank_);
+        merging.tell(own, sums_of(own));
+        return merging.factors(own, sink);
     }
 
     /// Nobody leaves while others still copy to its memory or out of it.
@@ -145,8 +150,8 @@ class PairedBlock {
         turns.run(pairs);
         __syncwarp();
         leave_sums<Side>(turns, warp);
+        named_barrier_arrive(kSummedBarrier, kPairedThreads);
         if constexpr (Split) {
-            named_barrier_arrive(kSummedBarrier, kPairedThreads);
             merge<Side>(turns, warp);
         } else {
             ptx::named_barrier(kTurnBarrier, kTurnThreads);
@@ -189,11 +194,7 @@ class PairedBlock {
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
             const int own = warp * 16 + lane_ / 4 + 8 * h;
-            const HeadSums all = sums_of(own);
-            const float sink = own_sink(own);
-            factor[h] = factor_of(all, sink);
-            if (Side == 0 && is_real(own) && (lane_ & 3) == 0)
-                store_statistics(params_, token_, first_head_ + own, all, sink);
+            factor[h] = factor_of(sums_of(own), own_sink(own));
         }
         const WarpOutput output = {params_, base_ + warp_ * 8192, token_, first_head_ + warp * 16, Side * kHalfDims,
                                    lane_};
