@@ -51,7 +51,7 @@ class Queries {
 
   private:
     [[nodiscard]] __device__ __forceinline__ static const std::uint16_t* source(const Params& params, int token,
-                                                                                 int head, int thread) {
+                                                                                int head, int thread) {
         return static_cast<const std::uint16_t*>(params.q) + token * params.q_token_stride +
                head * params.q_head_stride + (thread & 7) * 8;
     }
@@ -73,8 +73,8 @@ __device__ __forceinline__ void store_eight(const Params& params, int token, int
 __device__ __forceinline__ void store_eight(const Params& params, int token, int head, int dim, const float (&v)[8]) {
     if (params.out_kind == OutKind::f32) {
         if (head >= params.heads || dim >= params.value_dim) return;
-        auto* const to = static_cast<float*>(params.out) + token * params.out_token_stride +
-                         head * params.out_head_stride + dim;
+        auto* const to =
+            static_cast<float*>(params.out) + token * params.out_token_stride + head * params.out_head_stride + dim;
 #pragma unroll
         for (int e = 0; e < 8; ++e) to[e] = v[e];
         return;
@@ -82,8 +82,8 @@ __device__ __forceinline__ void store_eight(const Params& params, int token, int
     std::uint32_t twos[4];
 #pragma unroll
     for (int p = 0; p < 4; ++p)
-        twos[p] = params.out_kind == OutKind::bf16 ? pack_bf16(v[2 * p], v[2 * p + 1])
-                                                   : pack_f16(v[2 * p], v[2 * p + 1]);
+        twos[p] =
+            params.out_kind == OutKind::bf16 ? pack_bf16(v[2 * p], v[2 * p + 1]) : pack_f16(v[2 * p], v[2 * p + 1]);
     store_eight(params, token, head, dim, uint4{twos[0], twos[1], twos[2], twos[3]});
 }
 

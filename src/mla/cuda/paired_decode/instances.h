@@ -3,8 +3,8 @@
 
 namespace tokamak::mla::cuda::paired_decode {
 
-/// What the host must know about a compiled kernel: for 64 heads, all rows of a token or a share of them, and bf16 rows of 512 or 576
-/// elements at addresses that are multiples of 16.
+/// What the host must know about a compiled kernel: for 64 heads, all rows of a token or a share of them, and bf16 rows
+/// of 512 or 576 elements at addresses that are multiples of 16.
 struct PairedKernel {
     const void* function = nullptr;
     int threads = 0;

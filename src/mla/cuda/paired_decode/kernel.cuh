@@ -106,7 +106,8 @@ class PairedBlock {
                      "r"(params_.value_dim), "r"(params_.owned_parts), "r"(static_cast<int>(params_.out_kind)));
     }
 
-    /// The producers see to the sums, as they have nothing else to do while outputs are stored or brought to their owners.
+    /// The producers see to the sums, as they have nothing else to do while outputs are stored or brought to their
+    /// owners.
     __device__ __forceinline__ void end(int thread) {
         if constexpr (Split) ptx::cluster_arrive_relaxed();
         ptx::named_barrier(kSummedBarrier, kPairedThreads);

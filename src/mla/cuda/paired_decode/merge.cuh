@@ -29,8 +29,8 @@ class Merge {
         ptx::barrier_arrive_expect(&control_.landed, others * parts_of(params_, rank_) * kBytes);
     }
 
-    /// Puts a warp's sums where the copy engine takes them: in the first buffer, in the half that only its own warpgroup
-    /// still reads. What is this block's own goes where the others' land, which must be free.
+    /// Puts a warp's sums where the copy engine takes them: in the first buffer, in the half that only its own
+    /// warpgroup still reads. What is this block's own goes where the others' land, which must be free.
     __device__ __forceinline__ void stage(const float (&sums)[128], int side, int warp, int lane) const {
 #pragma unroll
         for (int i = 0; i < kHalfSlabs; ++i) {

@@ -25,8 +25,8 @@ enum : int {
     kSideBarrier = 6 /* and 7 */
 };
 
-/// A buffer comes and is let go in halves: of the first buffer the left half, then the right one and what is no value; of
-/// the second one the right half first.
+/// A buffer comes and is let go in halves: of the first buffer the left half, then the right one and what is no value;
+/// of the second one the right half first.
 template <int Dim>
 struct PairedShape {
     static constexpr int kSlabs = Dim / kSlabDims;
