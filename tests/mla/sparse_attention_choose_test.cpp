@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "tokamak/error.h"
 
 namespace tokamak::mla::cuda {
@@ -125,6 +127,29 @@ TEST(SparseAttentionChoice, TheDirectFormIsForFp8Rows) {
         ++refused;
     }
     EXPECT_EQ(refused, 5);
+}
+
+TEST(SparseAttentionChoice, ThePairedFormIsForBf16Rows) {
+    const std::string paired = "paired_decode_h64_s1";
+    const auto is_legal = [&](const SparseAttentionProblem& problem) {
+        const auto configs = legal_configs(problem.heads, &anything_fits, problem);
+        return std::any_of(configs.begin(), configs.end(), [&](const auto& c) { return to_string(c) == paired; });
+    };
+    SparseAttentionProblem problem = problem_of(128, {2048});
+    EXPECT_FALSE(is_legal(problem));
+    for (const auto& [variant, reason] : refused_configs({}, problem, false))
+        EXPECT_TRUE(variant != paired || reason == "the paired form is for bf16 rows") << reason;
+    problem.pools[0].format = KvFormat::bf16;
+    EXPECT_TRUE(is_legal(problem));
+    const auto rows = table(problem, {}, 256);
+    EXPECT_EQ(variant_at(rows, 1).substr(0, 11), "flat_decode");
+    EXPECT_EQ(variant_at(rows, 8), "paired_decode_h64_s6");
+    for (const std::int64_t tokens : {64, 128, 256}) EXPECT_EQ(variant_at(rows, tokens), paired);
+    EXPECT_EQ(variant_at(table(problem, R"({"splits": 4})", 256), 128), "paired_decode_h64_s4");
+    EXPECT_EQ(config_fields().set("paired_decode_h64_s2", "splits", 8), "sparse_decode_h64_s8");
+    EXPECT_EQ(variant_at(table(problem, R"({"variant": "paired_decode_h64_s1"})"), 64), paired);
+    problem.heads = 32;
+    EXPECT_FALSE(is_legal(problem)) << "half of its heads would be padding";
 }
 
 TEST(SparseAttentionChoice, EveryTokenCountHasALegalConfiguration) {

@@ -13,6 +13,7 @@
 #include "mla/cuda/device_support.h"
 #include "mla/cuda/direct_decode/instances.h"
 #include "mla/cuda/flat_decode/instances.h"
+#include "mla/cuda/paired_decode/instances.h"
 #include "mla/cuda/sparse_attention_args.h"
 #include "mla/cuda/sparse_attention_choose.h"
 #include "mla/cuda/sparse_decode/layout.h"
@@ -69,7 +70,7 @@ Kernel kernel_of(const SparseConfig& config, const SparseAttentionProblem& probl
     return kernel;
 }
 
-/// A form whose shared memory has one layout. `One`: FlatKernel, DirectKernel.
+/// A form whose shared memory has one layout. `One`: FlatKernel, DirectKernel, PairedKernel.
 template <typename One>
 Kernel single_layout(const One& one, const SparseConfig& config, const SparseAttentionProblem& problem) {
     Kernel kernel;
@@ -95,12 +96,18 @@ Kernel direct_kernel_of(const SparseConfig& config, const SparseAttentionProblem
     return single_layout(find(config.heads), config, problem);
 }
 
+Kernel paired_kernel_of(const SparseConfig& config, const SparseAttentionProblem& problem) {
+    const auto find = problem.dim == 576 ? &paired_decode::paired_576 : &paired_decode::paired_512;
+    return single_layout(find(config.splits > 1), config, problem);
+}
+
 Kernel aligned_kernel_of(const SparseConfig& config, const SparseAttentionProblem& problem) {
     if (config.direct) return direct_kernel_of(config, problem);
+    if (config.paired) return paired_kernel_of(config, problem);
     return config.rows > 0 ? flat_kernel_of(config, problem) : kernel_of(config, problem, all_fp8(problem));
 }
 
-/// Rows that the flat and the direct form do not take go to the pipelined one.
+/// Rows that the other forms do not take go to the pipelined one.
 Launch prepare(const SparseConfig& config, const SparseAttentionProblem& problem) {
     const SparseConfig other = {*std::lower_bound(std::begin(kHeadCounts), std::end(kHeadCounts), config.heads),
                                 sparse_splits(config.splits)};

@@ -40,6 +40,13 @@ double direct_us(const SparseConfig& config, const SparseAttentionProblem& probl
     return problem.dim == 576 ? 8.5 + 0.0225 * rows : 9.0 + 0.0256 * rows;
 }
 
+/// Of a cluster of the paired form, which takes blocks of 64 rows two at a time.
+double paired_us(const SparseConfig& config, const SparseAttentionProblem& problem) {
+    const std::int64_t rows = (selected_columns(problem) + config.splits - 1) / config.splits;
+    const double blocks = static_cast<double>((rows + 127) / 128 * 2);
+    return config.splits == 1 ? 8.5 + 1.65 * blocks : 8.5 + 1.45 * blocks + 0.25 * config.splits;
+}
+
 /// Clusters of 1, 2, ... blocks that run at once on 132 multiprocessors, as one H200 answered; all larger ones: the
 /// last.
 constexpr int kResident[] = {132, 66, 39, 30, 22, 17, 15, 15, 9, 7};
@@ -61,6 +68,8 @@ std::vector<SparseConfig> all_configs() {
                 if (rows < kFlatRows[2] || heads == 16) configs.push_back({heads, splits, rows});
     for (const int heads : kDirectHeads)
         for (const int splits : kDirectSplits) configs.push_back({heads, splits, 0, true});
+    for (const int splits : kPairedSplits)
+        configs.push_back({.heads = kPairedHeads, .splits = splits, .rows = 0, .paired = true});
     return configs;
 }
 
@@ -76,7 +85,8 @@ std::int64_t selected_columns(const SparseAttentionProblem& problem) {
 
 std::string to_string(const SparseConfig& config) {
     if (config.rows > 0) return fmt::format("flat_decode_r{}_h{}_s{}", config.rows, config.heads, config.splits);
-    return fmt::format("{}_decode_h{}_s{}", config.direct ? "direct" : "sparse", config.heads, config.splits);
+    const char* const form = config.direct ? "direct" : config.paired ? "paired" : "sparse";
+    return fmt::format("{}_decode_h{}_s{}", form, config.heads, config.splits);
 }
 
 namespace {
@@ -86,20 +96,23 @@ SparseConfig parse(const std::string& variant) {
     if (std::sscanf(variant.c_str(), "flat_decode_r%d_h%d_s%d", &config.rows, &config.heads, &config.splits) == 3)
         return config;
     config.direct = std::sscanf(variant.c_str(), "direct_decode_h%d_s%d", &config.heads, &config.splits) == 2;
-    if (!config.direct) std::sscanf(variant.c_str(), "sparse_decode_h%d_s%d", &config.heads, &config.splits);
+    if (config.direct) return config;
+    config.paired = std::sscanf(variant.c_str(), "paired_decode_h%d_s%d", &config.heads, &config.splits) == 2;
+    if (!config.paired) std::sscanf(variant.c_str(), "sparse_decode_h%d_s%d", &config.heads, &config.splits);
     return config;
 }
 
-/// A value that the flat or direct form does not have selects the pipelined form, with the next of its values for the
-/// other key.
+/// A value that its form does not have selects the pipelined form, with the next of its values for the other key.
 std::string with_field(const std::string& variant, const std::string& key, std::int64_t value) {
     SparseConfig config = parse(variant);
     int& field = key == "heads" ? config.heads : config.splits;
     field = static_cast<int>(value);
     const std::vector<SparseConfig> all = all_configs();
-    if ((config.rows > 0 || config.direct) && std::find(all.begin(), all.end(), config) == all.end()) {
+    const bool pipelined = config.rows == 0 && !config.direct && !config.paired;
+    if (!pipelined && std::find(all.begin(), all.end(), config) == all.end()) {
         config.rows = 0;
         config.direct = false;
+        config.paired = false;
         if (key == "heads")
             config.splits = sparse_splits(config.splits);
         else
@@ -116,6 +129,8 @@ namespace {
 
 /// Why a configuration makes no sense for a problem; empty: it does.
 std::string pointless(const SparseConfig& config, const SparseAttentionProblem& problem) {
+    for (const KvPool& pool : problem.pools)
+        if (config.paired && pool.format != KvFormat::bf16) return "the paired form is for bf16 rows";
     if (config.heads > 8 && config.heads / 2 >= problem.heads) return "half of its heads or more would be padding";
     // 24 heads are for 128, of which clusters of 16 blocks with 16 heads do not run at once.
     if (config.heads == 24 && problem.heads <= 96) return "other head counts divide the heads better";
@@ -173,6 +188,7 @@ double predicted_us(const SparseConfig& config, const SparseAttentionProblem& pr
     const std::int64_t waves = (tokens * groups + resident - 1) / resident;
     if (config.rows > 0) return static_cast<double>(waves) * flat_us(config, problem.dim);
     if (config.direct) return static_cast<double>(waves) * direct_us(config, problem);
+    if (config.paired) return static_cast<double>(waves) * paired_us(config, problem);
     const std::int64_t blocks = ((columns + config.splits - 1) / config.splits + 63) / 64;
     const double exchange =
         config.splits == 1 ? 0.0 : kExchangeUs + kExchangeUsPerHead * std::min(config.heads, kPairHeads / 2);

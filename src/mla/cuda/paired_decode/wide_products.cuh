@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+// d[64, 256] += a[64, 16] b[16, 256] in bf16, f32 sums in the registers of a warpgroup. b is N-major in shared memory,
+// 64 columns wide tiles under the 128-byte swizzle; a from registers (as mma.m16n8k16 has it) or K-major from shared
+// memory. PTX ISA 9.7.15.5.
+#pragma once
+
+#include "cuda/ptx/wgmma.cuh"
+
+namespace tokamak::mla::cuda::paired_decode {
+
+namespace ptx = tokamak::cuda::ptx;
+
+#define TOKAMAK_TEXT_128                                                                                             \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, " \
+    "%24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, " \
+    "%46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, %64, %65, %66, %67, " \
+    "%68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, " \
+    "%90, %91, %92, %93, %94, %95, %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, " \
+    "%110, %111, %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define TOKAMAK_FOUR(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define TOKAMAK_SIXTEEN(i) TOKAMAK_FOUR(i), TOKAMAK_FOUR(i + 4), TOKAMAK_FOUR(i + 8), TOKAMAK_FOUR(i + 12)
+#define TOKAMAK_SUMS_128                                                                                    \
+    TOKAMAK_SIXTEEN(0), TOKAMAK_SIXTEEN(16), TOKAMAK_SIXTEEN(32), TOKAMAK_SIXTEEN(48), TOKAMAK_SIXTEEN(64), \
+        TOKAMAK_SIXTEEN(80), TOKAMAK_SIXTEEN(96), TOKAMAK_SIXTEEN(112)
+
+__device__ __forceinline__ void wide_product(float (&d)[128], const std::uint32_t (&a)[4], std::uint64_t b) {
+    asm volatile(
+        "{\n .reg .pred p;\n setp.eq.u32 p, 0, 0;\n wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 "
+        "{" TOKAMAK_TEXT_128 "}, {%128, %129, %130, %131}, %132, p, 1, 1, 1;\n}"
+        : TOKAMAK_SUMS_128
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+__device__ __forceinline__ void wide_product(float (&d)[128], std::uint64_t a, std::uint64_t b) {
+    asm volatile(
+        "{\n .reg .pred p;\n setp.eq.u32 p, 0, 0;\n wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 "
+        "{" TOKAMAK_TEXT_128 "}, %128, %129, p, 1, 1, 0, 1;\n}"
+        : TOKAMAK_SUMS_128
+        : "l"(a), "l"(b));
+}
+
+#undef TOKAMAK_TEXT_128
+#undef TOKAMAK_FOUR
+#undef TOKAMAK_SIXTEEN
+#undef TOKAMAK_SUMS_128
+
+/// Descriptor of four slabs side by side, rows as the K side: 64 columns every kSlabBytes, 8 rows every 1024 bytes.
+__device__ __forceinline__ std::uint64_t wide_descriptor(std::uint32_t shared, std::uint32_t slab_bytes) {
+    return std::uint64_t{(shared & 0x3FFFFU) >> 4} | std::uint64_t{slab_bytes / 16} << 16 |
+           std::uint64_t{1024 / 16} << 32 | std::uint64_t{1} << 62;
+}
+
+}  // namespace tokamak::mla::cuda::paired_decode
