@@ -118,8 +118,9 @@ class WideCombine {
     };
 
   public:
-    /// When owners are known.
-    __device__ WideCombine(const WideArgs& args, const WideTables& tables) : row_(args), jobs_(args, tables, kCols) {}
+    /// When owners are known. `warp` of `warps` consumers of the grid.
+    __device__ WideCombine(const WideArgs& args, const WideTables& tables, int warp, int warps)
+        : row_(args), jobs_(make_jobs(args, tables, warp, warps)) {}
 
     /// For the first jobs, by every consumer warp.
     __device__ __forceinline__ void ask() {
@@ -135,6 +136,15 @@ class WideCombine {
     }
 
   private:
+    using Jobs = std::conditional_t<Quantized, WideTokenJobs, WideCombineJobs<true>>;
+
+    [[nodiscard]] __device__ __forceinline__ static Jobs make_jobs(const WideArgs& args, const WideTables& tables,
+                                                                   int warp, int warps) {
+        if constexpr (Quantized)
+            return {args, kCols, warp, warps};
+        else
+            return {args, tables, kCols};
+    }
     /// The slots of the next job are asked for when one begins; of quantised rows those of two.
     template <bool Plain>
     __device__ __forceinline__ void run() {
@@ -217,7 +227,7 @@ class WideCombine {
     }
 
     Row row_;
-    WideCombineJobs<true, Quantized> jobs_;
+    Jobs jobs_;
     Job job_;
     Job next_;
 };

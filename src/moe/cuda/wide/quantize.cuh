@@ -48,6 +48,7 @@ class WideQuantize {
           tables_(tables),
           to_(to),
           groups_(args.gate_up.padded_cols / 128),
+          alone_(wide_stores_alone(args)),
           lane_(static_cast<int>(threadIdx.x) % 32),
           spans_(count, (groups_ + kGroups - 1) / kGroups, static_cast<int>(gridDim.x * blockDim.x) / 32),
           total_(count * spans_.count),
@@ -97,6 +98,16 @@ class WideQuantize {
             if (__any_sync(0xFFFFFFFFU, job.place >= 0) || args_.top_k > 32) return job;
         }
     }
+    /// What the results at the lane's place are multiplied by, and whether they go to `out`.
+    __device__ __forceinline__ void tell_factor(const Job& job, int slots, std::uint32_t live) const {
+        if (job.place < 0) return;
+        const int slot = slots + lane_;
+        const bool alone = alone_ && __popc(live) == 1;
+        args_.factors[job.place] = alone && args_.weights.data != nullptr
+                                       ? load_element(args_.weights, args_.first_token + job.token, slot)
+                                       : 1.0F;
+        if (alone) args_.list[job.place] = (job.token * args_.top_k + slot) | kWideAlone;
+    }
     /// In the list, of the lane's slot.
     [[nodiscard]] __device__ __forceinline__ int place_of(int token, int slots) const {
         const int slot = slots + lane_;
@@ -114,6 +125,7 @@ class WideQuantize {
     __device__ __forceinline__ void make(const Job& job, int slots, Loaded& loaded, const Job& next) const {
         const std::uint32_t live = __ballot_sync(0xFFFFFFFFU, job.place >= 0);
         const Target own = target_of(job.place);
+        if (job.first == 0) tell_factor(job, slots, live);
         float weight = 1.0F;
         const bool weighted = !Plain && args_.input_weights.data != nullptr;
         if (weighted && job.place >= 0)
@@ -231,6 +243,7 @@ class WideQuantize {
     const WideTables& tables_;
     void* to_;
     int groups_;
+    bool alone_;  ///< results of a token's only route here go to `out`
     int lane_;
     WideSpans spans_;
     int total_;
