@@ -275,6 +275,9 @@ __device__ __forceinline__ void finish_down_half(const WideArgs& args, const Wid
     const int col = strip * 64 + me.slab * 16 + half * 8;
     const std::uint32_t own = ptx::shared_address(patch) + static_cast<std::uint32_t>(me.lane) * 16;
     const std::uint8_t* const turned = patch + ((me.lane / 16 * 2 + half) * 8 + me.lane / 2 % 8) * 16;
+    std::uint8_t* to[WideRoutes<Eights>::kCount];
+#pragma unroll
+    for (int i = 0; i < WideRoutes<Eights>::kCount; ++i) to[i] = wide_half_result(args, rows_of.routes[i]);
 #pragma unroll
     for (int n = 0; n < Eights; n += 2) {
         std::uint32_t pairs[4];
@@ -290,13 +293,15 @@ __device__ __forceinline__ void finish_down_half(const WideArgs& args, const Wid
             const __nv_bfloat162 pair = __floats2bfloat162_rn(own[0], own[1]);
             pairs[i] = *reinterpret_cast<const std::uint32_t*>(&pair);
         }
-        const int route = __shfl_sync(0xFFFFFFFFU, rows_of.routes[n / 4], n % 4 * 8 + me.lane / 2);
+        const int row = n * 8 + me.lane / 2;
+        auto* const row_to = reinterpret_cast<std::uint8_t*>(
+            __shfl_sync(0xFFFFFFFFU, reinterpret_cast<std::uint64_t>(to[n / 4]), n % 4 * 8 + me.lane / 2));
         __syncwarp();
         ptx::store_matrix_transposed_x4(own, pairs);
         __syncwarp();
         const uint4 eight = *reinterpret_cast<const uint4*>(turned);
-        if (route >= 0 && col < args.gate_up.cols)  // a row of results has whole vectors
-            *reinterpret_cast<uint4*>(wide_half_result(args, route) + col * 2) = eight;
+        if (row < unit.rows && col < args.gate_up.cols)  // a row of results has whole vectors
+            *reinterpret_cast<uint4*>(row_to + col * 2) = eight;
     }
 }
 

@@ -174,8 +174,8 @@ __device__ __forceinline__ bool scatter_tall(const WideArgs& args, const WideUni
 #pragma unroll
     for (int high = 0; high < 2; ++high) {
         const int row = tall_row(me, high);
-        const int route = row < unit.rows ? __ldcg(args.list + unit.first + row) : -1;
-        if (route < 0) continue;
+        if (row >= unit.rows) continue;
+        const int route = __ldcg(args.list + unit.first + row) & ~kWideAlone;
         const std::int64_t token = args.first_token + route / args.top_k;
         const float weight =
             args.weights.data != nullptr ? load_element(args.weights, token, route % args.top_k) : 1.0F;
@@ -204,10 +204,8 @@ __device__ __forceinline__ void finish_tall_down(const WideArgs& args, const Wid
     const int first = unit.strip * 64 + half * 8;
     const int left = min(unit.strips * 64, args.gate_up.cols - unit.strip * 64) - half * 8;  // of columns
     const int route = rows.route;
-    std::uint8_t* to = Shape::atomic(args) ? static_cast<std::uint8_t*>(args.out) +
-                                                 (args.first_token + route / args.top_k) * args.out_stride * 2
-                                           : wide_half_result(args, route);
-    to += first * 2;
+    const bool alone = (route & kWideAlone) != 0;
+    std::uint8_t* to = wide_half_result(args, Shape::atomic(args) ? route | kWideAlone : route) + first * 2;
     // The second eight's rows change places by four, so that eight lanes read from different banks.
     const auto turned = [&](int row, int second) { return (second * 16 + (row ^ second * 4)) * 16; };
     const std::uint32_t own =
@@ -229,7 +227,7 @@ __device__ __forceinline__ void finish_tall_down(const WideArgs& args, const Wid
         const uint4 eight = *reinterpret_cast<const uint4*>(from);
         if (route < 0 || two * 16 >= left) continue;
         if (Shape::atomic(args))
-            add_eight_bf16(reinterpret_cast<__nv_bfloat16*>(to + two * 32), eight);
+            put_eight_bf16(to + two * 32, eight, alone);
         else
             *reinterpret_cast<uint4*>(to + two * 32) = eight;  // a row of results has whole vectors
     }

@@ -191,7 +191,7 @@ __device__ __forceinline__ void idle_wide(const WideArgs& args, const WideTables
         else
             owners.find(warp);
     }
-    WideClear(args).run(count, warp, !Shape::atomic(args));
+    WideClear(args).template run<Shape::kQuantized>(count, warp, !Shape::atomic(args));
     WideCleared(args).add();
     if constexpr (Shape::kQuantized) {
         if (warp == 0) WideTelling<Shape>{args, group_scratch<Shape>(args)}.run();

@@ -23,12 +23,12 @@ __device__ __forceinline__ bool wide_overlaps(const WideArgs& args) {
     return !Quantized && args.down.cols >= kWideOverlapCols;
 }
 
-/// Bit of a route in the list: its token has no other here, and its results, weighted, go to `out` at once. Quantised
-/// rows: WideQuantize finds them.
+/// Bit of a route in the list: its token has no other here, and its results, weighted, go to `out` at once. Found by
+/// WideQuantize; where rows are not quantised and results are added to `out`, by WideClear.
 inline constexpr int kWideAlone = 1 << 30;
 __device__ __forceinline__ bool wide_stores_alone(const WideArgs& args) {
     const auto bits = reinterpret_cast<std::uintptr_t>(args.out) | static_cast<std::uintptr_t>(args.out_stride * 2);
-    return !args.atomic && args.out_dtype == DType::bf16 && args.shared_output.data == nullptr && !args.accumulate &&
+    return args.out_dtype == DType::bf16 && args.shared_output.data == nullptr && !args.accumulate &&
            args.top_k <= 32 && args.gate_up.cols % 8 == 0 && bits % 16 == 0;
 }
 /// Where results in bf16 go.
