@@ -51,12 +51,12 @@ class WideOwners {
     }
 
     /// Quantised rows: tokens that have results to combine, in any order, and how many.
-    __device__ void collect(int warp, int warps) const {
+    __device__ void collect(int warp) const {
         const int lane = static_cast<int>(threadIdx.x) % 32;
         const int total = pass_count(args_);
         const int least = wide_stores_alone(args_) ? 2 : 1;
-        for (int first = (static_cast<int>(blockIdx.x) * warps + warp) * 32; first < total;
-             first += static_cast<int>(gridDim.x) * warps * 32) {
+        for (int first = (static_cast<int>(blockIdx.x) * kWideIdleWarps + warp) * 32; first < total;
+             first += static_cast<int>(gridDim.x) * kWideIdleWarps * 32) {
             const int token = first + lane;
             const bool combines = token < total && routes_here(token) >= least;
             const std::uint32_t all = __ballot_sync(0xFFFFFFFFU, combines);

@@ -47,12 +47,10 @@ struct WideGroupScratch {
     std::uint32_t finished[kWideDeals];  ///< warps that have finished a unit, by its turn
     std::uint32_t told;                  ///< a row tile that the telling warp is to tell about, counted from 1
     std::uint32_t over;                  ///< consumer warps that have no more units of gate/up
-    int wanted;                          ///< the turn that the warp that copies weights will need next
 
     __device__ void clear() {
         if (threadIdx.x < kWideDeals) finished[threadIdx.x] = 0;
         if (threadIdx.x == 0) told = over = 0;
-        if (threadIdx.x == 0) wanted = 0;
         for (int row = static_cast<int>(threadIdx.x); row < Rows; row += static_cast<int>(blockDim.x)) largest[row] = 0;
     }
 };

@@ -179,36 +179,22 @@ __device__ __forceinline__ void consume_wide_phase(const WideArgs& args, const W
         WidePending::tell<!Shape::kWholeStages>(stages.patch, me.lane, down ? args.expert_results : args.tile_parts);
 }
 
+/// What warps that copy nothing do under the multiplications.
 template <class Shape>
-__device__ __forceinline__ WideDealer<Shape> wide_dealer(const WideArgs& args, const WideTables& tables,
-                                                         const WideDeals& deals) {
-    return {args, tables, deals, Shape::kQuantized ? &group_scratch<Shape>(args).wanted : nullptr};
-}
-
-/// What warps that copy nothing do under the multiplications. Of quantised rows one deals units, the other does the
-/// rest.
-template <class Shape>
-__device__ __forceinline__ void idle_wide(const WideArgs& args, const WideTables& tables, const WideDeals& deals,
-                                          std::uint8_t* shared, int warp, int count) {
-    constexpr int warps = Shape::kQuantized ? 1 : kWideIdleWarps;
-    if constexpr (Shape::kQuantized)
-        if (warp == 1) {
-            WideCleared(args).add();
-            if (threadIdx.x % 32 == 0) wide_dealer<Shape>(args, tables, deals).run();
-            return __syncwarp();
-        }
+__device__ __forceinline__ void idle_wide(const WideArgs& args, const WideTables& tables, std::uint8_t* shared,
+                                          int warp, int count) {
     if constexpr (!Shape::kQuantized) WidePrepare(args, tables, wide_x_rows<Shape>(args)).run_later(warp);
     if (!Shape::atomic(args)) {
         const WideOwners owners(args, tables);
         if constexpr (Shape::kQuantized)
-            owners.collect(warp, warps);
+            owners.collect(warp);
         else
             owners.find(warp);
     }
-    WideClear(args).template run<Shape::kQuantized>(count, warp, warps, !Shape::atomic(args));
+    WideClear(args).template run<Shape::kQuantized>(count, warp, !Shape::atomic(args));
     WideCleared(args).add();
     if constexpr (Shape::kQuantized) {
-        WideTelling<Shape>{args, group_scratch<Shape>(args)}.run();
+        if (warp == 0) WideTelling<Shape>{args, group_scratch<Shape>(args)}.run();
     } else if (!Shape::atomic(args) && wide_overlaps<false>(args)) {
         WideEarlyCombine<Shape::kHalfResults>(args, tables, shared + args.lists.early + warp * kWideEarlyBytes).run();
     }
@@ -217,13 +203,12 @@ __device__ __forceinline__ void idle_wide(const WideArgs& args, const WideTables
 /// The feeding warps: copies of weights, copies of rows; the others have nothing to copy.
 template <class Shape>
 __device__ __forceinline__ void feed_wide(const WideArgs& args, const WideTables& tables, const WideDeals& deals,
-                                          const StageRing<Shape>& ring, RingPlace place, int warp) {
+                                          const StageRing<Shape>& ring, int warp) {
+    RingPlace place;
     int turn = 0;
     if (warp == 0) {
-        const WideDealer<Shape> dealer = wide_dealer<Shape>(args, tables, deals);
-        const int copied = Shape::kQuantized ? min(ring.stages, Shape::chunks(args.gate_up)) : 0;
-        copy_wide_weights<Shape>(ring, place, tables, deals, turn, args.gate_up, dealer, copied);
-        copy_wide_weights<Shape>(ring, place, tables, deals, turn, args.down, dealer);
+        copy_wide_weights<Shape>(ring, place, tables, deals, turn, args.gate_up, false);
+        copy_wide_weights<Shape>(ring, place, tables, deals, turn, args.down, true);
     } else {
         ptx::fence_all_async();
         for (int phase = 0; phase < 2; ++phase)
@@ -231,21 +216,6 @@ __device__ __forceinline__ void feed_wide(const WideArgs& args, const WideTables
                 copy_wide_codes<Shape>(ring, place, deals, turn, args, phase == 1);
             else
                 copy_wide_rows<Shape>(ring, place, deals, turn, args, phase == 1);
-    }
-}
-
-/// Quantised rows: fills the ring with the first unit's weights before there are rows.
-template <class Shape>
-__device__ __forceinline__ void begin_wide_weights(const WideArgs& args, const WideTables& tables,
-                                                   const WideDeals& deals, const StageRing<Shape>& ring,
-                                                   RingPlace& place, int warp) {
-    const WideDealer<Shape> dealer = wide_dealer<Shape>(args, tables, deals);
-    if (warp == Shape::kConsumerWarps + 3) {
-        if (threadIdx.x % 32 == 0) dealer.begin();
-        __syncwarp();
-    } else if (warp == Shape::kConsumerWarps) {
-        int turn = 0;
-        copy_wide_weights<Shape>(ring, place, tables, deals, turn, args.gate_up, dealer, 0, ring.stages);
     }
 }
 
@@ -269,11 +239,8 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
     TileCounts{args.tile_parts}.clear(tables.facts->tiles);
     TileCounts{args.expert_results}.clear(args.local_experts);
     grid.sync();
-    const int warp = static_cast<int>(threadIdx.x) / 32;
-    RingPlace place;
     if constexpr (Shape::kQuantized) {
         group_scratch<Shape>(args).clear();
-        begin_wide_weights<Shape>(args, tables, deals, ring, place, warp);
         quantize_wide_rows(args, tables, wide_x_rows<Shape>(args), count);
     } else {
         WidePrepare(args, tables, wide_x_rows<Shape>(args)).run_first();
@@ -282,18 +249,20 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
         ptx::fence_all_async();
         grid.sync();
     }
+    const int warp = static_cast<int>(threadIdx.x) / 32;
     if (warp >= Shape::kConsumerWarps) {
         ptx::set_registers<Shape::kThreads, Shape::kProducerRegisters>();
         const int feeder = warp - Shape::kConsumerWarps;
         if (feeder < 4 - kWideIdleWarps)
-            feed_wide<Shape>(args, tables, deals, ring, place, feeder);
+            feed_wide<Shape>(args, tables, deals, ring, feeder);
         else
-            idle_wide<Shape>(args, tables, deals, shared, feeder - (4 - kWideIdleWarps), count);
+            idle_wide<Shape>(args, tables, shared, feeder - (4 - kWideIdleWarps), count);
         __syncwarp();
         if (!Shape::atomic(args) && !wide_overlaps<Shape::kQuantized>(args)) grid.sync();
     } else {
         ptx::set_registers<Shape::kThreads, Shape::kConsumerRegisters>();
         const WideConsumer me(warp);
+        RingPlace place;
         WideStages<Shape> stages{
             ring, place, me.lane, shared + args.lists.patches + warp * kWidePatchBytes,
             me.lane < pair.size ? ptx::address_in(static_cast<std::uint32_t>(pair.rank ^ me.lane), ring.empty) : 0};

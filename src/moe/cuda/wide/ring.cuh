@@ -38,81 +38,11 @@ __device__ __forceinline__ void copy_strips(std::uint8_t* to, const std::uint8_t
     }
 }
 
-/// Deals the units of both phases where rows are quantised: to the warp that copies weights an answer of the grid's
-/// counter, what the pair has to tell and the divisions were 6000 cycles of every unit, in which it copied nothing.
-template <class Shape>
-struct WideDealer {
-    const WideArgs& args;
-    const WideTables& tables;
-    const WideDeals& deals;
-    int* wanted;  ///< in shared memory: the turn that the copying warp will need next
-
-    /// The first unit, by one thread.
-    __device__ __forceinline__ void begin() const {
-        WideWalk<Shape> walk(tables, deals, args.gate_up, false);
-        walk.ask();
-        walk.deal(1);
-    }
-    /// All others, by the same thread.
-    __device__ __forceinline__ void run() const {
-        int turn = 1;
-        bool more = deals.at(1).unit.expert >= 0;
-        for (int phase = 0; phase < 2; ++phase) {
-            WideWalk<Shape> walk(tables, deals, phase == 0 ? args.gate_up : args.down, phase == 1);
-            for (bool first = phase == 1; first || more; first = false) {
-                ++turn;
-                if (!first) await(turn);
-                walk.ask();
-                more = walk.deal(turn);
-            }
-        }
-    }
-    /// By the copying warp.
-    __device__ __forceinline__ void want(int turn) const {
-        asm volatile("st.relaxed.cta.shared.s32 [%0], %1;" ::"r"(ptx::shared_address(wanted)), "r"(turn) : "memory");
-    }
-
-  private:
-    __device__ __forceinline__ void await(int turn) const {
-        for (;;) {
-            int next;
-            asm volatile("ld.relaxed.cta.shared.s32 %0, [%1];"
-                         : "=r"(next)
-                         : "r"(ptx::shared_address(wanted))
-                         : "memory");
-            if (next >= turn) return;
-            __nanosleep(64);
-        }
-    }
-};
-
-/// A stage of a unit's weights, by a whole warp. `both`: to both CTAs of the pair.
-template <class Shape>
-__device__ __forceinline__ void copy_weight_stage(const StageRing<Shape>& ring, RingPlace& place,
-                                                  const WideRange& share, int strips, const std::uint8_t* source,
-                                                  std::int64_t strip_bytes, std::uint32_t bytes, bool both,
-                                                  std::uint64_t policy) {
-    std::uint64_t* const full = &ring.full[place.slot];
-    std::uint8_t* const to = ring.stage(place.slot) + share.first * Shape::Weights::kStripStageBytes;
-    ptx::barrier_wait(&ring.empty[place.slot], place.parity ^ 1U);
-    if (ptx::elect_lane()) {
-        ptx::barrier_arrive_expect(full, bytes * static_cast<std::uint32_t>(strips));
-        const int count = share.last - share.first;
-        if (both)
-            copy_strips<Shape, true>(to, source, strip_bytes, count, bytes, full, policy);
-        else
-            copy_strips<Shape, false>(to, source, strip_bytes, count, bytes, full, policy);
-    }
-    place.advance(ring.stages);
-}
-
-/// Walks over the units of a phase and copies their weights, stage by stage. A whole warp runs it. `dealer`: of
-/// quantised rows. `copied`: stages of the first unit that are there already; `most`: stages to copy, then it returns.
+/// Walks over the units of a phase and copies their weights, stage by stage. A whole warp runs it.
 template <class Shape>
 __device__ __forceinline__ void copy_wide_weights(const StageRing<Shape>& ring, RingPlace& place,
                                                   const WideTables& tables, const WideDeals& deals, int& turn,
-                                                  const DecodeMatrix& matrix, const WideDealer<Shape>& dealer,
-                                                  int copied = 0, int most = 0) {
+                                                  const DecodeMatrix& matrix, bool down) {
     using Weights = typename Shape::Weights;
     constexpr int stage_tiles = Shape::kBlocks / Weights::kTileBlocks;
     const int chunks = Shape::chunks(matrix);
@@ -120,9 +50,13 @@ __device__ __forceinline__ void copy_wide_weights(const StageRing<Shape>& ring, 
     // What is read once gives way to the rows in the L2.
     const std::uint64_t policy = ptx::copy_policy(tables.facts->several == 0);
     const WidePair pair;
-    WideWalk<Shape> walk(tables, deals, matrix, &matrix == &dealer.args.down);
-    if (!Shape::kQuantized && leader) walk.ask();
+    WideWalk<Shape> walk(tables, deals, matrix, down);
+    if (leader) {
+        walk.ask();
+        if (Shape::kQuantized) walk.deal(turn + 1);
+    }
     const int ask_at = max(0, chunks - (Shape::kQuantized ? kWideAskFurther : kWideAskAhead));
+    const int deal_at = max(0, chunks - wide_deal_ahead(pair));
     for (;;) {
         ++turn;
         if (!Shape::kQuantized && leader) walk.deal(turn);
@@ -132,21 +66,27 @@ __device__ __forceinline__ void copy_wide_weights(const StageRing<Shape>& ring, 
         const WideUnit unit = *next;
         const bool both = Shape::kPairs && unit.same_strips && pair.size == 2;
         const WideRange share = pair.share(both, unit.strips);
-        const std::uint8_t* const source =
+        const std::uint8_t* source =
             matrix.packed + unit.expert * matrix.expert_bytes + (unit.strip + share.first) * matrix.strip_bytes;
-        const int last = most > 0 ? min(most, chunks) : chunks;
-        if (Shape::kQuantized && leader && most == 0 && ask_at <= copied) dealer.want(turn + 1);
-        for (int chunk = copied; chunk < last; ++chunk) {
-            if (!Shape::kQuantized && leader && chunk == ask_at) walk.ask();
-            if (Shape::kQuantized && leader && most == 0 && chunk == ask_at) dealer.want(turn + 1);
+        for (int chunk = 0; chunk < chunks; ++chunk) {
+            if (leader && chunk == ask_at) walk.ask();
+            if (Shape::kQuantized && leader && chunk == deal_at) walk.deal(turn + 1);
             const int tiles = min(stage_tiles, matrix.tiles - chunk * stage_tiles);
-            copy_weight_stage<Shape>(ring, place, share, unit.strips,
-                                     source + static_cast<std::int64_t>(chunk) * stage_tiles * Weights::kTileBytes,
-                                     matrix.strip_bytes, static_cast<std::uint32_t>(tiles) * Weights::kTileBytes, both,
-                                     policy);
+            const std::uint32_t bytes = static_cast<std::uint32_t>(tiles) * Weights::kTileBytes;
+            std::uint64_t* const full = &ring.full[place.slot];
+            std::uint8_t* const to = ring.stage(place.slot) + share.first * Weights::kStripStageBytes;
+            ptx::barrier_wait(&ring.empty[place.slot], place.parity ^ 1U);
+            if (ptx::elect_lane()) {
+                ptx::barrier_arrive_expect(full, bytes * static_cast<std::uint32_t>(unit.strips));
+                const int count = share.last - share.first;
+                if (both)
+                    copy_strips<Shape, true>(to, source, matrix.strip_bytes, count, bytes, full, policy);
+                else
+                    copy_strips<Shape, false>(to, source, matrix.strip_bytes, count, bytes, full, policy);
+            }
+            source += bytes;
+            place.advance(ring.stages);
         }
-        copied = 0;
-        if (most > 0) return;
     }
 }
 

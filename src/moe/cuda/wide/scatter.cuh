@@ -20,14 +20,14 @@ class WideClear {
   public:
     __device__ explicit WideClear(const WideArgs& args) : args_(args), lane_(static_cast<int>(threadIdx.x) % 32) {}
 
-    /// `warp` of `warps` of the CTA; `bare`: only tokens that none of the experts here takes.
+    /// `warp` of the CTA's; `bare`: only tokens that none of the experts here takes.
     template <bool Quantized>
-    __device__ void run(int count, int warp, int warps, bool bare) const {
+    __device__ void run(int count, int warp, bool bare) const {
         if ((args_.accumulate && args_.shared_output.data == nullptr) || (bare && args_.live_rows_only)) return;
         const bool stores_alone = !bare && wide_stores_alone(args_);
         const bool all = !bare && !args_.live_rows_only;
-        for (int token = static_cast<int>(blockIdx.x) * warps + warp; token < count;
-             token += static_cast<int>(gridDim.x) * warps) {
+        for (int token = static_cast<int>(blockIdx.x) * kWideIdleWarps + warp; token < count;
+             token += static_cast<int>(gridDim.x) * kWideIdleWarps) {
             const int routes = all && !stores_alone ? 0 : routes_of<!Quantized>(token, stores_alone);
             if (stores_alone && routes == 1) continue;
             if (all || (routes > 0) != bare) clear(args_.first_token + token);

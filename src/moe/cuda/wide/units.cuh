@@ -52,15 +52,13 @@ struct WideDeals {
                      : "memory");
     }
     [[nodiscard]] __device__ int await_told(int turn) const {
-        for (;;) {
-            std::uint64_t both;
+        std::uint64_t both = 0;
+        while (both >> 32 != static_cast<std::uint64_t>(turn))
             asm volatile("ld.relaxed.cluster.shared::cta.u64 %0, [%1];"
                          : "=l"(both)
                          : "r"(ptx::shared_address(told(turn)))
                          : "memory");
-            if (both >> 32 == static_cast<std::uint64_t>(turn)) return static_cast<int>(both & 0xFFFFFFFFU);
-            __nanosleep(32);
-        }
+        return static_cast<int>(both & 0xFFFFFFFFU);
     }
     __device__ void put(int turn, const WideUnit& unit) const {
         WideDeal& deal = at(turn);
@@ -115,8 +113,10 @@ class WideJobs {
 
 /// Stages before the end of a unit at which the next one is asked for: the answer takes a microsecond.
 inline constexpr int kWideAskAhead = 3;
-/// Quantised: a warp of its own deals (WideDealer), which is asked earlier.
+/// Quantised: asked for earlier, and dealt stages before the end of the unit too. The second CTA of a pair looks later,
+/// for what the first one tells.
 inline constexpr int kWideAskFurther = 7;
+__device__ __forceinline__ int wide_deal_ahead(const WidePair& pair) { return pair.rank == 0 ? 4 : 2; }
 
 /// Deals units to the CTAs. They are numbered expert by expert, in an expert strips by strips, then row tile by row
 /// tile; those of a row tile share its strips evenly, or have whole groups of them.
@@ -143,12 +143,11 @@ class WideWalk {
     __device__ void ask() {
         if (pair_.rank == 0) asked_ = atomicAdd(dealt_, 1);
     }
-    /// What was asked for becomes the unit of a turn; false behind the last one.
-    __device__ bool deal(int turn) {
+    /// What was asked for becomes the unit of a turn.
+    __device__ void deal(int turn) {
         const int number = pair_.rank == 0 ? pair_.size * asked_ : deals_.await_told(turn) + 1;
         if (pair_.rank == 0 && pair_.size == 2) deals_.tell(turn, number);
         deals_.put(turn, unit_of(number));
-        return number < end_;
     }
 
   private:

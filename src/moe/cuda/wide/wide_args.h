@@ -38,7 +38,7 @@ inline constexpr int kWideCounters = 7;
 inline constexpr int kWideDeals = 16;
 inline constexpr int kWideDealBytes = 32;
 /// What the consumers share about units whose results are quantised.
-inline constexpr int kWideGroupBytes = kWideDeals * 4 + 16;
+inline constexpr int kWideGroupBytes = kWideDeals * 4 + 8;
 
 /// Byte offsets into dynamic shared memory; the ring comes first, building the lists uses its place.
 struct WideShared {
