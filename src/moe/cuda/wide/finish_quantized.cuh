@@ -238,9 +238,9 @@ __device__ __forceinline__ void finish_wide_group(const WideArgs& args, const Wi
     WideTelling<Shape>{args, scratch}.finished(unit, me.lane, patch);
 }
 
-/// Routes of a unit's rows and, where rows are quantised, what their results are multiplied by: lane l has rows l, l + 32
-/// and so on. The answer takes a microsecond or more while weights are read, so quantised rows' are asked for before the
-/// multiplications.
+/// Routes of a unit's rows and, where rows are quantised, what their results are multiplied by: lane l has rows l, l +
+/// 32 and so on. The answer takes a microsecond or more while weights are read, so quantised rows' are asked for before
+/// the multiplications.
 template <int Eights>
 struct WideRoutes {
     static constexpr int kCount = (Eights + 3) / 4;

@@ -191,7 +191,7 @@ __device__ __forceinline__ void idle_wide(const WideArgs& args, const WideTables
         else
             owners.find(warp);
     }
-    WideClear(args).template run<Shape::kQuantized>(count, warp, !Shape::atomic(args));
+    WideClear(args).template run<Shape::kQuantized, Shape::kStoresAlone>(count, warp, !Shape::atomic(args));
     WideCleared(args).add();
     if constexpr (Shape::kQuantized) {
         if (warp == 0) WideTelling<Shape>{args, group_scratch<Shape>(args)}.run();
@@ -241,7 +241,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
     grid.sync();
     if constexpr (Shape::kQuantized) {
         group_scratch<Shape>(args).clear();
-        quantize_wide_rows(args, tables, wide_x_rows<Shape>(args), count);
+        quantize_wide_rows(args, tables, wide_x_rows<Shape>(args));
     } else {
         WidePrepare(args, tables, wide_x_rows<Shape>(args)).run_first();
     }

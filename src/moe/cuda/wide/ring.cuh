@@ -52,7 +52,7 @@ __device__ __forceinline__ void copy_wide_weights(const StageRing<Shape>& ring, 
     const WidePair pair;
     WideWalk<Shape> walk(tables, deals, matrix, down);
     if (leader) walk.ask();
-    const int ask_at = max(0, chunks - (kWideAskAhead));
+    const int ask_at = max(0, chunks - kWideAskAhead);
     for (;;) {
         ++turn;
         if (leader) walk.deal(turn);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The atomic combine: warps without work clear the rows of `out` under the first phase (shared output, what is
 // accumulated on), then every unit of the second adds its weighted results to them. Rows of tokens with one route here
-// are not cleared: results are stored there, which neither writes zeros nor reads what they are added to.
+// are not cleared (weights from shared memory, WideShape::kStoresAlone): results are stored there, which neither writes
+// zeros nor reads what they are added to.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -21,10 +22,10 @@ class WideClear {
     __device__ explicit WideClear(const WideArgs& args) : args_(args), lane_(static_cast<int>(threadIdx.x) % 32) {}
 
     /// `warp` of the CTA's; `bare`: only tokens that none of the experts here takes.
-    template <bool Quantized>
+    template <bool Quantized, bool StoresAlone>
     __device__ void run(int count, int warp, bool bare) const {
         if ((args_.accumulate && args_.shared_output.data == nullptr) || (bare && args_.live_rows_only)) return;
-        const bool stores_alone = !bare && wide_stores_alone(args_);
+        const bool stores_alone = StoresAlone && !bare && wide_stores_alone(args_);
         const bool all = !bare && !args_.live_rows_only;
         for (int token = static_cast<int>(blockIdx.x) * kWideIdleWarps + warp; token < count;
              token += static_cast<int>(gridDim.x) * kWideIdleWarps) {
@@ -43,9 +44,8 @@ class WideClear {
         int route = 0;
         for (int slots = 0; slots < args_.top_k; slots += 32) {
             const int slot = slots + lane_;
-            const int own = slot < args_.top_k ? __ldcg(args_.places + static_cast<std::int64_t>(token) * args_.top_k +
-                                                        slot)
-                                               : -1;
+            const int own =
+                slot < args_.top_k ? __ldcg(args_.places + static_cast<std::int64_t>(token) * args_.top_k + slot) : -1;
             routes += __popc(__ballot_sync(0xFFFFFFFFU, own >= 0));
             if (own < 0) continue;
             place = own;
