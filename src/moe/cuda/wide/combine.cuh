@@ -103,7 +103,7 @@ struct WideCombineRow {
 
 /// What is left to combine when the consumers have nothing to multiply: up to kPieces times 16 bytes of each lane at
 /// once.
-template <bool Half, bool Quantized>
+template <bool Half>
 class WideCombine {
     using Row = WideCombineRow<Half>;
     using Slot = typename Row::Slot;
@@ -118,15 +118,11 @@ class WideCombine {
     };
 
   public:
-    /// When owners are known. `warp` of `warps` consumers of the grid.
-    __device__ WideCombine(const WideArgs& args, const WideTables& tables, int warp, int warps)
-        : row_(args), jobs_(make_jobs(args, tables, warp, warps)) {}
+    /// When owners are known.
+    __device__ WideCombine(const WideArgs& args, const WideTables& tables) : row_(args), jobs_(args, tables, kCols) {}
 
     /// For the first jobs, by every consumer warp.
-    __device__ __forceinline__ void ask() {
-        job_ = next_job();
-        if (Quantized) next_ = next_job();
-    }
+    __device__ __forceinline__ void ask() { job_ = next_job(); }
     /// By every consumer warp, when it has asked.
     __device__ void run() {
         if (row_.is_plain())
@@ -136,25 +132,14 @@ class WideCombine {
     }
 
   private:
-    using Jobs = std::conditional_t<Quantized, WideTokenJobs, WideCombineJobs<true>>;
-
-    [[nodiscard]] __device__ __forceinline__ static Jobs make_jobs(const WideArgs& args, const WideTables& tables,
-                                                                   int warp, int warps) {
-        if constexpr (Quantized)
-            return {args, kCols, warp, warps};
-        else
-            return {args, tables, kCols};
-    }
-    /// The slots of the next job are asked for when one begins; of quantised rows those of two.
+    /// The slots of the next job are asked for when one begins.
     template <bool Plain>
     __device__ __forceinline__ void run() {
         Vectors vectors = load_first(job_);
         while (job_.token >= 0) {
-            const Job asked = next_job();
-            if (!Quantized) next_ = asked;
-            combine<Plain>(job_, next_, vectors);
-            job_ = next_;
-            if (Quantized) next_ = asked;
+            const Job next = next_job();
+            combine<Plain>(job_, next, vectors);
+            job_ = next;
         }
     }
     [[nodiscard]] __device__ __forceinline__ Job next_job() {
@@ -227,9 +212,8 @@ class WideCombine {
     }
 
     Row row_;
-    Jobs jobs_;
+    WideCombineJobs<true> jobs_;
     Job job_;
-    Job next_;
 };
 
 }  // namespace tokamak::moe::cuda

@@ -184,48 +184,4 @@ class WideCombineJobs {
     int expert_ = 0;            ///< the results of those before are there
 };
 
-/// The same for quantised rows, behind a barrier: parts of the tokens that WideOwners has collected. Two jobs are a
-/// warp's own, others are dealt to who asks first; a look at what is no job, or an answer that nobody needs, costs a
-/// microsecond where the whole combine takes five.
-class WideTokenJobs {
-  public:
-    /// When tokens have been collected. `cols`: of a job.
-    __device__ WideTokenJobs(const WideArgs& args, int cols, int warp, int warps)
-        : args_(args),
-          cols_(cols),
-          parts_((args.gate_up.cols + cols - 1) / cols),
-          total_(__ldcg(args.dealt + kWideCombineTokens) * parts_),
-          warps_(warps),
-          ahead_(warp),
-          asked_(warp + warps) {
-        ahead_token_ = token_of(ahead_);
-    }
-    /// By a whole warp.
-    __device__ __forceinline__ WideCombineJob next() {
-        const int number = ahead_;
-        if (number >= total_) return {};
-        const int part = number % parts_;
-        const int token = ahead_token_;
-        ahead_ = __shfl_sync(0xFFFFFFFFU, asked_, 0);
-        ahead_token_ = token_of(ahead_);
-        if (threadIdx.x % 32 == 0)
-            asked_ = 2 * warps_ < total_ ? 2 * warps_ + atomicAdd(args_.dealt + kWideCombineJobs, 1) : total_;
-        return {token, part * cols_, min(args_.gate_up.cols, (part + 1) * cols_)};
-    }
-
-  private:
-    [[nodiscard]] __device__ __forceinline__ int token_of(int number) const {
-        return number < total_ ? __ldcg(args_.owners + number / parts_) : -1;
-    }
-
-    const WideArgs& args_;
-    int cols_;
-    int parts_;
-    int total_;
-    int warps_;
-    int ahead_;        ///< the next job
-    int asked_;        ///< the one behind it, in lane 0
-    int ahead_token_;  ///< of the next job
-};
-
 }  // namespace tokamak::moe::cuda

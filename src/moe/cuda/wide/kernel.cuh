@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <new>
 
-#include "moe/cuda/wide/combine.cuh"
+#include "moe/cuda/wide/combine_tokens.cuh"
 #include "moe/cuda/wide/early_combine.cuh"
 #include "moe/cuda/wide/finish_tall.cuh"
 #include "moe/cuda/wide/multiply_e4m3.cuh"
@@ -273,16 +273,22 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
         if (Shape::atomic(args)) WideCleared(args).await();
         consume_wide_phase<Shape>(args, deals, true, me, stages);
         if (!Shape::atomic(args)) {
-            if (Shape::kQuantized || wide_overlaps<Shape::kQuantized>(args))
+            if constexpr (Shape::kQuantized) {
                 WideCleared(args).await();
-            else
+                WideTokenCombine combine(args, warp * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x),
+                                         Shape::kConsumerWarps * static_cast<int>(gridDim.x));
+                combine.ask();  // the answers come while others still multiply
                 grid.sync();
-            WideCombine<Shape::kHalfResults, Shape::kQuantized> combine(
-                args, tables, warp * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x),
-                Shape::kConsumerWarps * static_cast<int>(gridDim.x));
-            combine.ask();
-            if (Shape::kQuantized) grid.sync();  // the answers come while others still multiply
-            combine.run();
+                combine.run();
+            } else {
+                if (wide_overlaps<false>(args))
+                    WideCleared(args).await();
+                else
+                    grid.sync();
+                WideCombine<Shape::kHalfResults> combine(args, tables);
+                combine.ask();
+                combine.run();
+            }
         }
     }
     ptx::cluster_arrive_relaxed();  // nobody leaves while the other one still gives stages back here
