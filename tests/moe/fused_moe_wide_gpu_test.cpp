@@ -234,6 +234,41 @@ TEST(FusedMoeWide, ResultsAddedInBf16) {
     }
 }
 
+/// Tokens with no, one and several results here, in rows of `out` that take vectors and in others: one result may be
+/// stored at once, several are added, in the order of the slots or as they come.
+TEST(FusedMoeWide, TokensWithNoOneAndSeveralResults) {
+    TOKAMAK_REQUIRE_GPU();
+    std::uint64_t purpose = 1870;
+    for (const Format& format :
+         {Format(WeightSpec::bf16()), Format(WeightSpec::fp8_block(), true), Format(WeightSpec::int4(32))})
+        for (const int hidden : {416, 420})
+            for (const Combine combine : {Combine::deterministic, Combine::atomic}) {
+                FusedMoeCase c = gpu_case(format, 600, hidden, 288);
+                c.problem.num_experts = 16;
+                c.problem.num_local_experts = 4;
+                c.problem.top_k = 4;
+                c.down_bias = purpose % 2 == 0;
+                Rng rng = rng_for(purpose++);
+                const FusedMoeData host = random_data(rng, c);
+                const FusedMoeData data = host.on(Device::cuda());
+                const std::vector<Expected> want = reference(host);
+                Tolerance tolerance = tolerance_of(c.problem);
+                if (combine == Combine::atomic) tolerance.sums += 2 * c.problem.top_k * unit_roundoff(DType::bf16);
+                for (const std::string& variant : wide_variants(c.problem)) {
+                    PlanOptions options;
+                    options.variant = variant;
+                    options.combine = combine;
+                    const FusedMoePlan plan = make_plan(c.problem, Device::cuda(), options);
+                    for (const std::int64_t tokens : {1, 40, 600}) {
+                        SCOPED_TRACE(variant + ", tokens " + std::to_string(tokens));
+                        const std::vector<Expected> head(want.begin(), want.begin() + tokens * c.problem.hidden);
+                        expect_near(run_guarded(plan, data.args(tokens), tokens % 2 == 0 ? 0xFF : 0x7F), head,
+                                    tolerance);
+                    }
+                }
+            }
+}
+
 /// A large call, a small one and the large one again share a workspace that nobody clears.
 TEST(FusedMoeWide, LargeSmallLargeOnOneWorkspace) {
     TOKAMAK_REQUIRE_GPU();

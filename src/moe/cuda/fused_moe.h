@@ -99,6 +99,7 @@ struct FusedMoeCuda {
     Slice<std::int32_t> wide_counts;
     Slice<std::int32_t> wide_places;
     Slice<std::int32_t> wide_owners;
+    Slice<float> wide_factors;
     Slice<std::int32_t> wide_ready;
     Slice<std::int32_t> wide_dealt;
     Slice<float> partials;   ///< [routes of a pass, hidden]

@@ -148,6 +148,7 @@ void run_wide(const FusedMoeState& state, const WideLaunch& choice, const Decode
     args.counts = state.cuda.wide_counts.in(workspace);
     args.places = state.cuda.wide_places.in(workspace);
     args.owners = state.cuda.wide_owners.in(workspace);
+    args.factors = state.cuda.wide_factors.in(workspace);
     args.expert_results = state.cuda.wide_ready.in(workspace);
     args.tile_rows = args.expert_results + args.local_experts;
     args.tile_parts = state.cuda.tile_units.in(workspace);

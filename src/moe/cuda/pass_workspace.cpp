@@ -53,6 +53,7 @@ void lay_out_wide_lists(const FusedMoeProblem& p, std::size_t routes, WorkspaceL
     cuda.wide_counts = layout.add<std::int32_t>("wide_counts", static_cast<std::size_t>(cuda.grid) * experts);
     cuda.wide_places = layout.add<std::int32_t>("wide_places", routes);
     cuda.wide_owners = layout.add<std::int32_t>("wide_owners", routes);
+    cuda.wide_factors = layout.add<float>("wide_factors", routes);
     cuda.wide_ready = layout.add<std::int32_t>("wide_ready", routes + experts);
     cuda.wide_dealt = layout.add<std::int32_t>("wide_dealt", kWideCounters);
 }

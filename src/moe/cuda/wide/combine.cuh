@@ -103,7 +103,7 @@ struct WideCombineRow {
 
 /// What is left to combine when the consumers have nothing to multiply: up to kPieces times 16 bytes of each lane at
 /// once.
-template <bool Half, bool Quantized>
+template <bool Half>
 class WideCombine {
     using Row = WideCombineRow<Half>;
     using Slot = typename Row::Slot;
@@ -122,10 +122,7 @@ class WideCombine {
     __device__ WideCombine(const WideArgs& args, const WideTables& tables) : row_(args), jobs_(args, tables, kCols) {}
 
     /// For the first jobs, by every consumer warp.
-    __device__ __forceinline__ void ask() {
-        job_ = next_job();
-        if (Quantized) next_ = next_job();
-    }
+    __device__ __forceinline__ void ask() { job_ = next_job(); }
     /// By every consumer warp, when it has asked.
     __device__ void run() {
         if (row_.is_plain())
@@ -135,16 +132,14 @@ class WideCombine {
     }
 
   private:
-    /// The slots of the next job are asked for when one begins; of quantised rows those of two.
+    /// The slots of the next job are asked for when one begins.
     template <bool Plain>
     __device__ __forceinline__ void run() {
         Vectors vectors = load_first(job_);
         while (job_.token >= 0) {
-            const Job asked = next_job();
-            if (!Quantized) next_ = asked;
-            combine<Plain>(job_, next_, vectors);
-            job_ = next_;
-            if (Quantized) next_ = asked;
+            const Job next = next_job();
+            combine<Plain>(job_, next, vectors);
+            job_ = next;
         }
     }
     [[nodiscard]] __device__ __forceinline__ Job next_job() {
@@ -217,9 +212,8 @@ class WideCombine {
     }
 
     Row row_;
-    WideCombineJobs<true, Quantized> jobs_;
+    WideCombineJobs<true> jobs_;
     Job job_;
-    Job next_;
 };
 
 }  // namespace tokamak::moe::cuda

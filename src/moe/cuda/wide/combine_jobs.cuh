@@ -34,13 +34,12 @@ class WideCleared {
 
 /// The token that a place is the last one of, or -1; behind a barrier for each token itself, or -1 if no expert here
 /// takes it. By the idle warps of all CTAs.
-template <bool Quantized>
 class WideOwners {
   public:
     __device__ WideOwners(const WideArgs& args, const WideTables& tables) : args_(args), tables_(tables) {}
 
     __device__ void find(int warp) const {
-        const bool overlaps = wide_overlaps<Quantized>(args_);
+        const bool overlaps = wide_overlaps<false>(args_);
         const int threads = static_cast<int>(gridDim.x) * kWideIdleWarps * 32;
         const int total = overlaps ? tables_.begins[args_.local_experts] : pass_count(args_);
         for (int i = (static_cast<int>(blockIdx.x) * kWideIdleWarps + warp) * 32 + static_cast<int>(threadIdx.x) % 32;
@@ -51,7 +50,31 @@ class WideOwners {
         }
     }
 
+    /// Quantised rows: tokens that have results to combine, in any order, and how many.
+    __device__ void collect(int warp) const {
+        const int lane = static_cast<int>(threadIdx.x) % 32;
+        const int total = pass_count(args_);
+        const int least = wide_stores_alone(args_) ? 2 : 1;
+        for (int first = (static_cast<int>(blockIdx.x) * kWideIdleWarps + warp) * 32; first < total;
+             first += static_cast<int>(gridDim.x) * kWideIdleWarps * 32) {
+            const int token = first + lane;
+            const bool combines = token < total && routes_here(token) >= least;
+            const std::uint32_t all = __ballot_sync(0xFFFFFFFFU, combines);
+            int begin = 0;
+            if (lane == 0 && all != 0) begin = atomicAdd(args_.dealt + kWideCombineTokens, __popc(all));
+            begin = __shfl_sync(0xFFFFFFFFU, begin, 0);
+            if (combines) args_.owners[begin + __popc(all & ((1U << lane) - 1))] = token;
+        }
+    }
+
   private:
+    [[nodiscard]] __device__ int routes_here(int token) const {
+        int routes = 0;
+#pragma unroll 8
+        for (int slot = 0; slot < args_.top_k; ++slot)
+            routes += __ldcg(args_.places + static_cast<std::int64_t>(token) * args_.top_k + slot) >= 0 ? 1 : 0;
+        return routes;
+    }
     [[nodiscard]] __device__ int last_place(int token) const {
         int last = -1;
 #pragma unroll 4
@@ -73,7 +96,7 @@ struct WideCombineJob {
 
 /// Deals jobs to warps that ask: the tokens that are complete with some neighbouring places (behind a barrier: some
 /// neighbouring tokens), a part of their columns each. Ahead: two more numbers are asked for while one is worked at.
-template <bool Ahead, bool Quantized>
+template <bool Ahead>
 class WideCombineJobs {
     static constexpr int kMostPlaces = 8;
 
@@ -83,9 +106,9 @@ class WideCombineJobs {
         : args_(args),
           tables_(tables),
           cols_(cols),
-          total_(wide_overlaps<Quantized>(args) ? tables.begins[args.local_experts] : pass_count(args)),
+          total_(wide_overlaps<false>(args) ? tables.begins[args.local_experts] : pass_count(args)),
           parts_((args.gate_up.cols + cols - 1) / cols) {
-        const int jobs = static_cast<int>(gridDim.x) * (wide_overlaps<Quantized>(args) ? 20 : 80);
+        const int jobs = static_cast<int>(gridDim.x) * (wide_overlaps<false>(args) ? 20 : 80);
         while (places_ > 1 && static_cast<std::int64_t>(total_) * parts_ < static_cast<std::int64_t>(jobs) * places_)
             places_ /= 2;
         if (!Ahead) return;
@@ -117,7 +140,7 @@ class WideCombineJobs {
             asked_ = ask();
         }
         owners_ = __ballot_sync(0xFFFFFFFFU, token_ >= 0);
-        if (owners_ != 0 && wide_overlaps<Quantized>(args_)) await(min(total_, first + places_) - 1);
+        if (owners_ != 0 && wide_overlaps<false>(args_)) await(min(total_, first + places_) - 1);
         return true;
     }
     /// In lane 0.

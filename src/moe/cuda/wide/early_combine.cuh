@@ -117,7 +117,7 @@ class WideEarlyCombine {
     }
 
     Row row_;
-    WideCombineJobs<false, false> jobs_;
+    WideCombineJobs<false> jobs_;
     std::uint8_t* memory_;
     WideCombineJob job_;
     typename Row::Slot own_;

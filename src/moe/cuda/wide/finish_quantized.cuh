@@ -238,19 +238,26 @@ __device__ __forceinline__ void finish_wide_group(const WideArgs& args, const Wi
     WideTelling<Shape>{args, scratch}.finished(unit, me.lane, patch);
 }
 
-/// Routes of a unit's rows: lane l has rows l, l + 32 and so on. The answer takes a microsecond or more while weights
-/// are read, so quantised rows' are asked for before the multiplications.
+/// Routes of a unit's rows and, where rows are quantised, what their results are multiplied by: lane l has rows l, l +
+/// 32 and so on. The answer takes a microsecond or more while weights are read, so quantised rows' are asked for before
+/// the multiplications.
 template <int Eights>
 struct WideRoutes {
     static constexpr int kCount = (Eights + 3) / 4;
     int routes[kCount];
+    float factors[kCount];
 
+    template <bool Quantized>
     __device__ __forceinline__ void ask(const WideArgs& args, const WideUnit& unit, int lane) {
 #pragma unroll
         for (int i = 0; i < kCount; ++i) {
             const int row = i * 32 + lane;
             routes[i] = row < unit.rows ? __ldcg(args.list + unit.first + row) : -1;
+            factors[i] = Quantized && row < unit.rows ? __ldcg(args.factors + unit.first + row) : 1.0F;
         }
+    }
+    [[nodiscard]] __device__ __forceinline__ float factor(int eight, int row) const {
+        return __shfl_sync(0xFFFFFFFFU, factors[eight / 4], eight % 4 * 8 + row);
     }
 };
 
@@ -266,9 +273,11 @@ __device__ __forceinline__ void finish_down_half(const WideArgs& args, const Wid
     const float high = rows.high.value();
     const int half = me.lane % 2;
     const int col = strip * 64 + me.slab * 16 + half * 8;
-    const std::int64_t stride = wide_result_stride(args, true);
     const std::uint32_t own = ptx::shared_address(patch) + static_cast<std::uint32_t>(me.lane) * 16;
     const std::uint8_t* const turned = patch + ((me.lane / 16 * 2 + half) * 8 + me.lane / 2 % 8) * 16;
+    std::uint8_t* to[WideRoutes<Eights>::kCount];
+#pragma unroll
+    for (int i = 0; i < WideRoutes<Eights>::kCount; ++i) to[i] = wide_half_result(args, rows_of.routes[i]);
 #pragma unroll
     for (int n = 0; n < Eights; n += 2) {
         std::uint32_t pairs[4];
@@ -277,18 +286,22 @@ __device__ __forceinline__ void finish_down_half(const WideArgs& args, const Wid
             const float(&s)[4] = sums[n + i / 2];
             const float scale = i % 2 == 0 ? rows.scale_low : rows.scale_high;
             const float bias = i % 2 == 0 ? low : high;
-            const __nv_bfloat162 pair =
-                __floats2bfloat162_rn(fmaf(s[i % 2 * 2], scale, bias), fmaf(s[i % 2 * 2 + 1], scale, bias));
+            float own[2] = {fmaf(s[i % 2 * 2], scale, bias), fmaf(s[i % 2 * 2 + 1], scale, bias)};
+            if constexpr (Shape::kQuantized)
+#pragma unroll
+                for (int odd = 0; odd < 2; ++odd) own[odd] *= rows_of.factor(n + i / 2, me.lane % 4 * 2 + odd);
+            const __nv_bfloat162 pair = __floats2bfloat162_rn(own[0], own[1]);
             pairs[i] = *reinterpret_cast<const std::uint32_t*>(&pair);
         }
-        const int route = __shfl_sync(0xFFFFFFFFU, rows_of.routes[n / 4], n % 4 * 8 + me.lane / 2);
+        const int row = n * 8 + me.lane / 2;
+        auto* const row_to = reinterpret_cast<std::uint8_t*>(
+            __shfl_sync(0xFFFFFFFFU, reinterpret_cast<std::uint64_t>(to[n / 4]), n % 4 * 8 + me.lane / 2));
         __syncwarp();
         ptx::store_matrix_transposed_x4(own, pairs);
         __syncwarp();
         const uint4 eight = *reinterpret_cast<const uint4*>(turned);
-        if (route >= 0 && col < args.gate_up.cols)  // a row of results has whole vectors
-            *reinterpret_cast<uint4*>(reinterpret_cast<std::uint8_t*>(args.partials) + (route * stride + col) * 2) =
-                eight;
+        if (row < unit.rows && col < args.gate_up.cols)  // a row of results has whole vectors
+            *reinterpret_cast<uint4*>(row_to + col * 2) = eight;
     }
 }
 

@@ -137,11 +137,20 @@ __device__ __forceinline__ void finish_tall_group(const WideArgs& args, const Wi
     WideTelling<Shape>{args, scratch}.finished(unit, me.lane, patch);
 }
 
-/// The route of the row that a lane will store results of; asked for before the multiplications.
-__device__ __forceinline__ int tall_route(const WideArgs& args, const WideUnit& unit, const WideConsumer& me) {
-    const int row = turned_row(me, me.lane / 2);
-    return row < unit.rows ? __ldcg(args.list + unit.first + row) : -1;
-}
+/// The route of the row that a lane will store results of, and what results of its own rows are multiplied by; asked
+/// for before the multiplications.
+struct TallRoute {
+    int route = -1;
+    float factors[2] = {1.0F, 1.0F};
+
+    __device__ __forceinline__ void ask(const WideArgs& args, const WideUnit& unit, const WideConsumer& me) {
+        const int row = turned_row(me, me.lane / 2);
+        if (row < unit.rows) route = __ldcg(args.list + unit.first + row);
+#pragma unroll
+        for (int high = 0; high < 2; ++high)
+            if (tall_row(me, high) < unit.rows) factors[high] = __ldcg(args.factors + unit.first + tall_row(me, high));
+    }
+};
 
 __device__ __forceinline__ void add_tall_down_biases(const WideArgs& args, const WideUnit& unit, const WideConsumer& me,
                                                      WideTallSums (&sums)[2]) {
@@ -165,8 +174,8 @@ __device__ __forceinline__ bool scatter_tall(const WideArgs& args, const WideUni
 #pragma unroll
     for (int high = 0; high < 2; ++high) {
         const int row = tall_row(me, high);
-        const int route = row < unit.rows ? __ldcg(args.list + unit.first + row) : -1;
-        if (route < 0) continue;
+        if (row >= unit.rows) continue;
+        const int route = __ldcg(args.list + unit.first + row) & ~kWideAlone;
         const std::int64_t token = args.first_token + route / args.top_k;
         const float weight =
             args.weights.data != nullptr ? load_element(args.weights, token, route % args.top_k) : 1.0F;
@@ -185,20 +194,18 @@ __device__ __forceinline__ bool scatter_tall(const WideArgs& args, const WideUni
 }
 
 /// Rows of results in bf16, or results added to `out`: 32 bytes of each of the warp's 16 rows at a time, turned by way
-/// of `patch`. `route`: of the row that the lane stores.
+/// of `patch`.
 template <class Shape>
 __device__ __forceinline__ void finish_tall_down(const WideArgs& args, const WideUnit& unit, const WideConsumer& me,
-                                                 std::uint8_t* patch, int route, WideTallSums (&sums)[2]) {
+                                                 std::uint8_t* patch, const TallRoute& rows, WideTallSums (&sums)[2]) {
     if (args.down.bias.data != nullptr) add_tall_down_biases(args, unit, me, sums);
     if (Shape::atomic(args) && scatter_tall(args, unit, me, sums)) return;
     const int half = me.lane % 2;
     const int first = unit.strip * 64 + half * 8;
     const int left = min(unit.strips * 64, args.gate_up.cols - unit.strip * 64) - half * 8;  // of columns
-    std::uint8_t* to =
-        reinterpret_cast<std::uint8_t*>(args.partials) + (route * wide_result_stride(args, true) + first) * 2;
-    if (Shape::atomic(args))
-        to = static_cast<std::uint8_t*>(args.out) +
-             ((args.first_token + route / args.top_k) * args.out_stride + first) * 2;
+    const int route = rows.route;
+    const bool alone = (route & kWideAlone) != 0;
+    std::uint8_t* to = wide_half_result(args, Shape::atomic(args) ? route | kWideAlone : route) + first * 2;
     // The second eight's rows change places by four, so that eight lanes read from different banks.
     const auto turned = [&](int row, int second) { return (second * 16 + (row ^ second * 4)) * 16; };
     const std::uint32_t own =
@@ -210,7 +217,8 @@ __device__ __forceinline__ void finish_tall_down(const WideArgs& args, const Wid
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
             const float(&s)[4] = sums[two / 8][two % 8 * 2 + i / 2];
-            const __nv_bfloat162 pair = __floats2bfloat162_rn(s[i % 2 * 2], s[i % 2 * 2 + 1]);
+            const float factor = Shape::atomic(args) ? 1.0F : rows.factors[i % 2];
+            const __nv_bfloat162 pair = __floats2bfloat162_rn(s[i % 2 * 2] * factor, s[i % 2 * 2 + 1] * factor);
             pairs[i] = *reinterpret_cast<const std::uint32_t*>(&pair);
         }
         __syncwarp();
@@ -219,7 +227,7 @@ __device__ __forceinline__ void finish_tall_down(const WideArgs& args, const Wid
         const uint4 eight = *reinterpret_cast<const uint4*>(from);
         if (route < 0 || two * 16 >= left) continue;
         if (Shape::atomic(args))
-            add_eight_bf16(reinterpret_cast<__nv_bfloat16*>(to + two * 32), eight);
+            put_eight_bf16(to + two * 32, eight, alone);
         else
             *reinterpret_cast<uint4*>(to + two * 32) = eight;  // a row of results has whole vectors
     }

@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <new>
 
-#include "moe/cuda/wide/combine.cuh"
+#include "moe/cuda/wide/combine_tokens.cuh"
 #include "moe/cuda/wide/early_combine.cuh"
 #include "moe/cuda/wide/finish_tall.cuh"
 #include "moe/cuda/wide/multiply_e4m3.cuh"
@@ -58,7 +58,7 @@ __device__ __forceinline__ void finish_wide_other(const WideArgs& args, const Wi
             finish_down_scatter<Shape>(args, unit, strip, me, patch, sums[i]);
         else if constexpr (Shape::kHalfResults) {
             WideRoutes<Eights> routes;
-            routes.ask(args, unit, me.lane);
+            routes.template ask<false>(args, unit, me.lane);
             finish_down_half<Shape>(args, unit, strip, me, patch, routes, sums[i]);
         } else
             finish_down_row<Shape>(args, unit, strip, me, sums[i]);
@@ -96,7 +96,8 @@ __device__ __forceinline__ void consume_wide_unit(const WideArgs& args, const Wi
     const DecodeMatrix& matrix = down ? args.down : args.gate_up;
     float sums[Strips][Eights][4] = {};
     [[maybe_unused]] WideRoutes<Eights> routes;
-    if (Shape::kQuantized && down) routes.ask(args, unit, me.lane);
+    if constexpr (Shape::kQuantized)
+        if (!Shape::atomic(args) && down) routes.template ask<true>(args, unit, me.lane);
     if constexpr (Shape::kQuantized)
         multiply_unit_e4m3<Shape>(stages, first, matrix.tiles, unit.rows, sums);
     else if constexpr (Shape::Weights::kFromShared)
@@ -128,7 +129,8 @@ template <class Shape>
 __device__ __forceinline__ void consume_tall_unit(const WideArgs& args, const WideUnit& unit, bool down,
                                                   const WideConsumer& me, WideStages<Shape>& stages) {
     WideTallSums sums[2] = {};
-    const int route = down ? tall_route(args, unit, me) : -1;
+    TallRoute route;
+    if (down) route.ask(args, unit, me);
     multiply_unit_tall<Shape>(stages, me, Shape::chunks(down ? args.down : args.gate_up), unit.rows, sums);
     if (down)
         finish_tall_down<Shape>(args, unit, me, stages.patch, route, sums);
@@ -182,8 +184,14 @@ template <class Shape>
 __device__ __forceinline__ void idle_wide(const WideArgs& args, const WideTables& tables, std::uint8_t* shared,
                                           int warp, int count) {
     if constexpr (!Shape::kQuantized) WidePrepare(args, tables, wide_x_rows<Shape>(args)).run_later(warp);
-    if (!Shape::atomic(args)) WideOwners<Shape::kQuantized>(args, tables).find(warp);
-    WideClear(args).run(count, warp, !Shape::atomic(args));
+    if (!Shape::atomic(args)) {
+        const WideOwners owners(args, tables);
+        if constexpr (Shape::kQuantized)
+            owners.collect(warp);
+        else
+            owners.find(warp);
+    }
+    WideClear(args).template run<Shape::kQuantized, Shape::kStoresAlone>(count, warp, !Shape::atomic(args));
     WideCleared(args).add();
     if constexpr (Shape::kQuantized) {
         if (warp == 0) WideTelling<Shape>{args, group_scratch<Shape>(args)}.run();
@@ -233,7 +241,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
     grid.sync();
     if constexpr (Shape::kQuantized) {
         group_scratch<Shape>(args).clear();
-        quantize_wide_rows(args, tables, wide_x_rows<Shape>(args), count);
+        quantize_wide_rows(args, tables, wide_x_rows<Shape>(args));
     } else {
         WidePrepare(args, tables, wide_x_rows<Shape>(args)).run_first();
     }
@@ -265,14 +273,22 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
         if (Shape::atomic(args)) WideCleared(args).await();
         consume_wide_phase<Shape>(args, deals, true, me, stages);
         if (!Shape::atomic(args)) {
-            if (Shape::kQuantized || wide_overlaps<Shape::kQuantized>(args))
+            if constexpr (Shape::kQuantized) {
                 WideCleared(args).await();
-            else
+                WideTokenCombine combine(args, warp * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x),
+                                         Shape::kConsumerWarps * static_cast<int>(gridDim.x));
+                combine.ask();  // the answers come while others still multiply
                 grid.sync();
-            WideCombine<Shape::kHalfResults, Shape::kQuantized> combine(args, tables);
-            combine.ask();
-            if (Shape::kQuantized) grid.sync();  // the answers come while others still multiply
-            combine.run();
+                combine.run();
+            } else {
+                if (wide_overlaps<false>(args))
+                    WideCleared(args).await();
+                else
+                    grid.sync();
+                WideCombine<Shape::kHalfResults> combine(args, tables);
+                combine.ask();
+                combine.run();
+            }
         }
     }
     ptx::cluster_arrive_relaxed();  // nobody leaves while the other one still gives stages back here

@@ -176,6 +176,24 @@ __device__ __forceinline__ void place_wide_experts(const WideArgs& args, const W
                      choose_wide_units<Shape>(args.down, before[1], true)};
 }
 
+/// Tokens with a route here, those of the CTA's share, in any order. By all warps but the first.
+__device__ __forceinline__ void collect_live(const WideArgs& args, const std::uint32_t* own, int begin, int end) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const int tokens = (end - begin) / args.top_k;
+    for (int first = static_cast<int>(threadIdx.x) / 32 * 32 - 32; first < tokens;
+         first += static_cast<int>(blockDim.x) - 32) {
+        const int token = first + lane;
+        bool live = false;
+        for (int slot = 0; token < tokens && slot < args.top_k; ++slot)
+            live |= own[token * args.top_k + slot] != kNoRoute;
+        const std::uint32_t all = __ballot_sync(0xFFFFFFFFU, live);
+        int place = 0;
+        if (lane == 0 && all != 0) place = atomicAdd(args.dealt + kWideLiveTokens, __popc(all));
+        place = __shfl_sync(0xFFFFFFFFU, place, 0) + __popc(all & ((1U << lane) - 1));
+        if (live) args.owners[place] = begin / args.top_k + token;
+    }
+}
+
 /// List and tables for `count` tokens. By all threads of the grid; complete after the grid's next barrier.
 template <class Shape>
 __device__ inline void build_wide_lists(const WideArgs& args, const WideTables& tables, std::uint8_t* scratch,
@@ -184,7 +202,8 @@ __device__ inline void build_wide_lists(const WideArgs& args, const WideTables& 
     const int thread = static_cast<int>(threadIdx.x);
     const int experts = args.local_experts;
     const int routes = count * args.top_k;
-    const int share = (routes + static_cast<int>(gridDim.x) - 1) / static_cast<int>(gridDim.x);
+    const int whole = Shape::kQuantized ? args.top_k : 1;  // a token's routes are of one CTA
+    const int share = (routes / whole + static_cast<int>(gridDim.x) - 1) / static_cast<int>(gridDim.x) * whole;
     const int begin = min(routes, static_cast<int>(blockIdx.x) * share);
     const int end = min(routes, begin + share);
     int* const rows = reinterpret_cast<int*>(scratch);
@@ -196,7 +215,10 @@ __device__ inline void build_wide_lists(const WideArgs& args, const WideTables& 
     __syncthreads();
     sum_counts(args, rows, before);
     __syncthreads();
-    if (thread < 32) place_wide_experts<Shape>(args, tables, rows);
+    if (thread < 32)
+        place_wide_experts<Shape>(args, tables, rows);
+    else if (Shape::kQuantized)
+        collect_live(args, own, begin, end);
     __syncthreads();
     for (int route = begin + thread; route < end; route += threads) {
         const std::uint32_t of_share = own[route - begin];

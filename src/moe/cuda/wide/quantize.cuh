@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Rows of x become e4m3 with a scale for each 128 columns: a token's row is read and quantised once and stored for
-// every expert here that takes it. Tokens without one cost a look at their places.
+// every expert here that takes it.
 #pragma once
 
 #include <cstdint>
@@ -27,12 +27,13 @@ class WideQuantize {
         uint2 codes[Loads];
         float scale;
     };
-    /// Some groups of a token; none at the end.
+    /// Some groups of a token, from `first` on; none at the end.
     struct Job {
         int token = -1;
         int first = 0;
         int last = 0;
         int place = -1;  ///< in the list, of the lane's slot
+        bool begins = false;
     };
     /// Where the row at the lane's place is.
     struct Target {
@@ -43,59 +44,76 @@ class WideQuantize {
 
   public:
     /// `to`: where the rows go.
-    __device__ WideQuantize(const WideArgs& args, const WideTables& tables, void* to, int count)
+    __device__ WideQuantize(const WideArgs& args, const WideTables& tables, void* to)
         : args_(args),
           tables_(tables),
           to_(to),
           groups_(args.gate_up.padded_cols / 128),
+          alone_(wide_stores_alone(args)),
           lane_(static_cast<int>(threadIdx.x) % 32),
-          spans_(count, (groups_ + kGroups - 1) / kGroups, static_cast<int>(gridDim.x * blockDim.x) / 32),
-          total_(count * spans_.count),
+          tokens_(__ldcg(args.dealt + kWideLiveTokens)),
+          spans_(max(1, tokens_), (groups_ + kGroups - 1) / kGroups, static_cast<int>(gridDim.x * blockDim.x) / 8),
+          total_(tokens_ * spans_.count),
           warps_(static_cast<int>(gridDim.x * blockDim.x) / 32),
-          number_(static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) / 32),
-          behind_(number_ + warps_) {}
+          number_(static_cast<int>(threadIdx.x / 32 * gridDim.x + blockIdx.x)),
+          behind_(number_ + warps_),
+          token_(token_of(number_)) {}
 
-    /// What comes next, of this token or another, is on its way while a piece is quantised.
+    /// Two pieces, of this token or others, are on their way while one is quantised.
     __device__ void run() {
         pending_ = ask();
-        Job job = next_live();
-        if (job.token < 0) return;
-        Loaded loaded = load_all(job.token, job.first);
+        Job job = next_job();
+        Loaded loaded = load_all(job);
+        Job next = behind(job);
+        Loaded ahead = load_all(next);
         while (job.token >= 0) {
-            const Job next = next_live();
-            make(job, 0, loaded, next);
-            for (int slots = 32; slots < args_.top_k; slots += 32) {
-                job.place = place_of(job.token, slots);
-                Loaded again = load_all(job.token, job.first);
-                make(job, slots, again, Job{});
-            }
+            const Job last = behind(next);
+            const Loaded further = load_all(last);
+            make(job, loaded);
             job = next;
+            loaded = ahead;
+            next = last;
+            ahead = further;
         }
     }
 
   private:
-    /// The number of a job: two are the warp's own, others are dealt to who asks first, two jobs ahead.
-    [[nodiscard]] __device__ __forceinline__ int take() {
-        const int number = __shfl_sync(0xFFFFFFFFU, number_, 0);
-        number_ = behind_;
-        if (lane_ == 0) behind_ = 2 * warps_ + atomicAdd(args_.dealt + kWidePrepareJobs, 1);
-        return number;
+    [[nodiscard]] __device__ __forceinline__ int token_of(int number) const {
+        return number < total_ ? __ldcg(args_.owners + number / spans_.count) : -1;
     }
+    /// Two jobs are the warp's own, others are dealt to who asks first, two jobs ahead; the token is asked for one
+    /// ahead, its places when the job before begins.
     [[nodiscard]] __device__ __forceinline__ Job ask() {
-        const int number = take();
+        const int number = number_;
+        const int token = token_;
+        number_ = __shfl_sync(0xFFFFFFFFU, behind_, 0);
+        token_ = token_of(number_);
+        behind_ = total_;
+        if (lane_ == 0 && 2 * warps_ < total_) behind_ = 2 * warps_ + atomicAdd(args_.dealt + kWidePrepareJobs, 1);
         if (number >= total_) return {};
-        const int token = number / spans_.count;
-        const int part = (number - token * spans_.count) * spans_.length;
-        return {token, part * kGroups, min(groups_, (part + spans_.length) * kGroups), place_of(token, 0)};
+        const int part = number % spans_.count * spans_.length;
+        return {token, part * kGroups, min(groups_, (part + spans_.length) * kGroups), place_of(token, 0), true};
     }
-    /// The next job whose token has a place; the places of the one behind it are asked for.
-    [[nodiscard]] __device__ __forceinline__ Job next_live() {
-        for (;;) {
-            const Job job = pending_;
-            if (job.token < 0) return job;
-            pending_ = ask();
-            if (__any_sync(0xFFFFFFFFU, job.place >= 0) || args_.top_k > 32) return job;
-        }
+    [[nodiscard]] __device__ __forceinline__ Job next_job() {
+        const Job job = pending_;
+        if (job.token >= 0) pending_ = ask();
+        return job;
+    }
+    /// What the results at the lane's place are multiplied by, and whether they go to `out`.
+    __device__ __forceinline__ void tell_factor(const Job& job, int slots, int place, std::uint32_t live) const {
+        if (place < 0) return;
+        const int slot = slots + lane_;
+        const bool alone = alone_ && __popc(live) == 1;
+        args_.factors[place] = alone && args_.weights.data != nullptr
+                                   ? load_element(args_.weights, args_.first_token + job.token, slot)
+                                   : 1.0F;
+        if (alone) args_.list[place] = (job.token * args_.top_k + slot) | kWideAlone;
+    }
+    /// What is left of a job behind its first piece, or the next one.
+    [[nodiscard]] __device__ __forceinline__ Job behind(const Job& job) {
+        if (job.token < 0) return job;
+        if (job.first + kGroups >= job.last) return next_job();
+        return {job.token, job.first + kGroups, job.last, job.place, false};
     }
     /// In the list, of the lane's slot.
     [[nodiscard]] __device__ __forceinline__ int place_of(int token, int slots) const {
@@ -110,34 +128,36 @@ class WideQuantize {
         return {to.base + row * 128, to.group_bytes() * 8 + row % 8,
                 (tile.rows - row) * 128 + wide_scale_place(row) * 4};
     }
-    /// Groups of a token, for all lanes that have a place. `loaded`: its first piece, then that of the next job.
-    __device__ __forceinline__ void make(const Job& job, int slots, Loaded& loaded, const Job& next) const {
-        const std::uint32_t live = __ballot_sync(0xFFFFFFFFU, job.place >= 0);
-        const Target own = target_of(job.place);
-        float weight = 1.0F;
-        const bool weighted = !Plain && args_.input_weights.data != nullptr;
-        if (weighted && job.place >= 0)
-            weight = load_element(args_.input_weights, args_.first_token + job.token, slots + lane_);
-        for (int first = job.first; first < job.last; first += kGroups) {
-            Loaded ahead = loaded;
-            if (first + kGroups < job.last)
-                ahead = load_all(job.token, first + kGroups);
-            else if (next.token >= 0)
-                ahead = load_all(next.token, next.first);
-            Quantized row;
-            if (!weighted) row = quantize(loaded, 1.0F);
-            for (std::uint32_t left = live; left != 0; left &= left - 1) {
-                const int lane = __ffs(static_cast<int>(left)) - 1;
-                if (weighted) row = quantize(loaded, __shfl_sync(0xFFFFFFFFU, weight, lane));
-                store(own, lane, first, row);
-            }
-            loaded = ahead;
+    /// The first piece of a job, for all lanes that have a place.
+    __device__ __forceinline__ void make(const Job& job, const Loaded& loaded) {
+        if (job.begins) target_ = target_of(job.place);
+        make(job, 0, job.place, target_, loaded);
+        for (int slots = 32; slots < args_.top_k; slots += 32) {
+            const int place = place_of(job.token, slots);
+            make(job, slots, place, target_of(place), loaded);
         }
     }
-    [[nodiscard]] __device__ __forceinline__ Loaded load_all(int token, int first) const {
-        Loaded loaded;
+    __device__ __forceinline__ void make(const Job& job, int slots, int place, const Target& own,
+                                         const Loaded& loaded) const {
+        const std::uint32_t live = __ballot_sync(0xFFFFFFFFU, place >= 0);
+        if (job.first == 0) tell_factor(job, slots, place, live);
+        const bool weighted = !Plain && args_.input_weights.data != nullptr;
+        float weight = 1.0F;
+        if (weighted && place >= 0)
+            weight = load_element(args_.input_weights, args_.first_token + job.token, slots + lane_);
+        Quantized row;
+        if (!weighted) row = quantize(loaded, 1.0F);
+        for (std::uint32_t left = live; left != 0; left &= left - 1) {
+            const int lane = __ffs(static_cast<int>(left)) - 1;
+            if (weighted) row = quantize(loaded, __shfl_sync(0xFFFFFFFFU, weight, lane));
+            store(own, lane, job.first, row);
+        }
+    }
+    [[nodiscard]] __device__ __forceinline__ Loaded load_all(const Job& job) const {
+        Loaded loaded{};
+        if (job.token < 0) return loaded;
 #pragma unroll
-        for (int i = 0; i < Loads; ++i) loaded.bits[i] = load(token, (first + i * 2) * 128 + lane_ * 8);
+        for (int i = 0; i < Loads; ++i) loaded.bits[i] = load(job.token, (job.first + i * 2) * 128 + lane_ * 8);
         return loaded;
     }
     /// Zeros behind the row's end.
@@ -231,22 +251,25 @@ class WideQuantize {
     const WideTables& tables_;
     void* to_;
     int groups_;
+    bool alone_;  ///< results of a token's only route here go to `out`
     int lane_;
+    int tokens_;
     WideSpans spans_;
     int total_;
     int warps_;
     int number_;  ///< of the next job
-    int behind_;  ///< of the one behind it
+    int behind_;  ///< of the one behind it, in lane 0
+    int token_;   ///< of the next job
     Job pending_;
+    Target target_;  ///< of the job's row
 };
 
 /// `to`: where the rows go.
-__device__ __forceinline__ void quantize_wide_rows(const WideArgs& args, const WideTables& tables, void* to,
-                                                   int count) {
+__device__ __forceinline__ void quantize_wide_rows(const WideArgs& args, const WideTables& tables, void* to) {
     if (args.x_vectors && args.gate_up.cols % 8 == 0 && args.input_weights.data == nullptr)
-        WideQuantize<4, true>(args, tables, to, count).run();
+        WideQuantize<4, true>(args, tables, to).run();
     else
-        WideQuantize<1, false>(args, tables, to, count).run();
+        WideQuantize<1, false>(args, tables, to).run();
 }
 
 }  // namespace tokamak::moe::cuda

@@ -23,6 +23,22 @@ __device__ __forceinline__ bool wide_overlaps(const WideArgs& args) {
     return !Quantized && args.down.cols >= kWideOverlapCols;
 }
 
+/// Bit of a route in the list: its token has no other here, and its results, weighted, go to `out` at once. Found by
+/// WideQuantize; where rows are not quantised and results are added to `out`, by WideClear.
+inline constexpr int kWideAlone = 1 << 30;
+__device__ __forceinline__ bool wide_stores_alone(const WideArgs& args) {
+    const auto bits = reinterpret_cast<std::uintptr_t>(args.out) | static_cast<std::uintptr_t>(args.out_stride * 2);
+    return args.out_dtype == DType::bf16 && args.shared_output.data == nullptr && !args.accumulate &&
+           args.top_k <= 32 && args.gate_up.cols % 8 == 0 && bits % 16 == 0;
+}
+/// Where results in bf16 go.
+__device__ __forceinline__ std::uint8_t* wide_half_result(const WideArgs& args, int route) {
+    if ((route & kWideAlone) != 0)
+        return static_cast<std::uint8_t*>(args.out) +
+               (args.first_token + (route & ~kWideAlone) / args.top_k) * args.out_stride * 2;
+    return reinterpret_cast<std::uint8_t*>(args.partials) + route * wide_result_stride(args, true) * 2;
+}
+
 /// Rows of x in the form of the ring.
 template <class Shape>
 __device__ __forceinline__ void* wide_x_rows(const WideArgs& args) {

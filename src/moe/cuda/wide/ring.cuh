@@ -51,15 +51,11 @@ __device__ __forceinline__ void copy_wide_weights(const StageRing<Shape>& ring, 
     const std::uint64_t policy = ptx::copy_policy(tables.facts->several == 0);
     const WidePair pair;
     WideWalk<Shape> walk(tables, deals, matrix, down);
-    if (leader) {
-        walk.ask();
-        if (Shape::kQuantized) walk.deal(turn + 1);
-    }
-    const int ask_at = max(0, chunks - (Shape::kQuantized ? kWideAskFurther : kWideAskAhead));
-    const int deal_at = max(0, chunks - wide_deal_ahead(pair));
+    if (leader) walk.ask();
+    const int ask_at = max(0, chunks - kWideAskAhead);
     for (;;) {
         ++turn;
-        if (!Shape::kQuantized && leader) walk.deal(turn);
+        if (leader) walk.deal(turn);
         __syncwarp();
         const WideUnit* const next = deals.await(turn);
         if (next == nullptr) return;
@@ -70,7 +66,6 @@ __device__ __forceinline__ void copy_wide_weights(const StageRing<Shape>& ring, 
             matrix.packed + unit.expert * matrix.expert_bytes + (unit.strip + share.first) * matrix.strip_bytes;
         for (int chunk = 0; chunk < chunks; ++chunk) {
             if (leader && chunk == ask_at) walk.ask();
-            if (Shape::kQuantized && leader && chunk == deal_at) walk.deal(turn + 1);
             const int tiles = min(stage_tiles, matrix.tiles - chunk * stage_tiles);
             const std::uint32_t bytes = static_cast<std::uint32_t>(tiles) * Weights::kTileBytes;
             std::uint64_t* const full = &ring.full[place.slot];

@@ -92,7 +92,7 @@ class WidePrepare {
             const int part = (number - group * spans.count) * spans.length;
             Job job{begin + group * rows, part, min(parts(args_), part + spans.length)};
             if (number < total && lane_ < rows && job.place + lane_ < end)
-                job.route = __ldcg(args_.list + job.place + lane_);
+                job.route = __ldcg(args_.list + job.place + lane_) & ~kWideAlone;
             return job;
         };
         int number = jobs.take();

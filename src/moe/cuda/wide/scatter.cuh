@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The atomic combine: warps without work clear the rows of `out` under the first phase (shared output, what is
-// accumulated on), then every unit of the second adds its weighted results to them.
+// accumulated on), then every unit of the second adds its weighted results to them. Rows of tokens with one route here
+// are not cleared (weights from shared memory, WideShape::kStoresAlone): results are stored there, which neither writes
+// zeros nor reads what they are added to.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -20,19 +22,37 @@ class WideClear {
     __device__ explicit WideClear(const WideArgs& args) : args_(args), lane_(static_cast<int>(threadIdx.x) % 32) {}
 
     /// `warp` of the CTA's; `bare`: only tokens that none of the experts here takes.
+    template <bool Quantized, bool StoresAlone>
     __device__ void run(int count, int warp, bool bare) const {
         if ((args_.accumulate && args_.shared_output.data == nullptr) || (bare && args_.live_rows_only)) return;
+        const bool stores_alone = StoresAlone && !bare && wide_stores_alone(args_);
+        const bool all = !bare && !args_.live_rows_only;
         for (int token = static_cast<int>(blockIdx.x) * kWideIdleWarps + warp; token < count;
-             token += static_cast<int>(gridDim.x) * kWideIdleWarps)
-            if ((!bare && !args_.live_rows_only) || has_route(token) != bare) clear(args_.first_token + token);
+             token += static_cast<int>(gridDim.x) * kWideIdleWarps) {
+            const int routes = all && !stores_alone ? 0 : routes_of<!Quantized>(token, stores_alone);
+            if (stores_alone && routes == 1) continue;
+            if (all || (routes > 0) != bare) clear(args_.first_token + token);
+        }
     }
 
   private:
-    [[nodiscard]] __device__ bool has_route(int token) const {
-        bool has = false;
-        for (int slot = lane_; slot < args_.top_k; slot += 32)
-            has |= __ldcg(args_.places + static_cast<std::int64_t>(token) * args_.top_k + slot) >= 0;
-        return __any_sync(0xFFFFFFFFU, has);
+    /// Routes of a token to experts here; `mark`: a lone one is marked in the list.
+    template <bool Marks>
+    [[nodiscard]] __device__ int routes_of(int token, bool mark) const {
+        int routes = 0;
+        int place = -1;
+        int route = 0;
+        for (int slots = 0; slots < args_.top_k; slots += 32) {
+            const int slot = slots + lane_;
+            const int own =
+                slot < args_.top_k ? __ldcg(args_.places + static_cast<std::int64_t>(token) * args_.top_k + slot) : -1;
+            routes += __popc(__ballot_sync(0xFFFFFFFFU, own >= 0));
+            if (own < 0) continue;
+            place = own;
+            route = token * args_.top_k + slot;
+        }
+        if (Marks && mark && routes == 1 && place >= 0) args_.list[place] = route | kWideAlone;
+        return routes;
     }
     __device__ void clear(std::int64_t row) const {
         const int hidden = args_.gate_up.cols;
@@ -73,10 +93,18 @@ __device__ __forceinline__ void add_eight_bf16(void* to, const uint4& eight) {
                  : "memory");
 }
 
+/// The same, or `alone` stored.
+__device__ __forceinline__ void put_eight_bf16(void* to, const uint4& eight, bool alone) {
+    if (alone)
+        *static_cast<uint4*>(to) = eight;
+    else
+        add_eight_bf16(to, eight);
+}
+
 /// Tokens of a unit's rows and what their results are multiplied by: lane l has rows l, l + 32 and so on.
 template <int Eights>
 struct WideRowTargets {
-    int tokens[(Eights + 3) / 4];  ///< -1 behind the last row
+    int tokens[(Eights + 3) / 4];  ///< -1 behind the last row; with kWideAlone
     float weights[(Eights + 3) / 4];
 
     __device__ __forceinline__ WideRowTargets(const WideArgs& args, const WideUnit& unit, int lane) {
@@ -89,10 +117,11 @@ struct WideRowTargets {
         for (int i = 0; i < (Eights + 3) / 4; ++i) {
             weights[i] = 1.0F;
             if (tokens[i] < 0) continue;
-            const int token = tokens[i] / args.top_k;
+            const int route = tokens[i] & ~kWideAlone;
+            const int token = route / args.top_k;
             if (args.weights.data != nullptr)
-                weights[i] = load_element(args.weights, args.first_token + token, tokens[i] - token * args.top_k);
-            tokens[i] = token;
+                weights[i] = load_element(args.weights, args.first_token + token, route - token * args.top_k);
+            tokens[i] = token | (tokens[i] & kWideAlone);
         }
     }
     [[nodiscard]] __device__ __forceinline__ int token(int eight, int row) const {
@@ -133,8 +162,9 @@ __device__ __forceinline__ void scatter_vectors(const WideArgs& args, const Wide
         __syncwarp();
         const uint4 eight = *reinterpret_cast<const uint4*>(turned);
         if (token >= 0 && col < args.gate_up.cols)
-            add_eight_bf16(static_cast<__nv_bfloat16*>(args.out) + (args.first_token + token) * args.out_stride + col,
-                           eight);
+            put_eight_bf16(static_cast<__nv_bfloat16*>(args.out) +
+                               (args.first_token + (token & ~kWideAlone)) * args.out_stride + col,
+                           eight, (token & kWideAlone) != 0);
     }
 }
 

@@ -25,7 +25,8 @@ struct WideShape {
     static constexpr int kLeastRows = LeastRows_;
     static constexpr int kStepRows = StepRows_;
     static constexpr int kMostRows = MostRows_;
-    static constexpr bool kPairs = Weights::kFromShared;  ///< CTAs share what they copy (WidePair)
+    static constexpr bool kPairs = Weights::kFromShared;        ///< CTAs share what they copy (WidePair)
+    static constexpr bool kStoresAlone = Weights::kFromShared;  ///< rows of `out` with one result are not added to
     /// Quantised: tiles of more rows have them as the first operand, 128 of them.
     static constexpr int kNarrowRows = Weights::kQuantized ? 80 : kMostRows;
     /// Converted weights are multiplied by whole stages, with a set of registers for each strip and block of them.

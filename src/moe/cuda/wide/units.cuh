@@ -113,11 +113,6 @@ class WideJobs {
 
 /// Stages before the end of a unit at which the next one is asked for: the answer takes a microsecond.
 inline constexpr int kWideAskAhead = 3;
-/// Quantised: asked for earlier, and dealt stages before the end of the unit too. The second CTA of a pair looks later,
-/// for what the first one tells.
-inline constexpr int kWideAskFurther = 7;
-__device__ __forceinline__ int wide_deal_ahead(const WidePair& pair) { return pair.rank == 0 ? 4 : 2; }
-
 /// Deals units to the CTAs. They are numbered expert by expert, in an expert strips by strips, then row tile by row
 /// tile; those of a row tile share its strips evenly, or have whole groups of them.
 /// Pairs: a row tile has an even number of units, so that the CTAs of a pair always have neighbouring ones: of two row

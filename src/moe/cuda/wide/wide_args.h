@@ -29,7 +29,11 @@ inline constexpr int kWideLaterRows = 3;
 inline constexpr int kWideCombineJobs = 4;
 /// Warps that have cleared what they had to, or found the owners of their places.
 inline constexpr int kWideCleared = 5;
-inline constexpr int kWideCounters = 6;
+/// Tokens that have results to combine (quantised rows).
+inline constexpr int kWideCombineTokens = 6;
+/// Tokens with a route here (quantised rows).
+inline constexpr int kWideLiveTokens = 7;
+inline constexpr int kWideCounters = 8;
 
 /// Units that a CTA keeps, more than it can have at hand: a role is at most a ring of stages behind the first one, and
 /// a unit has a stage at least.
@@ -60,7 +64,9 @@ struct WideArgs : DecodeArgs {
     std::int32_t* list = nullptr;        ///< workspace: [routes], routes expert by expert
     std::int32_t* counts = nullptr;      ///< workspace: [CTAs, local experts], routes of a CTA's share
     std::int32_t* places = nullptr;      ///< workspace: [routes], their places in the list or -1
-    std::int32_t* owners = nullptr;      ///< workspace: [routes], for each place the token that has its last one there
+    std::int32_t* owners = nullptr;      ///< workspace: [routes], for each place the token that has its last one there;
+                                         ///< quantised rows: tokens with routes here, then those with results to
+                                         ///< combine
     std::int32_t* tile_rows = nullptr;   ///< workspace: [row tiles], parts of a tile's rows of x that are there
     std::int32_t* tile_parts = nullptr;  ///< workspace: [row tiles], parts of a tile's intermediate that are there
     std::int32_t* expert_results = nullptr;  ///< workspace: [local experts], parts of an expert's results
@@ -68,6 +74,7 @@ struct WideArgs : DecodeArgs {
     bool atomic = false;                     ///< results are added to `out` instead of kept for a combine
     int stages = 0;
     WideShared lists;
+    float* factors = nullptr;  ///< workspace: [routes], what results at a place are multiplied by (quantised rows)
 };
 
 /// A compiled kernel with what the host must know about it.
