@@ -64,17 +64,6 @@ __device__ __forceinline__ void store_element(void* data, DType dtype, std::int6
         static_cast<float*>(data)[index] = value;
 }
 
-/// Four neighbouring bf16 by one store, where they are aligned to it.
-__device__ __forceinline__ bool store_bf16(void* data, std::int64_t index, const float (&values)[4]) {
-    auto* const at = static_cast<__nv_bfloat16*>(data) + index;
-    if (reinterpret_cast<std::uintptr_t>(at) % sizeof(uint2) != 0) return false;
-    Elements<DType::bf16, 4> four;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) four.set(i, values[i]);
-    *reinterpret_cast<Elements<DType::bf16, 4>*>(at) = four;
-    return true;
-}
-
 /// An id of type i32 or i64.
 __device__ __forceinline__ std::int64_t load_id(const void* ids, bool wide, std::int64_t index) {
     return wide ? static_cast<const std::int64_t*>(ids)[index] : static_cast<const std::int32_t*>(ids)[index];

@@ -9,6 +9,7 @@
 
 #include "moe/cuda/decode_phase.cuh"
 #include "moe/cuda/gather_tables.cuh"
+#include "moe/cuda/store_four.cuh"
 
 namespace tokamak::moe::cuda {
 

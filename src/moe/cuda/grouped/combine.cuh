@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "moe/cuda/grouped/prepare.cuh"
+#include "moe/cuda/store_four.cuh"
 
 namespace tokamak::moe::cuda {
 

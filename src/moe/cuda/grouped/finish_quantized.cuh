@@ -65,13 +65,11 @@ __device__ __forceinline__ void encode(const std::uint32_t* largest, int lane, f
     for (int n = 0; n < Blocks; ++n)
 #pragma unroll
         for (int odd = 0; odd < 2; ++odd) {
-            const auto scale =
-                tokamak::cuda::E4m3Scale::of(__uint_as_float(largest[n * 8 + lane % 4 * 2 + odd]));
+            const auto scale = tokamak::cuda::E4m3Scale::of(__uint_as_float(largest[n * 8 + lane % 4 * 2 + odd]));
             scales[n][odd] = scale.scale;
 #pragma unroll
             for (int i = 0; i < Strips; ++i)
-                sums[i][n][odd + 2] =
-                    __uint_as_float(tokamak::cuda::e4m3_codes(scale.divide(sums[i][n][odd]), 0.0F));
+                sums[i][n][odd + 2] = __uint_as_float(tokamak::cuda::e4m3_codes(scale.divide(sums[i][n][odd]), 0.0F));
         }
 }
 
