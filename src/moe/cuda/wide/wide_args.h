@@ -90,6 +90,7 @@ WideInstance wide_fp8_block_n128();
 WideInstance wide_fp8_block_n128_atomic();
 WideInstance wide_int4_g32_n128();
 WideInstance wide_int4_g32_n64();
+WideInstance wide_int4_g32_n64_atomic();
 WideInstance wide_int4_g32_n96();
 WideInstance wide_int4_g64_n128();
 WideInstance wide_int4_g128_n128();
