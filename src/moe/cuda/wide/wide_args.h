@@ -103,6 +103,8 @@ WideInstance wide_mxfp4_n64_atomic();
 WideInstance wide_mxfp4_n96();
 WideInstance wide_nvfp4_n128();
 WideInstance wide_nvfp4_n64();
+WideInstance wide_nvfp4_n64_atomic();
 WideInstance wide_nvfp4_n96();
+WideInstance wide_nvfp4_n96_atomic();
 
 }  // namespace tokamak::moe::cuda
