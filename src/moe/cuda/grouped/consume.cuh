@@ -9,6 +9,7 @@
 #include "moe/cuda/grouped/multiply_converted.cuh"
 #include "moe/cuda/grouped/multiply_e4m3.cuh"
 #include "moe/cuda/grouped/multiply_warpgroup.cuh"
+#include "moe/cuda/tile_rows.cuh"
 
 namespace tokamak::moe::cuda {
 
