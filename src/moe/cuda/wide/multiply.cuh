@@ -13,33 +13,49 @@
 namespace tokamak::moe::cuda {
 
 /// What a consumer warp has finished and not told yet, in its patch: it is told when the next unit is multiplied, for
-/// until its stores have left telling takes a microsecond or two. Readers order the copy engine's accesses behind what
-/// they were told; a fence of these here as well is another microsecond of every unit.
+/// until its stores have left telling takes a microsecond or two. Of a unit's warps the last one tells for all: a fence
+/// for the GPU takes a thousand cycles of a warp. Readers order the copy engine's accesses behind what they were told; a
+/// fence of these here as well is another microsecond of every unit.
 struct WidePending {
     int turn;  ///< the turn that the warp is at
     int index;
     int parts;
+    int all;       ///< parts of the unit, those of all warps
+    int finished;  ///< its turn
 
     __device__ static WidePending& of(std::uint8_t* patch) {
         return *reinterpret_cast<WidePending*>(patch + kWideTurnBytes);
     }
+    /// Parts of units that their warps have come to tell, by turn; zeros at first. In the patch of the first warp.
+    __device__ static std::uint32_t* told(std::uint8_t* shared, const WideArgs& args) {
+        return reinterpret_cast<std::uint32_t*>(shared + args.lists.patches + kWideTurnBytes + kWideToldPlace);
+    }
     /// By a whole warp.
-    __device__ static void put(std::uint8_t* patch, int lane, int index, int parts) {
+    __device__ static void put(std::uint8_t* patch, int lane, int index, int parts, int all) {
         __syncwarp();  // all have read what is told
         if (lane != 0) return;
-        of(patch).index = index;
-        of(patch).parts = parts;
+        const int turn = of(patch).turn;
+        of(patch) = {turn, index, parts, all, turn};
     }
     template <bool Fenced>
-    __device__ static void tell(std::uint8_t* patch, int lane, std::int32_t* counts) {
+    __device__ static void tell(const WideArgs& args, std::uint8_t* patch, int lane, std::int32_t* counts) {
+        extern __shared__ __align__(1024) std::uint8_t shared[];
         __syncwarp();
         if (Fenced && of(patch).parts != 0) ptx::fence_all_async();
         if (Fenced) __syncwarp();
         if (lane != 0) return;
         const WidePending pending = of(patch);
         if (pending.parts == 0) return;
-        WideCounts{{counts}}.add(pending.index, pending.parts);
         of(patch).parts = 0;
+        std::uint32_t* const count = told(shared, args) + pending.finished % kWideDeals;
+        std::uint32_t before;
+        asm volatile("atom.acq_rel.cta.shared.add.u32 %0, [%1], %2;"
+                     : "=r"(before)
+                     : "r"(ptx::shared_address(count)), "r"(pending.parts)
+                     : "memory");
+        if (static_cast<int>(before) + pending.parts != pending.all) return;
+        *count = 0;
+        WideCounts{{counts}}.add(pending.index, pending.all);
     }
 };
 

@@ -11,6 +11,7 @@ namespace tokamak::moe::cuda {
 /// Of each consumer warp in shared memory: where sums are turned, then its place in the order of work.
 inline constexpr int kWideTurnBytes = 512;
 inline constexpr int kWidePatchBytes = kWideTurnBytes + 128;
+inline constexpr int kWideToldPlace = 64;  ///< behind where sums are turned: counts of what was told
 /// Feeding warps of a CTA that copy nothing: they prepare, clear and combine under the multiplications.
 inline constexpr int kWideIdleWarps = 2;
 /// Of each of them in shared memory: results on their way, with a barrier and 16 bytes about each.
