@@ -35,14 +35,14 @@ __device__ __forceinline__ void finish_wide_gate_up(const WideArgs& args, const 
 #pragma unroll
     for (int i = 0; ahead && i < Strips; ++i)
         if (first + i < last) rows[i].load(args, unit.expert, unit.strip + first + i, me);
-    WidePending::tell<!ahead>(patch, me.lane, args.tile_parts);
+    WidePending::tell<!ahead>(args, patch, me.lane, args.tile_parts);
 #pragma unroll
     for (int i = 0; i < Strips; ++i) {
         if (first + i >= last) break;
         if (!ahead) rows[i].load(args, unit.expert, unit.strip + first + i, me);
         finish_gate_up<Shape>(args, unit, unit.strip + first + i, me, patch, rows[i], sums[i]);
     }
-    WidePending::put(patch, me.lane, unit.tile, max(0, min(first + Strips, last) - first));
+    WidePending::put(patch, me.lane, unit.tile, max(0, min(first + Strips, last) - first), unit.strips * 4);
 }
 
 /// Results that are added, in bf16, or of tiles of many rows.
@@ -70,7 +70,7 @@ __device__ __forceinline__ void finish_wide_down(const WideArgs& args, const Wid
                                                  const WideConsumer& me, std::uint8_t* patch,
                                                  const float (&sums)[Strips][Eights][4]) {
     if (Shape::kHalfResults || !Shape::kWholeStages || Shape::atomic(args)) {
-        WidePending::tell<!Shape::kWholeStages>(patch, me.lane, args.expert_results);
+        WidePending::tell<!Shape::kWholeStages>(args, patch, me.lane, args.expert_results);
         finish_wide_other<Shape>(args, unit, first, last, me, patch, sums);
     } else {
         WideLaneRows<Shape, true> rows[Strips];
@@ -78,13 +78,24 @@ __device__ __forceinline__ void finish_wide_down(const WideArgs& args, const Wid
         for (int i = 0; i < Strips; ++i)
             if (first + i < last) rows[i].load(args, unit.expert, unit.strip + first + i, me);
         const WideRowRoutes<Eights> routes(args, unit, me.lane);
-        WidePending::tell<false>(patch, me.lane, args.expert_results);
+        WidePending::tell<false>(args, patch, me.lane, args.expert_results);
 #pragma unroll
         for (int i = 0; i < Strips; ++i)
             if (first + i < last) finish_down<Shape>(args, unit.strip + first + i, me, routes, rows[i], sums[i]);
     }
     if (!Shape::atomic(args) && wide_overlaps<false>(args))
-        WidePending::put(patch, me.lane, unit.expert, max(0, min(first + Strips, last) - first) * 2);
+        WidePending::put(patch, me.lane, unit.expert, max(0, min(first + Strips, last) - first) * 2, unit.strips * 8);
+}
+
+/// What the end of a unit needs, into the L2: under the copies of weights the memory takes 3000 cycles to answer.
+template <class Shape>
+__device__ __forceinline__ void prefetch_wide_rows(const WideArgs& args, const WideUnit& unit, bool down, int first,
+                                                   int last, const WideConsumer& me) {
+    for (int i = first; i < last; ++i)
+        if (down)
+            WideLaneRows<Shape, true>::prefetch(args, unit.expert, unit.strip + i, me);
+        else
+            WideLaneRows<Shape, false>::prefetch(args, unit.expert, unit.strip + i, me);
 }
 
 /// Multiplies the strips of a unit from `first` on and finishes them. A warpgroup with fewer strips than it could have
@@ -95,6 +106,7 @@ __device__ __forceinline__ void consume_wide_unit(const WideArgs& args, const Wi
     constexpr int Strips = Shape::kStripsEach;
     const DecodeMatrix& matrix = down ? args.down : args.gate_up;
     float sums[Strips][Eights][4] = {};
+    if constexpr (Shape::kWholeStages) prefetch_wide_rows<Shape>(args, unit, down, first, last, me);
     [[maybe_unused]] WideRoutes<Eights> routes;
     if constexpr (Shape::kQuantized)
         if (!Shape::atomic(args) && down) routes.template ask<true>(args, unit, me.lane);
@@ -176,7 +188,8 @@ __device__ __forceinline__ void consume_wide_phase(const WideArgs& args, const W
             stages.skip(Shape::chunks(matrix));
     }
     if constexpr (!Shape::kQuantized)
-        WidePending::tell<!Shape::kWholeStages>(stages.patch, me.lane, down ? args.expert_results : args.tile_parts);
+        WidePending::tell<!Shape::kWholeStages>(args, stages.patch, me.lane,
+                                                down ? args.expert_results : args.tile_parts);
 }
 
 /// What warps that copy nothing do under the multiplications.
@@ -235,6 +248,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
     build_wide_lists<Shape>(args, tables, shared, count);
     ptx::fence_shared_async();  // the ring takes its place back
     deals.clear();
+    if (threadIdx.x < kWideDeals) WidePending::told(shared, args)[threadIdx.x] = 0;
     TileCounts{args.tile_rows}.clear(tables.facts->tiles);
     TileCounts{args.tile_parts}.clear(tables.facts->tiles);
     TileCounts{args.expert_results}.clear(args.local_experts);

@@ -13,33 +13,49 @@
 namespace tokamak::moe::cuda {
 
 /// What a consumer warp has finished and not told yet, in its patch: it is told when the next unit is multiplied, for
-/// until its stores have left telling takes a microsecond or two. Readers order the copy engine's accesses behind what
-/// they were told; a fence of these here as well is another microsecond of every unit.
+/// until its stores have left telling takes a microsecond or two. Of a unit's warps the last one tells for all: a fence
+/// for the GPU takes a thousand cycles of a warp. Readers order the copy engine's accesses behind what they were told; a
+/// fence of these here as well is another microsecond of every unit.
 struct WidePending {
     int turn;  ///< the turn that the warp is at
     int index;
     int parts;
+    int all;       ///< parts of the unit, those of all warps
+    int finished;  ///< its turn
 
     __device__ static WidePending& of(std::uint8_t* patch) {
         return *reinterpret_cast<WidePending*>(patch + kWideTurnBytes);
     }
+    /// Parts of units that their warps have come to tell, by turn; zeros at first. In the patch of the first warp.
+    __device__ static std::uint32_t* told(std::uint8_t* shared, const WideArgs& args) {
+        return reinterpret_cast<std::uint32_t*>(shared + args.lists.patches + kWideTurnBytes + kWideToldPlace);
+    }
     /// By a whole warp.
-    __device__ static void put(std::uint8_t* patch, int lane, int index, int parts) {
+    __device__ static void put(std::uint8_t* patch, int lane, int index, int parts, int all) {
         __syncwarp();  // all have read what is told
         if (lane != 0) return;
-        of(patch).index = index;
-        of(patch).parts = parts;
+        const int turn = of(patch).turn;
+        of(patch) = {turn, index, parts, all, turn};
     }
     template <bool Fenced>
-    __device__ static void tell(std::uint8_t* patch, int lane, std::int32_t* counts) {
+    __device__ static void tell(const WideArgs& args, std::uint8_t* patch, int lane, std::int32_t* counts) {
+        extern __shared__ __align__(1024) std::uint8_t shared[];
         __syncwarp();
         if (Fenced && of(patch).parts != 0) ptx::fence_all_async();
         if (Fenced) __syncwarp();
         if (lane != 0) return;
         const WidePending pending = of(patch);
         if (pending.parts == 0) return;
-        WideCounts{{counts}}.add(pending.index, pending.parts);
         of(patch).parts = 0;
+        std::uint32_t* const count = told(shared, args) + pending.finished % kWideDeals;
+        std::uint32_t before;
+        asm volatile("atom.acq_rel.cta.shared.add.u32 %0, [%1], %2;"
+                     : "=r"(before)
+                     : "r"(ptx::shared_address(count)), "r"(pending.parts)
+                     : "memory");
+        if (static_cast<int>(before) + pending.parts != pending.all) return;
+        *count = 0;
+        WideCounts{{counts}}.add(pending.index, pending.all);
     }
 };
 
@@ -66,14 +82,13 @@ struct WideStages {
         ptx::barrier_wait(&ring.full[place.slot], place.parity);
         return ring.stage(place.slot);
     }
-    /// Where a lane gives the stage at hand back, behind a wait of the whole warp for the matrix unit; 0: other lanes
-    /// do.
-    [[nodiscard]] __device__ __forceinline__ std::uint32_t give_back_at() const {
-        return empty != 0 ? empty + static_cast<std::uint32_t>(place.slot) * 8 : 0;
+    /// Behind a wait of the whole warp for the matrix unit.
+    __device__ __forceinline__ void give_back(std::uint32_t slot) const {
+        if (empty != 0) ptx::barrier_arrive_in(empty + slot * 8);
     }
     __device__ __forceinline__ void release(int slot) const {
         __syncwarp();
-        if (empty != 0) ptx::barrier_arrive_in(empty + static_cast<std::uint32_t>(slot) * 8);
+        give_back(static_cast<std::uint32_t>(slot));
     }
     __device__ void skip(int chunks) {
         for (; chunks > 0; --chunks) {
@@ -142,93 +157,112 @@ __device__ __forceinline__ void multiply_slab(Slab& slab, std::uint32_t rows, st
     ptx::wgmma_commit();
 }
 
-/// The stage at hand and a lane's places in a stage, as shared addresses: a stage's pointer costs the latency of a
+/// A consumer warp's way through the stages of a unit, as shared addresses: a stage's pointer costs the latency of a
 /// special register.
 template <class Shape>
-struct WideLaneStages {
+class WideLaneStages {
     using Weights = typename Shape::Weights;
     static constexpr int kStripBytes = Weights::kStripStageBytes;
 
-    const RingPlace& place;
-    std::uint32_t memory;
-    std::uint32_t full;
-    std::uint32_t codes;
-    std::uint32_t scales;
-
+  public:
     __device__ __forceinline__ WideLaneStages(const WideStages<Shape>& stages, int first, const WideConsumer& me)
-        : place(stages.place),
-          memory(ptx::shared_address(stages.ring.memory)),
-          full(ptx::shared_address(stages.ring.full)),
-          codes(static_cast<std::uint32_t>(first * kStripBytes + me.slab * 512 + me.lane * 16)),
-          scales(static_cast<std::uint32_t>(first * kStripBytes + Weights::scale_place(me.slab, me.lane))) {}
-    [[nodiscard]] __device__ __forceinline__ std::uint32_t stage() const {
-        return memory + static_cast<std::uint32_t>(place.slot) * Shape::kStageBytes;
+        : memory_(ptx::shared_address(stages.ring.memory)),
+          full_(ptx::shared_address(stages.ring.full)),
+          count_(static_cast<std::uint32_t>(stages.ring.stages)),
+          codes_(static_cast<std::uint32_t>(first * kStripBytes + me.slab * 512 + me.lane * 16)),
+          scales_(static_cast<std::uint32_t>(first * kStripBytes + Weights::scale_place(me.slab, me.lane))),
+          slot_(__shfl_sync(0xFFFFFFFFU, static_cast<std::uint32_t>(stages.place.slot), 0)),
+          parity_(__shfl_sync(0xFFFFFFFFU, stages.place.parity, 0)) {
+        find_stage();
     }
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t slot() const { return slot_; }
+    /// Whether the stage is there; does not wait.
     [[nodiscard]] __device__ __forceinline__ std::uint32_t present() const {
-        return ptx::barrier_test(full + static_cast<std::uint32_t>(place.slot) * 8, place.parity);
+        return ptx::barrier_test(full_ + slot_ * 8, parity_);
     }
-    __device__ __forceinline__ void await() const {
-        ptx::barrier_wait(full + static_cast<std::uint32_t>(place.slot) * 8, place.parity);
+    __device__ __forceinline__ void await() const { ptx::barrier_wait(full_ + slot_ * 8, parity_); }
+    __device__ __forceinline__ void load(typename Weights::Slab& slab, int strip, int block) const {
+        slab.load(stage_ + codes_, stage_ + scales_, strip * kStripBytes, block);
     }
-    __device__ __forceinline__ void load(typename Weights::Slab& slab, std::uint32_t stage, int strip,
-                                         int block) const {
-        slab.load(stage + codes, stage + scales, strip * kStripBytes, block);
+    /// Low word of the rows' descriptor, by the whole warp. What comes of a shuffle is in a uniform register, as are the
+    /// descriptors made of it; in others each wgmma takes four more instructions. The word is known a stage before, so
+    /// that conversions hide the shuffle.
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t rows() const { return __shfl_sync(0xFFFFFFFFU, rows_, 0); }
+    __device__ __forceinline__ void advance() {
+        const bool last = slot_ + 1 == count_;
+        slot_ = last ? 0 : slot_ + 1;
+        parity_ ^= last ? 1U : 0U;
+        find_stage();
     }
-    /// Low word of the rows' descriptor. Not through a shuffle: its latency stood before every stage.
-    [[nodiscard]] __device__ __forceinline__ static std::uint32_t rows(std::uint32_t stage) {
-        return ptx::wgmma_tile_word(stage + static_cast<std::uint32_t>(Shape::kRowsOffset));
+    __device__ __forceinline__ void store(RingPlace& place) const {
+        place.slot = static_cast<int>(slot_);
+        place.parity = parity_;
     }
+
+  private:
+    __device__ __forceinline__ void find_stage() {
+        stage_ = memory_ + slot_ * Shape::kStageBytes;
+        rows_ = ptx::wgmma_tile_word(stage_ + Shape::kRowsOffset);
+    }
+
+    std::uint32_t memory_;
+    std::uint32_t full_;
+    std::uint32_t count_;
+    std::uint32_t codes_;
+    std::uint32_t scales_;
+    std::uint32_t slot_;
+    std::uint32_t parity_;
+    std::uint32_t stage_ = 0;
+    std::uint32_t rows_ = 0;
 };
 
 /// A warpgroup's strips over whole stages of two blocks: a set for each block of each strip. What is converted is
-/// loaded a stage ahead, and asked for at the beginning of the one before, so that little stands between conversions.
+/// loaded a stage ahead, and asked for at the beginning of the one before, so that little stands between conversions;
+/// behind the last stage of the unit from whatever lies there.
 template <class Shape, int Strips, int Eights>
 __device__ __forceinline__ void multiply_unit_stages(WideStages<Shape>& stages, int first, int blocks,
                                                      const WideConsumer& me, float (&sums)[Strips][Eights][4]) {
     static_assert(Shape::kBlocks == 2);
     constexpr int parts = 2 * Strips;
-    const WideLaneStages<Shape> lane(stages, first, me);
+    WideLaneStages<Shape> lane(stages, first, me);
     std::uint32_t a[2][Strips][4][4];
     typename Shape::Weights::Slab slabs[2][Strips];
     lane.await();
-    std::uint32_t stage = lane.stage();
 #pragma unroll
-    for (int part = 0; part < parts; ++part)
-        if (part / Strips < blocks) lane.load(slabs[part / Strips][part % Strips], stage, part % Strips, part / Strips);
-    std::uint32_t reading = 0;  // where the stage before is given back, in lanes that do so
+    for (int part = 0; part < parts; ++part) lane.load(slabs[part / Strips][part % Strips], part % Strips, part / Strips);
+    std::uint32_t reading = lane.slot();  // that the matrix unit may still read
 #pragma unroll 1
     for (int next = 2; next <= blocks; next += 2) {
-        const std::uint32_t rows = lane.rows(stage);
-        const std::uint32_t own = stages.give_back_at();
-        stages.advance();
-        const std::uint32_t present = next < blocks ? lane.present() : 1U;
+        const std::uint32_t rows = lane.rows();
+        const std::uint32_t own = lane.slot();
+        lane.advance();
+        const std::uint32_t present = lane.present();
 #pragma unroll
         for (int part = 0; part < parts; ++part) {
             const int block = part / Strips;
             const int strip = part % Strips;
             multiply_slab(slabs[block][strip], rows + static_cast<std::uint32_t>(block) * (Shape::kRowBlockBytes / 16),
                           a[block][strip], sums[strip]);
-            if (part == 0) {
-                if (present == 0) lane.await();
-                stage = lane.stage();
-            }
-            if (next + block < blocks) lane.load(slabs[block][strip], stage, strip, block);
+            if (part == 0)
+                if (present == 0 && next < blocks) lane.await();
+            lane.load(slabs[block][strip], strip, block);
             ptx::wgmma_wait<1>();
-            if (part == 0 && reading != 0) ptx::barrier_arrive_in(reading);
+            if (part == 0 && next > 2) stages.give_back(reading);
         }
         reading = own;
     }
     if (blocks % 2 != 0) {
-        const std::uint32_t rows = lane.rows(stage);
+        const std::uint32_t rows = lane.rows();
 #pragma unroll
         for (int strip = 0; strip < Strips; ++strip) multiply_slab(slabs[0][strip], rows, a[0][strip], sums[strip]);
         ptx::wgmma_wait<0>();
-        if (reading != 0) ptx::barrier_arrive_in(reading);
-        reading = stages.give_back_at();
-        stages.advance();
+        if (blocks > 1) stages.give_back(reading);
+        reading = lane.slot();
+        lane.advance();
     }
     ptx::wgmma_wait<0>();
-    if (reading != 0) ptx::barrier_arrive_in(reading);
+    stages.give_back(reading);
+    lane.store(stages.place);
 }
 
 /// Two strips, which have a set each. What is converted next is loaded, and its stage awaited, before the wait for the

@@ -29,9 +29,9 @@ struct WideShape {
     static constexpr bool kStoresAlone = Weights::kFromShared;  ///< rows of `out` with one result are not added to
     /// Quantised: tiles of more rows have them as the first operand, 128 of them.
     static constexpr int kNarrowRows = Weights::kQuantized ? 80 : kMostRows;
-    /// Converted weights are multiplied by whole stages, with a set of registers for each strip and block of them.
-    /// dsv3-ep8 at 64 rows, wide_n96: int4_g32 440 to 421 us, nvfp4 480 to 446; more rows leave no registers for it.
-    static constexpr bool kWholeStages = kStripsEach == 1 || (kMostRows > 64 && kMostRows <= 96);
+    /// Converted weights are multiplied by whole stages, with a set of registers for each strip and block of them; more
+    /// rows leave none for that.
+    static constexpr bool kWholeStages = kMostRows <= 96;
     static_assert(kMostRows % kStepRows == 0 && kLeastRows % kStepRows == 0);
     static constexpr int kStrips = kWarpgroups * kStripsEach;
     static constexpr int kConsumerWarps = kWarpgroups * 4;

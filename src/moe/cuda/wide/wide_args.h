@@ -11,6 +11,7 @@ namespace tokamak::moe::cuda {
 /// Of each consumer warp in shared memory: where sums are turned, then its place in the order of work.
 inline constexpr int kWideTurnBytes = 512;
 inline constexpr int kWidePatchBytes = kWideTurnBytes + 128;
+inline constexpr int kWideToldPlace = 64;  ///< behind where sums are turned: counts of what was told
 /// Feeding warps of a CTA that copy nothing: they prepare, clear and combine under the multiplications.
 inline constexpr int kWideIdleWarps = 2;
 /// Of each of them in shared memory: results on their way, with a barrier and 16 bytes about each.
@@ -97,6 +98,7 @@ WideInstance wide_fp8_block_n128();
 WideInstance wide_fp8_block_n128_atomic();
 WideInstance wide_int4_g32_n128();
 WideInstance wide_int4_g32_n64();
+WideInstance wide_int4_g32_n64_atomic();
 WideInstance wide_int4_g32_n96();
 WideInstance wide_int4_g64_n128();
 WideInstance wide_int4_g128_n128();
@@ -109,6 +111,8 @@ WideInstance wide_mxfp4_n64_atomic();
 WideInstance wide_mxfp4_n96();
 WideInstance wide_nvfp4_n128();
 WideInstance wide_nvfp4_n64();
+WideInstance wide_nvfp4_n64_atomic();
 WideInstance wide_nvfp4_n96();
+WideInstance wide_nvfp4_n96_atomic();
 
 }  // namespace tokamak::moe::cuda

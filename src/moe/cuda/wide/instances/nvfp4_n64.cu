@@ -3,5 +3,9 @@
 #include "moe/cuda/wide/weights.cuh"
 
 namespace tokamak::moe::cuda {
-WideInstance wide_nvfp4_n64() { return wide_instance<WideShape<WideNvfp4, 32, 16, 64>>("wide_n64"); }
+WideInstance wide_nvfp4_n64() {
+    WideInstance instance = wide_instance<WideShape<WideNvfp4, 32, 16, 64, WideCombines::rows>>("wide_n64");
+    instance.atomic_kernel = wide_nvfp4_n64_atomic().kernel;
+    return instance;
+}
 }  // namespace tokamak::moe::cuda

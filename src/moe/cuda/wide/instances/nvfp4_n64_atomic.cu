@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "moe/cuda/wide/kernel.cuh"
+#include "moe/cuda/wide/weights.cuh"
+
+namespace tokamak::moe::cuda {
+WideInstance wide_nvfp4_n64_atomic() {
+    return wide_instance<WideShape<WideNvfp4, 32, 16, 64, WideCombines::atomic>>("wide_n64");
+}
+}  // namespace tokamak::moe::cuda
