@@ -15,6 +15,7 @@
 #include "mla/cuda/sparse_attention_args.h"
 #include "mla/cuda/sparse_attention_choose.h"
 #include "mla/cuda/sparse_decode/layout.h"
+#include "mla/cuda/wide_decode/instances.h"
 #include "mla/problem_key.h"
 #include "mla/sparse_attention_state.h"
 
@@ -65,6 +66,12 @@ Kernel kernel_of(const SparseConfig& config, const SparseAttentionProblem& probl
     kernel.pair = pair ? 2 : 1;
     kernel.splits = config.splits;
     kernel.head_groups = (problem.heads + heads * kernel.pair - 1) / (heads * kernel.pair);
+    if (getenv("TOKAMAK_WIDE") && fp8 && !pair && heads == 64 && config.splits == 1) {
+        const auto w = problem.dim == 576 ? wide_decode::wide_576() : wide_decode::wide_512();
+        kernel.code.function = w.function;
+        kernel.code.threads = w.threads;
+        kernel.shared.bytes = w.shared_bytes;
+    }
     return kernel;
 }
 

@@ -39,7 +39,7 @@ class Scorer {
         return finish();
     }
 
-  private:
+  protected:  // the wide form scores rows in another way
     using Shape = Slabs<Dim>;
     static constexpr int kPairs = N / 8;  ///< column pairs of a thread
     static constexpr float kPatience = kPatienceBits;
