@@ -66,7 +66,7 @@ Kernel kernel_of(const SparseConfig& config, const SparseAttentionProblem& probl
     kernel.pair = pair ? 2 : 1;
     kernel.splits = config.splits;
     kernel.head_groups = (problem.heads + heads * kernel.pair - 1) / (heads * kernel.pair);
-    if (getenv("TOKAMAK_WIDE") && fp8 && !pair && heads == 64 && config.splits == 1) {
+    if (getenv("TOKAMAK_WIDE") && fp8 && !pair && heads == 64) {
         const auto w = problem.dim == 576 ? wide_decode::wide_576() : wide_decode::wide_512();
         kernel.code.function = w.function;
         kernel.code.threads = w.threads;

@@ -49,4 +49,10 @@ struct Layout {
     static constexpr std::uint32_t kBytes = kControl + sizeof(WideControl);
 };
 
+/// Where splits exchange their sums, when nobody reads queries, weights and rows any more: parts for others at 0, those
+/// of all splits, their statistics.
+inline constexpr std::uint32_t kLanding = kHeads * 1024;
+inline constexpr std::uint32_t kStatistics = kLanding + 36 * (16 * kHeads * 2);
+static_assert(kStatistics + kMaxSplits * sizeof(SplitSums<kHeads>) <= Layout<512>::kControl);
+
 }  // namespace tokamak::mla::cuda::wide_decode
