@@ -71,6 +71,7 @@ Kernel kernel_of(const SparseConfig& config, const SparseAttentionProblem& probl
         kernel.code.function = w.function;
         kernel.code.threads = w.threads;
         kernel.shared.bytes = w.shared_bytes;
+        kernel.shared.weights = w.weights;
     }
     return kernel;
 }

@@ -89,7 +89,7 @@ class Accumulator {
     __device__ __forceinline__ void add(int block, int stage, Sums<kHeads>& sums) {
         const std::uint32_t at = rows_ + stage * Layout<Dim>::kStageBytes;
         const int k = lane_ % 4 * 2;
-        std::uint32_t a[2][2][4];
+        std::uint32_t a[2][4];
 #pragma unroll
         for (int s = 0; s < 4; ++s) {
             const std::uint32_t first_row = at + s * 16 * Raw::kPitch;
@@ -100,16 +100,16 @@ class Accumulator {
             for (int r = 0; r < 4; ++r) codes[r] = load_shared_8(from[r]);
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
-                if (s > 0) ptx::wgmma_wait<1>();
+                if (s + half > 0) ptx::wgmma_wait<0>();
                 if (Dim == 512 && rotary_)
-                    convert_rotary(block, 16 * s + k, from, half, a[half]);
+                    convert_rotary(block, 16 * s + k, from, half, a);
                 else
-                    convert(codes, half, block, 16 * s + k, a[half]);
+                    convert(codes, half, block, 16 * s + k, a);
                 if (s == 3 && half == 1) {  // all of the rows has been read
                     __syncwarp();
                     if (lane_ == 0) ptx::barrier_arrive(&control_.empty[stage]);
                 }
-                start(sums, half, s, a[half]);
+                start(sums, half, s, a);
             }
         }
         ptx::wgmma_wait<0>();

@@ -8,6 +8,7 @@ struct WideKernel {
     const void* function = nullptr;
     int threads = 0;
     int shared_bytes = 0;
+    int weights = 0;  ///< where softmax weights are in shared memory
 };
 
 /// For fp8 rows of 512 or 576 elements at addresses that are multiples of 16; 64 heads a block.

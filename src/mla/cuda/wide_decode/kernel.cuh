@@ -11,8 +11,8 @@
 namespace tokamak::mla::cuda::wide_decode {
 
 /// Registers of a thread by role: 512 for the four together.
-inline constexpr int kScoreRegisters = 120;
-inline constexpr int kAddRegisters = 176;
+inline constexpr int kScoreRegisters = 136;
+inline constexpr int kAddRegisters = 168;
 inline constexpr int kBringRegisters = 40;
 
 __device__ __forceinline__ void start_wide() { ptx::named_barrier(kStartBarrier, kWideThreads); }

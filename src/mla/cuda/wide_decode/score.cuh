@@ -26,8 +26,7 @@ class WideScorer : public Scorer<Dim, kHeads, true, false> {
                                           int lane, int power)
         : Base(params, control, shared, warp, lane, power),
           wide_(control),
-          base_(ptx::shared_address(shared)),
-          queries_(ptx::wgmma_tile_word(base_)) {}
+          base_(ptx::shared_address(shared)) {}
 
     __device__ __forceinline__ HeadSums run(int blocks) {
         for (int block = 0; block < blocks; ++block) {
@@ -41,7 +40,7 @@ class WideScorer : public Scorer<Dim, kHeads, true, false> {
 
   private:
     [[nodiscard]] __device__ __forceinline__ std::uint64_t queries(int slab, int step) const {
-        return ptx::wgmma_step(queries_ + slab * (kHeads * 128 / 16), step);
+        return ptx::wgmma_step(ptx::wgmma_tile_word(ptx::shared_address(this->shared_)) + slab * (kHeads * 128 / 16), step);
     }
 
     __device__ __forceinline__ void multiply(int block, std::uint32_t rows) {
@@ -72,17 +71,27 @@ class WideScorer : public Scorer<Dim, kHeads, true, false> {
         ptx::wgmma_commit();
     }
 
-    /// Two steps of 16 dimensions from eight codes of both rows.
-    __device__ __forceinline__ static void convert(const std::uint32_t (&low)[2], const std::uint32_t (&high)[2],
-                                                   std::uint32_t (&a)[2][4]) {
-#pragma unroll
-        for (int s = 0; s < 2; ++s) {
-            a[s][0] = half_bits(low[s] & 0xFFFFU);
-            a[s][1] = half_bits(high[s] & 0xFFFFU);
-            a[s][2] = half_bits(low[s] >> 16);
-            a[s][3] = half_bits(high[s] >> 16);
+    /// A lane's codes of 64 dimensions of both rows.
+    struct Codes {
+        std::uint32_t low[4], high[4];
+
+        __device__ __forceinline__ Codes(std::uint32_t low_row, std::uint32_t high_row, int offset) {
+            const uint4 l = load_shared_16(low_row + offset);
+            const uint4 h = load_shared_16(high_row + offset);
+            low[0] = l.x, low[1] = l.y, low[2] = l.z, low[3] = l.w;
+            high[0] = h.x, high[1] = h.y, high[2] = h.z, high[3] = h.w;
         }
-    }
+        /// Pair p of the four steps of 16 dimensions.
+        __device__ __forceinline__ void convert(int p, std::uint32_t (&a)[2][4]) const {
+#pragma unroll
+            for (int s = 0; s < 2; ++s) {
+                a[s][0] = half_bits(low[2 * p + s] & 0xFFFFU);
+                a[s][1] = half_bits(high[2 * p + s] & 0xFFFFU);
+                a[s][2] = half_bits(low[2 * p + s] >> 16);
+                a[s][3] = half_bits(high[2 * p + s] >> 16);
+            }
+        }
+    };
 
     /// A lane's row: exponent of its power, and what its scales become.
     __device__ __forceinline__ void settle_576(int block, std::uint32_t rows) {
@@ -125,30 +134,30 @@ class WideScorer : public Scorer<Dim, kHeads, true, false> {
         const float of_high = power_of(2 * kUnitExponent - exponent_or_unit(block, k + 8));
 #pragma unroll
         for (int e = 0; e < 32; ++e) score_[e] *= e % 4 < 2 ? of_low : of_high;
+        Codes own[2] = {Codes(low, high, 0), Codes(low, high, 64)};
+        const float* scale_low = &wide_.scales[k].x;
+        const float* scale_high = &wide_.scales[k + 8].x;
         std::uint32_t a[2][2][4];
-#pragma unroll
+#pragma unroll 1
         for (int b = 0; b < 4; ++b) {
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
-                const uint4 l = load_shared_16(low + b * 128 + half * 64);
-                const uint4 h = load_shared_16(high + b * 128 + half * 64);
-                const std::uint32_t low_words[2][2] = {{l.x, l.y}, {l.z, l.w}};
-                const std::uint32_t high_words[2][2] = {{h.x, h.y}, {h.z, h.w}};
 #pragma unroll
                 for (int p = 0; p < 2; ++p) {
                     if (half > 0) ptx::wgmma_wait<1>();
-                    convert(low_words[p], high_words[p], a[p]);
+                    own[half].convert(p, a[p]);
                     ptx::wgmma_fence();
                     ptx::wgmma_from_registers<true>(products, a[p][0], queries(2 * b + half, 2 * p), half + p > 0);
                     ptx::wgmma_from_registers<true>(products, a[p][1], queries(2 * b + half, 2 * p + 1), true);
                     ptx::wgmma_commit();
                 }
+                own[half] = Codes(low, high, (b < 3 ? b * 128 + 128 : 0) + half * 64);
             }
-            const float scale_low = (&wide_.scales[k].x)[b];
-            const float scale_high = (&wide_.scales[k + 8].x)[b];
+            const float of_low = *scale_low++;
+            const float of_high = *scale_high++;
             ptx::wgmma_wait<0>();
 #pragma unroll
-            for (int e = 0; e < 32; ++e) score_[e] = fmaf(products[e], e % 4 < 2 ? scale_low : scale_high, score_[e]);
+            for (int e = 0; e < 32; ++e) score_[e] = fmaf(products[e], e % 4 < 2 ? of_low : of_high, score_[e]);
         }
     }
 
@@ -208,16 +217,13 @@ class WideScorer : public Scorer<Dim, kHeads, true, false> {
         std::uint32_t a[2][2][4];
 #pragma unroll
         for (int slab = 0; slab < Raw::kCodeSlabs; ++slab) {
-            const uint4 l = load_shared_16(low + slab * 64);
-            const uint4 h = load_shared_16(high + slab * 64);
-            const std::uint32_t low_words[2][2] = {{l.x, l.y}, {l.z, l.w}};
-            const std::uint32_t high_words[2][2] = {{h.x, h.y}, {h.z, h.w}};
+            const Codes own(low, high, slab * 64);
             const std::uint32_t ratio_low = wide_.ratio[block % 2][slab][k] * 0x10001U;
             const std::uint32_t ratio_high = wide_.ratio[block % 2][slab][k + 8] * 0x10001U;
 #pragma unroll
             for (int p = 0; p < 2; ++p) {
                 if (slab > 0) ptx::wgmma_wait<1>();
-                convert(low_words[p], high_words[p], a[p]);
+                own.convert(p, a[p]);
 #pragma unroll
                 for (int s = 0; s < 2; ++s)
 #pragma unroll
@@ -232,7 +238,7 @@ class WideScorer : public Scorer<Dim, kHeads, true, false> {
     }
 
     WideControl& wide_;
-    std::uint32_t base_, queries_;
+    std::uint32_t base_;
     Stage stage_;
 };
 
