@@ -33,9 +33,7 @@ class Accumulator {
             for (int e = 0; e < 32; ++e) sums.tile[t][e] = 0.0F;
         Stage stage;
         for (int block = 0; block < blocks; ++block) {
-            ptx::barrier_wait(&control_.weights_full[0], block & 1);
-            ptx::barrier_wait(&control_.full[stage.index], stage.phase);
-            if (control_.corrected[0] != 0) sums.scale(control_.correction[0], lane_);
+            ptx::barrier_wait(&control_.settled[stage.index], stage.phase);
             add(block, stage.index, sums);
             if (lane_ == 0) ptx::barrier_arrive(&control_.weights_empty[0]);
             stage.advance(kRing);
@@ -43,83 +41,92 @@ class Accumulator {
     }
 
   private:
-    /// From codes of rows k, k + 1, k + 8, k + 9: the row operand of two tiles.
-    __device__ __forceinline__ void convert(const uint2 (&codes)[4], int half, int block, int k,
-                                            std::uint32_t (&a)[2][4]) const {
-        const std::uint16_t* const ratio = &control_.ratio[block % 2][Dim == 576 ? part_ / 2 : part_][k];
-        const auto first = *reinterpret_cast<const std::uint32_t*>(ratio);
-        const auto second = *reinterpret_cast<const std::uint32_t*>(ratio + 8);
+    /// From codes of rows k, k + 1, k + 8, k + 9: the row operand of tile t.
+    __device__ __forceinline__ static void convert(const uint2 (&codes)[4], int t, const std::uint32_t (&ratio)[2],
+                                                   std::uint32_t (&a)[4]) {
+        const unsigned select = t % 2 == 0 ? 0x5140 : 0x7362;
         std::uint32_t word[4];
 #pragma unroll
-        for (int r = 0; r < 4; ++r) word[r] = half == 0 ? codes[r].x : codes[r].y;
-#pragma unroll
-        for (int t = 0; t < 2; ++t) {
-            const unsigned select = t == 0 ? 0x5140 : 0x7362;
-            const std::uint32_t near = __byte_perm(word[0], word[1], select);
-            const std::uint32_t far = __byte_perm(word[2], word[3], select);
-            a[t][0] = times(half_bits(near & 0xFFFFU), first);
-            a[t][1] = times(half_bits(near >> 16), first);
-            a[t][2] = times(half_bits(far & 0xFFFFU), second);
-            a[t][3] = times(half_bits(far >> 16), second);
-        }
+        for (int r = 0; r < 4; ++r) word[r] = t < 2 ? codes[r].x : codes[r].y;
+        const std::uint32_t near = __byte_perm(word[0], word[1], select);
+        const std::uint32_t far = __byte_perm(word[2], word[3], select);
+        a[0] = times(half_bits(near & 0xFFFFU), ratio[0]);
+        a[1] = times(half_bits(near >> 16), ratio[0]);
+        a[2] = times(half_bits(far & 0xFFFFU), ratio[1]);
+        a[3] = times(half_bits(far >> 16), ratio[1]);
     }
 
     /// The same from rotary values.
-    __device__ __forceinline__ void convert_rotary(int block, int k, const std::uint32_t (&from)[4], int half,
-                                                   std::uint32_t (&a)[2][4]) const {
-        const float2 first = *reinterpret_cast<const float2*>(&control_.inverse[block % 2][k]);
-        const float2 second = *reinterpret_cast<const float2*>(&control_.inverse[block % 2][k + 8]);
-        uint2 v[4];
-#pragma unroll
-        for (int r = 0; r < 4; ++r) v[r] = load_shared_8(from[r] + 8 * half);
-#pragma unroll
-        for (int t = 0; t < 2; ++t) {
-            std::uint32_t word[4];
-#pragma unroll
-            for (int r = 0; r < 4; ++r) word[r] = t == 0 ? v[r].x : v[r].y;
-            a[t][0] = pack_f16(lower(word[0]) * first.x, lower(word[1]) * first.y);
-            a[t][1] = pack_f16(upper(word[0]) * first.x, upper(word[1]) * first.y);
-            a[t][2] = pack_f16(lower(word[2]) * second.x, lower(word[3]) * second.y);
-            a[t][3] = pack_f16(upper(word[2]) * second.x, upper(word[3]) * second.y);
-        }
+    __device__ __forceinline__ void convert_rotary(std::uint32_t at, int t, const float* inverse,
+                                                   std::uint32_t (&a)[4]) const {
+        const float2 first = *reinterpret_cast<const float2*>(inverse);
+        const float2 second = *reinterpret_cast<const float2*>(inverse + 8);
+        std::uint32_t word[4];
+        word[0] = load_word(at + 4 * t);
+        word[1] = load_word(at + 4 * t + to_second_);
+        word[2] = load_word(at + 4 * t + Raw::kPitch);
+        word[3] = load_word(at + 4 * t + Raw::kPitch + to_second_);
+        a[0] = pack_f16(lower(word[0]) * first.x, lower(word[1]) * first.y);
+        a[1] = pack_f16(upper(word[0]) * first.x, upper(word[1]) * first.y);
+        a[2] = pack_f16(lower(word[2]) * second.x, lower(word[3]) * second.y);
+        a[3] = pack_f16(upper(word[2]) * second.x, upper(word[3]) * second.y);
+    }
+    __device__ __forceinline__ static std::uint32_t load_word(std::uint32_t at) {
+        std::uint32_t word;
+        asm volatile("ld.shared.u32 %0, [%1];" : "=r"(word) : "r"(at) : "memory");
+        return word;
     }
     __device__ __forceinline__ static float lower(std::uint32_t two) { return __uint_as_float(two << 16); }
     __device__ __forceinline__ static float upper(std::uint32_t two) { return __uint_as_float(two & 0xFFFF0000U); }
 
+    /// Codes and ratios of 16 rows.
+    struct Step {
+        uint2 codes[4];
+        std::uint32_t ratio[2];
+    };
+    __device__ __forceinline__ void load(std::uint32_t at, std::uint32_t ratio, int s, Step& step) const {
+        const std::uint32_t near = at + s * 16 * Raw::kPitch;
+        step.codes[0] = load_shared_8(near);
+        step.codes[1] = load_shared_8(near + to_second_);
+        step.codes[2] = load_shared_8(near + Raw::kPitch);
+        step.codes[3] = load_shared_8(near + Raw::kPitch + to_second_);
+        step.ratio[0] = load_word(ratio + 32 * s);
+        step.ratio[1] = load_word(ratio + 32 * s + 16);
+    }
+
     __device__ __forceinline__ void add(int block, int stage, Sums<kHeads>& sums) {
         const std::uint32_t at = rows_ + stage * Layout<Dim>::kStageBytes;
         const int k = lane_ % 4 * 2;
+        const std::uint32_t ratio =
+            ptx::shared_address(&control_.ratio[stage][Dim == 576 ? part_ / 2 : part_][k]);
         std::uint32_t a[2][4];
+        Step step;
+        load(at, ratio, 0, step);
+        ptx::barrier_wait(&control_.weights_full[0], block & 1);
+        if (control_.corrected[0] != 0) sums.scale(control_.correction[0], lane_);
 #pragma unroll
         for (int s = 0; s < 4; ++s) {
-            const std::uint32_t first_row = at + s * 16 * Raw::kPitch;
-            const std::uint32_t from[4] = {first_row, first_row + to_second_, first_row + Raw::kPitch,
-                                           first_row + to_second_ + Raw::kPitch};
-            uint2 codes[4];
 #pragma unroll
-            for (int r = 0; r < 4; ++r) codes[r] = load_shared_8(from[r]);
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                if (s + half > 0) ptx::wgmma_wait<0>();
+            for (int t = 0; t < 4; ++t) {
+                if (s > 0 || t > 1) ptx::wgmma_wait<1>();
                 if (Dim == 512 && rotary_)
-                    convert_rotary(block, 16 * s + k, from, half, a);
+                    convert_rotary(at + s * 16 * Raw::kPitch, t, &control_.inverse[stage][16 * s + k], a[t % 2]);
                 else
-                    convert(codes, half, block, 16 * s + k, a);
-                if (s == 3 && half == 1) {  // all of the rows has been read
-                    __syncwarp();
-                    if (lane_ == 0) ptx::barrier_arrive(&control_.empty[stage]);
-                }
-                start(sums, half, s, a);
+                    convert(step.codes, t, step.ratio, a[t % 2]);
+                if (t == 3 && s < 3) load(at, ratio, s + 1, step);
+                if (s == 3 && t == (Dim == 512 ? 3 : 0)) release(stage);
+                ptx::wgmma_fence();
+                ptx::wgmma_from_registers<true>(sums.tile[t], a[t % 2], ptx::wgmma_step(weights_, s), true);
+                ptx::wgmma_commit();
             }
         }
         ptx::wgmma_wait<0>();
     }
 
-    __device__ __forceinline__ void start(Sums<kHeads>& sums, int half, int s, const std::uint32_t (&a)[2][4]) const {
-        ptx::wgmma_fence();
-        ptx::wgmma_from_registers<true>(sums.tile[2 * half], a[0], ptx::wgmma_step(weights_, s), true);
-        ptx::wgmma_from_registers<true>(sums.tile[2 * half + 1], a[1], ptx::wgmma_step(weights_, s), true);
-        ptx::wgmma_commit();
+    /// All of the rows has been read.
+    __device__ __forceinline__ void release(int stage) const {
+        __syncwarp();
+        if (lane_ == 0) ptx::barrier_arrive(&control_.empty[stage]);
     }
 
     WideControl& control_;

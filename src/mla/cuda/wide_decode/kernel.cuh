@@ -11,15 +11,16 @@
 namespace tokamak::mla::cuda::wide_decode {
 
 /// Registers of a thread by role: 512 for the four together.
-inline constexpr int kScoreRegisters = 136;
+inline constexpr int kScoreRegisters = 128;
 inline constexpr int kAddRegisters = 168;
-inline constexpr int kBringRegisters = 40;
+inline constexpr int kBringRegisters = 48;
 
 __device__ __forceinline__ void start_wide() { ptx::named_barrier(kStartBarrier, kWideThreads); }
 
 __device__ __forceinline__ void init_wide(const Params& params, WideControl& control, int rank, int lane) {
     if (lane < kRing) {
-        ptx::barrier_init(&control.full[lane], kBringers + 4);
+        ptx::barrier_init(&control.full[lane], kBringers);
+        ptx::barrier_init(&control.settled[lane], 4);
         ptx::barrier_init(&control.empty[lane], 8);
     }
     if (lane == 0) {

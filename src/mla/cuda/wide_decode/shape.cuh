@@ -26,6 +26,9 @@ struct RawRow {
     static constexpr int kScales = Dim == 576 ? 4 : 7;
 };
 
+/// The smallest code times this is the smallest number of f16.
+inline constexpr float kExactScale = 0x1p-15F;
+
 /// Row of 16 at index k of a fragment. Lanes g = 0..7 score rows k = g and k = g + 8, lanes c = 0..3 add rows
 /// k = 2 c, 2 c + 1 and these + 8; this order keeps both free of bank conflicts.
 __device__ __forceinline__ constexpr int row_at(int k) {
@@ -34,10 +37,12 @@ __device__ __forceinline__ constexpr int row_at(int k) {
 }
 
 struct WideControl : Control<kHeads> {
-    unsigned valid[kRing][4];                        ///< a bit for each row of a bringing warp
-    alignas(16) float4 scales[kRowBlock];            ///< 576: of a scored row, divided by its power; by index
-    alignas(16) std::uint16_t ratio[2][8][kRowBlock];  ///< f16: scales of rows divided by their power, by index
-    alignas(16) float inverse[2][kRowBlock];         ///< 512: one by a row's power
+    std::uint64_t settled[kRing];  ///< a block's rows are there and settled: an arrival per bringing warp
+    std::uint32_t odd_rows[kRing][4];  ///< of a bringing warp: rows with a scale that f16 products would round
+    // Of a block's rows, by their index k in fragments.
+    alignas(16) float4 scales[kRing][kRowBlock];  ///< 576: divided by the row's power
+    alignas(16) std::uint16_t ratio[kRing][8][kRowBlock];  ///< the same as f16
+    alignas(16) float inverse[kRing][kRowBlock];  ///< one by the row's power
 };
 
 template <int Dim>
