@@ -56,28 +56,21 @@ class Accumulator {
         a[3] = times(half_bits(far >> 16), ratio[1]);
     }
 
-    /// The same from rotary values.
-    __device__ __forceinline__ void convert_rotary(std::uint32_t at, int t, const float* inverse,
-                                                   std::uint32_t (&a)[4]) const {
-        const float2 first = *reinterpret_cast<const float2*>(inverse);
-        const float2 second = *reinterpret_cast<const float2*>(inverse + 8);
+    /// The same from rotary values, f16: `codes` holds those of tiles 0 and 1 or of 2 and 3.
+    __device__ __forceinline__ static void pair_rotary(const uint2 (&codes)[4], int t, std::uint32_t (&a)[4]) {
         std::uint32_t word[4];
-        word[0] = load_word(at + 4 * t);
-        word[1] = load_word(at + 4 * t + to_second_);
-        word[2] = load_word(at + 4 * t + Raw::kPitch);
-        word[3] = load_word(at + 4 * t + Raw::kPitch + to_second_);
-        a[0] = pack_f16(lower(word[0]) * first.x, lower(word[1]) * first.y);
-        a[1] = pack_f16(upper(word[0]) * first.x, upper(word[1]) * first.y);
-        a[2] = pack_f16(lower(word[2]) * second.x, lower(word[3]) * second.y);
-        a[3] = pack_f16(upper(word[2]) * second.x, upper(word[3]) * second.y);
+#pragma unroll
+        for (int r = 0; r < 4; ++r) word[r] = t % 2 == 0 ? codes[r].x : codes[r].y;
+        a[0] = __byte_perm(word[0], word[1], 0x5410);
+        a[1] = __byte_perm(word[0], word[1], 0x7632);
+        a[2] = __byte_perm(word[2], word[3], 0x5410);
+        a[3] = __byte_perm(word[2], word[3], 0x7632);
     }
     __device__ __forceinline__ static std::uint32_t load_word(std::uint32_t at) {
         std::uint32_t word;
         asm volatile("ld.shared.u32 %0, [%1];" : "=r"(word) : "r"(at) : "memory");
         return word;
     }
-    __device__ __forceinline__ static float lower(std::uint32_t two) { return __uint_as_float(two << 16); }
-    __device__ __forceinline__ static float upper(std::uint32_t two) { return __uint_as_float(two & 0xFFFF0000U); }
 
     /// Codes and ratios of 16 rows.
     struct Step {
@@ -85,13 +78,16 @@ class Accumulator {
         std::uint32_t ratio[2];
     };
     __device__ __forceinline__ void load(std::uint32_t at, std::uint32_t ratio, int s, Step& step) const {
+        load_codes(at, s, step);
+        step.ratio[0] = load_word(ratio + 32 * s);
+        step.ratio[1] = load_word(ratio + 32 * s + 16);
+    }
+    __device__ __forceinline__ void load_codes(std::uint32_t at, int s, Step& step) const {
         const std::uint32_t near = at + s * 16 * Raw::kPitch;
         step.codes[0] = load_shared_8(near);
         step.codes[1] = load_shared_8(near + to_second_);
         step.codes[2] = load_shared_8(near + Raw::kPitch);
         step.codes[3] = load_shared_8(near + Raw::kPitch + to_second_);
-        step.ratio[0] = load_word(ratio + 32 * s);
-        step.ratio[1] = load_word(ratio + 32 * s + 16);
     }
 
     __device__ __forceinline__ void add(int block, int stage, Sums<kHeads>& sums) {
@@ -110,9 +106,10 @@ class Accumulator {
             for (int t = 0; t < 4; ++t) {
                 if (s > 0 || t > 1) ptx::wgmma_wait<1>();
                 if (Dim == 512 && rotary_)
-                    convert_rotary(at + s * 16 * Raw::kPitch, t, &control_.inverse[stage][16 * s + k], a[t % 2]);
+                    pair_rotary(step.codes, t, a[t % 2]);
                 else
                     convert(step.codes, t, step.ratio, a[t % 2]);
+                if (Dim == 512 && rotary_ && t == 1) load_codes(at + 8, s, step);
                 if (t == 3 && s < 3) load(at, ratio, s + 1, step);
                 if (s == 3 && t == (Dim == 512 ? 3 : 0)) release(stage);
                 ptx::wgmma_fence();

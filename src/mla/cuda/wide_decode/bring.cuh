@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The warpgroup that brings rows: copies them as they are, 16 bytes a lane, as far ahead as the ring allows, and settles
-// the scales of those that have come. A masked row is zeros and never loaded.
+// those that have come: rotary values become f16, divided by their row's power. A masked row is zeros and never loaded.
 #pragma once
 
 #include "cuda/ptx/copy.cuh"
@@ -74,25 +74,27 @@ class Bringer {
         }
     }
 
-    /// Powers and ratios of the warp's rows, a lane one row (its upper half of the lanes: the same rows again).
+    /// Powers and ratios of the warp's rows, a lane one row (the upper half of the lanes: the same rows again).
     __device__ __forceinline__ void settle(int block) {
         ptx::barrier_wait(&control_.full[come_.index], come_.phase);
         const int k = lane_ % 16;
         const int row = row_at(k);
         const std::uint32_t at = rows_at_ + come_.index * Layout<Dim>::kStageBytes + row * Raw::kPitch;
         const unsigned valid = come_.index == 0 ? valid_[0] : come_.index == 1 ? valid_[1] : valid_[2];
+        const std::uint32_t rotary = at + Raw::kRotaryByte + lane_ / 16 * 64;
+        const unsigned top = rotary_top(rotary);
         const int exponent =
-            Dim == 576 ? settle_576(at, warp_ * 16 + k) : settle_512(at, warp_ * 16 + k, rotary_top(at));
+            Dim == 576 ? settle_576(at, warp_ * 16 + k, top) : settle_512(at, warp_ * 16 + k, top);
         control_.exponent[block % kNoteDepth][warp_ * 16 + k] = (valid >> row & 1U) != 0 ? exponent : kMaskedRow;
-        control_.inverse[come_.index][warp_ * 16 + k] = power_of(2 * kUnitExponent - exponent);
+        convert_rotary(rotary, power_of(2 * kUnitExponent - exponent));
         __syncwarp();
         if (lane_ == 0) ptx::barrier_arrive(&control_.settled[come_.index]);
         come_.advance(kRing);
     }
 
-    __device__ __forceinline__ int settle_576(std::uint32_t at, int k) {
+    __device__ __forceinline__ int settle_576(std::uint32_t at, int k, unsigned rotary_top) {
         const uint4 raw = load_shared_16(at + Raw::kScaleByte);
-        const int exponent = RowScales<Dim>(raw, 0).exponent;
+        const int exponent = RowScales<Dim>(raw, rotary_top).exponent;
         const float inverse = power_of(2 * kUnitExponent - exponent);
         const float4 scales = {__uint_as_float(raw.x) * inverse, __uint_as_float(raw.y) * inverse,
                                __uint_as_float(raw.z) * inverse, __uint_as_float(raw.w) * inverse};
@@ -123,17 +125,25 @@ class Bringer {
         return settled.exponent;
     }
 
-    /// Largest magnitude of a row's rotary values, as bf16; two lanes have half of them each.
-    [[nodiscard]] __device__ __forceinline__ unsigned rotary_top(std::uint32_t at) const {
+    /// Largest magnitude of a row's rotary values, as bf16. Two lanes have half of them each, as when they convert them.
+    [[nodiscard]] __device__ __forceinline__ static unsigned rotary_top(std::uint32_t at) {
         unsigned both = 0;
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-            const uint4 v = load_shared_16(at + Raw::kRotaryByte + lane_ / 16 * 64 + i * 16);
+            const uint4 v = load_shared_16(at + i * 16);
             both = __vmaxu2(both, __vmaxu2(__vmaxu2(v.x & 0x7FFF7FFFU, v.y & 0x7FFF7FFFU),
                                            __vmaxu2(v.z & 0x7FFF7FFFU, v.w & 0x7FFF7FFFU)));
         }
         both = __vmaxu2(both, __shfl_xor_sync(~0U, both, 16));
         return max(both & 0xFFFFU, both >> 16);
+    }
+    __device__ __forceinline__ static void convert_rotary(std::uint32_t at, float factor) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            const uint4 v = load_shared_16(at + i * 16);
+            store_shared(at + i * 16, {scale_bf16(v.x, factor), scale_bf16(v.y, factor), scale_bf16(v.z, factor),
+                                       scale_bf16(v.w, factor)});
+        }
     }
 
     WideControl& control_;

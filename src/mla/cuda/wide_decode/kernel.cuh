@@ -11,9 +11,9 @@
 namespace tokamak::mla::cuda::wide_decode {
 
 /// Registers of a thread by role: 512 for the four together.
-inline constexpr int kScoreRegisters = 128;
+inline constexpr int kScoreRegisters = 136;
 inline constexpr int kAddRegisters = 168;
-inline constexpr int kBringRegisters = 48;
+inline constexpr int kBringRegisters = 40;
 
 __device__ __forceinline__ void start_wide() { ptx::named_barrier(kStartBarrier, kWideThreads); }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Queries as K-major slabs of 64 dimensions under the swizzle, in the order in which lanes read a row: f16 in the place
-// of codes, bf16 in the place of rotary values, divided by one power of two.
+// Queries as K-major slabs of 64 dimensions under the swizzle, in the order in which lanes read a row; f16, divided by
+// one power of two.
 #pragma once
 
 #include "mla/cuda/sparse_decode/queries.cuh"
@@ -93,8 +93,7 @@ class WideQueries {
             const std::uint32_t at = row + swizzled(head, 2 * (first_step + w / 2) + w % 2) + 4 * c;
             const float low = __uint_as_float(words[w] << 16) * factor;
             const float high = __uint_as_float(words[w] & 0xFFFF0000U) * factor;
-            const std::uint32_t two = rotary ? pack_bf16(low, high) : pack_f16(low, high);
-            asm volatile("st.shared.u32 [%0], %1;" ::"r"(at), "r"(two) : "memory");
+            asm volatile("st.shared.u32 [%0], %1;" ::"r"(at), "r"(pack_f16(low, high)) : "memory");
         }
     }
 };

@@ -25,25 +25,20 @@ struct Codes {
     __device__ __forceinline__ Codes(std::uint32_t low_at, std::uint32_t high_at)
         : low(load_shared_16(low_at)), high(load_shared_16(high_at)) {}
 
-    /// Steps 2 p and 2 p + 1 as f16.
-    __device__ __forceinline__ void convert(int p, std::uint32_t (&a)[2][4]) const {
-        const std::uint32_t of_low[2] = {p == 0 ? low.x : low.z, p == 0 ? low.y : low.w};
-        const std::uint32_t of_high[2] = {p == 0 ? high.x : high.z, p == 0 ? high.y : high.w};
-#pragma unroll
-        for (int s = 0; s < 2; ++s) {
-            a[s][0] = half_bits(of_low[s] & 0xFFFFU);
-            a[s][1] = half_bits(of_high[s] & 0xFFFFU);
-            a[s][2] = half_bits(of_low[s] >> 16);
-            a[s][3] = half_bits(of_high[s] >> 16);
-        }
+    /// Step s as f16.
+    __device__ __forceinline__ void convert(int s, std::uint32_t (&a)[4]) const {
+        const std::uint32_t of_low = s == 0 ? low.x : s == 1 ? low.y : s == 2 ? low.z : low.w;
+        const std::uint32_t of_high = s == 0 ? high.x : s == 1 ? high.y : s == 2 ? high.z : high.w;
+        a[0] = half_bits(of_low & 0xFFFFU);
+        a[1] = half_bits(of_high & 0xFFFFU);
+        a[2] = half_bits(of_low >> 16);
+        a[3] = half_bits(of_high >> 16);
     }
-    __device__ __forceinline__ void convert(int p, std::uint32_t low_ratio, std::uint32_t high_ratio,
-                                            std::uint32_t (&a)[2][4]) const {
-        convert(p, a);
+    __device__ __forceinline__ void convert(int s, std::uint32_t low_ratio, std::uint32_t high_ratio,
+                                            std::uint32_t (&a)[4]) const {
+        convert(s, a);
 #pragma unroll
-        for (int s = 0; s < 2; ++s)
-#pragma unroll
-            for (int r = 0; r < 4; ++r) a[s][r] = times(a[s][r], r % 2 == 0 ? low_ratio : high_ratio);
+        for (int r = 0; r < 4; ++r) a[r] = times(a[r], r % 2 == 0 ? low_ratio : high_ratio);
     }
 };
 
@@ -88,12 +83,10 @@ class WideScorer : public Scorer<Dim, kHeads, true, false> {
         const int k = warp_ * 16 + lane_ / 4;
         std::uint32_t rotary[4][4];
         start_rotary(low + Raw::kRotaryByte, rotary);
-        const float of_low = wide_.inverse[stage_.index][k];
-        const float of_high = wide_.inverse[stage_.index][k + 8];
         if constexpr (Dim == 576) {
             const auto& odd = wide_.odd_rows[stage_.index];
             if ((odd[0] | odd[1] | odd[2] | odd[3]) != 0) {
-                settle_rotary(of_low, of_high);
+                ptx::wgmma_wait<0>();
                 return multiply_by_blocks(low, high, k);
             }
         }
@@ -102,37 +95,31 @@ class WideScorer : public Scorer<Dim, kHeads, true, false> {
         Codes next(low + 64, high + 64);
         std::uint32_t low_ratio = load_half_twice(ratio);
         std::uint32_t high_ratio = load_half_twice(ratio + 16);
-        std::uint32_t a[2][2][4];
-        own.convert(0, low_ratio, high_ratio, a[0]);
-        settle_rotary(of_low, of_high);
+        std::uint32_t a[4][4];
 #pragma unroll 1
         for (int slab = 0; slab < Raw::kCodeSlabs; ++slab) {
-            start(slab, 0, a[0]);
-            ptx::wgmma_wait<1>();
-            own.convert(1, low_ratio, high_ratio, a[1]);
-            own = next;
-            const int after = min(slab + 2, Raw::kCodeSlabs - 1);
-            next = Codes(low + after * 64, high + after * 64);
-            const std::uint32_t ratio_at =
-                ratio + min(slab + 1, Raw::kCodeSlabs - 1) / kScaledSlabs * (kRowBlock * 2);
-            low_ratio = load_half_twice(ratio_at);
-            high_ratio = load_half_twice(ratio_at + 16);
-            start(slab, 1, a[1]);
-            ptx::wgmma_wait<1>();
-            own.convert(0, low_ratio, high_ratio, a[0]);  // behind the last slab: of no use
+#pragma unroll
+            for (int s = 0; s < 4; ++s) {
+                ptx::wgmma_wait<3>();
+                own.convert(s, low_ratio, high_ratio, a[s]);
+                if (s == 3) {
+                    own = next;
+                    const int after = min(slab + 2, Raw::kCodeSlabs - 1);
+                    next = Codes(low + after * 64, high + after * 64);
+                    const std::uint32_t ratio_at =
+                        ratio + min(slab + 1, Raw::kCodeSlabs - 1) / kScaledSlabs * (kRowBlock * 2);
+                    low_ratio = load_half_twice(ratio_at);
+                    high_ratio = load_half_twice(ratio_at + 16);
+                }
+                ptx::wgmma_fence();
+                ptx::wgmma_from_registers<true>(score_, a[s], queries(slab, s), true);
+                ptx::wgmma_commit();
+            }
         }
         ptx::wgmma_wait<0>();
     }
 
-    /// Steps 2 p and 2 p + 1 of a slab.
-    __device__ __forceinline__ void start(int slab, int p, const std::uint32_t (&a)[2][4]) {
-        ptx::wgmma_fence();
-        ptx::wgmma_from_registers<true>(score_, a[0], queries(slab, 2 * p), true);
-        ptx::wgmma_from_registers<true>(score_, a[1], queries(slab, 2 * p + 1), true);
-        ptx::wgmma_commit();
-    }
-
-    /// Scores of the rotary values, bf16 as they are. Not waited for.
+    /// Scores of the rotary values, which are f16 already. Not waited for.
     __device__ __forceinline__ void start_rotary(std::uint32_t at, std::uint32_t (&a)[4][4]) {
         const Codes two[2] = {Codes(at, at + Raw::kPitch), Codes(at + 64, at + Raw::kPitch + 64)};
 #pragma unroll
@@ -145,34 +132,26 @@ class WideScorer : public Scorer<Dim, kHeads, true, false> {
         ptx::wgmma_fence();
 #pragma unroll
         for (int s = 0; s < 4; ++s)
-            ptx::wgmma_from_registers<false>(score_, a[s], queries(Raw::kCodeSlabs, s), s > 0);
+            ptx::wgmma_from_registers<true>(score_, a[s], queries(Raw::kCodeSlabs, s), s > 0);
         ptx::wgmma_commit();
     }
-    /// Waits for them and divides them by their row's power.
-    __device__ __forceinline__ void settle_rotary(float of_low, float of_high) {
-        ptx::wgmma_wait<0>();
-#pragma unroll
-        for (int e = 0; e < 32; ++e) score_[e] *= e % 4 < 2 ? of_low : of_high;
-    }
-
     /// Any scales: products of 128 dimensions times theirs, score += scale * products.
     __device__ __forceinline__ void multiply_by_blocks(std::uint32_t low, std::uint32_t high, int k) {
         const float* scale_low = &wide_.scales[stage_.index][k].x;
         const float* scale_high = &wide_.scales[stage_.index][k + 8].x;
         float products[32];
-        std::uint32_t a[2][2][4];
+        std::uint32_t a[2][4];
 #pragma unroll 1
         for (int b = 0; b < 4; ++b) {
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
                 const Codes own(low + b * 128 + half * 64, high + b * 128 + half * 64);
 #pragma unroll
-                for (int p = 0; p < 2; ++p) {
-                    if (half > 0) ptx::wgmma_wait<1>();
-                    own.convert(p, a[p]);
+                for (int s = 0; s < 4; ++s) {
+                    ptx::wgmma_wait<1>();
+                    own.convert(s, a[s % 2]);
                     ptx::wgmma_fence();
-                    ptx::wgmma_from_registers<true>(products, a[p][0], queries(2 * b + half, 2 * p), half + p > 0);
-                    ptx::wgmma_from_registers<true>(products, a[p][1], queries(2 * b + half, 2 * p + 1), true);
+                    ptx::wgmma_from_registers<true>(products, a[s % 2], queries(2 * b + half, s), half + s > 0);
                     ptx::wgmma_commit();
                 }
             }

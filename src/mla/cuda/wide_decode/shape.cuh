@@ -42,7 +42,6 @@ struct WideControl : Control<kHeads> {
     // Of a block's rows, by their index k in fragments.
     alignas(16) float4 scales[kRing][kRowBlock];  ///< 576: divided by the row's power
     alignas(16) std::uint16_t ratio[kRing][8][kRowBlock];  ///< the same as f16
-    alignas(16) float inverse[kRing][kRowBlock];  ///< one by the row's power
 };
 
 template <int Dim>
