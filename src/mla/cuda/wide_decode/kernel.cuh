@@ -6,7 +6,6 @@
 
 #include "mla/cuda/wide_decode/bring.cuh"
 #include "mla/cuda/wide_decode/output.cuh"
-#include "mla/cuda/wide_decode/queries.cuh"
 
 namespace tokamak::mla::cuda::wide_decode {
 
@@ -69,7 +68,7 @@ __device__ __forceinline__ void score(const Params& params, WideControl& control
     if (warp == 0) init_wide(params, control, place.rank, lane);
     const int blocks = columns_of(params, place.token, place.rank).blocks();
     start_wide();
-    const int power = WideQueries<Dim>::load(params, control, base, place.token, place.first_head, h);
+    const int power = load_wide_queries<Dim>(params, control, base, place.token, place.first_head);
     ptx::set_registers<kWideThreads, kScoreRegisters>();
     WideScorer<Dim> scorer(params, control, shared, warp, lane, power);
     HeadSums sums = scorer.run(blocks);
@@ -105,7 +104,7 @@ __device__ __forceinline__ void add(const Params& params, WideControl& control, 
     const std::uint32_t base = ptx::shared_address(shared);
     const int blocks = columns_of(params, place.token, place.rank).blocks();
     start_wide();
-    (void)WideQueries<Dim>::load(params, control, base, place.token, place.first_head, static_cast<int>(threadIdx.x));
+    (void)load_wide_queries<Dim>(params, control, base, place.token, place.first_head);
     ptx::set_registers<kWideThreads, kAddRegisters>();
     const int part = warp - 4;
     Sums<kHeads> sums;
@@ -113,7 +112,7 @@ __device__ __forceinline__ void add(const Params& params, WideControl& control, 
     if (params.splits == 1) {
         ptx::named_barrier(kMathBarrier, kMathThreads);
         sums.scale(control.factor, lane);
-        return store_sums(params, sums, place.token, place.first_head, part, lane);
+        return store_sums(params, sums, base, place.token, place.first_head, part, lane);
     }
     __syncwarp();
     ptx::cluster_arrive_relaxed();

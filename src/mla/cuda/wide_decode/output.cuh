@@ -13,37 +13,59 @@ __device__ __forceinline__ float value_of(const Sums<kHeads>& sums, int j, int e
     return sums.tile[i / 2][4 * j + i % 2 * 2 + e];
 }
 
-__device__ __forceinline__ void store_sums(const Params& params, const Sums<kHeads>& sums, int token, int first_head,
-                                           int part, int lane) {
+/// Eight finished dimensions to the caller's output.
+__device__ __forceinline__ void store_eight(const Params& params, std::int64_t at, const float (&v)[8]) {
+    if (params.out_kind == OutKind::f32) {
+#pragma unroll
+        for (int i = 0; i < 8; ++i) static_cast<float*>(params.out)[at + i] = v[i];
+        return;
+    }
+    std::uint32_t words[4];
+#pragma unroll
+    for (int w = 0; w < 4; ++w)
+        words[w] = params.out_kind == OutKind::bf16 ? pack_bf16(v[2 * w], v[2 * w + 1]) : pack_f16(v[2 * w], v[2 * w + 1]);
+    auto* const out = static_cast<std::uint16_t*>(params.out) + at;
+    if (params.out_vectors) {
+        *reinterpret_cast<uint4*>(out) = {words[0], words[1], words[2], words[3]};
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < 8; ++i) out[i] = static_cast<std::uint16_t>(words[i / 2] >> (i % 2 * 16));
+}
+
+/// By way of shared memory from `base` on, 64 heads by 64 dimensions in f32 for each warp: what remains is a short loop.
+/// (Stores straight from registers are 800 instructions, and fetching these took 10,000 cycles.)
+__device__ __forceinline__ void store_sums(const Params& params, const Sums<kHeads>& sums, std::uint32_t base, int token,
+                                           int first_head, int part, int lane) {
+    constexpr int kPitch = 64 * 4 + 16;
     if (part * 64 >= params.value_dim) return;
+    const std::uint32_t own = base + part * (kHeads * kPitch);
+    const std::uint32_t to = own + 2 * (lane & 3) * kPitch + lane / 4 * 32;
 #pragma unroll
     for (int j = 0; j < kHeads / 8; ++j) {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
-            const int head = first_head + 8 * j + 2 * (lane & 3) + e;
-            if (head >= params.heads) continue;
-            const std::int64_t at =
-                token * params.out_token_stride + head * params.out_head_stride + part * 64 + lane / 4 * 8;
-            if (params.out_kind == OutKind::f32) {
 #pragma unroll
-                for (int i = 0; i < 8; ++i) static_cast<float*>(params.out)[at + i] = value_of(sums, j, e, i);
-                continue;
-            }
-            std::uint32_t words[4];
-#pragma unroll
-            for (int w = 0; w < 4; ++w) {
-                const float a = value_of(sums, j, e, 2 * w);
-                const float b = value_of(sums, j, e, 2 * w + 1);
-                words[w] = params.out_kind == OutKind::bf16 ? pack_bf16(a, b) : pack_f16(a, b);
-            }
-            auto* const out = static_cast<std::uint16_t*>(params.out) + at;
-            if (params.out_vectors) {
-                *reinterpret_cast<uint4*>(out) = {words[0], words[1], words[2], words[3]};
-            } else {
-#pragma unroll
-                for (int i = 0; i < 8; ++i) out[i] = static_cast<std::uint16_t>(words[i / 2] >> (i % 2 * 16));
-            }
+            for (int half = 0; half < 2; ++half)
+                store_shared(to + (8 * j + e) * kPitch + half * 16,
+                             {__float_as_uint(value_of(sums, j, e, 4 * half)),
+                              __float_as_uint(value_of(sums, j, e, 4 * half + 1)),
+                              __float_as_uint(value_of(sums, j, e, 4 * half + 2)),
+                              __float_as_uint(value_of(sums, j, e, 4 * half + 3))});
         }
+    }
+    __syncwarp();
+#pragma unroll 2
+    for (int h = lane / 8; h < kHeads; h += 4) {
+        const int head = first_head + h;
+        if (head >= params.heads) break;
+        const uint4 low = load_shared_16(own + h * kPitch + lane % 8 * 32);
+        const uint4 high = load_shared_16(own + h * kPitch + lane % 8 * 32 + 16);
+        const float v[8] = {__uint_as_float(low.x),  __uint_as_float(low.y),  __uint_as_float(low.z),
+                            __uint_as_float(low.w),  __uint_as_float(high.x), __uint_as_float(high.y),
+                            __uint_as_float(high.z), __uint_as_float(high.w)};
+        store_eight(params,
+                    token * params.out_token_stride + head * params.out_head_stride + part * 64 + lane % 8 * 8, v);
     }
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Queries as K-major slabs of 64 dimensions under the swizzle, in the order in which lanes read a row; f16, divided by
-// one power of two.
+// Queries as K-major slabs of 64 dimensions under the swizzle, the rotary ones first, in the order in which lanes read a
+// row; f16, divided by one power of two.
 #pragma once
 
 #include "mla/cuda/sparse_decode/queries.cuh"
@@ -8,94 +8,59 @@
 
 namespace tokamak::mla::cuda::wide_decode {
 
+/// Slab of the rotary dimensions, and that of codes [64 j, 64 j + 64).
+inline constexpr int kRotaryQueries = 0;
+__device__ __forceinline__ constexpr int query_slab(int j) { return j + 1; }
+
 template <int Dim>
-class WideQueries {
-    static constexpr int kSlabs = Dim / kSlabDims;
-    static constexpr int kAll = kHeads * kSlabs * 8;  ///< chunks of eight dimensions
-    static constexpr int kOwn = kAll / kMathThreads;
-    static constexpr bool kEven = kAll % kMathThreads == 0;
-    static constexpr int kPieces = kOwn + (kEven ? 0 : 1);  ///< of a thread
+class WideQueries : public QueryLoader<Dim, kHeads, true> {
+    using Base = QueryLoader<Dim, kHeads, true>;
+    using Base::base_;
+    using Base::chunk_;
+    using Base::kAll;
+    using Base::kAtOnce;
+    using Base::piece_;
 
   public:
-    /// Returns the exponent of the power that scores must be multiplied by. By all math threads.
-    __device__ __forceinline__ static int load(const Params& params, WideControl& control, std::uint32_t base, int token,
-                                               int first_head, int thread) {
-        uint4 own[kPieces];
-        fetch(params, token, first_head, thread, own);
-        unsigned both = 0;
-#pragma unroll
-        for (const uint4& v : own)
-            both = __vmaxu2(both, __vmaxu2(__vmaxu2(v.x & 0x7FFF7FFFU, v.y & 0x7FFF7FFFU),
-                                           __vmaxu2(v.z & 0x7FFF7FFFU, v.w & 0x7FFF7FFFU)));
-        unsigned top = max(both & 0xFFFFU, both >> 16);
-        if (top >= 0x7F80U) {
-            top = 0;
-#pragma unroll
-            for (const uint4& v : own) top = max(top, top_of(v));
-        }
-        top = __reduce_max_sync(~0U, top);
-        if (thread % 32 == 0) atomicMax(&control.query_top, top);
-        ptx::named_barrier(kMathBarrier, kMathThreads);
-        const int power = max(15, static_cast<int>(control.query_top >> 7) - 14);
-        const float factor = power_of(2 * kUnitExponent - power);
-#pragma unroll
-        for (int i = 0; i < kPieces; ++i) {
-            const int piece = thread + i * kMathThreads;
-            if (kEven || piece < kAll) store(base, piece, own[i], factor);
-        }
-        ptx::fence_shared_async();
-        ptx::named_barrier(kMathBarrier, kMathThreads);
-        return power;
-    }
+    using Base::Base;
 
-  private:
-    template <std::size_t Count>
-    __device__ __forceinline__ static void fetch(const Params& params, int token, int first_head, int thread,
-                                                 uint4 (&own)[Count]) {
-        const auto* const q = static_cast<const std::uint16_t*>(params.q) + token * params.q_token_stride;
-        const auto from = [&](int i, bool& real) {
-            const int piece = thread + i * kMathThreads;
-            const int head = first_head + piece / 8 % kHeads;
-            real = head < params.heads && (kEven || piece < kAll);
-            return q + (real ? head * params.q_head_stride + piece / (8 * kHeads) * kSlabDims + piece % 8 * 8 : 0);
-        };
-        if (params.q_vectors) {
+    /// A lane reads 16 codes of a row for four steps of 16 dimensions, of rotary values eight for two: pairs of
+    /// dimensions are at k = 2 c and 2 c + 8 of one step after the other. Eight lanes have a head's 128 bytes, so that
+    /// they can change places where they lie.
+    __device__ __forceinline__ void convert_in_order(float factor) const {
+#pragma unroll 2
+        for (int piece = piece_; piece < kAll; piece += kAtOnce) {
+            const uint4 v = load_shared_16(this->place(piece));
+            __syncwarp();
+            const bool rotary = piece / kHeads == kRotaryQueries;
+            const int first_unit = rotary ? chunk_ / 4 * 4 : chunk_ % 2 * 4;
+            const std::uint32_t row = base_ + piece / kHeads * (kHeads * 128) + (rotary ? chunk_ % 4 : chunk_ / 2) * 4;
+            const std::uint32_t words[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
-            for (int i = 0; i < static_cast<int>(Count); ++i) {
-                bool real;
-                const std::uint16_t* const at = from(i, real);
-                own[i] = {0, 0, 0, 0};
-                if (real) own[i] = __ldg(reinterpret_cast<const uint4*>(at));
-            }
-        } else {
-#pragma unroll
-            for (int i = 0; i < static_cast<int>(Count); ++i) {
-                bool real;
-                const std::uint16_t* const at = from(i, real);
-                own[i] = real ? load_eight(at) : uint4{0, 0, 0, 0};
-            }
-        }
-    }
-
-    /// A lane reads 16 codes of a row for four steps of 16 dimensions, of rotary values eight for two: its pairs of
-    /// dimensions are at k = 2 c and 2 c + 8 of one step after the other.
-    __device__ __forceinline__ static void store(std::uint32_t base, int piece, const uint4& v, float factor) {
-        const int slab = piece / (8 * kHeads);
-        const int head = piece / 8 % kHeads;
-        const int u = piece % 8;
-        const bool rotary = slab == RawRow<Dim>::kCodeSlabs;
-        const int first_step = rotary ? u / 4 * 2 : u % 2 * 2;
-        const int c = rotary ? u % 4 : u / 2;
-        const std::uint32_t row = base + slab * (kHeads * 128);
-        const std::uint32_t words[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-        for (int w = 0; w < 4; ++w) {
-            const std::uint32_t at = row + swizzled(head, 2 * (first_step + w / 2) + w % 2) + 4 * c;
-            const float low = __uint_as_float(words[w] << 16) * factor;
-            const float high = __uint_as_float(words[w] & 0xFFFF0000U) * factor;
-            asm volatile("st.shared.u32 [%0], %1;" ::"r"(at), "r"(pack_f16(low, high)) : "memory");
+            for (int w = 0; w < 4; ++w)
+                asm volatile("st.shared.u32 [%0], %1;" ::"r"(row + swizzled(piece % kHeads, first_unit + w)),
+                             "r"(scale_bf16(words[w], factor))
+                             : "memory");
         }
     }
 };
+
+/// Returns the exponent of the power that scores must be multiplied by. By all math threads. (Not inlined: the code of
+/// both roles that call it is fetched once.)
+template <int Dim>
+__device__ __noinline__ int load_wide_queries(const Params& params, WideControl& control, std::uint32_t base, int token,
+                                              int first_head) {
+    const int thread = static_cast<int>(threadIdx.x);
+    const WideQueries<Dim> queries(base, thread);
+    queries.copy(params, token, first_head);
+    const unsigned top = __reduce_max_sync(~0U, queries.largest());
+    if (thread % 32 == 0) atomicMax(&control.query_top, top);
+    ptx::named_barrier(kMathBarrier, kMathThreads);
+    const int power = max(15, static_cast<int>(control.query_top >> 7) - 14);
+    queries.convert_in_order(power_of(2 * kUnitExponent - power));
+    ptx::fence_shared_async();
+    ptx::named_barrier(kMathBarrier, kMathThreads);
+    return power;
+}
 
 }  // namespace tokamak::mla::cuda::wide_decode

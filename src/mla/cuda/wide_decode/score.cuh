@@ -4,7 +4,7 @@
 #pragma once
 
 #include "cuda/ptx/wgmma_registers.cuh"
-#include "mla/cuda/wide_decode/shape.cuh"
+#include "mla/cuda/wide_decode/queries.cuh"
 
 namespace tokamak::mla::cuda::wide_decode {
 
@@ -112,7 +112,7 @@ class WideScorer : public Scorer<Dim, kHeads, true, false> {
                     high_ratio = load_half_twice(ratio_at + 16);
                 }
                 ptx::wgmma_fence();
-                ptx::wgmma_from_registers<true>(score_, a[s], queries(slab, s), true);
+                ptx::wgmma_from_registers<true>(score_, a[s], queries(query_slab(slab), s), true);
                 ptx::wgmma_commit();
             }
         }
@@ -132,7 +132,7 @@ class WideScorer : public Scorer<Dim, kHeads, true, false> {
         ptx::wgmma_fence();
 #pragma unroll
         for (int s = 0; s < 4; ++s)
-            ptx::wgmma_from_registers<true>(score_, a[s], queries(Raw::kCodeSlabs, s), s > 0);
+            ptx::wgmma_from_registers<true>(score_, a[s], queries(kRotaryQueries, s), s > 0);
         ptx::wgmma_commit();
     }
     /// Any scales: products of 128 dimensions times theirs, score += scale * products.
@@ -151,7 +151,7 @@ class WideScorer : public Scorer<Dim, kHeads, true, false> {
                     ptx::wgmma_wait<1>();
                     own.convert(s, a[s % 2]);
                     ptx::wgmma_fence();
-                    ptx::wgmma_from_registers<true>(products, a[s % 2], queries(2 * b + half, s), half + s > 0);
+                    ptx::wgmma_from_registers<true>(products, a[s % 2], queries(query_slab(2 * b + half), s), half + s > 0);
                     ptx::wgmma_commit();
                 }
             }
