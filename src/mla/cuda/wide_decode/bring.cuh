@@ -19,6 +19,7 @@ class Bringer {
                                        const Columns& columns, int token, int warp, int lane)
         : control_(control),
           rows_at_(base + Layout<Dim>::kRows + warp * (kOwnRows * Raw::kPitch)),
+          ratios_at_(base + Layout<Dim>::kRatios + (warp * kOwnRows + lane % kOwnRows) * kRatioBytes<Dim>),
           warp_(warp),
           lane_(lane) {
         rows_.start(params, columns, token, warp * kOwnRows + lane % kOwnRows, lane);
@@ -112,6 +113,7 @@ class Bringer {
         ratio[1][k] = static_cast<std::uint16_t>(first >> 16);
         ratio[2][k] = static_cast<std::uint16_t>(second);
         ratio[3][k] = static_cast<std::uint16_t>(second >> 16);
+        store_twice(0, first, second);
         return exponent;
     }
 
@@ -122,7 +124,16 @@ class Bringer {
         auto& ratio = control_.ratio[come_.index];
 #pragma unroll
         for (int g = 0; g < Raw::kScales; ++g) ratio[g][k] = static_cast<std::uint16_t>(words[g / 2] >> (g % 2 * 16));
+        store_twice(0, words[0], words[1]);
+        store_twice(16, words[2], words[3]);
         return settled.exponent;
+    }
+
+    /// Four ratios for the scores.
+    __device__ __forceinline__ void store_twice(int offset, std::uint32_t first, std::uint32_t second) const {
+        store_shared(ratios_at_ + come_.index * (kRowBlock * kRatioBytes<Dim>) + offset,
+                     {__byte_perm(first, 0, 0x1010), __byte_perm(first, 0, 0x3232), __byte_perm(second, 0, 0x1010),
+                      __byte_perm(second, 0, 0x3232)});
     }
 
     /// Largest magnitude of a row's rotary values, as bf16. Two lanes have half of them each, as when they convert them.
@@ -147,7 +158,7 @@ class Bringer {
     }
 
     WideControl& control_;
-    std::uint32_t rows_at_;
+    std::uint32_t rows_at_, ratios_at_;
     int warp_, lane_;
     Stage filled_, come_;
     unsigned valid_[kRing] = {};  ///< a bit for each of the warp's rows, by place in the ring

@@ -12,11 +12,21 @@ __device__ __forceinline__ std::uint32_t half_bits(std::uint32_t two) { return b
 __device__ __forceinline__ std::uint32_t times(std::uint32_t two, std::uint32_t factors) {
     return bits_of(__hmul2(*reinterpret_cast<const __half2*>(&two), *reinterpret_cast<const __half2*>(&factors)));
 }
-__device__ __forceinline__ std::uint32_t load_half_twice(std::uint32_t at) {
-    std::uint16_t half;
-    asm volatile("ld.shared.u16 %0, [%1];" : "=h"(half) : "r"(at) : "memory");
-    return half * 0x10001U;
-}
+/// Of a row: what its codes are multiplied by, slab by slab.
+template <int Dim>
+struct Ratios {
+    uint4 four[Dim == 576 ? 1 : 2];
+
+    __device__ __forceinline__ explicit Ratios(std::uint32_t at) {
+#pragma unroll
+        for (int i = 0; i < (Dim == 576 ? 1 : 2); ++i) four[i] = load_shared_16(at + 16 * i);
+    }
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t of(int slab) const {
+        const int g = Dim == 576 ? slab / 2 : slab;
+        const uint4& v = four[g / 4];
+        return g % 4 == 0 ? v.x : g % 4 == 1 ? v.y : g % 4 == 2 ? v.z : v.w;
+    }
+};
 
 /// A lane's 16 codes of each of its two rows, of 64 dimensions: four steps of 16.
 struct Codes {
@@ -56,7 +66,8 @@ class WideScorer : public Scorer<Dim, kHeads, true, false> {
         : Base(params, control, shared, warp, lane, power),
           wide_(control),
           rows_(ptx::shared_address(shared) + Layout<Dim>::kRows + (warp * 16 + row_at(lane / 4)) * Raw::kPitch +
-                lane % 4 * 16) {}
+                lane % 4 * 16),
+          ratios_(ptx::shared_address(shared) + Layout<Dim>::kRatios + (warp * 16 + lane / 4) * kRatioBytes<Dim>) {}
 
     __device__ __forceinline__ HeadSums run(int blocks) {
         for (int block = 0; block < blocks; ++block) {
@@ -69,8 +80,6 @@ class WideScorer : public Scorer<Dim, kHeads, true, false> {
     }
 
   private:
-    static constexpr int kScaledSlabs = Dim == 576 ? 2 : 1;  ///< that share a scale
-
     [[nodiscard]] __device__ __forceinline__ std::uint64_t queries(int slab, int step) const {
         return ptx::wgmma_step(
             ptx::wgmma_tile_word(ptx::shared_address(this->shared_)) + slab * (kHeads * 128 / 16), step);
@@ -90,27 +99,20 @@ class WideScorer : public Scorer<Dim, kHeads, true, false> {
                 return multiply_by_blocks(low, high, k);
             }
         }
-        const std::uint32_t ratio = ptx::shared_address(&wide_.ratio[stage_.index][0][k]);
-        Codes own(low, high);
-        Codes next(low + 64, high + 64);
-        std::uint32_t low_ratio = load_half_twice(ratio);
-        std::uint32_t high_ratio = load_half_twice(ratio + 16);
+        const std::uint32_t ratios =
+            ratios_ + stage_.index * (kRowBlock * kRatioBytes<Dim>);
+        Codes own[2] = {Codes(low, high), Codes(low + 64, high + 64)};
+        const Ratios<Dim> of_low(ratios);
+        const Ratios<Dim> of_high(ratios + 8 * kRatioBytes<Dim>);
         std::uint32_t a[4][4];
-#pragma unroll 1
+#pragma unroll
         for (int slab = 0; slab < Raw::kCodeSlabs; ++slab) {
 #pragma unroll
             for (int s = 0; s < 4; ++s) {
                 ptx::wgmma_wait<3>();
-                own.convert(s, low_ratio, high_ratio, a[s]);
-                if (s == 3) {
-                    own = next;
-                    const int after = min(slab + 2, Raw::kCodeSlabs - 1);
-                    next = Codes(low + after * 64, high + after * 64);
-                    const std::uint32_t ratio_at =
-                        ratio + min(slab + 1, Raw::kCodeSlabs - 1) / kScaledSlabs * (kRowBlock * 2);
-                    low_ratio = load_half_twice(ratio_at);
-                    high_ratio = load_half_twice(ratio_at + 16);
-                }
+                own[slab % 2].convert(s, of_low.of(slab), of_high.of(slab), a[s]);
+                if (s == 3 && slab + 2 < Raw::kCodeSlabs)
+                    own[slab % 2] = Codes(low + (slab + 2) * 64, high + (slab + 2) * 64);
                 ptx::wgmma_fence();
                 ptx::wgmma_from_registers<true>(score_, a[s], queries(query_slab(slab), s), true);
                 ptx::wgmma_commit();
@@ -164,7 +166,7 @@ class WideScorer : public Scorer<Dim, kHeads, true, false> {
     }
 
     WideControl& wide_;
-    std::uint32_t rows_;
+    std::uint32_t rows_, ratios_;
     Stage stage_;
 };
 

@@ -44,13 +44,18 @@ struct WideControl : Control<kHeads> {
     alignas(16) std::uint16_t ratio[kRing][8][kRowBlock];  ///< the same as f16
 };
 
+/// Ratios of a row for the scores: each twice in a word, 512: eight of them, 576: four.
+template <int Dim>
+inline constexpr int kRatioBytes = Dim == 576 ? 16 : 32;
+
 template <int Dim>
 struct Layout {
     static constexpr std::uint32_t kWeights = kHeads * Dim * 2;  ///< behind the queries
     static constexpr std::uint32_t kRows = kWeights + kHeads * 128;
     static constexpr std::uint32_t kStageBytes = kRowBlock * RawRow<Dim>::kPitch;
     static constexpr std::uint32_t kControl = kRows + kRing * kStageBytes;
-    static constexpr std::uint32_t kBytes = kControl + sizeof(WideControl);
+    static constexpr std::uint32_t kRatios = (kControl + sizeof(WideControl) + 15) / 16 * 16;
+    static constexpr std::uint32_t kBytes = kRatios + kRing * kRowBlock * kRatioBytes<Dim>;
 };
 
 /// Where splits exchange their sums, when nobody reads queries, weights and rows any more: parts for others at 0, those
