@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Times every configuration of sparse_attention on the decode shapes in replayed graphs; a line per shape and token
 // count, all figures as JSON.  mla_decode_probe OUT.json [shape prefix] [format] [comma-separated token counts]
-// [variant]
+// [variants' common beginning; the chosen one is timed too]
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -38,7 +38,11 @@ Timing time_variant(const cuda::OwnedStream& stream, const DecodeData& data, int
     return {plan.row_for(data.problem().max_tokens).variant, us};
 }
 
-std::string short_name(const std::string& variant) { return variant.substr(std::string("sparse_decode_").size()); }
+/// The pipelined form without its name.
+std::string short_name(const std::string& variant) {
+    const std::string usual = "sparse_decode_";
+    return variant.starts_with(usual) ? variant.substr(usual.size()) : variant;
+}
 
 void time_shape(const DecodeShape& shape, std::int64_t tokens, const std::string& only, nlohmann::json& rows) {
     const cuda::OwnedStream stream;
@@ -48,7 +52,7 @@ void time_shape(const DecodeShape& shape, std::int64_t tokens, const std::string
     const std::string chosen = plan.row_for(tokens).variant;
     std::vector<Timing> timings;
     for (const std::string& variant : plan.state().variants)
-        if (only.empty() || variant == only) timings.push_back(time_variant(stream, data, calls, {.variant = variant}));
+        if (variant.starts_with(only) || variant == chosen) timings.push_back(time_variant(stream, data, calls, {.variant = variant}));
     std::sort(timings.begin(), timings.end(), [](const auto& a, const auto& b) { return a.us.median < b.us.median; });
     std::string line = fmt::format("{:8} {:9} T={:<3}", shape.name, to_string(shape.format), tokens);
     for (std::size_t i = 0; i < timings.size(); ++i) {

@@ -104,6 +104,29 @@ TEST(SparseAttentionChoice, PairsTakeManyTokensOfManyHeads) {
     EXPECT_EQ(to_string(choose_config(configs, problem, 64, kMultiprocessors)), "sparse_decode_h64_s1");
 }
 
+TEST(SparseAttentionChoice, FewHeadsOfManyTokensTakeTheDirectForm) {
+    const SparseAttentionProblem problem = problem_of(16, {2048});
+    const auto rows = table(problem, {}, 256);
+    EXPECT_EQ(variant_at(rows, 64), "direct_decode_h16_s2");
+    for (const std::int64_t tokens : {128, 256}) EXPECT_EQ(variant_at(rows, tokens), "direct_decode_h16_s1");
+    EXPECT_EQ(variant_at(table(problem, R"({"splits": 4})", 256), 128), "direct_decode_h16_s4");
+    EXPECT_EQ(config_fields().set("direct_decode_h16_s2", "splits", 6), "sparse_decode_h16_s6");
+    EXPECT_EQ(config_fields().set("direct_decode_h16_s16", "heads", 8), "sparse_decode_h8_s8");
+}
+
+TEST(SparseAttentionChoice, TheDirectFormIsForFp8Rows) {
+    const auto problem = problem_of(16, {2048});
+    const auto no_direct = [](const SparseConfig& config, const SparseAttentionProblem&) { return !config.direct; };
+    const auto legal = legal_configs(16, no_direct, problem);
+    int refused = 0;
+    for (const auto& [variant, reason] : refused_configs(legal, problem, false)) {
+        if (!variant.starts_with("direct_decode")) continue;
+        EXPECT_EQ(reason, "the direct form is for fp8 rows") << variant;
+        ++refused;
+    }
+    EXPECT_EQ(refused, 5);
+}
+
 TEST(SparseAttentionChoice, EveryTokenCountHasALegalConfiguration) {
     for (int heads = 1; heads <= 128; ++heads) {
         const SparseAttentionProblem problem = problem_of(heads, {128, 1024});

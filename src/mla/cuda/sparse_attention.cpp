@@ -11,6 +11,7 @@
 #include "cuda/check.h"
 #include "mla/cuda/backend.h"
 #include "mla/cuda/device_support.h"
+#include "mla/cuda/direct_decode/instances.h"
 #include "mla/cuda/flat_decode/instances.h"
 #include "mla/cuda/sparse_attention_args.h"
 #include "mla/cuda/sparse_attention_choose.h"
@@ -95,17 +96,34 @@ Kernel flat_kernel_of(const SparseConfig& config, const SparseAttentionProblem& 
     return kernel;
 }
 
-/// Rows that the flat form does not take go to the other one.
+Kernel direct_kernel_of(const SparseConfig& config, const SparseAttentionProblem& problem) {
+    const direct_decode::DirectKernel direct =
+        problem.dim == 576 ? direct_decode::direct_576(config.heads) : direct_decode::direct_512(config.heads);
+    Kernel kernel;
+    kernel.code.function = direct.function;
+    kernel.code.threads = direct.threads;
+    kernel.shared.bytes = direct.shared_bytes;
+    kernel.head_groups = (problem.heads + config.heads - 1) / config.heads;
+    kernel.splits = config.splits;
+    return kernel;
+}
+
+Kernel aligned_kernel_of(const SparseConfig& config, const SparseAttentionProblem& problem) {
+    if (config.direct) return direct_kernel_of(config, problem);
+    return config.rows > 0 ? flat_kernel_of(config, problem) : kernel_of(config, problem, all_fp8(problem));
+}
+
+/// Rows that the flat and the direct form do not take go to the pipelined one.
 Launch prepare(const SparseConfig& config, const SparseAttentionProblem& problem) {
     const SparseConfig other = {*std::lower_bound(std::begin(kHeadCounts), std::end(kHeadCounts), config.heads),
                                 sparse_splits(config.splits)};
-    return {config.rows > 0 ? flat_kernel_of(config, problem) : kernel_of(config, problem, all_fp8(problem)),
-            kernel_of(other, problem, false)};
+    return {aligned_kernel_of(config, problem), kernel_of(other, problem, false)};
 }
 
 bool fits(const SparseConfig& config, const SparseAttentionProblem& problem) {
     const bool pairs = problem.dim == 512 && all_fp8(problem) && 2 * config.splits <= decode::kMaxSplits;
     if (config.heads == kPairHeads && !pairs) return false;
+    if (config.direct && !all_fp8(problem)) return false;
     const Launch launch = prepare(config, problem);
     return launch.aligned.shared.bytes > 0 && launch.anywhere.shared.bytes > 0;
 }

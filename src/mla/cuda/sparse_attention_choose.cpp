@@ -14,6 +14,8 @@ namespace {
 constexpr double kWaveUs = 3.5;
 constexpr double kExchangeUs = 1.5;
 constexpr double kExchangeUsPerHead = 0.085;
+constexpr double kDirectUs = 13.2;
+constexpr double kDirectUsPerRow = 0.0212;
 
 /// Of a block of 64 rows, by heads of the thread block or pair.
 double block_us(int heads) {
@@ -30,6 +32,13 @@ double block_us(int heads) {
 double flat_us(const SparseConfig& config, std::int64_t dim) {
     if (config.rows == kFlatRows[0]) return 5.0 + 0.13 * config.heads;
     return dim == 576 ? 5.9 + 0.205 * config.heads : 4.4 + 0.25 * config.heads;
+}
+
+/// Of a block of the direct form.
+double direct_us(const SparseConfig& config, const SparseAttentionProblem& problem) {
+    const double rows = static_cast<double>((selected_columns(problem) + config.splits - 1) / config.splits);
+    const double exchange = config.splits == 1 ? 0.0 : kExchangeUs;
+    return kDirectUs + kDirectUsPerRow * rows + exchange;
 }
 
 /// Clusters of 1, 2, ... blocks that run at once on 132 multiprocessors, as one H200 answered; all larger ones: the
@@ -50,6 +59,8 @@ std::vector<SparseConfig> all_configs() {
     for (const int rows : kFlatRows)
         for (const int heads : {16, 24, 32})
             for (const int splits : kFlatSplits) configs.push_back({heads, splits, rows});
+    for (const int heads : kDirectHeads)
+        for (const int splits : kDirectSplits) configs.push_back({heads, splits, 0, true});
     return configs;
 }
 
@@ -65,26 +76,29 @@ std::int64_t selected_columns(const SparseAttentionProblem& problem) {
 
 std::string to_string(const SparseConfig& config) {
     if (config.rows > 0) return fmt::format("flat_decode_r{}_h{}_s{}", config.rows, config.heads, config.splits);
-    return fmt::format("sparse_decode_h{}_s{}", config.heads, config.splits);
+    return fmt::format("{}_decode_h{}_s{}", config.direct ? "direct" : "sparse", config.heads, config.splits);
 }
 
 namespace {
 
 SparseConfig parse(const std::string& variant) {
     SparseConfig config;
-    if (std::sscanf(variant.c_str(), "flat_decode_r%d_h%d_s%d", &config.rows, &config.heads, &config.splits) != 3)
-        std::sscanf(variant.c_str(), "sparse_decode_h%d_s%d", &config.heads, &config.splits);
+    if (std::sscanf(variant.c_str(), "flat_decode_r%d_h%d_s%d", &config.rows, &config.heads, &config.splits) == 3)
+        return config;
+    config.direct = std::sscanf(variant.c_str(), "direct_decode_h%d_s%d", &config.heads, &config.splits) == 2;
+    if (!config.direct) std::sscanf(variant.c_str(), "sparse_decode_h%d_s%d", &config.heads, &config.splits);
     return config;
 }
 
-/// A value that the flat form does not have selects the other form, with the next of its values for the other key.
+/// A value that the flat or direct form does not have selects the pipelined form, with the next of its values for the other key.
 std::string with_field(const std::string& variant, const std::string& key, std::int64_t value) {
     SparseConfig config = parse(variant);
     int& field = key == "heads" ? config.heads : config.splits;
     field = static_cast<int>(value);
     const std::vector<SparseConfig> all = all_configs();
-    if (config.rows > 0 && std::find(all.begin(), all.end(), config) == all.end()) {
+    if ((config.rows > 0 || config.direct) && std::find(all.begin(), all.end(), config) == all.end()) {
         config.rows = 0;
+        config.direct = false;
         if (key == "heads")
             config.splits = sparse_splits(config.splits);
         else
@@ -130,7 +144,9 @@ std::vector<std::pair<std::string, std::string>> refused_configs(const std::vect
     for (const SparseConfig& config : all_configs()) {
         if (std::find(legal.begin(), legal.end(), config) != legal.end()) continue;
         std::string reason = pointless(config, problem);
-        if (reason.empty() && config.rows > 0)
+        if (reason.empty() && config.direct)
+            reason = "the direct form is for fp8 rows";
+        else if (reason.empty() && config.rows > 0)
             reason = "no cluster of so many thread blocks fits";
         else if (reason.empty() && config.heads == kPairHeads && !pairs)
             reason = "pairs of thread blocks are for fp8 rows of 512";
@@ -152,6 +168,7 @@ double predicted_us(const SparseConfig& config, const SparseAttentionProblem& pr
     const std::int64_t resident = std::max<std::int64_t>(1, resident_clusters(in_cluster, multiprocessors));
     const std::int64_t waves = (tokens * groups + resident - 1) / resident;
     if (config.rows > 0) return static_cast<double>(waves) * flat_us(config, problem.dim);
+    if (config.direct) return static_cast<double>(waves) * direct_us(config, problem);
     const std::int64_t blocks = ((columns + config.splits - 1) / config.splits + 63) / 64;
     const double exchange =
         config.splits == 1 ? 0.0 : kExchangeUs + kExchangeUsPerHead * std::min(config.heads, kPairHeads / 2);

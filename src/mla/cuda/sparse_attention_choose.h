@@ -19,6 +19,7 @@ struct SparseConfig {
     int heads = 0;
     int splits = 0;
     int rows = 0;
+    bool direct = false;  ///< the direct form, for fp8 rows: no converted slabs
     friend bool operator==(const SparseConfig&, const SparseConfig&) = default;
 };
 
@@ -27,6 +28,8 @@ inline constexpr int kPairHeads = 128;
 inline constexpr int kSplitCounts[] = {1, 2, 4, 6, 8};
 inline constexpr int kFlatSplits[] = {5, 6, 8, 9, 16};
 inline constexpr int kFlatRows[] = {64, 128};
+inline constexpr int kDirectHeads[] = {16};
+inline constexpr int kDirectSplits[] = {1, 2, 4, 8, 16};
 
 /// All of them, by form, heads, splits.
 std::vector<SparseConfig> all_configs();
@@ -37,7 +40,7 @@ int sparse_splits(int splits);
 /// Selected rows of a token, by all pools together.
 std::int64_t selected_columns(const SparseAttentionProblem& problem);
 
-/// "sparse_decode_h16_s8", flat "flat_decode_r128_h32_s16".
+/// "sparse_decode_h16_s8", "flat_decode_r128_h32_s16", "direct_decode_h16_s2".
 std::string to_string(const SparseConfig& config);
 
 /// For the override TOKAMAK_SPARSE_MLA_CONFIG: "heads" and "splits" of a configuration, one by one.

@@ -80,8 +80,8 @@ __device__ __forceinline__ Row locate(const Params& params, const Selected& s) {
 
 /// The rows of a warp, `PerWarp` of every block. Its lanes find the rows of several blocks at once, each lane one: lane
 /// l row l % PerWarp of block l / PerWarp of a group. Indices are read two groups ahead of their use, pages one. Rows
-/// past the last column are masked.
-template <int PerWarp>
+/// past the last column are masked. `Step`: columns from a block to the next.
+template <int PerWarp, int Step = kRowBlock>
 class RowStream {
   public:
     static constexpr int kBlocks = 32 / PerWarp;  ///< of a group
@@ -91,9 +91,9 @@ class RowStream {
         params_ = &params;
         columns_ = &columns;
         token_ = token;
-        column_ = columns.first + lane / PerWarp * kRowBlock + row;
+        column_ = columns.first + lane / PerWarp * Step + row;
         near_ = load_index(params, columns, token, column_);
-        far_ = load_index(params, columns, token, column_ + kBlocks * kRowBlock);
+        far_ = load_index(params, columns, token, column_ + kBlocks * Step);
     }
 
     /// Between start and the first turn: waits for the first index.
@@ -106,8 +106,8 @@ class RowStream {
         valid_ = __ballot_sync(~0U, own_.valid);
         near_ = far_;
         load_page(*params_, token_, near_);
-        column_ += kBlocks * kRowBlock;
-        far_ = load_index(*params_, *columns_, token_, column_ + kBlocks * kRowBlock);
+        column_ += kBlocks * Step;
+        far_ = load_index(*params_, *columns_, token_, column_ + kBlocks * Step);
     }
 
     /// Of the group turned to: the row that this lane found, and whether it belongs to `block`.

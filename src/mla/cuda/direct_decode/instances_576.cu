@@ -1,0 +1,6 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "mla/cuda/direct_decode/instance.cuh"
+
+namespace tokamak::mla::cuda::direct_decode {
+DirectKernel direct_576(int heads) { return kernel_of<576>(heads); }
+}  // namespace tokamak::mla::cuda::direct_decode
