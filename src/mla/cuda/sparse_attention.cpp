@@ -67,13 +67,6 @@ Kernel kernel_of(const SparseConfig& config, const SparseAttentionProblem& probl
     kernel.pair = pair ? 2 : 1;
     kernel.splits = config.splits;
     kernel.head_groups = (problem.heads + heads * kernel.pair - 1) / (heads * kernel.pair);
-    if (getenv("TOKAMAK_WIDE") && fp8 && !pair && heads == 64) {
-        const auto w = problem.dim == 576 ? wide_decode::wide_576() : wide_decode::wide_512();
-        kernel.code.function = w.function;
-        kernel.code.threads = w.threads;
-        kernel.shared.bytes = w.shared_bytes;
-        kernel.shared.weights = w.weights;
-    }
     return kernel;
 }
 
@@ -97,12 +90,19 @@ Kernel flat_kernel_of(const SparseConfig& config, const SparseAttentionProblem& 
 }
 
 Kernel direct_kernel_of(const SparseConfig& config, const SparseAttentionProblem& problem) {
-    const direct_decode::DirectKernel direct =
-        problem.dim == 576 ? direct_decode::direct_576(config.heads) : direct_decode::direct_512(config.heads);
     Kernel kernel;
-    kernel.code.function = direct.function;
-    kernel.code.threads = direct.threads;
-    kernel.shared.bytes = direct.shared_bytes;
+    const auto take = [&kernel](const auto& direct) {
+        kernel.code.function = direct.function;
+        kernel.code.threads = direct.threads;
+        kernel.shared.bytes = direct.shared_bytes;
+    };
+    if (config.heads == kWideHeads) {
+        const wide_decode::WideKernel wide = problem.dim == 576 ? wide_decode::wide_576() : wide_decode::wide_512();
+        take(wide);
+        kernel.shared.weights = wide.weights;
+    } else {
+        take(problem.dim == 576 ? direct_decode::direct_576(config.heads) : direct_decode::direct_512(config.heads));
+    }
     kernel.head_groups = (problem.heads + config.heads - 1) / config.heads;
     kernel.splits = config.splits;
     return kernel;
@@ -124,6 +124,7 @@ bool fits(const SparseConfig& config, const SparseAttentionProblem& problem) {
     const bool pairs = problem.dim == 512 && all_fp8(problem) && 2 * config.splits <= decode::kMaxSplits;
     if (config.heads == kPairHeads && !pairs) return false;
     if (config.direct && !all_fp8(problem)) return false;
+    if (config.direct && config.heads == kWideHeads && config.splits > decode::kMaxSplits) return false;
     const Launch launch = prepare(config, problem);
     return launch.aligned.shared.bytes > 0 && launch.anywhere.shared.bytes > 0;
 }

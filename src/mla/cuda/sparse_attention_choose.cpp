@@ -144,7 +144,10 @@ std::vector<std::pair<std::string, std::string>> refused_configs(const std::vect
     for (const SparseConfig& config : all_configs()) {
         if (std::find(legal.begin(), legal.end(), config) != legal.end()) continue;
         std::string reason = pointless(config, problem);
-        if (reason.empty() && config.direct)
+        if (reason.empty() && config.direct && config.heads == kWideHeads &&
+            config.splits > kSplitCounts[std::size(kSplitCounts) - 1])
+            reason = "a cluster would have more than 8 thread blocks";
+        else if (reason.empty() && config.direct)
             reason = "the direct form is for fp8 rows";
         else if (reason.empty() && config.rows > 0)
             reason = "no cluster of so many thread blocks fits";
