@@ -14,6 +14,9 @@ namespace {
 constexpr double kWaveUs = 3.5;
 constexpr double kExchangeUs = 1.5;
 constexpr double kExchangeUsPerHead = 0.085;
+constexpr double kWideUs = 6.5;
+constexpr double kWideBlockUs576 = 2.65;
+constexpr double kWideBlockUs512 = 3.1;
 constexpr double kDirectUs = 13.2;
 constexpr double kDirectUsPerRow = 0.0212;
 
@@ -34,8 +37,13 @@ double flat_us(const SparseConfig& config, std::int64_t dim) {
     return dim == 576 ? 5.9 + 0.205 * config.heads : 4.4 + 0.25 * config.heads;
 }
 
-/// Of a block of the direct form.
+/// Of a block of the direct form. With 64 heads and rows of 512, which it can have, it is slower than pairs.
 double direct_us(const SparseConfig& config, const SparseAttentionProblem& problem) {
+    if (config.heads == kWideHeads) {
+        const std::int64_t blocks = ((selected_columns(problem) + config.splits - 1) / config.splits + 63) / 64;
+        const double exchange = config.splits == 1 ? 0.0 : kExchangeUs + kExchangeUsPerHead * config.heads;
+        return kWideUs + static_cast<double>(blocks) * (problem.dim == 512 ? kWideBlockUs512 : kWideBlockUs576) + exchange;
+    }
     const double rows = static_cast<double>((selected_columns(problem) + config.splits - 1) / config.splits);
     const double exchange = config.splits == 1 ? 0.0 : kExchangeUs;
     return kDirectUs + kDirectUsPerRow * rows + exchange;
