@@ -59,7 +59,7 @@ __device__ __forceinline__ void bring(const Params& params, WideControl& control
 }
 
 /// Then a head's thread has its sums merged with those of the other splits.
-template <int Dim, bool Now>
+template <int Dim>
 __device__ __forceinline__ void score(const Params& params, WideControl& control, unsigned char* shared,
                                       const WidePlace& place, int warp, int lane) {
     auto* const splits = reinterpret_cast<SplitSums<kHeads>*>(shared + kStatistics);
@@ -70,7 +70,7 @@ __device__ __forceinline__ void score(const Params& params, WideControl& control
     start_wide();
     const int power = load_wide_queries<Dim>(params, control, base, place.token, place.first_head);
     ptx::set_registers<kWideThreads, kScoreRegisters>();
-    WideScorer<Dim, Now> scorer(params, control, shared, warp, lane, power);
+    WideScorer<Dim> scorer(params, control, shared, warp, lane, power);
     HeadSums sums = scorer.run(blocks);
     const int head = place.first_head + h;
     const bool real = h < kHeads && head < params.heads;
@@ -132,7 +132,7 @@ __device__ __forceinline__ void add(const Params& params, WideControl& control, 
                                            [&](int source, int h) { return splits[source].head[h].x; });
 }
 
-template <int Dim, bool Now>
+template <int Dim>
 __global__ void __launch_bounds__(kWideThreads, 1) wide_decode(const __grid_constant__ Params params) {
     extern __shared__ __align__(1024) unsigned char shared[];
     auto& control = *reinterpret_cast<WideControl*>(shared + Layout<Dim>::kControl);
@@ -146,7 +146,7 @@ __global__ void __launch_bounds__(kWideThreads, 1) wide_decode(const __grid_cons
         ptx::set_registers<kWideThreads, kBringRegisters>();
         bring<Dim>(params, control, ptx::shared_address(shared), place, warp - kMathThreads / 32, lane);
     } else if (warp < 4) {
-        score<Dim, Now>(params, control, shared, place, warp, lane);
+        score<Dim>(params, control, shared, place, warp, lane);
     } else {
         add<Dim>(params, control, shared, place, warp, lane);
     }

@@ -12,15 +12,11 @@ __device__ __forceinline__ std::uint32_t half_bits(std::uint32_t two) { return b
 __device__ __forceinline__ std::uint32_t times(std::uint32_t two, std::uint32_t factors) {
     return bits_of(__hmul2(*reinterpret_cast<const __half2*>(&two), *reinterpret_cast<const __half2*>(&factors)));
 }
-/// Two codes as f16, here and now.
-template <bool Now>
-__device__ __forceinline__ std::uint32_t half_bits_of(std::uint32_t two) {
-    if constexpr (Now) {
-        std::uint32_t halves;
-        asm volatile("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(static_cast<std::uint16_t>(two)));
-        return halves;
-    }
-    return half_bits(two);
+/// Two codes as f16, in the place where this stands: the compiler would convert codes a slab ahead, and wait for them.
+__device__ __forceinline__ std::uint32_t half_bits_here(std::uint32_t two) {
+    std::uint32_t halves;
+    asm volatile("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(static_cast<std::uint16_t>(two)));
+    return halves;
 }
 
 /// Of a row: what its codes are multiplied by, slab by slab.
@@ -46,32 +42,24 @@ struct Codes {
     __device__ __forceinline__ Codes(std::uint32_t low_at, std::uint32_t high_at)
         : low(load_shared_16(low_at)), high(load_shared_16(high_at)) {}
 
-    /// What was asked for is not used before this point: the compiler would convert a slab ahead, and wait for it.
-    __device__ __forceinline__ void settle() {
-        asm volatile("" : "+r"(low.x), "+r"(low.y), "+r"(low.z), "+r"(low.w));
-        asm volatile("" : "+r"(high.x), "+r"(high.y), "+r"(high.z), "+r"(high.w));
-    }
-
     /// Step s as f16.
-    template <bool Now>
     __device__ __forceinline__ void convert(int s, std::uint32_t (&a)[4]) const {
         const std::uint32_t of_low = s == 0 ? low.x : s == 1 ? low.y : s == 2 ? low.z : low.w;
         const std::uint32_t of_high = s == 0 ? high.x : s == 1 ? high.y : s == 2 ? high.z : high.w;
-        a[0] = half_bits_of<Now>(of_low & 0xFFFFU);
-        a[1] = half_bits_of<Now>(of_high & 0xFFFFU);
-        a[2] = half_bits_of<Now>(of_low >> 16);
-        a[3] = half_bits_of<Now>(of_high >> 16);
+        a[0] = half_bits_here(of_low & 0xFFFFU);
+        a[1] = half_bits_here(of_high & 0xFFFFU);
+        a[2] = half_bits_here(of_low >> 16);
+        a[3] = half_bits_here(of_high >> 16);
     }
-    template <bool Now>
     __device__ __forceinline__ void convert(int s, std::uint32_t low_ratio, std::uint32_t high_ratio,
                                             std::uint32_t (&a)[4]) const {
-        convert<Now>(s, a);
+        convert(s, a);
 #pragma unroll
         for (int r = 0; r < 4; ++r) a[r] = times(a[r], r % 2 == 0 ? low_ratio : high_ratio);
     }
 };
 
-template <int Dim, bool Now>
+template <int Dim>
 class WideScorer : public Scorer<Dim, kHeads, true, false> {
     using Base = Scorer<Dim, kHeads, true, false>;
     using Raw = RawRow<Dim>;
@@ -123,11 +111,10 @@ class WideScorer : public Scorer<Dim, kHeads, true, false> {
         std::uint32_t a[4][4];
 #pragma unroll
         for (int slab = 0; slab < Raw::kCodeSlabs; ++slab) {
-            if constexpr (!Now) own[slab % 2].settle();
 #pragma unroll
             for (int s = 0; s < 4; ++s) {
                 ptx::wgmma_wait<3>();
-                own[slab % 2].template convert<Now>(s, of_low.of(slab), of_high.of(slab), a[s]);
+                own[slab % 2].convert(s, of_low.of(slab), of_high.of(slab), a[s]);
                 if (s == 3 && slab + 2 < Raw::kCodeSlabs)
                     own[slab % 2] = Codes(low + (slab + 2) * 64, high + (slab + 2) * 64);
                 ptx::wgmma_fence();
@@ -178,7 +165,7 @@ class WideScorer : public Scorer<Dim, kHeads, true, false> {
 #pragma unroll
                 for (int s = 0; s < 4; ++s) {
                     ptx::wgmma_wait<1>();
-                    own.template convert<Now>(s, a[s % 2]);
+                    own.convert(s, a[s % 2]);
                     ptx::wgmma_fence();
                     ptx::wgmma_from_registers<true>(products, a[s % 2], queries(query_slab(2 * b + half), s), half + s > 0);
                     ptx::wgmma_commit();
