@@ -52,7 +52,8 @@ void time_shape(const DecodeShape& shape, std::int64_t tokens, const std::string
     const std::string chosen = plan.row_for(tokens).variant;
     std::vector<Timing> timings;
     for (const std::string& variant : plan.state().variants)
-        if (variant.starts_with(only) || variant == chosen) timings.push_back(time_variant(stream, data, calls, {.variant = variant}));
+        if (variant.starts_with(only) || variant == chosen)
+            timings.push_back(time_variant(stream, data, calls, {.variant = variant}));
     std::sort(timings.begin(), timings.end(), [](const auto& a, const auto& b) { return a.us.median < b.us.median; });
     std::string line = fmt::format("{:8} {:9} T={:<3}", shape.name, to_string(shape.format), tokens);
     for (std::size_t i = 0; i < timings.size(); ++i) {

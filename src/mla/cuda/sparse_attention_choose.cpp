@@ -14,11 +14,6 @@ namespace {
 constexpr double kWaveUs = 3.5;
 constexpr double kExchangeUs = 1.5;
 constexpr double kExchangeUsPerHead = 0.085;
-constexpr double kWideUs = 6.5;
-constexpr double kWideBlockUs576 = 2.65;
-constexpr double kWideBlockUs512 = 3.1;
-constexpr double kDirectUs = 13.2;
-constexpr double kDirectUsPerRow = 0.0212;
 
 /// Of a block of 64 rows, by heads of the thread block or pair.
 double block_us(int heads) {
@@ -37,16 +32,18 @@ double flat_us(const SparseConfig& config, std::int64_t dim) {
     return dim == 576 ? 5.9 + 0.205 * config.heads : 4.4 + 0.25 * config.heads;
 }
 
-/// Of a block of the direct form. With 64 heads and rows of 512, which it can have, it is slower than pairs.
+/// Of a cluster of the direct form with many heads.
+double wide_us(const SparseConfig& config, const SparseAttentionProblem& problem) {
+    const std::int64_t blocks = ((selected_columns(problem) + config.splits - 1) / config.splits + 63) / 64;
+    const double exchange = config.splits == 1 ? 0.0 : kExchangeUs + kExchangeUsPerHead * config.heads;
+    return 6.5 + static_cast<double>(blocks) * (problem.dim == 512 ? 3.1 : 2.65) + exchange;
+}
+
+/// Of a cluster of the direct form.
 double direct_us(const SparseConfig& config, const SparseAttentionProblem& problem) {
-    if (config.heads == kWideHeads) {
-        const std::int64_t blocks = ((selected_columns(problem) + config.splits - 1) / config.splits + 63) / 64;
-        const double exchange = config.splits == 1 ? 0.0 : kExchangeUs + kExchangeUsPerHead * config.heads;
-        return kWideUs + static_cast<double>(blocks) * (problem.dim == 512 ? kWideBlockUs512 : kWideBlockUs576) + exchange;
-    }
+    if (config.heads == kWideHeads) return wide_us(config, problem);
     const double rows = static_cast<double>((selected_columns(problem) + config.splits - 1) / config.splits);
-    const double exchange = config.splits == 1 ? 0.0 : kExchangeUs;
-    return kDirectUs + kDirectUsPerRow * rows + exchange;
+    return problem.dim == 576 ? 8.5 + 0.0225 * rows : 9.0 + 0.0256 * rows;
 }
 
 /// Clusters of 1, 2, ... blocks that run at once on 132 multiprocessors, as one H200 answered; all larger ones: the
@@ -98,7 +95,8 @@ SparseConfig parse(const std::string& variant) {
     return config;
 }
 
-/// A value that the flat or direct form does not have selects the pipelined form, with the next of its values for the other key.
+/// A value that the flat or direct form does not have selects the pipelined form, with the next of its values for the
+/// other key.
 std::string with_field(const std::string& variant, const std::string& key, std::int64_t value) {
     SparseConfig config = parse(variant);
     int& field = key == "heads" ? config.heads : config.splits;

@@ -13,8 +13,8 @@
 namespace tokamak::mla::cuda::direct_decode {
 
 /// Sixteen rows are two tiles of eight: the even and the odd ones. Row of the even tile at index n of a fragment.
-/// Eight lanes that read 16 bytes at once then have rows four apart (scores); lanes 2 c have all even rows modulo eight,
-/// in one order or the other (values).
+/// Eight lanes that read 16 bytes at once then have rows four apart (scores); lanes 2 c have all even rows modulo
+/// eight, in one order or the other (values).
 __device__ __forceinline__ constexpr int row_of(int n) {
     const int upper = n >> 2;
     return 8 * upper + 4 * ((n & 1) ^ upper) + 2 * (n >> 1 & 1);
@@ -67,8 +67,8 @@ __device__ __forceinline__ void multiply_add(float (&d)[4], const std::uint32_t 
 template <int HeadTiles>
 using TileScores = float[2][HeadTiles][4];
 
-/// 16 bytes of a row of each tile (lane 4 g + c: bytes 16 c of row row_of(g)) are the second operand of four steps of 16
-/// codes: step j takes the lane's codes 4 j to 4 j + 3, of which the first operand has the same dimensions.
+/// 16 bytes of a row of each tile (lane 4 g + c: bytes 16 c of row row_of(g)) are the second operand of four steps of
+/// 16 codes: step j takes the lane's codes 4 j to 4 j + 3, of which the first operand has the same dimensions.
 template <int HeadTiles, int Steps>
 __device__ __forceinline__ void score_codes(TileScores<HeadTiles>& scores,
                                             const std::uint32_t (&queries)[HeadTiles][Steps][4], int first_step,

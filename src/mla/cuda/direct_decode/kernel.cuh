@@ -62,24 +62,52 @@ class DirectBlock {
         return (columns.last - columns.first + Groups * kRows - 1) / (Groups * kRows);
     }
 
+    /// The columns of this block if all lengths are full: indices are asked for before lengths are known.
+    [[nodiscard]] __device__ __forceinline__ Columns full_columns() const {
+        const int in_first = params_.first.top_k[0];
+        const int total = in_first + params_.first.top_k[1];
+        const int share = (over_splits(params_, total + params_.splits - 1) + 7) / 8 * 8;
+        const int first = min(total, rank_ * share);
+        return {first, min(total, first + share), in_first};
+    }
+
     __device__ __forceinline__ void produce() {
-        const Columns columns = columns_of(params_, token_, rank_);
-        OwnLoader loader(params_, control_, shared_, columns, token_, warp_, lane_);
-        if (warp_ == 0) make_barriers();
+        Columns columns = full_columns();
+        OwnLoader loader(control_, shared_, warp_, lane_);
+        loader.ask(params_, columns, token_);
+        touch(params_.pools[0]);
+        const Columns known = columns_of(params_, token_, rank_);
+        if (known.first != columns.first || known.last != columns.last ||
+            known.in_first_pool != columns.in_first_pool) {
+            columns = known;
+            loader.ask(params_, columns, token_);
+        }
         start_together();
         loader.run(blocks_of(columns));
-        if (params_.splits > 1) {
-            __syncwarp();
-            ptx::cluster_wait();
-        }
+        __syncwarp();
+        if (params_.splits > 1) ptx::cluster_wait();
+        if (warp_ == 0) output().store_sums();
+    }
+
+    /// Brings what the first rows need of the parameters while their indices are on their way.
+    __device__ __forceinline__ static void touch(const PoolParams& pool) {
+        asm volatile("" ::"l"(pool.values), "l"(pool.page_stride), "l"(pool.rows), "l"(pool.block_table),
+                     "l"(pool.table_stride), "r"(pool.page_size), "r"(pool.row_bytes));
+    }
+
+    [[nodiscard]] __device__ __forceinline__ Output<Dim, N, Groups> output() const {
+        return {params_, control_, shared_, token_, first_head_, rank_, group_, warp_, lane_};
     }
 
     __device__ __forceinline__ void make_barriers() {
-        if (lane_ < Groups * S::kStages) {
-            ptx::barrier_init(&control_.full[0][0] + lane_, OwnLoader::kArrivals);
-            ptx::barrier_init(&control_.empty[0][0] + lane_, kGroupWarps);
+        for (int g = 0; g < Groups; ++g) {
+#pragma unroll
+            for (int s = 0; s < S::kStages; ++s) {
+                ptx::barrier_init(&control_.full[g][s], OwnLoader::kArrivals);
+                ptx::barrier_init(&control_.empty[g][s], kGroupWarps);
+            }
         }
-        if (lane_ == 0) Output<Dim, N, Groups>::expect_others(params_, control_);
+        Output<Dim, N, Groups>::expect_others(params_, control_);
         ptx::fence_barrier_init();
     }
 
@@ -95,6 +123,7 @@ class DirectBlock {
         unsigned char* const own = shared_ + group_ * S::kGroupBytes;
         unsigned char* const partial = own + S::kPartial;
         unsigned char* const weights = own + S::kWeights;
+        if (threadIdx.x == 0) make_barriers();
         Scorer<Dim, N, Groups> scorer(params_, warp_, lane_);
         scorer.load(params_, token_, first_head_);
         const int blocks = blocks_of(columns_of(params_, token_, rank_));
@@ -103,7 +132,6 @@ class DirectBlock {
         scorer.convert(params_.heads - first_head_);
         Values<Dim, N, Groups> values(warp_, lane_);
         Weigher<Dim, N, Groups> weigher(params_, control_, partial, weights, group_, warp_ * 32 + lane_);
-        weigher.begin();
         const unsigned char* before = own;
         Stage stage;
         int last = -1;
@@ -126,8 +154,7 @@ class DirectBlock {
             for (int i = 0; i < 2; ++i) values.add(before, weights, i);
         }
         weigher.leave_sums();
-        Output<Dim, N, Groups>(params_, control_, shared_, token_, first_head_, rank_, group_, warp_, lane_)
-            .finish(values);
+        output().finish(values);
     }
 
     const Params& params_;
@@ -138,7 +165,8 @@ class DirectBlock {
 };
 
 template <int Dim, int N, int Groups>
-__global__ void __launch_bounds__(Shape<Dim, N, Groups>::kThreads, 1) direct_decode(const __grid_constant__ Params params) {
+__global__ void __launch_bounds__(Shape<Dim, N, Groups>::kThreads, 1)
+    direct_decode(const __grid_constant__ Params params) {
     extern __shared__ __align__(1024) unsigned char shared[];
     DirectBlock<Dim, N, Groups>(params, shared).run();
 }

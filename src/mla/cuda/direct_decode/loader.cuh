@@ -20,15 +20,17 @@ class Loader {
     /// Of a barrier of `full`, by each warp: one, and one of each lane whose copies announce themselves.
     static constexpr int kArrivals = S::kRowWarps * (kScalesApart ? 33 : 1);
 
-    /// Asks for the first indices. `warp`: of the producers.
-    __device__ __forceinline__ Loader(const Params& params, Control& control, unsigned char* shared,
-                                      const Columns& columns, int token, int warp, int lane)
+    /// `warp`: of the producers.
+    __device__ __forceinline__ Loader(Control& control, unsigned char* shared, int warp, int lane)
         : control_(control),
           group_(warp / S::kRowWarps),
           first_row_(warp % S::kRowWarps * kOwnRows),
           lane_(lane),
-          ring_(shared + group_ * S::kGroupBytes + first_row_ * Raw::kStride) {
-        rows_.start(params, columns, token, group_ * kRows + first_row_ + lane % kOwnRows, lane);
+          ring_(shared + group_ * S::kGroupBytes + first_row_ * Raw::kStride) {}
+
+    /// Asks for the first indices. Once more, if lengths turn out to move the columns.
+    __device__ __forceinline__ void ask(const Params& params, const Columns& columns, int token) {
+        rows_.start(params, columns, token, group_ * kRows + first_row_ + lane_ % kOwnRows, lane_);
     }
 
     __device__ __forceinline__ void run(int blocks) {

@@ -62,17 +62,17 @@ class Output {
 
     /// By the thread that makes the barriers.
     __device__ __forceinline__ static void expect_others(const Params& params, Control& control) {
-        ptx::barrier_init(&control.told, 1);
-        ptx::barrier_init(&control.landed, 1);
+        ptx::barrier_init(&control.told, 2);                           // and the warp with the block's own sums
+        ptx::barrier_init(&control.landed, 1 + S::kMathThreads / 32);  // and all warps, with the block's own units
         if (params.splits == 1) return;
         const int others = params.splits - 1;
         ptx::barrier_arrive_expect(&control.told, others * N * sizeof(float4));
-        ptx::barrier_arrive_expect(&control.landed, others * (kAllUnits / params.splits) * kUnitBytes);
+        ptx::barrier_arrive_expect(&control.landed, others * units_of(params) * kUnitBytes);
     }
 
     /// By all warps of the groups, after their last sums.
     __device__ __forceinline__ void finish(OwnValues& values) {
-        join_barrier();
+        sums_barrier();
         float units[kUnits][kHeadTiles][2][8];
         join_groups(values, units);
         if (params_.splits == 1) {
@@ -83,7 +83,8 @@ class Output {
         tell_sums();
 #pragma unroll
         for (int u = 0; u < kUnits; ++u) send(unit(u), units[u]);
-        join_barrier();  // own sums and units
+        __syncwarp();
+        if (lane_ == 0) ptx::barrier_arrive(&control_.landed);
         ptx::barrier_wait(&control_.told, 0);
         ptx::barrier_wait(&control_.landed, 0);
         switch (params_.splits) {
@@ -94,15 +95,50 @@ class Output {
         }
     }
 
+    /// lse and largest scores of the heads, by a producer warp.
+    __device__ __forceinline__ void store_sums() const {
+        sums_barrier();
+        if (params_.splits == 1) return store_all_sums([this](int h) { return of_groups(h).all; });
+        if (rank_ != 0) return;
+        ptx::barrier_wait(&control_.told, 0);
+        store_all_sums([this](int h) { return of_all_splits(h); });
+    }
+
   private:
+    /// All warps of the groups and one producer warp: the groups' sums are there.
+    __device__ __forceinline__ static void sums_barrier() { ptx::named_barrier(kSumsBarrier, S::kMathThreads + 32); }
+    /// Units that a block owns.
+    [[nodiscard]] __device__ __forceinline__ static int units_of(const Params& params) {
+        return params.owned_parts / 2;  // of 32 parts
+    }
     __device__ __forceinline__ static void join_barrier() { ptx::named_barrier(kJoinBarrier, S::kMathThreads); }
     [[nodiscard]] __device__ __forceinline__ int half_of(int u) const { return Groups == 2 ? group_ : u; }
     [[nodiscard]] __device__ __forceinline__ int unit(int u) const { return warp_ * 2 + half_of(u); }
-    [[nodiscard]] __device__ __forceinline__ int head(int t, int eight) const {
-        return 16 * t + 8 * eight + lane_ / 4;
-    }
+    [[nodiscard]] __device__ __forceinline__ int head(int t, int eight) const { return 16 * t + 8 * eight + lane_ / 4; }
     [[nodiscard]] __device__ __forceinline__ Combined<Groups> of_groups(int h) const {
         return Combined<Groups>([&](int i) { return control_.of_group[i][h]; });
+    }
+
+    template <int Splits>
+    [[nodiscard]] __device__ __forceinline__ Combined<Splits> of_splits(int h) const {
+        return Combined<Splits>([&](int i) { return control_.sums[i][h]; });
+    }
+
+    /// The same sums with few registers.
+    [[nodiscard]] __device__ __forceinline__ HeadSums of_all_splits(int h) const {
+        HeadSums all;
+#pragma unroll 1
+        for (int s = 0; s < params_.splits; ++s) {
+            all.reference = max_or_nan(all.reference, control_.sums[s][h].x);
+            all.top = max_or_nan(all.top, control_.sums[s][h].z);
+        }
+#pragma unroll 1
+        for (int s = 0; s < params_.splits; ++s) {
+            const float4 source = control_.sums[s][h];
+            const float factor = source.x == kNoReference ? 0.0F : exp2_fast(source.x - all.reference);
+            all.sum = fmaf(source.y, factor, all.sum);
+        }
+        return all;
     }
 
     /// The other group's sums of this group's units, relative to the reference of both, are added.
@@ -174,7 +210,6 @@ class Output {
                 for (int u = 0; u < kUnits; ++u)
                     store<8>(unit(u) / 2 * 64 + (lane_ & 3) * 16 + unit(u) % 2 * 8, h, units[u][t][eight], factor);
             }
-        store_sums([this](int h) { return of_groups(h).all; });
     }
 
     /// `Count` dimensions of a head.
@@ -208,16 +243,19 @@ class Output {
     }
 
     template <typename Of>
-    __device__ __forceinline__ void store_sums(const Of& of) const {
-        const int h = static_cast<int>(threadIdx.x);
+    __device__ __forceinline__ void store_all_sums(const Of& of) const {
+        const int h = lane_;
         if (h >= N || first_head_ + h >= params_.heads) return;
         store_statistics(params_, token_, first_head_ + h, of(h), sink_of(params_, first_head_ + h));
     }
 
+    /// To all blocks of the cluster, a thread one head to one of them.
     __device__ __forceinline__ void tell_sums() {
-        for (int i = static_cast<int>(threadIdx.x); i < N * params_.splits; i += S::kMathThreads) {
-            const int h = i % N;
-            const int to = i / N;
+        static_assert(N * kMostSplits <= S::kMathThreads && 32 % N == 0);
+        const int i = static_cast<int>(threadIdx.x);
+        const int h = i % N;
+        const int to = i / N;
+        if (to < params_.splits) {
             const HeadSums all = of_groups(h).all;
             const float4 sums = {all.reference, all.sum, all.top, 0.0F};
             if (to == rank_)
@@ -226,6 +264,8 @@ class Output {
                 ptx::store_counted(ptx::address_in(to, &control_.sums[rank_][h]), sums,
                                    ptx::address_in(to, &control_.told));
         }
+        __syncwarp();
+        if (i == rank_ * N) ptx::barrier_arrive(&control_.told);
     }
 
     /// Where a unit of split `source` lands, number `local` of those that the receiving block owns.
@@ -235,7 +275,7 @@ class Output {
 
     /// A unit to the block that owns it: vector i of the 16 bytes of all lanes behind vector i - 1.
     __device__ __forceinline__ void send(int unit, const float (&v)[kHeadTiles][2][8]) const {
-        const int owned = kAllUnits / params_.splits;
+        const int owned = units_of(params_);
         const int owner = unit / owned;
         unsigned char* const own = landing(unit % owned, rank_) + lane_ * 16;
         const std::uint32_t to = ptx::address_in(owner, own);
@@ -257,13 +297,12 @@ class Output {
     __device__ __forceinline__ void add_splits() const {
         constexpr int kCount = Splits >= 4 ? 16 / Splits : 4;
         constexpr int kItems = kUnitBytes / 4 / kCount;  ///< of a unit
-        const auto combined = [this](int h) { return Combined<Splits>([&](int i) { return control_.sums[i][h]; }); };
         for (int i = static_cast<int>(threadIdx.x); i < kAllUnits / Splits * kItems; i += S::kMathThreads) {
             const int at = i % kItems * kCount;  // element of the unit
             const int vector = at / 128;
             const int lane = at / 4 % 32;
             const int of_block = vector / 4 * 16 + vector / 2 % 2 * 8 + lane / 4;
-            const Combined<Splits> of_head = combined(of_block);
+            const Combined<Splits> of_head = of_splits<Splits>(of_block);
             float sums[kCount] = {};
 #pragma unroll
             for (int s = 0; s < Splits; ++s) {
@@ -279,7 +318,6 @@ class Output {
                 store<kCount>(unit / 2 * 64 + lane % 4 * 16 + unit % 2 * 8 + vector % 2 * 4 + at % 4, h, sums,
                               factor_of(of_head.all, sink_of(params_, h)));
         }
-        if (rank_ == 0) store_sums([&](int h) { return combined(h).all; });
     }
 
     __device__ __forceinline__ static void load(const float* from, float (&v)[4]) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sizes and shared memory of the direct decode kernel. A thread block is one or two groups of eight warps, and four warps
-// that bring their rows. The groups take every other 32 rows of the block's share and meet at the end only, so that one's
-// barriers and softmax hide behind the other's products.
+// Sizes and shared memory of the direct decode kernel. A thread block is one or two groups of eight warps, and four
+// warps that bring their rows. The groups take every other 32 rows of the block's share and meet at the end only, so
+// that one's barriers and softmax hide behind the other's products.
 #pragma once
 
 #include "mla/cuda/sparse_decode/params.h"
@@ -13,13 +13,13 @@ using namespace sparse_decode;
 
 inline constexpr int kGroupWarps = 8;
 inline constexpr int kGroupThreads = 32 * kGroupWarps;
-inline constexpr int kRows = 32;                      ///< that a group scores together
+inline constexpr int kRows = 32;  ///< that a group scores together
 inline constexpr int kProducerWarps = 4;
-inline constexpr int kShares = 4;                     ///< warps that score the same rows, a quarter of the row each
+inline constexpr int kShares = 4;  ///< warps that score the same rows, a quarter of the row each
 inline constexpr int kMostSplits = 16;
 
 /// Named barriers.
-enum : int { kGroupBarrier = 1 /* and 2 */, kJoinBarrier = 3 };
+enum : int { kGroupBarrier = 1 /* and 2 */, kSumsBarrier = 3, kJoinBarrier = 4 };
 
 /// A row as it lies in shared memory: as in memory, the scales of rows of 512 behind it. The stride is an odd number
 /// of 16 bytes, which fragments.cuh counts on.
@@ -70,10 +70,10 @@ struct Shape {
 template <int Dim, int N, int Groups>
 struct DirectControl {
     static constexpr int kStages = Shape<Dim, N, Groups>::kStages;
-    std::uint64_t full[Groups][kStages];   ///< rows are there
-    std::uint64_t empty[Groups][kStages];  ///< and no longer read: an arrival of each warp of the group
-    std::uint64_t told;                   ///< sums of the other splits
-    std::uint64_t landed;                 ///< their outputs
+    std::uint64_t full[Groups][kStages];             ///< rows are there
+    std::uint64_t empty[Groups][kStages];            ///< and no longer read: an arrival of each warp of the group
+    std::uint64_t told;                              ///< sums of the other splits
+    std::uint64_t landed;                            ///< their outputs
     alignas(16) float bias[Groups][kStages][kRows];  ///< 0, or minus infinity for a masked row
     float partial[Groups][4][N];                     ///< for reductions over the rows of a block
     float correction[Groups][N];                     ///< factor of older sums
@@ -82,7 +82,6 @@ struct DirectControl {
 };
 
 template <int Dim, int N, int Groups>
-inline constexpr std::uint32_t kDirectBytes =
-    Shape<Dim, N, Groups>::kControl + sizeof(DirectControl<Dim, N, Groups>);
+inline constexpr std::uint32_t kDirectBytes = Shape<Dim, N, Groups>::kControl + sizeof(DirectControl<Dim, N, Groups>);
 
 }  // namespace tokamak::mla::cuda::direct_decode

@@ -30,8 +30,8 @@ class Values {
         std::uint32_t a[kHeadTiles][4];
 #pragma unroll
         for (int t = 0; t < kHeadTiles; ++t) {
-            const unsigned char* const from = weights + version * S::kVersionBytes +
-                                              t * (S::kVersionBytes / kHeadTiles) + i * 512 + lane_ * 8;
+            const unsigned char* const from =
+                weights + version * S::kVersionBytes + t * (S::kVersionBytes / kHeadTiles) + i * 512 + lane_ * 8;
             const auto even = *reinterpret_cast<const uint2*>(from);
             const auto odd = *reinterpret_cast<const uint2*>(from + 256);
             a[t][0] = even.x, a[t][1] = even.y, a[t][2] = odd.x, a[t][3] = odd.y;

@@ -83,6 +83,12 @@ class Weigher {
         const int first = (thread >> 7) * 16 + (thread >> 6 & 1);
         low_row_ = first + row_of(2 * c);
         high_row_ = first + row_of(2 * c + 1);
+#pragma unroll
+        for (int t = 0; t < kHeadTiles; ++t) {
+            reference_[t] = kNoReference;
+            sum_[t] = 0.0F;
+            top_[t] = -kInfinity;
+        }
     }
 
     /// Of a block whose scores are complete. Returns whether references moved: then sums so far must be multiplied by
@@ -214,18 +220,9 @@ class Weigher {
     int group_, thread_;
     bool note_top_;
     int low_row_, high_row_;
-    float reference_[kHeadTiles] = {};
-    float sum_[kHeadTiles] = {};
-    float top_[kHeadTiles] = {};
-
-  public:
-    __device__ __forceinline__ void begin() {
-#pragma unroll
-        for (int t = 0; t < kHeadTiles; ++t) {
-            reference_[t] = kNoReference;
-            top_[t] = -kInfinity;
-        }
-    }
+    float reference_[kHeadTiles];
+    float sum_[kHeadTiles];
+    float top_[kHeadTiles];
 };
 
 }  // namespace tokamak::mla::cuda::direct_decode
