@@ -25,14 +25,15 @@ class Bringer {
         rows_.start(params, columns, token, warp * kOwnRows + lane % kOwnRows, lane);
     }
 
-    /// A block is settled as soon as it has come, before the warps wait for the place of the next one: the scoring
-    /// warps ask for it a block ahead.
+    /// A block is settled before the warps wait for the place of the third block behind it: that is free only when the
+    /// block before has been added, which is after this one's scores may start.
     __device__ __forceinline__ void run(int blocks) {
         rows_.begin();
         for (int block = 0; block < min(blocks, kRing); ++block) copy(block);
+        if (blocks > 0) settle(0);
         for (int block = 0; block < blocks; ++block) {
-            settle(block);
-            if (block >= kRing - 1 && block + 1 < blocks) copy(block + 1);
+            if (block + 1 < blocks) settle(block + 1);
+            if (block + kRing < blocks) copy(block + kRing);
         }
         ptx::copy_wait<0>();
     }

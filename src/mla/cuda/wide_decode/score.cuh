@@ -12,13 +12,6 @@ __device__ __forceinline__ std::uint32_t half_bits(std::uint32_t two) { return b
 __device__ __forceinline__ std::uint32_t times(std::uint32_t two, std::uint32_t factors) {
     return bits_of(__hmul2(*reinterpret_cast<const __half2*>(&two), *reinterpret_cast<const __half2*>(&factors)));
 }
-/// Two codes as f16, in the place where this stands: the compiler would convert codes a slab ahead, and wait for them.
-__device__ __forceinline__ std::uint32_t half_bits_here(std::uint32_t two) {
-    std::uint32_t halves;
-    asm volatile("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(static_cast<std::uint16_t>(two)));
-    return halves;
-}
-
 /// Of a row: what its codes are multiplied by, slab by slab.
 template <int Dim>
 struct Ratios {
@@ -42,14 +35,20 @@ struct Codes {
     __device__ __forceinline__ Codes(std::uint32_t low_at, std::uint32_t high_at)
         : low(load_shared_16(low_at)), high(load_shared_16(high_at)) {}
 
+    /// What was asked for is not used before this point: the compiler would convert a slab ahead, and wait for it.
+    __device__ __forceinline__ void settle() {
+        asm volatile("" : "+r"(low.x), "+r"(low.y), "+r"(low.z), "+r"(low.w));
+        asm volatile("" : "+r"(high.x), "+r"(high.y), "+r"(high.z), "+r"(high.w));
+    }
+
     /// Step s as f16.
     __device__ __forceinline__ void convert(int s, std::uint32_t (&a)[4]) const {
         const std::uint32_t of_low = s == 0 ? low.x : s == 1 ? low.y : s == 2 ? low.z : low.w;
         const std::uint32_t of_high = s == 0 ? high.x : s == 1 ? high.y : s == 2 ? high.z : high.w;
-        a[0] = half_bits_here(of_low & 0xFFFFU);
-        a[1] = half_bits_here(of_high & 0xFFFFU);
-        a[2] = half_bits_here(of_low >> 16);
-        a[3] = half_bits_here(of_high >> 16);
+        a[0] = half_bits(of_low & 0xFFFFU);
+        a[1] = half_bits(of_high & 0xFFFFU);
+        a[2] = half_bits(of_low >> 16);
+        a[3] = half_bits(of_high >> 16);
     }
     __device__ __forceinline__ void convert(int s, std::uint32_t low_ratio, std::uint32_t high_ratio,
                                             std::uint32_t (&a)[4]) const {
@@ -77,12 +76,11 @@ class WideScorer : public Scorer<Dim, kHeads, true, false> {
           ratios_(ptx::shared_address(shared) + Layout<Dim>::kRatios + (warp * 16 + lane / 4) * kRatioBytes<Dim>) {}
 
     __device__ __forceinline__ HeadSums run(int blocks) {
-        if (blocks > 0) fetch_rotary();
         for (int block = 0; block < blocks; ++block) {
+            ptx::barrier_wait(&wide_.settled[stage_.index], stage_.phase);
             multiply();
-            stage_.advance(kRing);
-            if (block + 1 < blocks) fetch_rotary();  // so that the next block's products begin at once
             this->weigh(block);
+            stage_.advance(kRing);
         }
         return this->finish();
     }
@@ -98,10 +96,14 @@ class WideScorer : public Scorer<Dim, kHeads, true, false> {
         const std::uint32_t low = rows_ + stage_.index * Layout<Dim>::kStageBytes;
         const std::uint32_t high = low + Raw::kPitch;  // the row of k + 8 is the next one
         const int k = warp_ * 16 + lane_ / 4;
-        start_rotary();
-        if (Dim == 576 && odd_) {
-            ptx::wgmma_wait<0>();
-            return multiply_by_blocks(low, high, k);
+        std::uint32_t rotary[4][4];
+        start_rotary(low + Raw::kRotaryByte, rotary);
+        if constexpr (Dim == 576) {
+            const auto& odd = wide_.odd_rows[stage_.index];
+            if ((odd[0] | odd[1] | odd[2] | odd[3]) != 0) {
+                ptx::wgmma_wait<0>();
+                return multiply_by_blocks(low, high, k);
+            }
         }
         const std::uint32_t ratios =
             ratios_ + stage_.index * (kRowBlock * kRatioBytes<Dim>);
@@ -111,6 +113,7 @@ class WideScorer : public Scorer<Dim, kHeads, true, false> {
         std::uint32_t a[4][4];
 #pragma unroll
         for (int slab = 0; slab < Raw::kCodeSlabs; ++slab) {
+            own[slab % 2].settle();
 #pragma unroll
             for (int s = 0; s < 4; ++s) {
                 ptx::wgmma_wait<3>();
@@ -125,32 +128,22 @@ class WideScorer : public Scorer<Dim, kHeads, true, false> {
         ptx::wgmma_wait<0>();
     }
 
-    /// Waits for the block of the stage turned to; its rotary values, f16 already, are the operand of four steps.
-    __device__ __forceinline__ void fetch_rotary() {
-        ptx::barrier_wait(&wide_.settled[stage_.index], stage_.phase);
-        const std::uint32_t at = rows_ + stage_.index * Layout<Dim>::kStageBytes + Raw::kRotaryByte;
+    /// Scores of the rotary values, which are f16 already. Not waited for.
+    __device__ __forceinline__ void start_rotary(std::uint32_t at, std::uint32_t (&a)[4][4]) {
+        const Codes two[2] = {Codes(at, at + Raw::kPitch), Codes(at + 64, at + Raw::kPitch + 64)};
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
-            const Codes two(at + 64 * j, at + 64 * j + Raw::kPitch);
-            rotary_[2 * j][0] = two.low.x, rotary_[2 * j][1] = two.high.x;
-            rotary_[2 * j][2] = two.low.y, rotary_[2 * j][3] = two.high.y;
-            rotary_[2 * j + 1][0] = two.low.z, rotary_[2 * j + 1][1] = two.high.z;
-            rotary_[2 * j + 1][2] = two.low.w, rotary_[2 * j + 1][3] = two.high.w;
+            const uint4& l = two[j].low;
+            const uint4& h = two[j].high;
+            a[2 * j][0] = l.x, a[2 * j][1] = h.x, a[2 * j][2] = l.y, a[2 * j][3] = h.y;
+            a[2 * j + 1][0] = l.z, a[2 * j + 1][1] = h.z, a[2 * j + 1][2] = l.w, a[2 * j + 1][3] = h.w;
         }
-        if constexpr (Dim == 576) {
-            const auto& odd = wide_.odd_rows[stage_.index];
-            odd_ = (odd[0] | odd[1] | odd[2] | odd[3]) != 0;
-        }
-    }
-    /// Their scores. Not waited for.
-    __device__ __forceinline__ void start_rotary() {
         ptx::wgmma_fence();
 #pragma unroll
         for (int s = 0; s < 4; ++s)
-            ptx::wgmma_from_registers<true>(score_, rotary_[s], queries(kRotaryQueries, s), s > 0);
+            ptx::wgmma_from_registers<true>(score_, a[s], queries(kRotaryQueries, s), s > 0);
         ptx::wgmma_commit();
     }
-
     /// Any scales: products of 128 dimensions times theirs, score += scale * products.
     __device__ __forceinline__ void multiply_by_blocks(std::uint32_t low, std::uint32_t high, int k) {
         const float* scale_low = &wide_.scales[stage_.index][k].x;
@@ -181,8 +174,6 @@ class WideScorer : public Scorer<Dim, kHeads, true, false> {
 
     WideControl& wide_;
     std::uint32_t rows_, ratios_;
-    std::uint32_t rotary_[4][4];
-    bool odd_ = false;
     Stage stage_;
 };
 
