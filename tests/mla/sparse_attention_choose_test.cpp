@@ -94,7 +94,8 @@ TEST(SparseAttentionChoice, SplitsOfTheFlatFormBecomeFewerInTheOther) {
 }
 
 TEST(SparseAttentionChoice, PairsTakeManyTokensOfManyHeads) {
-    const SparseAttentionProblem problem = problem_of(128, {128, 1024});
+    SparseAttentionProblem problem = problem_of(128, {128, 1024});
+    problem.dim = 512;
     for (const std::int64_t tokens : {64, 128, 256})
         EXPECT_EQ(variant_at(table(problem, {}, 256), tokens), "sparse_decode_h128_s1");
     for (const SparseConfig& config : legal_configs(64, &anything_fits, problem_of(64, {2048})))
@@ -120,11 +121,22 @@ TEST(SparseAttentionChoice, TheDirectFormIsForFp8Rows) {
     const auto legal = legal_configs(16, no_direct, problem);
     int refused = 0;
     for (const auto& [variant, reason] : refused_configs(legal, problem, false)) {
-        if (!variant.starts_with("direct_decode")) continue;
+        if (!variant.starts_with("direct_decode_h16")) continue;
         EXPECT_EQ(reason, "the direct form is for fp8 rows") << variant;
         ++refused;
     }
     EXPECT_EQ(refused, 5);
+}
+
+TEST(SparseAttentionChoice, ManyHeadsOfManyTokensTakeTheWideDirectForm) {
+    for (const std::int64_t tokens : {64, 128, 256})
+        EXPECT_EQ(variant_at(table(problem_of(128, {2048}), {}, 256), tokens), "direct_decode_h64_s1");
+    EXPECT_EQ(variant_at(table(problem_of(64, {2048}), {}, 256), 64), "direct_decode_h64_s2");
+    for (const auto& [variant, reason] : refused_configs({}, problem_of(128, {2048}), false)) {
+        if (variant == "direct_decode_h64_s16") {
+            EXPECT_EQ(reason, "a cluster would have more than 8 thread blocks");
+        }
+    }
 }
 
 TEST(SparseAttentionChoice, EveryTokenCountHasALegalConfiguration) {

@@ -16,6 +16,7 @@
 #include "mla/cuda/sparse_attention_args.h"
 #include "mla/cuda/sparse_attention_choose.h"
 #include "mla/cuda/sparse_decode/layout.h"
+#include "mla/cuda/wide_decode/instances.h"
 #include "mla/problem_key.h"
 #include "mla/sparse_attention_state.h"
 
@@ -91,6 +92,12 @@ Kernel flat_kernel_of(const SparseConfig& config, const SparseAttentionProblem& 
 }
 
 Kernel direct_kernel_of(const SparseConfig& config, const SparseAttentionProblem& problem) {
+    if (config.heads == kWideHeads) {
+        const wide_decode::WideKernel wide = problem.dim == 576 ? wide_decode::wide_576() : wide_decode::wide_512();
+        Kernel kernel = single_layout(wide, config, problem);
+        kernel.shared.weights = wide.weights;
+        return kernel;
+    }
     const auto find = problem.dim == 576 ? &direct_decode::direct_576 : &direct_decode::direct_512;
     return single_layout(find(config.heads), config, problem);
 }
@@ -111,6 +118,7 @@ bool fits(const SparseConfig& config, const SparseAttentionProblem& problem) {
     const bool pairs = problem.dim == 512 && all_fp8(problem) && 2 * config.splits <= decode::kMaxSplits;
     if (config.heads == kPairHeads && !pairs) return false;
     if (config.direct && !all_fp8(problem)) return false;
+    if (config.direct && config.heads == kWideHeads && config.splits > decode::kMaxSplits) return false;
     const Launch launch = prepare(config, problem);
     return launch.aligned.shared.bytes > 0 && launch.anywhere.shared.bytes > 0;
 }

@@ -32,8 +32,16 @@ double flat_us(const SparseConfig& config, std::int64_t dim) {
     return dim == 576 ? 5.9 + 0.205 * config.heads : 4.4 + 0.25 * config.heads;
 }
 
+/// Of a cluster of the direct form with many heads.
+double wide_us(const SparseConfig& config, const SparseAttentionProblem& problem) {
+    const std::int64_t blocks = ((selected_columns(problem) + config.splits - 1) / config.splits + 63) / 64;
+    const double exchange = config.splits == 1 ? 0.0 : kExchangeUs + kExchangeUsPerHead * config.heads;
+    return 6.5 + static_cast<double>(blocks) * (problem.dim == 512 ? 3.1 : 2.65) + exchange;
+}
+
 /// Of a cluster of the direct form.
 double direct_us(const SparseConfig& config, const SparseAttentionProblem& problem) {
+    if (config.heads == kWideHeads) return wide_us(config, problem);
     const double rows = static_cast<double>((selected_columns(problem) + config.splits - 1) / config.splits);
     return problem.dim == 576 ? 8.5 + 0.0225 * rows : 9.0 + 0.0256 * rows;
 }
@@ -142,7 +150,10 @@ std::vector<std::pair<std::string, std::string>> refused_configs(const std::vect
     for (const SparseConfig& config : all_configs()) {
         if (std::find(legal.begin(), legal.end(), config) != legal.end()) continue;
         std::string reason = pointless(config, problem);
-        if (reason.empty() && config.direct)
+        if (reason.empty() && config.direct && config.heads == kWideHeads &&
+            config.splits > kSplitCounts[std::size(kSplitCounts) - 1])
+            reason = "a cluster would have more than 8 thread blocks";
+        else if (reason.empty() && config.direct)
             reason = "the direct form is for fp8 rows";
         else if (reason.empty() && config.rows > 0)
             reason = "no cluster of so many thread blocks fits";

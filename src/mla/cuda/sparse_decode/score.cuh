@@ -39,7 +39,7 @@ class Scorer {
         return finish();
     }
 
-  private:
+  protected:  // the wide form scores rows in another way
     using Shape = Slabs<Dim>;
     static constexpr int kPairs = N / 8;  ///< column pairs of a thread
     static constexpr float kPatience = kPatienceBits;
@@ -201,9 +201,10 @@ class Scorer {
 
     /// Whether a weight of this thread is beyond what references allow, or its head has none; true for NaN.
     [[nodiscard]] __device__ bool exceeds() const {
-        float top = score_[0];
+        float of_row[4] = {score_[0], score_[1], score_[2], score_[3]};  // four short chains instead of a long one
 #pragma unroll
-        for (int e = 1; e < N / 2; ++e) top = max_or_nan(top, score_[e]);
+        for (int e = 4; e < N / 2; ++e) of_row[e % 4] = max_or_nan(of_row[e % 4], score_[e]);
+        const float top = max_or_nan(max_or_nan(of_row[0], of_row[1]), max_or_nan(of_row[2], of_row[3]));
         return !(top <= kPatience) || (thread() < N && head_.reference == kNoReference);
     }
 

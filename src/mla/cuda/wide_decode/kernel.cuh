@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sparse attention of one token and 64 heads a block over fp8 rows that are never converted in shared memory: a
+// warpgroup brings them as they are, one scores them and two add values, each converting what it reads to the row
+// operand of wgmma in registers. See docs/kernels/sparse_mla.md.
+#pragma once
+
+#include "mla/cuda/wide_decode/bring.cuh"
+#include "mla/cuda/wide_decode/output.cuh"
+
+namespace tokamak::mla::cuda::wide_decode {
+
+/// Registers of a thread by role: 512 for the four together.
+inline constexpr int kScoreRegisters = 136;
+inline constexpr int kAddRegisters = 168;
+inline constexpr int kBringRegisters = 40;
+
+__device__ __forceinline__ void start_wide() { ptx::named_barrier(kStartBarrier, kWideThreads); }
+
+__device__ __forceinline__ void init_wide(const Params& params, WideControl& control, int rank, int lane) {
+    if (lane < kRing) {
+        ptx::barrier_init(&control.full[lane], kBringers);
+        ptx::barrier_init(&control.settled[lane], 4);
+        ptx::barrier_init(&control.empty[lane], 8);
+    }
+    if (lane == 0) {
+        ptx::barrier_init(&control.weights_full[0], 4);
+        ptx::barrier_init(&control.weights_empty[0], 8);
+        control.query_top = 0;
+        ptx::barrier_init(&control.told, 1);
+        ptx::barrier_init(&control.landed, 1);
+        if (params.splits > 1) expect_others<kHeads>(params, control, rank);
+    }
+    for (int h = lane; h < kHeads; h += 32) control.reference[h] = 0.0F;  // nothing to subtract yet
+    ptx::fence_barrier_init();
+}
+
+/// Where this block stands: its token and heads, and its share of the rows.
+struct WidePlace {
+    int rank, token, first_head;
+};
+
+__device__ __forceinline__ Exchange<kHeads, true, false> exchange_of(const Params& params, WideControl& control,
+                                                                     std::uint32_t base, int rank) {
+    return {params, {base, base + kLanding, &control.landed}, rank, kPatienceBits};
+}
+
+template <int Dim>
+__device__ __forceinline__ void bring(const Params& params, WideControl& control, std::uint32_t base,
+                                      const WidePlace& place, int warp, int lane) {
+    const Columns columns = columns_of(params, place.token, place.rank);
+    Bringer<Dim> bringer(params, control, base, columns, place.token, warp, lane);
+    start_wide();
+    bringer.run(columns.blocks());
+    if (params.splits == 1) return;
+    __syncwarp();
+    ptx::cluster_arrive_relaxed();
+    ptx::cluster_wait();
+    ptx::cluster_arrive_relaxed();
+}
+
+/// Then a head's thread has its sums merged with those of the other splits.
+template <int Dim>
+__device__ __forceinline__ void score(const Params& params, WideControl& control, unsigned char* shared,
+                                      const WidePlace& place, int warp, int lane) {
+    auto* const splits = reinterpret_cast<SplitSums<kHeads>*>(shared + kStatistics);
+    const std::uint32_t base = ptx::shared_address(shared);
+    const int h = warp * 32 + lane;
+    if (warp == 0) init_wide(params, control, place.rank, lane);
+    const int blocks = columns_of(params, place.token, place.rank).blocks();
+    start_wide();
+    const int power = load_wide_queries<Dim>(params, control, base, place.token, place.first_head);
+    ptx::set_registers<kWideThreads, kScoreRegisters>();
+    WideScorer<Dim> scorer(params, control, shared, warp, lane, power);
+    HeadSums sums = scorer.run(blocks);
+    const int head = place.first_head + h;
+    const bool real = h < kHeads && head < params.heads;
+    const float sink = real ? sink_of(params, head) : -kInfinity;
+    if (params.splits == 1) {
+        if (h < kHeads) control.factor[h] = factor_of(sums, sink);
+    } else {
+        __syncwarp();
+        ptx::cluster_arrive_relaxed();
+        ptx::cluster_wait();
+        if (h < kHeads) share_sums<kHeads, false>(control, splits, place.rank, params.splits, h, sums);
+        __syncwarp();
+        ptx::cluster_arrive_relaxed();
+        ptx::barrier_wait(&control.told, 0);
+        if (h < kHeads) sums = merge_sums(splits, params.splits, h, sink);
+    }
+    ptx::named_barrier(kMathBarrier, kMathThreads);
+    if (real && place.rank == 0) store_statistics(params, place.token, head, sums, sink);
+    if (params.splits == 1) return;
+    ptx::barrier_wait(&control.landed, 0);
+    exchange_of(params, control, base, place.rank)
+        .template finish<kMathThreads>(place.token, place.first_head,
+                                       [&](int source, int head_of) { return splits[source].head[head_of].x; });
+}
+
+/// Adds values, and brings the sums to the caller's output.
+template <int Dim>
+__device__ __forceinline__ void add(const Params& params, WideControl& control, unsigned char* shared,
+                                    const WidePlace& place, int warp, int lane) {
+    const auto* const splits = reinterpret_cast<const SplitSums<kHeads>*>(shared + kStatistics);
+    const std::uint32_t base = ptx::shared_address(shared);
+    const int blocks = columns_of(params, place.token, place.rank).blocks();
+    start_wide();
+    (void)load_wide_queries<Dim>(params, control, base, place.token, place.first_head);
+    ptx::set_registers<kWideThreads, kAddRegisters>();
+    const int part = warp - 4;
+    Sums<kHeads> sums;
+    Accumulator<Dim>(control, shared, part, lane).run(blocks, sums);
+    if (params.splits == 1) {
+        ptx::named_barrier(kMathBarrier, kMathThreads);
+        sums.scale(control.factor, lane);
+        return store_sums(params, sums, base, place.token, place.first_head, part, lane);
+    }
+    __syncwarp();
+    ptx::cluster_arrive_relaxed();
+    ptx::named_barrier(kAccumulateBarrier, 256);  // nobody reads queries or weights any more
+    const auto exchange = exchange_of(params, control, base, place.rank);
+    stage_sums(exchange, sums, part, lane);
+    ptx::fence_shared_async();
+    __syncwarp();
+    ptx::cluster_wait();
+    if (lane < 4) exchange.push(part * 4 + lane);
+    __syncwarp();
+    ptx::named_barrier(kMathBarrier, kMathThreads);
+    ptx::barrier_wait(&control.landed, 0);
+    __syncwarp();
+    ptx::cluster_arrive_relaxed();
+    exchange.template finish<kMathThreads>(place.token, place.first_head,
+                                           [&](int source, int h) { return splits[source].head[h].x; });
+}
+
+template <int Dim>
+__global__ void __launch_bounds__(kWideThreads, 1) wide_decode(const __grid_constant__ Params params) {
+    extern __shared__ __align__(1024) unsigned char shared[];
+    auto& control = *reinterpret_cast<WideControl*>(shared + Layout<Dim>::kControl);
+    const int item = over_splits(params, static_cast<int>(blockIdx.x));
+    const WidePlace place = {static_cast<int>(blockIdx.x) - item * params.splits, item / params.head_groups,
+                             item % params.head_groups * kHeads};
+    if (params.num_tokens != nullptr && place.token >= *params.num_tokens) return;  // the whole cluster
+    const int warp = __shfl_sync(~0U, static_cast<int>(threadIdx.x) / 32, 0);       // uniform, and known to be
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    if (warp >= kMathThreads / 32) {
+        ptx::set_registers<kWideThreads, kBringRegisters>();
+        bring<Dim>(params, control, ptx::shared_address(shared), place, warp - kMathThreads / 32, lane);
+    } else if (warp < 4) {
+        score<Dim>(params, control, shared, place, warp, lane);
+    } else {
+        add<Dim>(params, control, shared, place, warp, lane);
+    }
+    if (params.splits > 1) {  // nobody leaves while others still copy to its memory or out of it
+        __syncwarp();
+        ptx::cluster_wait();
+    }
+}
+
+}  // namespace tokamak::mla::cuda::wide_decode

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+// A warp's 64 dimensions of 64 heads to the caller's output, or to the exchange between splits: a lane has eight
+// dimensions side by side of each head.
+#pragma once
+
+#include "mla/cuda/sparse_decode/exchange.cuh"
+#include "mla/cuda/wide_decode/accumulate.cuh"
+
+namespace tokamak::mla::cuda::wide_decode {
+
+/// Dimensions 8 g + i of head number `e` of column pair j.
+__device__ __forceinline__ float value_of(const Sums<kHeads>& sums, int j, int e, int i) {
+    return sums.tile[i / 2][4 * j + i % 2 * 2 + e];
+}
+
+/// Eight finished dimensions to the caller's output.
+__device__ __forceinline__ void store_eight(const Params& params, std::int64_t at, const float (&v)[8]) {
+    if (params.out_kind == OutKind::f32) {
+#pragma unroll
+        for (int i = 0; i < 8; ++i) static_cast<float*>(params.out)[at + i] = v[i];
+        return;
+    }
+    std::uint32_t words[4];
+#pragma unroll
+    for (int w = 0; w < 4; ++w)
+        words[w] = params.out_kind == OutKind::bf16 ? pack_bf16(v[2 * w], v[2 * w + 1]) : pack_f16(v[2 * w], v[2 * w + 1]);
+    auto* const out = static_cast<std::uint16_t*>(params.out) + at;
+    if (params.out_vectors) {
+        *reinterpret_cast<uint4*>(out) = {words[0], words[1], words[2], words[3]};
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < 8; ++i) out[i] = static_cast<std::uint16_t>(words[i / 2] >> (i % 2 * 16));
+}
+
+/// By way of shared memory from `base` on, 64 heads by 64 dimensions in f32 for each warp: what remains is a short loop.
+/// (Stores straight from registers are 800 instructions, and fetching these took 10,000 cycles.)
+__device__ __forceinline__ void store_sums(const Params& params, const Sums<kHeads>& sums, std::uint32_t base, int token,
+                                           int first_head, int part, int lane) {
+    constexpr int kPitch = 64 * 4 + 16;
+    if (part * 64 >= params.value_dim) return;
+    const std::uint32_t own = base + part * (kHeads * kPitch);
+    const std::uint32_t to = own + 2 * (lane & 3) * kPitch + lane / 4 * 32;
+#pragma unroll
+    for (int j = 0; j < kHeads / 8; ++j) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+#pragma unroll
+            for (int half = 0; half < 2; ++half)
+                store_shared(to + (8 * j + e) * kPitch + half * 16,
+                             {__float_as_uint(value_of(sums, j, e, 4 * half)),
+                              __float_as_uint(value_of(sums, j, e, 4 * half + 1)),
+                              __float_as_uint(value_of(sums, j, e, 4 * half + 2)),
+                              __float_as_uint(value_of(sums, j, e, 4 * half + 3))});
+        }
+    }
+    __syncwarp();
+#pragma unroll 2
+    for (int h = lane / 8; h < kHeads; h += 4) {
+        const int head = first_head + h;
+        if (head >= params.heads) break;
+        const uint4 low = load_shared_16(own + h * kPitch + lane % 8 * 32);
+        const uint4 high = load_shared_16(own + h * kPitch + lane % 8 * 32 + 16);
+        const float v[8] = {__uint_as_float(low.x),  __uint_as_float(low.y),  __uint_as_float(low.z),
+                            __uint_as_float(low.w),  __uint_as_float(high.x), __uint_as_float(high.y),
+                            __uint_as_float(high.z), __uint_as_float(high.w)};
+        store_eight(params,
+                    token * params.out_token_stride + head * params.out_head_stride + part * 64 + lane % 8 * 8, v);
+    }
+}
+
+/// Four parts of 16 dimensions. A fence and a barrier of the warp must follow.
+__device__ __forceinline__ void stage_sums(const Exchange<kHeads, true, false>& exchange, const Sums<kHeads>& sums,
+                                           int part, int lane) {
+    const std::uint32_t to = exchange.place_of(part * 4 + lane / 8);
+    const float factor = exchange.forth();
+#pragma unroll
+    for (int j = 0; j < kHeads / 8; ++j) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+            std::uint32_t words[4];
+#pragma unroll
+            for (int w = 0; w < 4; ++w)
+                words[w] = pack_f16(value_of(sums, j, e, 2 * w) * factor, value_of(sums, j, e, 2 * w + 1) * factor);
+            store_shared(to + exchange.offset(8 * j + 2 * (lane & 3) + e, lane / 4 % 2),
+                         {words[0], words[1], words[2], words[3]});
+        }
+    }
+}
+
+}  // namespace tokamak::mla::cuda::wide_decode

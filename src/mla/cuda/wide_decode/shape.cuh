@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sizes and shared memory of the wide decode kernel: 64 heads a block, fp8 rows that stay in shared memory as they are.
+#pragma once
+
+#include "mla/cuda/sparse_decode/decode.cuh"
+#include "mla/cuda/sparse_decode/statistics.cuh"
+
+namespace tokamak::mla::cuda::wide_decode {
+
+using namespace sparse_decode;
+
+inline constexpr int kHeads = 64;
+inline constexpr int kWideThreads = 512;  ///< one warpgroup scores, two add values, one brings rows
+inline constexpr int kBringers = 128;
+inline constexpr int kRing = 3;  ///< blocks of raw rows
+
+/// A row in shared memory: 576 as in memory; 512 with its scales behind it. The pitch is an odd number of 16-byte
+/// units, so that the lanes of a warp read 16 bytes of rows four apart, or 8 bytes of rows two apart, from different
+/// banks.
+template <int Dim>
+struct RawRow {
+    static constexpr int kPitch = Dim == 576 ? 656 : 592;
+    static constexpr int kScaleByte = Dim == 576 ? 512 : 576;
+    static constexpr int kRotaryByte = Fp8Row<Dim>::kRotaryByte;
+    static constexpr int kCodeSlabs = Fp8Row<Dim>::kCodeSlabs;
+    static constexpr int kScales = Dim == 576 ? 4 : 7;
+};
+
+/// The smallest code times this is the smallest number of f16.
+inline constexpr float kExactScale = 0x1p-15F;
+
+/// Row of 16 at index k of a fragment. Lanes g = 0..7 score rows k = g and k = g + 8, lanes c = 0..3 add rows
+/// k = 2 c, 2 c + 1 and these + 8; this order keeps both free of bank conflicts.
+__device__ __forceinline__ constexpr int row_at(int k) {
+    const int low = k & 7;
+    return (low % 2 == 0 ? low : 8 + (low + 3) % 8) + k / 8;
+}
+
+struct WideControl : Control<kHeads> {
+    std::uint64_t settled[kRing];  ///< a block's rows are there and settled: an arrival per bringing warp
+    std::uint32_t odd_rows[kRing][4];  ///< of a bringing warp: rows with a scale that f16 products would round
+    // Of a block's rows, by their index k in fragments.
+    alignas(16) float4 scales[kRing][kRowBlock];  ///< 576: divided by the row's power
+    alignas(16) std::uint16_t ratio[kRing][8][kRowBlock];  ///< the same as f16
+};
+
+/// Ratios of a row for the scores: each twice in a word, 512: eight of them, 576: four.
+template <int Dim>
+inline constexpr int kRatioBytes = Dim == 576 ? 16 : 32;
+
+template <int Dim>
+struct Layout {
+    static constexpr std::uint32_t kWeights = kHeads * Dim * 2;  ///< behind the queries
+    static constexpr std::uint32_t kRows = kWeights + kHeads * 128;
+    static constexpr std::uint32_t kStageBytes = kRowBlock * RawRow<Dim>::kPitch;
+    static constexpr std::uint32_t kControl = kRows + kRing * kStageBytes;
+    static constexpr std::uint32_t kRatios = (kControl + sizeof(WideControl) + 15) / 16 * 16;
+    static constexpr std::uint32_t kBytes = kRatios + kRing * kRowBlock * kRatioBytes<Dim>;
+};
+
+/// Where splits exchange their sums, when nobody reads queries, weights and rows any more: parts for others at 0, those
+/// of all splits, their statistics.
+inline constexpr std::uint32_t kLanding = kHeads * 1024;
+inline constexpr std::uint32_t kStatistics = kLanding + 36 * (16 * kHeads * 2);
+static_assert(kStatistics + kMaxSplits * sizeof(SplitSums<kHeads>) <= Layout<512>::kControl);
+
+}  // namespace tokamak::mla::cuda::wide_decode
