@@ -10,10 +10,13 @@
 
 namespace tokamak::mla::cuda::wide_decode {
 
+__device__ __forceinline__ std::uint32_t half_bits(std::uint32_t two) { return bits_of(halves_of(two)); }
+__device__ __forceinline__ std::uint32_t times(std::uint32_t two, std::uint32_t factors) {
+    return bits_of(__hmul2(*reinterpret_cast<const __half2*>(&two), *reinterpret_cast<const __half2*>(&factors)));
+}
+
 template <int Dim>
 class Accumulator {
-    using Raw = RawRow<Dim>;
-
   public:
     /// `part`: of this warp, 64 dimensions.
     __device__ __forceinline__ Accumulator(WideControl& control, unsigned char* shared, int part, int lane)
@@ -22,9 +25,8 @@ class Accumulator {
           part_(part),
           lane_(lane),
           rotary_(Dim == 512 && part == 7),
-          rows_(ptx::shared_address(shared) + Layout<Dim>::kRows + lane % 4 * 2 * Raw::kPitch + part * 64 +
-                lane / 4 * (rotary_ ? 16 : 8)),
-          to_second_((8 + (lane % 4 * 2 + 4) % 8 - lane % 4 * 2) * Raw::kPitch) {}
+          rows_(ptx::shared_address(shared) + Layout<Dim>::kRows + place_of(part, lane, rotary_)),
+          next_row_(rows_ & 16U ? 128 - 16 : 128 + 16) {}
 
     __device__ __forceinline__ void run(int blocks, Sums<kHeads>& sums) {
 #pragma unroll
@@ -41,6 +43,14 @@ class Accumulator {
     }
 
   private:
+    /// Of a lane's eight dimensions (rotary values: their 16 bytes) of row 2 c, in a block of rows. Lanes of half a warp
+    /// that read codes of rows 2 c, or 2 c + 1, touch every bank once.
+    __device__ __forceinline__ static std::uint32_t place_of(int part, int lane, bool rotary) {
+        const int row = lane % 4 * 2;
+        if (rotary) return kRotarySlab * kSlabBytes + swizzled(row, lane / 4);
+        return part / 2 * kSlabBytes + swizzled(row, part % 2 * 4 + lane / 8) + lane / 4 % 2 * 8;
+    }
+
     /// From codes of rows k, k + 1, k + 8, k + 9: the row operand of tile t.
     __device__ __forceinline__ static void convert(const uint2 (&codes)[4], int t, const std::uint32_t (&ratio)[2],
                                                    std::uint32_t (&a)[4]) {
@@ -83,11 +93,11 @@ class Accumulator {
         step.ratio[1] = load_word(ratio + 32 * s + 16);
     }
     __device__ __forceinline__ void load_codes(std::uint32_t at, int s, Step& step) const {
-        const std::uint32_t near = at + s * 16 * Raw::kPitch;
+        const std::uint32_t near = at + s * 16 * 128;
         step.codes[0] = load_shared_8(near);
-        step.codes[1] = load_shared_8(near + to_second_);
-        step.codes[2] = load_shared_8(near + Raw::kPitch);
-        step.codes[3] = load_shared_8(near + Raw::kPitch + to_second_);
+        step.codes[1] = load_shared_8(near + next_row_);
+        step.codes[2] = load_shared_8(near + 8 * 128);
+        step.codes[3] = load_shared_8(near + next_row_ + 8 * 128);
     }
 
     __device__ __forceinline__ void add(int block, int stage, Sums<kHeads>& sums) {
@@ -130,7 +140,8 @@ class Accumulator {
     std::uint32_t weights_;
     int part_, lane_;
     bool rotary_;
-    std::uint32_t rows_, to_second_;
+    std::uint32_t rows_;
+    std::uint32_t next_row_;  ///< from a row to the next, under the swizzle
 };
 
 }  // namespace tokamak::mla::cuda::wide_decode

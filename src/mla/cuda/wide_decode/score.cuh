@@ -1,179 +1,182 @@
 // SPDX-License-Identifier: Apache-2.0
-// The scoring warpgroup: codes of a row become the row operand of wgmma in registers, queries come from shared memory.
-// Softmax weights are the Scorer's.
+// The scoring warpgroup: rows and queries come from shared memory, codes as the e4m3 numbers that they are. The products
+// of codes with one scale are summed by themselves, and multiplied by it in f32. Softmax weights are the Scorer's.
 #pragma once
 
-#include "cuda/ptx/wgmma_registers.cuh"
+#include "cuda/ptx/wgmma_e4m3.cuh"
 #include "mla/cuda/wide_decode/queries.cuh"
 
 namespace tokamak::mla::cuda::wide_decode {
-
-__device__ __forceinline__ std::uint32_t half_bits(std::uint32_t two) { return bits_of(halves_of(two)); }
-__device__ __forceinline__ std::uint32_t times(std::uint32_t two, std::uint32_t factors) {
-    return bits_of(__hmul2(*reinterpret_cast<const __half2*>(&two), *reinterpret_cast<const __half2*>(&factors)));
-}
-/// Of a row: what its codes are multiplied by, slab by slab.
-template <int Dim>
-struct Ratios {
-    uint4 four[Dim == 576 ? 1 : 2];
-
-    __device__ __forceinline__ explicit Ratios(std::uint32_t at) {
-#pragma unroll
-        for (int i = 0; i < (Dim == 576 ? 1 : 2); ++i) four[i] = load_shared_16(at + 16 * i);
-    }
-    [[nodiscard]] __device__ __forceinline__ std::uint32_t of(int slab) const {
-        const int g = Dim == 576 ? slab / 2 : slab;
-        const uint4& v = four[g / 4];
-        return g % 4 == 0 ? v.x : g % 4 == 1 ? v.y : g % 4 == 2 ? v.z : v.w;
-    }
-};
-
-/// A lane's 16 codes of each of its two rows, of 64 dimensions: four steps of 16.
-struct Codes {
-    uint4 low, high;
-
-    __device__ __forceinline__ Codes(std::uint32_t low_at, std::uint32_t high_at)
-        : low(load_shared_16(low_at)), high(load_shared_16(high_at)) {}
-
-    /// What was asked for is not used before this point: the compiler would convert a slab ahead, and wait for it.
-    __device__ __forceinline__ void settle() {
-        asm volatile("" : "+r"(low.x), "+r"(low.y), "+r"(low.z), "+r"(low.w));
-        asm volatile("" : "+r"(high.x), "+r"(high.y), "+r"(high.z), "+r"(high.w));
-    }
-
-    /// Step s as f16.
-    __device__ __forceinline__ void convert(int s, std::uint32_t (&a)[4]) const {
-        const std::uint32_t of_low = s == 0 ? low.x : s == 1 ? low.y : s == 2 ? low.z : low.w;
-        const std::uint32_t of_high = s == 0 ? high.x : s == 1 ? high.y : s == 2 ? high.z : high.w;
-        a[0] = half_bits(of_low & 0xFFFFU);
-        a[1] = half_bits(of_high & 0xFFFFU);
-        a[2] = half_bits(of_low >> 16);
-        a[3] = half_bits(of_high >> 16);
-    }
-    __device__ __forceinline__ void convert(int s, std::uint32_t low_ratio, std::uint32_t high_ratio,
-                                            std::uint32_t (&a)[4]) const {
-        convert(s, a);
-#pragma unroll
-        for (int r = 0; r < 4; ++r) a[r] = times(a[r], r % 2 == 0 ? low_ratio : high_ratio);
-    }
-};
 
 template <int Dim>
 class WideScorer : public Scorer<Dim, kHeads, true, false> {
     using Base = Scorer<Dim, kHeads, true, false>;
     using Raw = RawRow<Dim>;
+    using typename Base::TwoRows;
+    using Base::control_;
+    using Base::kPairs;
     using Base::lane_;
     using Base::score_;
     using Base::warp_;
 
   public:
     __device__ __forceinline__ WideScorer(const Params& params, WideControl& control, unsigned char* shared, int warp,
-                                          int lane, int power)
-        : Base(params, control, shared, warp, lane, power),
+                                          int lane)
+        : Base(params, control, shared, warp, lane, kUnitExponent),
           wide_(control),
-          rows_(ptx::shared_address(shared) + Layout<Dim>::kRows + (warp * 16 + row_at(lane / 4)) * Raw::kPitch +
-                lane % 4 * 16),
-          ratios_(ptx::shared_address(shared) + Layout<Dim>::kRatios + (warp * 16 + lane / 4) * kRatioBytes<Dim>) {}
+          row_(warp * 16 + lane / 4),
+          base_(ptx::shared_address(shared)) {}
 
     __device__ __forceinline__ HeadSums run(int blocks) {
         for (int block = 0; block < blocks; ++block) {
             ptx::barrier_wait(&wide_.settled[stage_.index], stage_.phase);
-            multiply();
-            this->weigh(block);
+            multiply(block);
+            weigh_rows(block);
             stage_.advance(kRing);
         }
         return this->finish();
     }
 
   private:
-    [[nodiscard]] __device__ __forceinline__ std::uint64_t queries(int slab, int step) const {
-        return ptx::wgmma_step(
-            ptx::wgmma_tile_word(ptx::shared_address(this->shared_)) + slab * (kHeads * 128 / 16), step);
+    /// Sums of products of one scale.
+    using Partial = float[8][4];
+
+    /// A thread's two rows' scales.
+    struct Scales {
+        uint4 low, high;
+        [[nodiscard]] __device__ __forceinline__ static float of(const uint4& raw, int g) {
+            const std::uint32_t words[4] = {raw.x, raw.y, raw.z, raw.w};
+            if constexpr (Dim == 576) return __uint_as_float(words[g]);
+            return power_scale(words[g / 4] >> (g % 4 * 8) & 0xFFU);
+        }
+    };
+    [[nodiscard]] __device__ __forceinline__ Scales scales() const {
+        const std::uint32_t at =
+            base_ + Layout<Dim>::kScales + (stage_.index * kRowBlock + row_) * Layout<Dim>::kScaleBytes;
+        if constexpr (Dim == 576) return {load_shared_16(at), load_shared_16(at + 8 * Layout<Dim>::kScaleBytes)};
+        const uint2 low = load_shared_8(at);
+        const uint2 high = load_shared_8(at + 8 * Layout<Dim>::kScaleBytes);
+        return {{low.x, low.y, 0, 0}, {high.x, high.y, 0, 0}};
     }
 
-    /// Scores are relative to their row's power, as the weights will be.
-    __device__ __forceinline__ void multiply() {
-        const std::uint32_t low = rows_ + stage_.index * Layout<Dim>::kStageBytes;
-        const std::uint32_t high = low + Raw::kPitch;  // the row of k + 8 is the next one
-        const int k = warp_ * 16 + lane_ / 4;
-        std::uint32_t rotary[4][4];
-        start_rotary(low + Raw::kRotaryByte, rotary);
-        if constexpr (Dim == 576) {
-            const auto& odd = wide_.odd_rows[stage_.index];
-            if ((odd[0] | odd[1] | odd[2] | odd[3]) != 0) {
-                ptx::wgmma_wait<0>();
-                return multiply_by_blocks(low, high, k);
-            }
-        }
-        const std::uint32_t ratios =
-            ratios_ + stage_.index * (kRowBlock * kRatioBytes<Dim>);
-        Codes own[2] = {Codes(low, high), Codes(low + 64, high + 64)};
-        const Ratios<Dim> of_low(ratios);
-        const Ratios<Dim> of_high(ratios + 8 * kRatioBytes<Dim>);
-        std::uint32_t a[4][4];
-#pragma unroll
-        for (int slab = 0; slab < Raw::kCodeSlabs; ++slab) {
-            own[slab % 2].settle();
-#pragma unroll
-            for (int s = 0; s < 4; ++s) {
-                ptx::wgmma_wait<3>();
-                own[slab % 2].convert(s, of_low.of(slab), of_high.of(slab), a[s]);
-                if (s == 3 && slab + 2 < Raw::kCodeSlabs)
-                    own[slab % 2] = Codes(low + (slab + 2) * 64, high + (slab + 2) * 64);
-                ptx::wgmma_fence();
-                ptx::wgmma_from_registers<true>(score_, a[s], queries(query_slab(slab), s), true);
-                ptx::wgmma_commit();
-            }
-        }
-        ptx::wgmma_wait<0>();
-    }
-
-    /// Scores of the rotary values, which are f16 already. Not waited for.
-    __device__ __forceinline__ void start_rotary(std::uint32_t at, std::uint32_t (&a)[4][4]) {
-        const Codes two[2] = {Codes(at, at + Raw::kPitch), Codes(at + 64, at + Raw::kPitch + 64)};
-#pragma unroll
-        for (int j = 0; j < 2; ++j) {
-            const uint4& l = two[j].low;
-            const uint4& h = two[j].high;
-            a[2 * j][0] = l.x, a[2 * j][1] = h.x, a[2 * j][2] = l.y, a[2 * j][3] = h.y;
-            a[2 * j + 1][0] = l.z, a[2 * j + 1][1] = h.z, a[2 * j + 1][2] = l.w, a[2 * j + 1][3] = h.w;
-        }
+    __device__ __forceinline__ void multiply(int block) {
+        const std::uint32_t rows =
+            ptx::wgmma_tile_word(base_ + Layout<Dim>::kRows + stage_.index * Layout<Dim>::kStageBytes);
+        const std::uint32_t queries = ptx::wgmma_tile_word(base_);
         ptx::wgmma_fence();
+        multiply_rotary(rows, queries);
+        Partial partial[2];
+        multiply_group(rows, queries, 0, partial[0]);
+        const Scales of_row = scales();
+        multiply_group(rows, queries, 1, partial[1]);
+        if constexpr (Dim == 512) {
+            ptx::wgmma_wait<2>();
+            const float low = power_of(control_.exponent[block % kNoteDepth][row_]);
+            const float high = power_of(control_.exponent[block % kNoteDepth][row_ + 8]);
 #pragma unroll
-        for (int s = 0; s < 4; ++s)
-            ptx::wgmma_from_registers<true>(score_, a[s], queries(kRotaryQueries, s), s > 0);
+            for (int e = 0; e < 32; ++e) score_[e] *= e % 4 < 2 ? low : high;
+        }
+#pragma unroll
+        for (int g = 0; g < Raw::kScales; ++g) {
+            if (g + 1 < Raw::kScales)
+                ptx::wgmma_wait<1>();
+            else
+                ptx::wgmma_wait<0>();
+            promote(partial[g % 2], {Scales::of(of_row.low, g), Scales::of(of_row.high, g)});
+            if (g + 2 < Raw::kScales) multiply_group(rows, queries, g + 2, partial[g % 2]);
+        }
+    }
+
+    /// Rows of 576 hold bf16, those of 512 f16, divided by their row's power.
+    __device__ __forceinline__ void multiply_rotary(std::uint32_t rows, std::uint32_t queries) {
+#pragma unroll
+        for (int k = 0; k < 4; ++k)
+            ptx::wgmma_16bit<Dim == 512, false>(score_, ptx::wgmma_step(rows + kRotarySlab * (kSlabBytes / 16), k),
+                                                ptx::wgmma_step(queries + kRotaryQueries * (kSlabBytes / 16), k), k > 0);
         ptx::wgmma_commit();
     }
-    /// Any scales: products of 128 dimensions times theirs, score += scale * products.
-    __device__ __forceinline__ void multiply_by_blocks(std::uint32_t low, std::uint32_t high, int k) {
-        const float* scale_low = &wide_.scales[stage_.index][k].x;
-        const float* scale_high = &wide_.scales[stage_.index][k + 8].x;
-        float products[32];
-        std::uint32_t a[2][4];
-#pragma unroll 1
-        for (int b = 0; b < 4; ++b) {
+
+    /// Low numbers first: sums lose what is far below their largest addend.
+    __device__ __forceinline__ void multiply_group(std::uint32_t rows, std::uint32_t queries, int g, Partial& sums) {
+        ptx::wgmma_fence();
 #pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                const Codes own(low + b * 128 + half * 64, high + b * 128 + half * 64);
+        for (int part = 0; part < 2; ++part) {
 #pragma unroll
-                for (int s = 0; s < 4; ++s) {
-                    ptx::wgmma_wait<1>();
-                    own.convert(s, a[s % 2]);
-                    ptx::wgmma_fence();
-                    ptx::wgmma_from_registers<true>(products, a[s % 2], queries(query_slab(2 * b + half), s), half + s > 0);
-                    ptx::wgmma_commit();
-                }
+            for (int i = 0; i < Raw::kGroupSteps; ++i) {
+                const int step = g * Raw::kGroupSteps + i;
+                const int slab = step / 4;
+                const int tile = part == 0 ? low_queries(slab) : high_queries(slab);
+                ptx::wgmma_e4m3(sums, ptx::wgmma_step(rows + slab * (kSlabBytes / 16), step % 4),
+                                ptx::wgmma_step(queries + tile * (kSlabBytes / 16), step % 4), part + i > 0);
             }
-            const float of_low = *scale_low++;
-            const float of_high = *scale_high++;
-            ptx::wgmma_wait<0>();
-#pragma unroll
-            for (int e = 0; e < 32; ++e) score_[e] = fmaf(products[e], e % 4 < 2 ? of_low : of_high, score_[e]);
         }
+        ptx::wgmma_commit();
+    }
+
+    __device__ __forceinline__ void promote(const Partial& sums, TwoRows scale) {
+#pragma unroll
+        for (int e = 0; e < 32; ++e)
+            score_[e] = fmaf(sums[e / 4][e % 4], e % 4 < 2 ? scale.low : scale.high, score_[e]);
+    }
+
+    /// As weigh() of the pipelined form, with a factor of each head instead of one for all. Scores do not have their
+    /// row's power in them.
+    __device__ __forceinline__ void weigh_rows(int block) {
+        const int low = control_.exponent[block % kNoteDepth][row_];
+        const int high = control_.exponent[block % kNoteDepth][row_ + 8];
+        const TwoRows shift = {static_cast<float>(low - kUnitExponent), static_cast<float>(high - kUnitExponent)};
+        const TwoRows inverse = {power_of(2 * kUnitExponent - low), power_of(2 * kUnitExponent - high)};
+        const bool noted = this->params_.max_logits != nullptr;
+        if (noted) note_scores(low != kMaskedRow, high != kMaskedRow);
+        relate_scores(shift, noted);
+        if (low == kMaskedRow || high == kMaskedRow) mask(low != kMaskedRow, high != kMaskedRow);
+        ptx::barrier_wait(&control_.weights_empty[0], (block & 1U) ^ 1U);
+        bool corrected = false;
+        if (ptx::named_barrier_any(kScoreBarrier, 128, this->exceeds())) {
+            this->column_maxima();
+            corrected = ptx::named_barrier_any(kScoreBarrier, 128, this->move_reference(0));
+            this->relate_again();
+        }
+        this->store_weights(0, inverse, corrected);
+    }
+
+    /// `noted`: scores have their heads' factors already.
+    __device__ __forceinline__ void relate_scores(TwoRows shift, bool noted) {
+#pragma unroll
+        for (int g = 0; g < kPairs; ++g) {
+            const int column = 8 * g + 2 * (lane_ & 3);
+            float2 factor = *reinterpret_cast<const float2*>(&wide_.head_factor[column]);
+            if (noted) factor = {1.0F, 1.0F};
+            const float2 reference = *reinterpret_cast<const float2*>(&control_.reference[column]);
+            score_[4 * g] = fmaf(score_[4 * g], factor.x, shift.low - reference.x);
+            score_[4 * g + 1] = fmaf(score_[4 * g + 1], factor.y, shift.low - reference.y);
+            score_[4 * g + 2] = fmaf(score_[4 * g + 2], factor.x, shift.high - reference.x);
+            score_[4 * g + 3] = fmaf(score_[4 * g + 3], factor.y, shift.high - reference.y);
+        }
+    }
+    __device__ __forceinline__ void mask(bool low, bool high) {
+#pragma unroll
+        for (int e = 0; e < 32; ++e)
+            if (!(e % 4 < 2 ? low : high)) score_[e] = -kInfinity;
+    }
+
+    /// Keeps the largest scores that the caller wants to see.
+    __device__ __forceinline__ void note_scores(bool low, bool high) {
+#pragma unroll
+        for (int g = 0; g < kPairs; ++g) {
+            const float2 factor = *reinterpret_cast<const float2*>(&wide_.head_factor[8 * g + 2 * (lane_ & 3)]);
+            score_[4 * g] *= factor.x;
+            score_[4 * g + 1] *= factor.y;
+            score_[4 * g + 2] *= factor.x;
+            score_[4 * g + 3] *= factor.y;
+        }
+        mask(low, high);
+        this->note_top();
     }
 
     WideControl& wide_;
-    std::uint32_t rows_, ratios_;
+    int row_;
+    std::uint32_t base_;
     Stage stage_;
 };
 

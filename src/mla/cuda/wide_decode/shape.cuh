@@ -14,48 +14,33 @@ inline constexpr int kWideThreads = 512;  ///< one warpgroup scores, two add val
 inline constexpr int kBringers = 128;
 inline constexpr int kRing = 3;  ///< blocks of raw rows
 
-/// A row in shared memory: 576 as in memory; 512 with its scales behind it. The pitch is an odd number of 16-byte
-/// units, so that the lanes of a warp read 16 bytes of rows four apart, or 8 bytes of rows two apart, from different
-/// banks.
+/// A block of rows in shared memory: slabs of 64 rows by 128 bytes under the swizzle. Codes of 128 dimensions are a slab
+/// (of 512 dimensions the last one is filled by half), the rotary values another; scales lie apart.
 template <int Dim>
 struct RawRow {
-    static constexpr int kPitch = Dim == 576 ? 656 : 592;
-    static constexpr int kScaleByte = Dim == 576 ? 512 : 576;
-    static constexpr int kRotaryByte = Fp8Row<Dim>::kRotaryByte;
-    static constexpr int kCodeSlabs = Fp8Row<Dim>::kCodeSlabs;
+    static constexpr int kCodes = Dim == 576 ? 512 : 448;
     static constexpr int kScales = Dim == 576 ? 4 : 7;
+    static constexpr int kGroupSteps = kCodes / kScales / 32;  ///< of 32 codes, that have one scale
 };
-
-/// The smallest code times this is the smallest number of f16.
-inline constexpr float kExactScale = 0x1p-15F;
-
-/// Row of 16 at index k of a fragment. Lanes g = 0..7 score rows k = g and k = g + 8, lanes c = 0..3 add rows
-/// k = 2 c, 2 c + 1 and these + 8; this order keeps both free of bank conflicts.
-__device__ __forceinline__ constexpr int row_at(int k) {
-    const int low = k & 7;
-    return (low % 2 == 0 ? low : 8 + (low + 3) % 8) + k / 8;
-}
+inline constexpr int kCodeSlabs = 4;
+inline constexpr int kRotarySlab = kCodeSlabs;
 
 struct WideControl : Control<kHeads> {
     std::uint64_t settled[kRing];  ///< a block's rows are there and settled: an arrival per bringing warp
-    std::uint32_t odd_rows[kRing][4];  ///< of a bringing warp: rows with a scale that f16 products would round
-    // Of a block's rows, by their index k in fragments.
-    alignas(16) float4 scales[kRing][kRowBlock];  ///< 576: divided by the row's power
-    alignas(16) std::uint16_t ratio[kRing][8][kRowBlock];  ///< the same as f16
+    unsigned head_top[kHeads];     ///< largest magnitude of a head's query elements, as bf16
+    alignas(16) float head_factor[kHeads];                 ///< what makes a head's score an exponent of 2
+    alignas(16) std::uint16_t ratio[kRing][8][kRowBlock];  ///< scales divided by the row's power, f16
 };
-
-/// Ratios of a row for the scores: each twice in a word, 512: eight of them, 576: four.
-template <int Dim>
-inline constexpr int kRatioBytes = Dim == 576 ? 16 : 32;
 
 template <int Dim>
 struct Layout {
-    static constexpr std::uint32_t kWeights = kHeads * Dim * 2;  ///< behind the queries
+    static constexpr std::uint32_t kWeights = 9 * kSlabBytes;  ///< behind the queries
     static constexpr std::uint32_t kRows = kWeights + kHeads * 128;
-    static constexpr std::uint32_t kStageBytes = kRowBlock * RawRow<Dim>::kPitch;
-    static constexpr std::uint32_t kControl = kRows + kRing * kStageBytes;
-    static constexpr std::uint32_t kRatios = (kControl + sizeof(WideControl) + 15) / 16 * 16;
-    static constexpr std::uint32_t kBytes = kRatios + kRing * kRowBlock * kRatioBytes<Dim>;
+    static constexpr std::uint32_t kStageBytes = (kCodeSlabs + 1) * kSlabBytes;
+    static constexpr std::uint32_t kScales = kRows + kRing * kStageBytes;
+    static constexpr std::uint32_t kScaleBytes = 16;  ///< of a row
+    static constexpr std::uint32_t kControl = kScales + kRing * kRowBlock * kScaleBytes;
+    static constexpr std::uint32_t kBytes = kControl + sizeof(WideControl);
 };
 
 /// Where splits exchange their sums, when nobody reads queries, weights and rows any more: parts for others at 0, those
