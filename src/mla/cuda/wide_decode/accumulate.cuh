@@ -37,7 +37,7 @@ class Accumulator {
         for (int block = 0; block < blocks; ++block) {
             ptx::barrier_wait(&control_.settled[stage.index], stage.phase);
             add(block, stage.index, sums);
-            if (lane_ == 0) ptx::barrier_arrive(&control_.weights_empty[0]);
+            if (lane_ == 0) ptx::barrier_arrive(&control_.weights_empty[block % kWideBuffers]);
             stage.advance(kRing);
         }
     }
@@ -108,8 +108,10 @@ class Accumulator {
         std::uint32_t a[2][4];
         Step step;
         load(at, ratio, 0, step);
-        ptx::barrier_wait(&control_.weights_full[0], block & 1);
-        if (control_.corrected[0] != 0) sums.scale(control_.correction[0], lane_);
+        const int buffer = block % kWideBuffers;
+        const std::uint32_t weights = weights_ + buffer * (kHeads * 128 / 16);
+        ptx::barrier_wait(&control_.weights_full[buffer], block / kWideBuffers & 1);
+        if (control_.corrected[buffer] != 0) sums.scale(control_.correction[buffer], lane_);
 #pragma unroll
         for (int s = 0; s < 4; ++s) {
 #pragma unroll
@@ -121,19 +123,19 @@ class Accumulator {
                     convert(step.codes, t, step.ratio, a[t % 2]);
                 if (Dim == 512 && rotary_ && t == 1) load_codes(at + 8, s, step);
                 if (t == 3 && s < 3) load(at, ratio, s + 1, step);
-                if (s == 3 && t == (Dim == 512 ? 3 : 0)) release(stage);
+                if (t == (Dim == 512 ? 2 : 0)) release(stage, s);
                 ptx::wgmma_fence();
-                ptx::wgmma_from_registers<true>(sums.tile[t], a[t % 2], ptx::wgmma_step(weights_, s), true);
+                ptx::wgmma_from_registers<true>(sums.tile[t], a[t % 2], ptx::wgmma_step(weights, s), true);
                 ptx::wgmma_commit();
             }
         }
         ptx::wgmma_wait<0>();
     }
 
-    /// All of the rows has been read.
-    __device__ __forceinline__ void release(int stage) const {
+    /// Rows 16 s to 16 s + 15 have been read, and used.
+    __device__ __forceinline__ void release(int stage, int s) const {
         __syncwarp();
-        if (lane_ == 0) ptx::barrier_arrive(&control_.empty[stage]);
+        if (lane_ == 0) ptx::barrier_arrive(&control_.read[stage][s]);
     }
 
     WideControl& control_;

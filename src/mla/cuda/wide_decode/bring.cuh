@@ -42,7 +42,7 @@ class Bringer {
   private:
     __device__ __forceinline__ void copy(int block) {
         rows_.turn(block);
-        ptx::barrier_wait(&control_.empty[filled_.index], filled_.phase ^ 1U);
+        ptx::barrier_wait(&control_.read[filled_.index][warp_], filled_.phase ^ 1U);
         if (filled_.index == 0) valid_[0] = rows_.valid(block);
         if (filled_.index == 1) valid_[1] = rows_.valid(block);
         if (filled_.index == 2) valid_[2] = rows_.valid(block);

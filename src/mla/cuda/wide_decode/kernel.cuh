@@ -20,11 +20,13 @@ __device__ __forceinline__ void init_wide(const Params& params, WideControl& con
     if (lane < kRing) {
         ptx::barrier_init(&control.full[lane], kBringers);
         ptx::barrier_init(&control.settled[lane], 4);
-        ptx::barrier_init(&control.empty[lane], 8);
+        for (int rows = 0; rows < 4; ++rows) ptx::barrier_init(&control.read[lane][rows], 8);
+    }
+    if (lane < kWideBuffers) {
+        ptx::barrier_init(&control.weights_full[lane], 4);
+        ptx::barrier_init(&control.weights_empty[lane], 8);
     }
     if (lane == 0) {
-        ptx::barrier_init(&control.weights_full[0], 4);
-        ptx::barrier_init(&control.weights_empty[0], 8);
         ptx::barrier_init(&control.told, 1);
         ptx::barrier_init(&control.landed, 1);
         if (params.splits > 1) expect_others<kHeads>(params, control, rank);

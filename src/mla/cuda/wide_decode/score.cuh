@@ -9,8 +9,8 @@
 namespace tokamak::mla::cuda::wide_decode {
 
 template <int Dim>
-class WideScorer : public Scorer<Dim, kHeads, true, false> {
-    using Base = Scorer<Dim, kHeads, true, false>;
+class WideScorer : public Scorer<Dim, kHeads, true, false, kWideBuffers> {
+    using Base = Scorer<Dim, kHeads, true, false, kWideBuffers>;
     using Raw = RawRow<Dim>;
     using typename Base::TwoRows;
     using Base::control_;
@@ -25,15 +25,19 @@ class WideScorer : public Scorer<Dim, kHeads, true, false> {
         : Base(params, control, shared, warp, lane, kUnitExponent),
           wide_(control),
           row_(warp * 16 + lane / 4),
-          base_(ptx::shared_address(shared)) {}
+          base_(ptx::shared_address(shared)),
+          queries_(ptx::wgmma_tile_word(base_)) {}
 
     __device__ __forceinline__ HeadSums run(int blocks) {
+        if (blocks == 0) return this->finish();
         for (int block = 0; block < blocks; ++block) {
-            ptx::barrier_wait(&wide_.settled[stage_.index], stage_.phase);
-            multiply(block);
-            weigh_rows(block);
-            stage_.advance(kRing);
+            Partial partial[2];
+            start_block(partial[0]);
+            if (block > 0) weigh_rows(block - 1);
+            multiply(block, partial);
+            if (block + 1 < blocks) stage_.advance(kRing);
         }
+        weigh_rows(blocks - 1);
         return this->finish();
     }
 
@@ -59,45 +63,59 @@ class WideScorer : public Scorer<Dim, kHeads, true, false> {
         return {{low.x, low.y, 0, 0}, {high.x, high.y, 0, 0}};
     }
 
-    __device__ __forceinline__ void multiply(int block) {
-        const std::uint32_t rows =
-            ptx::wgmma_tile_word(base_ + Layout<Dim>::kRows + stage_.index * Layout<Dim>::kStageBytes);
-        const std::uint32_t queries = ptx::wgmma_tile_word(base_);
-        ptx::wgmma_fence();
-        multiply_rotary(rows, queries);
-        Partial partial[2];
-        multiply_group(rows, queries, 0, partial[0]);
+    /// Starts the first products of a block whose rows have come; ordered behind their copies by the fence.
+    __device__ __forceinline__ void start_block(Partial& sums) {
+        ptx::barrier_wait(&control_.full[stage_.index], stage_.phase);
+        ptx::fence_shared_async();
+        multiply_group(block_rows(), 0, sums);
+    }
+
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t block_rows() const {
+        return ptx::wgmma_tile_word(base_ + Layout<Dim>::kRows + stage_.index * Layout<Dim>::kStageBytes);
+    }
+    [[nodiscard]] __device__ __forceinline__ float row_power(int block, int row) const {
+        return power_of(control_.exponent[block % kNoteDepth][row]);
+    }
+
+    /// Scores of a block. Its first products are under way already in partial[0].
+    __device__ __forceinline__ void multiply(int block, Partial (&partial)[2]) {
+        constexpr int kGroups = Raw::kScales + 1;
+        const std::uint32_t rows = block_rows();
+        multiply_group(rows, 1, partial[1]);
         const Scales of_row = scales();
-        multiply_group(rows, queries, 1, partial[1]);
-        if constexpr (Dim == 512) {
-            ptx::wgmma_wait<2>();
-            const float low = power_of(control_.exponent[block % kNoteDepth][row_]);
-            const float high = power_of(control_.exponent[block % kNoteDepth][row_ + 8]);
 #pragma unroll
-            for (int e = 0; e < 32; ++e) score_[e] *= e % 4 < 2 ? low : high;
-        }
-#pragma unroll
-        for (int g = 0; g < Raw::kScales; ++g) {
-            if (g + 1 < Raw::kScales)
+        for (int g = 0; g < kGroups; ++g) {
+            if (g + 1 < kGroups)
                 ptx::wgmma_wait<1>();
             else
                 ptx::wgmma_wait<0>();
-            promote(partial[g % 2], {Scales::of(of_row.low, g), Scales::of(of_row.high, g)});
-            if (g + 2 < Raw::kScales) multiply_group(rows, queries, g + 2, partial[g % 2]);
+            TwoRows scale = {1.0F, 1.0F};
+            if (g < Raw::kScales)
+                scale = {Scales::of(of_row.low, g), Scales::of(of_row.high, g)};
+            else if (Dim == 512)
+                scale = {row_power(block, row_), row_power(block, row_ + 8)};
+            promote(partial[g % 2], scale, g > 0);
+            if (g + 2 < Raw::kScales) multiply_group(rows, g + 2, partial[g % 2]);
+            if (g + 2 == Raw::kScales) {
+                ptx::barrier_wait(&wide_.settled[stage_.index], stage_.phase);
+                multiply_rotary(rows, reinterpret_cast<float(&)[32]>(partial[g % 2]));
+            }
         }
     }
 
-    /// Rows of 576 hold bf16, those of 512 f16, divided by their row's power.
-    __device__ __forceinline__ void multiply_rotary(std::uint32_t rows, std::uint32_t queries) {
+    /// Rows of 576 hold bf16, those of 512 f16, divided by their power.
+    __device__ __forceinline__ void multiply_rotary(std::uint32_t rows, float (&sums)[32]) {
+        ptx::wgmma_fence();
 #pragma unroll
         for (int k = 0; k < 4; ++k)
-            ptx::wgmma_16bit<Dim == 512, false>(score_, ptx::wgmma_step(rows + kRotarySlab * (kSlabBytes / 16), k),
-                                                ptx::wgmma_step(queries + kRotaryQueries * (kSlabBytes / 16), k), k > 0);
+            ptx::wgmma_16bit<Dim == 512, false>(sums, ptx::wgmma_step(rows + kRotarySlab * (kSlabBytes / 16), k),
+                                                ptx::wgmma_step(queries_ + kRotaryQueries * (kSlabBytes / 16), k),
+                                                k > 0);
         ptx::wgmma_commit();
     }
 
     /// Low numbers first: sums lose what is far below their largest addend.
-    __device__ __forceinline__ void multiply_group(std::uint32_t rows, std::uint32_t queries, int g, Partial& sums) {
+    __device__ __forceinline__ void multiply_group(std::uint32_t rows, int g, Partial& sums) {
         ptx::wgmma_fence();
 #pragma unroll
         for (int part = 0; part < 2; ++part) {
@@ -107,16 +125,19 @@ class WideScorer : public Scorer<Dim, kHeads, true, false> {
                 const int slab = step / 4;
                 const int tile = part == 0 ? low_queries(slab) : high_queries(slab);
                 ptx::wgmma_e4m3(sums, ptx::wgmma_step(rows + slab * (kSlabBytes / 16), step % 4),
-                                ptx::wgmma_step(queries + tile * (kSlabBytes / 16), step % 4), part + i > 0);
+                                ptx::wgmma_step(queries_ + tile * (kSlabBytes / 16), step % 4), part + i > 0);
             }
         }
         ptx::wgmma_commit();
     }
 
-    __device__ __forceinline__ void promote(const Partial& sums, TwoRows scale) {
+    /// score (+)= scale * sums.
+    __device__ __forceinline__ void promote(const Partial& sums, TwoRows scale, bool add) {
 #pragma unroll
-        for (int e = 0; e < 32; ++e)
-            score_[e] = fmaf(sums[e / 4][e % 4], e % 4 < 2 ? scale.low : scale.high, score_[e]);
+        for (int e = 0; e < 32; ++e) {
+            const float factor = e % 4 < 2 ? scale.low : scale.high;
+            score_[e] = add ? fmaf(sums[e / 4][e % 4], factor, score_[e]) : sums[e / 4][e % 4] * factor;
+        }
     }
 
     /// As weigh() of the pipelined form, with a factor of each head instead of one for all. Scores do not have their
@@ -130,14 +151,15 @@ class WideScorer : public Scorer<Dim, kHeads, true, false> {
         if (noted) note_scores(low != kMaskedRow, high != kMaskedRow);
         relate_scores(shift, noted);
         if (low == kMaskedRow || high == kMaskedRow) mask(low != kMaskedRow, high != kMaskedRow);
-        ptx::barrier_wait(&control_.weights_empty[0], (block & 1U) ^ 1U);
+        const int buffer = block % kWideBuffers;
+        ptx::barrier_wait(&control_.weights_empty[buffer], (block / kWideBuffers & 1U) ^ 1U);
         bool corrected = false;
         if (ptx::named_barrier_any(kScoreBarrier, 128, this->exceeds())) {
             this->column_maxima();
-            corrected = ptx::named_barrier_any(kScoreBarrier, 128, this->move_reference(0));
+            corrected = ptx::named_barrier_any(kScoreBarrier, 128, this->move_reference(buffer));
             this->relate_again();
         }
-        this->store_weights(0, inverse, corrected);
+        this->store_weights(buffer, inverse, corrected);
     }
 
     /// `noted`: scores have their heads' factors already.
@@ -176,7 +198,7 @@ class WideScorer : public Scorer<Dim, kHeads, true, false> {
 
     WideControl& wide_;
     int row_;
-    std::uint32_t base_;
+    std::uint32_t base_, queries_;
     Stage stage_;
 };
 

@@ -25,8 +25,11 @@ struct RawRow {
 inline constexpr int kCodeSlabs = 4;
 inline constexpr int kRotarySlab = kCodeSlabs;
 
-struct WideControl : Control<kHeads> {
-    std::uint64_t settled[kRing];  ///< a block's rows are there and settled: an arrival per bringing warp
+inline constexpr int kWideBuffers = 2;  ///< blocks of softmax weights
+
+struct WideControl : Control<kHeads, kWideBuffers> {
+    std::uint64_t read[kRing][4];  ///< sixteen rows of a block have been read: an arrival per accumulating warp
+    std::uint64_t settled[kRing];  ///< a block is settled: an arrival per bringing warp
     unsigned head_top[kHeads];     ///< largest magnitude of a head's query elements, as bf16
     alignas(16) float head_factor[kHeads];                 ///< what makes a head's score an exponent of 2
     alignas(16) std::uint16_t ratio[kRing][8][kRowBlock];  ///< scales divided by the row's power, f16
@@ -35,7 +38,7 @@ struct WideControl : Control<kHeads> {
 template <int Dim>
 struct Layout {
     static constexpr std::uint32_t kWeights = 9 * kSlabBytes;  ///< behind the queries
-    static constexpr std::uint32_t kRows = kWeights + kHeads * 128;
+    static constexpr std::uint32_t kRows = kWeights + kWideBuffers * kHeads * 128;
     static constexpr std::uint32_t kStageBytes = (kCodeSlabs + 1) * kSlabBytes;
     static constexpr std::uint32_t kScales = kRows + kRing * kStageBytes;
     static constexpr std::uint32_t kScaleBytes = 16;  ///< of a row
