@@ -26,23 +26,30 @@ class Bringer {
         rows_.start(params, columns, token, warp * kOwnRows + lane % kOwnRows, lane);
     }
 
-    /// A block is settled before the warps wait for the place of the third block behind it: that is free only when the
-    /// block before has been added, which is after this one's scores may start.
+    /// While the warp waits for a free place, it settles what comes.
     __device__ __forceinline__ void run(int blocks) {
         rows_.begin();
-        for (int block = 0; block < min(blocks, kRing); ++block) copy(block);
-        if (blocks > 0) settle(0);
+        int settled = 0;
         for (int block = 0; block < blocks; ++block) {
-            if (block + 1 < blocks) settle(block + 1);
-            if (block + kRing < blocks) copy(block + kRing);
+            rows_.turn(block);
+            while (!all(ptx::barrier_wait_briefly<100>(&control_.read[filled_.index][warp_], filled_.phase ^ 1U)))
+                if (settled < block && all(has_come())) settle(settled++);
+            copy(block);
+        }
+        while (settled < blocks) {
+            ptx::barrier_wait(&control_.full[come_.index], come_.phase);
+            settle(settled++);
         }
         ptx::copy_wait<0>();
     }
 
   private:
+    __device__ __forceinline__ static bool all(bool condition) { return __all_sync(~0U, condition) != 0; }
+    [[nodiscard]] __device__ __forceinline__ bool has_come() const {
+        return ptx::barrier_test(ptx::shared_address(&control_.full[come_.index]), come_.phase) != 0;
+    }
+
     __device__ __forceinline__ void copy(int block) {
-        rows_.turn(block);
-        ptx::barrier_wait(&control_.read[filled_.index][warp_], filled_.phase ^ 1U);
         if (filled_.index == 0) valid_[0] = rows_.valid(block);
         if (filled_.index == 1) valid_[1] = rows_.valid(block);
         if (filled_.index == 2) valid_[2] = rows_.valid(block);
@@ -88,7 +95,6 @@ class Bringer {
     /// Powers and ratios of the warp's rows, a lane one row (the upper half of the lanes: the same rows again). Tensor
     /// cores read the rows next: the copies of all lanes have come, and are ordered before that.
     __device__ __forceinline__ void settle(int block) {
-        ptx::barrier_wait(&control_.full[come_.index], come_.phase);
         const int row = warp_ * kOwnRows + lane_ % kOwnRows;
         const unsigned valid = come_.index == 0 ? valid_[0] : come_.index == 1 ? valid_[1] : valid_[2];
         const std::uint32_t scales = scales_at_ + come_.index * (kRowBlock * Layout<Dim>::kScaleBytes);
