@@ -41,6 +41,10 @@ class Accumulator {
     }
 
   private:
+    __device__ __forceinline__ static std::uint32_t half_bits(std::uint32_t two) { return bits_of(halves_of(two)); }
+    __device__ __forceinline__ static std::uint32_t times(std::uint32_t two, std::uint32_t factors) {
+        return bits_of(__hmul2(*reinterpret_cast<const __half2*>(&two), *reinterpret_cast<const __half2*>(&factors)));
+    }
     /// From codes of rows k, k + 1, k + 8, k + 9: the row operand of tile t.
     __device__ __forceinline__ static void convert(const uint2 (&codes)[4], int t, const std::uint32_t (&ratio)[2],
                                                    std::uint32_t (&a)[4]) {

@@ -19,7 +19,7 @@ class Bringer {
                                        const Columns& columns, int token, int warp, int lane)
         : control_(control),
           rows_at_(base + Layout<Dim>::kRows + warp * (kOwnRows * Raw::kPitch)),
-          ratios_at_(base + Layout<Dim>::kRatios + (warp * kOwnRows + lane % kOwnRows) * kRatioBytes<Dim>),
+          scales_at_(base + Layout<Dim>::kRowScales + (warp * kOwnRows + lane % kOwnRows) * kRowScaleBytes<Dim>),
           warp_(warp),
           lane_(lane) {
         rows_.start(params, columns, token, warp * kOwnRows + lane % kOwnRows, lane);
@@ -99,13 +99,6 @@ class Bringer {
         const float inverse = power_of(2 * kUnitExponent - exponent);
         const float4 scales = {__uint_as_float(raw.x) * inverse, __uint_as_float(raw.y) * inverse,
                                __uint_as_float(raw.z) * inverse, __uint_as_float(raw.w) * inverse};
-        const auto rounds = [](std::uint32_t bits, float scale) {
-            return (bits & 0x007FFFFFU) != 0 || (fabsf(scale) < kExactScale && scale != 0.0F);
-        };
-        const bool odd =
-            rounds(raw.x, scales.x) || rounds(raw.y, scales.y) || rounds(raw.z, scales.z) || rounds(raw.w, scales.w);
-        control_.odd_rows[come_.index][warp_] = __ballot_sync(~0U, odd);
-        control_.scales[come_.index][k] = scales;
         const std::uint32_t first = pack_f16(scales.x, scales.y);
         const std::uint32_t second = pack_f16(scales.z, scales.w);
         auto& ratio = control_.ratio[come_.index];
@@ -113,7 +106,7 @@ class Bringer {
         ratio[1][k] = static_cast<std::uint16_t>(first >> 16);
         ratio[2][k] = static_cast<std::uint16_t>(second);
         ratio[3][k] = static_cast<std::uint16_t>(second >> 16);
-        store_twice(0, first, second);
+        store_scales(0, scales);
         return exponent;
     }
 
@@ -124,16 +117,19 @@ class Bringer {
         auto& ratio = control_.ratio[come_.index];
 #pragma unroll
         for (int g = 0; g < Raw::kScales; ++g) ratio[g][k] = static_cast<std::uint16_t>(words[g / 2] >> (g % 2 * 16));
-        store_twice(0, words[0], words[1]);
-        store_twice(16, words[2], words[3]);
+        const float inverse = power_of(2 * kUnitExponent - settled.exponent);
+        const auto scale = [&](int g) {
+            return power_scale((g < 4 ? eight.x : eight.y) >> (g % 4 * 8) & 0xFFU) * inverse;
+        };
+        store_scales(0, {scale(0), scale(1), scale(2), scale(3)});
+        store_scales(16, {scale(4), scale(5), scale(6), 0.0F});
         return settled.exponent;
     }
 
-    /// Four ratios for the scores.
-    __device__ __forceinline__ void store_twice(int offset, std::uint32_t first, std::uint32_t second) const {
-        store_shared(ratios_at_ + come_.index * (kRowBlock * kRatioBytes<Dim>) + offset,
-                     {__byte_perm(first, 0, 0x1010), __byte_perm(first, 0, 0x3232), __byte_perm(second, 0, 0x1010),
-                      __byte_perm(second, 0, 0x3232)});
+    /// Four scales for the scores.
+    __device__ __forceinline__ void store_scales(int offset, float4 v) const {
+        store_shared(scales_at_ + come_.index * (kRowBlock * kRowScaleBytes<Dim>) + offset,
+                     {__float_as_uint(v.x), __float_as_uint(v.y), __float_as_uint(v.z), __float_as_uint(v.w)});
     }
 
     /// Largest magnitude of a row's rotary values, as bf16. Two lanes have half of them each, as when they convert them.
@@ -158,7 +154,7 @@ class Bringer {
     }
 
     WideControl& control_;
-    std::uint32_t rows_at_, ratios_at_;
+    std::uint32_t rows_at_, scales_at_;
     int warp_, lane_;
     Stage filled_, come_;
     unsigned valid_[kRing] = {};  ///< a bit for each of the warp's rows, by place in the ring

@@ -10,8 +10,8 @@
 namespace tokamak::mla::cuda::wide_decode {
 
 /// Registers of a thread by role: 512 for the four together.
-inline constexpr int kScoreRegisters = 136;
-inline constexpr int kAddRegisters = 168;
+inline constexpr int kScoreRegisters = 152;
+inline constexpr int kAddRegisters = 160;
 inline constexpr int kBringRegisters = 40;
 
 __device__ __forceinline__ void start_wide() { ptx::named_barrier(kStartBarrier, kWideThreads); }
@@ -25,12 +25,14 @@ __device__ __forceinline__ void init_wide(const Params& params, WideControl& con
     if (lane == 0) {
         ptx::barrier_init(&control.weights_full[0], 4);
         ptx::barrier_init(&control.weights_empty[0], 8);
-        control.query_top = 0;
         ptx::barrier_init(&control.told, 1);
         ptx::barrier_init(&control.landed, 1);
         if (params.splits > 1) expect_others<kHeads>(params, control, rank);
     }
-    for (int h = lane; h < kHeads; h += 32) control.reference[h] = 0.0F;  // nothing to subtract yet
+    for (int h = lane; h < kHeads; h += 32) {
+        control.reference[h] = 0.0F;  // nothing to subtract yet
+        control.head_top[h] = 0;
+    }
     ptx::fence_barrier_init();
 }
 
@@ -68,9 +70,9 @@ __device__ __forceinline__ void score(const Params& params, WideControl& control
     if (warp == 0) init_wide(params, control, place.rank, lane);
     const int blocks = columns_of(params, place.token, place.rank).blocks();
     start_wide();
-    const int power = load_wide_queries<Dim>(params, control, base, place.token, place.first_head);
+    load_wide_queries<Dim>(params, control, base, place.token, place.first_head);
     ptx::set_registers<kWideThreads, kScoreRegisters>();
-    WideScorer<Dim> scorer(params, control, shared, warp, lane, power);
+    WideScorer<Dim> scorer(params, control, shared, warp, lane);
     HeadSums sums = scorer.run(blocks);
     const int head = place.first_head + h;
     const bool real = h < kHeads && head < params.heads;
@@ -104,7 +106,7 @@ __device__ __forceinline__ void add(const Params& params, WideControl& control, 
     const std::uint32_t base = ptx::shared_address(shared);
     const int blocks = columns_of(params, place.token, place.rank).blocks();
     start_wide();
-    (void)load_wide_queries<Dim>(params, control, base, place.token, place.first_head);
+    load_wide_queries<Dim>(params, control, base, place.token, place.first_head);
     ptx::set_registers<kWideThreads, kAddRegisters>();
     const int part = warp - 4;
     Sums<kHeads> sums;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The scoring warpgroup: codes of a row become the row operand of wgmma in registers, queries come from shared memory.
-// Softmax weights are the Scorer's.
+// The scoring warpgroup: codes of a row are the row operand of wgmma as they are, from registers, and meet two e4m3
+// parts of the queries from shared memory. The products with one scale are summed by themselves and multiplied by it in
+// f32, so any scale is exact.
 #pragma once
 
 #include "cuda/ptx/wgmma_registers.cuh"
@@ -8,78 +9,56 @@
 
 namespace tokamak::mla::cuda::wide_decode {
 
-__device__ __forceinline__ std::uint32_t half_bits(std::uint32_t two) { return bits_of(halves_of(two)); }
-__device__ __forceinline__ std::uint32_t times(std::uint32_t two, std::uint32_t factors) {
-    return bits_of(__hmul2(*reinterpret_cast<const __half2*>(&two), *reinterpret_cast<const __half2*>(&factors)));
-}
-/// Of a row: what its codes are multiplied by, slab by slab.
-template <int Dim>
-struct Ratios {
-    uint4 four[Dim == 576 ? 1 : 2];
-
-    __device__ __forceinline__ explicit Ratios(std::uint32_t at) {
-#pragma unroll
-        for (int i = 0; i < (Dim == 576 ? 1 : 2); ++i) four[i] = load_shared_16(at + 16 * i);
-    }
-    [[nodiscard]] __device__ __forceinline__ std::uint32_t of(int slab) const {
-        const int g = Dim == 576 ? slab / 2 : slab;
-        const uint4& v = four[g / 4];
-        return g % 4 == 0 ? v.x : g % 4 == 1 ? v.y : g % 4 == 2 ? v.z : v.w;
-    }
-};
-
-/// A lane's 16 codes of each of its two rows, of 64 dimensions: four steps of 16.
+/// A lane's 16 bytes of each of its two rows, of 64 codes or 32 rotary values: two steps of the row operand.
 struct Codes {
     uint4 low, high;
 
-    __device__ __forceinline__ Codes(std::uint32_t low_at, std::uint32_t high_at)
-        : low(load_shared_16(low_at)), high(load_shared_16(high_at)) {}
-
-    /// What was asked for is not used before this point: the compiler would convert a slab ahead, and wait for it.
-    __device__ __forceinline__ void settle() {
-        asm volatile("" : "+r"(low.x), "+r"(low.y), "+r"(low.z), "+r"(low.w));
-        asm volatile("" : "+r"(high.x), "+r"(high.y), "+r"(high.z), "+r"(high.w));
+    __device__ __forceinline__ void load(std::uint32_t low_at, std::uint32_t high_at) {
+        low = load_shared_16(low_at);
+        high = load_shared_16(high_at);
     }
-
-    /// Step s as f16.
-    __device__ __forceinline__ void convert(int s, std::uint32_t (&a)[4]) const {
-        const std::uint32_t of_low = s == 0 ? low.x : s == 1 ? low.y : s == 2 ? low.z : low.w;
-        const std::uint32_t of_high = s == 0 ? high.x : s == 1 ? high.y : s == 2 ? high.z : high.w;
-        a[0] = half_bits(of_low & 0xFFFFU);
-        a[1] = half_bits(of_high & 0xFFFFU);
-        a[2] = half_bits(of_low >> 16);
-        a[3] = half_bits(of_high >> 16);
-    }
-    __device__ __forceinline__ void convert(int s, std::uint32_t low_ratio, std::uint32_t high_ratio,
-                                            std::uint32_t (&a)[4]) const {
-        convert(s, a);
-#pragma unroll
-        for (int r = 0; r < 4; ++r) a[r] = times(a[r], r % 2 == 0 ? low_ratio : high_ratio);
+    __device__ __forceinline__ void step(int s, std::uint32_t (&a)[4]) const {
+        a[0] = s == 0 ? low.x : low.z;
+        a[1] = s == 0 ? high.x : high.z;
+        a[2] = s == 0 ? low.y : low.w;
+        a[3] = s == 0 ? high.y : high.w;
     }
 };
+
+__device__ __forceinline__ float load_float(std::uint32_t at) {
+    float v;
+    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(v) : "r"(at) : "memory");
+    return v;
+}
 
 template <int Dim>
 class WideScorer : public Scorer<Dim, kHeads, true, false> {
     using Base = Scorer<Dim, kHeads, true, false>;
     using Raw = RawRow<Dim>;
+    using Base::kPairs;
     using Base::lane_;
+    using Base::params_;
     using Base::score_;
     using Base::warp_;
+    using typename Base::TwoRows;
+
+    static constexpr int kSlabsPerScale = Dim == 576 ? 2 : 1;
 
   public:
     __device__ __forceinline__ WideScorer(const Params& params, WideControl& control, unsigned char* shared, int warp,
-                                          int lane, int power)
-        : Base(params, control, shared, warp, lane, power),
+                                          int lane)
+        : Base(params, control, shared, warp, lane, kUnitExponent),
           wide_(control),
           rows_(ptx::shared_address(shared) + Layout<Dim>::kRows + (warp * 16 + row_at(lane / 4)) * Raw::kPitch +
                 lane % 4 * 16),
-          ratios_(ptx::shared_address(shared) + Layout<Dim>::kRatios + (warp * 16 + lane / 4) * kRatioBytes<Dim>) {}
+          scales_(ptx::shared_address(shared) + Layout<Dim>::kRowScales +
+                  (warp * 16 + lane / 4) * kRowScaleBytes<Dim>) {}
 
     __device__ __forceinline__ HeadSums run(int blocks) {
         for (int block = 0; block < blocks; ++block) {
             ptx::barrier_wait(&wide_.settled[stage_.index], stage_.phase);
             multiply();
-            this->weigh(block);
+            weigh(block);
             stage_.advance(kRing);
         }
         return this->finish();
@@ -91,89 +70,118 @@ class WideScorer : public Scorer<Dim, kHeads, true, false> {
             ptx::wgmma_tile_word(ptx::shared_address(this->shared_)) + slab * (kHeads * 128 / 16), step);
     }
 
-    /// Scores are relative to their row's power, as the weights will be.
+    /// Scores are relative to their row's power, as the weights will be. Products go to two sets of sums in turns: one
+    /// is multiplied by its scales while tensor cores fill the other.
     __device__ __forceinline__ void multiply() {
         const std::uint32_t low = rows_ + stage_.index * Layout<Dim>::kStageBytes;
         const std::uint32_t high = low + Raw::kPitch;  // the row of k + 8 is the next one
-        const int k = warp_ * 16 + lane_ / 4;
-        std::uint32_t rotary[4][4];
-        start_rotary(low + Raw::kRotaryByte, rotary);
-        if constexpr (Dim == 576) {
-            const auto& odd = wide_.odd_rows[stage_.index];
-            if ((odd[0] | odd[1] | odd[2] | odd[3]) != 0) {
-                ptx::wgmma_wait<0>();
-                return multiply_by_blocks(low, high, k);
-            }
-        }
-        const std::uint32_t ratios =
-            ratios_ + stage_.index * (kRowBlock * kRatioBytes<Dim>);
-        Codes own[2] = {Codes(low, high), Codes(low + 64, high + 64)};
-        const Ratios<Dim> of_low(ratios);
-        const Ratios<Dim> of_high(ratios + 8 * kRatioBytes<Dim>);
-        std::uint32_t a[4][4];
+        const std::uint32_t scales = scales_ + stage_.index * (kRowBlock * kRowScaleBytes<Dim>);
+        Codes rotary[2];
+        rotary[0].load(low + Raw::kRotaryByte, high + Raw::kRotaryByte);
+        rotary[1].load(low + Raw::kRotaryByte + 64, high + Raw::kRotaryByte + 64);
+        Codes own[3];  // a slab in work, and two that are on their way
+        own[0].load(low, high);
+        own[1].load(low + 64, high + 64);
+        start_rotary(rotary);
+        float products[2][32];
 #pragma unroll
         for (int slab = 0; slab < Raw::kCodeSlabs; ++slab) {
-            own[slab % 2].settle();
-#pragma unroll
-            for (int s = 0; s < 4; ++s) {
-                ptx::wgmma_wait<3>();
-                own[slab % 2].convert(s, of_low.of(slab), of_high.of(slab), a[s]);
-                if (s == 3 && slab + 2 < Raw::kCodeSlabs)
-                    own[slab % 2] = Codes(low + (slab + 2) * 64, high + (slab + 2) * 64);
-                ptx::wgmma_fence();
-                ptx::wgmma_from_registers<true>(score_, a[s], queries(query_slab(slab), s), true);
-                ptx::wgmma_commit();
-            }
+            start_slab(own[slab % 3], slab, products[slab / kSlabsPerScale % 2]);
+            const bool complete = slab > 0 && slab % kSlabsPerScale == 0;
+            const int scale = slab / kSlabsPerScale - 1;
+            TwoRows by = {};
+            if (complete) by = scales_at(scales, scale);
+            ptx::wgmma_wait<1>();
+            if (slab + 2 < Raw::kCodeSlabs)
+                own[(slab + 2) % 3].load(low + (slab + 2) * 64, high + (slab + 2) * 64);
+            if (complete) add_products(products[scale % 2], by);
         }
+        const TwoRows by = scales_at(scales, Raw::kScales - 1);
         ptx::wgmma_wait<0>();
+        add_products(products[(Raw::kScales - 1) % 2], by);
     }
 
-    /// Scores of the rotary values, which are f16 already. Not waited for.
-    __device__ __forceinline__ void start_rotary(std::uint32_t at, std::uint32_t (&a)[4][4]) {
-        const Codes two[2] = {Codes(at, at + Raw::kPitch), Codes(at + 64, at + Raw::kPitch + 64)};
+    [[nodiscard]] __device__ __forceinline__ static TwoRows scales_at(std::uint32_t scales, int b) {
+        return {load_float(scales + 4 * b), load_float(scales + 8 * kRowScaleBytes<Dim> + 4 * b)};
+    }
+
+    /// Rests before first numbers: what sums lose is relative to their largest addend.
+    __device__ __forceinline__ void start_slab(const Codes& own, int slab, float (&products)[32]) {
+        std::uint32_t a[2][4];
+        own.step(0, a[0]);
+        own.step(1, a[1]);
+        ptx::wgmma_fence();
 #pragma unroll
-        for (int j = 0; j < 2; ++j) {
-            const uint4& l = two[j].low;
-            const uint4& h = two[j].high;
-            a[2 * j][0] = l.x, a[2 * j][1] = h.x, a[2 * j][2] = l.y, a[2 * j][3] = h.y;
-            a[2 * j + 1][0] = l.z, a[2 * j + 1][1] = h.z, a[2 * j + 1][2] = l.w, a[2 * j + 1][3] = h.w;
-        }
+        for (int i = 0; i < 4; ++i)
+            ptx::wgmma_e4m3_from_registers(products, a[i % 2], queries(query_slab(slab), (i + 2) % 4),
+                                           slab % kSlabsPerScale + i > 0);
+        ptx::wgmma_commit();
+    }
+
+    __device__ __forceinline__ void add_products(float (&products)[32], TwoRows by) {
+        ptx::wgmma_finished(products);
+#pragma unroll
+        for (int e = 0; e < 32; ++e) score_[e] = fmaf(products[e], e % 4 < 2 ? by.low : by.high, score_[e]);
+    }
+
+    /// Scores of the rotary values, which are f16 already.
+    __device__ __forceinline__ void start_rotary(const Codes (&rotary)[2]) {
+        std::uint32_t a[4][4];
+#pragma unroll
+        for (int s = 0; s < 4; ++s) rotary[s / 2].step(s % 2, a[s]);
         ptx::wgmma_fence();
 #pragma unroll
         for (int s = 0; s < 4; ++s)
             ptx::wgmma_from_registers<true>(score_, a[s], queries(kRotaryQueries, s), s > 0);
         ptx::wgmma_commit();
     }
-    /// Any scales: products of 128 dimensions times theirs, score += scale * products.
-    __device__ __forceinline__ void multiply_by_blocks(std::uint32_t low, std::uint32_t high, int k) {
-        const float* scale_low = &wide_.scales[stage_.index][k].x;
-        const float* scale_high = &wide_.scales[stage_.index][k + 8].x;
-        float products[32];
-        std::uint32_t a[2][4];
-#pragma unroll 1
-        for (int b = 0; b < 4; ++b) {
+
+    /// score = score * factors of the row and the head + shift of the row.
+    __device__ __forceinline__ void scale_wide(TwoRows factor, TwoRows shift) {
 #pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                const Codes own(low + b * 128 + half * 64, high + b * 128 + half * 64);
-#pragma unroll
-                for (int s = 0; s < 4; ++s) {
-                    ptx::wgmma_wait<1>();
-                    own.convert(s, a[s % 2]);
-                    ptx::wgmma_fence();
-                    ptx::wgmma_from_registers<true>(products, a[s % 2], queries(query_slab(2 * b + half), s), half + s > 0);
-                    ptx::wgmma_commit();
-                }
-            }
-            const float of_low = *scale_low++;
-            const float of_high = *scale_high++;
-            ptx::wgmma_wait<0>();
-#pragma unroll
-            for (int e = 0; e < 32; ++e) score_[e] = fmaf(products[e], e % 4 < 2 ? of_low : of_high, score_[e]);
+        for (int g = 0; g < kPairs; ++g) {
+            const float2 of_head = *reinterpret_cast<const float2*>(&wide_.query_factor[8 * g + 2 * (lane_ & 3)]);
+            score_[4 * g] = fmaf(score_[4 * g] * factor.low, of_head.x, shift.low);
+            score_[4 * g + 1] = fmaf(score_[4 * g + 1] * factor.low, of_head.y, shift.low);
+            score_[4 * g + 2] = fmaf(score_[4 * g + 2] * factor.high, of_head.x, shift.high);
+            score_[4 * g + 3] = fmaf(score_[4 * g + 3] * factor.high, of_head.y, shift.high);
         }
     }
 
+    __device__ __forceinline__ void mask(bool low, bool high) {
+        if (low && high) return;
+#pragma unroll
+        for (int e = 0; e < 32; ++e)
+            if (!(e % 4 < 2 ? low : high)) score_[e] = -kInfinity;
+    }
+
+    /// As the pipelined form weighs, but for factors by head.
+    __device__ __forceinline__ void weigh(int block) {
+        const int row = warp_ * 16 + lane_ / 4;
+        const int low = wide_.exponent[block % kNoteDepth][row];
+        const int high = wide_.exponent[block % kNoteDepth][row + 8];
+        const TwoRows shift = {static_cast<float>(low - kUnitExponent), static_cast<float>(high - kUnitExponent)};
+        const TwoRows inverse = {power_of(2 * kUnitExponent - low), power_of(2 * kUnitExponent - high)};
+        const bool noted = params_.max_logits != nullptr;
+        scale_wide({power_of(low), power_of(high)}, noted ? TwoRows{0.0F, 0.0F} : shift);
+        mask(low != kMaskedRow, high != kMaskedRow);
+        if (noted) {
+            this->note_top();
+            this->scale_scores({1.0F, 1.0F}, shift, low != kMaskedRow, high != kMaskedRow);
+        }
+        this->relate();
+        ptx::barrier_wait(&wide_.weights_empty[0], (block & 1U) ^ 1U);
+        bool corrected = false;
+        if (ptx::named_barrier_any(kScoreBarrier, 128, this->exceeds())) {
+            this->column_maxima();
+            corrected = ptx::named_barrier_any(kScoreBarrier, 128, this->move_reference(0));
+            this->relate_again();
+        }
+        this->store_weights(0, inverse, corrected);
+    }
+
     WideControl& wide_;
-    std::uint32_t rows_, ratios_;
+    std::uint32_t rows_, scales_;
     Stage stage_;
 };
 

@@ -26,9 +26,6 @@ struct RawRow {
     static constexpr int kScales = Dim == 576 ? 4 : 7;
 };
 
-/// The smallest code times this is the smallest number of f16.
-inline constexpr float kExactScale = 0x1p-15F;
-
 /// Row of 16 at index k of a fragment. Lanes g = 0..7 score rows k = g and k = g + 8, lanes c = 0..3 add rows
 /// k = 2 c, 2 c + 1 and these + 8; this order keeps both free of bank conflicts.
 __device__ __forceinline__ constexpr int row_at(int k) {
@@ -38,15 +35,16 @@ __device__ __forceinline__ constexpr int row_at(int k) {
 
 struct WideControl : Control<kHeads> {
     std::uint64_t settled[kRing];  ///< a block's rows are there and settled: an arrival per bringing warp
-    std::uint32_t odd_rows[kRing][4];  ///< of a bringing warp: rows with a scale that f16 products would round
-    // Of a block's rows, by their index k in fragments.
-    alignas(16) float4 scales[kRing][kRowBlock];  ///< 576: divided by the row's power
-    alignas(16) std::uint16_t ratio[kRing][8][kRowBlock];  ///< the same as f16
+    unsigned head_top[kHeads];     ///< largest magnitude of a head's query elements, as bf16
+    /// What a head's scores are multiplied by: its queries' power and the softmax scale.
+    alignas(16) float query_factor[kHeads];
+    /// Of a block's rows by their index k in fragments: scales divided by the row's power, for the values.
+    alignas(16) std::uint16_t ratio[kRing][8][kRowBlock];
 };
 
-/// Ratios of a row for the scores: each twice in a word, 512: eight of them, 576: four.
+/// Scales of a row for the scores, divided by its power, in f32: four, or eight (the last is none).
 template <int Dim>
-inline constexpr int kRatioBytes = Dim == 576 ? 16 : 32;
+inline constexpr int kRowScaleBytes = Dim == 576 ? 16 : 32;
 
 template <int Dim>
 struct Layout {
@@ -54,8 +52,8 @@ struct Layout {
     static constexpr std::uint32_t kRows = kWeights + kHeads * 128;
     static constexpr std::uint32_t kStageBytes = kRowBlock * RawRow<Dim>::kPitch;
     static constexpr std::uint32_t kControl = kRows + kRing * kStageBytes;
-    static constexpr std::uint32_t kRatios = (kControl + sizeof(WideControl) + 15) / 16 * 16;
-    static constexpr std::uint32_t kBytes = kRatios + kRing * kRowBlock * kRatioBytes<Dim>;
+    static constexpr std::uint32_t kRowScales = (kControl + sizeof(WideControl) + 15) / 16 * 16;
+    static constexpr std::uint32_t kBytes = kRowScales + kRing * kRowBlock * kRowScaleBytes<Dim>;
 };
 
 /// Where splits exchange their sums, when nobody reads queries, weights and rows any more: parts for others at 0, those
