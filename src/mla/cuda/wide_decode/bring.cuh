@@ -4,7 +4,7 @@
 #pragma once
 
 #include "cuda/ptx/copy.cuh"
-#include "mla/cuda/wide_decode/shape.cuh"
+#include "mla/cuda/wide_decode/rows.cuh"
 
 namespace tokamak::mla::cuda::wide_decode {
 
@@ -16,13 +16,13 @@ class Bringer {
   public:
     /// Asks for the first indices.
     __device__ __forceinline__ Bringer(const Params& params, WideControl& control, std::uint32_t base,
-                                       const Columns& columns, int token, int warp, int lane)
+                                       int token, int rank, int warp, int lane)
         : control_(control),
           rows_at_(base + Layout<Dim>::kRows + warp * (kOwnRows * Raw::kPitch)),
           scales_at_(base + Layout<Dim>::kRowScales + (warp * kOwnRows + lane % kOwnRows) * kRowScaleBytes<Dim>),
           warp_(warp),
           lane_(lane) {
-        rows_.start(params, columns, token, warp * kOwnRows + lane % kOwnRows, lane);
+        rows_.start(params, token, rank, warp * kOwnRows + lane % kOwnRows, lane);
     }
 
     /// A block is settled before the warps wait for the place of the third block behind it: that is free only when the
@@ -158,7 +158,7 @@ class Bringer {
     int warp_, lane_;
     Stage filled_, come_;
     unsigned valid_[kRing] = {};  ///< a bit for each of the warp's rows, by place in the ring
-    RowStream<kOwnRows> rows_;
+    ShareRows rows_;
 };
 
 }  // namespace tokamak::mla::cuda::wide_decode

@@ -29,10 +29,7 @@ __device__ __forceinline__ void init_wide(const Params& params, WideControl& con
         ptx::barrier_init(&control.landed, 1);
         if (params.splits > 1) expect_others<kHeads>(params, control, rank);
     }
-    for (int h = lane; h < kHeads; h += 32) {
-        control.reference[h] = 0.0F;  // nothing to subtract yet
-        control.head_top[h] = 0;
-    }
+    for (int h = lane; h < kHeads; h += 32) control.reference[h] = 0.0F;  // nothing to subtract yet
     ptx::fence_barrier_init();
 }
 
@@ -43,95 +40,109 @@ struct WidePlace {
 
 __device__ __forceinline__ Exchange<kHeads, true, false> exchange_of(const Params& params, WideControl& control,
                                                                      std::uint32_t base, int rank) {
-    return {params, {base, base + kLanding, &control.landed}, rank, kPatienceBits};
+    return {params, {base, base, &control.landed}, rank, kPatienceBits};
+}
+
+/// The cluster meets twice. First when everybody's last scores are done: queries give way to parts of other splits, sums
+/// are told. Then when all parts have landed: nobody leaves while others still copy to its memory or out of it.
+__device__ __forceinline__ void meet() {
+    __syncwarp();
+    ptx::cluster_arrive_relaxed();
 }
 
 template <int Dim>
 __device__ __forceinline__ void bring(const Params& params, WideControl& control, std::uint32_t base,
                                       const WidePlace& place, int warp, int lane) {
-    const Columns columns = columns_of(params, place.token, place.rank);
-    Bringer<Dim> bringer(params, control, base, columns, place.token, warp, lane);
+    Bringer<Dim> bringer(params, control, base, place.token, place.rank, warp, lane);
+    const int blocks = (rows_of(params, place.token, place.rank) + kRowBlock - 1) / kRowBlock;
     start_wide();
-    bringer.run(columns.blocks());
+    if (params.splits > 1) meet();
+    bringer.run(blocks);
     if (params.splits == 1) return;
     __syncwarp();
-    ptx::cluster_arrive_relaxed();
     ptx::cluster_wait();
-    ptx::cluster_arrive_relaxed();
+    meet();
+}
+
+/// Adds the parts that this block owns, when all have landed; by all math threads.
+__device__ __forceinline__ void add_parts(const Params& params, WideControl& control, std::uint32_t base,
+                                          const WidePlace& place) {
+    exchange_of(params, control, base, place.rank)
+        .template finish<kMathThreads>(place.token, place.first_head, [&](int source, int h) {
+            return control.splits[source].head[h].x;
+        });
 }
 
 /// Then a head's thread has its sums merged with those of the other splits.
 template <int Dim>
 __device__ __forceinline__ void score(const Params& params, WideControl& control, unsigned char* shared,
                                       const WidePlace& place, int warp, int lane) {
-    auto* const splits = reinterpret_cast<SplitSums<kHeads>*>(shared + kStatistics);
     const std::uint32_t base = ptx::shared_address(shared);
     const int h = warp * 32 + lane;
     if (warp == 0) init_wide(params, control, place.rank, lane);
-    const int blocks = columns_of(params, place.token, place.rank).blocks();
+    const int blocks = (rows_of(params, place.token, place.rank) + kRowBlock - 1) / kRowBlock;
+    const int head = place.first_head + h;
+    const bool real = h < kHeads && head < params.heads;
+    const float sink = real ? sink_of(params, head) : -kInfinity;
     start_wide();
     load_wide_queries<Dim>(params, control, base, place.token, place.first_head);
     ptx::set_registers<kWideThreads, kScoreRegisters>();
     WideScorer<Dim> scorer(params, control, shared, warp, lane);
     HeadSums sums = scorer.run(blocks);
-    const int head = place.first_head + h;
-    const bool real = h < kHeads && head < params.heads;
-    const float sink = real ? sink_of(params, head) : -kInfinity;
     if (params.splits == 1) {
         if (h < kHeads) control.factor[h] = factor_of(sums, sink);
     } else {
-        __syncwarp();
-        ptx::cluster_arrive_relaxed();
+        meet();
         ptx::cluster_wait();
-        if (h < kHeads) share_sums<kHeads, false>(control, splits, place.rank, params.splits, h, sums);
-        __syncwarp();
-        ptx::cluster_arrive_relaxed();
+        if (h < kHeads) share_sums<kHeads, false>(control, control.splits, place.rank, params.splits, h, sums);
+        meet();
         ptx::barrier_wait(&control.told, 0);
-        if (h < kHeads) sums = merge_sums(splits, params.splits, h, sink);
+        if (h < kHeads) sums = merge_sums(control.splits, params.splits, h, sink);
     }
     ptx::named_barrier(kMathBarrier, kMathThreads);
     if (real && place.rank == 0) store_statistics(params, place.token, head, sums, sink);
     if (params.splits == 1) return;
     ptx::barrier_wait(&control.landed, 0);
-    exchange_of(params, control, base, place.rank)
-        .template finish<kMathThreads>(place.token, place.first_head,
-                                       [&](int source, int head_of) { return splits[source].head[head_of].x; });
+    add_parts(params, control, base, place);
 }
 
-/// Adds values, and brings the sums to the caller's output.
+/// Adds values, and brings the sums to the caller's output. What follows the last block is run once more before the
+/// first, without effect: code that runs once takes as long to be fetched as to be run, and here is time.
 template <int Dim>
 __device__ __forceinline__ void add(const Params& params, WideControl& control, unsigned char* shared,
                                     const WidePlace& place, int warp, int lane) {
-    const auto* const splits = reinterpret_cast<const SplitSums<kHeads>*>(shared + kStatistics);
     const std::uint32_t base = ptx::shared_address(shared);
-    const int blocks = columns_of(params, place.token, place.rank).blocks();
+    const int blocks = (rows_of(params, place.token, place.rank) + kRowBlock - 1) / kRowBlock;
     start_wide();
     load_wide_queries<Dim>(params, control, base, place.token, place.first_head);
     ptx::set_registers<kWideThreads, kAddRegisters>();
     const int part = warp - 4;
     Sums<kHeads> sums;
-    Accumulator<Dim>(control, shared, part, lane).run(blocks, sums);
     if (params.splits == 1) {
+        Accumulator<Dim>(control, shared, part, lane).run(blocks, sums);
         ptx::named_barrier(kMathBarrier, kMathThreads);
         sums.scale(control.factor, lane);
         return store_sums(params, sums, base, place.token, place.first_head, part, lane);
     }
-    __syncwarp();
-    ptx::cluster_arrive_relaxed();
-    ptx::named_barrier(kAccumulateBarrier, 256);  // nobody reads queries or weights any more
-    const auto exchange = exchange_of(params, control, base, place.rank);
-    stage_sums(exchange, sums, part, lane);
-    ptx::fence_shared_async();
-    __syncwarp();
-    ptx::cluster_wait();
-    if (lane < 4) exchange.push(part * 4 + lane);
-    __syncwarp();
+    const Sender<Dim> sender(params, control, base, place.rank, blocks, part);
+    const float factor = exchange_of(params, control, base, place.rank).forth();
+#pragma unroll 1
+    for (int pass = 0; pass < 2; ++pass) {
+        Accumulator<Dim>(control, shared, part, lane).run(pass == 0 ? 0 : blocks, sums);
+        stage_sums(sums, factor, pass == 0 ? ptx::shared_address(control.splits) : sender.place(lane), lane);
+        ptx::fence_shared_async();
+        __syncwarp();
+        if (pass == 0)
+            ptx::cluster_arrive_relaxed();
+        else
+            ptx::cluster_wait();
+        if (ptx::elect_lane() && pass == 1) sender.push();
+        __syncwarp();
+    }
     ptx::named_barrier(kMathBarrier, kMathThreads);
     ptx::barrier_wait(&control.landed, 0);
-    __syncwarp();
-    ptx::cluster_arrive_relaxed();
-    exchange.template finish<kMathThreads>(place.token, place.first_head,
-                                           [&](int source, int h) { return splits[source].head[h].x; });
+    meet();
+    add_parts(params, control, base, place);
 }
 
 template <int Dim>
@@ -152,7 +163,7 @@ __global__ void __launch_bounds__(kWideThreads, 1) wide_decode(const __grid_cons
     } else {
         add<Dim>(params, control, shared, place, warp, lane);
     }
-    if (params.splits > 1) {  // nobody leaves while others still copy to its memory or out of it
+    if (params.splits > 1) {
         __syncwarp();
         ptx::cluster_wait();
     }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "mla/cuda/sparse_decode/decode.cuh"
+#include "mla/cuda/sparse_decode/exchange.cuh"
 #include "mla/cuda/sparse_decode/statistics.cuh"
 
 namespace tokamak::mla::cuda::wide_decode {
@@ -35,20 +36,25 @@ __device__ __forceinline__ constexpr int row_at(int k) {
 
 struct WideControl : Control<kHeads> {
     std::uint64_t settled[kRing];  ///< a block's rows are there and settled: an arrival per bringing warp
-    unsigned head_top[kHeads];     ///< largest magnitude of a head's query elements, as bf16
     /// What a head's scores are multiplied by: its queries' power and the softmax scale.
     alignas(16) float query_factor[kHeads];
     /// Of a block's rows by their index k in fragments: scales divided by the row's power, for the values.
     alignas(16) std::uint16_t ratio[kRing][8][kRowBlock];
+    alignas(16) SplitSums<kHeads> splits[kMaxSplits];
 };
 
 /// Scales of a row for the scores, divided by its power, in f32: four, or eight (the last is none).
 template <int Dim>
 inline constexpr int kRowScaleBytes = Dim == 576 ? 16 : 32;
 
+/// Parts of the output land in place of the queries, which nobody reads after the last scores: 36 at most, as 6 splits of
+/// which not all own the same number send.
+inline constexpr std::uint32_t kLandingBytes = 36 * kPartBytes<kHeads>;
+
 template <int Dim>
 struct Layout {
-    static constexpr std::uint32_t kWeights = kHeads * Dim * 2;  ///< behind the queries
+    static_assert(kHeads * Dim * 2 <= kLandingBytes);
+    static constexpr std::uint32_t kWeights = kLandingBytes;  ///< behind the queries
     static constexpr std::uint32_t kRows = kWeights + kHeads * 128;
     static constexpr std::uint32_t kStageBytes = kRowBlock * RawRow<Dim>::kPitch;
     static constexpr std::uint32_t kControl = kRows + kRing * kStageBytes;
@@ -56,10 +62,12 @@ struct Layout {
     static constexpr std::uint32_t kBytes = kRowScales + kRing * kRowBlock * kRowScaleBytes<Dim>;
 };
 
-/// Where splits exchange their sums, when nobody reads queries, weights and rows any more: parts for others at 0, those
-/// of all splits, their statistics.
-inline constexpr std::uint32_t kLanding = kHeads * 1024;
-inline constexpr std::uint32_t kStatistics = kLanding + 36 * (16 * kHeads * 2);
-static_assert(kStatistics + kMaxSplits * sizeof(SplitSums<kHeads>) <= Layout<512>::kControl);
+/// While splits exchange their sums: a part of the output, 16 dimensions by all heads, waits for its copy in the two
+/// places of the ring that the last block of rows is not in, 16 parts in each.
+template <int Dim>
+__device__ __forceinline__ std::uint32_t staged_part(int part, int blocks) {
+    const int place = (blocks + part / 16) % kRing;
+    return Layout<Dim>::kRows + place * Layout<Dim>::kStageBytes + part % 16 * kPartBytes<kHeads>;
+}
 
 }  // namespace tokamak::mla::cuda::wide_decode
