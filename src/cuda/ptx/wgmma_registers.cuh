@@ -37,10 +37,23 @@ __device__ __forceinline__ void wgmma_e4m3_from_registers(float (&d)[32], const 
 
 #undef TOKAMAK_WGMMA_RS
 
+/// Half as wide: d[64, 32] (+)= a[64, 32] b[32, 32].
+__device__ __forceinline__ void wgmma_e4m3_from_registers(float (&d)[16], const std::uint32_t (&a)[4], std::uint64_t b,
+                                                          bool accumulate) {
+    asm volatile(
+        "{\n .reg .pred p;\n setp.ne.u32 p, %21, 0;\n wgmma.mma_async.sync.aligned.m64n32k32.f32.e4m3.e4m3 "
+        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, {%16, %17, %18, %19}, "
+        "%20, p, 1, 1;\n}"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]),
+          "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<std::uint32_t>(accumulate)));
+}
+
 /// Keeps uses of finished sums behind the wait for them.
-__device__ __forceinline__ void wgmma_finished(float (&d)[32]) {
+template <int N>
+__device__ __forceinline__ void wgmma_finished(float (&d)[N]) {
 #pragma unroll
-    for (int e = 0; e < 32; ++e) asm volatile("" : "+f"(d[e])::"memory");
+    for (int e = 0; e < N; ++e) asm volatile("" : "+f"(d[e])::"memory");
 }
 
 }  // namespace tokamak::cuda::ptx

@@ -10,8 +10,8 @@
 namespace tokamak::mla::cuda::wide_decode {
 
 /// Registers of a thread by role: 512 for the four together.
-inline constexpr int kScoreRegisters = 152;
-inline constexpr int kAddRegisters = 160;
+inline constexpr int kScoreRegisters = 136;
+inline constexpr int kAddRegisters = 168;
 inline constexpr int kBringRegisters = 40;
 
 __device__ __forceinline__ void start_wide() { ptx::named_barrier(kStartBarrier, kWideThreads); }

@@ -43,6 +43,10 @@ class WideScorer : public Scorer<Dim, kHeads, true, false> {
     using typename Base::TwoRows;
 
     static constexpr int kSlabsPerScale = Dim == 576 ? 2 : 1;
+#ifndef WIDE_AHEAD
+#define WIDE_AHEAD 2
+#endif
+    static constexpr int kAhead = WIDE_AHEAD;
 
   public:
     __device__ __forceinline__ WideScorer(const Params& params, WideControl& control, unsigned char* shared, int warp,
@@ -70,8 +74,7 @@ class WideScorer : public Scorer<Dim, kHeads, true, false> {
             ptx::wgmma_tile_word(ptx::shared_address(this->shared_)) + slab * (kHeads * 128 / 16), step);
     }
 
-    /// Scores are relative to their row's power, as the weights will be. Products go to two sets of sums in turns: one
-    /// is multiplied by its scales while tensor cores fill the other.
+#ifndef WIDE_HALVES
     __device__ __forceinline__ void multiply() {
         const std::uint32_t low = rows_ + stage_.index * Layout<Dim>::kStageBytes;
         const std::uint32_t high = low + Raw::kPitch;  // the row of k + 8 is the next one
@@ -83,23 +86,76 @@ class WideScorer : public Scorer<Dim, kHeads, true, false> {
         own[0].load(low, high);
         own[1].load(low + 64, high + 64);
         start_rotary(rotary);
-        float products[2][32];
+        float products[32];
 #pragma unroll
         for (int slab = 0; slab < Raw::kCodeSlabs; ++slab) {
-            start_slab(own[slab % 3], slab, products[slab / kSlabsPerScale % 2]);
-            const bool complete = slab > 0 && slab % kSlabsPerScale == 0;
-            const int scale = slab / kSlabsPerScale - 1;
+            start_slab(own[slab % 3], slab, products);
+            const bool complete = slab % kSlabsPerScale == kSlabsPerScale - 1;
             TwoRows by = {};
-            if (complete) by = scales_at(scales, scale);
-            ptx::wgmma_wait<1>();
-            if (slab + 2 < Raw::kCodeSlabs)
-                own[(slab + 2) % 3].load(low + (slab + 2) * 64, high + (slab + 2) * 64);
-            if (complete) add_products(products[scale % 2], by);
+            if (complete) by = scales_at(scales, slab / kSlabsPerScale);
+            if (complete)
+                ptx::wgmma_wait<0>();
+            else
+                ptx::wgmma_wait<1>();
+            if (slab + 2 < Raw::kCodeSlabs) own[(slab + 2) % 3].load(low + (slab + 2) * 64, high + (slab + 2) * 64);
+            if (complete) add_products(products, by);
         }
-        const TwoRows by = scales_at(scales, Raw::kScales - 1);
-        ptx::wgmma_wait<0>();
-        add_products(products[(Raw::kScales - 1) % 2], by);
     }
+#else
+    /// Scores are relative to their row's power, as the weights will be. The products with one scale are summed for half
+    /// of the heads, then for the others: one half is multiplied by its scale while tensor cores work on the next.
+    __device__ __forceinline__ void multiply() {
+        const std::uint32_t low = rows_ + stage_.index * Layout<Dim>::kStageBytes;
+        const std::uint32_t high = low + Raw::kPitch;  // the row of k + 8 is the next one
+        const std::uint32_t scales = scales_ + stage_.index * (kRowBlock * kRowScaleBytes<Dim>);
+        Codes rotary[2];
+        rotary[0].load(low + Raw::kRotaryByte, high + Raw::kRotaryByte);
+        rotary[1].load(low + Raw::kRotaryByte + 64, high + Raw::kRotaryByte + 64);
+        Codes own[kAhead + 1];  // in work, and on their way
+#pragma unroll
+        for (int slab = 0; slab < kAhead; ++slab) own[slab].load(low + slab * 64, high + slab * 64);
+        start_rotary(rotary);
+        float products[2][16];
+        TwoRows by = {};
+#pragma unroll
+        for (int slab = 0; slab < Raw::kCodeSlabs; ++slab) {
+            const Codes& now = own[slab % (kAhead + 1)];
+            start_half<0>(now, slab, products[0]);
+            ptx::wgmma_wait<1>();
+            if (slab + kAhead < Raw::kCodeSlabs)
+                own[(slab + kAhead) % (kAhead + 1)].load(low + (slab + kAhead) * 64, high + (slab + kAhead) * 64);
+            if (slab > 0 && slab % kSlabsPerScale == 0) add_half<1>(products[1], by);
+            start_half<1>(now, slab, products[1]);
+            const bool complete = slab % kSlabsPerScale == kSlabsPerScale - 1;
+            if (complete) by = scales_at(scales, slab / kSlabsPerScale);
+            ptx::wgmma_wait<1>();
+            if (complete) add_half<0>(products[0], by);
+        }
+        ptx::wgmma_wait<0>();
+        add_half<1>(products[1], by);
+    }
+    /// Rests before first numbers: what sums lose is relative to their largest addend.
+    template <int Half>
+    __device__ __forceinline__ void start_half(const Codes& own, int slab, float (&products)[16]) {
+        std::uint32_t a[2][4];
+        own.step(0, a[0]);
+        own.step(1, a[1]);
+        ptx::wgmma_fence();
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+            ptx::wgmma_e4m3_from_registers(products, a[i % 2],
+                                           queries(query_slab(slab), (i + 2) % 4) + Half * (kHeads / 2 * 128 / 16),
+                                           slab % kSlabsPerScale + i > 0);
+        ptx::wgmma_commit();
+    }
+    template <int Half>
+    __device__ __forceinline__ void add_half(float (&products)[16], TwoRows by) {
+        ptx::wgmma_finished(products);
+#pragma unroll
+        for (int e = 0; e < 16; ++e)
+            score_[16 * Half + e] = fmaf(products[e], e % 4 < 2 ? by.low : by.high, score_[16 * Half + e]);
+    }
+#endif
 
     [[nodiscard]] __device__ __forceinline__ static TwoRows scales_at(std::uint32_t scales, int b) {
         return {load_float(scales + 4 * b), load_float(scales + 8 * kRowScaleBytes<Dim> + 4 * b)};
