@@ -29,7 +29,10 @@ __device__ __forceinline__ void init_wide(const Params& params, WideControl& con
         ptx::barrier_init(&control.landed, 1);
         if (params.splits > 1) expect_others<kHeads>(params, control, rank);
     }
-    for (int h = lane; h < kHeads; h += 32) control.reference[h] = 0.0F;  // nothing to subtract yet
+    for (int h = lane; h < kHeads; h += 32) {
+        control.reference[h] = 0.0F;  // nothing to subtract yet
+        for (int r = params.splits; r < kMaxSplits; ++r) control.splits[r].head[h].x = 0.0F;  // factors of no split
+    }
     ptx::fence_barrier_init();
 }
 
@@ -64,31 +67,18 @@ __device__ __forceinline__ void bring(const Params& params, WideControl& control
     meet();
 }
 
-/// Adds the parts that this block owns, when all have landed; by all math threads.
-__device__ __forceinline__ void add_parts(const Params& params, WideControl& control, std::uint32_t base,
-                                          const WidePlace& place) {
-    exchange_of(params, control, base, place.rank)
-        .template finish<kMathThreads>(place.token, place.first_head, [&](int source, int h) {
-            return control.splits[source].head[h].x;
-        });
-}
-
 /// Then a head's thread has its sums merged with those of the other splits.
 template <int Dim>
 __device__ __forceinline__ void score(const Params& params, WideControl& control, unsigned char* shared,
-                                      const WidePlace& place, int warp, int lane) {
+                                      const WidePlace& place, int blocks, int warp, int lane) {
     const std::uint32_t base = ptx::shared_address(shared);
     const int h = warp * 32 + lane;
-    if (warp == 0) init_wide(params, control, place.rank, lane);
-    const int blocks = (rows_of(params, place.token, place.rank) + kRowBlock - 1) / kRowBlock;
-    const int head = place.first_head + h;
-    const bool real = h < kHeads && head < params.heads;
-    const float sink = real ? sink_of(params, head) : -kInfinity;
-    start_wide();
-    load_wide_queries<Dim>(params, control, base, place.token, place.first_head);
     ptx::set_registers<kWideThreads, kScoreRegisters>();
     WideScorer<Dim> scorer(params, control, shared, warp, lane);
     HeadSums sums = scorer.run(blocks);
+    const int head = place.first_head + h;
+    const bool real = h < kHeads && head < params.heads;
+    const float sink = real ? sink_of(params, head) : -kInfinity;
     if (params.splits == 1) {
         if (h < kHeads) control.factor[h] = factor_of(sums, sink);
     } else {
@@ -103,18 +93,15 @@ __device__ __forceinline__ void score(const Params& params, WideControl& control
     if (real && place.rank == 0) store_statistics(params, place.token, head, sums, sink);
     if (params.splits == 1) return;
     ptx::barrier_wait(&control.landed, 0);
-    add_parts(params, control, base, place);
+    add_parts(params, control, exchange_of(params, control, base, place.rank), place.token, place.first_head);
 }
 
 /// Adds values, and brings the sums to the caller's output. What follows the last block is run once more before the
 /// first, without effect: code that runs once takes as long to be fetched as to be run, and here is time.
 template <int Dim>
 __device__ __forceinline__ void add(const Params& params, WideControl& control, unsigned char* shared,
-                                    const WidePlace& place, int warp, int lane) {
+                                    const WidePlace& place, int blocks, int warp, int lane) {
     const std::uint32_t base = ptx::shared_address(shared);
-    const int blocks = (rows_of(params, place.token, place.rank) + kRowBlock - 1) / kRowBlock;
-    start_wide();
-    load_wide_queries<Dim>(params, control, base, place.token, place.first_head);
     ptx::set_registers<kWideThreads, kAddRegisters>();
     const int part = warp - 4;
     Sums<kHeads> sums;
@@ -125,7 +112,8 @@ __device__ __forceinline__ void add(const Params& params, WideControl& control, 
         return store_sums(params, sums, base, place.token, place.first_head, part, lane);
     }
     const Sender<Dim> sender(params, control, base, place.rank, blocks, part);
-    const float factor = exchange_of(params, control, base, place.rank).forth();
+    const auto exchange = exchange_of(params, control, base, place.rank);
+    const float factor = exchange.forth();
 #pragma unroll 1
     for (int pass = 0; pass < 2; ++pass) {
         Accumulator<Dim>(control, shared, part, lane).run(pass == 0 ? 0 : blocks, sums);
@@ -142,7 +130,7 @@ __device__ __forceinline__ void add(const Params& params, WideControl& control, 
     ptx::named_barrier(kMathBarrier, kMathThreads);
     ptx::barrier_wait(&control.landed, 0);
     meet();
-    add_parts(params, control, base, place);
+    add_parts(params, control, exchange, place.token, place.first_head);
 }
 
 template <int Dim>
@@ -158,10 +146,17 @@ __global__ void __launch_bounds__(kWideThreads, 1) wide_decode(const __grid_cons
     if (warp >= kMathThreads / 32) {
         ptx::set_registers<kWideThreads, kBringRegisters>();
         bring<Dim>(params, control, ptx::shared_address(shared), place, warp - kMathThreads / 32, lane);
-    } else if (warp < 4) {
-        score<Dim>(params, control, shared, place, warp, lane);
     } else {
-        add<Dim>(params, control, shared, place, warp, lane);
+        const std::uint32_t base = ptx::shared_address(shared);
+        copy_queries<Dim>(params, base, place.token, place.first_head, warp, lane);
+        if (warp == 0) init_wide(params, control, place.rank, lane);
+        const int blocks = (rows_of(params, place.token, place.rank) + kRowBlock - 1) / kRowBlock;
+        start_wide();
+        settle_queries<Dim>(params, control, base, warp, lane);
+        if (warp < 4)
+            score<Dim>(params, control, shared, place, blocks, warp, lane);
+        else
+            add<Dim>(params, control, shared, place, blocks, warp, lane);
     }
     if (params.splits > 1) {
         __syncwarp();

@@ -124,4 +124,37 @@ __device__ __forceinline__ void stage_sums(const Sums<kHeads>& sums, float facto
     }
 }
 
+/// Adds the parts that this split owns and stores them, when all have landed; by all math threads, each eight dimensions
+/// of a head at a time. Behind the last split: of the last one once more, times 0.
+__device__ __forceinline__ void add_parts(const Params& params, const WideControl& control,
+                                          const Exchange<kHeads, true, false>& exchange, int token, int first_head) {
+    constexpr int kItems = 2 * kHeads;  ///< of a part
+    const std::uint32_t step = exchange.landing_step();
+    const float back = exchange.back();
+#pragma unroll 1
+    for (int i = static_cast<int>(threadIdx.x); i < kItems * exchange.parts(); i += kMathThreads) {
+        const int h = i / 2 % kHeads;
+        const std::uint32_t at =
+            exchange.landing_of(i / kItems) + Exchange<kHeads, true, false>::offset(h, i % 2);
+        uint4 parts[kMaxSplits];
+#pragma unroll
+        for (int s = 0; s < kMaxSplits; ++s) parts[s] = load_shared_16(at + min(s, params.splits - 1) * step);
+        float2 sums[4] = {};
+#pragma unroll
+        for (int s = 0; s < kMaxSplits; ++s) {
+            const float factor = control.splits[s].head[h].x;
+            const std::uint32_t words[4] = {parts[s].x, parts[s].y, parts[s].z, parts[s].w};
+#pragma unroll
+            for (int w = 0; w < 4; ++w) {
+                const float2 v = __half22float2(*reinterpret_cast<const __half2*>(&words[w]));
+                sums[w].x = fmaf(v.x, factor, sums[w].x);
+                sums[w].y = fmaf(v.y, factor, sums[w].y);
+            }
+        }
+#pragma unroll
+        for (int w = 0; w < 4; ++w) sums[w] = {sums[w].x * back, sums[w].y * back};
+        exchange.store(token, first_head + h, exchange.first_dim() + i / kItems * 16 + i % 2 * 8, sums);
+    }
+}
+
 }  // namespace tokamak::mla::cuda::wide_decode

@@ -149,22 +149,24 @@ class FourQueries {
     std::uint32_t row_, own_;
 };
 
-/// By all math threads; sets what a head's scores must be multiplied by. (Not inlined: the code of both roles that call
-/// it is fetched once.)
+/// By all math warps: asks for the queries.
 template <int Dim>
-__device__ __noinline__ void load_wide_queries(const Params& params, WideControl& control, std::uint32_t base,
-                                               int token, int first_head) {
-    constexpr int kWarps = kMathThreads / 32;
-    const int warp = static_cast<int>(threadIdx.x) / 32;
-    const int lane = static_cast<int>(threadIdx.x) % 32;
+__device__ __forceinline__ void copy_queries(const Params& params, std::uint32_t base, int token, int first_head, int warp,
+                                             int lane) {
 #pragma unroll 1
-    for (int group = warp; group < FourQueries<Dim>::kGroups; group += kWarps)
+    for (int group = warp; group < FourQueries<Dim>::kGroups; group += kMathThreads / 32)
         FourQueries<Dim>(base, group, lane).copy(params, token, first_head);
     ptx::copy_commit();
+}
+
+/// By the same: settles them, and what a head's scores must be multiplied by.
+template <int Dim>
+__device__ __forceinline__ void settle_queries(const Params& params, WideControl& control, std::uint32_t base, int warp,
+                                               int lane) {
     ptx::copy_wait<0>();
     __syncwarp();
 #pragma unroll 1
-    for (int group = warp; group < FourQueries<Dim>::kGroups; group += kWarps) {
+    for (int group = warp; group < FourQueries<Dim>::kGroups; group += kMathThreads / 32) {
         const FourQueries<Dim> queries(base, group, lane);
         const int power = queries.convert();
         if (lane % 8 == 0) control.query_factor[queries.head()] = params.scale_log2 * power_of(power);
