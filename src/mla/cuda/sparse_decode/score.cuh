@@ -19,11 +19,11 @@ struct HeadSums {
     float sum = 0.0F;
 };
 
-template <int Dim, int N, bool Half, bool Pair>
+template <int Dim, int N, bool Half, bool Pair, int WeightBuffers = kWeightBuffers<N>>
 class Scorer {
   public:
     /// `power`: of the queries, as load_queries returns it.
-    __device__ Scorer(const Params& params, Control<N>& control, unsigned char* shared, int warp, int lane, int power)
+    __device__ Scorer(const Params& params, Control<N, WeightBuffers>& control, unsigned char* shared, int warp, int lane, int power)
         : params_(params),
           control_(control),
           shared_(shared),
@@ -211,7 +211,7 @@ class Scorer {
     /// Maxima over rows cost more than all else here, so they are only taken when a reference must move, which is
     /// seldom after the first block.
     __device__ void weigh(int block) {
-        const int buffer = block % kWeightBuffers<N>;
+        const int buffer = block % WeightBuffers;
         const int row = warp_ * 16 + lane_ / 4;
         const int low = control_.exponent[block % kNoteDepth][row];
         const int high = control_.exponent[block % kNoteDepth][row + 8];
@@ -231,7 +231,7 @@ class Scorer {
             scale_scores(factor, shift, low != kMaskedRow, high != kMaskedRow);
         }
         relate();
-        ptx::barrier_wait(&control_.weights_empty[buffer], (block / kWeightBuffers<N> & 1U) ^ 1U);
+        ptx::barrier_wait(&control_.weights_empty[buffer], (block / WeightBuffers & 1U) ^ 1U);
         bool corrected = false;
         if (ptx::named_barrier_any(kScoreBarrier, 128, exceeds())) {
             column_maxima();
@@ -286,7 +286,7 @@ class Scorer {
     }
 
     const Params& params_;
-    Control<N>& control_;
+    Control<N, WeightBuffers>& control_;
     unsigned char* shared_;
     int warp_, lane_;
     float scale_;

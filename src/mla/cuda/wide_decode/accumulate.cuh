@@ -10,10 +10,13 @@
 
 namespace tokamak::mla::cuda::wide_decode {
 
+__device__ __forceinline__ std::uint32_t half_bits(std::uint32_t two) { return bits_of(halves_of(two)); }
+__device__ __forceinline__ std::uint32_t times(std::uint32_t two, std::uint32_t factors) {
+    return bits_of(__hmul2(*reinterpret_cast<const __half2*>(&two), *reinterpret_cast<const __half2*>(&factors)));
+}
+
 template <int Dim>
 class Accumulator {
-    using Raw = RawRow<Dim>;
-
   public:
     /// `part`: of this warp, 64 dimensions.
     __device__ __forceinline__ Accumulator(WideControl& control, unsigned char* shared, int part, int lane)
@@ -22,9 +25,8 @@ class Accumulator {
           part_(part),
           lane_(lane),
           rotary_(Dim == 512 && part == 7),
-          rows_(ptx::shared_address(shared) + Layout<Dim>::kRows + lane % 4 * 2 * Raw::kPitch + part * 64 +
-                lane / 4 * (rotary_ ? 16 : 8)),
-          to_second_((8 + (lane % 4 * 2 + 4) % 8 - lane % 4 * 2) * Raw::kPitch) {}
+          rows_(ptx::shared_address(shared) + Layout<Dim>::kRows + place_of(part, lane, rotary_)),
+          next_row_(rows_ & 16U ? 128 - 16 : 128 + 16) {}
 
     __device__ __forceinline__ void run(int blocks, Sums<kHeads>& sums) {
 #pragma unroll
@@ -35,16 +37,20 @@ class Accumulator {
         for (int block = 0; block < blocks; ++block) {
             ptx::barrier_wait(&control_.settled[stage.index], stage.phase);
             add(block, stage.index, sums);
-            if (lane_ == 0) ptx::barrier_arrive(&control_.weights_empty[0]);
+            if (lane_ == 0) ptx::barrier_arrive(&control_.weights_empty[block % kWideBuffers]);
             stage.advance(kRing);
         }
     }
 
   private:
-    __device__ __forceinline__ static std::uint32_t half_bits(std::uint32_t two) { return bits_of(halves_of(two)); }
-    __device__ __forceinline__ static std::uint32_t times(std::uint32_t two, std::uint32_t factors) {
-        return bits_of(__hmul2(*reinterpret_cast<const __half2*>(&two), *reinterpret_cast<const __half2*>(&factors)));
+    /// Of a lane's eight dimensions (rotary values: their 16 bytes) of row 2 c, in a block of rows. Lanes of half a warp
+    /// that read codes of rows 2 c, or 2 c + 1, touch every bank once.
+    __device__ __forceinline__ static std::uint32_t place_of(int part, int lane, bool rotary) {
+        const int row = lane % 4 * 2;
+        if (rotary) return kRotarySlab * kSlabBytes + swizzled(row, lane / 4);
+        return part / 2 * kSlabBytes + swizzled(row, part % 2 * 4 + lane / 8) + lane / 4 % 2 * 8;
     }
+
     /// From codes of rows k, k + 1, k + 8, k + 9: the row operand of tile t.
     __device__ __forceinline__ static void convert(const uint2 (&codes)[4], int t, const std::uint32_t (&ratio)[2],
                                                    std::uint32_t (&a)[4]) {
@@ -87,11 +93,11 @@ class Accumulator {
         step.ratio[1] = load_word(ratio + 32 * s + 16);
     }
     __device__ __forceinline__ void load_codes(std::uint32_t at, int s, Step& step) const {
-        const std::uint32_t near = at + s * 16 * Raw::kPitch;
+        const std::uint32_t near = at + s * 16 * 128;
         step.codes[0] = load_shared_8(near);
-        step.codes[1] = load_shared_8(near + to_second_);
-        step.codes[2] = load_shared_8(near + Raw::kPitch);
-        step.codes[3] = load_shared_8(near + Raw::kPitch + to_second_);
+        step.codes[1] = load_shared_8(near + next_row_);
+        step.codes[2] = load_shared_8(near + 8 * 128);
+        step.codes[3] = load_shared_8(near + next_row_ + 8 * 128);
     }
 
     __device__ __forceinline__ void add(int block, int stage, Sums<kHeads>& sums) {
@@ -102,8 +108,10 @@ class Accumulator {
         std::uint32_t a[2][4];
         Step step;
         load(at, ratio, 0, step);
-        ptx::barrier_wait(&control_.weights_full[0], block & 1);
-        if (control_.corrected[0] != 0) sums.scale(control_.correction[0], lane_);
+        const int buffer = block % kWideBuffers;
+        const std::uint32_t weights = weights_ + buffer * (kHeads * 128 / 16);
+        ptx::barrier_wait(&control_.weights_full[buffer], block / kWideBuffers & 1);
+        if (control_.corrected[buffer] != 0) sums.scale(control_.correction[buffer], lane_);
 #pragma unroll
         for (int s = 0; s < 4; ++s) {
 #pragma unroll
@@ -115,26 +123,27 @@ class Accumulator {
                     convert(step.codes, t, step.ratio, a[t % 2]);
                 if (Dim == 512 && rotary_ && t == 1) load_codes(at + 8, s, step);
                 if (t == 3 && s < 3) load(at, ratio, s + 1, step);
-                if (s == 3 && t == (Dim == 512 ? 3 : 0)) release(stage);
+                if (t == (Dim == 512 ? 2 : 0)) release(stage, s);
                 ptx::wgmma_fence();
-                ptx::wgmma_from_registers<true>(sums.tile[t], a[t % 2], ptx::wgmma_step(weights_, s), true);
+                ptx::wgmma_from_registers<true>(sums.tile[t], a[t % 2], ptx::wgmma_step(weights, s), true);
                 ptx::wgmma_commit();
             }
         }
         ptx::wgmma_wait<0>();
     }
 
-    /// All of the rows has been read.
-    __device__ __forceinline__ void release(int stage) const {
+    /// Rows 16 s to 16 s + 15 have been read, and used.
+    __device__ __forceinline__ void release(int stage, int s) const {
         __syncwarp();
-        if (lane_ == 0) ptx::barrier_arrive(&control_.empty[stage]);
+        if (lane_ == 0) ptx::barrier_arrive(&control_.read[stage][s]);
     }
 
     WideControl& control_;
     std::uint32_t weights_;
     int part_, lane_;
     bool rotary_;
-    std::uint32_t rows_, to_second_;
+    std::uint32_t rows_;
+    std::uint32_t next_row_;  ///< from a row to the next, under the swizzle
 };
 
 }  // namespace tokamak::mla::cuda::wide_decode

@@ -16,22 +16,31 @@ inline constexpr int kBringRegisters = 40;
 
 __device__ __forceinline__ void start_wide() { ptx::named_barrier(kStartBarrier, kWideThreads); }
 
-__device__ __forceinline__ void init_wide(const Params& params, WideControl& control, int rank, int lane) {
-    if (lane < kRing) {
-        ptx::barrier_init(&control.full[lane], kBringers);
-        ptx::barrier_init(&control.settled[lane], 4);
-        ptx::barrier_init(&control.empty[lane], 8);
+/// By two warps.
+__device__ __forceinline__ void init_wide(const Params& params, WideControl& control, int rank, bool first, int lane) {
+    if (!first) {
+        for (int h = lane; h < kHeads; h += 32) {
+            control.reference[h] = 0.0F;  // nothing to subtract yet
+            for (int r = params.splits; r < kMaxSplits; ++r) control.splits[r].head[h].x = 0.0F;  // factors of no split
+        }
+        return;
     }
     if (lane == 0) {
-        ptx::barrier_init(&control.weights_full[0], 4);
-        ptx::barrier_init(&control.weights_empty[0], 8);
+#pragma unroll
+        for (int stage = 0; stage < kRing; ++stage) {
+            ptx::barrier_init(&control.full[stage], kBringers);
+            ptx::barrier_init(&control.settled[stage], 4);
+#pragma unroll
+            for (int rows = 0; rows < 4; ++rows) ptx::barrier_init(&control.read[stage][rows], 8);
+        }
+#pragma unroll
+        for (int buffer = 0; buffer < kWideBuffers; ++buffer) {
+            ptx::barrier_init(&control.weights_full[buffer], 4);
+            ptx::barrier_init(&control.weights_empty[buffer], 8);
+        }
         ptx::barrier_init(&control.told, 1);
         ptx::barrier_init(&control.landed, 1);
         if (params.splits > 1) expect_others<kHeads>(params, control, rank);
-    }
-    for (int h = lane; h < kHeads; h += 32) {
-        control.reference[h] = 0.0F;  // nothing to subtract yet
-        for (int r = params.splits; r < kMaxSplits; ++r) control.splits[r].head[h].x = 0.0F;  // factors of no split
     }
     ptx::fence_barrier_init();
 }
@@ -91,9 +100,6 @@ __device__ __forceinline__ void score(const Params& params, WideControl& control
     }
     ptx::named_barrier(kMathBarrier, kMathThreads);
     if (real && place.rank == 0) store_statistics(params, place.token, head, sums, sink);
-    if (params.splits == 1) return;
-    ptx::barrier_wait(&control.landed, 0);
-    add_parts(params, control, exchange_of(params, control, base, place.rank), place.token, place.first_head);
 }
 
 /// Adds values, and brings the sums to the caller's output. What follows the last block is run once more before the
@@ -117,20 +123,22 @@ __device__ __forceinline__ void add(const Params& params, WideControl& control, 
 #pragma unroll 1
     for (int pass = 0; pass < 2; ++pass) {
         Accumulator<Dim>(control, shared, part, lane).run(pass == 0 ? 0 : blocks, sums);
+        ptx::named_barrier(kAccumulateBarrier, 256);  // nobody reads the blocks before the last any more
         stage_sums(sums, factor, pass == 0 ? ptx::shared_address(control.splits) : sender.place(lane), lane);
         ptx::fence_shared_async();
         __syncwarp();
-        if (pass == 0)
-            ptx::cluster_arrive_relaxed();
-        else
+        if (pass == 1) {
             ptx::cluster_wait();
-        if (ptx::elect_lane() && pass == 1) sender.push();
-        __syncwarp();
+            if (ptx::elect_lane()) sender.push();
+            __syncwarp();
+            ptx::named_barrier(kMathBarrier, kMathThreads);
+            ptx::barrier_wait(&control.landed, 0);
+            __syncwarp();
+        }
+        ptx::cluster_arrive_relaxed();
+        add_parts(params, control, exchange, place.token, pass == 0 ? params.heads : place.first_head,
+                  pass == 0 ? kMathThreads - kScorers : kPartItems * exchange.parts());
     }
-    ptx::named_barrier(kMathBarrier, kMathThreads);
-    ptx::barrier_wait(&control.landed, 0);
-    meet();
-    add_parts(params, control, exchange, place.token, place.first_head);
 }
 
 template <int Dim>
@@ -148,8 +156,8 @@ __global__ void __launch_bounds__(kWideThreads, 1) wide_decode(const __grid_cons
         bring<Dim>(params, control, ptx::shared_address(shared), place, warp - kMathThreads / 32, lane);
     } else {
         const std::uint32_t base = ptx::shared_address(shared);
+        if (warp >= 10) init_wide(params, control, place.rank, warp == 10, lane);
         copy_queries<Dim>(params, base, place.token, place.first_head, warp, lane);
-        if (warp == 0) init_wide(params, control, place.rank, lane);
         const int blocks = (rows_of(params, place.token, place.rank) + kRowBlock - 1) / kRowBlock;
         start_wide();
         settle_queries<Dim>(params, control, base, warp, lane);

@@ -69,6 +69,12 @@ __device__ __forceinline__ void store_sums(const Params& params, const Sums<kHea
     }
 }
 
+/// Of eight dimensions of head h in a part. Eight lanes that store have four heads two apart, eight that load four side by
+/// side: both touch every bank once.
+__device__ __forceinline__ std::uint32_t part_offset(int h, int eight) {
+    return static_cast<std::uint32_t>(((h * 2 + eight) ^ (h >> 2 & 1) << 1) * 16);
+}
+
 /// The four parts of 16 dimensions that a warp has, on their way to the splits that own them.
 template <int Dim>
 class Sender {
@@ -118,24 +124,27 @@ __device__ __forceinline__ void stage_sums(const Sums<kHeads>& sums, float facto
 #pragma unroll
             for (int w = 0; w < 4; ++w)
                 words[w] = pack_f16(value_of(sums, j, e, 2 * w) * factor, value_of(sums, j, e, 2 * w + 1) * factor);
-            store_shared(to + Exchange<kHeads, true, false>::offset(8 * j + 2 * (lane & 3) + e, lane / 4 % 2),
+            store_shared(to + part_offset(8 * j + 2 * (lane & 3) + e, lane / 4 % 2),
                          {words[0], words[1], words[2], words[3]});
         }
     }
 }
 
-/// Adds the parts that this split owns and stores them, when all have landed; by all math threads, each eight dimensions
-/// of a head at a time. Behind the last split: of the last one once more, times 0.
+inline constexpr int kPartItems = 2 * kHeads;
+
+/// Adds the parts that this split owns and stores them, when all have landed; by the accumulating threads, each eight
+/// dimensions of a head at a time. Behind the last split: of the last one once more, times 0.
 __device__ __forceinline__ void add_parts(const Params& params, const WideControl& control,
-                                          const Exchange<kHeads, true, false>& exchange, int token, int first_head) {
-    constexpr int kItems = 2 * kHeads;  ///< of a part
+                                          const Exchange<kHeads, true, false>& exchange, int token, int first_head,
+                                          int items) {
+    constexpr int kItems = kPartItems;
     const std::uint32_t step = exchange.landing_step();
     const float back = exchange.back();
 #pragma unroll 1
-    for (int i = static_cast<int>(threadIdx.x); i < kItems * exchange.parts(); i += kMathThreads) {
+    for (int i = static_cast<int>(threadIdx.x) - kScorers; i < items; i += kMathThreads - kScorers) {
         const int h = i / 2 % kHeads;
         const std::uint32_t at =
-            exchange.landing_of(i / kItems) + Exchange<kHeads, true, false>::offset(h, i % 2);
+            exchange.landing_of(i / kItems) + part_offset(h, i % 2);
         uint4 parts[kMaxSplits];
 #pragma unroll
         for (int s = 0; s < kMaxSplits; ++s) parts[s] = load_shared_16(at + min(s, params.splits - 1) * step);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Queries as K-major slabs of 64 dimensions under the swizzle, the rotary ones first. A head's queries are divided by
-// a power of two of its own, which leaves its largest element just below 2^8: the rotary ones become f16, the others
-// two e4m3 numbers each, q = hi + lo. Four bits and four bits are the eight of bf16; what lo loses is below 2^-10.
+// Queries as two e4m3 numbers each, q = high + low: what e4m3 holds of it and of the rest, divided by a power of two of
+// the head. (bf16 has 8 significant bits, e4m3 4. The head's largest element is below 2^8; what is below 2^-10 of that
+// is lost.) K-major slabs under the swizzle: the rotary ones first, which stay as they are but for the power, then for
+// every 128 dimensions one of high numbers and one of low.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -11,31 +12,34 @@
 
 namespace tokamak::mla::cuda::wide_decode {
 
-/// Slab of the rotary dimensions, and that of codes [64 j, 64 j + 64).
+/// Slabs of queries, by the slab of rows that they are multiplied with.
 inline constexpr int kRotaryQueries = 0;
-__device__ __forceinline__ constexpr int query_slab(int j) { return j + 1; }
+__device__ __forceinline__ constexpr int high_queries(int slab) { return 2 * slab + 1; }
+__device__ __forceinline__ constexpr int low_queries(int slab) { return 2 * slab + 2; }
 
-/// Two f16 numbers to two e4m3 numbers, the first in the lower byte, and back.
+/// Two f16 numbers to two e4m3 numbers, the first in the lower byte.
 __device__ __forceinline__ std::uint32_t codes_of(std::uint32_t two) {
     std::uint16_t codes;
     asm("cvt.rn.satfinite.e4m3x2.f16x2 %0, %1;" : "=h"(codes) : "r"(two));
     return codes;
 }
 
-/// Four numbers as hi and lo, a byte each.
+/// Eight f16 numbers as high and low ones.
 struct TwoParts {
-    std::uint32_t hi, lo;
+    uint2 high, low;
 
-    __device__ __forceinline__ TwoParts(std::uint32_t first, std::uint32_t second) {
-        const std::uint32_t hi_first = codes_of(first);
-        const std::uint32_t hi_second = codes_of(second);
-        hi = hi_first | hi_second << 16;
-        lo = codes_of(rest(first, hi_first)) | codes_of(rest(second, hi_second)) << 16;
-    }
-
-  private:
-    __device__ __forceinline__ static std::uint32_t rest(std::uint32_t two, std::uint32_t hi) {
-        return bits_of(__hsub2(*reinterpret_cast<const __half2*>(&two), halves_of(hi)));
+    __device__ __forceinline__ explicit TwoParts(const uint4& v) {
+        const std::uint32_t words[4] = {v.x, v.y, v.z, v.w};
+        std::uint32_t codes[4];
+        std::uint32_t rests[4];
+#pragma unroll
+        for (int w = 0; w < 4; ++w) {
+            codes[w] = codes_of(words[w]);
+            rests[w] = codes_of(
+                bits_of(__hsub2(*reinterpret_cast<const __half2*>(&words[w]), halves_of(codes[w]))));
+        }
+        high = {codes[0] | codes[1] << 16, codes[2] | codes[3] << 16};
+        low = {rests[0] | rests[1] << 16, rests[2] | rests[3] << 16};
     }
 };
 
@@ -47,11 +51,11 @@ class FourQueries {
   public:
     static constexpr int kGroups = kHeads / 4;
 
-    /// Of heads 0, 1, 4, 5 or 2, 3, 6, 7 of eight: stores of the parts are then free of bank conflicts.
+    /// Of heads 0, 1, 4, 5 or 2, 3, 6, 7 of eight: stores of half a warp then touch every bank once.
     __device__ __forceinline__ FourQueries(std::uint32_t base, int group, int lane)
-        : head_(group / 2 * 8 + group % 2 * 2 + lane / 16 * 4 + lane / 8 % 2),
+        : head_(group / 2 * 8 + group % 2 * 2 + lane / 8 % 2 * 4 + lane / 16),
           chunk_(lane % 8),
-          row_(base + head_ * 128),
+          base_(base),
           own_(base + swizzled(head_, lane % 8)) {}
 
     __device__ __forceinline__ void copy(const Params& params, int token, int first_head) const {
@@ -60,11 +64,12 @@ class FourQueries {
                                  (real ? first_head + head_ : 0) * params.q_head_stride + chunk_ * 8;
         if (params.q_vectors) {
 #pragma unroll
-            for (int s = 0; s < kSlabs; ++s) ptx::copy_16(own_ + s * kSlab, from + slab_dims<Dim>(s) * kSlabDims, real);
+            for (int s = 0; s < kSlabs; ++s)
+                ptx::copy_16(own_ + s * kSlabBytes, from + slab_dims<Dim>(s) * kSlabDims, real);
         } else {
 #pragma unroll 1
             for (int s = 0; s < kSlabs; ++s)
-                store_shared(own_ + s * kSlab,
+                store_shared(own_ + s * kSlabBytes,
                              real ? load_eight(from + slab_dims<Dim>(s) * kSlabDims) : uint4{0, 0, 0, 0});
         }
     }
@@ -74,17 +79,21 @@ class FourQueries {
     __device__ __forceinline__ int convert() const {
         const unsigned top = largest();
         const int power = max(static_cast<int>(top >> 7), 8) - 7;
-        const std::uint32_t factor = top >= 0x7F80U ? 0x7FFFU : static_cast<std::uint32_t>(2 * kUnitExponent - power) << 7;
+        const std::uint32_t factor =
+            top >= 0x7F80U ? 0x7FFFU : static_cast<std::uint32_t>(2 * kUnitExponent - power) << 7;
         const std::uint32_t factors = factor | factor << 16;
-        uint4 v = load_shared_16(own_ + kRotaryQueries * kSlab);
-        __syncwarp();
-        store_rotary(scale(v, factors));
-#pragma unroll 2
-        for (int j = 0; j < kSlabs - 1; ++j) {
-            const std::uint32_t slab = query_slab(j) * kSlab;
-            v = scale(load_shared_16(own_ + slab), factors);
+        const uint4 rotary = times(load_shared_16(own_ + kRotaryQueries * kSlabBytes), factors);
+        store_shared(own_ + kRotaryQueries * kSlabBytes, Dim == 512 ? as_f16(rotary) : rotary);
+#pragma unroll 1
+        for (int slab = 0; slab < kCodeSlabs; ++slab) {
+            const std::uint32_t at = own_ + high_queries(slab) * kSlabBytes;
+            const bool whole = Dim == 576 || slab + 1 < kCodeSlabs;
+            const uint4 first = load_shared_16(at);
+            const uint4 second = whole ? load_shared_16(at + kSlabBytes) : uint4{0, 0, 0, 0};
             __syncwarp();
-            store_parts(row_ + slab, TwoParts(v.x, v.y), TwoParts(v.z, v.w));
+            const std::uint32_t to = base_ + high_queries(slab) * kSlabBytes + chunk_ % 2 * 8;
+            store_parts(to + swizzled(head_, chunk_ / 2), first, factors);
+            if (whole) store_parts(to + swizzled(head_, chunk_ / 2 + 4), second, factors);
         }
         return power;
     }
@@ -93,14 +102,13 @@ class FourQueries {
 
   private:
     static constexpr int kSlabs = Slabs<Dim>::kCount;
-    static constexpr std::uint32_t kSlab = kHeads * 128;
 
     /// Magnitude as bf16.
     [[nodiscard]] __device__ __forceinline__ unsigned largest() const {
         unsigned both = 0;
 #pragma unroll
         for (int s = 0; s < kSlabs; ++s) {
-            const uint4 v = load_shared_16(own_ + s * kSlab);
+            const uint4 v = load_shared_16(own_ + s * kSlabBytes);
             both = __vmaxu2(both, __vmaxu2(__vmaxu2(v.x & 0x7FFF7FFFU, v.y & 0x7FFF7FFFU),
                                            __vmaxu2(v.z & 0x7FFF7FFFU, v.w & 0x7FFF7FFFU)));
         }
@@ -110,43 +118,30 @@ class FourQueries {
         return top;
     }
 
-    /// Eight elements times a power of two, as f16.
-    __device__ __forceinline__ static uint4 scale(const uint4& v, std::uint32_t factors) {
+    __device__ __forceinline__ static uint4 times(const uint4& v, std::uint32_t factors) {
         const auto two = [factors](std::uint32_t w) {
             const __nv_bfloat162 product = __hmul2(*reinterpret_cast<const __nv_bfloat162*>(&w),
                                                    *reinterpret_cast<const __nv_bfloat162*>(&factors));
-            const std::uint32_t bits = *reinterpret_cast<const std::uint32_t*>(&product);
-            return pack_f16(__uint_as_float(bits << 16), __uint_as_float(bits & 0xFFFF0000U));
+            return *reinterpret_cast<const std::uint32_t*>(&product);
         };
         return {two(v.x), two(v.y), two(v.z), two(v.w)};
     }
-
-    /// Of rotary values a lane c reads eight for two steps of 16 dimensions: 2 c and 2 c + 8 of one step after the
-    /// other.
-    __device__ __forceinline__ void store_rotary(const uint4& v) const {
-        const std::uint32_t words[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-        for (int w = 0; w < 4; ++w) store_word(row_, chunk_ / 4 * 4 + w, chunk_ % 4, words[w]);
+    __device__ __forceinline__ static uint4 as_f16(const uint4& v) {
+        return {scale_bf16(v.x, 1.0F), scale_bf16(v.y, 1.0F), scale_bf16(v.z, 1.0F), scale_bf16(v.w, 1.0F)};
     }
 
-    /// Of codes a lane c reads 16 for two steps of 32 dimensions: 4 c .. 4 c + 3 and these + 16 of one step after the
-    /// other. hi is in the first half of a head's 128 bytes, lo in the second.
-    __device__ __forceinline__ void store_parts(std::uint32_t row, const TwoParts& first, const TwoParts& second) const {
-        const int unit = chunk_ % 2 * 2;
-        store_word(row, unit, chunk_ / 2, first.hi);
-        store_word(row, unit + 1, chunk_ / 2, second.hi);
-        store_word(row, unit + 4, chunk_ / 2, first.lo);
-        store_word(row, unit + 5, chunk_ / 2, second.lo);
+    /// Eight queries: the high numbers to `at`, the low ones a slab behind.
+    __device__ __forceinline__ static void store_parts(std::uint32_t at, const uint4& v, std::uint32_t factors) {
+        const TwoParts parts(as_f16(times(v, factors)));
+        store_shared_8(at, parts.high);
+        store_shared_8(at + kSlabBytes, parts.low);
     }
-
-    /// Word `word` of 16-byte unit `unit` of the head's 128 bytes that begin at `row`.
-    __device__ __forceinline__ void store_word(std::uint32_t row, int unit, int word, std::uint32_t value) const {
-        asm volatile("st.shared.u32 [%0], %1;" ::"r"(row + ((unit ^ (head_ & 7)) << 4) + word * 4), "r"(value)
-                     : "memory");
+    __device__ __forceinline__ static void store_shared_8(std::uint32_t at, uint2 v) {
+        asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(at), "r"(v.x), "r"(v.y) : "memory");
     }
 
     int head_, chunk_;
-    std::uint32_t row_, own_;
+    std::uint32_t base_, own_;
 };
 
 /// By all math warps: asks for the queries.
@@ -169,7 +164,7 @@ __device__ __forceinline__ void settle_queries(const Params& params, WideControl
     for (int group = warp; group < FourQueries<Dim>::kGroups; group += kMathThreads / 32) {
         const FourQueries<Dim> queries(base, group, lane);
         const int power = queries.convert();
-        if (lane % 8 == 0) control.query_factor[queries.head()] = params.scale_log2 * power_of(power);
+        if (lane % 8 == 0) control.head_factor[queries.head()] = params.scale_log2 * power_of(power);
     }
     ptx::fence_shared_async();
     ptx::named_barrier(kMathBarrier, kMathThreads);

@@ -12,58 +12,49 @@ using namespace sparse_decode;
 
 inline constexpr int kHeads = 64;
 inline constexpr int kWideThreads = 512;  ///< one warpgroup scores, two add values, one brings rows
+inline constexpr int kScorers = 128;
 inline constexpr int kBringers = 128;
 inline constexpr int kRing = 3;  ///< blocks of raw rows
 
-/// A row in shared memory: 576 as in memory; 512 with its scales behind it. The pitch is an odd number of 16-byte
-/// units, so that the lanes of a warp read 16 bytes of rows four apart, or 8 bytes of rows two apart, from different
-/// banks.
+/// A block of rows in shared memory: slabs of 64 rows by 128 bytes under the swizzle. Codes of 128 dimensions are a slab
+/// (of 512 dimensions the last one is filled by half), the rotary values another; scales lie apart.
 template <int Dim>
 struct RawRow {
-    static constexpr int kPitch = Dim == 576 ? 656 : 592;
-    static constexpr int kScaleByte = Dim == 576 ? 512 : 576;
-    static constexpr int kRotaryByte = Fp8Row<Dim>::kRotaryByte;
-    static constexpr int kCodeSlabs = Fp8Row<Dim>::kCodeSlabs;
+    static constexpr int kCodes = Dim == 576 ? 512 : 448;
     static constexpr int kScales = Dim == 576 ? 4 : 7;
+    static constexpr int kGroupSteps = kCodes / kScales / 32;  ///< of 32 codes, that have one scale
 };
+inline constexpr int kCodeSlabs = 4;
+inline constexpr int kRotarySlab = kCodeSlabs;
 
-/// Row of 16 at index k of a fragment. Lanes g = 0..7 score rows k = g and k = g + 8, lanes c = 0..3 add rows
-/// k = 2 c, 2 c + 1 and these + 8; this order keeps both free of bank conflicts.
-__device__ __forceinline__ constexpr int row_at(int k) {
-    const int low = k & 7;
-    return (low % 2 == 0 ? low : 8 + (low + 3) % 8) + k / 8;
-}
+inline constexpr int kWideBuffers = 2;  ///< blocks of softmax weights
 
-struct WideControl : Control<kHeads> {
-    std::uint64_t settled[kRing];  ///< a block's rows are there and settled: an arrival per bringing warp
-    /// What a head's scores are multiplied by: its queries' power and the softmax scale.
-    alignas(16) float query_factor[kHeads];
-    /// Of a block's rows by their index k in fragments: scales divided by the row's power, for the values.
-    alignas(16) std::uint16_t ratio[kRing][8][kRowBlock];
+struct WideControl : Control<kHeads, kWideBuffers> {
+    std::uint64_t read[kRing][4];  ///< sixteen rows of a block have been read: an arrival per accumulating warp
+    std::uint64_t settled[kRing];  ///< a block is settled: an arrival per bringing warp
+    alignas(16) float head_factor[kHeads];                 ///< what makes a head's score an exponent of 2
+    alignas(16) std::uint16_t ratio[kRing][8][kRowBlock];  ///< scales divided by the row's power, f16
     alignas(16) SplitSums<kHeads> splits[kMaxSplits];
 };
 
-/// Scales of a row for the scores, divided by its power, in f32: four, or eight (the last is none).
 template <int Dim>
-inline constexpr int kRowScaleBytes = Dim == 576 ? 16 : 32;
+struct Layout {
+    static constexpr std::uint32_t kWeights = 9 * kSlabBytes;  ///< behind the queries
+    static constexpr std::uint32_t kRows = kWeights + kWideBuffers * kHeads * 128;
+    static constexpr std::uint32_t kStageBytes = (kCodeSlabs + 1) * kSlabBytes;
+    static constexpr std::uint32_t kScales = kRows + kRing * kStageBytes;
+    static constexpr std::uint32_t kScaleBytes = 16;  ///< of a row
+    static constexpr std::uint32_t kControl = kScales + kRing * kRowBlock * kScaleBytes;
+    static constexpr std::uint32_t kBytes = kControl + sizeof(WideControl);
+    static_assert(kBytes <= 232448);
+};
 
 /// Parts of the output land in place of the queries, which nobody reads after the last scores: 36 at most, as 6 splits of
 /// which not all own the same number send.
-inline constexpr std::uint32_t kLandingBytes = 36 * kPartBytes<kHeads>;
+static_assert(36 * kPartBytes<kHeads> <= Layout<576>::kWeights && 36 * kPartBytes<kHeads> <= Layout<512>::kWeights);
 
-template <int Dim>
-struct Layout {
-    static_assert(kHeads * Dim * 2 <= kLandingBytes);
-    static constexpr std::uint32_t kWeights = kLandingBytes;  ///< behind the queries
-    static constexpr std::uint32_t kRows = kWeights + kHeads * 128;
-    static constexpr std::uint32_t kStageBytes = kRowBlock * RawRow<Dim>::kPitch;
-    static constexpr std::uint32_t kControl = kRows + kRing * kStageBytes;
-    static constexpr std::uint32_t kRowScales = (kControl + sizeof(WideControl) + 15) / 16 * 16;
-    static constexpr std::uint32_t kBytes = kRowScales + kRing * kRowBlock * kRowScaleBytes<Dim>;
-};
-
-/// While splits exchange their sums: a part of the output, 16 dimensions by all heads, waits for its copy in the two
-/// places of the ring that the last block of rows is not in, 16 parts in each.
+/// A part of the output, 16 dimensions by all heads, waits for its copy in the two places of the ring that the last
+/// block of rows is not in, 16 parts in each.
 template <int Dim>
 __device__ __forceinline__ std::uint32_t staged_part(int part, int blocks) {
     const int place = (blocks + part / 16) % kRing;
