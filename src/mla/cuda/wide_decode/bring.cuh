@@ -26,6 +26,8 @@ class Bringer {
         rows_.start(params, token, rank, warp * kOwnRows + lane % kOwnRows, lane);
     }
 
+    [[nodiscard]] __device__ __forceinline__ const Live& live() const { return rows_.live(); }
+
     /// The first blocks are settled as soon as they have come, later ones before the warps wait for the place of the third
     /// block behind: that is free only when the block before has been added, which is after this one's scores may start.
     /// (One loop, so that what runs once is fetched once.)

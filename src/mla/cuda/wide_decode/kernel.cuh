@@ -45,6 +45,13 @@ __device__ __forceinline__ void init_wide(const Params& params, WideControl& con
     ptx::fence_barrier_init();
 }
 
+/// Brings a pool's lines of the constant bank, 250 cycles each, while those who need them next wait for indices.
+__device__ __forceinline__ void touch(const PoolParams& pool, WideControl& control) {
+    asm volatile("st.shared.u32 [%0], %1;" ::"r"(ptx::shared_address(&control.touched)),
+                 "r"(static_cast<int>(pool.rows) + pool.row_bytes)
+                 : "memory");
+}
+
 /// Where this block stands: its token and heads, and its share of the rows.
 struct WidePlace {
     int rank, token, first_head;
@@ -66,7 +73,7 @@ template <int Dim>
 __device__ __forceinline__ void bring(const Params& params, WideControl& control, std::uint32_t base,
                                       const WidePlace& place, int warp, int lane) {
     Bringer<Dim> bringer(params, control, base, place.token, place.rank, warp, lane);
-    const int blocks = (rows_of(params, place.token, place.rank) + kRowBlock - 1) / kRowBlock;
+    const int blocks = blocks_of(rows_of(params, share_of(params, place.rank), bringer.live()));
     start_wide();
     if (params.splits > 1) meet();
     bringer.run(blocks);
@@ -145,9 +152,10 @@ template <int Dim>
 __global__ void __launch_bounds__(kWideThreads, 1) wide_decode(const __grid_constant__ Params params) {
     extern __shared__ __align__(1024) unsigned char shared[];
     auto& control = *reinterpret_cast<WideControl*>(shared + Layout<Dim>::kControl);
-    const int item = over_splits(params, static_cast<int>(blockIdx.x));
-    const WidePlace place = {static_cast<int>(blockIdx.x) - item * params.splits, item / params.head_groups,
-                             item % params.head_groups * kHeads};
+    const int group = over_splits(params, static_cast<int>(blockIdx.x));
+    const WidePlace place = {static_cast<int>(blockIdx.x) - group * params.splits,
+                             static_cast<int>(blockIdx.z * gridDim.y + blockIdx.y), group * kHeads};
+    if (gridDim.z > 1 && place.token >= params.tokens) return;
     if (params.num_tokens != nullptr && place.token >= *params.num_tokens) return;  // the whole cluster
     const int warp = __shfl_sync(~0U, static_cast<int>(threadIdx.x) / 32, 0);       // uniform, and known to be
     const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -156,9 +164,11 @@ __global__ void __launch_bounds__(kWideThreads, 1) wide_decode(const __grid_cons
         bring<Dim>(params, control, ptx::shared_address(shared), place, warp - kMathThreads / 32, lane);
     } else {
         const std::uint32_t base = ptx::shared_address(shared);
+        if (warp == 8 || warp == 9) touch(params.pools[warp - 8], control);
         if (warp >= 10) init_wide(params, control, place.rank, warp == 10, lane);
         copy_queries<Dim>(params, base, place.token, place.first_head, warp, lane);
-        const int blocks = (rows_of(params, place.token, place.rank) + kRowBlock - 1) / kRowBlock;
+        const int blocks =
+            blocks_of(rows_of(params, share_of(params, place.rank), live_of(params, place.token)));
         start_wide();
         settle_queries<Dim>(params, control, base, warp, lane);
         if (warp < 4)

@@ -43,9 +43,8 @@ struct TwoParts {
     }
 };
 
-/// The queries of four heads, eight lanes each: copied as they are, then converted where they lie, in short loops. (What
-/// this costs is being fetched: unrolled, 64 heads took twice as long.) A warp has whole heads, so that nobody waits
-/// for another warp's largest element.
+/// The queries of four heads, eight lanes each: copied as they are, then converted where they lie. A warp has whole
+/// heads, so that nobody waits for another warp's largest element.
 template <int Dim>
 class FourQueries {
   public:
@@ -77,24 +76,22 @@ class FourQueries {
     /// Returns the power (biased as in f32) that the scores of this lane's head must be multiplied by. A head with an
     /// element that is not finite becomes NaN as a whole, as its scores would be.
     __device__ __forceinline__ int convert() const {
-        const unsigned top = largest();
+        uint4 v[kSlabs];
+#pragma unroll
+        for (int s = 0; s < kSlabs; ++s) v[s] = load_shared_16(own_ + s * kSlabBytes);
+        const unsigned top = largest(v);
         const int power = max(static_cast<int>(top >> 7), 8) - 7;
         const std::uint32_t factor =
             top >= 0x7F80U ? 0x7FFFU : static_cast<std::uint32_t>(2 * kUnitExponent - power) << 7;
         const std::uint32_t factors = factor | factor << 16;
-        const uint4 rotary = times(load_shared_16(own_ + kRotaryQueries * kSlabBytes), factors);
-        store_shared(own_ + kRotaryQueries * kSlabBytes, Dim == 512 ? as_f16(rotary) : rotary);
-#pragma unroll 1
-        for (int slab = 0; slab < kCodeSlabs; ++slab) {
-            const std::uint32_t at = own_ + high_queries(slab) * kSlabBytes;
-            const bool whole = Dim == 576 || slab + 1 < kCodeSlabs;
-            const uint4 first = load_shared_16(at);
-            const uint4 second = whole ? load_shared_16(at + kSlabBytes) : uint4{0, 0, 0, 0};
-            __syncwarp();
-            const std::uint32_t to = base_ + high_queries(slab) * kSlabBytes + chunk_ % 2 * 8;
-            store_parts(to + swizzled(head_, chunk_ / 2), first, factors);
-            if (whole) store_parts(to + swizzled(head_, chunk_ / 2 + 4), second, factors);
-        }
+        v[kRotaryQueries] = times(v[kRotaryQueries], factors);
+        store_shared(own_ + kRotaryQueries * kSlabBytes,
+                     Dim == 512 ? as_f16(v[kRotaryQueries]) : v[kRotaryQueries]);
+        const std::uint32_t even = base_ + swizzled(head_, chunk_ / 2) + chunk_ % 2 * 8;
+        const std::uint32_t odd = base_ + swizzled(head_, chunk_ / 2 + 4) + chunk_ % 2 * 8;
+#pragma unroll
+        for (int s = 1; s < kSlabs; ++s)
+            store_parts((s % 2 != 0 ? even : odd) + high_queries((s - 1) / 2) * kSlabBytes, v[s], factors);
         return power;
     }
 
@@ -103,15 +100,13 @@ class FourQueries {
   private:
     static constexpr int kSlabs = Slabs<Dim>::kCount;
 
-    /// Magnitude as bf16.
-    [[nodiscard]] __device__ __forceinline__ unsigned largest() const {
+    /// Magnitude as bf16; all lanes of the head have read what they convert.
+    [[nodiscard]] __device__ __forceinline__ static unsigned largest(const uint4 (&all)[kSlabs]) {
         unsigned both = 0;
 #pragma unroll
-        for (int s = 0; s < kSlabs; ++s) {
-            const uint4 v = load_shared_16(own_ + s * kSlabBytes);
+        for (const uint4& v : all)
             both = __vmaxu2(both, __vmaxu2(__vmaxu2(v.x & 0x7FFF7FFFU, v.y & 0x7FFF7FFFU),
                                            __vmaxu2(v.z & 0x7FFF7FFFU, v.w & 0x7FFF7FFFU)));
-        }
         unsigned top = max(both & 0xFFFFU, both >> 16);
 #pragma unroll
         for (int step = 1; step < 8; step *= 2) top = max(top, __shfl_xor_sync(~0U, top, step));

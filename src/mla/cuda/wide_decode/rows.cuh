@@ -19,19 +19,26 @@ __device__ __forceinline__ Share share_of(const Params& params, int rank) {
     return {first, min(total, first + share)};
 }
 
+/// Columns of a token that count, by pool.
+struct Live {
+    int first, second;
+};
+
 __device__ __forceinline__ int live_columns(const FirstRead& first, int pool, int token) {
     const int most = first.top_k[pool];
     if (first.lengths[pool] == nullptr) return most;
     return max(0, min(first.lengths[pool][token * first.length_stride[pool]], most));
 }
+__device__ __forceinline__ Live live_of(const Params& params, int token) {
+    return {live_columns(params.first, 0, token), live_columns(params.first, 1, token)};
+}
 
 /// Rows of a share up to the last one that counts.
-__device__ __forceinline__ int rows_of(const Params& params, int token, int rank) {
-    const Share share = share_of(params, rank);
-    const int in_second = live_columns(params.first, 1, token);
-    const int end = in_second > 0 ? params.first.top_k[0] + in_second : live_columns(params.first, 0, token);
+__device__ __forceinline__ int rows_of(const Params& params, const Share& share, const Live& live) {
+    const int end = live.second > 0 ? params.first.top_k[0] + live.second : live.first;
     return max(0, min(share.last, end) - share.first);
 }
+__device__ __forceinline__ int blocks_of(int rows) { return (rows + kRowBlock - 1) / kRowBlock; }
 
 /// The rows of a warp, 16 of every block of 64. Its lanes find the rows of two blocks at once, each lane one: lane l row
 /// l % 16 of block l / 16 of a pair of blocks. Indices are read two pairs ahead of their use, pages one.
@@ -49,9 +56,9 @@ class ShareRows {
         column_ = share.first + lane / kPerWarp * kRowBlock + row;
         near_ = load(column_);
         far_ = load(column_ + kBlocks * kRowBlock);
-        live_first_ = live_columns(params.first, 0, token);
-        live_second_ = live_columns(params.first, 1, token);
+        live_ = live_of(params, token);
     }
+    [[nodiscard]] __device__ __forceinline__ const Live& live() const { return live_; }
 
     /// Between start and the first turn: waits for the first index.
     __device__ __forceinline__ void begin() { ask_page(near_, column_); }
@@ -95,14 +102,14 @@ class ShareRows {
         return s;
     }
     __device__ __forceinline__ void ask_page(Selected& s, int column) const {
-        if (in_pool(s.pool, column) >= (s.pool == 0 ? live_first_ : live_second_)) s.index = -1;
+        if (in_pool(s.pool, column) >= (s.pool == 0 ? live_.first : live_.second)) s.index = -1;
         load_page(*params_, token_, s);
     }
 
     const Params* params_;
     int token_;
     int column_, last_;
-    int live_first_, live_second_;
+    Live live_;
     Selected near_, far_;
     Row own_;
     unsigned valid_;
