@@ -36,6 +36,7 @@ struct Kernel {
     int head_groups = 0;  ///< of a block, or of a pair
     int splits = 0;
     bool flat = false;
+    bool wide = false;  ///< heads and splits, tokens
     [[nodiscard]] int cluster() const { return splits * pair; }
 };
 
@@ -96,6 +97,7 @@ Kernel direct_kernel_of(const SparseConfig& config, const SparseAttentionProblem
         const wide_decode::WideKernel wide = problem.dim == 576 ? wide_decode::wide_576() : wide_decode::wide_512();
         Kernel kernel = single_layout(wide, config, problem);
         kernel.shared.weights = wide.weights;
+        kernel.wide = true;
         return kernel;
     }
     const auto find = problem.dim == 576 ? &direct_decode::direct_576 : &direct_decode::direct_512;
@@ -140,6 +142,12 @@ struct LaunchConfig {
         const auto groups = static_cast<unsigned>(kernel.head_groups);
         const auto blocks = static_cast<unsigned>(tokens * kernel.cluster());
         config.gridDim = kernel.flat ? dim3(blocks, groups) : dim3(blocks * groups);
+        if (kernel.wide) {
+            constexpr std::int64_t kMostRows = 65535;  // of a grid
+            config.gridDim = dim3(groups * static_cast<unsigned>(kernel.splits),
+                                  static_cast<unsigned>(std::min(tokens, kMostRows)),
+                                  static_cast<unsigned>((tokens + kMostRows - 1) / kMostRows));
+        }
         config.blockDim = dim3(static_cast<unsigned>(kernel.code.threads));
         config.dynamicSmemBytes = static_cast<std::size_t>(kernel.shared.bytes);
         cluster.id = cudaLaunchAttributeClusterDimension;

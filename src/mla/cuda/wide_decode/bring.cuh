@@ -5,7 +5,7 @@
 #pragma once
 
 #include "cuda/ptx/copy.cuh"
-#include "mla/cuda/wide_decode/shape.cuh"
+#include "mla/cuda/wide_decode/rows.cuh"
 
 namespace tokamak::mla::cuda::wide_decode {
 
@@ -17,39 +17,42 @@ class Bringer {
   public:
     /// Asks for the first indices.
     __device__ __forceinline__ Bringer(const Params& params, WideControl& control, std::uint32_t base,
-                                       const Columns& columns, int token, int warp, int lane)
+                                       int token, int rank, int warp, int lane)
         : control_(control),
           rows_at_(base + Layout<Dim>::kRows + warp * (kOwnRows * 128)),
           scales_at_(base + Layout<Dim>::kScales + (warp * kOwnRows + lane % kOwnRows) * Layout<Dim>::kScaleBytes),
           warp_(warp),
           lane_(lane) {
-        rows_.start(params, columns, token, warp * kOwnRows + lane % kOwnRows, lane);
+        rows_.start(params, token, rank, warp * kOwnRows + lane % kOwnRows, lane);
     }
 
-    /// While the warp waits for a free place, it settles what comes.
+    [[nodiscard]] __device__ __forceinline__ const Live& live() const { return rows_.live(); }
+
+    /// A block is settled as soon as it has come, also while the warp waits for a free place. (One loop, so that what
+    /// runs once is fetched once.)
     __device__ __forceinline__ void run(int blocks) {
         rows_.begin();
-        int settled = 0;
-        for (int block = 0; block < blocks; ++block) {
-            rows_.turn(block);
-            while (!all(ptx::barrier_wait_briefly<100>(&control_.read[filled_.index][warp_], filled_.phase ^ 1U)))
-                if (settled < block && all(has_come())) settle(settled++);
-            copy(block);
-        }
-        while (settled < blocks) {
-            ptx::barrier_wait(&control_.full[come_.index], come_.phase);
-            settle(settled++);
+        int copied = 0;
+#pragma unroll 1
+        for (int settled = 0; settled < blocks;) {
+            if (settled < copied && has_come())
+                settle(settled++);
+            else if (copied < blocks && is_free())
+                copy(copied++);
         }
         ptx::copy_wait<0>();
     }
 
   private:
-    __device__ __forceinline__ static bool all(bool condition) { return __all_sync(~0U, condition) != 0; }
     [[nodiscard]] __device__ __forceinline__ bool has_come() const {
-        return ptx::barrier_test(ptx::shared_address(&control_.full[come_.index]), come_.phase) != 0;
+        return __all_sync(~0U, ptx::barrier_test(ptx::shared_address(&control_.full[come_.index]), come_.phase) != 0);
+    }
+    [[nodiscard]] __device__ __forceinline__ bool is_free() const {
+        return __all_sync(~0U, ptx::barrier_wait_briefly<100>(&control_.read[filled_.index][warp_], filled_.phase ^ 1U));
     }
 
     __device__ __forceinline__ void copy(int block) {
+        rows_.turn(block);
         if (filled_.index == 0) valid_[0] = rows_.valid(block);
         if (filled_.index == 1) valid_[1] = rows_.valid(block);
         if (filled_.index == 2) valid_[2] = rows_.valid(block);
@@ -160,7 +163,7 @@ class Bringer {
     int warp_, lane_;
     Stage filled_, come_;
     unsigned valid_[kRing] = {};  ///< a bit for each of the warp's rows, by place in the ring
-    RowStream<kOwnRows> rows_;
+    ShareRows rows_;
 };
 
 }  // namespace tokamak::mla::cuda::wide_decode

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sparse attention of one token and 64 heads a block over fp8 rows that are never converted in shared memory: a
-// warpgroup brings them as they are, one scores them by products of e4m3 numbers, and two add values, converting what
-// they read to the row operand of wgmma in registers. See docs/kernels/sparse_mla.md.
+// warpgroup brings them as they are, one scores them and two add values, each converting what it reads to the row
+// operand of wgmma in registers. See docs/kernels/sparse_mla.md.
 #pragma once
 
 #include "mla/cuda/wide_decode/bring.cuh"
@@ -16,26 +16,40 @@ inline constexpr int kBringRegisters = 40;
 
 __device__ __forceinline__ void start_wide() { ptx::named_barrier(kStartBarrier, kWideThreads); }
 
-__device__ __forceinline__ void init_wide(const Params& params, WideControl& control, int rank, int lane) {
-    if (lane < kRing) {
-        ptx::barrier_init(&control.full[lane], kBringers);
-        ptx::barrier_init(&control.settled[lane], 4);
-        for (int rows = 0; rows < 4; ++rows) ptx::barrier_init(&control.read[lane][rows], 8);
-    }
-    if (lane < kWideBuffers) {
-        ptx::barrier_init(&control.weights_full[lane], 4);
-        ptx::barrier_init(&control.weights_empty[lane], 8);
+/// By two warps.
+__device__ __forceinline__ void init_wide(const Params& params, WideControl& control, int rank, bool first, int lane) {
+    if (!first) {
+        for (int h = lane; h < kHeads; h += 32) {
+            control.reference[h] = 0.0F;  // nothing to subtract yet
+            for (int r = params.splits; r < kMaxSplits; ++r) control.splits[r].head[h].x = 0.0F;  // factors of no split
+        }
+        return;
     }
     if (lane == 0) {
+#pragma unroll
+        for (int stage = 0; stage < kRing; ++stage) {
+            ptx::barrier_init(&control.full[stage], kBringers);
+            ptx::barrier_init(&control.settled[stage], 4);
+#pragma unroll
+            for (int rows = 0; rows < 4; ++rows) ptx::barrier_init(&control.read[stage][rows], 8);
+        }
+#pragma unroll
+        for (int buffer = 0; buffer < kWideBuffers; ++buffer) {
+            ptx::barrier_init(&control.weights_full[buffer], 4);
+            ptx::barrier_init(&control.weights_empty[buffer], 8);
+        }
         ptx::barrier_init(&control.told, 1);
         ptx::barrier_init(&control.landed, 1);
         if (params.splits > 1) expect_others<kHeads>(params, control, rank);
     }
-    for (int h = lane; h < kHeads; h += 32) {
-        control.reference[h] = 0.0F;  // nothing to subtract yet
-        control.head_top[h] = 0;
-    }
     ptx::fence_barrier_init();
+}
+
+/// Brings a pool's lines of the constant bank, 250 cycles each, while those who need them next wait for indices.
+__device__ __forceinline__ void touch(const PoolParams& pool, WideControl& control) {
+    asm volatile("st.shared.u32 [%0], %1;" ::"r"(ptx::shared_address(&control.touched)),
+                 "r"(static_cast<int>(pool.rows) + pool.row_bytes)
+                 : "memory");
 }
 
 /// Where this block stands: its token and heads, and its share of the rows.
@@ -45,34 +59,36 @@ struct WidePlace {
 
 __device__ __forceinline__ Exchange<kHeads, true, false> exchange_of(const Params& params, WideControl& control,
                                                                      std::uint32_t base, int rank) {
-    return {params, {base, base + kLanding, &control.landed}, rank, kPatienceBits};
+    return {params, {base, base, &control.landed}, rank, kPatienceBits};
+}
+
+/// The cluster meets twice. First when everybody's last scores are done: queries give way to parts of other splits, sums
+/// are told. Then when all parts have landed: nobody leaves while others still copy to its memory or out of it.
+__device__ __forceinline__ void meet() {
+    __syncwarp();
+    ptx::cluster_arrive_relaxed();
 }
 
 template <int Dim>
 __device__ __forceinline__ void bring(const Params& params, WideControl& control, std::uint32_t base,
                                       const WidePlace& place, int warp, int lane) {
-    const Columns columns = columns_of(params, place.token, place.rank);
-    Bringer<Dim> bringer(params, control, base, columns, place.token, warp, lane);
+    Bringer<Dim> bringer(params, control, base, place.token, place.rank, warp, lane);
+    const int blocks = blocks_of(rows_of(params, share_of(params, place.rank), bringer.live()));
     start_wide();
-    bringer.run(columns.blocks());
+    if (params.splits > 1) meet();
+    bringer.run(blocks);
     if (params.splits == 1) return;
     __syncwarp();
-    ptx::cluster_arrive_relaxed();
     ptx::cluster_wait();
-    ptx::cluster_arrive_relaxed();
+    meet();
 }
 
 /// Then a head's thread has its sums merged with those of the other splits.
 template <int Dim>
 __device__ __forceinline__ void score(const Params& params, WideControl& control, unsigned char* shared,
-                                      const WidePlace& place, int warp, int lane) {
-    auto* const splits = reinterpret_cast<SplitSums<kHeads>*>(shared + kStatistics);
+                                      const WidePlace& place, int blocks, int warp, int lane) {
     const std::uint32_t base = ptx::shared_address(shared);
     const int h = warp * 32 + lane;
-    if (warp == 0) init_wide(params, control, place.rank, lane);
-    const int blocks = columns_of(params, place.token, place.rank).blocks();
-    start_wide();
-    load_wide_queries<Dim>(params, control, base, place.token, place.first_head);
     ptx::set_registers<kWideThreads, kScoreRegisters>();
     WideScorer<Dim> scorer(params, control, shared, warp, lane);
     HeadSums sums = scorer.run(blocks);
@@ -82,79 +98,85 @@ __device__ __forceinline__ void score(const Params& params, WideControl& control
     if (params.splits == 1) {
         if (h < kHeads) control.factor[h] = factor_of(sums, sink);
     } else {
-        __syncwarp();
-        ptx::cluster_arrive_relaxed();
+        meet();
         ptx::cluster_wait();
-        if (h < kHeads) share_sums<kHeads, false>(control, splits, place.rank, params.splits, h, sums);
-        __syncwarp();
-        ptx::cluster_arrive_relaxed();
+        if (h < kHeads) share_sums<kHeads, false>(control, control.splits, place.rank, params.splits, h, sums);
+        meet();
         ptx::barrier_wait(&control.told, 0);
-        if (h < kHeads) sums = merge_sums(splits, params.splits, h, sink);
+        if (h < kHeads) sums = merge_sums(control.splits, params.splits, h, sink);
     }
     ptx::named_barrier(kMathBarrier, kMathThreads);
     if (real && place.rank == 0) store_statistics(params, place.token, head, sums, sink);
-    if (params.splits == 1) return;
-    ptx::barrier_wait(&control.landed, 0);
-    exchange_of(params, control, base, place.rank)
-        .template finish<kMathThreads>(place.token, place.first_head,
-                                       [&](int source, int head_of) { return splits[source].head[head_of].x; });
 }
 
-/// Adds values, and brings the sums to the caller's output.
+/// Adds values, and brings the sums to the caller's output. What follows the last block is run once more before the
+/// first, without effect: code that runs once takes as long to be fetched as to be run, and here is time.
 template <int Dim>
 __device__ __forceinline__ void add(const Params& params, WideControl& control, unsigned char* shared,
-                                    const WidePlace& place, int warp, int lane) {
-    const auto* const splits = reinterpret_cast<const SplitSums<kHeads>*>(shared + kStatistics);
+                                    const WidePlace& place, int blocks, int warp, int lane) {
     const std::uint32_t base = ptx::shared_address(shared);
-    const int blocks = columns_of(params, place.token, place.rank).blocks();
-    start_wide();
-    load_wide_queries<Dim>(params, control, base, place.token, place.first_head);
     ptx::set_registers<kWideThreads, kAddRegisters>();
     const int part = warp - 4;
     Sums<kHeads> sums;
-    Accumulator<Dim>(control, shared, part, lane).run(blocks, sums);
     if (params.splits == 1) {
+        Accumulator<Dim>(control, shared, part, lane).run(blocks, sums);
         ptx::named_barrier(kMathBarrier, kMathThreads);
         sums.scale(control.factor, lane);
         return store_sums(params, sums, base, place.token, place.first_head, part, lane);
     }
-    __syncwarp();
-    ptx::cluster_arrive_relaxed();
-    ptx::named_barrier(kAccumulateBarrier, 256);  // nobody reads queries or weights any more
+    const Sender<Dim> sender(params, control, base, place.rank, blocks, part);
     const auto exchange = exchange_of(params, control, base, place.rank);
-    stage_sums(exchange, sums, part, lane);
-    ptx::fence_shared_async();
-    __syncwarp();
-    ptx::cluster_wait();
-    if (lane < 4) exchange.push(part * 4 + lane);
-    __syncwarp();
-    ptx::named_barrier(kMathBarrier, kMathThreads);
-    ptx::barrier_wait(&control.landed, 0);
-    __syncwarp();
-    ptx::cluster_arrive_relaxed();
-    exchange.template finish<kMathThreads>(place.token, place.first_head,
-                                           [&](int source, int h) { return splits[source].head[h].x; });
+    const float factor = exchange.forth();
+#pragma unroll 1
+    for (int pass = 0; pass < 2; ++pass) {
+        Accumulator<Dim>(control, shared, part, lane).run(pass == 0 ? 0 : blocks, sums);
+        ptx::named_barrier(kAccumulateBarrier, 256);  // nobody reads the blocks before the last any more
+        stage_sums(sums, factor, pass == 0 ? ptx::shared_address(control.splits) : sender.place(lane), lane);
+        ptx::fence_shared_async();
+        __syncwarp();
+        if (pass == 1) {
+            ptx::cluster_wait();
+            if (ptx::elect_lane()) sender.push();
+            __syncwarp();
+            ptx::named_barrier(kMathBarrier, kMathThreads);
+            ptx::barrier_wait(&control.landed, 0);
+            __syncwarp();
+        }
+        ptx::cluster_arrive_relaxed();
+        add_parts(params, control, exchange, place.token, pass == 0 ? params.heads : place.first_head,
+                  pass == 0 ? kMathThreads - kScorers : kPartItems * exchange.parts());
+    }
 }
 
 template <int Dim>
 __global__ void __launch_bounds__(kWideThreads, 1) wide_decode(const __grid_constant__ Params params) {
     extern __shared__ __align__(1024) unsigned char shared[];
     auto& control = *reinterpret_cast<WideControl*>(shared + Layout<Dim>::kControl);
-    const int item = over_splits(params, static_cast<int>(blockIdx.x));
-    const WidePlace place = {static_cast<int>(blockIdx.x) - item * params.splits, item / params.head_groups,
-                             item % params.head_groups * kHeads};
+    const int group = over_splits(params, static_cast<int>(blockIdx.x));
+    const WidePlace place = {static_cast<int>(blockIdx.x) - group * params.splits,
+                             static_cast<int>(blockIdx.z * gridDim.y + blockIdx.y), group * kHeads};
+    if (gridDim.z > 1 && place.token >= params.tokens) return;
     if (params.num_tokens != nullptr && place.token >= *params.num_tokens) return;  // the whole cluster
     const int warp = __shfl_sync(~0U, static_cast<int>(threadIdx.x) / 32, 0);       // uniform, and known to be
     const int lane = static_cast<int>(threadIdx.x) % 32;
     if (warp >= kMathThreads / 32) {
         ptx::set_registers<kWideThreads, kBringRegisters>();
         bring<Dim>(params, control, ptx::shared_address(shared), place, warp - kMathThreads / 32, lane);
-    } else if (warp < 4) {
-        score<Dim>(params, control, shared, place, warp, lane);
     } else {
-        add<Dim>(params, control, shared, place, warp, lane);
+        const std::uint32_t base = ptx::shared_address(shared);
+        if (warp == 8 || warp == 9) touch(params.pools[warp - 8], control);
+        if (warp >= 10) init_wide(params, control, place.rank, warp == 10, lane);
+        copy_queries<Dim>(params, base, place.token, place.first_head, warp, lane);
+        const int blocks =
+            blocks_of(rows_of(params, share_of(params, place.rank), live_of(params, place.token)));
+        start_wide();
+        settle_queries<Dim>(params, control, base, warp, lane);
+        if (warp < 4)
+            score<Dim>(params, control, shared, place, blocks, warp, lane);
+        else
+            add<Dim>(params, control, shared, place, blocks, warp, lane);
     }
-    if (params.splits > 1) {  // nobody leaves while others still copy to its memory or out of it
+    if (params.splits > 1) {
         __syncwarp();
         ptx::cluster_wait();
     }

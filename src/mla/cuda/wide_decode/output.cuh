@@ -69,11 +69,53 @@ __device__ __forceinline__ void store_sums(const Params& params, const Sums<kHea
     }
 }
 
-/// Four parts of 16 dimensions. A fence and a barrier of the warp must follow.
-__device__ __forceinline__ void stage_sums(const Exchange<kHeads, true, false>& exchange, const Sums<kHeads>& sums,
-                                           int part, int lane) {
-    const std::uint32_t to = exchange.place_of(part * 4 + lane / 8);
-    const float factor = exchange.forth();
+/// Of eight dimensions of head h in a part. Eight lanes that store have four heads two apart, eight that load four side by
+/// side: both touch every bank once.
+__device__ __forceinline__ std::uint32_t part_offset(int h, int eight) {
+    return static_cast<std::uint32_t>(((h * 2 + eight) ^ (h >> 2 & 1) << 1) * 16);
+}
+
+/// The four parts of 16 dimensions that a warp has, on their way to the splits that own them.
+template <int Dim>
+class Sender {
+  public:
+    __device__ __forceinline__ Sender(const Params& params, WideControl& control, std::uint32_t base, int rank,
+                                      int blocks, int warp_part)
+        : params_(params), control_(control), base_(base), rank_(rank), first_(warp_part * 4), blocks_(blocks) {}
+
+    /// Where a lane puts its eight dimensions of a head: its own split's parts where those of the others land.
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t place(int lane) const {
+        const int part = first_ + lane / 8;
+        return owner_of(part) == rank_ ? landing(part) : base_ + staged_part<Dim>(part, blocks_);
+    }
+
+    /// By one lane, behind a fence and a barrier of the warp. Parts of one owner are neighbours on both sides.
+    __device__ __forceinline__ void push() const {
+#pragma unroll 1
+        for (int part = first_; part < first_ + 4;) {
+            const int owner = owner_of(part);
+            const int end = min(first_ + 4, (owner + 1) * params_.owned_parts);
+            if (owner != rank_)
+                ptx::bulk_push(ptx::address_in(owner, landing(part)), base_ + staged_part<Dim>(part, blocks_),
+                               (end - part) * kPartBytes<kHeads>, ptx::address_in(owner, &control_.landed));
+            part = end;
+        }
+    }
+
+  private:
+    [[nodiscard]] __device__ __forceinline__ int owner_of(int part) const { return part * params_.part_magic >> 8; }
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t landing(int part) const {
+        return base_ + (part + (rank_ - owner_of(part)) * params_.owned_parts) * kPartBytes<kHeads>;
+    }
+
+    const Params& params_;
+    WideControl& control_;
+    std::uint32_t base_;
+    int rank_, first_, blocks_;
+};
+
+/// A warp's sums, in f16, to `to` (of a lane).
+__device__ __forceinline__ void stage_sums(const Sums<kHeads>& sums, float factor, std::uint32_t to, int lane) {
 #pragma unroll
     for (int j = 0; j < kHeads / 8; ++j) {
 #pragma unroll
@@ -82,9 +124,45 @@ __device__ __forceinline__ void stage_sums(const Exchange<kHeads, true, false>& 
 #pragma unroll
             for (int w = 0; w < 4; ++w)
                 words[w] = pack_f16(value_of(sums, j, e, 2 * w) * factor, value_of(sums, j, e, 2 * w + 1) * factor);
-            store_shared(to + exchange.offset(8 * j + 2 * (lane & 3) + e, lane / 4 % 2),
+            store_shared(to + part_offset(8 * j + 2 * (lane & 3) + e, lane / 4 % 2),
                          {words[0], words[1], words[2], words[3]});
         }
+    }
+}
+
+inline constexpr int kPartItems = 2 * kHeads;
+
+/// Adds the parts that this split owns and stores them, when all have landed; by the accumulating threads, each eight
+/// dimensions of a head at a time. Behind the last split: of the last one once more, times 0.
+__device__ __forceinline__ void add_parts(const Params& params, const WideControl& control,
+                                          const Exchange<kHeads, true, false>& exchange, int token, int first_head,
+                                          int items) {
+    constexpr int kItems = kPartItems;
+    const std::uint32_t step = exchange.landing_step();
+    const float back = exchange.back();
+#pragma unroll 1
+    for (int i = static_cast<int>(threadIdx.x) - kScorers; i < items; i += kMathThreads - kScorers) {
+        const int h = i / 2 % kHeads;
+        const std::uint32_t at =
+            exchange.landing_of(i / kItems) + part_offset(h, i % 2);
+        uint4 parts[kMaxSplits];
+#pragma unroll
+        for (int s = 0; s < kMaxSplits; ++s) parts[s] = load_shared_16(at + min(s, params.splits - 1) * step);
+        float2 sums[4] = {};
+#pragma unroll
+        for (int s = 0; s < kMaxSplits; ++s) {
+            const float factor = control.splits[s].head[h].x;
+            const std::uint32_t words[4] = {parts[s].x, parts[s].y, parts[s].z, parts[s].w};
+#pragma unroll
+            for (int w = 0; w < 4; ++w) {
+                const float2 v = __half22float2(*reinterpret_cast<const __half2*>(&words[w]));
+                sums[w].x = fmaf(v.x, factor, sums[w].x);
+                sums[w].y = fmaf(v.y, factor, sums[w].y);
+            }
+        }
+#pragma unroll
+        for (int w = 0; w < 4; ++w) sums[w] = {sums[w].x * back, sums[w].y * back};
+        exchange.store(token, first_head + h, exchange.first_dim() + i / kItems * 16 + i % 2 * 8, sums);
     }
 }
 

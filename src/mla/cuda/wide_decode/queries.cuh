@@ -5,6 +5,8 @@
 // every 128 dimensions one of high numbers and one of low.
 #pragma once
 
+#include <cuda_bf16.h>
+
 #include "mla/cuda/sparse_decode/queries.cuh"
 #include "mla/cuda/wide_decode/shape.cuh"
 
@@ -15,112 +17,150 @@ inline constexpr int kRotaryQueries = 0;
 __device__ __forceinline__ constexpr int high_queries(int slab) { return 2 * slab + 1; }
 __device__ __forceinline__ constexpr int low_queries(int slab) { return 2 * slab + 2; }
 
-/// Exponent (of a normal number) of the largest element of a head, which becomes that of 2^7.
-inline constexpr int kHeadExponent = kUnitExponent + 7;
-
-__device__ __forceinline__ std::uint32_t two_e4m3(float a, float b) {
-    std::uint16_t two;
-    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(two) : "f"(b), "f"(a));
-    return two;
-}
-__device__ __forceinline__ void store_shared_8(std::uint32_t address, std::uint32_t first, std::uint32_t second) {
-    asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(address), "r"(first), "r"(second) : "memory");
+/// Two f16 numbers to two e4m3 numbers, the first in the lower byte.
+__device__ __forceinline__ std::uint32_t codes_of(std::uint32_t two) {
+    std::uint16_t codes;
+    asm("cvt.rn.satfinite.e4m3x2.f16x2 %0, %1;" : "=h"(codes) : "r"(two));
+    return codes;
 }
 
-template <int Dim>
-class WideQueries : public QueryLoader<Dim, kHeads, true> {
-    using Base = QueryLoader<Dim, kHeads, true>;
-    using Base::base_;
-    using Base::chunk_;
-    using Base::kAll;
-    using Base::kAtOnce;
-    using Base::piece_;
+/// Eight f16 numbers as high and low ones.
+struct TwoParts {
+    uint2 high, low;
 
-  public:
-    using Base::Base;
-
-    /// Largest magnitudes of the heads' finite elements. Eight lanes have 128 bytes of a head.
-    __device__ __forceinline__ void note_tops(unsigned (&tops)[kHeads]) const {
-#pragma unroll 1
-        for (int piece = piece_; piece < kAll; piece += kAtOnce) {
-            unsigned top = top_of(load_shared_16(this->place(piece)));
-#pragma unroll
-            for (int step = 1; step < 8; step *= 2) top = max(top, __shfl_xor_sync(~0U, top, step));
-            if (chunk_ == 0) atomicMax(&tops[piece % kHeads], top);
-        }
-    }
-
-    /// In place: eight lanes have the bytes of a head in both slabs.
-    __device__ __forceinline__ void split(const unsigned (&tops)[kHeads]) const {
-#pragma unroll 1
-        for (int unit = piece_; unit < 5 * kHeads; unit += kAtOnce) {
-            const int head = unit % kHeads;
-            const float factor = power_of(kUnitExponent + kHeadExponent - exponent_of(tops[head]));
-            const int slab = unit / kHeads - 1;
-            if (slab < 0)
-                scale_rotary(base_ + kRotaryQueries * kSlabBytes + swizzled(head, chunk_), factor);
-            else
-                split_codes(base_ + high_queries(slab) * kSlabBytes, head, factor, Dim == 576 || slab < kCodeSlabs - 1);
-        }
-    }
-
-    /// Such that both powers, this one's and its inverse, are normal.
-    [[nodiscard]] __device__ __forceinline__ static int exponent_of(unsigned top) {
-        return max(8, static_cast<int>(top >> 7));
-    }
-
-  private:
-    __device__ __forceinline__ static void scale_rotary(std::uint32_t at, float factor) {
-        const uint4 v = load_shared_16(at);
-        const auto scaled = [factor](std::uint32_t two) {
-            if constexpr (Dim == 512) return scale_bf16(two, factor);
-            return pack_bf16(__uint_as_float(two << 16) * factor, __uint_as_float(two & 0xFFFF0000U) * factor);
-        };
-        store_shared(at, {scaled(v.x), scaled(v.y), scaled(v.z), scaled(v.w)});
-    }
-
-    __device__ __forceinline__ void split_codes(std::uint32_t high_slab, int head, float factor, bool whole) const {
-        const std::uint32_t at = high_slab + swizzled(head, chunk_);
-        const uint4 first = load_shared_16(at);
-        const uint4 second = whole ? load_shared_16(at + kSlabBytes) : uint4{0, 0, 0, 0};
-        __syncwarp();
-        split_eight(high_slab + swizzled(head, chunk_ / 2) + chunk_ % 2 * 8, first, factor);
-        split_eight(high_slab + swizzled(head, 4 + chunk_ / 2) + chunk_ % 2 * 8, second, factor);
-    }
-
-    __device__ __forceinline__ static void split_eight(std::uint32_t at, const uint4& v, float factor) {
+    __device__ __forceinline__ explicit TwoParts(const uint4& v) {
         const std::uint32_t words[4] = {v.x, v.y, v.z, v.w};
-        std::uint32_t high[4];
-        std::uint32_t low[4];
+        std::uint32_t codes[4];
+        std::uint32_t rests[4];
 #pragma unroll
         for (int w = 0; w < 4; ++w) {
-            const float a = not_infinite(__uint_as_float(words[w] << 16) * factor);
-            const float b = not_infinite(__uint_as_float(words[w] & 0xFFFF0000U) * factor);
-            high[w] = two_e4m3(a, b);
-            const float2 held = __half22float2(halves_of(high[w]));
-            low[w] = two_e4m3(a - held.x, b - held.y);
+            codes[w] = codes_of(words[w]);
+            rests[w] = codes_of(
+                bits_of(__hsub2(*reinterpret_cast<const __half2*>(&words[w]), halves_of(codes[w]))));
         }
-        store_shared_8(at, high[0] | high[1] << 16, high[2] | high[3] << 16);
-        store_shared_8(at + kSlabBytes, low[0] | low[1] << 16, low[2] | low[3] << 16);
+        high = {codes[0] | codes[1] << 16, codes[2] | codes[3] << 16};
+        low = {rests[0] | rests[1] << 16, rests[2] | rests[3] << 16};
     }
-    /// NaN for an infinity, which e4m3 does not have.
-    __device__ __forceinline__ static float not_infinite(float v) { return fmaf(v, 0.0F, v); }
 };
 
-/// By all math threads. (Not inlined: the code of both roles that call it is fetched once.)
+/// The queries of four heads, eight lanes each: copied as they are, then converted where they lie. A warp has whole
+/// heads, so that nobody waits for another warp's largest element.
 template <int Dim>
-__device__ __noinline__ void load_wide_queries(const Params& params, WideControl& control, std::uint32_t base,
-                                               int token, int first_head) {
-    const int thread = static_cast<int>(threadIdx.x);
-    const WideQueries<Dim> queries(base, thread);
-    queries.copy(params, token, first_head);
-    queries.note_tops(control.head_top);
-    ptx::named_barrier(kMathBarrier, kMathThreads);
-    queries.split(control.head_top);
-    if (thread < kHeads)
-        control.head_factor[thread] =
-            params.scale_log2 *
-            power_of(WideQueries<Dim>::exponent_of(control.head_top[thread]) - kHeadExponent + kUnitExponent);
+class FourQueries {
+  public:
+    static constexpr int kGroups = kHeads / 4;
+
+    /// Of heads 0, 1, 4, 5 or 2, 3, 6, 7 of eight: stores of half a warp then touch every bank once.
+    __device__ __forceinline__ FourQueries(std::uint32_t base, int group, int lane)
+        : head_(group / 2 * 8 + group % 2 * 2 + lane / 8 % 2 * 4 + lane / 16),
+          chunk_(lane % 8),
+          base_(base),
+          own_(base + swizzled(head_, lane % 8)) {}
+
+    __device__ __forceinline__ void copy(const Params& params, int token, int first_head) const {
+        const bool real = first_head + head_ < params.heads;
+        const auto* const from = static_cast<const std::uint16_t*>(params.q) + token * params.q_token_stride +
+                                 (real ? first_head + head_ : 0) * params.q_head_stride + chunk_ * 8;
+        if (params.q_vectors) {
+#pragma unroll
+            for (int s = 0; s < kSlabs; ++s)
+                ptx::copy_16(own_ + s * kSlabBytes, from + slab_dims<Dim>(s) * kSlabDims, real);
+        } else {
+#pragma unroll 1
+            for (int s = 0; s < kSlabs; ++s)
+                store_shared(own_ + s * kSlabBytes,
+                             real ? load_eight(from + slab_dims<Dim>(s) * kSlabDims) : uint4{0, 0, 0, 0});
+        }
+    }
+
+    /// Returns the power (biased as in f32) that the scores of this lane's head must be multiplied by. A head with an
+    /// element that is not finite becomes NaN as a whole, as its scores would be.
+    __device__ __forceinline__ int convert() const {
+        uint4 v[kSlabs];
+#pragma unroll
+        for (int s = 0; s < kSlabs; ++s) v[s] = load_shared_16(own_ + s * kSlabBytes);
+        const unsigned top = largest(v);
+        const int power = max(static_cast<int>(top >> 7), 8) - 7;
+        const std::uint32_t factor =
+            top >= 0x7F80U ? 0x7FFFU : static_cast<std::uint32_t>(2 * kUnitExponent - power) << 7;
+        const std::uint32_t factors = factor | factor << 16;
+        v[kRotaryQueries] = times(v[kRotaryQueries], factors);
+        store_shared(own_ + kRotaryQueries * kSlabBytes,
+                     Dim == 512 ? as_f16(v[kRotaryQueries]) : v[kRotaryQueries]);
+        const std::uint32_t even = base_ + swizzled(head_, chunk_ / 2) + chunk_ % 2 * 8;
+        const std::uint32_t odd = base_ + swizzled(head_, chunk_ / 2 + 4) + chunk_ % 2 * 8;
+#pragma unroll
+        for (int s = 1; s < kSlabs; ++s)
+            store_parts((s % 2 != 0 ? even : odd) + high_queries((s - 1) / 2) * kSlabBytes, v[s], factors);
+        return power;
+    }
+
+    [[nodiscard]] __device__ __forceinline__ int head() const { return head_; }
+
+  private:
+    static constexpr int kSlabs = Slabs<Dim>::kCount;
+
+    /// Magnitude as bf16; all lanes of the head have read what they convert.
+    [[nodiscard]] __device__ __forceinline__ static unsigned largest(const uint4 (&all)[kSlabs]) {
+        unsigned both = 0;
+#pragma unroll
+        for (const uint4& v : all)
+            both = __vmaxu2(both, __vmaxu2(__vmaxu2(v.x & 0x7FFF7FFFU, v.y & 0x7FFF7FFFU),
+                                           __vmaxu2(v.z & 0x7FFF7FFFU, v.w & 0x7FFF7FFFU)));
+        unsigned top = max(both & 0xFFFFU, both >> 16);
+#pragma unroll
+        for (int step = 1; step < 8; step *= 2) top = max(top, __shfl_xor_sync(~0U, top, step));
+        return top;
+    }
+
+    __device__ __forceinline__ static uint4 times(const uint4& v, std::uint32_t factors) {
+        const auto two = [factors](std::uint32_t w) {
+            const __nv_bfloat162 product = __hmul2(*reinterpret_cast<const __nv_bfloat162*>(&w),
+                                                   *reinterpret_cast<const __nv_bfloat162*>(&factors));
+            return *reinterpret_cast<const std::uint32_t*>(&product);
+        };
+        return {two(v.x), two(v.y), two(v.z), two(v.w)};
+    }
+    __device__ __forceinline__ static uint4 as_f16(const uint4& v) {
+        return {scale_bf16(v.x, 1.0F), scale_bf16(v.y, 1.0F), scale_bf16(v.z, 1.0F), scale_bf16(v.w, 1.0F)};
+    }
+
+    /// Eight queries: the high numbers to `at`, the low ones a slab behind.
+    __device__ __forceinline__ static void store_parts(std::uint32_t at, const uint4& v, std::uint32_t factors) {
+        const TwoParts parts(as_f16(times(v, factors)));
+        store_shared_8(at, parts.high);
+        store_shared_8(at + kSlabBytes, parts.low);
+    }
+    __device__ __forceinline__ static void store_shared_8(std::uint32_t at, uint2 v) {
+        asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(at), "r"(v.x), "r"(v.y) : "memory");
+    }
+
+    int head_, chunk_;
+    std::uint32_t base_, own_;
+};
+
+/// By all math warps: asks for the queries.
+template <int Dim>
+__device__ __forceinline__ void copy_queries(const Params& params, std::uint32_t base, int token, int first_head, int warp,
+                                             int lane) {
+#pragma unroll 1
+    for (int group = warp; group < FourQueries<Dim>::kGroups; group += kMathThreads / 32)
+        FourQueries<Dim>(base, group, lane).copy(params, token, first_head);
+    ptx::copy_commit();
+}
+
+/// By the same: settles them, and what a head's scores must be multiplied by.
+template <int Dim>
+__device__ __forceinline__ void settle_queries(const Params& params, WideControl& control, std::uint32_t base, int warp,
+                                               int lane) {
+    ptx::copy_wait<0>();
+    __syncwarp();
+#pragma unroll 1
+    for (int group = warp; group < FourQueries<Dim>::kGroups; group += kMathThreads / 32) {
+        const FourQueries<Dim> queries(base, group, lane);
+        const int power = queries.convert();
+        if (lane % 8 == 0) control.head_factor[queries.head()] = params.scale_log2 * power_of(power);
+    }
     ptx::fence_shared_async();
     ptx::named_barrier(kMathBarrier, kMathThreads);
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "mla/cuda/sparse_decode/decode.cuh"
+#include "mla/cuda/sparse_decode/exchange.cuh"
 #include "mla/cuda/sparse_decode/statistics.cuh"
 
 namespace tokamak::mla::cuda::wide_decode {
@@ -11,6 +12,7 @@ using namespace sparse_decode;
 
 inline constexpr int kHeads = 64;
 inline constexpr int kWideThreads = 512;  ///< one warpgroup scores, two add values, one brings rows
+inline constexpr int kScorers = 128;
 inline constexpr int kBringers = 128;
 inline constexpr int kRing = 3;  ///< blocks of raw rows
 
@@ -29,9 +31,10 @@ inline constexpr int kWideBuffers = 2;  ///< blocks of softmax weights
 struct WideControl : Control<kHeads, kWideBuffers> {
     std::uint64_t read[kRing][4];  ///< sixteen rows of a block have been read: an arrival per accumulating warp
     std::uint64_t settled[kRing];  ///< a block is settled: an arrival per bringing warp
-    unsigned head_top[kHeads];     ///< largest magnitude of a head's query elements, as bf16
     alignas(16) float head_factor[kHeads];                 ///< what makes a head's score an exponent of 2
     alignas(16) std::uint16_t ratio[kRing][8][kRowBlock];  ///< scales divided by the row's power, f16
+    int touched;  ///< nobody reads it
+    alignas(16) SplitSums<kHeads> splits[kMaxSplits];
 };
 
 template <int Dim>
@@ -43,12 +46,19 @@ struct Layout {
     static constexpr std::uint32_t kScaleBytes = 16;  ///< of a row
     static constexpr std::uint32_t kControl = kScales + kRing * kRowBlock * kScaleBytes;
     static constexpr std::uint32_t kBytes = kControl + sizeof(WideControl);
+    static_assert(kBytes <= 232448);
 };
 
-/// Where splits exchange their sums, when nobody reads queries, weights and rows any more: parts for others at 0, those
-/// of all splits, their statistics.
-inline constexpr std::uint32_t kLanding = kHeads * 1024;
-inline constexpr std::uint32_t kStatistics = kLanding + 36 * (16 * kHeads * 2);
-static_assert(kStatistics + kMaxSplits * sizeof(SplitSums<kHeads>) <= Layout<512>::kControl);
+/// Parts of the output land in place of the queries, which nobody reads after the last scores: 36 at most, as 6 splits of
+/// which not all own the same number send.
+static_assert(36 * kPartBytes<kHeads> <= Layout<576>::kWeights && 36 * kPartBytes<kHeads> <= Layout<512>::kWeights);
+
+/// A part of the output, 16 dimensions by all heads, waits for its copy in the two places of the ring that the last
+/// block of rows is not in, 16 parts in each.
+template <int Dim>
+__device__ __forceinline__ std::uint32_t staged_part(int part, int blocks) {
+    const int place = (blocks + part / 16) % kRing;
+    return Layout<Dim>::kRows + place * Layout<Dim>::kStageBytes + part % 16 * kPartBytes<kHeads>;
+}
 
 }  // namespace tokamak::mla::cuda::wide_decode
