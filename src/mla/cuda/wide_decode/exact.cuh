@@ -11,29 +11,31 @@ namespace tokamak::mla::cuda::wide_decode {
 
 /// While a share's live rows are no more than these, all of them are scored exactly.
 inline constexpr int kExactRows = 32;
+inline constexpr int kExactHeads = 32;  ///< at a time
 
-/// A warp's sixteen rows of a block by 64 heads, in the layout of the warpgroup's sums.
+/// A warp's sixteen rows of a block by 32 heads, in the layout of the warpgroup's sums.
 template <int Dim>
 class ExactScores {
     using Raw = RawRow<Dim>;
+    static constexpr int kTiles = kExactHeads / 8;
 
   public:
-    /// `row`, `lane`: of the thread; made anew where they are used, or addresses of this rare path would be kept in
-    /// registers through the loop over blocks.
-    __device__ __forceinline__ ExactScores(std::uint32_t base, int stage, int row, int lane)
+    static constexpr int kSums = 4 * kTiles;
+
+    __device__ __forceinline__ ExactScores(std::uint32_t base, int stage, int row, int first_head, int lane)
         : row_(anew(row)),
           lane_(anew(lane)),
-          base_(anew(base)),
-          rows_(base_ + Layout<Dim>::kRows + stage * Layout<Dim>::kStageBytes),
-          scales_(base_ + Layout<Dim>::kScales + (stage * kRowBlock + row_) * Layout<Dim>::kScaleBytes) {}
+          queries_(anew(base) + first_head * 128),
+          rows_(anew(base) + Layout<Dim>::kRows + stage * Layout<Dim>::kStageBytes),
+          scales_(anew(base) + Layout<Dim>::kScales + (stage * kRowBlock + row_) * Layout<Dim>::kScaleBytes) {}
 
     /// `low_power`, `high_power`: what the rotary products of the thread's two rows are multiplied by.
-    __device__ __forceinline__ void compute(float (&score)[32], float low_power, float high_power) const {
-        float sums[8][4];
+    __device__ __forceinline__ void compute(float* score, float low_power, float high_power) const {
+        float sums[kTiles][4];
         clear(sums);
         for (int k = 0; k < 4; ++k) add_rotary(k, sums);
 #pragma unroll
-        for (int e = 0; e < 32; ++e) score[e] = sums[e / 4][e % 4] * (e % 4 < 2 ? low_power : high_power);
+        for (int e = 0; e < kSums; ++e) score[e] = sums[e / 4][e % 4] * (e % 4 < 2 ? low_power : high_power);
         constexpr int kSteps = Raw::kCodes / Raw::kScales / 16;
 #pragma unroll 1
         for (int g = 0; g < Raw::kScales; ++g) {
@@ -43,19 +45,21 @@ class ExactScores {
             const float low = scale(g, 0);
             const float high = scale(g, 8);
 #pragma unroll
-            for (int e = 0; e < 32; ++e) score[e] = fmaf(sums[e / 4][e % 4], e % 4 < 2 ? low : high, score[e]);
+            for (int e = 0; e < kSums; ++e) score[e] = fmaf(sums[e / 4][e % 4], e % 4 < 2 ? low : high, score[e]);
         }
     }
 
   private:
+    /// Addresses of this rare path, if made from what the compiler knows already, would be kept in registers through the
+    /// loop over blocks.
     template <typename T>
     [[nodiscard]] __device__ __forceinline__ static T anew(T v) {
         asm volatile("" : "+r"(v));
         return v;
     }
-    __device__ __forceinline__ static void clear(float (&sums)[8][4]) {
+    __device__ __forceinline__ static void clear(float (&sums)[kTiles][4]) {
 #pragma unroll
-        for (int e = 0; e < 32; ++e) sums[e / 4][e % 4] = 0.0F;
+        for (int e = 0; e < kSums; ++e) sums[e / 4][e % 4] = 0.0F;
     }
     [[nodiscard]] __device__ __forceinline__ float scale(int g, int row) const {
         const std::uint32_t at = scales_ + row * Layout<Dim>::kScaleBytes;
@@ -69,15 +73,15 @@ class ExactScores {
     }
 
     /// Dimensions [16 i, 16 i + 16) of the codes. A lane has four in a row of them, in any order that both operands share.
-    __device__ __forceinline__ void add_codes(int i, float (&sums)[8][4]) const {
+    __device__ __forceinline__ void add_codes(int i, float (&sums)[kTiles][4]) const {
         const int slab = i / 8;
         const std::uint32_t of_rows = rows_ + slab * kSlabBytes + swizzled(row_, i % 8) + lane_ % 4 * 4;
-        const std::uint32_t of_heads = base_ + swizzled(lane_ / 4, i % 8) + lane_ % 4 * 4;
+        const std::uint32_t of_heads = queries_ + swizzled(lane_ / 4, i % 8) + lane_ % 4 * 4;
         const std::uint32_t low = load(of_rows);
         const std::uint32_t high = load(of_rows + 8 * 128);
         const std::uint32_t a[4] = {first_half(low), first_half(high), second_half(low), second_half(high)};
 #pragma unroll
-        for (int j = 0; j < 8; ++j) {
+        for (int j = 0; j < kTiles; ++j) {
             const std::uint32_t whole = load(of_heads + high_queries(slab) * kSlabBytes + j * 8 * 128);
             const std::uint32_t rest = load(of_heads + low_queries(slab) * kSlabBytes + j * 8 * 128);
             ptx::mma_m16n8k16_f16(sums[j], a, sum(first_half(whole), first_half(rest)),
@@ -86,15 +90,15 @@ class ExactScores {
     }
 
     /// Rotary dimensions [16 k, 16 k + 16), 16-bit as they are.
-    __device__ __forceinline__ void add_rotary(int k, float (&sums)[8][4]) const {
+    __device__ __forceinline__ void add_rotary(int k, float (&sums)[kTiles][4]) const {
         const int chunk = 2 * k + lane_ % 4 / 2;
         const std::uint32_t of_rows = rows_ + kRotarySlab * kSlabBytes + swizzled(row_, chunk) + lane_ % 2 * 8;
-        const std::uint32_t of_heads = base_ + kRotaryQueries * kSlabBytes + swizzled(lane_ / 4, chunk) + lane_ % 2 * 8;
+        const std::uint32_t of_heads = queries_ + kRotaryQueries * kSlabBytes + swizzled(lane_ / 4, chunk) + lane_ % 2 * 8;
         const uint2 low = load_shared_8(of_rows);
         const uint2 high = load_shared_8(of_rows + 8 * 128);
         const std::uint32_t a[4] = {low.x, high.x, low.y, high.y};
 #pragma unroll
-        for (int j = 0; j < 8; ++j) {
+        for (int j = 0; j < kTiles; ++j) {
             const uint2 query = load_shared_8(of_heads + j * 8 * 128);
             if constexpr (Dim == 512)
                 ptx::mma_m16n8k16_f16(sums[j], a, query.x, query.y, sums[j]);
@@ -114,7 +118,7 @@ class ExactScores {
     }
 
     int row_, lane_;
-    std::uint32_t base_, rows_, scales_;
+    std::uint32_t queries_, rows_, scales_;
 };
 
 }  // namespace tokamak::mla::cuda::wide_decode

@@ -36,9 +36,7 @@ class WideScorer : public Scorer<Dim, kHeads, true, false, kWideBuffers> {
             if (block > 0) weigh_rows(block - 1);
             multiply(block, partial);
             if constexpr (Dim == 576) ptx::barrier_wait(&wide_.settled[stage_.index], stage_.phase);
-            if (few_so_far(block))
-                ExactScores<Dim>(base_, stage_.index, row_, lane_)
-                    .compute(score_, rotary_power(block, row_), rotary_power(block, row_ + 8));
+            if (few_so_far(block)) replace_scores(block);
             if (block + 1 < blocks) stage_.advance(kRing);
         }
         weigh_rows(blocks - 1);
@@ -72,6 +70,13 @@ class WideScorer : public Scorer<Dim, kHeads, true, false, kWideBuffers> {
         const uint2 low = load_shared_8(at);
         const uint2 high = load_shared_8(at + 8 * Layout<Dim>::kScaleBytes);
         return {{low.x, low.y, 0, 0}, {high.x, high.y, 0, 0}};
+    }
+
+    __device__ __forceinline__ void replace_scores(int block) {
+#pragma unroll
+        for (int half = 0; half < kHeads / kExactHeads; ++half)
+            ExactScores<Dim>(base_, stage_.index, row_, half * kExactHeads, lane_)
+                .compute(score_ + half * (kExactHeads / 2), rotary_power(block, row_), rotary_power(block, row_ + 8));
     }
 
     /// Starts the first products of a block whose rows have come; ordered behind their copies by the fence.
