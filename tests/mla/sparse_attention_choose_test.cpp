@@ -132,11 +132,9 @@ TEST(SparseAttentionChoice, ManyHeadsOfManyTokensTakeTheWideDirectForm) {
     for (const std::int64_t tokens : {64, 128, 256})
         EXPECT_EQ(variant_at(table(problem_of(128, {2048}), {}, 256), tokens), "direct_decode_h64_s1");
     EXPECT_EQ(variant_at(table(problem_of(64, {2048}), {}, 256), 64), "direct_decode_h64_s2");
-    for (const auto& [variant, reason] : refused_configs({}, problem_of(128, {2048}), false)) {
-        if (variant == "direct_decode_h64_s16") {
-            EXPECT_EQ(reason, "a cluster would have more than 8 thread blocks");
-        }
-    }
+    EXPECT_EQ(config_fields().set("direct_decode_h64_s1", "splits", 6), "direct_decode_h64_s6");
+    EXPECT_EQ(config_fields().set("direct_decode_h64_s1", "splits", 16), "sparse_decode_h64_s16") << "refused later";
+    EXPECT_EQ(config_fields().set("direct_decode_h64_s2", "heads", 32), "sparse_decode_h32_s2");
 }
 
 TEST(SparseAttentionChoice, EveryTokenCountHasALegalConfiguration) {

@@ -125,7 +125,6 @@ bool fits(const SparseConfig& config, const SparseAttentionProblem& problem) {
     const bool pairs = problem.dim == 512 && all_fp8(problem) && 2 * config.splits <= decode::kMaxSplits;
     if (config.heads == kPairHeads && !pairs) return false;
     if (config.direct && !all_fp8(problem)) return false;
-    if (config.direct && config.heads == kWideHeads && config.splits > decode::kMaxSplits) return false;
     const Launch launch = prepare(config, problem);
     return launch.aligned.shared.bytes > 0 && launch.exact.shared.bytes > 0 && launch.anywhere.shared.bytes > 0;
 }

@@ -64,8 +64,8 @@ std::vector<SparseConfig> all_configs() {
     for (const int rows : kFlatRows)
         for (const int heads : {16, 24, 32})
             for (const int splits : kFlatSplits) configs.push_back({heads, splits, rows});
-    for (const int heads : kDirectHeads)
-        for (const int splits : kDirectSplits) configs.push_back({heads, splits, 0, true});
+    for (const int splits : kDirectSplits) configs.push_back({kDirectHeads, splits, 0, true});
+    for (const int splits : kWideSplits) configs.push_back({kWideHeads, splits, 0, true});
     return configs;
 }
 
@@ -150,10 +150,7 @@ std::vector<std::pair<std::string, std::string>> refused_configs(const std::vect
     for (const SparseConfig& config : all_configs()) {
         if (std::find(legal.begin(), legal.end(), config) != legal.end()) continue;
         std::string reason = pointless(config, problem);
-        if (reason.empty() && config.direct && config.heads == kWideHeads &&
-            config.splits > kSplitCounts[std::size(kSplitCounts) - 1])
-            reason = "a cluster would have more than 8 thread blocks";
-        else if (reason.empty() && config.direct)
+        if (reason.empty() && config.direct)
             reason = "the direct form is for fp8 rows";
         else if (reason.empty() && config.rows > 0)
             reason = "no cluster of so many thread blocks fits";
