@@ -56,6 +56,10 @@ class Bringer {
 
     __device__ __forceinline__ void copy(int block) {
         rows_.turn(block);
+        if (block == 0 && lane_ == 0) {
+            control_.first_live[warp_] = __popc(rows_.valid(block));
+            ptx::barrier_arrive(&control_.counted);
+        }
         if (filled_.index == 0) valid_[0] = rows_.valid(block);
         if (filled_.index == 1) valid_[1] = rows_.valid(block);
         if (filled_.index == 2) valid_[2] = rows_.valid(block);

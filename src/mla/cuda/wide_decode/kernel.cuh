@@ -19,7 +19,6 @@ __device__ __forceinline__ void start_wide() { ptx::named_barrier(kStartBarrier,
 /// By two warps.
 __device__ __forceinline__ void init_wide(const Params& params, WideControl& control, int rank, bool first, int lane) {
     if (!first) {
-        if (lane < 4) control.live[lane] = 0;
         for (int h = lane; h < kHeads; h += 32) {
             control.reference[h] = 0.0F;  // nothing to subtract yet
             for (int r = params.splits; r < kMaxSplits; ++r) control.splits[r].head[h].x = 0.0F;  // factors of no split
@@ -39,6 +38,7 @@ __device__ __forceinline__ void init_wide(const Params& params, WideControl& con
             ptx::barrier_init(&control.weights_full[buffer], 4);
             ptx::barrier_init(&control.weights_empty[buffer], 8);
         }
+        ptx::barrier_init(&control.counted, 4);
         ptx::barrier_init(&control.told, 1);
         ptx::barrier_init(&control.landed, 1);
         if (params.splits > 1) expect_others<kHeads>(params, control, rank);

@@ -29,14 +29,14 @@ class WideScorer : public Scorer<Dim, kHeads, true, false, kWideBuffers> {
           queries_(ptx::wgmma_tile_word(base_)) {}
 
     __device__ __forceinline__ HeadSums run(int blocks) {
-        if (blocks == 0) return this->finish();
-        for (int block = 0; block < blocks; ++block) {
+        const int first = score_few(blocks);
+        if (first == blocks) return this->finish();
+        for (int block = first; block < blocks; ++block) {
             Partial partial[2];
             start_block(partial);
-            if (block > 0) weigh_rows(block - 1);
+            if (block > first) weigh_rows(block - 1);
             multiply(block, partial);
             if constexpr (Dim == 576) ptx::barrier_wait(&wide_.settled[stage_.index], stage_.phase);
-            if (few_so_far(block)) replace_scores(block);
             if (block + 1 < blocks) stage_.advance(kRing);
         }
         weigh_rows(blocks - 1);
@@ -72,13 +72,6 @@ class WideScorer : public Scorer<Dim, kHeads, true, false, kWideBuffers> {
         return {{low.x, low.y, 0, 0}, {high.x, high.y, 0, 0}};
     }
 
-    __device__ __forceinline__ void replace_scores(int block) {
-#pragma unroll
-        for (int half = 0; half < kHeads / kExactHeads; ++half)
-            ExactScores<Dim>(base_, stage_.index, row_, half * kExactHeads, lane_)
-                .compute(score_ + half * (kExactHeads / 2), rotary_power(block, row_), rotary_power(block, row_ + 8));
-    }
-
     /// Starts the first products of a block whose rows have come; ordered behind their copies by the fence.
     __device__ __forceinline__ void start_block(Partial (&partial)[2]) {
         ptx::barrier_wait(&control_.full[stage_.index], stage_.phase);
@@ -94,17 +87,33 @@ class WideScorer : public Scorer<Dim, kHeads, true, false, kWideBuffers> {
     [[nodiscard]] __device__ __forceinline__ float rotary_power(int block, int row) const {
         return Dim == 576 ? 1.0F : power_of(control_.exponent[block % kNoteDepth][row]);
     }
-    /// Whether a settled block's live rows are among the first few of the share.
-    [[nodiscard]] __device__ __forceinline__ bool few_so_far(int block) {
-        int& live = wide_.live[warp_];
-        const int before = live;
-        if (before > kExactRows) return false;
+    /// Live rows of a settled block.
+    [[nodiscard]] __device__ __forceinline__ int live_rows(int block) const {
         const auto& exponent = control_.exponent[block % kNoteDepth];
-        const int here = __popc(__ballot_sync(~0U, exponent[lane_] != kMaskedRow)) +
-                         __popc(__ballot_sync(~0U, exponent[lane_ + 32] != kMaskedRow));
-        __syncwarp();
-        if (lane_ == 0) live = before + here;
-        return here > 0 && before + here <= kExactRows;
+        return __popc(__ballot_sync(~0U, exponent[lane_] != kMaskedRow)) +
+               __popc(__ballot_sync(~0U, exponent[lane_ + 32] != kMaskedRow));
+    }
+    /// The first blocks, as long as they have few live rows together: exactly. Returns the block after them. A share
+    /// that begins with many is recognised before its rows have come.
+    [[nodiscard]] __device__ __forceinline__ int score_few(int blocks) {
+        if (blocks == 0) return 0;
+        ptx::barrier_wait(&wide_.counted, 0);
+        int live = wide_.first_live[0] + wide_.first_live[1] + wide_.first_live[2] + wide_.first_live[3];
+        int block = 0;
+        while (live <= kExactRows) {
+            ptx::barrier_wait(&wide_.settled[stage_.index], stage_.phase);
+#pragma unroll
+            for (int half = 0; half < kHeads / kExactHeads; ++half)
+                ExactScores<Dim>(base_, stage_.index, row_, half * kExactHeads, lane_)
+                    .compute(score_ + half * (kExactHeads / 2), rotary_power(block, row_),
+                             rotary_power(block, row_ + 8));
+            weigh_rows(block);
+            if (++block == blocks) break;
+            stage_.advance(kRing);
+            ptx::barrier_wait(&wide_.settled[stage_.index], stage_.phase);
+            live += live_rows(block);
+        }
+        return block;
     }
 
     /// Scores of a block. Its first products are under way already.

@@ -33,7 +33,8 @@ struct WideControl : Control<kHeads, kWideBuffers> {
     std::uint64_t settled[kRing];  ///< a block is settled: an arrival per bringing warp
     alignas(16) float head_factor[kHeads];                 ///< what makes a head's score an exponent of 2
     alignas(16) std::uint16_t ratio[kRing][8][kRowBlock];  ///< scales divided by the row's power, f16
-    int live[4];  ///< rows so far, until they are more than few: a copy for each scoring warp
+    std::uint64_t counted;  ///< first_live is there: an arrival per bringing warp
+    int first_live[4];      ///< live rows of the first block, of each bringing warp
     int touched;  ///< nobody reads it
     alignas(16) SplitSums<kHeads> splits[kMaxSplits];
 };
