@@ -27,9 +27,10 @@ __device__ __forceinline__ void init_wide(const Params& params, WideControl& con
     }
     if (lane == 0) {
 #pragma unroll
-        for (int stage = 0; stage < kRing; ++stage) {
+        for (int stage = 0; stage <= kRing; ++stage) {
             ptx::barrier_init(&control.full[stage], kBringers);
             ptx::barrier_init(&control.settled[stage], 4);
+            if (stage == kRing) break;
 #pragma unroll
             for (int rows = 0; rows < 4; ++rows) ptx::barrier_init(&control.read[stage][rows], 8);
         }
@@ -91,7 +92,7 @@ __device__ __forceinline__ void score(const Params& params, WideControl& control
     const int h = warp * 32 + lane;
     ptx::set_registers<kWideThreads, kScoreRegisters>();
     WideScorer<Dim> scorer(params, control, shared, warp, lane);
-    HeadSums sums = scorer.run(blocks);
+    HeadSums sums = scorer.run(blocks, [] { ptx::named_barrier(kMathBarrier, kMathThreads); });
     const int head = place.first_head + h;
     const bool real = h < kHeads && head < params.heads;
     const float sink = real ? sink_of(params, head) : -kInfinity;
@@ -115,6 +116,7 @@ template <int Dim>
 __device__ __forceinline__ void add(const Params& params, WideControl& control, unsigned char* shared,
                                     const WidePlace& place, int blocks, int warp, int lane) {
     const std::uint32_t base = ptx::shared_address(shared);
+    settle_queries<Dim>(params, control, base, warp, lane);
     ptx::set_registers<kWideThreads, kAddRegisters>();
     const int part = warp - 4;
     Sums<kHeads> sums;
@@ -163,14 +165,13 @@ __global__ void __launch_bounds__(kWideThreads, 1) wide_decode(const __grid_cons
         ptx::set_registers<kWideThreads, kBringRegisters>();
         bring<Dim>(params, control, ptx::shared_address(shared), place, warp - kMathThreads / 32, lane);
     } else {
+        if (warp < 2) init_wide(params, control, place.rank, warp == 0, lane);
+        if (warp == 2 || warp == 3) touch(params.pools[warp - 2], control);
         const std::uint32_t base = ptx::shared_address(shared);
-        if (warp == 8 || warp == 9) touch(params.pools[warp - 8], control);
-        if (warp >= 10) init_wide(params, control, place.rank, warp == 10, lane);
-        copy_queries<Dim>(params, base, place.token, place.first_head, warp, lane);
+        if (warp >= 4) copy_queries<Dim>(params, base, place.token, place.first_head, warp, lane);
         const int blocks =
             blocks_of(rows_of(params, share_of(params, place.rank), live_of(params, place.token)));
         start_wide();
-        settle_queries<Dim>(params, control, base, warp, lane);
         if (warp < 4)
             score<Dim>(params, control, shared, place, blocks, warp, lane);
         else
