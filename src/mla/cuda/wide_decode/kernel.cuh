@@ -19,10 +19,7 @@ __device__ __forceinline__ void start_wide() { ptx::named_barrier(kStartBarrier,
 /// By two warps.
 __device__ __forceinline__ void init_wide(const Params& params, WideControl& control, int rank, bool first, int lane) {
     if (!first) {
-        for (int h = lane; h < kHeads; h += 32) {
-            control.reference[h] = 0.0F;  // nothing to subtract yet
-            for (int r = params.splits; r < kMaxSplits; ++r) control.splits[r].head[h].x = 0.0F;  // factors of no split
-        }
+        for (int h = lane; h < kHeads; h += 32) control.reference[h] = 0.0F;  // nothing to subtract yet
         return;
     }
     if (lane == 0) {
@@ -104,7 +101,7 @@ __device__ __forceinline__ void score(const Params& params, WideControl& control
         if (h < kHeads) share_sums<kHeads, false>(control, control.splits, place.rank, params.splits, h, sums);
         meet();
         ptx::barrier_wait(&control.told, 0);
-        if (h < kHeads) sums = merge_sums(control.splits, params.splits, h, sink);
+        if (h < kHeads) sums = merge_splits(control, params.splits, h, sink);
     }
     ptx::named_barrier(kMathBarrier, kMathThreads);
     if (real && place.rank == 0) store_statistics(params, place.token, head, sums, sink);
