@@ -33,7 +33,6 @@ class Accumulator {
         for (int t = 0; t < 4; ++t)
 #pragma unroll
             for (int e = 0; e < 32; ++e) sums.tile[t][e] = 0.0F;
-        if (blocks > 0) ptx::barrier_wait(&control_.weights_full[0], 0);  // weights of no block
         Stage stage;
         for (int block = 0; block < blocks; ++block) {
             ptx::barrier_wait(&control_.settled[stage.index], stage.phase);
@@ -111,7 +110,7 @@ class Accumulator {
         load(at, ratio, 0, step);
         const int buffer = block % kWideBuffers;
         const std::uint32_t weights = weights_ + buffer * (kHeads * 128 / 16);
-        ptx::barrier_wait(&control_.weights_full[buffer], (block / kWideBuffers & 1) ^ (buffer == 0 ? 1 : 0));
+        ptx::barrier_wait(&control_.weights_full[buffer], block / kWideBuffers & 1);
         if (control_.corrected[buffer] != 0) sums.scale(control_.correction[buffer], lane_);
 #pragma unroll
         for (int s = 0; s < 4; ++s) {

@@ -24,10 +24,9 @@ __device__ __forceinline__ void init_wide(const Params& params, WideControl& con
     }
     if (lane == 0) {
 #pragma unroll
-        for (int stage = 0; stage <= kRing; ++stage) {
+        for (int stage = 0; stage < kRing; ++stage) {
             ptx::barrier_init(&control.full[stage], kBringers);
             ptx::barrier_init(&control.settled[stage], 4);
-            if (stage == kRing) break;
 #pragma unroll
             for (int rows = 0; rows < 4; ++rows) ptx::barrier_init(&control.read[stage][rows], 8);
         }
@@ -43,11 +42,10 @@ __device__ __forceinline__ void init_wide(const Params& params, WideControl& con
     ptx::fence_barrier_init();
 }
 
-/// Brings a pool's lines of the constant bank, 250 cycles each, while those who need them next wait for indices.
-__device__ __forceinline__ void touch(const PoolParams& pool, WideControl& control) {
-    asm volatile("st.shared.u32 [%0], %1;" ::"r"(ptx::shared_address(&control.touched)),
-                 "r"(static_cast<int>(pool.rows) + pool.row_bytes)
-                 : "memory");
+/// By a warp, while those who need them next wait for indices.
+__device__ __forceinline__ void keep_pool(const PoolParams& pool, PoolParams& kept, int lane) {
+    static_assert(sizeof(PoolParams) == 128);
+    reinterpret_cast<std::uint32_t*>(&kept)[lane] = reinterpret_cast<const std::uint32_t*>(&pool)[lane];
 }
 
 /// Where this block stands: its token and heads, and its share of the rows.
@@ -89,7 +87,8 @@ __device__ __forceinline__ void score(const Params& params, WideControl& control
     const int h = warp * 32 + lane;
     ptx::set_registers<kWideThreads, kScoreRegisters>();
     WideScorer<Dim> scorer(params, control, shared, warp, lane);
-    HeadSums sums = scorer.run(blocks, [] { ptx::named_barrier(kMathBarrier, kMathThreads); });
+    ptx::named_barrier(kMathBarrier, kMathThreads);  // queries are there
+    HeadSums sums = scorer.run(blocks);
     const int head = place.first_head + h;
     const bool real = h < kHeads && head < params.heads;
     const float sink = real ? sink_of(params, head) : -kInfinity;
@@ -163,7 +162,7 @@ __global__ void __launch_bounds__(kWideThreads, 1) wide_decode(const __grid_cons
         bring<Dim>(params, control, ptx::shared_address(shared), place, warp - kMathThreads / 32, lane);
     } else {
         if (warp < 2) init_wide(params, control, place.rank, warp == 0, lane);
-        if (warp == 2 || warp == 3) touch(params.pools[warp - 2], control);
+        if (warp == 2 || warp == 3) keep_pool(params.pools[warp - 2], control.pools[warp - 2], lane);
         const std::uint32_t base = ptx::shared_address(shared);
         if (warp >= 4) copy_queries<Dim>(params, base, place.token, place.first_head, warp, lane);
         const int blocks =

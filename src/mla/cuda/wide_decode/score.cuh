@@ -28,25 +28,16 @@ class WideScorer : public Scorer<Dim, kHeads, true, false, kWideBuffers> {
           base_(ptx::shared_address(shared)),
           queries_(ptx::wgmma_tile_word(base_)) {}
 
-    /// First once, as block -1, on what lies in shared memory, while queries and rows are under way: code is fetched by
-    /// being run, which takes twice as long. It waits for a stage that there is not, whose phase before the first is over;
-    /// the weights that it tells nobody uses. `ready()`: waits for the queries.
-    template <typename Ready>
-    __device__ __forceinline__ HeadSums run(int blocks, const Ready& ready) {
-        stage_.phase = 1;
-        for (int block = -1; block < blocks; ++block) {
+    __device__ __forceinline__ HeadSums run(int blocks) {
+        if (blocks == 0) return this->finish();
+        for (int block = 0; block < blocks; ++block) {
             Partial partial[2];
-            start_block(block, partial[0]);
-            if (block != 0) weigh_rows(block < 0 ? 0 : block - 1);
+            start_block(partial[0]);
+            if (block > 0) weigh_rows(block - 1);
             multiply(block, partial);
-            if (block < 0) {
-                forget();
-                ready();
-            } else if (block + 1 < blocks) {
-                stage_.advance(kRing);
-            }
+            if (block + 1 < blocks) stage_.advance(kRing);
         }
-        if (blocks > 0) weigh_rows(blocks - 1);
+        weigh_rows(blocks - 1);
         return this->finish();
     }
 
@@ -72,30 +63,18 @@ class WideScorer : public Scorer<Dim, kHeads, true, false, kWideBuffers> {
         return {{low.x, low.y, 0, 0}, {high.x, high.y, 0, 0}};
     }
 
-    /// What the run without effect has left.
-    __device__ __forceinline__ void forget() {
-        stage_.phase = 0;
-        this->head_ = HeadSums();
-#pragma unroll
-        for (int c = 0; c < 2 * kPairs; ++c) this->sums_[c] = 0.0F;
-        if (this->thread() < kHeads) control_.reference[this->thread()] = 0.0F;  // nothing to subtract yet
-    }
-
     /// Starts the first products of a block whose rows have come; ordered behind their copies by the fence.
-    __device__ __forceinline__ void start_block(int block, Partial& sums) {
-        ptx::barrier_wait(&control_.full[awaited(block)], stage_.phase);
+    __device__ __forceinline__ void start_block(Partial& sums) {
+        ptx::barrier_wait(&control_.full[stage_.index], stage_.phase);
         ptx::fence_shared_async();
         multiply_group(block_rows(), 0, sums);
     }
-
-    /// Stage at whose barriers a block is waited for.
-    [[nodiscard]] __device__ __forceinline__ int awaited(int block) const { return block < 0 ? kRing : stage_.index; }
 
     [[nodiscard]] __device__ __forceinline__ std::uint32_t block_rows() const {
         return ptx::wgmma_tile_word(base_ + Layout<Dim>::kRows + stage_.index * Layout<Dim>::kStageBytes);
     }
     [[nodiscard]] __device__ __forceinline__ float row_power(int block, int row) const {
-        return power_of(control_.exponent[block & (kNoteDepth - 1)][row]);
+        return power_of(control_.exponent[block % kNoteDepth][row]);
     }
 
     /// Scores of a block. Its first products are under way already in partial[0].
@@ -118,7 +97,7 @@ class WideScorer : public Scorer<Dim, kHeads, true, false, kWideBuffers> {
             promote(partial[g % 2], scale, g > 0);
             if (g + 2 < Raw::kScales) multiply_group(rows, g + 2, partial[g % 2]);
             if (g + 2 == Raw::kScales) {
-                ptx::barrier_wait(&wide_.settled[awaited(block)], stage_.phase);
+                ptx::barrier_wait(&wide_.settled[stage_.index], stage_.phase);
                 multiply_rotary(rows, reinterpret_cast<float(&)[32]>(partial[g % 2]));
             }
         }

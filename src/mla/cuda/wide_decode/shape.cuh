@@ -31,10 +31,10 @@ inline constexpr int kWideBuffers = 2;  ///< blocks of softmax weights
 
 struct WideControl : Control<kHeads, kWideBuffers> {
     std::uint64_t read[kRing][4];  ///< sixteen rows of a block have been read: an arrival per accumulating warp
-    std::uint64_t settled[kRing + 1];  ///< a block is settled: an arrival per bringing warp; of the last one never
+    std::uint64_t settled[kRing];  ///< a block is settled: an arrival per bringing warp
     alignas(16) float head_factor[kHeads];                 ///< what makes a head's score an exponent of 2
     alignas(16) std::uint16_t ratio[kRing][8][kRowBlock];  ///< scales divided by the row's power, f16
-    int touched;  ///< nobody reads it
+    alignas(16) PoolParams pools[2];  ///< as in the parameters, of which every line is 250 cycles away
     alignas(16) SplitSums<kHeads> splits[kMaxSplits];
 };
 
