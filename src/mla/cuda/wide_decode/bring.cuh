@@ -28,21 +28,19 @@ class Bringer {
 
     [[nodiscard]] __device__ __forceinline__ const Live& live() const { return rows_.live(); }
 
-    /// The first blocks are settled as soon as they have come, later ones before the warps wait for the place of the third
-    /// block behind: that is free only when the block before has been added, which is after this one's scores may start.
-    /// (One loop over four rows at a time: what runs once must be fetched, and copies are accepted slowly.)
+    /// A block is settled as soon as it has come, also while the warp waits for a free place. (One loop over four rows at
+    /// a time: what runs once must be fetched, and copies are accepted slowly.)
     __device__ __forceinline__ void run(int blocks) {
         rows_.begin();
         int copied = 0;  // fours of rows
 #pragma unroll 1
         for (int settled = 0; settled < blocks;) {
             const int whole = copied / 4;
-            const bool copies = whole < kRing ? whole == settled || !has_come() : settled + 1 >= whole;
-            if (whole < blocks && copies) {
+            if (settled < whole && has_come()) {
+                settle(settled++);
+            } else if (whole < blocks && (copied % 4 != 0 || is_free())) {
                 copy(whole, copied % 4);
                 ++copied;
-            } else {
-                settle(settled++);
             }
         }
         ptx::copy_wait<0>();
@@ -52,11 +50,13 @@ class Bringer {
     [[nodiscard]] __device__ __forceinline__ bool has_come() const {
         return __all_sync(~0U, ptx::barrier_test(ptx::shared_address(&control_.full[come_.index]), come_.phase) != 0);
     }
+    [[nodiscard]] __device__ __forceinline__ bool is_free() const {
+        return __all_sync(~0U, ptx::barrier_wait_briefly<100>(&control_.read[filled_.index][warp_], filled_.phase ^ 1U));
+    }
 
     __device__ __forceinline__ void copy(int block, int four) {
         if (four == 0) {
             rows_.turn(block);
-            ptx::barrier_wait(&control_.read[filled_.index][warp_], filled_.phase ^ 1U);
             if (filled_.index == 0) valid_[0] = rows_.valid(block);
             if (filled_.index == 1) valid_[1] = rows_.valid(block);
             if (filled_.index == 2) valid_[2] = rows_.valid(block);
@@ -103,7 +103,6 @@ class Bringer {
     /// Powers and ratios of the warp's rows, a lane one row (the upper half of the lanes: the same rows again). Tensor
     /// cores read the rows next: the copies of all lanes have come, and are ordered before that.
     __device__ __forceinline__ void settle(int block) {
-        ptx::barrier_wait(&control_.full[come_.index], come_.phase);
         const int row = warp_ * kOwnRows + lane_ % kOwnRows;
         const unsigned valid = come_.index == 0 ? valid_[0] : come_.index == 1 ? valid_[1] : valid_[2];
         const std::uint32_t scales = scales_at_ + come_.index * (kRowBlock * Layout<Dim>::kScaleBytes);

@@ -32,9 +32,10 @@ class WideScorer : public Scorer<Dim, kHeads, true, false, kWideBuffers> {
         if (blocks == 0) return this->finish();
         for (int block = 0; block < blocks; ++block) {
             Partial partial[2];
-            start_block(partial[0]);
+            start_block(partial);
             if (block > 0) weigh_rows(block - 1);
             multiply(block, partial);
+            if constexpr (Dim == 576) ptx::barrier_wait(&wide_.settled[stage_.index], stage_.phase);
             if (block + 1 < blocks) stage_.advance(kRing);
         }
         weigh_rows(blocks - 1);
@@ -42,6 +43,13 @@ class WideScorer : public Scorer<Dim, kHeads, true, false, kWideBuffers> {
     }
 
   private:
+#ifndef WS_STEPS
+#define WS_STEPS 4
+#endif
+    /// Codes whose products are summed together: of one scale, and 64 at most, for sums keep 13 bits.
+    static constexpr int kSumSteps = Dim == 576 ? WS_STEPS : 2;
+    static constexpr int kSums = Raw::kCodes / 32 / kSumSteps;
+
     /// Sums of products of one scale.
     using Partial = float[8][4];
 
@@ -64,10 +72,11 @@ class WideScorer : public Scorer<Dim, kHeads, true, false, kWideBuffers> {
     }
 
     /// Starts the first products of a block whose rows have come; ordered behind their copies by the fence.
-    __device__ __forceinline__ void start_block(Partial& sums) {
+    __device__ __forceinline__ void start_block(Partial (&partial)[2]) {
         ptx::barrier_wait(&control_.full[stage_.index], stage_.phase);
         ptx::fence_shared_async();
-        multiply_group(block_rows(), 0, sums);
+        multiply_group(block_rows(), 0, partial[0]);
+        multiply_group(block_rows(), 1, partial[1]);
     }
 
     [[nodiscard]] __device__ __forceinline__ std::uint32_t block_rows() const {
@@ -77,11 +86,10 @@ class WideScorer : public Scorer<Dim, kHeads, true, false, kWideBuffers> {
         return power_of(control_.exponent[block % kNoteDepth][row]);
     }
 
-    /// Scores of a block. Its first products are under way already in partial[0].
+    /// Scores of a block. Its first products are under way already.
     __device__ __forceinline__ void multiply(int block, Partial (&partial)[2]) {
-        constexpr int kGroups = Raw::kScales + 1;
+        constexpr int kGroups = kSums + 1;
         const std::uint32_t rows = block_rows();
-        multiply_group(rows, 1, partial[1]);
         const Scales of_row = scales();
 #pragma unroll
         for (int g = 0; g < kGroups; ++g) {
@@ -90,14 +98,15 @@ class WideScorer : public Scorer<Dim, kHeads, true, false, kWideBuffers> {
             else
                 ptx::wgmma_wait<0>();
             TwoRows scale = {1.0F, 1.0F};
-            if (g < Raw::kScales)
-                scale = {Scales::of(of_row.low, g), Scales::of(of_row.high, g)};
+            if (g < kSums)
+                scale = {Scales::of(of_row.low, g * Raw::kScales / kSums),
+                         Scales::of(of_row.high, g * Raw::kScales / kSums)};
             else if (Dim == 512)
                 scale = {row_power(block, row_), row_power(block, row_ + 8)};
             promote(partial[g % 2], scale, g > 0);
-            if (g + 2 < Raw::kScales) multiply_group(rows, g + 2, partial[g % 2]);
-            if (g + 2 == Raw::kScales) {
-                ptx::barrier_wait(&wide_.settled[stage_.index], stage_.phase);
+            if (g + 2 < kSums) multiply_group(rows, g + 2, partial[g % 2]);
+            if (g + 2 == kSums) {
+                if constexpr (Dim == 512) ptx::barrier_wait(&wide_.settled[stage_.index], stage_.phase);
                 multiply_rotary(rows, reinterpret_cast<float(&)[32]>(partial[g % 2]));
             }
         }
@@ -120,8 +129,8 @@ class WideScorer : public Scorer<Dim, kHeads, true, false, kWideBuffers> {
 #pragma unroll
         for (int part = 0; part < 2; ++part) {
 #pragma unroll
-            for (int i = 0; i < Raw::kGroupSteps; ++i) {
-                const int step = g * Raw::kGroupSteps + i;
+            for (int i = 0; i < kSumSteps; ++i) {
+                const int step = g * kSumSteps + i;
                 const int slab = step / 4;
                 const int tile = part == 0 ? low_queries(slab) : high_queries(slab);
                 ptx::wgmma_e4m3(sums, ptx::wgmma_step(rows + slab * (kSlabBytes / 16), step % 4),

@@ -22,7 +22,6 @@ template <int Dim>
 struct RawRow {
     static constexpr int kCodes = Dim == 576 ? 512 : 448;
     static constexpr int kScales = Dim == 576 ? 4 : 7;
-    static constexpr int kGroupSteps = kCodes / kScales / 32;  ///< of 32 codes, that have one scale
 };
 inline constexpr int kCodeSlabs = 4;
 inline constexpr int kRotarySlab = kCodeSlabs;
