@@ -42,18 +42,6 @@ __device__ __forceinline__ std::uint32_t barrier_test(std::uint32_t address, std
     return done;
 }
 
-/// The same, after waiting for about `Nanoseconds` if it must.
-template <int Nanoseconds>
-__device__ __forceinline__ bool barrier_wait_briefly(std::uint64_t* barrier, std::uint32_t parity) {
-    std::uint32_t done;
-    asm volatile(
-        "{\n .reg .pred p;\n mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2, %3;\n selp.u32 %0, 1, 0, p;\n}"
-        : "=r"(done)
-        : "r"(shared_address(barrier)), "r"(parity), "n"(Nanoseconds)
-        : "memory");
-    return done != 0;
-}
-
 /// Waits until the phase of the given parity has completed.
 __device__ __forceinline__ void barrier_wait(std::uint32_t address, std::uint32_t parity) {
     std::uint32_t done = 0;

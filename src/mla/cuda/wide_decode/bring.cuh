@@ -41,6 +41,8 @@ class Bringer {
             } else if (whole < blocks && (copied % 4 != 0 || is_free())) {
                 copy(whole, copied % 4);
                 ++copied;
+            } else {
+                __nanosleep(20);
             }
         }
         ptx::copy_wait<0>();
@@ -51,7 +53,8 @@ class Bringer {
         return __all_sync(~0U, ptx::barrier_test(ptx::shared_address(&control_.full[come_.index]), come_.phase) != 0);
     }
     [[nodiscard]] __device__ __forceinline__ bool is_free() const {
-        return __all_sync(~0U, ptx::barrier_wait_briefly<100>(&control_.read[filled_.index][warp_], filled_.phase ^ 1U));
+        const std::uint32_t read = ptx::shared_address(&control_.read[filled_.index][warp_]);
+        return __all_sync(~0U, ptx::barrier_test(read, filled_.phase ^ 1U) != 0);
     }
 
     __device__ __forceinline__ void copy(int block, int four) {
