@@ -43,7 +43,8 @@ struct Kernel {
 /// A configuration made ready to launch.
 struct Launch {
     Kernel aligned;   ///< for rows of one kind at addresses that are multiples of 16
-    Kernel anywhere;  ///< for all others
+    Kernel exact;     ///< for the same if max_logits is asked for: single scores must be exact
+    Kernel anywhere;  ///< for all other rows
 };
 
 struct DecodeState : detail::TypedState<SparseAttentionProblem> {
@@ -109,11 +110,15 @@ Kernel aligned_kernel_of(const SparseConfig& config, const SparseAttentionProble
     return config.rows > 0 ? flat_kernel_of(config, problem) : kernel_of(config, problem, all_fp8(problem));
 }
 
-/// Rows that the flat and the direct form do not take go to the pipelined one.
+/// Rows that the flat and the direct form do not take go to the pipelined one, and so do calls that ask the wide form
+/// for max_logits: its scores are sums of e4m3 products, good to 2e-4 of their deviation, which is too little where they
+/// are not averaged.
 Launch prepare(const SparseConfig& config, const SparseAttentionProblem& problem) {
     const SparseConfig other = {*std::lower_bound(std::begin(kHeadCounts), std::end(kHeadCounts), config.heads),
                                 sparse_splits(config.splits)};
-    return {aligned_kernel_of(config, problem), kernel_of(other, problem, false)};
+    const Kernel aligned = aligned_kernel_of(config, problem);
+    return {aligned, aligned.wide ? kernel_of(other, problem, all_fp8(problem)) : aligned,
+            kernel_of(other, problem, false)};
 }
 
 bool fits(const SparseConfig& config, const SparseAttentionProblem& problem) {
@@ -122,7 +127,7 @@ bool fits(const SparseConfig& config, const SparseAttentionProblem& problem) {
     if (config.direct && !all_fp8(problem)) return false;
     if (config.direct && config.heads == kWideHeads && config.splits > decode::kMaxSplits) return false;
     const Launch launch = prepare(config, problem);
-    return launch.aligned.shared.bytes > 0 && launch.anywhere.shared.bytes > 0;
+    return launch.aligned.shared.bytes > 0 && launch.exact.shared.bytes > 0 && launch.anywhere.shared.bytes > 0;
 }
 
 /// Lets a kernel take all the shared memory that any configuration uses; setting it twice is harmless.
@@ -203,6 +208,7 @@ SparseAttentionPlan make_plan(const SparseAttentionProblem& problem, Device devi
     for (const SparseConfig& config : legal_configs(problem.heads, &fits, problem)) {
         const Launch launch = prepare(config, problem);
         allow_shared_memory(launch.aligned);
+        allow_shared_memory(launch.exact);
         allow_shared_memory(launch.anywhere);
         if (!cluster_runs(launch.aligned)) continue;
         configs.push_back(config);
@@ -225,7 +231,9 @@ void run(const SparseAttentionPlan& plan, const SparseAttentionArgs& args, const
     const tokamak::cuda::DeviceGuard guard(plan.device().index);
     const Launch& launch = state.launches[state.row_variants[state.row_index(args.tokens)]];
     decode::Params params = decode_params(state.problem, args);
-    const Kernel& kernel = params.anywhere ? launch.anywhere : launch.aligned;
+    const Kernel& kernel = params.anywhere                ? launch.anywhere
+                           : params.max_logits != nullptr ? launch.exact
+                                                          : launch.aligned;
     set_splits(params, kernel.splits);
     params.head_groups = kernel.head_groups;
     params.shared = kernel.shared;

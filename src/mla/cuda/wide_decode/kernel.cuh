@@ -19,6 +19,7 @@ __device__ __forceinline__ void start_wide() { ptx::named_barrier(kStartBarrier,
 /// By two warps.
 __device__ __forceinline__ void init_wide(const Params& params, WideControl& control, int rank, bool first, int lane) {
     if (!first) {
+        if (lane < 4) control.live[lane] = 0;
         for (int h = lane; h < kHeads; h += 32) control.reference[h] = 0.0F;  // nothing to subtract yet
         return;
     }

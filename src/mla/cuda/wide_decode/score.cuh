@@ -4,7 +4,7 @@
 #pragma once
 
 #include "cuda/ptx/wgmma_e4m3.cuh"
-#include "mla/cuda/wide_decode/queries.cuh"
+#include "mla/cuda/wide_decode/exact.cuh"
 
 namespace tokamak::mla::cuda::wide_decode {
 
@@ -36,6 +36,7 @@ class WideScorer : public Scorer<Dim, kHeads, true, false, kWideBuffers> {
             if (block > 0) weigh_rows(block - 1);
             multiply(block, partial);
             if constexpr (Dim == 576) ptx::barrier_wait(&wide_.settled[stage_.index], stage_.phase);
+            if (few_so_far(block)) replace_scores(block);
             if (block + 1 < blocks) stage_.advance(kRing);
         }
         weigh_rows(blocks - 1);
@@ -71,6 +72,13 @@ class WideScorer : public Scorer<Dim, kHeads, true, false, kWideBuffers> {
         return {{low.x, low.y, 0, 0}, {high.x, high.y, 0, 0}};
     }
 
+    __device__ __forceinline__ void replace_scores(int block) {
+#pragma unroll
+        for (int half = 0; half < kHeads / kExactHeads; ++half)
+            ExactScores<Dim>(base_, stage_.index, row_, half * kExactHeads, lane_)
+                .compute(score_ + half * (kExactHeads / 2), rotary_power(block, row_), rotary_power(block, row_ + 8));
+    }
+
     /// Starts the first products of a block whose rows have come; ordered behind their copies by the fence.
     __device__ __forceinline__ void start_block(Partial (&partial)[2]) {
         ptx::barrier_wait(&control_.full[stage_.index], stage_.phase);
@@ -82,8 +90,21 @@ class WideScorer : public Scorer<Dim, kHeads, true, false, kWideBuffers> {
     [[nodiscard]] __device__ __forceinline__ std::uint32_t block_rows() const {
         return ptx::wgmma_tile_word(base_ + Layout<Dim>::kRows + stage_.index * Layout<Dim>::kStageBytes);
     }
-    [[nodiscard]] __device__ __forceinline__ float row_power(int block, int row) const {
-        return power_of(control_.exponent[block % kNoteDepth][row]);
+    /// What products of a row's rotary values are multiplied by.
+    [[nodiscard]] __device__ __forceinline__ float rotary_power(int block, int row) const {
+        return Dim == 576 ? 1.0F : power_of(control_.exponent[block % kNoteDepth][row]);
+    }
+    /// Whether a settled block's live rows are among the first few of the share.
+    [[nodiscard]] __device__ __forceinline__ bool few_so_far(int block) {
+        int& live = wide_.live[warp_];
+        const int before = live;
+        if (before > kExactRows) return false;
+        const auto& exponent = control_.exponent[block % kNoteDepth];
+        const int here = __popc(__ballot_sync(~0U, exponent[lane_] != kMaskedRow)) +
+                         __popc(__ballot_sync(~0U, exponent[lane_ + 32] != kMaskedRow));
+        __syncwarp();
+        if (lane_ == 0) live = before + here;
+        return here > 0 && before + here <= kExactRows;
     }
 
     /// Scores of a block. Its first products are under way already.
@@ -101,8 +122,8 @@ class WideScorer : public Scorer<Dim, kHeads, true, false, kWideBuffers> {
             if (g < kSums)
                 scale = {Scales::of(of_row.low, g * Raw::kScales / kSums),
                          Scales::of(of_row.high, g * Raw::kScales / kSums)};
-            else if (Dim == 512)
-                scale = {row_power(block, row_), row_power(block, row_ + 8)};
+            else
+                scale = {rotary_power(block, row_), rotary_power(block, row_ + 8)};
             promote(partial[g % 2], scale, g > 0);
             if (g + 2 < kSums) multiply_group(rows, g + 2, partial[g % 2]);
             if (g + 2 == kSums) {
@@ -156,9 +177,7 @@ class WideScorer : public Scorer<Dim, kHeads, true, false, kWideBuffers> {
         const int high = control_.exponent[block % kNoteDepth][row_ + 8];
         const TwoRows shift = {static_cast<float>(low - kUnitExponent), static_cast<float>(high - kUnitExponent)};
         const TwoRows inverse = {power_of(2 * kUnitExponent - low), power_of(2 * kUnitExponent - high)};
-        const bool noted = this->params_.max_logits != nullptr;
-        if (noted) note_scores(low != kMaskedRow, high != kMaskedRow);
-        relate_scores(shift, noted);
+        relate_scores(shift);
         if (low == kMaskedRow || high == kMaskedRow) mask(low != kMaskedRow, high != kMaskedRow);
         const int buffer = block % kWideBuffers;
         ptx::barrier_wait(&control_.weights_empty[buffer], (block / kWideBuffers & 1U) ^ 1U);
@@ -171,13 +190,11 @@ class WideScorer : public Scorer<Dim, kHeads, true, false, kWideBuffers> {
         this->store_weights(buffer, inverse, corrected);
     }
 
-    /// `noted`: scores have their heads' factors already.
-    __device__ __forceinline__ void relate_scores(TwoRows shift, bool noted) {
+    __device__ __forceinline__ void relate_scores(TwoRows shift) {
 #pragma unroll
         for (int g = 0; g < kPairs; ++g) {
             const int column = 8 * g + 2 * (lane_ & 3);
-            float2 factor = *reinterpret_cast<const float2*>(&wide_.head_factor[column]);
-            if (noted) factor = {1.0F, 1.0F};
+            const float2 factor = *reinterpret_cast<const float2*>(&wide_.head_factor[column]);
             const float2 reference = *reinterpret_cast<const float2*>(&control_.reference[column]);
             score_[4 * g] = fmaf(score_[4 * g], factor.x, shift.low - reference.x);
             score_[4 * g + 1] = fmaf(score_[4 * g + 1], factor.y, shift.low - reference.y);
@@ -189,20 +206,6 @@ class WideScorer : public Scorer<Dim, kHeads, true, false, kWideBuffers> {
 #pragma unroll
         for (int e = 0; e < 32; ++e)
             if (!(e % 4 < 2 ? low : high)) score_[e] = -kInfinity;
-    }
-
-    /// Keeps the largest scores that the caller wants to see.
-    __device__ __forceinline__ void note_scores(bool low, bool high) {
-#pragma unroll
-        for (int g = 0; g < kPairs; ++g) {
-            const float2 factor = *reinterpret_cast<const float2*>(&wide_.head_factor[8 * g + 2 * (lane_ & 3)]);
-            score_[4 * g] *= factor.x;
-            score_[4 * g + 1] *= factor.y;
-            score_[4 * g + 2] *= factor.x;
-            score_[4 * g + 3] *= factor.y;
-        }
-        mask(low, high);
-        this->note_top();
     }
 
     WideControl& wide_;

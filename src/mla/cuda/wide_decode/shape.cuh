@@ -33,6 +33,7 @@ struct WideControl : Control<kHeads, kWideBuffers> {
     std::uint64_t settled[kRing];  ///< a block is settled: an arrival per bringing warp
     alignas(16) float head_factor[kHeads];                 ///< what makes a head's score an exponent of 2
     alignas(16) std::uint16_t ratio[kRing][8][kRowBlock];  ///< scales divided by the row's power, f16
+    int live[4];  ///< rows so far, until they are more than few: a copy for each scoring warp
     alignas(16) PoolParams pools[2];  ///< as in the parameters, of which every line is 250 cycles away
     alignas(16) SplitSums<kHeads> splits[kMaxSplits];
 };
