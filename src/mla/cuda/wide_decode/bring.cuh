@@ -28,22 +28,19 @@ class Bringer {
 
     [[nodiscard]] __device__ __forceinline__ const Live& live() const { return rows_.live(); }
 
-    /// A block is settled as soon as it has come, also while the warp waits for a free place. (One loop over four rows at
-    /// a time: what runs once must be fetched, and copies are accepted slowly.)
+    /// The first blocks are settled as soon as they have come, later ones before the warps wait for the place of the third
+    /// block behind: that is free only when the block before has been added, which is after this one's scores may start.
+    /// (One loop, so that what runs once is fetched once.)
     __device__ __forceinline__ void run(int blocks) {
         rows_.begin();
-        int copied = 0;  // fours of rows
+        int copied = 0;
 #pragma unroll 1
         for (int settled = 0; settled < blocks;) {
-            const int whole = copied / 4;
-            if (settled < whole && has_come()) {
+            const bool copies = copied < kRing ? copied == settled || !has_come() : settled + 1 >= copied;
+            if (copied < blocks && copies)
+                copy(copied++);
+            else
                 settle(settled++);
-            } else if (whole < blocks && (copied % 4 != 0 || is_free())) {
-                copy(whole, copied % 4);
-                ++copied;
-            } else {
-                __nanosleep(20);
-            }
         }
         ptx::copy_wait<0>();
     }
@@ -52,60 +49,57 @@ class Bringer {
     [[nodiscard]] __device__ __forceinline__ bool has_come() const {
         return __all_sync(~0U, ptx::barrier_test(ptx::shared_address(&control_.full[come_.index]), come_.phase) != 0);
     }
-    [[nodiscard]] __device__ __forceinline__ bool is_free() const {
-        const std::uint32_t read = ptx::shared_address(&control_.read[filled_.index][warp_]);
-        return __all_sync(~0U, ptx::barrier_test(read, filled_.phase ^ 1U) != 0);
-    }
 
-    __device__ __forceinline__ void copy(int block, int four) {
-        if (four == 0) {
-            rows_.turn(block);
-            if (filled_.index == 0) valid_[0] = rows_.valid(block);
-            if (filled_.index == 1) valid_[1] = rows_.valid(block);
-            if (filled_.index == 2) valid_[2] = rows_.valid(block);
-        }
-        copy_rows(block, four, rows_at_ + filled_.index * Layout<Dim>::kStageBytes);
-        if (four != 3) return;
-        copy_scales(block);
+    __device__ __forceinline__ void copy(int block) {
+        rows_.turn(block);
+        ptx::barrier_wait(&control_.read[filled_.index][warp_], filled_.phase ^ 1U);
+        if (filled_.index == 0) valid_[0] = rows_.valid(block);
+        if (filled_.index == 1) valid_[1] = rows_.valid(block);
+        if (filled_.index == 2) valid_[2] = rows_.valid(block);
+        copy_rows(block, rows_at_ + filled_.index * Layout<Dim>::kStageBytes);
         ptx::copy_arrive(&control_.full[filled_.index]);
         filled_.advance(kRing);
+        rows_.prepare(block);
     }
 
-    __device__ __forceinline__ void copy_rows(int block, int four, std::uint32_t to) {
+    __device__ __forceinline__ void copy_rows(int block, std::uint32_t to) {
+        const unsigned valid = rows_.valid(block);
         const int chunk = lane_ % 8;
         const int r = lane_ / 8;
         const std::uint32_t own = to + swizzled(r, chunk);
-        const std::uint8_t* const from = rows_.values(block, 4 * four + r) + chunk * 16;
-        const bool live = (rows_.valid(block) >> (4 * four + r) & 1U) != 0;
-        const auto at = [four](std::uint32_t place) { return (place ^ (four % 2 * 64)) + four * 512; };
+        // Of 512: chunks 4 to 7 of the fourth piece are rotary values 0 to 3, and the last four come behind them.
+        const std::uint32_t split = chunk < 4 ? to + 3 * kSlabBytes + swizzled(r, chunk)
+                                              : to + kRotarySlab * kSlabBytes + swizzled(r, chunk - 4);
+        const std::uint32_t last = to + kRotarySlab * kSlabBytes + swizzled(r, chunk ^ 4);
 #pragma unroll
-        for (int piece = 0; piece < 3; ++piece) ptx::copy_16(at(own) + piece * kSlabBytes, from + piece * 128, live);
-        if constexpr (Dim == 576) {
-            ptx::copy_16(at(own) + 3 * kSlabBytes, from + 384, live);
-            ptx::copy_16(at(own) + kRotarySlab * kSlabBytes, from + Fp8Row<Dim>::kRotaryByte, live);
-        } else {
-            // Chunks 4 to 7 of the fourth piece are rotary values 0 to 3, and the last four come behind them.
-            const std::uint32_t split = chunk < 4 ? to + 3 * kSlabBytes + swizzled(r, chunk)
-                                                  : to + kRotarySlab * kSlabBytes + swizzled(r, chunk - 4);
-            const std::uint32_t last = to + kRotarySlab * kSlabBytes + swizzled(r, chunk ^ 4);
-            ptx::copy_16(at(split), from + 384, live);
-            if (chunk < 4) ptx::copy_16(at(last), from + 512, live);
+        for (int i = 0; i < kOwnRows / 4; ++i) {
+            const std::uint8_t* const from = rows_.values(block, 4 * i + r) + chunk * 16;
+            const bool live = (valid >> (4 * i + r) & 1U) != 0;
+            const auto at = [i](std::uint32_t place) { return (place ^ (i % 2 * 64)) + i * 512; };
+#pragma unroll
+            for (int piece = 0; piece < 3; ++piece) ptx::copy_16(at(own) + piece * kSlabBytes, from + piece * 128, live);
+            if constexpr (Dim == 576) {
+                ptx::copy_16(at(own) + 3 * kSlabBytes, from + 384, live);
+                ptx::copy_16(at(own) + kRotarySlab * kSlabBytes, from + Fp8Row<Dim>::kRotaryByte, live);
+            } else {
+                ptx::copy_16(at(split), from + 384, live);
+                if (chunk < 4) ptx::copy_16(at(last), from + 512, live);
+            }
         }
-    }
-
-    __device__ __forceinline__ void copy_scales(int block) {
-        if (!rows_.owns(block, lane_)) return;
-        const Row& row = rows_.own();
-        const std::uint32_t scales = scales_at_ + filled_.index * (kRowBlock * Layout<Dim>::kScaleBytes);
-        if constexpr (Dim == 576)
-            ptx::copy_16(scales, row.scales, row.valid);
-        else
-            ptx::copy_small<8>(scales, row.scales, row.valid);
+        if (rows_.owns(block, lane_)) {
+            const Row& row = rows_.own();
+            const std::uint32_t scales = scales_at_ + filled_.index * (kRowBlock * Layout<Dim>::kScaleBytes);
+            if constexpr (Dim == 576)
+                ptx::copy_16(scales, row.scales, row.valid);
+            else
+                ptx::copy_small<8>(scales, row.scales, row.valid);
+        }
     }
 
     /// Powers and ratios of the warp's rows, a lane one row (the upper half of the lanes: the same rows again). Tensor
     /// cores read the rows next: the copies of all lanes have come, and are ordered before that.
     __device__ __forceinline__ void settle(int block) {
+        ptx::barrier_wait(&control_.full[come_.index], come_.phase);
         const int row = warp_ * kOwnRows + lane_ % kOwnRows;
         const unsigned valid = come_.index == 0 ? valid_[0] : come_.index == 1 ? valid_[1] : valid_[2];
         const std::uint32_t scales = scales_at_ + come_.index * (kRowBlock * Layout<Dim>::kScaleBytes);
