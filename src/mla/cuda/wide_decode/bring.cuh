@@ -23,24 +23,24 @@ class Bringer {
           scales_at_(base + Layout<Dim>::kScales + (warp * kOwnRows + lane % kOwnRows) * Layout<Dim>::kScaleBytes),
           warp_(warp),
           lane_(lane) {
-        rows_.start(params, token, rank, warp * kOwnRows + lane % kOwnRows, lane);
+        rows_.start(params, control.pools, token, rank, warp * kOwnRows + lane % kOwnRows, lane);
     }
 
     [[nodiscard]] __device__ __forceinline__ const Live& live() const { return rows_.live(); }
 
-    /// A block is settled as soon as it has come, also while the warp waits for a free place. (One loop, so that what
-    /// runs once is fetched once.)
+    /// The first blocks are settled as soon as they have come, later ones before the warps wait for the place of the third
+    /// block behind: that is free only when the block before has been added, which is after this one's scores may start.
+    /// (One loop, so that what runs once is fetched once.)
     __device__ __forceinline__ void run(int blocks) {
         rows_.begin();
         int copied = 0;
 #pragma unroll 1
         for (int settled = 0; settled < blocks;) {
-            if (settled < copied && has_come())
-                settle(settled++);
-            else if (copied < blocks && is_free())
+            const bool copies = copied < kRing ? copied == settled || !has_come() : settled + 1 >= copied;
+            if (copied < blocks && copies)
                 copy(copied++);
             else
-                __nanosleep(20);
+                settle(settled++);
         }
         ptx::copy_wait<0>();
     }
@@ -49,10 +49,6 @@ class Bringer {
     [[nodiscard]] __device__ __forceinline__ bool has_come() const {
         return __all_sync(~0U, ptx::barrier_test(ptx::shared_address(&control_.full[come_.index]), come_.phase) != 0);
     }
-    [[nodiscard]] __device__ __forceinline__ bool is_free() const {
-        const std::uint32_t read = ptx::shared_address(&control_.read[filled_.index][warp_]);
-        return __all_sync(~0U, ptx::barrier_test(read, filled_.phase ^ 1U) != 0);
-    }
 
     __device__ __forceinline__ void copy(int block) {
         rows_.turn(block);
@@ -60,12 +56,14 @@ class Bringer {
             control_.first_live[warp_] = __popc(rows_.valid(block));
             ptx::barrier_arrive(&control_.counted);
         }
+        ptx::barrier_wait(&control_.read[filled_.index][warp_], filled_.phase ^ 1U);
         if (filled_.index == 0) valid_[0] = rows_.valid(block);
         if (filled_.index == 1) valid_[1] = rows_.valid(block);
         if (filled_.index == 2) valid_[2] = rows_.valid(block);
         copy_rows(block, rows_at_ + filled_.index * Layout<Dim>::kStageBytes);
         ptx::copy_arrive(&control_.full[filled_.index]);
         filled_.advance(kRing);
+        rows_.prepare(block);
     }
 
     __device__ __forceinline__ void copy_rows(int block, std::uint32_t to) {
@@ -105,6 +103,7 @@ class Bringer {
     /// Powers and ratios of the warp's rows, a lane one row (the upper half of the lanes: the same rows again). Tensor
     /// cores read the rows next: the copies of all lanes have come, and are ordered before that.
     __device__ __forceinline__ void settle(int block) {
+        ptx::barrier_wait(&control_.full[come_.index], come_.phase);
         const int row = warp_ * kOwnRows + lane_ % kOwnRows;
         const unsigned valid = come_.index == 0 ? valid_[0] : come_.index == 1 ? valid_[1] : valid_[2];
         const std::uint32_t scales = scales_at_ + come_.index * (kRowBlock * Layout<Dim>::kScaleBytes);

@@ -19,10 +19,7 @@ __device__ __forceinline__ void start_wide() { ptx::named_barrier(kStartBarrier,
 /// By two warps.
 __device__ __forceinline__ void init_wide(const Params& params, WideControl& control, int rank, bool first, int lane) {
     if (!first) {
-        for (int h = lane; h < kHeads; h += 32) {
-            control.reference[h] = 0.0F;  // nothing to subtract yet
-            for (int r = params.splits; r < kMaxSplits; ++r) control.splits[r].head[h].x = 0.0F;  // factors of no split
-        }
+        for (int h = lane; h < kHeads; h += 32) control.reference[h] = 0.0F;  // nothing to subtract yet
         return;
     }
     if (lane == 0) {
@@ -46,11 +43,10 @@ __device__ __forceinline__ void init_wide(const Params& params, WideControl& con
     ptx::fence_barrier_init();
 }
 
-/// Brings a pool's lines of the constant bank, 250 cycles each, while those who need them next wait for indices.
-__device__ __forceinline__ void touch(const PoolParams& pool, WideControl& control) {
-    asm volatile("st.shared.u32 [%0], %1;" ::"r"(ptx::shared_address(&control.touched)),
-                 "r"(static_cast<int>(pool.rows) + pool.row_bytes)
-                 : "memory");
+/// By a warp, while those who need them next wait for indices.
+__device__ __forceinline__ void keep_pool(const PoolParams& pool, PoolParams& kept, int lane) {
+    static_assert(sizeof(PoolParams) == 128);
+    reinterpret_cast<std::uint32_t*>(&kept)[lane] = reinterpret_cast<const std::uint32_t*>(&pool)[lane];
 }
 
 /// Where this block stands: its token and heads, and its share of the rows.
@@ -92,6 +88,7 @@ __device__ __forceinline__ void score(const Params& params, WideControl& control
     const int h = warp * 32 + lane;
     ptx::set_registers<kWideThreads, kScoreRegisters>();
     WideScorer<Dim> scorer(params, control, shared, warp, lane);
+    ptx::named_barrier(kMathBarrier, kMathThreads);  // queries are there
     HeadSums sums = scorer.run(blocks);
     const int head = place.first_head + h;
     const bool real = h < kHeads && head < params.heads;
@@ -104,7 +101,7 @@ __device__ __forceinline__ void score(const Params& params, WideControl& control
         if (h < kHeads) share_sums<kHeads, false>(control, control.splits, place.rank, params.splits, h, sums);
         meet();
         ptx::barrier_wait(&control.told, 0);
-        if (h < kHeads) sums = merge_sums(control.splits, params.splits, h, sink);
+        if (h < kHeads) sums = merge_splits(control, params.splits, h, sink);
     }
     ptx::named_barrier(kMathBarrier, kMathThreads);
     if (real && place.rank == 0) store_statistics(params, place.token, head, sums, sink);
@@ -116,6 +113,7 @@ template <int Dim>
 __device__ __forceinline__ void add(const Params& params, WideControl& control, unsigned char* shared,
                                     const WidePlace& place, int blocks, int warp, int lane) {
     const std::uint32_t base = ptx::shared_address(shared);
+    settle_queries<Dim>(params, control, base, warp, lane);
     ptx::set_registers<kWideThreads, kAddRegisters>();
     const int part = warp - 4;
     Sums<kHeads> sums;
@@ -164,14 +162,13 @@ __global__ void __launch_bounds__(kWideThreads, 1) wide_decode(const __grid_cons
         ptx::set_registers<kWideThreads, kBringRegisters>();
         bring<Dim>(params, control, ptx::shared_address(shared), place, warp - kMathThreads / 32, lane);
     } else {
+        if (warp < 2) init_wide(params, control, place.rank, warp == 0, lane);
+        if (warp == 2 || warp == 3) keep_pool(params.pools[warp - 2], control.pools[warp - 2], lane);
         const std::uint32_t base = ptx::shared_address(shared);
-        if (warp == 8 || warp == 9) touch(params.pools[warp - 8], control);
-        if (warp >= 10) init_wide(params, control, place.rank, warp == 10, lane);
-        copy_queries<Dim>(params, base, place.token, place.first_head, warp, lane);
+        if (warp >= 4) copy_queries<Dim>(params, base, place.token, place.first_head, warp, lane);
         const int blocks =
             blocks_of(rows_of(params, share_of(params, place.rank), live_of(params, place.token)));
         start_wide();
-        settle_queries<Dim>(params, control, base, warp, lane);
         if (warp < 4)
             score<Dim>(params, control, shared, place, blocks, warp, lane);
         else

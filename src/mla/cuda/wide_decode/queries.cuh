@@ -139,12 +139,12 @@ class FourQueries {
     std::uint32_t base_, own_;
 };
 
-/// By all math warps: asks for the queries.
+/// By the accumulating warps, which have nothing to add yet: asks for the queries.
 template <int Dim>
 __device__ __forceinline__ void copy_queries(const Params& params, std::uint32_t base, int token, int first_head, int warp,
                                              int lane) {
 #pragma unroll 1
-    for (int group = warp; group < FourQueries<Dim>::kGroups; group += kMathThreads / 32)
+    for (int group = warp - 4; group < FourQueries<Dim>::kGroups; group += 8)
         FourQueries<Dim>(base, group, lane).copy(params, token, first_head);
     ptx::copy_commit();
 }
@@ -156,7 +156,7 @@ __device__ __forceinline__ void settle_queries(const Params& params, WideControl
     ptx::copy_wait<0>();
     __syncwarp();
 #pragma unroll 1
-    for (int group = warp; group < FourQueries<Dim>::kGroups; group += kMathThreads / 32) {
+    for (int group = warp - 4; group < FourQueries<Dim>::kGroups; group += 8) {
         const FourQueries<Dim> queries(base, group, lane);
         const int power = queries.convert();
         if (lane % 8 == 0) control.head_factor[queries.head()] = params.scale_log2 * power_of(power);

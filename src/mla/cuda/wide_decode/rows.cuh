@@ -48,8 +48,10 @@ class ShareRows {
 
   public:
     /// Asks for the first indices and the lengths. `row`: of this lane, in a block.
-    __device__ __forceinline__ void start(const Params& params, int token, int rank, int row, int lane) {
+    __device__ __forceinline__ void start(const Params& params, const PoolParams* pools, int token, int rank, int row,
+                                          int lane) {
         params_ = &params;
+        pools_ = pools;
         token_ = token;
         const Share share = share_of(params, rank);
         last_ = share.last;
@@ -66,8 +68,13 @@ class ShareRows {
     /// Blocks are turned to one by one.
     __device__ __forceinline__ void turn(int block) {
         if (block % kBlocks != 0) return;
-        own_ = locate(*params_, near_);
+        own_ = locate(near_);
         valid_ = __ballot_sync(~0U, own_.valid);
+    }
+
+    /// For the next pair, behind the copies of a block.
+    __device__ __forceinline__ void prepare(int block) {
+        if (block % kBlocks != 0) return;
         near_ = far_;
         column_ += kBlocks * kRowBlock;
         ask_page(near_, column_);
@@ -103,10 +110,26 @@ class ShareRows {
     }
     __device__ __forceinline__ void ask_page(Selected& s, int column) const {
         if (in_pool(s.pool, column) >= (s.pool == 0 ? live_.first : live_.second)) s.index = -1;
-        load_page(*params_, token_, s);
+        if (s.index < 0) return;
+        const PoolParams& pool = pools_[s.pool];
+        const int page = page_of(pool, s.index);
+        if (pool.block_table == nullptr)
+            s.page = s.index < pool.rows ? page : -1;
+        else
+            s.page = page < pool.table_columns ? pool.block_table[token_ * pool.table_stride + page] : -1;
+    }
+
+    [[nodiscard]] __device__ __forceinline__ Row locate(const Selected& s) const {
+        const PoolParams& pool = pools_[s.pool];
+        const bool valid = s.index >= 0 && s.page >= 0 && s.page < pool.pages;
+        const std::int64_t page = valid ? s.page : 0;
+        const int row = valid ? s.index - page_of(pool, s.index) * pool.page_size : 0;
+        return {pool.values + page * pool.page_stride + std::int64_t{row} * pool.row_bytes,
+                pool.scales + page * pool.scale_page_stride + std::int64_t{row} * pool.scale_row_bytes, valid};
     }
 
     const Params* params_;
+    const PoolParams* pools_;  ///< in shared memory
     int token_;
     int column_, last_;
     Live live_;

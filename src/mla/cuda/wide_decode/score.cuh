@@ -33,7 +33,7 @@ class WideScorer : public Scorer<Dim, kHeads, true, false, kWideBuffers> {
         if (first == blocks) return this->finish();
         for (int block = first; block < blocks; ++block) {
             Partial partial[2];
-            start_block(partial);
+            start_block(partial[0]);
             if (block > first) weigh_rows(block - 1);
             multiply(block, partial);
             if constexpr (Dim == 576) ptx::barrier_wait(&wide_.settled[stage_.index], stage_.phase);
@@ -44,11 +44,8 @@ class WideScorer : public Scorer<Dim, kHeads, true, false, kWideBuffers> {
     }
 
   private:
-#ifndef WS_STEPS
-#define WS_STEPS 4
-#endif
-    /// Codes whose products are summed together: of one scale, and 64 at most, for sums keep 13 bits.
-    static constexpr int kSumSteps = Dim == 576 ? WS_STEPS : 2;
+    /// Codes whose products are summed together: those of one scale.
+    static constexpr int kSumSteps = Raw::kCodes / Raw::kScales / 32;
     static constexpr int kSums = Raw::kCodes / 32 / kSumSteps;
 
     /// Sums of products of one scale.
@@ -73,11 +70,10 @@ class WideScorer : public Scorer<Dim, kHeads, true, false, kWideBuffers> {
     }
 
     /// Starts the first products of a block whose rows have come; ordered behind their copies by the fence.
-    __device__ __forceinline__ void start_block(Partial (&partial)[2]) {
+    __device__ __forceinline__ void start_block(Partial& sums) {
         ptx::barrier_wait(&control_.full[stage_.index], stage_.phase);
         ptx::fence_shared_async();
-        multiply_group(block_rows(), 0, partial[0]);
-        multiply_group(block_rows(), 1, partial[1]);
+        multiply_group(block_rows(), 0, sums);
     }
 
     [[nodiscard]] __device__ __forceinline__ std::uint32_t block_rows() const {
@@ -116,10 +112,11 @@ class WideScorer : public Scorer<Dim, kHeads, true, false, kWideBuffers> {
         return block;
     }
 
-    /// Scores of a block. Its first products are under way already.
+    /// Scores of a block. Its first products are under way already in partial[0].
     __device__ __forceinline__ void multiply(int block, Partial (&partial)[2]) {
         constexpr int kGroups = kSums + 1;
         const std::uint32_t rows = block_rows();
+        multiply_group(rows, 1, partial[1]);
         const Scales of_row = scales();
 #pragma unroll
         for (int g = 0; g < kGroups; ++g) {

@@ -35,7 +35,7 @@ struct WideControl : Control<kHeads, kWideBuffers> {
     alignas(16) std::uint16_t ratio[kRing][8][kRowBlock];  ///< scales divided by the row's power, f16
     std::uint64_t counted;  ///< first_live is there: an arrival per bringing warp
     int first_live[4];      ///< live rows of the first block, of each bringing warp
-    int touched;  ///< nobody reads it
+    alignas(16) PoolParams pools[2];  ///< as in the parameters, of which every line is 250 cycles away
     alignas(16) SplitSums<kHeads> splits[kMaxSplits];
 };
 
