@@ -123,12 +123,21 @@ std::vector<AttentionCase> attention_cases() {
     return cases;
 }
 
-void check_attention(const AttentionCase& c, Device device, const PlanOptions& options, Accumulation accumulation) {
+void check_attention(const AttentionCase& c, Device device, const PlanOptions& options, Accumulation accumulation,
+                     bool max_logits) {
     AttentionData data(c);
-    SCOPED_TRACE(c.name + ", seed " + std::to_string(data.seed));
+    check_attention(data, device, options, accumulation, max_logits);
+}
+
+void check_attention(AttentionData& data, Device device, const PlanOptions& options, Accumulation accumulation,
+                     bool max_logits) {
+    const AttentionCase& c = data.spec;
+    SCOPED_TRACE(c.name + ", seed " + std::to_string(data.seed) + (max_logits ? "" : ", without max_logits"));
     const auto plan = mla::make_plan(data.problem(), device, options);
     const OwnedWorkspace workspace = poisoned_workspace(plan.workspace(), device, 0xFF);
-    mla::run(plan, data.args(device), workspace);
+    mla::SparseAttentionArgs args = data.args(device);
+    if (!max_logits) args.max_logits = {};
+    mla::run(plan, args, workspace);
     synchronize(device);
     data.fetch(c.tokens);
     const AttentionExpected expected = data.expected();
@@ -139,7 +148,8 @@ void check_attention(const AttentionCase& c, Device device, const PlanOptions& o
     }
     expect_close(data.out.host(), expected.out, tolerance, "out");
     expect_close(data.lse.host(), expected.lse, lse_tolerance(accumulation), "lse");
-    expect_close(data.max_logits.host(), expected.max_logits, lse_tolerance(accumulation), "max_logits");
+    if (max_logits)
+        expect_close(data.max_logits.host(), expected.max_logits, lse_tolerance(accumulation), "max_logits");
 }
 
 }  // namespace tokamak::test

@@ -11,6 +11,10 @@ namespace tokamak::test {
 std::vector<AttentionCase> attention_cases();
 
 /// Runs a case with the caller's outputs and a poisoned workspace, and compares all three outputs with the reference.
-void check_attention(const AttentionCase& c, Device device, const PlanOptions& options, Accumulation accumulation);
+/// Without `max_logits` it is not asked for, which is another kernel for some variants.
+void check_attention(const AttentionCase& c, Device device, const PlanOptions& options, Accumulation accumulation,
+                     bool max_logits = true);
+void check_attention(AttentionData& data, Device device, const PlanOptions& options, Accumulation accumulation,
+                     bool max_logits = true);
 
 }  // namespace tokamak::test

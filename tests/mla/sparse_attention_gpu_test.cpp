@@ -80,7 +80,39 @@ TEST_P(SparseAttentionGpu, EveryCaseMatchesTheDefinition) {
     for (const AttentionCase& c : gpu_cases()) {
         if (!is_legal(c, GetParam())) continue;
         check_attention(c, Device::cuda(), {.variant = GetParam()}, Accumulation::tensor);
+        check_attention(c, Device::cuda(), {.variant = GetParam()}, Accumulation::tensor, false);
         if (HasFatalFailure()) return;
+        ++ran;
+    }
+    if (ran == 0) GTEST_SKIP() << "no problem is legal for " << GetParam();
+}
+
+/// All but `live` columns of every token masked: those behind them, or those between.
+void keep(PoolData& pool, std::int64_t live, bool together) {
+    const std::int64_t every = together ? 1 : pool.spec.top_k / live;
+    for (std::int64_t t = 0; t < pool.indices.host().shape[0]; ++t)
+        for (std::int64_t j = 0; j < pool.spec.top_k; ++j)
+            if (j % every != 0 || j / every >= live) pool.indices.at<std::int32_t>(t, j) = -1;
+}
+
+/// Errors of single scores show where few of them are averaged.
+TEST_P(SparseAttentionGpu, FewLiveRowsMatchTheDefinition) {
+    TOKAMAK_REQUIRE_GPU();
+    int ran = 0;
+    for (const auto& [dim, format, odd] : {std::tuple(576, KvFormat::fp8_656, false), {576, KvFormat::fp8_656, true},
+                                           {512, KvFormat::fp8_584, false}}) {
+        const PoolCase pool = {.format = format, .pages = 40, .page_size = 64, .top_k = 1024, .odd_scales = odd};
+        const AttentionCase c = {.name = "few", .tokens = 2, .heads = 70, .dim = dim, .pools = {pool}};
+        if (!is_legal(c, GetParam())) continue;
+        for (const std::int64_t live : {1, 2, 7, 16, 31, 32, 33, 64}) {
+            for (const bool together : {true, false}) {
+                AttentionData data(c);
+                keep(data.pools[0], live, together);
+                SCOPED_TRACE(std::to_string(live) + (together ? " rows together" : " rows apart"));
+                check_attention(data, Device::cuda(), {.variant = GetParam()}, Accumulation::tensor, false);
+                if (HasFatalFailure()) return;
+            }
+        }
         ++ran;
     }
     if (ran == 0) GTEST_SKIP() << "no problem is legal for " << GetParam();
@@ -105,7 +137,8 @@ TEST_P(SparseAttentionGpu, SmallCasesMatchTheDefinition) {
                                    small("small_fp8_584", 512, {.format = KvFormat::fp8_584}),
                                    small("small_bf16", 576, {.format = KvFormat::bf16}), of_flat_656, of_flat_584}) {
         if (!is_legal(c, GetParam())) continue;
-        check_attention(c, Device::cuda(), {.variant = GetParam()}, Accumulation::tensor);
+        for (const bool max_logits : {true, false})
+            check_attention(c, Device::cuda(), {.variant = GetParam()}, Accumulation::tensor, max_logits);
         if (HasFatalFailure()) return;
         ++ran;
     }

@@ -60,7 +60,8 @@ struct SparseAttentionArgs {
     LseConvention lse_convention;
     Tensor out;         ///< [>= tokens, heads, value_dim] out_dtype; a row without valid columns gives 0
     Tensor lse;         ///< optional f32 [>= tokens, heads]; empty row: -inf (or the sink, if included)
-    Tensor max_logits;  ///< optional f32 [>= tokens, heads], of scaled scores, natural units; empty row: as lse
+    Tensor max_logits;  ///< optional f32 [>= tokens, heads], of scaled scores, natural units; empty row: as lse.
+                        ///< (CUDA, variants direct_decode_h64: asking for it costs the time of sparse_decode_h64)
 };
 
 using SparseAttentionPlan = PlanOf<SparseAttentionProblem>;

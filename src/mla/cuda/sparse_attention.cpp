@@ -17,6 +17,7 @@
 #include "mla/cuda/sparse_attention_args.h"
 #include "mla/cuda/sparse_attention_choose.h"
 #include "mla/cuda/sparse_decode/layout.h"
+#include "mla/cuda/wide_decode/instances.h"
 #include "mla/problem_key.h"
 #include "mla/sparse_attention_state.h"
 
@@ -36,13 +37,15 @@ struct Kernel {
     int head_groups = 0;  ///< of a block, or of a pair
     int splits = 0;
     bool flat = false;
+    bool wide = false;  ///< heads and splits, tokens
     [[nodiscard]] int cluster() const { return splits * pair; }
 };
 
 /// A configuration made ready to launch.
 struct Launch {
     Kernel aligned;   ///< for rows of one kind at addresses that are multiples of 16
-    Kernel anywhere;  ///< for all others
+    Kernel exact;     ///< for the same if max_logits is asked for: single scores must be exact
+    Kernel anywhere;  ///< for all other rows
 };
 
 struct DecodeState : detail::TypedState<SparseAttentionProblem> {
@@ -92,6 +95,13 @@ Kernel flat_kernel_of(const SparseConfig& config, const SparseAttentionProblem& 
 }
 
 Kernel direct_kernel_of(const SparseConfig& config, const SparseAttentionProblem& problem) {
+    if (config.heads == kWideHeads) {
+        const wide_decode::WideKernel wide = problem.dim == 576 ? wide_decode::wide_576() : wide_decode::wide_512();
+        Kernel kernel = single_layout(wide, config, problem);
+        kernel.shared.weights = wide.weights;
+        kernel.wide = true;
+        return kernel;
+    }
     const auto find = problem.dim == 576 ? &direct_decode::direct_576 : &direct_decode::direct_512;
     return single_layout(find(config.heads), config, problem);
 }
@@ -107,11 +117,15 @@ Kernel aligned_kernel_of(const SparseConfig& config, const SparseAttentionProble
     return config.rows > 0 ? flat_kernel_of(config, problem) : kernel_of(config, problem, all_fp8(problem));
 }
 
-/// Rows that the other forms do not take go to the pipelined one.
+/// Rows that the other forms do not take go to the pipelined one, and so do calls that ask the wide form
+/// for max_logits: its scores are sums of e4m3 products, good to 2e-4 of their deviation, which is too little where they
+/// are not averaged.
 Launch prepare(const SparseConfig& config, const SparseAttentionProblem& problem) {
     const SparseConfig other = {*std::lower_bound(std::begin(kHeadCounts), std::end(kHeadCounts), config.heads),
                                 sparse_splits(config.splits)};
-    return {aligned_kernel_of(config, problem), kernel_of(other, problem, false)};
+    const Kernel aligned = aligned_kernel_of(config, problem);
+    return {aligned, aligned.wide ? kernel_of(other, problem, all_fp8(problem)) : aligned,
+            kernel_of(other, problem, false)};
 }
 
 bool fits(const SparseConfig& config, const SparseAttentionProblem& problem) {
@@ -119,7 +133,7 @@ bool fits(const SparseConfig& config, const SparseAttentionProblem& problem) {
     if (config.heads == kPairHeads && !pairs) return false;
     if (config.direct && !all_fp8(problem)) return false;
     const Launch launch = prepare(config, problem);
-    return launch.aligned.shared.bytes > 0 && launch.anywhere.shared.bytes > 0;
+    return launch.aligned.shared.bytes > 0 && launch.exact.shared.bytes > 0 && launch.anywhere.shared.bytes > 0;
 }
 
 /// Lets a kernel take all the shared memory that any configuration uses; setting it twice is harmless.
@@ -139,6 +153,12 @@ struct LaunchConfig {
         const auto groups = static_cast<unsigned>(kernel.head_groups);
         const auto blocks = static_cast<unsigned>(tokens * kernel.cluster());
         config.gridDim = kernel.flat ? dim3(blocks, groups) : dim3(blocks * groups);
+        if (kernel.wide) {
+            constexpr std::int64_t kMostRows = 65535;  // of a grid
+            config.gridDim = dim3(groups * static_cast<unsigned>(kernel.splits),
+                                  static_cast<unsigned>(std::min(tokens, kMostRows)),
+                                  static_cast<unsigned>((tokens + kMostRows - 1) / kMostRows));
+        }
         config.blockDim = dim3(static_cast<unsigned>(kernel.code.threads));
         config.dynamicSmemBytes = static_cast<std::size_t>(kernel.shared.bytes);
         cluster.id = cudaLaunchAttributeClusterDimension;
@@ -194,6 +214,7 @@ SparseAttentionPlan make_plan(const SparseAttentionProblem& problem, Device devi
     for (const SparseConfig& config : legal_configs(problem.heads, &fits, problem)) {
         const Launch launch = prepare(config, problem);
         allow_shared_memory(launch.aligned);
+        allow_shared_memory(launch.exact);
         allow_shared_memory(launch.anywhere);
         if (!cluster_runs(launch.aligned)) continue;
         configs.push_back(config);
@@ -216,7 +237,9 @@ void run(const SparseAttentionPlan& plan, const SparseAttentionArgs& args, const
     const tokamak::cuda::DeviceGuard guard(plan.device().index);
     const Launch& launch = state.launches[state.row_variants[state.row_index(args.tokens)]];
     decode::Params params = decode_params(state.problem, args);
-    const Kernel& kernel = params.anywhere ? launch.anywhere : launch.aligned;
+    const Kernel& kernel = params.anywhere                ? launch.anywhere
+                           : params.max_logits != nullptr ? launch.exact
+                                                          : launch.aligned;
     set_splits(params, kernel.splits);
     params.head_groups = kernel.head_groups;
     params.shared = kernel.shared;

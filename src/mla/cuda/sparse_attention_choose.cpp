@@ -34,8 +34,16 @@ double flat_us(const SparseConfig& config, std::int64_t dim) {
     return dim == 576 ? 5.9 + 0.205 * config.heads : 4.4 + 0.25 * config.heads;
 }
 
+/// Of a cluster of the direct form with many heads.
+double wide_us(const SparseConfig& config, const SparseAttentionProblem& problem) {
+    const std::int64_t blocks = ((selected_columns(problem) + config.splits - 1) / config.splits + 63) / 64;
+    const double exchange = config.splits == 1 ? 0.0 : 3.0;
+    return (problem.dim == 512 ? 8.5 : 6.5) + static_cast<double>(blocks) * (problem.dim == 512 ? 2.9 : 2.28) + exchange;
+}
+
 /// Of a cluster of the direct form.
 double direct_us(const SparseConfig& config, const SparseAttentionProblem& problem) {
+    if (config.heads == kWideHeads) return wide_us(config, problem);
     const double rows = static_cast<double>((selected_columns(problem) + config.splits - 1) / config.splits);
     return problem.dim == 576 ? 8.5 + 0.0225 * rows : 9.0 + 0.0256 * rows;
 }
@@ -66,8 +74,8 @@ std::vector<SparseConfig> all_configs() {
         for (const int heads : {16, 24, 32})
             for (const int splits : kFlatSplits)
                 if (rows < kFlatRows[2] || heads == 16) configs.push_back({heads, splits, rows});
-    for (const int heads : kDirectHeads)
-        for (const int splits : kDirectSplits) configs.push_back({heads, splits, 0, true});
+    for (const int splits : kDirectSplits) configs.push_back({kDirectHeads, splits, 0, true});
+    for (const int splits : kWideSplits) configs.push_back({kWideHeads, splits, 0, true});
     for (const int splits : kPairedSplits)
         configs.push_back({.heads = kPairedHeads, .splits = splits, .rows = 0, .paired = true});
     return configs;

@@ -29,9 +29,11 @@ inline constexpr int kPairHeads = 128;
 inline constexpr int kSplitCounts[] = {1, 2, 4, 6, 8};
 inline constexpr int kFlatSplits[] = {5, 6, 8, 9, 16};
 inline constexpr int kFlatRows[] = {64, 128, 256};
-inline constexpr int kDirectHeads[] = {16};
-inline constexpr int kDirectSplits[] = {1, 2, 4, 8, 16};
+inline constexpr int kDirectHeads = 16;
+inline constexpr int kWideHeads = 64;  ///< of the direct form's kernel for many heads
 inline constexpr int kPairedHeads = 64;
+inline constexpr int kDirectSplits[] = {1, 2, 4, 8, 16};
+inline constexpr int kWideSplits[] = {1, 2, 4, 6, 8};
 inline constexpr int kPairedSplits[] = {1, 2, 4, 6};
 
 /// All of them, by form, heads, splits.

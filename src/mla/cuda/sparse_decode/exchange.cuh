@@ -52,12 +52,17 @@ class Exchange {
     /// Puts a warp's part where the copy engine takes it, or, if it is this block's own, where the others' land.
     /// `sums`: rows are dimensions, columns heads. A fence and a barrier of the warp must follow.
     __device__ __forceinline__ void stage(const float (&sums)[N / 2], int part, int lane) const {
-        const std::uint32_t to = owner_of(part) == rank_ ? landing(part, rank_) : staged(part);
+        const std::uint32_t to = place_of(part);
         const float factor = forth();
         std::uint32_t pairs[N / 4];
 #pragma unroll
         for (int p = 0; p < N / 4; ++p) pairs[p] = pack_16bit<Half>(sums[2 * p] * factor, sums[2 * p + 1] * factor);
         store_fragment_transposed<N>(pairs, lane, [to](int h, int eight) { return to + offset(h, eight); });
+    }
+
+    /// Where this block's share of a part goes to for that.
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t place_of(int part) const {
+        return owner_of(part) == rank_ ? landing(part, rank_) : staged(part);
     }
 
     /// Starts the copy of a part to its owner, whose landing place must be free; by one lane.

@@ -19,11 +19,11 @@ struct HeadSums {
     float sum = 0.0F;
 };
 
-template <int Dim, int N, bool Half, bool Pair>
+template <int Dim, int N, bool Half, bool Pair, int WeightBuffers = kWeightBuffers<N>>
 class Scorer {
   public:
     /// `power`: of the queries, as load_queries returns it.
-    __device__ Scorer(const Params& params, Control<N>& control, unsigned char* shared, int warp, int lane, int power)
+    __device__ Scorer(const Params& params, Control<N, WeightBuffers>& control, unsigned char* shared, int warp, int lane, int power)
         : params_(params),
           control_(control),
           shared_(shared),
@@ -39,7 +39,7 @@ class Scorer {
         return finish();
     }
 
-  private:
+  protected:  // the wide form scores rows in another way
     using Shape = Slabs<Dim>;
     static constexpr int kPairs = N / 8;  ///< column pairs of a thread
     static constexpr float kPatience = kPatienceBits;
@@ -201,16 +201,17 @@ class Scorer {
 
     /// Whether a weight of this thread is beyond what references allow, or its head has none; true for NaN.
     [[nodiscard]] __device__ bool exceeds() const {
-        float top = score_[0];
+        float of_row[4] = {score_[0], score_[1], score_[2], score_[3]};  // four short chains instead of a long one
 #pragma unroll
-        for (int e = 1; e < N / 2; ++e) top = max_or_nan(top, score_[e]);
+        for (int e = 4; e < N / 2; ++e) of_row[e % 4] = max_or_nan(of_row[e % 4], score_[e]);
+        const float top = max_or_nan(max_or_nan(of_row[0], of_row[1]), max_or_nan(of_row[2], of_row[3]));
         return !(top <= kPatience) || (thread() < N && head_.reference == kNoReference);
     }
 
     /// Maxima over rows cost more than all else here, so they are only taken when a reference must move, which is
     /// seldom after the first block.
     __device__ void weigh(int block) {
-        const int buffer = block % kWeightBuffers<N>;
+        const int buffer = block % WeightBuffers;
         const int row = warp_ * 16 + lane_ / 4;
         const int low = control_.exponent[block % kNoteDepth][row];
         const int high = control_.exponent[block % kNoteDepth][row + 8];
@@ -230,7 +231,7 @@ class Scorer {
             scale_scores(factor, shift, low != kMaskedRow, high != kMaskedRow);
         }
         relate();
-        ptx::barrier_wait(&control_.weights_empty[buffer], (block / kWeightBuffers<N> & 1U) ^ 1U);
+        ptx::barrier_wait(&control_.weights_empty[buffer], (block / WeightBuffers & 1U) ^ 1U);
         bool corrected = false;
         if (ptx::named_barrier_any(kScoreBarrier, 128, exceeds())) {
             column_maxima();
@@ -285,7 +286,7 @@ class Scorer {
     }
 
     const Params& params_;
-    Control<N>& control_;
+    Control<N, WeightBuffers>& control_;
     unsigned char* shared_;
     int warp_, lane_;
     float scale_;

@@ -39,17 +39,17 @@ inline constexpr int kPatienceBits = 8;
 inline constexpr int kUnitExponent = 127;
 inline constexpr int kMaskedRow = 0;
 
-template <int N>
+template <int N, int WeightBuffers = kWeightBuffers<N>>
 struct Control {
     std::uint64_t full[kMaxStages];         ///< stage written: an arrival per producer warp, or thread if rows are bf16
     std::uint64_t empty[kMaxStages];        ///< stage no longer read: an arrival per accumulating warp
     std::uint64_t first_empty[kMaxStages];  ///< its first slab, if let go apart: an arrival per warp that reads it last
-    std::uint64_t weights_full[kWeightBuffers<N>];       ///< an arrival per scoring warp
-    std::uint64_t weights_empty[kWeightBuffers<N>];      ///< an arrival per accumulating warp
+    std::uint64_t weights_full[WeightBuffers];       ///< an arrival per scoring warp
+    std::uint64_t weights_empty[WeightBuffers];      ///< an arrival per accumulating warp
     std::uint64_t told;                                  ///< sums of the other splits
     std::uint64_t landed;                                ///< partial outputs of the other splits
     alignas(16) int exponent[kNoteDepth][kRowBlock];     ///< of the rows of a block
-    alignas(16) float correction[kWeightBuffers<N>][N];  ///< factor of older sums
+    alignas(16) float correction[WeightBuffers][N];  ///< factor of older sums
     alignas(16) float partial[4][N];                     ///< per warp, for reductions over the rows of a block
     alignas(16) float reference[N];                      ///< exponent that weights are relative to; 0: none yet
     union {
@@ -57,7 +57,7 @@ struct Control {
         alignas(16) float moved[N];   ///< what references have moved by in a block; done with before factors are known
     };
     int odd[kNoteDepth];               ///< stages of a block come with their rounding errors
-    int corrected[kWeightBuffers<N>];  ///< whether any correction is not 1
+    int corrected[WeightBuffers];  ///< whether any correction is not 1
     unsigned query_top;                ///< largest magnitude of a query element, as bf16
 };
 

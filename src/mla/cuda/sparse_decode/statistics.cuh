@@ -52,8 +52,8 @@ __device__ __forceinline__ float factor_of(const HeadSums& all, float sink) {
 }
 
 /// Tells the blocks of the other splits this split's sums.
-template <int N, bool Pair>
-__device__ __forceinline__ void share_sums(Control<N>& control, SplitSums<N>* splits, int rank, int count, int h,
+template <int N, bool Pair, typename Control>
+__device__ __forceinline__ void share_sums(Control& control, SplitSums<N>* splits, int rank, int count, int h,
                                            const HeadSums& own) {
     const float4 sums = {own.reference, own.sum, own.top, 0.0F};
     splits[rank].head[h] = sums;
