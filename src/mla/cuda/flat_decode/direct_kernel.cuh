@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The flat form for fp8 rows, 16 heads: rows are brought as they are and converted in registers, once for the scores and
-// once for the values. Sixteen warps do the mathematics, four bring rows and settle sums. See
+// The flat form for fp8 rows, 16 heads: rows are brought as they are and converted in registers, once for the scores
+// and once for the values. Sixteen warps do the mathematics, four bring rows and settle sums. See
 // docs/kernels/sparse_mla.md.
 #pragma once
 
@@ -146,7 +146,8 @@ class DirectBlock {
         const int warp = warp_ - kDirectWarps;
         Finder<Dim, true> finders[L::kOwn];
 #pragma unroll
-        for (int i = 0; i < L::kOwn; ++i) finders[i].ask(params_, token_, rank_, row_of<Rows>(warp, 32 * i + lane_), true);
+        for (int i = 0; i < L::kOwn; ++i)
+            finders[i].ask(params_, token_, rank_, row_of<Rows>(warp, 32 * i + lane_), true);
         __syncthreads();
         arrive();
         if (!exists()) return;
@@ -170,8 +171,7 @@ class DirectBlock {
         ptx::copy_wait<0>();
         __syncwarp();
 #pragma unroll
-        for (int i = 0; i < L::kOwn; ++i)
-            describe_row(control_, base_, row_of<Rows>(warp, 32 * i + lane_), valid[i]);
+        for (int i = 0; i < L::kOwn; ++i) describe_row(control_, base_, row_of<Rows>(warp, 32 * i + lane_), valid[i]);
         __syncwarp();
         if (lane_ == 0) ptx::barrier_arrive(&control_.described);
     }
@@ -202,7 +202,8 @@ __global__ void __launch_bounds__(kDirectThreads, 1) flat_direct(const __grid_co
 
 template <int Dim, int Rows, int Heads>
 FlatKernel describe_direct() {
-    return {reinterpret_cast<const void*>(&flat_direct<Dim, Rows, Heads>), kDirectThreads, kDirectBytes<Dim, Rows, Heads>};
+    return {reinterpret_cast<const void*>(&flat_direct<Dim, Rows, Heads>), kDirectThreads,
+            kDirectBytes<Dim, Rows, Heads>};
 }
 
 }  // namespace tokamak::mla::cuda::flat_decode::direct

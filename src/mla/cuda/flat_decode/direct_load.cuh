@@ -85,7 +85,8 @@ __device__ __forceinline__ int largest_value(const uint2& scales, std::uint32_t 
     unsigned rotary = 0;
 #pragma unroll
     for (int i = 0; i < 128; i += 32)
-        rotary = max(rotary, top_bf16(load_shared_16(tail + kRotaryInTail + i), load_shared_16(tail + kRotaryInTail + i + 16)));
+        rotary = max(rotary,
+                     top_bf16(load_shared_16(tail + kRotaryInTail + i), load_shared_16(tail + kRotaryInTail + i + 16)));
     const int of_rotary = rotary >= 0x7F80U ? 0 : static_cast<int>(rotary >> 7) - 9;
     return max(static_cast<int>(top), of_rotary) << 23;
 }

@@ -67,13 +67,13 @@ template <int Dim, int Rows, int Heads>
 struct DirectControl {
     /// Of a row's scales to the power of two of the largest; as f16 if they are powers of two.
     using Ratios = std::conditional_t<Dim == 576, float4, uint4>;
-    std::uint64_t told;                             ///< sums of the other splits
-    std::uint64_t landed;                           ///< output parts of the other splits
+    std::uint64_t told;                                    ///< sums of the other splits
+    std::uint64_t landed;                                  ///< output parts of the other splits
     std::uint64_t rows[Layout<Dim, Rows, Heads>::kTurns];  ///< an arrival per helping thread
-    std::uint64_t described;                        ///< rows, below: an arrival per helping warp
-    std::uint64_t settled;                          ///< factors: an arrival per helping warp
+    std::uint64_t described;                               ///< rows, below: an arrival per helping warp
+    std::uint64_t settled;                                 ///< factors: an arrival per helping warp
     alignas(16) Ratios ratio[Rows];
-    float2 power[Rows];                               ///< x: exponent of that, -infinity if masked; y: its inverse
+    float2 power[Rows];                              ///< x: exponent of that, -infinity if masked; y: its inverse
     alignas(16) float maximum[Heads][kDirectWarps];  ///< of the rows of each warp
     alignas(16) float sum[Heads][kDirectWarps + 4];
     alignas(16) float factor[Heads][kMostSplits];  ///< what the parts of each split are multiplied by
