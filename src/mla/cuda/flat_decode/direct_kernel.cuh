@@ -19,6 +19,7 @@ class DirectBlock {
     using Control = DirectControl<Dim, Rows, Heads>;
     using Scores = Tile<Heads>[L::kOwn];
     static constexpr bool kColumns = Heads > 16;  ///< heads are columns of the products
+    using Weigher = DirectWeigher<Dim, Rows, Heads>;
     using OwnExchange = DirectExchange<Dim, Rows, Heads>;
 
   public:
@@ -78,9 +79,12 @@ class DirectBlock {
         if constexpr (!L::kTight) ptx::cluster_wait();
         ptx::named_barrier(kMainBarrier, kMainThreads);
         Scores score = {};
-        score_rows(score);
-        ptx::barrier_wait(&control_.described, 0);
-        DirectWeigher<Dim, Rows, Heads>(params_, control_, base_, warp_, lane_).weigh(score);
+        Weigher weigher(params_, control_, base_, warp_, lane_);
+        if constexpr (kColumns)
+            score_columns(score[0], weigher);
+        else
+            score_turns(score, weigher);
+        weigher.weigh(score);
         ptx::named_barrier(kWeighedBarrier, kDirectThreads);
         send(exchange);
         ptx::barrier_wait(&control_.settled, 0);
@@ -89,13 +93,7 @@ class DirectBlock {
         exchange.add();
     }
 
-    __device__ __forceinline__ void score_rows(Scores& score) const {
-        if constexpr (kColumns)
-            score_columns(score[0]);
-        else
-            score_turns(score);
-    }
-    __device__ __forceinline__ void score_turns(Scores& score) const {
+    __device__ __forceinline__ void score_turns(Scores& score, Weigher& weigher) const {
         const Scorer<Dim, Rows> scorer(params_, control_, base_, warp_, lane_);
         if constexpr (L::kTight) arrive();
 #pragma unroll
@@ -107,11 +105,12 @@ class DirectBlock {
                 scorer.score(turn, score[own]);
             }
             if (L::kTight && own == 0) ptx::cluster_wait();
+            if (own == L::kOwn - 1) read_rows(weigher);
             await_quad();
             scorer.add_shares(warp_, score[own]);
         }
     }
-    __device__ __forceinline__ void score_columns(Tile<Heads>& score) const {
+    __device__ __forceinline__ void score_columns(Tile<Heads>& score, Weigher& weigher) const {
         const ColumnScorer<Rows, Heads> scorer(control_, base_, warp_, lane_);
 #pragma unroll 1
         for (int half = 0; half < 2; ++half) {
@@ -119,8 +118,13 @@ class DirectBlock {
             ptx::barrier_wait(&control_.rows[2 * half + 1], 0);
             scorer.score(half);
         }
+        read_rows(weigher);
         await_quad();
         scorer.add_shares(warp_, score);
+    }
+    __device__ __forceinline__ void read_rows(Weigher& weigher) const {
+        ptx::barrier_wait(&control_.described, 0);
+        weigher.read_rows();
     }
     /// The four warps that have the same rows.
     __device__ __forceinline__ void await_quad() const { ptx::named_barrier(kRowsBarrier + warp_ / 4, 128); }
