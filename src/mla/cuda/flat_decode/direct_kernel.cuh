@@ -53,38 +53,24 @@ class DirectBlock {
         ptx::cluster_arrive_relaxed();
     }
 
-    /// By the first warp.
     __device__ __forceinline__ void listen_all() const {
-        if (lane_ < 4 * L::kTurns) {
-            const int turn = lane_ % L::kTurns;
-            const int bulk = 8 / L::kBulkRows;  // warps
-            const int count = turn < L::kSmallTurns ? 32 : bulk + (Dim == 512 ? 32 : 0);
-            ptx::barrier_init(&control_.rows[lane_ / L::kTurns][turn], count);
-            ptx::fence_barrier_init();
-        }
-        if (lane_ == 0) {
-            ptx::barrier_init(&control_.described, kHelperWarps);
-            ptx::barrier_init(&control_.settled, kHelperWarps);
-            listen<Heads>(params_, control_, rank_, kHelperWarps, kDirectWarps);
-        }
+        for (auto& barrier : control_.rows) ptx::barrier_init(&barrier, kHelperThreads);
+        ptx::barrier_init(&control_.described, kHelperWarps);
+        ptx::barrier_init(&control_.settled, kHelperWarps);
+        listen<Heads>(params_, control_, rank_, kHelperWarps, kDirectWarps);
     }
 
     __device__ __forceinline__ void calculate() const {
-        const Finder<Dim, true> finder(
-            params_, token_, rank_,
-            row_of<Rows>(warp_ / 4, L::kSmallTurns * 8 + warp_ % 4 * L::kBulkRows + lane_ % L::kBulkRows),
-            lane_ < L::kBulkRows);
         DirectQueries<Dim> queries(warp_, lane_);
         queries.load(params_, token_, first_head_);
         DirectQueries<Dim> more(kDirectWarps + warp_, lane_);
         const bool has_more = kColumns && warp_ < Heads - kDirectWarps;
         if (has_more) more.load(params_, token_, first_head_);
-        if (warp_ == 0) listen_all();
+        if (threadIdx.x == 0) listen_all();
         __syncthreads();
         const bool real = exists();
         if (!L::kTight || !real) arrive();
         if (!real) return;
-        direct::bring_rows(control_, reinterpret_cast<unsigned char*>(&control_) - L::kControl, Found(finder), warp_, lane_);
         queries.template store<kColumns>(params_, control_, base_ + L::kQueries);
         if (has_more) more.template store<kColumns>(params_, control_, base_ + L::kQueries);
         OwnExchange exchange(params_, control_, base_, rank_, warp_, lane_);
@@ -115,7 +101,7 @@ class DirectBlock {
             if (own > 0) await_quad();
 #pragma unroll
             for (int turn = 4 * own; turn < 4 * own + 4; ++turn) {
-                ptx::barrier_wait(&control_.rows[warp_ / 4][turn], 0);
+                ptx::barrier_wait(&control_.rows[turn], 0);
                 scorer.score(turn, score[own]);
             }
             if (L::kTight && own == 0) ptx::cluster_wait();
@@ -128,8 +114,8 @@ class DirectBlock {
         const ColumnScorer<Rows, Heads> scorer(control_, base_, warp_, lane_);
 #pragma unroll 1
         for (int half = 0; half < 2; ++half) {
-            ptx::barrier_wait(&control_.rows[warp_ / 4][2 * half], 0);
-            ptx::barrier_wait(&control_.rows[warp_ / 4][2 * half + 1], 0);
+            ptx::barrier_wait(&control_.rows[2 * half], 0);
+            ptx::barrier_wait(&control_.rows[2 * half + 1], 0);
             scorer.score(half);
         }
         read_rows(weigher);
@@ -188,7 +174,6 @@ class DirectBlock {
         ptx::cluster_wait();
         ptx::copy_wait<0>();
         __syncwarp();
-        for (int turn = L::kSmallTurns; turn < L::kTurns; ++turn) ptx::barrier_wait(&control_.rows[warp][turn], 0);
 #pragma unroll
         for (int i = 0; i < L::kOwn; ++i) describe_row(control_, base_, row_of<Rows>(warp, 32 * i + lane_), valid[i]);
         __syncwarp();

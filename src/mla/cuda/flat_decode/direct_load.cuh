@@ -33,7 +33,7 @@ __device__ __forceinline__ void copy_row(const std::uint8_t* values, int unit, s
     }
 }
 
-/// Copies the rows of a helping warp's first turns, and, of 512, the scales of all 32 from turn `first` on.
+/// Copies 32 rows of a warp, from turn `first` on.
 template <int Dim, int Rows, int Heads>
 __device__ __forceinline__ void copy_rows(const Params& params, DirectControl<Dim, Rows, Heads>& control,
                                           std::uint32_t base, Found found, int warp, int lane, int first) {
@@ -43,15 +43,8 @@ __device__ __forceinline__ void copy_rows(const Params& params, DirectControl<Di
         const std::uint32_t to = base + L::kTails + row_of<Rows>(warp, first * 8 + lane) * kTailPitch;
         ptx::copy_small<8>(to, found.own.valid ? found.own.scales : found.own.values, found.own.valid);
     }
-    const auto arrive = [&](int turn) {
-        if (Dim == 512 || turn < L::kSmallTurns) ptx::copy_arrive(&control.rows[warp][turn]);
-    };
 #pragma unroll
     for (int n = 0; n < 8; ++n) {
-        if (first + n / 2 >= L::kSmallTurns) {
-            if (n % 2 == 1) arrive(first + n / 2);
-            continue;
-        }
         const int j = 4 * n + lane / 8;
         const std::uint8_t* const values = found.values(j);
         const int row = row_of<Rows>(warp, first * 8 + j);
@@ -59,42 +52,7 @@ __device__ __forceinline__ void copy_rows(const Params& params, DirectControl<Di
         // Of 576, the unit with the scales is in front of the rotary values in memory as it is in a tail.
         copy_row<Dim>(values, lane % 8 - off, base + L::kCodes + row * DirectRow<Dim>::kCodePitch,
                       base + L::kTails + row * kTailPitch + kRotaryInTail, found.is_valid(j));
-        if (n % 2 == 1) arrive(first + n / 2);
-    }
-}
-
-/// Brings a main warp's rows of the last turns, whole rows by the copy engine; row j by lane j.
-template <int Dim, int Rows, int Heads>
-__device__ __forceinline__ void bring_rows(DirectControl<Dim, Rows, Heads>& control, unsigned char* shared,
-                                           const Found& found, int warp, int lane) {
-    using L = Layout<Dim, Rows, Heads>;
-    constexpr int kEach = L::kBulkRows;
-    constexpr int kCodes = DirectRow<Dim>::kCodes;
-    constexpr int kTail = Fp8Row<Dim>::kRotaryByte + 128 - kCodes;
-    constexpr int kTailAt = Dim == 576 ? 0 : kRotaryInTail;
-    const int first = L::kSmallTurns * 8 + warp % 4 * kEach;
-    std::uint64_t* const barrier = &control.rows[warp / 4][first / 8];
-    const unsigned valid = found.valid & ((1U << kEach) - 1);
-    if (valid != (1U << kEach) - 1) {
-        for (int j = 0; j < kEach; ++j) {
-            if (found.is_valid(j)) continue;
-            const int row = row_of<Rows>(warp / 4, first + j);
-            for (int at = lane * 16; at < kCodes; at += 512)
-                *reinterpret_cast<uint4*>(shared + L::kCodes + row * DirectRow<Dim>::kCodePitch + at) = {0, 0, 0, 0};
-            if (lane * 16 < kTail)
-                *reinterpret_cast<uint4*>(shared + L::kTails + row * kTailPitch + kTailAt + lane * 16) = {0, 0, 0, 0};
-        }
-        __syncwarp();
-    }
-    if (ptx::elect_lane()) ptx::barrier_arrive_expect(barrier, __popc(valid) * (kCodes + kTail));
-#pragma unroll
-    for (int j = 0; j < kEach; ++j) {
-        const std::uint8_t* const values = found.values(j);
-        const int row = row_of<Rows>(warp / 4, first + j);
-        if (found.is_valid(j) && ptx::elect_lane()) {
-            ptx::bulk_copy(shared + L::kCodes + row * DirectRow<Dim>::kCodePitch, values, kCodes, barrier);
-            ptx::bulk_copy(shared + L::kTails + row * kTailPitch + kTailAt, values + kCodes, kTail, barrier);
-        }
+        if (n % 2 == 1) ptx::copy_arrive(&control.rows[first + n / 2]);
     }
 }
 

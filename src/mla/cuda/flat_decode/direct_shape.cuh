@@ -36,8 +36,6 @@ template <int Dim, int Rows, int Heads>
 struct Layout {
     using Row = DirectRow<Dim>;
     static constexpr int kTurns = Rows / 32;
-    static constexpr int kSmallTurns = kTurns / 2;  ///< brought by helping warps; the others by bulk copies
-    static constexpr int kBulkRows = Rows / 32;     ///< of a main warp
     static constexpr int kOwn = Rows / 128;  ///< turns of which a warp weighs its eight rows
     /// 256 rows leave no room: parts land where the queries were, weights are where the tails were.
     static constexpr bool kTight = Rows > 128;
@@ -71,7 +69,7 @@ struct DirectControl {
     using Ratios = std::conditional_t<Dim == 576, float4, uint4>;
     std::uint64_t told;                                    ///< sums of the other splits
     std::uint64_t landed;                                  ///< output parts of the other splits
-    std::uint64_t rows[4][Layout<Dim, Rows, Heads>::kTurns];  ///< of four warps
+    std::uint64_t rows[Layout<Dim, Rows, Heads>::kTurns];  ///< an arrival per helping thread
     std::uint64_t described;                               ///< rows, below: an arrival per helping warp
     std::uint64_t settled;                                 ///< factors: an arrival per helping warp
     alignas(16) Ratios ratio[Rows];
