@@ -53,8 +53,13 @@ class DirectBlock {
         ptx::cluster_arrive_relaxed();
     }
 
+    /// By the first warp.
     __device__ __forceinline__ void listen_all() const {
-        for (auto& barrier : control_.rows) ptx::barrier_init(&barrier, kHelperThreads);
+        if (lane_ < 4 * L::kTurns) {
+            ptx::barrier_init(&control_.rows[lane_ / L::kTurns][lane_ % L::kTurns], 32);
+            ptx::fence_barrier_init();
+        }
+        if (lane_ > 0) return;
         ptx::barrier_init(&control_.described, kHelperWarps);
         ptx::barrier_init(&control_.settled, kHelperWarps);
         listen<Heads>(params_, control_, rank_, kHelperWarps, kDirectWarps);
@@ -66,7 +71,7 @@ class DirectBlock {
         DirectQueries<Dim> more(kDirectWarps + warp_, lane_);
         const bool has_more = kColumns && warp_ < Heads - kDirectWarps;
         if (has_more) more.load(params_, token_, first_head_);
-        if (threadIdx.x == 0) listen_all();
+        if (warp_ == 0) listen_all();
         __syncthreads();
         const bool real = exists();
         if (!L::kTight || !real) arrive();
@@ -101,7 +106,7 @@ class DirectBlock {
             if (own > 0) await_quad();
 #pragma unroll
             for (int turn = 4 * own; turn < 4 * own + 4; ++turn) {
-                ptx::barrier_wait(&control_.rows[turn], 0);
+                ptx::barrier_wait(&control_.rows[warp_ / 4][turn], 0);
                 scorer.score(turn, score[own]);
             }
             if (L::kTight && own == 0) ptx::cluster_wait();
@@ -114,8 +119,8 @@ class DirectBlock {
         const ColumnScorer<Rows, Heads> scorer(control_, base_, warp_, lane_);
 #pragma unroll 1
         for (int half = 0; half < 2; ++half) {
-            ptx::barrier_wait(&control_.rows[2 * half], 0);
-            ptx::barrier_wait(&control_.rows[2 * half + 1], 0);
+            ptx::barrier_wait(&control_.rows[warp_ / 4][2 * half], 0);
+            ptx::barrier_wait(&control_.rows[warp_ / 4][2 * half + 1], 0);
             scorer.score(half);
         }
         read_rows(weigher);

@@ -52,7 +52,7 @@ __device__ __forceinline__ void copy_rows(const Params& params, DirectControl<Di
         // Of 576, the unit with the scales is in front of the rotary values in memory as it is in a tail.
         copy_row<Dim>(values, lane % 8 - off, base + L::kCodes + row * DirectRow<Dim>::kCodePitch,
                       base + L::kTails + row * kTailPitch + kRotaryInTail, found.is_valid(j));
-        if (n % 2 == 1) ptx::copy_arrive(&control.rows[first + n / 2]);
+        if (n % 2 == 1) ptx::copy_arrive(&control.rows[warp][first + n / 2]);
     }
 }
 

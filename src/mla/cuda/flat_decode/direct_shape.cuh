@@ -69,7 +69,7 @@ struct DirectControl {
     using Ratios = std::conditional_t<Dim == 576, float4, uint4>;
     std::uint64_t told;                                    ///< sums of the other splits
     std::uint64_t landed;                                  ///< output parts of the other splits
-    std::uint64_t rows[Layout<Dim, Rows, Heads>::kTurns];  ///< an arrival per helping thread
+    std::uint64_t rows[4][Layout<Dim, Rows, Heads>::kTurns];  ///< of four warps: an arrival of each lane that copies
     std::uint64_t described;                               ///< rows, below: an arrival per helping warp
     std::uint64_t settled;                                 ///< factors: an arrival per helping warp
     alignas(16) Ratios ratio[Rows];
