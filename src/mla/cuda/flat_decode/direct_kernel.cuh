@@ -53,13 +53,13 @@ class DirectBlock {
         ptx::cluster_arrive_relaxed();
     }
 
-    /// By the first warp.
+    /// By all main warps: a warp that initialises a barrier per lane does so lane by lane, 50 cycles each.
     __device__ __forceinline__ void listen_all() const {
-        if (lane_ < 4 * L::kTurns) {
-            ptx::barrier_init(&control_.rows[lane_ / L::kTurns][lane_ % L::kTurns], 32);
-            ptx::fence_barrier_init();
-        }
         if (lane_ > 0) return;
+#pragma unroll
+        for (int i = 0; i < L::kTurns / 4; ++i) ptx::barrier_init(&control_.rows[0][0] + warp_ + kDirectWarps * i, 32);
+        ptx::fence_barrier_init();
+        if (warp_ > 0) return;
         ptx::barrier_init(&control_.described, kHelperWarps);
         ptx::barrier_init(&control_.settled, kHelperWarps);
         listen<Heads>(params_, control_, rank_, kHelperWarps, kDirectWarps);
@@ -71,8 +71,8 @@ class DirectBlock {
         DirectQueries<Dim> more(kDirectWarps + warp_, lane_);
         const bool has_more = kColumns && warp_ < Heads - kDirectWarps;
         if (has_more) more.load(params_, token_, first_head_);
-        if (warp_ == 0) listen_all();
-        __syncthreads();
+        listen_all();
+        ptx::named_barrier(kStartBarrier, kDirectThreads);
         const bool real = exists();
         if (!L::kTight || !real) arrive();
         if (!real) return;
@@ -157,7 +157,7 @@ class DirectBlock {
 #pragma unroll
         for (int i = 0; i < L::kOwn; ++i)
             finders[i].ask(params_, token_, rank_, row_of<Rows>(warp, 32 * i + lane_), true);
-        __syncthreads();
+        ptx::named_barrier(kStartBarrier, kDirectThreads);
         arrive();
         if (!exists()) return;
         bring_rows(finders, warp);
