@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The flat form for fp8 rows, 16 heads: rows are brought as they are and converted in registers, once for the scores
-// and once for the values. Sixteen warps do the mathematics, four bring rows and settle sums. See
-// docs/kernels/sparse_mla.md.
+// The flat form for fp8 rows, 16 or 24 heads: rows are brought as they are and converted in registers, once for the
+// scores and once for the values. Sixteen warps do the mathematics, four bring rows and settle sums. See
+// docs/kernels/sparse_mla_flat.md.
 #pragma once
 
 #include "mla/cuda/flat_decode/column_scores.cuh"
