@@ -92,6 +92,21 @@ TEST(SparseAttentionChoice, SplitsThatAreNoPowersOfTwoFillTheChip) {
     EXPECT_EQ(variant_at(table(problem), 1), "flat_decode_r128_h16_s9");
 }
 
+TEST(SparseAttentionChoice, LongSharesOfSixteenHeadsTakeTheClustersThatRunAtOnce) {
+    const SparseAttentionProblem problem = problem_of(16, {2048});
+    EXPECT_EQ(variant_at(table(problem), 1), "flat_decode_r128_h16_s16");
+    EXPECT_EQ(variant_at(table(problem), 8), "flat_decode_r256_h16_s8");
+    EXPECT_EQ(variant_at(table(problem_of(64, {2048})), 3), "flat_decode_r256_h16_s8");
+    SparseAttentionProblem narrow = problem_of(16, {2048});
+    narrow.dim = 512;
+    for (const auto& [variant, reason] : refused_configs({}, narrow, true)) {
+        if (variant != "flat_decode_r256_h16_s8") continue;
+        EXPECT_EQ(reason, "so many rows fit only as fp8 rows of 576");
+        return;
+    }
+    ADD_FAILURE() << "no such variant";
+}
+
 TEST(SparseAttentionChoice, SplitsOfTheFlatFormBecomeFewerInTheOther) {
     for (const auto& [flat, pipelined] :
          {std::pair(5, 4), std::pair(6, 6), std::pair(8, 8), std::pair(9, 8), std::pair(16, 8)})

@@ -129,6 +129,7 @@ TEST_P(SparseAttentionGpu, SmallCasesMatchTheDefinition) {
     };
     AttentionCase of_flat_656 = small("of_flat_656", 576, {.format = KvFormat::fp8_656, .odd_scales = true});
     of_flat_656.pools[0].top_k = 1100;  // shares of 65 to 256 rows, depending on the splits
+    of_flat_656.heads = 100;            // as many as 24 heads a block are for
     AttentionCase of_flat_584 = small("of_flat_584", 512, {.format = KvFormat::fp8_584});
     of_flat_584.pools[0].top_k = 600;
     int ran = 0;

@@ -29,8 +29,9 @@ double block_us(int heads) {
 /// Of a cluster of the flat form.
 double flat_us(const SparseConfig& config, std::int64_t dim) {
     if (config.rows == kFlatRows[0]) return 5.0 + 0.13 * config.heads;
-    if (config.rows == kFlatRows[2]) return 11.0;
-    if (config.heads == 16) return 8.2;
+    if (config.rows == kFlatRows[2]) return 10.7;
+    if (config.heads == 16) return 8.0;
+    if (config.heads == 24 && dim == 576) return 9.4;
     return dim == 576 ? 5.9 + 0.205 * config.heads : 4.4 + 0.25 * config.heads;
 }
 

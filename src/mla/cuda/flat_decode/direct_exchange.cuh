@@ -84,8 +84,8 @@ class DirectExchange {
     static constexpr int kWeightBits = -6;
 
   public:
-    __device__ __forceinline__ DirectExchange(const Params& params, Control& control, std::uint32_t base,
-                                              int rank, int warp, int lane)
+    __device__ __forceinline__ DirectExchange(const Params& params, Control& control, std::uint32_t base, int rank,
+                                              int warp, int lane)
         : params_(params),
           control_(control),
           parts_(params, {base + L::kStaged, base + L::kLanding, &control.landed}, rank, kWeightBits),
@@ -136,40 +136,29 @@ class DirectExchange {
         }
     }
 
-    /// Finds what this thread will add up first.
+    /// Finds what this thread will add up first, and where it goes: the parameters for that come from memory too.
     __device__ __forceinline__ void take(int token, int first_head) {
         token_ = token;
         first_head_ = first_head;
         splits_ = params_.splits;
         items_ = kItems * parts_.parts();
-        at_ = at_of(item_);
         step_ = parts_.landing_step();
+        kind_ = params_.out_vectors ? params_.out_kind : OutKind::f32;
+        turn_to_item();
     }
 
     /// Behind the arrival of all parts and factors.
     __device__ __forceinline__ void add() {
-        for (; item_ < items_; item_ += kMainThreads, at_ = at_of(item_)) {
-            const int h = item_ / 8 % Heads;
-            float2 sums[1] = {};
-            if (splits_ == kMostSplits) {
-                float2 parts[kMostSplits];
-#pragma unroll
-                for (int s = 0; s < kMostSplits; ++s) parts[s] = Parts::two_at(at_ + s * step_);
-#pragma unroll
-                for (int s = 0; s < kMostSplits; s += 4) {
-                    const float4 factor = *reinterpret_cast<const float4*>(&control_.factor[h][s]);
-                    add_one(sums[0], parts[s], factor.x);
-                    add_one(sums[0], parts[s + 1], factor.y);
-                    add_one(sums[0], parts[s + 2], factor.z);
-                    add_one(sums[0], parts[s + 3], factor.w);
-                }
-            } else {
-#pragma unroll 1
-                for (int s = 0; s < splits_; ++s)
-                    add_one(sums[0], Parts::two_at(at_ + s * step_), control_.factor[h][s]);
+        while (item_ < items_) {
+            const float2 sums = add_splits(&control_.factor[item_ / 8 % Heads][0]);
+            if (kind_ == OutKind::f32) {
+                const float2 one[1] = {sums};
+                parts_.template store<1>(token_, head(), dim(), one);
+            } else if (out_ != nullptr) {
+                *out_ = kind_ == OutKind::bf16 ? pack_bf16(sums.x, sums.y) : pack_f16(sums.x, sums.y);
             }
-            const int dim = parts_.first_dim() + item_ / kItems * 16 + item_ % 8 * 2;
-            parts_.template store<1>(token_, first_head_ + h, dim, sums);
+            item_ += kMainThreads;
+            turn_to_item();
         }
     }
 
@@ -183,9 +172,44 @@ class DirectExchange {
         sums.x = fmaf(v.x, factor, sums.x);
         sums.y = fmaf(v.y, factor, sums.y);
     }
-    [[nodiscard]] __device__ __forceinline__ std::uint32_t at_of(int item) const {
-        const int pair = item % 8;
-        return parts_.landing_of(item / kItems) + Parts::offset(item / 8 % Heads, pair / 4) + pair % 4 * 4;
+    /// Of `Count` splits from `first` on; behind the last split that one again, times 0.
+    template <int Count, bool Clamped>
+    __device__ __forceinline__ void add_some(float2& sums, const float* factors, int first) const {
+        float2 parts[Count];
+#pragma unroll
+        for (int s = 0; s < Count; ++s)
+            parts[s] = Parts::two_at(at_ + (Clamped ? min(first + s, splits_ - 1) : first + s) * step_);
+#pragma unroll
+        for (int s = 0; s < Count; s += 4) {
+            const float4 factor = *reinterpret_cast<const float4*>(factors + first + s);
+            add_one(sums, parts[s], factor.x);
+            add_one(sums, parts[s + 1], factor.y);
+            add_one(sums, parts[s + 2], factor.z);
+            add_one(sums, parts[s + 3], factor.w);
+        }
+    }
+    [[nodiscard]] __device__ __forceinline__ float2 add_splits(const float* factors) const {
+        float2 sums = {0.0F, 0.0F};
+        if (splits_ == kMostSplits) {
+            add_some<kMostSplits, false>(sums, factors, 0);
+        } else {
+            add_some<8, true>(sums, factors, 0);
+            for (int first = 8; first < splits_; first += 4) add_some<4, true>(sums, factors, first);
+        }
+        return sums;
+    }
+    [[nodiscard]] __device__ __forceinline__ int head() const { return first_head_ + item_ / 8 % Heads; }
+    [[nodiscard]] __device__ __forceinline__ int dim() const {
+        return parts_.first_dim() + item_ / kItems * 16 + item_ % 8 * 2;
+    }
+    __device__ __forceinline__ void turn_to_item() {
+        const int pair = item_ % 8;
+        at_ = parts_.landing_of(item_ / kItems) + Parts::offset(item_ / 8 % Heads, pair / 4) + pair % 4 * 4;
+        out_ = nullptr;
+        if (head() < params_.heads && dim() < params_.value_dim)
+            out_ = reinterpret_cast<std::uint32_t*>(static_cast<std::uint16_t*>(params_.out) +
+                                                    token_ * params_.out_token_stride +
+                                                    head() * params_.out_head_stride + dim());
     }
     [[nodiscard]] __device__ __forceinline__ Push push_of(int part) const {
         const int owner = owner_of(part);
@@ -213,6 +237,8 @@ class DirectExchange {
     Push first_push_, second_push_{};
     int item_, items_ = 0, token_ = 0, first_head_ = 0, splits_ = 1;
     std::uint32_t at_ = 0, step_ = 0;
+    OutKind kind_ = OutKind::f32;   ///< f32: or not aligned
+    std::uint32_t* out_ = nullptr;  ///< where 16-bit elements go; null: nowhere
 };
 
 }  // namespace tokamak::mla::cuda::flat_decode::direct

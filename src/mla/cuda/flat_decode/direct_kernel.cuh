@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The flat form for fp8 rows, 16 heads: rows are brought as they are and converted in registers, once for the scores and
-// once for the values. Sixteen warps do the mathematics, four bring rows and settle sums. See
-// docs/kernels/sparse_mla.md.
+// The flat form for fp8 rows, 16 or 24 heads: rows are brought as they are and converted in registers, once for the
+// scores and once for the values. Sixteen warps do the mathematics, four bring rows and settle sums. See
+// docs/kernels/sparse_mla_flat.md.
 #pragma once
 
 #include "mla/cuda/flat_decode/column_scores.cuh"
@@ -19,6 +19,7 @@ class DirectBlock {
     using Control = DirectControl<Dim, Rows, Heads>;
     using Scores = Tile<Heads>[L::kOwn];
     static constexpr bool kColumns = Heads > 16;  ///< heads are columns of the products
+    using Weigher = DirectWeigher<Dim, Rows, Heads>;
     using OwnExchange = DirectExchange<Dim, Rows, Heads>;
 
   public:
@@ -52,8 +53,13 @@ class DirectBlock {
         ptx::cluster_arrive_relaxed();
     }
 
+    /// By all main warps: a warp that initialises a barrier per lane does so lane by lane, 50 cycles each.
     __device__ __forceinline__ void listen_all() const {
-        for (auto& barrier : control_.rows) ptx::barrier_init(&barrier, kHelperThreads);
+        if (lane_ > 0) return;
+#pragma unroll
+        for (int i = 0; i < L::kTurns / 4; ++i) ptx::barrier_init(&control_.rows[0][0] + warp_ + kDirectWarps * i, 32);
+        ptx::fence_barrier_init();
+        if (warp_ > 0) return;
         ptx::barrier_init(&control_.described, kHelperWarps);
         ptx::barrier_init(&control_.settled, kHelperWarps);
         listen<Heads>(params_, control_, rank_, kHelperWarps, kDirectWarps);
@@ -65,8 +71,8 @@ class DirectBlock {
         DirectQueries<Dim> more(kDirectWarps + warp_, lane_);
         const bool has_more = kColumns && warp_ < Heads - kDirectWarps;
         if (has_more) more.load(params_, token_, first_head_);
-        if (threadIdx.x == 0) listen_all();
-        __syncthreads();
+        listen_all();
+        ptx::named_barrier(kStartBarrier, kDirectThreads);
         const bool real = exists();
         if (!L::kTight || !real) arrive();
         if (!real) return;
@@ -78,9 +84,12 @@ class DirectBlock {
         if constexpr (!L::kTight) ptx::cluster_wait();
         ptx::named_barrier(kMainBarrier, kMainThreads);
         Scores score = {};
-        score_rows(score);
-        ptx::barrier_wait(&control_.described, 0);
-        DirectWeigher<Dim, Rows, Heads>(params_, control_, base_, warp_, lane_).weigh(score);
+        Weigher weigher(params_, control_, base_, warp_, lane_);
+        if constexpr (kColumns)
+            score_columns(score[0], weigher);
+        else
+            score_turns(score, weigher);
+        weigher.weigh(score);
         ptx::named_barrier(kWeighedBarrier, kDirectThreads);
         send(exchange);
         ptx::barrier_wait(&control_.settled, 0);
@@ -89,13 +98,7 @@ class DirectBlock {
         exchange.add();
     }
 
-    __device__ __forceinline__ void score_rows(Scores& score) const {
-        if constexpr (kColumns)
-            score_columns(score[0]);
-        else
-            score_turns(score);
-    }
-    __device__ __forceinline__ void score_turns(Scores& score) const {
+    __device__ __forceinline__ void score_turns(Scores& score, Weigher& weigher) const {
         const Scorer<Dim, Rows> scorer(params_, control_, base_, warp_, lane_);
         if constexpr (L::kTight) arrive();
 #pragma unroll
@@ -103,24 +106,30 @@ class DirectBlock {
             if (own > 0) await_quad();
 #pragma unroll
             for (int turn = 4 * own; turn < 4 * own + 4; ++turn) {
-                ptx::barrier_wait(&control_.rows[turn], 0);
+                ptx::barrier_wait(&control_.rows[warp_ / 4][turn], 0);
                 scorer.score(turn, score[own]);
             }
             if (L::kTight && own == 0) ptx::cluster_wait();
+            if (own == L::kOwn - 1) read_rows(weigher);
             await_quad();
             scorer.add_shares(warp_, score[own]);
         }
     }
-    __device__ __forceinline__ void score_columns(Tile<Heads>& score) const {
+    __device__ __forceinline__ void score_columns(Tile<Heads>& score, Weigher& weigher) const {
         const ColumnScorer<Rows, Heads> scorer(control_, base_, warp_, lane_);
 #pragma unroll 1
         for (int half = 0; half < 2; ++half) {
-            ptx::barrier_wait(&control_.rows[2 * half], 0);
-            ptx::barrier_wait(&control_.rows[2 * half + 1], 0);
+            ptx::barrier_wait(&control_.rows[warp_ / 4][2 * half], 0);
+            ptx::barrier_wait(&control_.rows[warp_ / 4][2 * half + 1], 0);
             scorer.score(half);
         }
+        read_rows(weigher);
         await_quad();
         scorer.add_shares(warp_, score);
+    }
+    __device__ __forceinline__ void read_rows(Weigher& weigher) const {
+        ptx::barrier_wait(&control_.described, 0);
+        weigher.read_rows();
     }
     /// The four warps that have the same rows.
     __device__ __forceinline__ void await_quad() const { ptx::named_barrier(kRowsBarrier + warp_ / 4, 128); }
@@ -146,8 +155,9 @@ class DirectBlock {
         const int warp = warp_ - kDirectWarps;
         Finder<Dim, true> finders[L::kOwn];
 #pragma unroll
-        for (int i = 0; i < L::kOwn; ++i) finders[i].ask(params_, token_, rank_, row_of<Rows>(warp, 32 * i + lane_), true);
-        __syncthreads();
+        for (int i = 0; i < L::kOwn; ++i)
+            finders[i].ask(params_, token_, rank_, row_of<Rows>(warp, 32 * i + lane_), true);
+        ptx::named_barrier(kStartBarrier, kDirectThreads);
         arrive();
         if (!exists()) return;
         bring_rows(finders, warp);
@@ -170,8 +180,7 @@ class DirectBlock {
         ptx::copy_wait<0>();
         __syncwarp();
 #pragma unroll
-        for (int i = 0; i < L::kOwn; ++i)
-            describe_row(control_, base_, row_of<Rows>(warp, 32 * i + lane_), valid[i]);
+        for (int i = 0; i < L::kOwn; ++i) describe_row(control_, base_, row_of<Rows>(warp, 32 * i + lane_), valid[i]);
         __syncwarp();
         if (lane_ == 0) ptx::barrier_arrive(&control_.described);
     }
@@ -202,7 +211,8 @@ __global__ void __launch_bounds__(kDirectThreads, 1) flat_direct(const __grid_co
 
 template <int Dim, int Rows, int Heads>
 FlatKernel describe_direct() {
-    return {reinterpret_cast<const void*>(&flat_direct<Dim, Rows, Heads>), kDirectThreads, kDirectBytes<Dim, Rows, Heads>};
+    return {reinterpret_cast<const void*>(&flat_direct<Dim, Rows, Heads>), kDirectThreads,
+            kDirectBytes<Dim, Rows, Heads>};
 }
 
 }  // namespace tokamak::mla::cuda::flat_decode::direct

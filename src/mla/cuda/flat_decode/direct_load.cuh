@@ -52,7 +52,7 @@ __device__ __forceinline__ void copy_rows(const Params& params, DirectControl<Di
         // Of 576, the unit with the scales is in front of the rotary values in memory as it is in a tail.
         copy_row<Dim>(values, lane % 8 - off, base + L::kCodes + row * DirectRow<Dim>::kCodePitch,
                       base + L::kTails + row * kTailPitch + kRotaryInTail, found.is_valid(j));
-        if (n % 2 == 1) ptx::copy_arrive(&control.rows[first + n / 2]);
+        if (n % 2 == 1) ptx::copy_arrive(&control.rows[warp][first + n / 2]);
     }
 }
 
@@ -85,7 +85,8 @@ __device__ __forceinline__ int largest_value(const uint2& scales, std::uint32_t 
     unsigned rotary = 0;
 #pragma unroll
     for (int i = 0; i < 128; i += 32)
-        rotary = max(rotary, top_bf16(load_shared_16(tail + kRotaryInTail + i), load_shared_16(tail + kRotaryInTail + i + 16)));
+        rotary = max(rotary,
+                     top_bf16(load_shared_16(tail + kRotaryInTail + i), load_shared_16(tail + kRotaryInTail + i + 16)));
     const int of_rotary = rotary >= 0x7F80U ? 0 : static_cast<int>(rotary >> 7) - 9;
     return max(static_cast<int>(top), of_rotary) << 23;
 }

@@ -37,7 +37,8 @@ class Scorer {
         rotary_at_ = base + L::kTails + row * kTailPitch + kRotaryInTail + (Dim == 576 ? group_ * 32 + c * 8 : c * 16);
 #pragma unroll
         for (int x = 0; x < 2; ++x)
-            scales_[x] = base + L::kTails + (first + row_of_column(2 * c + x)) * kTailPitch + group_ * (Dim == 576 ? 4 : 2);
+            scales_[x] =
+                base + L::kTails + (first + row_of_column(2 * c + x)) * kTailPitch + group_ * (Dim == 576 ? 4 : 2);
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
             const int head = lane / 4 + 8 * h;
@@ -125,15 +126,15 @@ class Scorer {
     __device__ __forceinline__ void scale_sums(const float (&of_row)[2], Tile (&sums)[2], const Tile& rotaries) const {
 #pragma unroll
         for (int i = 0; i < 4; ++i)
-            sums[0][i] =
-                fmaf((sums[0][i] + sums[1][i]) * of_row[i % 2], scale_[i / 2], rotaries[i] * rotary_scale_);
+            sums[0][i] = fmaf((sums[0][i] + sums[1][i]) * of_row[i % 2], scale_[i / 2], rotaries[i] * rotary_scale_);
     }
     __device__ __forceinline__ void scale_groups(const std::uint32_t (&of_row)[2], Tile (&sums)[2]) const {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
             const float low = power_scale(of_row[i % 2] & 0xFFU);
             const float high = has_rotary_ ? rotary_scale_ : power_scale(of_row[i % 2] >> 8);
-            sums[0][i] = fmaf(sums[0][i] * low, scale_[i / 2], sums[1][i] * high * (has_rotary_ ? 1.0F : scale_[i / 2]));
+            sums[0][i] =
+                fmaf(sums[0][i] * low, scale_[i / 2], sums[1][i] * high * (has_rotary_ ? 1.0F : scale_[i / 2]));
         }
     }
 
@@ -144,8 +145,8 @@ class Scorer {
             for (int i = 0; i < 4; ++i) own[i] = sums[i];
             return;
         }
-        const std::uint32_t at = base_ + L::kScores + (quad_ * 4 + owner) * L::kPartialBytes +
-                                 ((group_ - owner - 1) & 3) * 512 + lane_ * 16;
+        const std::uint32_t at =
+            base_ + L::kScores + (quad_ * 4 + owner) * L::kPartialBytes + ((group_ - owner - 1) & 3) * 512 + lane_ * 16;
         store_shared(at, {__float_as_uint(sums[0]), __float_as_uint(sums[1]), __float_as_uint(sums[2]),
                           __float_as_uint(sums[3])});
     }

@@ -15,8 +15,8 @@ inline constexpr int kMainThreads = 32 * kDirectWarps;
 inline constexpr int kHelperThreads = 32 * kHelperWarps;
 inline constexpr int kDirectThreads = kMainThreads + kHelperThreads;
 
-/// Named barriers.
-enum : int { kMainBarrier = 1, kWeighedBarrier = 2, kRowsBarrier = 3 /* to 6 */ };
+/// Named barriers. Roles come to the first one from different places.
+enum : int { kMainBarrier = 1, kWeighedBarrier = 2, kRowsBarrier = 3 /* to 6 */, kStartBarrier = 7 };
 
 /// A row in shared memory: its codes; apart from them the tail, scales and 64 rotary values. Pitches are odd numbers
 /// of 16 bytes. Rows of 512 have seven powers of two as scales, and their rotary values are values too.
@@ -67,13 +67,13 @@ template <int Dim, int Rows, int Heads>
 struct DirectControl {
     /// Of a row's scales to the power of two of the largest; as f16 if they are powers of two.
     using Ratios = std::conditional_t<Dim == 576, float4, uint4>;
-    std::uint64_t told;                             ///< sums of the other splits
-    std::uint64_t landed;                           ///< output parts of the other splits
-    std::uint64_t rows[Layout<Dim, Rows, Heads>::kTurns];  ///< an arrival per helping thread
-    std::uint64_t described;                        ///< rows, below: an arrival per helping warp
-    std::uint64_t settled;                          ///< factors: an arrival per helping warp
+    std::uint64_t told;                                       ///< sums of the other splits
+    std::uint64_t landed;                                     ///< output parts of the other splits
+    std::uint64_t rows[4][Layout<Dim, Rows, Heads>::kTurns];  ///< of four warps: an arrival of each lane that copies
+    std::uint64_t described;                                  ///< rows, below: an arrival per helping warp
+    std::uint64_t settled;                                    ///< factors: an arrival per helping warp
     alignas(16) Ratios ratio[Rows];
-    float2 power[Rows];                               ///< x: exponent of that, -infinity if masked; y: its inverse
+    float2 power[Rows];                              ///< x: exponent of that, -infinity if masked; y: its inverse
     alignas(16) float maximum[Heads][kDirectWarps];  ///< of the rows of each warp
     alignas(16) float sum[Heads][kDirectWarps + 4];
     alignas(16) float factor[Heads][kMostSplits];  ///< what the parts of each split are multiplied by

@@ -22,12 +22,23 @@ class DirectWeigher {
                                              int lane)
         : params_(params), control_(control), base_(base), warp_(warp), lane_(lane) {}
 
-    /// Leaves weights in the order of the operand that they are, and the sums of this warp's rows.
-    __device__ __forceinline__ void weigh(Scores& score) {
+    /// What is said of this lane's rows, while scores are still being added up.
+    __device__ __forceinline__ void read_rows() {
 #pragma unroll
         for (int i = 0; i < L::kOwn; ++i)
 #pragma unroll
-            for (int x = 0; x < 2; ++x) read_row(score[i], i, x);
+            for (int x = 0; x < 2; ++x) {
+                const int row = turn(i) / 2 * 16 + row_of_column(lane_ % 4 * 2 + x) + turn(i) % 2;
+                ratio_[i][x] = control_.ratio[row];
+                const float2 power = control_.power[row];
+                power_[i][x] = power.x;
+                inverse_[i][x] = power.y;
+            }
+    }
+
+    /// Leaves weights in the order of the operand that they are, and the sums of this warp's rows.
+    __device__ __forceinline__ void weigh(Scores& score) {
+        mask(score);
         leave_maxima(score);
         ptx::named_barrier(kMainBarrier, kMainThreads);
 #pragma unroll
@@ -58,18 +69,15 @@ class DirectWeigher {
         return warp_ / 4 * L::kTurns + own * 4 + warp_ % 4;
     }
 
-    /// Masks this lane's row x, and adds its power to its scores.
-    __device__ __forceinline__ void read_row(Tile& score, int own, int x) {
-        const int row = turn(own) / 2 * 16 + row_of_column(lane_ % 4 * 2 + x) + turn(own) % 2;
-        ratio_[own][x] = control_.ratio[row];
-        const float2 power = control_.power[row];
-        power_[own][x] = power.x;
-        inverse_[own][x] = power.y;
+    /// Masks rows, and adds their powers to their scores.
+    __device__ __forceinline__ void mask(Scores& score) const {
 #pragma unroll
-        for (int h = 0; h < kEights; ++h) {
-            float& s = score[2 * h + x];
-            s = power.x == -kInfinity ? -kInfinity : s + power.x;
-        }
+        for (int i = 0; i < L::kOwn; ++i)
+#pragma unroll
+            for (int e = 0; e < Heads / 4; ++e) {
+                const float power = power_[i][e % 2];
+                score[i][e] = power == -kInfinity ? -kInfinity : score[i][e] + power;
+            }
     }
 
     /// Combines the numbers of the four lanes that have other columns of a head.
