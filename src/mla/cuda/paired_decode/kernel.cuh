@@ -6,6 +6,7 @@
 
 #include "mla/cuda/paired_decode/bring.cuh"
 #include "mla/cuda/paired_decode/merge.cuh"
+#include "mla/cuda/paired_decode/next_block.cuh"
 
 namespace tokamak::mla::cuda::paired_decode {
 
@@ -94,6 +95,7 @@ class PairedBlock {
         rows.begin();
         Bringer<Dim>(control_, base_, warp, lane_).run(rows, pairs_of(columns));
         touch_last();
+        if constexpr (!Split) NextBlock<Dim>(params_, warp * 32 + lane_).fetch();
         ptx::copy_wait<0>();
         __syncwarp();
         end(warp * 32 + lane_);
@@ -121,6 +123,9 @@ class PairedBlock {
         __syncwarp();
         ptx::cluster_arrive_relaxed();
         ptx::named_barrier(kFactorsBarrier, kPairedThreads);
+        const Merge<Dim> merging(params_, control_, shared_, rank_);
+        merging.await();
+        merging.add(token_, first_head_, warp_ * 32 + lane_);
         leave();
     }
     /// Of all splits.

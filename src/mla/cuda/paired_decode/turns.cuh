@@ -55,8 +55,10 @@ class Turns {
     /// Both warpgroups add block by block in the same order, so that references only move forward.
     __device__ __forceinline__ void left_turn(int pair, bool more) {
         await_scores(more);
-        weigh_and_add(2 * pair);
+        weigh(2 * pair);
+        rescale();
         publish();
+        add_own();
         ptx::wgmma_wait<0>();
         release(0, 0);
         follow(pair);
@@ -120,31 +122,10 @@ class Turns {
         if (lane_ == 0) ptx::barrier_arrive(&control_.empty[buffer][half]);
     }
 
-    /// Scores to weights, while the other's values are added.
+    /// Scores to weights relative to this side's references, which move if they must.
     __device__ __forceinline__ void weigh(int block) {
-        float score[32];  // products are under way: their sums must not be written
-        const float scale = relate(block, score);
-#pragma unroll
-        for (int k = 0; k < 4; ++k) weigh_columns(k, score, scale);
-    }
-    /// The same with no product under way: each 16 columns are added as soon as they are weighed.
-    __device__ __forceinline__ void weigh_and_add(int block) {
-        float score[32];
-        const float scale = relate(block, score);
-        rescale();
-        const std::uint64_t rows = values(Side);
-#pragma unroll
-        for (int k = 0; k < 4; ++k) {
-            weigh_columns(k, score, scale);
-            ptx::wgmma_fence();
-            wide_product(out_, weight_[k], rows + 128 * k);
-        }
-        ptx::wgmma_commit();
-    }
-
-    /// Scores as they count, and what they are multiplied by; moves references if they must move.
-    __device__ __forceinline__ float relate(int block, float (&score)[32]) {
         float scale = params_.scale_log2;
+        float score[32];  // products are under way: their sums must not be written
 #pragma unroll
         for (int i = 0; i < 32; ++i) score[i] = score_[i];
         if (!(scale > 0.0F)) {
@@ -169,18 +150,18 @@ class Turns {
         moved_ = false;
         const bool exceeds = !(top[0] <= reference_[0] + kPatienceBits) || !(top[1] <= reference_[1] + kPatienceBits);
         if (__any_sync(~0U, exceeds)) move(top);
-        return scale;
-    }
-    __device__ __forceinline__ void weigh_columns(int k, const float (&score)[32], float scale) {
+        float sum[2] = {0.0F, 0.0F};
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            const int at = k * 8 + i * 2;
+        for (int i = 0; i < 16; ++i) {
+            const int at = i * 2;
             const float reference = reference_[i % 2];
             const float a = exp2_fast(fmaf(score[at], scale, -reference));
             const float b = exp2_fast(fmaf(score[at + 1], scale, -reference));
-            sum_[i % 2] += a + b;
-            weight_[k][i] = pack_bf16(a, b);
+            sum[i % 2] += a + b;
+            weight_[i / 4][i % 4] = pack_bf16(a, b);
         }
+        sum_[0] += sum[0];
+        sum_[1] += sum[1];
     }
 
     __device__ __forceinline__ void mask(int block, float (&score)[32]) const {
