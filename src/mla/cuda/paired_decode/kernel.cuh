@@ -6,7 +6,6 @@
 
 #include "mla/cuda/paired_decode/bring.cuh"
 #include "mla/cuda/paired_decode/merge.cuh"
-#include "mla/cuda/paired_decode/next_block.cuh"
 
 namespace tokamak::mla::cuda::paired_decode {
 
@@ -95,7 +94,6 @@ class PairedBlock {
         rows.begin();
         Bringer<Dim>(control_, base_, warp, lane_).run(rows, pairs_of(columns));
         touch_last();
-        if constexpr (!Split) NextBlock<Dim>(params_, warp * 32 + lane_).fetch();
         ptx::copy_wait<0>();
         __syncwarp();
         end(warp * 32 + lane_);
