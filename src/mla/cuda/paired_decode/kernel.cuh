@@ -121,6 +121,9 @@ class PairedBlock {
         __syncwarp();
         ptx::cluster_arrive_relaxed();
         ptx::named_barrier(kFactorsBarrier, kPairedThreads);
+        const Merge<Dim> merging(params_, control_, shared_, rank_);
+        merging.await();
+        merging.add(token_, first_head_, warp_ * 32 + lane_);
         leave();
     }
     /// Of all splits.

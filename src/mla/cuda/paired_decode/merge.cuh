@@ -74,11 +74,11 @@ class Merge {
     }
 
     __device__ __forceinline__ void await() const { ptx::barrier_wait(&control_.landed, 0); }
-    /// Adds the parts that this split owns, eight dimensions of a head at a time.
+    /// Adds the parts that this split owns, eight dimensions of a head at a time; by all threads of the block.
     __device__ __forceinline__ void add(int token, int first_head, int thread) const {
         const int items = parts_of(params_, rank_) * 128;
 #pragma unroll 1
-        for (int i = thread; i < items; i += kTurnThreads) {
+        for (int i = thread; i < items; i += kPairedThreads) {
             const int part = rank_ * params_.owned_parts + i / 128;
             const int row = i / 8 % 16;
             const int h = part % 4 * 16 + row;
