@@ -81,7 +81,10 @@ TEST(SparseAttentionChoice, OneTokenSplitsOverTheChipAndManyDoNot) {
 }
 
 TEST(SparseAttentionChoice, SplitsThatAreNoPowersOfTwoFillTheChip) {
-    EXPECT_EQ(variant_at(table(problem_of(128, {2048})), 8), "sparse_decode_h64_s6");
+    const auto no_direct = [](const SparseConfig& config, const SparseAttentionProblem&) { return !config.direct; };
+    const SparseAttentionProblem of_128 = problem_of(128, {2048});
+    EXPECT_EQ(to_string(choose_config(legal_configs(128, no_direct, of_128), of_128, 8, kMultiprocessors)),
+              "sparse_decode_h64_s6");
     SparseAttentionProblem problem = problem_of(128, {128, 1024});
     problem.dim = 512;
     EXPECT_EQ(variant_at(table(problem), 1), "flat_decode_r128_h16_s9");
@@ -129,9 +132,13 @@ TEST(SparseAttentionChoice, TheDirectFormIsForFp8Rows) {
 }
 
 TEST(SparseAttentionChoice, ManyHeadsOfManyTokensTakeTheWideDirectForm) {
-    for (const std::int64_t tokens : {64, 128, 256})
-        EXPECT_EQ(variant_at(table(problem_of(128, {2048}), {}, 256), tokens), "direct_decode_h64_s1");
-    EXPECT_EQ(variant_at(table(problem_of(64, {2048}), {}, 256), 64), "direct_decode_h64_s2");
+    const auto of_128 = table(problem_of(128, {2048}), {}, 256);
+    for (const std::int64_t tokens : {64, 128, 256}) EXPECT_EQ(variant_at(of_128, tokens), "direct_decode_h64_s1");
+    EXPECT_EQ(variant_at(of_128, 8), "direct_decode_h64_s6");
+    const auto of_64 = table(problem_of(64, {2048}), {}, 256);
+    EXPECT_EQ(variant_at(of_64, 8), "direct_decode_h64_s8");
+    EXPECT_EQ(variant_at(of_64, 64), "direct_decode_h64_s2");
+    EXPECT_EQ(variant_at(of_64, 128), "direct_decode_h64_s1");
     EXPECT_EQ(config_fields().set("direct_decode_h64_s1", "splits", 6), "direct_decode_h64_s6");
     EXPECT_EQ(config_fields().set("direct_decode_h64_s1", "splits", 16), "sparse_decode_h64_s16") << "refused later";
     EXPECT_EQ(config_fields().set("direct_decode_h64_s2", "heads", 32), "sparse_decode_h32_s2");
@@ -178,9 +185,11 @@ TEST(SparseAttentionChoice, PartialOverrideKeepsTheOtherField) {
 
 TEST(SparseAttentionChoice, FullOverrideAndVariant) {
     const SparseAttentionProblem problem = problem_of(128, {2048});
-    for (const char* text : {R"({"heads": 64, "splits": 4})", R"({"variant": "sparse_decode_h64_s4"})"})
-        for (const std::int64_t tokens : {1, 64})
-            EXPECT_EQ(variant_at(table(problem, text), tokens), "sparse_decode_h64_s4");
+    const char* const fields = R"({"heads": 64, "splits": 4})";
+    EXPECT_EQ(variant_at(table(problem, fields), 1), "sparse_decode_h64_s4");
+    EXPECT_EQ(variant_at(table(problem, fields), 64), "direct_decode_h64_s4") << "the form stays where it has the values";
+    for (const std::int64_t tokens : {1, 64})
+        EXPECT_EQ(variant_at(table(problem, R"({"variant": "sparse_decode_h64_s4"})"), tokens), "sparse_decode_h64_s4");
 }
 
 TEST(SparseAttentionChoice, BadOverridesAreRefusedNamingKeyAndValue) {

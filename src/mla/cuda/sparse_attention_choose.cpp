@@ -35,8 +35,8 @@ double flat_us(const SparseConfig& config, std::int64_t dim) {
 /// Of a cluster of the direct form with many heads.
 double wide_us(const SparseConfig& config, const SparseAttentionProblem& problem) {
     const std::int64_t blocks = ((selected_columns(problem) + config.splits - 1) / config.splits + 63) / 64;
-    const double exchange = config.splits == 1 ? 0.0 : kExchangeUs + kExchangeUsPerHead * config.heads;
-    return 6.5 + static_cast<double>(blocks) * (problem.dim == 512 ? 3.1 : 2.65) + exchange;
+    const double exchange = config.splits == 1 ? 0.0 : 3.0;
+    return (problem.dim == 512 ? 8.5 : 6.5) + static_cast<double>(blocks) * (problem.dim == 512 ? 2.9 : 2.28) + exchange;
 }
 
 /// Of a cluster of the direct form.
