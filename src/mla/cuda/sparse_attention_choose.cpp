@@ -36,7 +36,8 @@ double flat_us(const SparseConfig& config, std::int64_t dim) {
 double wide_us(const SparseConfig& config, const SparseAttentionProblem& problem) {
     const std::int64_t blocks = ((selected_columns(problem) + config.splits - 1) / config.splits + 63) / 64;
     const double exchange = config.splits == 1 ? 0.0 : 3.0;
-    return (problem.dim == 512 ? 8.5 : 6.5) + static_cast<double>(blocks) * (problem.dim == 512 ? 2.9 : 2.28) + exchange;
+    return (problem.dim == 512 ? 8.5 : 6.5) + static_cast<double>(blocks) * (problem.dim == 512 ? 2.9 : 2.28) +
+           exchange;
 }
 
 /// Of a cluster of the direct form.
