@@ -52,10 +52,6 @@ class Bringer {
 
     __device__ __forceinline__ void copy(int block) {
         rows_.turn(block);
-        if (block == 0 && lane_ == 0) {
-            control_.first_live[warp_] = __popc(rows_.valid(block));
-            ptx::barrier_arrive(&control_.counted);
-        }
         ptx::barrier_wait(&control_.read[filled_.index][warp_], filled_.phase ^ 1U);
         if (filled_.index == 0) valid_[0] = rows_.valid(block);
         if (filled_.index == 1) valid_[1] = rows_.valid(block);
@@ -63,6 +59,10 @@ class Bringer {
         copy_rows(block, rows_at_ + filled_.index * Layout<Dim>::kStageBytes);
         ptx::copy_arrive(&control_.full[filled_.index]);
         filled_.advance(kRing);
+        if (block == 0 && lane_ == 0) {
+            control_.first_live[warp_] = __popc(rows_.valid(block));
+            ptx::barrier_arrive(&control_.counted);
+        }
         rows_.prepare(block);
     }
 

@@ -49,11 +49,6 @@ __device__ __forceinline__ void keep_pool(const PoolParams& pool, PoolParams& ke
     reinterpret_cast<std::uint32_t*>(&kept)[lane] = reinterpret_cast<const std::uint32_t*>(&pool)[lane];
 }
 
-/// Where this block stands: its token and heads, and its share of the rows.
-struct WidePlace {
-    int rank, token, first_head;
-};
-
 __device__ __forceinline__ Exchange<kHeads, true, false> exchange_of(const Params& params, WideControl& control,
                                                                      std::uint32_t base, int rank) {
     return {params, {base, base, &control.landed}, rank, kPatienceBits};
@@ -142,8 +137,8 @@ __device__ __forceinline__ void add(const Params& params, WideControl& control, 
             __syncwarp();
         }
         ptx::cluster_arrive_relaxed();
-        add_parts(params, control, exchange, place.token, pass == 0 ? params.heads : place.first_head,
-                  pass == 0 ? kMathThreads - kScorers : kPartItems * exchange.parts());
+        add_parts(params, control, exchange, place, pass == 0 ? kMathThreads - kScorers : kPartItems * exchange.parts(),
+                  pass == 1);
     }
 }
 

@@ -156,10 +156,11 @@ inline constexpr int kPartItems = 2 * kHeads;
 
 /// Adds the parts that this split owns and stores them, when all have landed; by the accumulating threads, each eight
 /// dimensions of a head at a time. Sums are f16 as the parts are, with an error of the same size (in f32 a thread takes
-/// 200 instructions for it instead of 80). Behind the last split: of the last one once more, times 0.
+/// 200 instructions for it instead of 80). Behind the last split: of the last one once more, times 0. Without `stores`
+/// it is run for its code and its lines of the constant bank.
 __device__ __forceinline__ void add_parts(const Params& params, const WideControl& control,
-                                          const Exchange<kHeads, true, false>& exchange, int token, int first_head,
-                                          int items) {
+                                          const Exchange<kHeads, true, false>& exchange, const WidePlace& place,
+                                          int items, bool stores) {
     const std::uint32_t step = exchange.landing_step();
     const float back = exchange.back();
     const auto half_of = [](const std::uint32_t& two) { return *reinterpret_cast<const __half2*>(&two); };
@@ -178,13 +179,18 @@ __device__ __forceinline__ void add_parts(const Params& params, const WideContro
             sums[3] = __hfma2(half_of(part.w), half_of(share), sums[3]);
         }
         const float factor = control.factor[h] * back;
-        float2 out[4];
+        float out[8];
 #pragma unroll
         for (int w = 0; w < 4; ++w) {
             const float2 v = __half22float2(sums[w]);
-            out[w] = {v.x * factor, v.y * factor};
+            out[2 * w] = v.x * factor;
+            out[2 * w + 1] = v.y * factor;
         }
-        exchange.store(token, first_head + h, exchange.first_dim() + i / kPartItems * 16 + i % 2 * 8, out);
+        const int head = place.first_head + h;
+        const int dim = exchange.first_dim() + i / kPartItems * 16 + i % 2 * 8;
+        std::int64_t to = place.token * params.out_token_stride + head * params.out_head_stride + dim;
+        asm volatile("" : "+l"(to));  // made also where nothing is stored
+        if (stores && head < params.heads && dim < params.value_dim) store_eight(params, to, out);
     }
 }
 

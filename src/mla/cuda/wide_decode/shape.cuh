@@ -26,6 +26,11 @@ struct RawRow {
 inline constexpr int kCodeSlabs = 4;
 inline constexpr int kRotarySlab = kCodeSlabs;
 
+/// Where this block stands: its token and heads, and its share of the rows.
+struct WidePlace {
+    int rank, token, first_head;
+};
+
 inline constexpr int kWideBuffers = 2;  ///< blocks of softmax weights
 
 struct WideControl : Control<kHeads, kWideBuffers> {
