@@ -50,8 +50,8 @@ class ExactScores {
     }
 
   private:
-    /// Addresses of this rare path, if made from what the compiler knows already, would be kept in registers through the
-    /// loop over blocks.
+    /// Addresses of this rare path, if made from what the compiler knows already, would be kept in registers through
+    /// the loop over blocks.
     template <typename T>
     [[nodiscard]] __device__ __forceinline__ static T anew(T v) {
         asm volatile("" : "+r"(v));
@@ -72,7 +72,8 @@ class ExactScores {
         return word;
     }
 
-    /// Dimensions [16 i, 16 i + 16) of the codes. A lane has four in a row of them, in any order that both operands share.
+    /// Dimensions [16 i, 16 i + 16) of the codes. A lane has four in a row of them, in any order that both operands
+    /// share.
     __device__ __forceinline__ void add_codes(int i, float (&sums)[kTiles][4]) const {
         const int slab = i / 8;
         const std::uint32_t of_rows = rows_ + slab * kSlabBytes + swizzled(row_, i % 8) + lane_ % 4 * 4;
@@ -93,7 +94,8 @@ class ExactScores {
     __device__ __forceinline__ void add_rotary(int k, float (&sums)[kTiles][4]) const {
         const int chunk = 2 * k + lane_ % 4 / 2;
         const std::uint32_t of_rows = rows_ + kRotarySlab * kSlabBytes + swizzled(row_, chunk) + lane_ % 2 * 8;
-        const std::uint32_t of_heads = queries_ + kRotaryQueries * kSlabBytes + swizzled(lane_ / 4, chunk) + lane_ % 2 * 8;
+        const std::uint32_t of_heads =
+            queries_ + kRotaryQueries * kSlabBytes + swizzled(lane_ / 4, chunk) + lane_ % 2 * 8;
         const uint2 low = load_shared_8(of_rows);
         const uint2 high = load_shared_8(of_rows + 8 * 128);
         const std::uint32_t a[4] = {low.x, high.x, low.y, high.y};

@@ -54,8 +54,8 @@ __device__ __forceinline__ Exchange<kHeads, true, false> exchange_of(const Param
     return {params, {base, base, &control.landed}, rank, kPatienceBits};
 }
 
-/// The cluster meets twice. First when everybody's last scores are done: queries give way to parts of other splits, sums
-/// are told. Then when all parts have landed: nobody leaves while others still copy to its memory or out of it.
+/// The cluster meets twice. First when everybody's last scores are done: queries give way to parts of other splits,
+/// sums are told. Then when all parts have landed: nobody leaves while others still copy to its memory or out of it.
 __device__ __forceinline__ void meet() {
     __syncwarp();
     ptx::cluster_arrive_relaxed();
@@ -161,8 +161,7 @@ __global__ void __launch_bounds__(kWideThreads, 1) wide_decode(const __grid_cons
         if (warp == 2 || warp == 3) keep_pool(params.pools[warp - 2], control.pools[warp - 2], lane);
         const std::uint32_t base = ptx::shared_address(shared);
         if (warp >= 4) copy_queries<Dim>(params, base, place.token, place.first_head, warp, lane);
-        const int blocks =
-            blocks_of(rows_of(params, share_of(params, place.rank), live_of(params, place.token)));
+        const int blocks = blocks_of(rows_of(params, share_of(params, place.rank), live_of(params, place.token)));
         start_wide();
         if (warp < 4)
             score<Dim>(params, control, shared, place, blocks, warp, lane);

@@ -23,7 +23,8 @@ __device__ __forceinline__ void store_eight(const Params& params, std::int64_t a
     std::uint32_t words[4];
 #pragma unroll
     for (int w = 0; w < 4; ++w)
-        words[w] = params.out_kind == OutKind::bf16 ? pack_bf16(v[2 * w], v[2 * w + 1]) : pack_f16(v[2 * w], v[2 * w + 1]);
+        words[w] =
+            params.out_kind == OutKind::bf16 ? pack_bf16(v[2 * w], v[2 * w + 1]) : pack_f16(v[2 * w], v[2 * w + 1]);
     auto* const out = static_cast<std::uint16_t*>(params.out) + at;
     if (params.out_vectors) {
         *reinterpret_cast<uint4*>(out) = {words[0], words[1], words[2], words[3]};
@@ -33,10 +34,10 @@ __device__ __forceinline__ void store_eight(const Params& params, std::int64_t a
     for (int i = 0; i < 8; ++i) out[i] = static_cast<std::uint16_t>(words[i / 2] >> (i % 2 * 16));
 }
 
-/// By way of shared memory from `base` on, 64 heads by 64 dimensions in f32 for each warp: what remains is a short loop.
-/// (Stores straight from registers are 800 instructions, and fetching these took 10,000 cycles.)
-__device__ __forceinline__ void store_sums(const Params& params, const Sums<kHeads>& sums, std::uint32_t base, int token,
-                                           int first_head, int part, int lane) {
+/// By way of shared memory from `base` on, 64 heads by 64 dimensions in f32 for each warp: what remains is a short
+/// loop. (Stores straight from registers are 800 instructions, and fetching these took 10,000 cycles.)
+__device__ __forceinline__ void store_sums(const Params& params, const Sums<kHeads>& sums, std::uint32_t base,
+                                           int token, int first_head, int part, int lane) {
     constexpr int kPitch = 64 * 4 + 16;
     if (part * 64 >= params.value_dim) return;
     const std::uint32_t own = base + part * (kHeads * kPitch);
@@ -64,13 +65,13 @@ __device__ __forceinline__ void store_sums(const Params& params, const Sums<kHea
         const float v[8] = {__uint_as_float(low.x),  __uint_as_float(low.y),  __uint_as_float(low.z),
                             __uint_as_float(low.w),  __uint_as_float(high.x), __uint_as_float(high.y),
                             __uint_as_float(high.z), __uint_as_float(high.w)};
-        store_eight(params,
-                    token * params.out_token_stride + head * params.out_head_stride + part * 64 + lane % 8 * 8, v);
+        store_eight(params, token * params.out_token_stride + head * params.out_head_stride + part * 64 + lane % 8 * 8,
+                    v);
     }
 }
 
-/// Of eight dimensions of head h in a part. Eight lanes that store have four heads two apart, eight that load four side by
-/// side: both touch every bank once.
+/// Of eight dimensions of head h in a part. Eight lanes that store have four heads two apart, eight that load four side
+/// by side: both touch every bank once.
 __device__ __forceinline__ std::uint32_t part_offset(int h, int eight) {
     return static_cast<std::uint32_t>(((h * 2 + eight) ^ (h >> 2 & 1) << 1) * 16);
 }
@@ -130,8 +131,8 @@ __device__ __forceinline__ void stage_sums(const Sums<kHeads>& sums, float facto
     }
 }
 
-/// A head's sums of all splits together; leaves what the splits' parts are multiplied by in place of their references, as
-/// two f16 numbers (an eighth of at most 1, so that sums of eight parts stay in range), and what their sum is.
+/// A head's sums of all splits together; leaves what the splits' parts are multiplied by in place of their references,
+/// as two f16 numbers (an eighth of at most 1, so that sums of eight parts stay in range), and what their sum is.
 __device__ __forceinline__ HeadSums merge_splits(WideControl& control, int count, int h, float sink) {
     HeadSums all;
     float4 of[kMaxSplits];

@@ -40,8 +40,8 @@ __device__ __forceinline__ int rows_of(const Params& params, const Share& share,
 }
 __device__ __forceinline__ int blocks_of(int rows) { return (rows + kRowBlock - 1) / kRowBlock; }
 
-/// The rows of a warp, 16 of every block of 64. Its lanes find the rows of two blocks at once, each lane one: lane l row
-/// l % 16 of block l / 16 of a pair of blocks. Indices are read two pairs ahead of their use, pages one.
+/// The rows of a warp, 16 of every block of 64. Its lanes find the rows of two blocks at once, each lane one: lane l
+/// row l % 16 of block l / 16 of a pair of blocks. Indices are read two pairs ahead of their use, pages one.
 class ShareRows {
     static constexpr int kPerWarp = 16;
     static constexpr int kBlocks = 2;  ///< of a group
