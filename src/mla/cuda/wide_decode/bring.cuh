@@ -171,7 +171,7 @@ class Bringer {
     int warp_, lane_;
     Stage filled_, come_;
     unsigned valid_[kRing] = {};  ///< a bit for each of the warp's rows, by place in the ring
-    ShareRows rows_;
+    ShareRows<Dim> rows_;
 };
 
 }  // namespace tokamak::mla::cuda::wide_decode

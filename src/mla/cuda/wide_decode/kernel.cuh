@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sparse attention of one token and 64 heads a block over fp8 rows that are never converted in shared memory: a
-// warpgroup brings them as they are, one scores them and two add values, each converting what it reads to the row
-// operand of wgmma in registers. See docs/kernels/sparse_mla.md.
+// warpgroup brings them, one scores them as the e4m3 numbers that they are, and two add values, converting codes to the
+// row operand of wgmma in registers. See docs/kernels/sparse_mla_direct.md.
 #pragma once
 
 #include "mla/cuda/wide_decode/bring.cuh"

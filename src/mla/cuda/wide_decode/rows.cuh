@@ -42,9 +42,11 @@ __device__ __forceinline__ int blocks_of(int rows) { return (rows + kRowBlock - 
 
 /// The rows of a warp, 16 of every block of 64. Its lanes find the rows of two blocks at once, each lane one: lane l
 /// row l % 16 of block l / 16 of a pair of blocks. Indices are read two pairs ahead of their use, pages one.
+template <int Dim>
 class ShareRows {
     static constexpr int kPerWarp = 16;
-    static constexpr int kBlocks = 2;  ///< of a group
+    static constexpr int kBlocks = 2;       ///< of a group
+    static constexpr int kScaleByte = 512;  ///< of rows of 576, which have their scales behind their codes
 
   public:
     /// Asks for the first indices and the lengths. `row`: of this lane, in a block.
@@ -124,8 +126,11 @@ class ShareRows {
         const bool valid = s.index >= 0 && s.page >= 0 && s.page < pool.pages;
         const std::int64_t page = valid ? s.page : 0;
         const int row = valid ? s.index - page_of(pool, s.index) * pool.page_size : 0;
-        return {pool.values + page * pool.page_stride + std::int64_t{row} * pool.row_bytes,
-                pool.scales + page * pool.scale_page_stride + std::int64_t{row} * pool.scale_row_bytes, valid};
+        const std::uint8_t* const values = pool.values + page * pool.page_stride + std::int64_t{row} * pool.row_bytes;
+        if constexpr (Dim == 576)
+            return {values, values + kScaleByte, valid};
+        else
+            return {values, pool.scales + page * pool.scale_page_stride + std::int64_t{row} * pool.scale_row_bytes, valid};
     }
 
     const Params* params_;
