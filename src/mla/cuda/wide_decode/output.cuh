@@ -35,20 +35,23 @@ __device__ __forceinline__ void store_eight(const Params& params, std::int64_t a
 }
 
 /// By way of shared memory from `base` on, 64 heads by 64 dimensions in f32 for each warp: what remains is a short
-/// loop. (Stores straight from registers are 800 instructions, and fetching these took 10,000 cycles.)
+/// loop. (Stores straight from registers are 800 instructions, and fetching these took 10,000 cycles.) Heads 2 and 3 of
+/// four have their halves of eight dimensions in the other order, and half of the lanes read them so: eight lanes then
+/// touch every bank once.
 __device__ __forceinline__ void store_sums(const Params& params, const Sums<kHeads>& sums, std::uint32_t base,
                                            int token, int first_head, int part, int lane) {
     constexpr int kPitch = 64 * 4 + 16;
     if (part * 64 >= params.value_dim) return;
     const std::uint32_t own = base + part * (kHeads * kPitch);
-    const std::uint32_t to = own + 2 * (lane & 3) * kPitch + lane / 4 * 32;
+    const std::uint32_t to = own + 2 * (lane & 3) * kPitch + lane / 4 * 32 + lane % 2 * 16;
+    const std::uint32_t other = to ^ 16U;
 #pragma unroll
     for (int j = 0; j < kHeads / 8; ++j) {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
 #pragma unroll
             for (int half = 0; half < 2; ++half)
-                store_shared(to + (8 * j + e) * kPitch + half * 16,
+                store_shared((half == 0 ? to : other) + (8 * j + e) * kPitch,
                              {__float_as_uint(value_of(sums, j, e, 4 * half)),
                               __float_as_uint(value_of(sums, j, e, 4 * half + 1)),
                               __float_as_uint(value_of(sums, j, e, 4 * half + 2)),
@@ -56,12 +59,16 @@ __device__ __forceinline__ void store_sums(const Params& params, const Sums<kHea
         }
     }
     __syncwarp();
+    const bool high_first = lane % 8 >= 4;
+    const std::uint32_t from = own + lane % 8 * 32 + (lane / 16 ^ (high_first ? 1 : 0)) * 16;
 #pragma unroll 2
     for (int h = lane / 8; h < kHeads; h += 4) {
         const int head = first_head + h;
         if (head >= params.heads) break;
-        const uint4 low = load_shared_16(own + h * kPitch + lane % 8 * 32);
-        const uint4 high = load_shared_16(own + h * kPitch + lane % 8 * 32 + 16);
+        const uint4 first = load_shared_16(from + h * kPitch);
+        const uint4 second = load_shared_16((from ^ 16U) + h * kPitch);
+        const uint4 low = high_first ? second : first;
+        const uint4 high = high_first ? first : second;
         const float v[8] = {__uint_as_float(low.x),  __uint_as_float(low.y),  __uint_as_float(low.z),
                             __uint_as_float(low.w),  __uint_as_float(high.x), __uint_as_float(high.y),
                             __uint_as_float(high.z), __uint_as_float(high.w)};

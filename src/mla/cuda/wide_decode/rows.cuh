@@ -130,7 +130,8 @@ class ShareRows {
         if constexpr (Dim == 576)
             return {values, values + kScaleByte, valid};
         else
-            return {values, pool.scales + page * pool.scale_page_stride + std::int64_t{row} * pool.scale_row_bytes, valid};
+            return {values, pool.scales + page * pool.scale_page_stride + std::int64_t{row} * pool.scale_row_bytes,
+                    valid};
     }
 
     const Params* params_;
