@@ -227,7 +227,8 @@ TEST(SparseAttentionChoice, FullOverrideAndVariant) {
     const SparseAttentionProblem problem = problem_of(128, {2048});
     const char* const fields = R"({"heads": 64, "splits": 4})";
     EXPECT_EQ(variant_at(table(problem, fields), 1), "sparse_decode_h64_s4");
-    EXPECT_EQ(variant_at(table(problem, fields), 64), "direct_decode_h64_s4") << "the form stays where it has the values";
+    EXPECT_EQ(variant_at(table(problem, fields), 64), "direct_decode_h64_s4")
+        << "the form stays where it has the values";
     for (const std::int64_t tokens : {1, 64})
         EXPECT_EQ(variant_at(table(problem, R"({"variant": "sparse_decode_h64_s4"})"), tokens), "sparse_decode_h64_s4");
 }

@@ -99,8 +99,8 @@ void keep(PoolData& pool, std::int64_t live, bool together) {
 TEST_P(SparseAttentionGpu, FewLiveRowsMatchTheDefinition) {
     TOKAMAK_REQUIRE_GPU();
     int ran = 0;
-    for (const auto& [dim, format, odd] : {std::tuple(576, KvFormat::fp8_656, false), {576, KvFormat::fp8_656, true},
-                                           {512, KvFormat::fp8_584, false}}) {
+    for (const auto& [dim, format, odd] :
+         {std::tuple(576, KvFormat::fp8_656, false), {576, KvFormat::fp8_656, true}, {512, KvFormat::fp8_584, false}}) {
         const PoolCase pool = {.format = format, .pages = 40, .page_size = 64, .top_k = 1024, .odd_scales = odd};
         const AttentionCase c = {.name = "few", .tokens = 2, .heads = 70, .dim = dim, .pools = {pool}};
         if (!is_legal(c, GetParam())) continue;

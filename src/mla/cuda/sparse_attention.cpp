@@ -117,9 +117,9 @@ Kernel aligned_kernel_of(const SparseConfig& config, const SparseAttentionProble
     return config.rows > 0 ? flat_kernel_of(config, problem) : kernel_of(config, problem, all_fp8(problem));
 }
 
-/// Rows that the other forms do not take go to the pipelined one, and so do calls that ask the wide form
-/// for max_logits: its scores are sums of e4m3 products, good to 2e-4 of their deviation, which is too little where they
-/// are not averaged.
+/// Rows that the other forms do not take go to the pipelined one, and so do calls that ask the wide form for max_logits:
+/// its scores are sums of e4m3 products, good to 2e-4 of their deviation, which is too little where they are not
+/// averaged.
 Launch prepare(const SparseConfig& config, const SparseAttentionProblem& problem) {
     const SparseConfig other = {*std::lower_bound(std::begin(kHeadCounts), std::end(kHeadCounts), config.heads),
                                 sparse_splits(config.splits)};
@@ -155,9 +155,9 @@ struct LaunchConfig {
         config.gridDim = kernel.flat ? dim3(blocks, groups) : dim3(blocks * groups);
         if (kernel.wide) {
             constexpr std::int64_t kMostRows = 65535;  // of a grid
-            config.gridDim = dim3(groups * static_cast<unsigned>(kernel.splits),
-                                  static_cast<unsigned>(std::min(tokens, kMostRows)),
-                                  static_cast<unsigned>((tokens + kMostRows - 1) / kMostRows));
+            config.gridDim =
+                dim3(groups * static_cast<unsigned>(kernel.splits), static_cast<unsigned>(std::min(tokens, kMostRows)),
+                     static_cast<unsigned>((tokens + kMostRows - 1) / kMostRows));
         }
         config.blockDim = dim3(static_cast<unsigned>(kernel.code.threads));
         config.dynamicSmemBytes = static_cast<std::size_t>(kernel.shared.bytes);

@@ -38,8 +38,8 @@ double flat_us(const SparseConfig& config, std::int64_t dim) {
 /// Of a cluster of the direct form with many heads.
 double wide_us(const SparseConfig& config, const SparseAttentionProblem& problem) {
     const std::int64_t blocks = ((selected_columns(problem) + config.splits - 1) / config.splits + 63) / 64;
-    const double exchange = config.splits == 1 ? 0.0 : 3.0;
-    return (problem.dim == 512 ? 8.5 : 6.5) + static_cast<double>(blocks) * (problem.dim == 512 ? 2.9 : 2.28) + exchange;
+    if (problem.dim == 512) return 7.0 + 2.8 * static_cast<double>(blocks) + (config.splits == 1 ? 0.0 : 4.4);
+    return 7.5 + 2.15 * static_cast<double>(blocks) + (config.splits == 1 ? 0.0 : 0.8);
 }
 
 /// Of a cluster of the direct form.

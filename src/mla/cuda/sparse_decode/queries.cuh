@@ -77,7 +77,7 @@ class QueryLoader {
         }
     }
 
-  protected:  // the wide form converts into another order
+  protected:                                             // the wide form converts into another order
     static constexpr int kAll = N * Slabs<Dim>::kCount;  ///< pieces: heads, slab by slab
     static constexpr int kAtOnce = kMathThreads / 8;
 

@@ -23,7 +23,8 @@ template <int Dim, int N, bool Half, bool Pair, int WeightBuffers = kWeightBuffe
 class Scorer {
   public:
     /// `power`: of the queries, as load_queries returns it.
-    __device__ Scorer(const Params& params, Control<N, WeightBuffers>& control, unsigned char* shared, int warp, int lane, int power)
+    __device__ Scorer(const Params& params, Control<N, WeightBuffers>& control, unsigned char* shared, int warp,
+                      int lane, int power)
         : params_(params),
           control_(control),
           shared_(shared),

@@ -44,21 +44,21 @@ struct Control {
     std::uint64_t full[kMaxStages];         ///< stage written: an arrival per producer warp, or thread if rows are bf16
     std::uint64_t empty[kMaxStages];        ///< stage no longer read: an arrival per accumulating warp
     std::uint64_t first_empty[kMaxStages];  ///< its first slab, if let go apart: an arrival per warp that reads it last
-    std::uint64_t weights_full[WeightBuffers];       ///< an arrival per scoring warp
-    std::uint64_t weights_empty[WeightBuffers];      ///< an arrival per accumulating warp
-    std::uint64_t told;                                  ///< sums of the other splits
-    std::uint64_t landed;                                ///< partial outputs of the other splits
-    alignas(16) int exponent[kNoteDepth][kRowBlock];     ///< of the rows of a block
-    alignas(16) float correction[WeightBuffers][N];  ///< factor of older sums
-    alignas(16) float partial[4][N];                     ///< per warp, for reductions over the rows of a block
-    alignas(16) float reference[N];                      ///< exponent that weights are relative to; 0: none yet
+    std::uint64_t weights_full[WeightBuffers];        ///< an arrival per scoring warp
+    std::uint64_t weights_empty[WeightBuffers];       ///< an arrival per accumulating warp
+    std::uint64_t told;                               ///< sums of the other splits
+    std::uint64_t landed;                             ///< partial outputs of the other splits
+    alignas(16) int exponent[kNoteDepth][kRowBlock];  ///< of the rows of a block
+    alignas(16) float correction[WeightBuffers][N];   ///< factor of older sums
+    alignas(16) float partial[4][N];                  ///< per warp, for reductions over the rows of a block
+    alignas(16) float reference[N];                   ///< exponent that weights are relative to; 0: none yet
     union {
         alignas(16) float factor[N];  ///< of the sums; 0: head is empty
         alignas(16) float moved[N];   ///< what references have moved by in a block; done with before factors are known
     };
-    int odd[kNoteDepth];               ///< stages of a block come with their rounding errors
+    int odd[kNoteDepth];           ///< stages of a block come with their rounding errors
     int corrected[WeightBuffers];  ///< whether any correction is not 1
-    unsigned query_top;                ///< largest magnitude of a query element, as bf16
+    unsigned query_top;            ///< largest magnitude of a query element, as bf16
 };
 
 static_assert(sizeof(Control<64>) <= 3072, "64 heads and bf16 rows of 576 would lose one of six stages");

@@ -43,8 +43,8 @@ class Accumulator {
     }
 
   private:
-    /// Of a lane's eight dimensions (rotary values: their 16 bytes) of row 2 c, in a block of rows. Lanes of half a warp
-    /// that read codes of rows 2 c, or 2 c + 1, touch every bank once.
+    /// Of a lane's eight dimensions (rotary values: their 16 bytes) of row 2 c, in a block of rows. Lanes of half a
+    /// warp that read codes of rows 2 c, or 2 c + 1, touch every bank once.
     __device__ __forceinline__ static std::uint32_t place_of(int part, int lane, bool rotary) {
         const int row = lane % 4 * 2;
         if (rotary) return kRotarySlab * kSlabBytes + swizzled(row, lane / 4);
@@ -103,8 +103,7 @@ class Accumulator {
     __device__ __forceinline__ void add(int block, int stage, Sums<kHeads>& sums) {
         const std::uint32_t at = rows_ + stage * Layout<Dim>::kStageBytes;
         const int k = lane_ % 4 * 2;
-        const std::uint32_t ratio =
-            ptx::shared_address(&control_.ratio[stage][Dim == 576 ? part_ / 2 : part_][k]);
+        const std::uint32_t ratio = ptx::shared_address(&control_.ratio[stage][Dim == 576 ? part_ / 2 : part_][k]);
         std::uint32_t a[2][4];
         Step step;
         load(at, ratio, 0, step);

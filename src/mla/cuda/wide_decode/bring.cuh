@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The warpgroup that brings rows: copies them as they are, 16 bytes a lane, as far ahead as the ring allows, and settles
-// those that have come: the rotary values of rows of 512, which are values too, become f16, divided by their row's power.
-// A masked row is zeros and never loaded.
+// The warpgroup that brings rows: copies them as they are, 16 bytes a lane, as far ahead as the ring allows, and
+// settles those that have come: the rotary values of rows of 512, which are values too, become f16, divided by their
+// row's power. A masked row is zeros and never loaded.
 #pragma once
 
 #include "cuda/ptx/copy.cuh"
@@ -16,8 +16,8 @@ class Bringer {
 
   public:
     /// Asks for the first indices.
-    __device__ __forceinline__ Bringer(const Params& params, WideControl& control, std::uint32_t base,
-                                       int token, int rank, int warp, int lane)
+    __device__ __forceinline__ Bringer(const Params& params, WideControl& control, std::uint32_t base, int token,
+                                       int rank, int warp, int lane)
         : control_(control),
           rows_at_(base + Layout<Dim>::kRows + warp * (kOwnRows * 128)),
           scales_at_(base + Layout<Dim>::kScales + (warp * kOwnRows + lane % kOwnRows) * Layout<Dim>::kScaleBytes),
@@ -28,9 +28,9 @@ class Bringer {
 
     [[nodiscard]] __device__ __forceinline__ const Live& live() const { return rows_.live(); }
 
-    /// The first blocks are settled as soon as they have come, later ones before the warps wait for the place of the third
-    /// block behind: that is free only when the block before has been added, which is after this one's scores may start.
-    /// (One loop, so that what runs once is fetched once.)
+    /// The first blocks are settled as soon as they have come, later ones before the warps wait for the place of the
+    /// third block behind: that is free only when the block before has been added, which is after this one's scores may
+    /// start. (One loop, so that what runs once is fetched once.)
     __device__ __forceinline__ void run(int blocks) {
         rows_.begin();
         int copied = 0;
@@ -52,10 +52,6 @@ class Bringer {
 
     __device__ __forceinline__ void copy(int block) {
         rows_.turn(block);
-        if (block == 0 && lane_ == 0) {
-            control_.first_live[warp_] = __popc(rows_.valid(block));
-            ptx::barrier_arrive(&control_.counted);
-        }
         ptx::barrier_wait(&control_.read[filled_.index][warp_], filled_.phase ^ 1U);
         if (filled_.index == 0) valid_[0] = rows_.valid(block);
         if (filled_.index == 1) valid_[1] = rows_.valid(block);
@@ -63,6 +59,10 @@ class Bringer {
         copy_rows(block, rows_at_ + filled_.index * Layout<Dim>::kStageBytes);
         ptx::copy_arrive(&control_.full[filled_.index]);
         filled_.advance(kRing);
+        if (block == 0 && lane_ == 0) {
+            control_.first_live[warp_] = __popc(rows_.valid(block));
+            ptx::barrier_arrive(&control_.counted);
+        }
         rows_.prepare(block);
     }
 
@@ -81,7 +81,8 @@ class Bringer {
             const bool live = (valid >> (4 * i + r) & 1U) != 0;
             const auto at = [i](std::uint32_t place) { return (place ^ (i % 2 * 64)) + i * 512; };
 #pragma unroll
-            for (int piece = 0; piece < 3; ++piece) ptx::copy_16(at(own) + piece * kSlabBytes, from + piece * 128, live);
+            for (int piece = 0; piece < 3; ++piece)
+                ptx::copy_16(at(own) + piece * kSlabBytes, from + piece * 128, live);
             if constexpr (Dim == 576) {
                 ptx::copy_16(at(own) + 3 * kSlabBytes, from + 384, live);
                 ptx::copy_16(at(own) + kRotarySlab * kSlabBytes, from + Fp8Row<Dim>::kRotaryByte, live);
@@ -142,7 +143,8 @@ class Bringer {
         return slab + swizzled(lane_ % kOwnRows, lane_ / 16 * 4 + i);
     }
 
-    /// Largest magnitude of a row's rotary values, as bf16. Two lanes have half of them each, as when they convert them.
+    /// Largest magnitude of a row's rotary values, as bf16. Two lanes have half of them each, as when they convert
+    /// them.
     [[nodiscard]] __device__ __forceinline__ unsigned rotary_top(std::uint32_t slab) const {
         unsigned both = 0;
 #pragma unroll
@@ -169,7 +171,7 @@ class Bringer {
     int warp_, lane_;
     Stage filled_, come_;
     unsigned valid_[kRing] = {};  ///< a bit for each of the warp's rows, by place in the ring
-    ShareRows rows_;
+    ShareRows<Dim> rows_;
 };
 
 }  // namespace tokamak::mla::cuda::wide_decode

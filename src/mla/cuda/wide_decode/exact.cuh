@@ -9,8 +9,9 @@
 
 namespace tokamak::mla::cuda::wide_decode {
 
-/// While a share's live rows are no more than these, all of them are scored exactly.
-inline constexpr int kExactRows = 32;
+/// While a share's live rows are no more than these, all of them are scored exactly: fewer than a whole block, which the
+/// first one of a long share is. (The same few rows selected again and again average no error either.)
+inline constexpr int kExactRows = kRowBlock - 1;
 inline constexpr int kExactHeads = 32;  ///< at a time
 
 /// A warp's sixteen rows of a block by 32 heads, in the layout of the warpgroup's sums.
@@ -50,8 +51,8 @@ class ExactScores {
     }
 
   private:
-    /// Addresses of this rare path, if made from what the compiler knows already, would be kept in registers through the
-    /// loop over blocks.
+    /// Addresses of this rare path, if made from what the compiler knows already, would be kept in registers through
+    /// the loop over blocks.
     template <typename T>
     [[nodiscard]] __device__ __forceinline__ static T anew(T v) {
         asm volatile("" : "+r"(v));
@@ -72,7 +73,8 @@ class ExactScores {
         return word;
     }
 
-    /// Dimensions [16 i, 16 i + 16) of the codes. A lane has four in a row of them, in any order that both operands share.
+    /// Dimensions [16 i, 16 i + 16) of the codes. A lane has four in a row of them, in any order that both operands
+    /// share.
     __device__ __forceinline__ void add_codes(int i, float (&sums)[kTiles][4]) const {
         const int slab = i / 8;
         const std::uint32_t of_rows = rows_ + slab * kSlabBytes + swizzled(row_, i % 8) + lane_ % 4 * 4;
@@ -93,7 +95,8 @@ class ExactScores {
     __device__ __forceinline__ void add_rotary(int k, float (&sums)[kTiles][4]) const {
         const int chunk = 2 * k + lane_ % 4 / 2;
         const std::uint32_t of_rows = rows_ + kRotarySlab * kSlabBytes + swizzled(row_, chunk) + lane_ % 2 * 8;
-        const std::uint32_t of_heads = queries_ + kRotaryQueries * kSlabBytes + swizzled(lane_ / 4, chunk) + lane_ % 2 * 8;
+        const std::uint32_t of_heads =
+            queries_ + kRotaryQueries * kSlabBytes + swizzled(lane_ / 4, chunk) + lane_ % 2 * 8;
         const uint2 low = load_shared_8(of_rows);
         const uint2 high = load_shared_8(of_rows + 8 * 128);
         const std::uint32_t a[4] = {low.x, high.x, low.y, high.y};

@@ -4,7 +4,6 @@
 
 namespace tokamak::mla::cuda::wide_decode {
 WideKernel wide_512() {
-    return {reinterpret_cast<const void*>(&wide_decode<512>), kWideThreads, Layout<512>::kBytes,
-            Layout<512>::kWeights};
+    return {reinterpret_cast<const void*>(&wide_decode<512>), kWideThreads, Layout<512>::kBytes, Layout<512>::kWeights};
 }
 }  // namespace tokamak::mla::cuda::wide_decode

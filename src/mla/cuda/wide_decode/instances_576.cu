@@ -4,7 +4,6 @@
 
 namespace tokamak::mla::cuda::wide_decode {
 WideKernel wide_576() {
-    return {reinterpret_cast<const void*>(&wide_decode<576>), kWideThreads, Layout<576>::kBytes,
-            Layout<576>::kWeights};
+    return {reinterpret_cast<const void*>(&wide_decode<576>), kWideThreads, Layout<576>::kBytes, Layout<576>::kWeights};
 }
 }  // namespace tokamak::mla::cuda::wide_decode

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sparse attention of one token and 64 heads a block over fp8 rows that are never converted in shared memory: a
-// warpgroup brings them as they are, one scores them and two add values, each converting what it reads to the row
-// operand of wgmma in registers. See docs/kernels/sparse_mla.md.
+// warpgroup brings them, one scores them as the e4m3 numbers that they are, and two add values, converting codes to the
+// row operand of wgmma in registers. See docs/kernels/sparse_mla_direct.md.
 #pragma once
 
 #include "mla/cuda/wide_decode/bring.cuh"
@@ -49,18 +49,13 @@ __device__ __forceinline__ void keep_pool(const PoolParams& pool, PoolParams& ke
     reinterpret_cast<std::uint32_t*>(&kept)[lane] = reinterpret_cast<const std::uint32_t*>(&pool)[lane];
 }
 
-/// Where this block stands: its token and heads, and its share of the rows.
-struct WidePlace {
-    int rank, token, first_head;
-};
-
 __device__ __forceinline__ Exchange<kHeads, true, false> exchange_of(const Params& params, WideControl& control,
                                                                      std::uint32_t base, int rank) {
     return {params, {base, base, &control.landed}, rank, kPatienceBits};
 }
 
-/// The cluster meets twice. First when everybody's last scores are done: queries give way to parts of other splits, sums
-/// are told. Then when all parts have landed: nobody leaves while others still copy to its memory or out of it.
+/// The cluster meets twice. First when everybody's last scores are done: queries give way to parts of other splits,
+/// sums are told. Then when all parts have landed: nobody leaves while others still copy to its memory or out of it.
 __device__ __forceinline__ void meet() {
     __syncwarp();
     ptx::cluster_arrive_relaxed();
@@ -142,8 +137,8 @@ __device__ __forceinline__ void add(const Params& params, WideControl& control, 
             __syncwarp();
         }
         ptx::cluster_arrive_relaxed();
-        add_parts(params, control, exchange, place.token, pass == 0 ? params.heads : place.first_head,
-                  pass == 0 ? kMathThreads - kScorers : kPartItems * exchange.parts());
+        add_parts(params, control, exchange, place, pass == 0 ? kMathThreads - kScorers : kPartItems * exchange.parts(),
+                  pass == 1);
     }
 }
 
@@ -166,8 +161,7 @@ __global__ void __launch_bounds__(kWideThreads, 1) wide_decode(const __grid_cons
         if (warp == 2 || warp == 3) keep_pool(params.pools[warp - 2], control.pools[warp - 2], lane);
         const std::uint32_t base = ptx::shared_address(shared);
         if (warp >= 4) copy_queries<Dim>(params, base, place.token, place.first_head, warp, lane);
-        const int blocks =
-            blocks_of(rows_of(params, share_of(params, place.rank), live_of(params, place.token)));
+        const int blocks = blocks_of(rows_of(params, share_of(params, place.rank), live_of(params, place.token)));
         start_wide();
         if (warp < 4)
             score<Dim>(params, control, shared, place, blocks, warp, lane);

@@ -23,7 +23,8 @@ __device__ __forceinline__ void store_eight(const Params& params, std::int64_t a
     std::uint32_t words[4];
 #pragma unroll
     for (int w = 0; w < 4; ++w)
-        words[w] = params.out_kind == OutKind::bf16 ? pack_bf16(v[2 * w], v[2 * w + 1]) : pack_f16(v[2 * w], v[2 * w + 1]);
+        words[w] =
+            params.out_kind == OutKind::bf16 ? pack_bf16(v[2 * w], v[2 * w + 1]) : pack_f16(v[2 * w], v[2 * w + 1]);
     auto* const out = static_cast<std::uint16_t*>(params.out) + at;
     if (params.out_vectors) {
         *reinterpret_cast<uint4*>(out) = {words[0], words[1], words[2], words[3]};
@@ -33,21 +34,24 @@ __device__ __forceinline__ void store_eight(const Params& params, std::int64_t a
     for (int i = 0; i < 8; ++i) out[i] = static_cast<std::uint16_t>(words[i / 2] >> (i % 2 * 16));
 }
 
-/// By way of shared memory from `base` on, 64 heads by 64 dimensions in f32 for each warp: what remains is a short loop.
-/// (Stores straight from registers are 800 instructions, and fetching these took 10,000 cycles.)
-__device__ __forceinline__ void store_sums(const Params& params, const Sums<kHeads>& sums, std::uint32_t base, int token,
-                                           int first_head, int part, int lane) {
+/// By way of shared memory from `base` on, 64 heads by 64 dimensions in f32 for each warp: what remains is a short
+/// loop. (Stores straight from registers are 800 instructions, and fetching these took 10,000 cycles.) Heads 2 and 3 of
+/// four have their halves of eight dimensions in the other order, and half of the lanes read them so: eight lanes then
+/// touch every bank once.
+__device__ __forceinline__ void store_sums(const Params& params, const Sums<kHeads>& sums, std::uint32_t base,
+                                           int token, int first_head, int part, int lane) {
     constexpr int kPitch = 64 * 4 + 16;
     if (part * 64 >= params.value_dim) return;
     const std::uint32_t own = base + part * (kHeads * kPitch);
-    const std::uint32_t to = own + 2 * (lane & 3) * kPitch + lane / 4 * 32;
+    const std::uint32_t to = own + 2 * (lane & 3) * kPitch + lane / 4 * 32 + lane % 2 * 16;
+    const std::uint32_t other = to ^ 16U;
 #pragma unroll
     for (int j = 0; j < kHeads / 8; ++j) {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
 #pragma unroll
             for (int half = 0; half < 2; ++half)
-                store_shared(to + (8 * j + e) * kPitch + half * 16,
+                store_shared((half == 0 ? to : other) + (8 * j + e) * kPitch,
                              {__float_as_uint(value_of(sums, j, e, 4 * half)),
                               __float_as_uint(value_of(sums, j, e, 4 * half + 1)),
                               __float_as_uint(value_of(sums, j, e, 4 * half + 2)),
@@ -55,22 +59,26 @@ __device__ __forceinline__ void store_sums(const Params& params, const Sums<kHea
         }
     }
     __syncwarp();
+    const bool high_first = lane % 8 >= 4;
+    const std::uint32_t from = own + lane % 8 * 32 + (lane / 16 ^ (high_first ? 1 : 0)) * 16;
 #pragma unroll 2
     for (int h = lane / 8; h < kHeads; h += 4) {
         const int head = first_head + h;
         if (head >= params.heads) break;
-        const uint4 low = load_shared_16(own + h * kPitch + lane % 8 * 32);
-        const uint4 high = load_shared_16(own + h * kPitch + lane % 8 * 32 + 16);
+        const uint4 first = load_shared_16(from + h * kPitch);
+        const uint4 second = load_shared_16((from ^ 16U) + h * kPitch);
+        const uint4 low = high_first ? second : first;
+        const uint4 high = high_first ? first : second;
         const float v[8] = {__uint_as_float(low.x),  __uint_as_float(low.y),  __uint_as_float(low.z),
                             __uint_as_float(low.w),  __uint_as_float(high.x), __uint_as_float(high.y),
                             __uint_as_float(high.z), __uint_as_float(high.w)};
-        store_eight(params,
-                    token * params.out_token_stride + head * params.out_head_stride + part * 64 + lane % 8 * 8, v);
+        store_eight(params, token * params.out_token_stride + head * params.out_head_stride + part * 64 + lane % 8 * 8,
+                    v);
     }
 }
 
-/// Of eight dimensions of head h in a part. Eight lanes that store have four heads two apart, eight that load four side by
-/// side: both touch every bank once.
+/// Of eight dimensions of head h in a part. Eight lanes that store have four heads two apart, eight that load four side
+/// by side: both touch every bank once.
 __device__ __forceinline__ std::uint32_t part_offset(int h, int eight) {
     return static_cast<std::uint32_t>(((h * 2 + eight) ^ (h >> 2 & 1) << 1) * 16);
 }
@@ -130,8 +138,8 @@ __device__ __forceinline__ void stage_sums(const Sums<kHeads>& sums, float facto
     }
 }
 
-/// A head's sums of all splits together; leaves what the splits' parts are multiplied by in place of their references, as
-/// two f16 numbers (an eighth of at most 1, so that sums of eight parts stay in range), and what their sum is.
+/// A head's sums of all splits together; leaves what the splits' parts are multiplied by in place of their references,
+/// as two f16 numbers (an eighth of at most 1, so that sums of eight parts stay in range), and what their sum is.
 __device__ __forceinline__ HeadSums merge_splits(WideControl& control, int count, int h, float sink) {
     HeadSums all;
     float4 of[kMaxSplits];
@@ -156,10 +164,11 @@ inline constexpr int kPartItems = 2 * kHeads;
 
 /// Adds the parts that this split owns and stores them, when all have landed; by the accumulating threads, each eight
 /// dimensions of a head at a time. Sums are f16 as the parts are, with an error of the same size (in f32 a thread takes
-/// 200 instructions for it instead of 80). Behind the last split: of the last one once more, times 0.
+/// 200 instructions for it instead of 80). Behind the last split: of the last one once more, times 0. Without `stores`
+/// it is run for its code and its lines of the constant bank.
 __device__ __forceinline__ void add_parts(const Params& params, const WideControl& control,
-                                          const Exchange<kHeads, true, false>& exchange, int token, int first_head,
-                                          int items) {
+                                          const Exchange<kHeads, true, false>& exchange, const WidePlace& place,
+                                          int items, bool stores) {
     const std::uint32_t step = exchange.landing_step();
     const float back = exchange.back();
     const auto half_of = [](const std::uint32_t& two) { return *reinterpret_cast<const __half2*>(&two); };
@@ -178,13 +187,18 @@ __device__ __forceinline__ void add_parts(const Params& params, const WideContro
             sums[3] = __hfma2(half_of(part.w), half_of(share), sums[3]);
         }
         const float factor = control.factor[h] * back;
-        float2 out[4];
+        float out[8];
 #pragma unroll
         for (int w = 0; w < 4; ++w) {
             const float2 v = __half22float2(sums[w]);
-            out[w] = {v.x * factor, v.y * factor};
+            out[2 * w] = v.x * factor;
+            out[2 * w + 1] = v.y * factor;
         }
-        exchange.store(token, first_head + h, exchange.first_dim() + i / kPartItems * 16 + i % 2 * 8, out);
+        const int head = place.first_head + h;
+        const int dim = exchange.first_dim() + i / kPartItems * 16 + i % 2 * 8;
+        std::int64_t to = place.token * params.out_token_stride + head * params.out_head_stride + dim;
+        asm volatile("" : "+l"(to));  // made also where nothing is stored
+        if (stores && head < params.heads && dim < params.value_dim) store_eight(params, to, out);
     }
 }
 

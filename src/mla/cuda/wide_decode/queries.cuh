@@ -35,8 +35,7 @@ struct TwoParts {
 #pragma unroll
         for (int w = 0; w < 4; ++w) {
             codes[w] = codes_of(words[w]);
-            rests[w] = codes_of(
-                bits_of(__hsub2(*reinterpret_cast<const __half2*>(&words[w]), halves_of(codes[w]))));
+            rests[w] = codes_of(bits_of(__hsub2(*reinterpret_cast<const __half2*>(&words[w]), halves_of(codes[w]))));
         }
         high = {codes[0] | codes[1] << 16, codes[2] | codes[3] << 16};
         low = {rests[0] | rests[1] << 16, rests[2] | rests[3] << 16};
@@ -85,8 +84,7 @@ class FourQueries {
             top >= 0x7F80U ? 0x7FFFU : static_cast<std::uint32_t>(2 * kUnitExponent - power) << 7;
         const std::uint32_t factors = factor | factor << 16;
         v[kRotaryQueries] = times(v[kRotaryQueries], factors);
-        store_shared(own_ + kRotaryQueries * kSlabBytes,
-                     Dim == 512 ? as_f16(v[kRotaryQueries]) : v[kRotaryQueries]);
+        store_shared(own_ + kRotaryQueries * kSlabBytes, Dim == 512 ? as_f16(v[kRotaryQueries]) : v[kRotaryQueries]);
         const std::uint32_t even = base_ + swizzled(head_, chunk_ / 2) + chunk_ % 2 * 8;
         const std::uint32_t odd = base_ + swizzled(head_, chunk_ / 2 + 4) + chunk_ % 2 * 8;
 #pragma unroll
@@ -141,8 +139,8 @@ class FourQueries {
 
 /// By the accumulating warps, which have nothing to add yet: asks for the queries.
 template <int Dim>
-__device__ __forceinline__ void copy_queries(const Params& params, std::uint32_t base, int token, int first_head, int warp,
-                                             int lane) {
+__device__ __forceinline__ void copy_queries(const Params& params, std::uint32_t base, int token, int first_head,
+                                             int warp, int lane) {
 #pragma unroll 1
     for (int group = warp - 4; group < FourQueries<Dim>::kGroups; group += 8)
         FourQueries<Dim>(base, group, lane).copy(params, token, first_head);

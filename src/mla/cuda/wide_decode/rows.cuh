@@ -26,8 +26,8 @@ struct Live {
 
 __device__ __forceinline__ int live_columns(const FirstRead& first, int pool, int token) {
     const int most = first.top_k[pool];
-    if (first.lengths[pool] == nullptr) return most;
-    return max(0, min(first.lengths[pool][token * first.length_stride[pool]], most));
+    if (first.pools[pool].lengths == nullptr) return most;
+    return max(0, min(first.pools[pool].lengths[token * first.pools[pool].length_stride], most));
 }
 __device__ __forceinline__ Live live_of(const Params& params, int token) {
     return {live_columns(params.first, 0, token), live_columns(params.first, 1, token)};
@@ -40,11 +40,13 @@ __device__ __forceinline__ int rows_of(const Params& params, const Share& share,
 }
 __device__ __forceinline__ int blocks_of(int rows) { return (rows + kRowBlock - 1) / kRowBlock; }
 
-/// The rows of a warp, 16 of every block of 64. Its lanes find the rows of two blocks at once, each lane one: lane l row
-/// l % 16 of block l / 16 of a pair of blocks. Indices are read two pairs ahead of their use, pages one.
+/// The rows of a warp, 16 of every block of 64. Its lanes find the rows of two blocks at once, each lane one: lane l
+/// row l % 16 of block l / 16 of a pair of blocks. Indices are read two pairs ahead of their use, pages one.
+template <int Dim>
 class ShareRows {
     static constexpr int kPerWarp = 16;
-    static constexpr int kBlocks = 2;  ///< of a group
+    static constexpr int kBlocks = 2;       ///< of a group
+    static constexpr int kScaleByte = 512;  ///< of rows of 576, which have their scales behind their codes
 
   public:
     /// Asks for the first indices and the lengths. `row`: of this lane, in a block.
@@ -105,7 +107,7 @@ class ShareRows {
         if (column >= last_) return s;
         const FirstRead& first = params_->first;
         s.pool = column < first.top_k[0] ? 0 : 1;
-        s.index = first.indices[s.pool][token_ * first.index_stride[s.pool] + in_pool(s.pool, column)];
+        s.index = first.pools[s.pool].indices[token_ * first.pools[s.pool].index_stride + in_pool(s.pool, column)];
         return s;
     }
     __device__ __forceinline__ void ask_page(Selected& s, int column) const {
@@ -124,8 +126,12 @@ class ShareRows {
         const bool valid = s.index >= 0 && s.page >= 0 && s.page < pool.pages;
         const std::int64_t page = valid ? s.page : 0;
         const int row = valid ? s.index - page_of(pool, s.index) * pool.page_size : 0;
-        return {pool.values + page * pool.page_stride + std::int64_t{row} * pool.row_bytes,
-                pool.scales + page * pool.scale_page_stride + std::int64_t{row} * pool.scale_row_bytes, valid};
+        const std::uint8_t* const values = pool.values + page * pool.page_stride + std::int64_t{row} * pool.row_bytes;
+        if constexpr (Dim == 576)
+            return {values, values + kScaleByte, valid};
+        else
+            return {values, pool.scales + page * pool.scale_page_stride + std::int64_t{row} * pool.scale_row_bytes,
+                    valid};
     }
 
     const Params* params_;

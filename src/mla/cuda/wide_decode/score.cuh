@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The scoring warpgroup: rows and queries come from shared memory, codes as the e4m3 numbers that they are. The products
-// of codes with one scale are summed by themselves, and multiplied by it in f32. Softmax weights are the Scorer's.
+// The scoring warpgroup: rows and queries come from shared memory, codes as the e4m3 numbers that they are. The
+// products of codes with one scale are summed by themselves, and multiplied by it in f32. Softmax weights are the
+// Scorer's.
 #pragma once
 
 #include "cuda/ptx/wgmma_e4m3.cuh"
@@ -12,12 +13,12 @@ template <int Dim>
 class WideScorer : public Scorer<Dim, kHeads, true, false, kWideBuffers> {
     using Base = Scorer<Dim, kHeads, true, false, kWideBuffers>;
     using Raw = RawRow<Dim>;
-    using typename Base::TwoRows;
     using Base::control_;
     using Base::kPairs;
     using Base::lane_;
     using Base::score_;
     using Base::warp_;
+    using typename Base::TwoRows;
 
   public:
     __device__ __forceinline__ WideScorer(const Params& params, WideControl& control, unsigned char* shared, int warp,

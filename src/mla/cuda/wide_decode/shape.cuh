@@ -16,8 +16,8 @@ inline constexpr int kScorers = 128;
 inline constexpr int kBringers = 128;
 inline constexpr int kRing = 3;  ///< blocks of raw rows
 
-/// A block of rows in shared memory: slabs of 64 rows by 128 bytes under the swizzle. Codes of 128 dimensions are a slab
-/// (of 512 dimensions the last one is filled by half), the rotary values another; scales lie apart.
+/// A block of rows in shared memory: slabs of 64 rows by 128 bytes under the swizzle. Codes of 128 dimensions are a
+/// slab (of 512 dimensions the last one is filled by half), the rotary values another; scales lie apart.
 template <int Dim>
 struct RawRow {
     static constexpr int kCodes = Dim == 576 ? 512 : 448;
@@ -26,6 +26,11 @@ struct RawRow {
 inline constexpr int kCodeSlabs = 4;
 inline constexpr int kRotarySlab = kCodeSlabs;
 
+/// Where this block stands: its token and heads, and its share of the rows.
+struct WidePlace {
+    int rank, token, first_head;
+};
+
 inline constexpr int kWideBuffers = 2;  ///< blocks of softmax weights
 
 struct WideControl : Control<kHeads, kWideBuffers> {
@@ -33,8 +38,8 @@ struct WideControl : Control<kHeads, kWideBuffers> {
     std::uint64_t settled[kRing];  ///< a block is settled: an arrival per bringing warp
     alignas(16) float head_factor[kHeads];                 ///< what makes a head's score an exponent of 2
     alignas(16) std::uint16_t ratio[kRing][8][kRowBlock];  ///< scales divided by the row's power, f16
-    std::uint64_t counted;  ///< first_live is there: an arrival per bringing warp
-    int first_live[4];      ///< live rows of the first block, of each bringing warp
+    std::uint64_t counted;                                 ///< first_live is there: an arrival per bringing warp
+    int first_live[4];                                     ///< live rows of the first block, of each bringing warp
     alignas(16) PoolParams pools[2];  ///< as in the parameters, of which every line is 250 cycles away
     alignas(16) SplitSums<kHeads> splits[kMaxSplits];
 };
@@ -51,8 +56,8 @@ struct Layout {
     static_assert(kBytes <= 232448);
 };
 
-/// Parts of the output land in place of the queries, which nobody reads after the last scores: 36 at most, as 6 splits of
-/// which not all own the same number send.
+/// Parts of the output land in place of the queries, which nobody reads after the last scores: 36 at most, as 6 splits
+/// of which not all own the same number send.
 static_assert(36 * kPartBytes<kHeads> <= Layout<576>::kWeights && 36 * kPartBytes<kHeads> <= Layout<512>::kWeights);
 
 /// A part of the output, 16 dimensions by all heads, waits for its copy in the two places of the ring that the last
