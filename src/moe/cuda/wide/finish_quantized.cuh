@@ -298,7 +298,8 @@ __device__ __forceinline__ void finish_down_half(const WideArgs& args, const Wid
         const int route = __shfl_sync(0xFFFFFFFFU, rows_of.routes[n / 4], n % 4 * 8 + me.lane / 2);
         std::uint8_t* row = nullptr;
         if constexpr (Shape::kQuantized)
-            row = reinterpret_cast<std::uint8_t*>(__shfl_sync(0xFFFFFFFFU, to[n / 4], n % 4 * 8 + me.lane / 2)) + col * 2;
+            row =
+                reinterpret_cast<std::uint8_t*>(__shfl_sync(0xFFFFFFFFU, to[n / 4], n % 4 * 8 + me.lane / 2)) + col * 2;
         else
             row = reinterpret_cast<std::uint8_t*>(args.partials) + (route * stride + col) * 2;
         __syncwarp();
