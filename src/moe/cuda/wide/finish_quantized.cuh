@@ -275,9 +275,11 @@ __device__ __forceinline__ void finish_down_half(const WideArgs& args, const Wid
     const int col = strip * 64 + me.slab * 16 + half * 8;
     const std::uint32_t own = ptx::shared_address(patch) + static_cast<std::uint32_t>(me.lane) * 16;
     const std::uint8_t* const turned = patch + ((me.lane / 16 * 2 + half) * 8 + me.lane / 2 % 8) * 16;
-    std::uint8_t* to[WideRoutes<Eights>::kCount];
+    [[maybe_unused]] std::uint64_t to[WideRoutes<Eights>::kCount];  // rows, found once for each
 #pragma unroll
-    for (int i = 0; i < WideRoutes<Eights>::kCount; ++i) to[i] = wide_half_result(args, rows_of.routes[i]);
+    for (int i = 0; Shape::kQuantized && i < WideRoutes<Eights>::kCount; ++i)
+        to[i] = reinterpret_cast<std::uint64_t>(wide_half_result(args, rows_of.routes[i]));
+    [[maybe_unused]] const std::int64_t stride = wide_result_stride(args, true);
 #pragma unroll
     for (int n = 0; n < Eights; n += 2) {
         std::uint32_t pairs[4];
@@ -286,22 +288,26 @@ __device__ __forceinline__ void finish_down_half(const WideArgs& args, const Wid
             const float(&s)[4] = sums[n + i / 2];
             const float scale = i % 2 == 0 ? rows.scale_low : rows.scale_high;
             const float bias = i % 2 == 0 ? low : high;
-            float own[2] = {fmaf(s[i % 2 * 2], scale, bias), fmaf(s[i % 2 * 2 + 1], scale, bias)};
+            float both[2] = {fmaf(s[i % 2 * 2], scale, bias), fmaf(s[i % 2 * 2 + 1], scale, bias)};
             if constexpr (Shape::kQuantized)
 #pragma unroll
-                for (int odd = 0; odd < 2; ++odd) own[odd] *= rows_of.factor(n + i / 2, me.lane % 4 * 2 + odd);
-            const __nv_bfloat162 pair = __floats2bfloat162_rn(own[0], own[1]);
+                for (int odd = 0; odd < 2; ++odd) both[odd] *= rows_of.factor(n + i / 2, me.lane % 4 * 2 + odd);
+            const __nv_bfloat162 pair = __floats2bfloat162_rn(both[0], both[1]);
             pairs[i] = *reinterpret_cast<const std::uint32_t*>(&pair);
         }
-        const int row = n * 8 + me.lane / 2;
-        auto* const row_to = reinterpret_cast<std::uint8_t*>(
-            __shfl_sync(0xFFFFFFFFU, reinterpret_cast<std::uint64_t>(to[n / 4]), n % 4 * 8 + me.lane / 2));
+        const int route = __shfl_sync(0xFFFFFFFFU, rows_of.routes[n / 4], n % 4 * 8 + me.lane / 2);
+        std::uint8_t* row = nullptr;
+        if constexpr (Shape::kQuantized)
+            row =
+                reinterpret_cast<std::uint8_t*>(__shfl_sync(0xFFFFFFFFU, to[n / 4], n % 4 * 8 + me.lane / 2)) + col * 2;
+        else
+            row = reinterpret_cast<std::uint8_t*>(args.partials) + (route * stride + col) * 2;
         __syncwarp();
         ptx::store_matrix_transposed_x4(own, pairs);
         __syncwarp();
         const uint4 eight = *reinterpret_cast<const uint4*>(turned);
-        if (row < unit.rows && col < args.gate_up.cols)  // a row of results has whole vectors
-            *reinterpret_cast<uint4*>(row_to + col * 2) = eight;
+        if (route >= 0 && col < args.gate_up.cols)  // a row of results has whole vectors
+            *reinterpret_cast<uint4*>(row) = eight;
     }
 }
 

@@ -9,9 +9,10 @@ namespace tokamak::moe::cuda {
 namespace {
 
 constexpr int kLeastStages = 2;
-// Building the lists takes the place of two stages, 100 KB: 8 bytes for each expert, 4 for each route of a CTA.
+// Building the lists takes the place of two stages, 100 KB: 8 bytes for each expert, 4 for each route of a CTA. Where
+// rows are quantised a CTA's last token is whole: up to 1024 routes more.
 constexpr int kMostExperts = 4096;
-constexpr std::int64_t kMostCtaRoutes = 16384;
+constexpr std::int64_t kMostCtaRoutes = 15360;
 constexpr std::int64_t kFactsBytes = 32;
 
 /// Hands out pieces of shared memory, each aligned to 16 bytes.
