@@ -80,6 +80,10 @@ TEST(DefaultVariant, ManyRowsGoToTheWideKernelLongOnesSooner) {
     EXPECT_EQ(family(problem_of(WeightSpec::bf16(), 256, 7168, 2048, 8), 256), "wide") << "8";
     EXPECT_EQ(family(kNvfp4, 127), "grouped");
     EXPECT_EQ(family(kNvfp4, 128), "wide") << "32";
+    FusedMoeProblem share = problem_of(WeightSpec::int4(32), 256, 7168, 2048, 8);
+    share.num_local_experts = 32;
+    EXPECT_EQ(family(share, 767), "grouped");
+    EXPECT_EQ(family(share, 768), "wide") << "24";
     EXPECT_EQ(family(kFp8, 47), "grouped");
     EXPECT_EQ(family(kFp8, 48), "wide") << "12 rows of an expert";
     FusedMoeProblem exact = kFp8;

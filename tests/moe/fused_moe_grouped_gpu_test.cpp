@@ -37,8 +37,8 @@ TEST(FusedMoeGrouped, BatchesOfManyRoutes) {
     }
 }
 
-/// Tiles of different widths take different matrix instructions, and units of one or two strips too: a row's bits do not
-/// depend on what else its expert has.
+/// Tiles of different widths take different matrix instructions, and units of one or two strips too: a row's bits do
+/// not depend on what else its expert has.
 TEST(FusedMoeGrouped, RowsDoNotDependOnTheirTile) {
     TOKAMAK_REQUIRE_GPU();
     for (const WeightSpec& spec : {WeightSpec::nvfp4(), WeightSpec::int4(32)}) {

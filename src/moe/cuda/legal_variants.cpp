@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "moe/cuda/pass_workspace.h"
+#include "moe/routing_args.h"
 
 namespace tokamak::moe::cuda {
 namespace {
@@ -56,16 +57,19 @@ bool has_rows(const FusedMoeProblem& p, std::int64_t tokens, std::int64_t rows) 
 }
 
 /// Rows of an expert from which on the wide kernel is the faster (grouped / wide, us, results/h200/tuning.json). Long
-/// rows, dsv3-ep8: int4_g32 at 22 / 32 rows 288 387 / 307 333 (dsv3-ep16 and kimi-k2-e48: from 35 and 40 on), nvfp4 at
-/// 16 / 24 282 291 / 323 317, bf16 at 4 / 8 689 701 / 681 686, fp8_block at 8 / 16 376 402 / 365 376 (dsv3-e32: from 15
-/// on). Short ones: gpt-oss-120b mxfp4 at 22 / 28 691 806 / 755 778, qwen3-30b-a3b bf16 at 16 / 28 316 343 / 325 335.
+/// rows: dsv3-ep16 and kimi-k2-e48 int4_g32 from 35 and 40 on, kimi-k2-e48 since from 28 on (21 / 32 rows 372 428 /
+/// 524 479), bf16 at 4 / 8 689 701 / 681 686, fp8_block at 8 / 16 376 402 / 365 376 (dsv3-e32: from 15 on). With a
+/// share of the experts, a short combine, sooner: dsv3-ep8 at 20 / 24 rows int4_g32 270 267 / 302 276, nvfp4 289 292 /
+/// 324 301. Short ones: gpt-oss-120b mxfp4 at 22 / 24 649 662 / 684 668, qwen3-30b-a3b bf16 at 16 / 28 316 343 / 325
+/// 335.
 std::int64_t wide_from(const FusedMoeProblem& p) {
     const bool narrow = p.weights.format != WeightFormat::int4 ||
                         (p.weights.group_size == 32 && p.weights.scale_dtype == DType::bf16);  // has narrow row tiles
     if (p.weights.format == WeightFormat::fp8_block) return p.hidden >= 4096 ? 12 : 56;
     if (p.hidden < 4096) return narrow ? 26 : 56;
     if (p.weights.format == WeightFormat::bf16) return 8;
-    if (p.weights.format == WeightFormat::nvfp4) return 24;
+    if (narrow && resolve_local_experts(p.num_experts, p.num_local_experts) < p.num_experts) return 24;
+    if (p.weights.format == WeightFormat::nvfp4) return 32;
     return narrow ? 28 : 48;
 }
 

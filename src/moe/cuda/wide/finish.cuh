@@ -7,7 +7,6 @@
 
 #include <cstdint>
 
-#include "cuda/ptx/prefetch.cuh"
 #include "moe/cuda/wide/multiply.cuh"
 #include "moe/cuda/wide/results.cuh"
 
@@ -21,23 +20,11 @@ struct WideLaneRows {
     PendingElement low;
     PendingElement high;
 
-    __device__ static void prefetch(const WideArgs& args, int expert, int strip, const WideConsumer& me) {
-        const DecodeMatrix& matrix = Down ? args.down : args.gate_up;
-        if (Shape::Weights::kGlobalScales && me.lane == 0) ptx::prefetch_l2(global_scales(matrix, expert, strip));
-        const DecodeRows& bias = matrix.bias;
-        const int cols = Down ? args.gate_up.cols : args.down.cols;
-        const int col = (Down ? strip * 64 + me.slab * 16 : strip * 32 + me.slab * 8) + me.lane / 4;
-        const int high = col + (Down ? 8 : args.down.cols);
-        if (bias.data == nullptr || col + (Down ? 8 : 0) >= cols) return;
-        const int bytes = bias.dtype == DType::bf16 ? 2 : 4;
-        const auto* const row = static_cast<const std::uint8_t*>(bias.data) + expert * bias.stride * bytes;
-        ptx::prefetch_l2(row + col * bytes);
-        ptx::prefetch_l2(row + high * bytes);
-    }
     __device__ void load(const WideArgs& args, int expert, int strip, const WideConsumer& me) {
         const DecodeMatrix& matrix = Down ? args.down : args.gate_up;
         if constexpr (Shape::Weights::kGlobalScales) {
-            const float2 global = *global_scales(matrix, expert, strip);
+            const float2 global =
+                *reinterpret_cast<const float2*>(wide_strip_end<typename Shape::Weights>(matrix, expert, strip));
             scale_low *= global.x;
             scale_high *= global.y;
         }
@@ -53,13 +40,6 @@ struct WideLaneRows {
             low.load(matrix.bias, expert, col);
             high.load(matrix.bias, expert, args.down.cols + col);
         }
-    }
-
-  private:
-    __device__ static const float2* global_scales(const DecodeMatrix& matrix, int expert, int strip) {
-        return reinterpret_cast<const float2*>(matrix.packed + expert * matrix.expert_bytes +
-                                               strip * matrix.strip_bytes +
-                                               static_cast<std::int64_t>(matrix.tiles) * Shape::Weights::kTileBytes);
     }
 };
 

@@ -87,17 +87,6 @@ __device__ __forceinline__ void finish_wide_down(const WideArgs& args, const Wid
         WidePending::put(patch, me.lane, unit.expert, max(0, min(first + Strips, last) - first) * 2, unit.strips * 8);
 }
 
-/// What the end of a unit needs, into the L2: under the copies of weights the memory takes 3000 cycles to answer.
-template <class Shape>
-__device__ __forceinline__ void prefetch_wide_rows(const WideArgs& args, const WideUnit& unit, bool down, int first,
-                                                   int last, const WideConsumer& me) {
-    for (int i = first; i < last; ++i)
-        if (down)
-            WideLaneRows<Shape, true>::prefetch(args, unit.expert, unit.strip + i, me);
-        else
-            WideLaneRows<Shape, false>::prefetch(args, unit.expert, unit.strip + i, me);
-}
-
 /// Multiplies the strips of a unit from `first` on and finishes them. A warpgroup with fewer strips than it could have
 /// multiplies what lies in the place of the others too.
 template <class Shape, int Eights>
@@ -106,7 +95,6 @@ __device__ __forceinline__ void consume_wide_unit(const WideArgs& args, const Wi
     constexpr int Strips = Shape::kStripsEach;
     const DecodeMatrix& matrix = down ? args.down : args.gate_up;
     float sums[Strips][Eights][4] = {};
-    if constexpr (Shape::kWholeStages) prefetch_wide_rows<Shape>(args, unit, down, first, last, me);
     [[maybe_unused]] WideRoutes<Eights> routes;
     if constexpr (Shape::kQuantized)
         if (!Shape::atomic(args) && down) routes.template ask<true>(args, unit, me.lane);

@@ -14,8 +14,8 @@ namespace tokamak::moe::cuda {
 
 /// What a consumer warp has finished and not told yet, in its patch: it is told when the next unit is multiplied, for
 /// until its stores have left telling takes a microsecond or two. Of a unit's warps the last one tells for all: a fence
-/// for the GPU takes a thousand cycles of a warp. Readers order the copy engine's accesses behind what they were told; a
-/// fence of these here as well is another microsecond of every unit.
+/// for the GPU takes a thousand cycles of a warp. Readers order the copy engine's accesses behind what they were told;
+/// a fence of these here as well is another microsecond of every unit.
 struct WidePending {
     int turn;  ///< the turn that the warp is at
     int index;
@@ -184,9 +184,9 @@ class WideLaneStages {
     __device__ __forceinline__ void load(typename Weights::Slab& slab, int strip, int block) const {
         slab.load(stage_ + codes_, stage_ + scales_, strip * kStripBytes, block);
     }
-    /// Low word of the rows' descriptor, by the whole warp. What comes of a shuffle is in a uniform register, as are the
-    /// descriptors made of it; in others each wgmma takes four more instructions. The word is known a stage before, so
-    /// that conversions hide the shuffle.
+    /// Low word of the rows' descriptor, by the whole warp. What comes of a shuffle is in a uniform register, as are
+    /// the descriptors made of it; in others each wgmma takes four more instructions. The word is known a stage before,
+    /// so that conversions hide the shuffle.
     [[nodiscard]] __device__ __forceinline__ std::uint32_t rows() const { return __shfl_sync(0xFFFFFFFFU, rows_, 0); }
     __device__ __forceinline__ void advance() {
         const bool last = slot_ + 1 == count_;
@@ -229,7 +229,8 @@ __device__ __forceinline__ void multiply_unit_stages(WideStages<Shape>& stages, 
     typename Shape::Weights::Slab slabs[2][Strips];
     lane.await();
 #pragma unroll
-    for (int part = 0; part < parts; ++part) lane.load(slabs[part / Strips][part % Strips], part % Strips, part / Strips);
+    for (int part = 0; part < parts; ++part)
+        lane.load(slabs[part / Strips][part % Strips], part % Strips, part / Strips);
     std::uint32_t reading = lane.slot();  // that the matrix unit may still read
 #pragma unroll 1
     for (int next = 2; next <= blocks; next += 2) {

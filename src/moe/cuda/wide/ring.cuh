@@ -10,6 +10,7 @@
 
 #include "cuda/ptx/copy.cuh"
 #include "cuda/ptx/gather.cuh"
+#include "cuda/ptx/prefetch.cuh"
 #include "moe/cuda/stage_ring.cuh"
 #include "moe/cuda/wide/codes.cuh"
 #include "moe/cuda/wide/pair.cuh"
@@ -85,6 +86,33 @@ __device__ __forceinline__ void copy_wide_weights(const StageRing<Shape>& ring, 
     }
 }
 
+/// Behind the tiles of a strip.
+template <class Weights>
+__device__ __forceinline__ const std::uint8_t* wide_strip_end(const DecodeMatrix& matrix, int expert, int strip) {
+    return matrix.packed + expert * matrix.expert_bytes + strip * matrix.strip_bytes +
+           static_cast<std::int64_t>(matrix.tiles) * Weights::kTileBytes;
+}
+
+/// What the end of a unit needs of its strips, into the L2: under the copies of weights the memory takes 3000 cycles to
+/// answer. By a whole warp.
+template <class Shape>
+__device__ __forceinline__ void prefetch_unit_end(const WideArgs& args, const WideUnit& unit, bool down) {
+    const DecodeMatrix& matrix = down ? args.down : args.gate_up;
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    if (Shape::Weights::kGlobalScales && lane < unit.strips)
+        ptx::prefetch_l2(wide_strip_end<typename Shape::Weights>(matrix, unit.expert, unit.strip + lane));
+    const DecodeRows& bias = matrix.bias;
+    if (bias.data == nullptr) return;
+    constexpr int each = 8;  // columns of a lane: 16 bytes or 32
+    const int cols = down ? args.gate_up.cols : args.down.cols;
+    const int half = down ? 0 : lane / 16;  // columns of gates, then of up
+    const int col = unit.strip * (down ? 64 : 32) + (down ? lane : lane % 16) * each;
+    if (col >= cols || col >= (unit.strip + unit.strips) * (down ? 64 : 32)) return;
+    const int bytes = bias.dtype == DType::bf16 ? 2 : 4;
+    ptx::prefetch_l2(static_cast<const std::uint8_t*>(bias.data) +
+                     (unit.expert * bias.stride + half * cols + col) * bytes);
+}
+
 /// Copies the rows of a phase, stage by stage. A whole warp runs it.
 template <class Shape>
 __device__ __forceinline__ void copy_wide_rows(const StageRing<Shape>& ring, RingPlace& place, const WideDeals& deals,
@@ -95,6 +123,7 @@ __device__ __forceinline__ void copy_wide_rows(const StageRing<Shape>& ring, Rin
     const int blocks = matrix.padded_cols / 64;
     while (const WideUnit* const next = deals.await(++turn)) {
         const WideUnit unit = *next;
+        if constexpr (!Shape::Weights::kFromShared) prefetch_unit_end<Shape>(args, unit, down);
         if (down)
             TileCounts{args.tile_parts}.await(unit.tile, wide_tile_parts<Shape>(args));
         else if (wide_overlaps<Shape::kQuantized>(args))

@@ -84,7 +84,8 @@ class WidePrepare {
         int rows = 8;
         while (rows > 1 && end - begin < 4 * warps * rows) rows /= 2;
         const int groups = (end - begin + rows - 1) / rows;
-        const WideSpans spans(groups, parts(args_), warps);
+        const WideSpans spans = counter == kWidePrepareJobs ? WideSpans::in_one_round(groups, parts(args_), warps)
+                                                            : WideSpans(groups, parts(args_), warps);
         const int total = groups * spans.count;
         WideJobs jobs(args_.dealt + counter, warp, warps);
         const auto job_of = [&](int number) {

@@ -79,14 +79,21 @@ struct WideDeals {
     }
 };
 
-/// Work on the parts of tokens: a warp takes neighbouring parts of one, so many that there are about two jobs for each
-/// warp, or one for each token.
+/// Work on the parts of tokens: a warp takes neighbouring parts of one.
 struct WideSpans {
     int count;   ///< jobs of a token
     int length;  ///< parts of a job
 
-    __device__ WideSpans(int tokens, int parts, int warps) {
-        const int wanted = min(parts, 2 * warps / tokens + 1);
+    /// About two jobs for each warp, or one for each token.
+    __device__ WideSpans(int tokens, int parts, int warps) : WideSpans(parts, 2 * warps / tokens + 1) {}
+    /// At most one job for each warp if tokens are fewer: for work that others wait for.
+    __device__ static WideSpans in_one_round(int tokens, int parts, int warps) {
+        return {parts, max(1, warps / tokens)};
+    }
+
+  private:
+    __device__ WideSpans(int parts, int most) {
+        const int wanted = min(parts, most);
         length = (parts + wanted - 1) / wanted;
         count = (parts + length - 1) / length;
     }

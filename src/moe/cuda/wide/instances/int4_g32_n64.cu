@@ -5,7 +5,7 @@
 namespace tokamak::moe::cuda {
 WideInstance wide_int4_g32_n64() {
     WideInstance instance =
-        wide_instance<WideShape<Wide4Bit<Int4Weights<32>>, 32, 16, 64, WideCombines::rows>>("wide_n64");
+        wide_instance<WideShape<Wide4Bit<Int4Weights<32>>, 32, 8, 64, WideCombines::rows>>("wide_n64");
     instance.atomic_kernel = wide_int4_g32_n64_atomic().kernel;
     return instance;
 }
