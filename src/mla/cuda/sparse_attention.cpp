@@ -117,9 +117,9 @@ Kernel aligned_kernel_of(const SparseConfig& config, const SparseAttentionProble
     return config.rows > 0 ? flat_kernel_of(config, problem) : kernel_of(config, problem, all_fp8(problem));
 }
 
-/// Rows that the other forms do not take go to the pipelined one, and so do calls that ask the wide form for max_logits:
-/// its scores are sums of e4m3 products, good to 2e-4 of their deviation, which is too little where they are not
-/// averaged.
+/// Rows that the other forms do not take go to the pipelined one, and so do calls that ask the wide form for
+/// max_logits: its scores are sums of e4m3 products, good to 2e-4 of their deviation, which is too little where they
+/// are not averaged.
 Launch prepare(const SparseConfig& config, const SparseAttentionProblem& problem) {
     const SparseConfig other = {*std::lower_bound(std::begin(kHeadCounts), std::end(kHeadCounts), config.heads),
                                 sparse_splits(config.splits)};
