@@ -3,6 +3,8 @@
 // kernel does not take. Every variant runs every case.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "cuda/gpu.h"
 #include "moe/gpu_cases.h"
 
@@ -32,6 +34,30 @@ TEST(FusedMoeGrouped, BatchesOfManyRoutes) {
         c.problem.num_local_experts = 29;
         c.problem.top_k = 8;
         expect_reference(c, purpose++, {9, 16, 17, 64, 65, 200});
+    }
+}
+
+/// Tiles of different widths take different matrix instructions, and units of one or two strips too: a row's bits do
+/// not depend on what else its expert has.
+TEST(FusedMoeGrouped, RowsDoNotDependOnTheirTile) {
+    TOKAMAK_REQUIRE_GPU();
+    for (const WeightSpec& spec : {WeightSpec::nvfp4(), WeightSpec::int4(32)}) {
+        FusedMoeCase c = gpu_case(spec, 70, 1088, 416);
+        c.problem.num_experts = c.problem.num_local_experts = 1;
+        c.problem.top_k = 1;
+        c.bad_ids = 0;
+        Rng rng = rng_for(735);
+        const FusedMoeData data = random_data(rng, c).on(Device::cuda());
+        for (const std::string& variant : gpu_variants(c.problem, "grouped")) {
+            PlanOptions options;
+            options.variant = variant;
+            const FusedMoePlan plan = make_plan(c.problem, Device::cuda(), options);
+            const std::vector<std::byte> all = bytes_of(run_guarded(plan, data.args()));
+            for (const std::int64_t tokens : {1, 8, 9, 16, 17, 24, 25, 32, 33, 48, 49}) {
+                const std::vector<std::byte> some = bytes_of(run_guarded(plan, data.args(tokens)));
+                EXPECT_TRUE(std::equal(some.begin(), some.end(), all.begin())) << variant << " " << tokens;
+            }
+        }
     }
 }
 

@@ -36,6 +36,8 @@ namespace tokamak::cuda::ptx {
 #define TOKAMAK_D(n) "+f"(d[n][0]), "+f"(d[n][1]), "+f"(d[n][2]), "+f"(d[n][3])
 #define TOKAMAK_TEXT2 TOKAMAK_T0 ", " TOKAMAK_T1
 #define TOKAMAK_SUMS2 TOKAMAK_D(0), TOKAMAK_D(1)
+#define TOKAMAK_TEXT3 TOKAMAK_TEXT2 ", " TOKAMAK_T2
+#define TOKAMAK_SUMS3 TOKAMAK_SUMS2, TOKAMAK_D(2)
 #define TOKAMAK_TEXT4 TOKAMAK_TEXT2 ", " TOKAMAK_T2 ", " TOKAMAK_T3
 #define TOKAMAK_SUMS4 TOKAMAK_SUMS2, TOKAMAK_D(2), TOKAMAK_D(3)
 #define TOKAMAK_TEXT5 TOKAMAK_TEXT4 ", " TOKAMAK_T4
@@ -79,6 +81,7 @@ namespace tokamak::cuda::ptx {
     }
 
 TOKAMAK_WIDTH(2, "16", "8", "9", "10", "11", "12")
+TOKAMAK_WIDTH(3, "24", "12", "13", "14", "15", "16")
 TOKAMAK_WIDTH(4, "32", "16", "17", "18", "19", "20")
 TOKAMAK_WIDTH(5, "40", "20", "21", "22", "23", "24")
 TOKAMAK_WIDTH(6, "48", "24", "25", "26", "27", "28")
@@ -120,6 +123,8 @@ TOKAMAK_WIDTH(24, "192", "96", "97", "98", "99", "100")
 #undef TOKAMAK_D
 #undef TOKAMAK_TEXT2
 #undef TOKAMAK_SUMS2
+#undef TOKAMAK_TEXT3
+#undef TOKAMAK_SUMS3
 #undef TOKAMAK_TEXT4
 #undef TOKAMAK_SUMS4
 #undef TOKAMAK_TEXT5

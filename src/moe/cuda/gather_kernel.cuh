@@ -9,6 +9,7 @@
 
 #include "moe/cuda/decode_phase.cuh"
 #include "moe/cuda/gather_tables.cuh"
+#include "moe/cuda/store_four.cuh"
 
 namespace tokamak::moe::cuda {
 
@@ -112,6 +113,7 @@ __device__ __forceinline__ void combine_routes(const DecodeArgs& args, const Gro
     const int hidden = args.gate_up.cols;
     const int runs = (hidden + run_cols - 1) / run_cols;
     const int step = static_cast<int>(gridDim.x * blockDim.x) / 32;
+    const bool plain = args.out_dtype == DType::bf16 && !args.accumulate && args.shared_output.data == nullptr;
 #pragma unroll 1
     for (int run = static_cast<int>(threadIdx.x / 32 * gridDim.x + blockIdx.x); run < runs * count; run += step) {
         const int token = run / runs;
@@ -121,6 +123,8 @@ __device__ __forceinline__ void combine_routes(const DecodeArgs& args, const Gro
         sum_routes(args, tables, first, token, col, sums);
         const std::int64_t row = first + token;
         const std::int64_t to = row * args.out_stride + col;
+        if constexpr (Width == 4)
+            if (plain && store_bf16(args.out, to, sums)) continue;
 #pragma unroll
         for (int j = 0; j < Width; ++j) {
             if (args.shared_output.data != nullptr) sums[j] += load_element(args.shared_output, row, col + j);

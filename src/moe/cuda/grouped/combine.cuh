@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "moe/cuda/grouped/prepare.cuh"
+#include "moe/cuda/store_four.cuh"
 
 namespace tokamak::moe::cuda {
 
@@ -77,20 +78,12 @@ __device__ __forceinline__ void add_results(const GroupedArgs& args, const Token
                 for (int c = 0; c < Cols; ++c) sums[p][c] = fmaf(weights[i], values[i][p][c], sums[p][c]);
 }
 
-/// Four sums as bf16 by one store, which needs an aligned place and nothing to be added.
-__device__ __forceinline__ bool store_four(const GroupedArgs& args, std::int64_t to, const float (&sums)[4]) {
-    if (args.out_dtype != DType::bf16 || args.accumulate || args.shared_output.data != nullptr) return false;
-    auto* const at = static_cast<std::uint16_t*>(args.out) + to;
-    if (reinterpret_cast<std::uintptr_t>(at) % 8 != 0) return false;
-    *reinterpret_cast<uint2*>(at) = {bf16_pair(sums[0], sums[1]), bf16_pair(sums[2], sums[3])};
-    return true;
-}
-
 template <int Cols>
 __device__ __forceinline__ void store_sums(const GroupedArgs& args, std::int64_t row, int col, float (&sums)[Cols]) {
     const std::int64_t to = row * args.out_stride + col;
+    const bool plain = args.out_dtype == DType::bf16 && !args.accumulate && args.shared_output.data == nullptr;
     if constexpr (Cols == 4)
-        if (store_four(args, to, sums)) return;
+        if (plain && store_bf16(args.out, to, sums)) return;
 #pragma unroll
     for (int i = 0; i < Cols; ++i) {
         if (args.shared_output.data != nullptr) sums[i] += load_element(args.shared_output, row, col + i);

@@ -56,6 +56,7 @@ struct Tiles4Bit : PlainProducts {
     static constexpr int kStripStageBytes = kStageBlocks / kTileBlocks * kTileBytes;
     static constexpr bool kStripScales = false;
     static constexpr bool kLoadsAhead = true;
+    static constexpr bool kByWarpgroup = false;
     static constexpr bool kAnnounces = true;
     static constexpr bool kGlobalScales = false;
     static constexpr int kFirstStripCycles = 750;
@@ -214,6 +215,7 @@ struct Nvfp4Weights : Tiles4Bit<64, 2304> {
     using Scales = std::uint32_t;  ///< codes, then scales of rows g and g + 8 for step t of the block
     static constexpr RowForm kForm = RowForm::natural;
     static constexpr bool kGlobalScales = true;
+    static constexpr bool kByWarpgroup = true;
     static constexpr float kSumScale = 0x1p26F;
     using ScaleSet = Mxfp4Weights::ScaleSet;
 

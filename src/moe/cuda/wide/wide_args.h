@@ -106,5 +106,6 @@ WideInstance wide_nvfp4_n128();
 WideInstance wide_nvfp4_n64();
 WideInstance wide_nvfp4_n64_atomic();
 WideInstance wide_nvfp4_n96();
+WideInstance wide_nvfp4_n96_atomic();
 
 }  // namespace tokamak::moe::cuda
