@@ -9,8 +9,9 @@
 
 namespace tokamak::mla::cuda::wide_decode {
 
-/// While a share's live rows are no more than these, all of them are scored exactly.
-inline constexpr int kExactRows = 32;
+/// While a share's live rows are no more than these, all of them are scored exactly: fewer than a whole block, which the
+/// first one of a long share is. (The same few rows selected again and again average no error either.)
+inline constexpr int kExactRows = kRowBlock - 1;
 inline constexpr int kExactHeads = 32;  ///< at a time
 
 /// A warp's sixteen rows of a block by 32 heads, in the layout of the warpgroup's sums.
