@@ -28,16 +28,15 @@ class Bringer {
 
     [[nodiscard]] __device__ __forceinline__ const Live& live() const { return rows_.live(); }
 
-    /// The first blocks are settled as soon as they have come, but for the copies of the next one, whose scores begin
-    /// before their weights are made; later ones before the warps wait for the place of the third block behind: that is
-    /// free only when the block before has been added, which is after this one's scores may start. (One loop, so that
-    /// what runs once is fetched once.)
+    /// The first blocks are settled as soon as they have come, later ones before the warps wait for the place of the
+    /// third block behind: that is free only when the block before has been added, which is after this one's scores may
+    /// start. (One loop, so that what runs once is fetched once.)
     __device__ __forceinline__ void run(int blocks) {
         rows_.begin();
         int copied = 0;
 #pragma unroll 1
         for (int settled = 0; settled < blocks;) {
-            const bool copies = copied < kRing ? copied < settled + 2 || !has_come() : settled + 1 >= copied;
+            const bool copies = copied < kRing ? copied == settled || !has_come() : settled + 1 >= copied;
             if (copied < blocks && copies)
                 copy(copied++);
             else

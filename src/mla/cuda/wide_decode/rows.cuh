@@ -74,9 +74,9 @@ class ShareRows {
         valid_ = __ballot_sync(~0U, own_.valid);
     }
 
-    /// For the next pair, behind the copies of the second block of one.
+    /// For the next pair, behind the copies of a block.
     __device__ __forceinline__ void prepare(int block) {
-        if (block % kBlocks != kBlocks - 1) return;
+        if (block % kBlocks != 0) return;
         near_ = far_;
         column_ += kBlocks * kRowBlock;
         ask_page(near_, column_);
