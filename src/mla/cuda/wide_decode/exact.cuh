@@ -9,8 +9,8 @@
 
 namespace tokamak::mla::cuda::wide_decode {
 
-/// While a share's live rows are no more than these, all of them are scored exactly: fewer than a whole block, which
-/// the first one of a long share is. (The same few rows selected again and again average no error either.)
+/// While a share's live rows are no more than these, all of them are scored exactly: fewer than a whole block, such as
+/// a long share begins with. (The same few rows selected again and again average no error either.)
 inline constexpr int kExactRows = kRowBlock - 1;
 inline constexpr int kExactHeads = 32;  ///< at a time
 
