@@ -94,7 +94,7 @@ TEST(OverrideGpu, PartialOverridesKeepTheOtherFieldOfEachTokenCount) {
     const std::vector<std::string> split = chosen(mla_problem());
     for (std::size_t i = 0; i < plain.size(); ++i) {
         SCOPED_TRACE(plain[i]);
-        if (plain[i].rfind("sparse_decode_", 0) == 0) {
+        if (plain[i].rfind("flat_decode_", 0) != 0) {
             EXPECT_EQ(split[i], plain[i].substr(0, plain[i].rfind("_s")) + "_s2 override") << kTokens[i];
         } else {  // the flat form has no two splits: the form that has them takes over
             EXPECT_TRUE(split[i].rfind("sparse_decode_", 0) == 0 && split[i].find("_s2 override") != std::string::npos)

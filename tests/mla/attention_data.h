@@ -45,6 +45,7 @@ struct AttentionCase {
     bool strided = false;          ///< gaps between rows of q, indices, out, lse
     std::int64_t spare_rows = 0;   ///< rows of the outputs past `tokens`
     bool every_row_empty = false;  ///< no valid column anywhere
+    double lse_absolute = 0.0;     ///< allowed of lse at least; 0: what is usual
 };
 inline void PrintTo(const AttentionCase& c, std::ostream* stream) { *stream << c.name; }
 

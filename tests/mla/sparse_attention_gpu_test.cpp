@@ -95,14 +95,16 @@ void keep(PoolData& pool, std::int64_t live, bool together) {
             if (j % every != 0 || j / every >= live) pool.indices.at<std::int32_t>(t, j) = -1;
 }
 
-/// Errors of single scores show where few of them are averaged.
+/// Errors of single scores show where few of them are averaged. The lse of one or two rows can be any number near zero,
+/// but is the sum of hundreds of products of the order of one in f32.
 TEST_P(SparseAttentionGpu, FewLiveRowsMatchTheDefinition) {
     TOKAMAK_REQUIRE_GPU();
     int ran = 0;
     for (const auto& [dim, format, odd] :
          {std::tuple(576, KvFormat::fp8_656, false), {576, KvFormat::fp8_656, true}, {512, KvFormat::fp8_584, false}}) {
         const PoolCase pool = {.format = format, .pages = 40, .page_size = 64, .top_k = 1024, .odd_scales = odd};
-        const AttentionCase c = {.name = "few", .tokens = 2, .heads = 70, .dim = dim, .pools = {pool}};
+        const AttentionCase c = {
+            .name = "few", .tokens = 2, .heads = 70, .dim = dim, .pools = {pool}, .lse_absolute = 1e-5};
         if (!is_legal(c, GetParam())) continue;
         for (const std::int64_t live : {1, 2, 7, 16, 33, 63, 64}) {
             for (const bool together : {true, false}) {
