@@ -40,7 +40,7 @@ run_sanitizer() {
 run_benchmarks() {
   timeout 150 bin/tokamak bench moe --clearing --out "$out/moe_decode.json" >"$out/moe_decode.txt" 2>&1 ||
     { failed=1; echo "FAILED: bench moe"; tail -n 3 "$out/moe_decode.txt"; }
-  timeout 150 bin/tokamak bench mla --configurations --out "$out/mla_decode.json" >"$out/mla_decode.txt" 2>&1 ||
+  timeout 200 bin/tokamak bench mla --configurations --out "$out/mla_decode.json" >"$out/mla_decode.txt" 2>&1 ||
     { failed=1; echo "FAILED: bench mla"; tail -n 3 "$out/mla_decode.txt"; }
   timeout 150 bin/tokamak bench moe --preset prefill --clearing --out "$out/moe_prefill.json" >"$out/moe_prefill.txt" 2>&1 ||
     { failed=1; echo "FAILED: bench moe --preset prefill"; tail -n 3 "$out/moe_prefill.txt"; }
