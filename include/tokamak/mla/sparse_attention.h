@@ -78,7 +78,7 @@ struct SparseAttentionResult {
     OwnedTensor lse;
     OwnedTensor max_logits;
 };
-/// Allocates out, lse and max_logits where absent, and the workspace if none is given. Not for capture.
+/// Allocates out, lse, max_logits (which costs time, see there) where absent, and the workspace. Not for capture.
 SparseAttentionResult sparse_attention(const SparseAttentionProblem& problem, SparseAttentionArgs args,
                                        Device device = {}, const Workspace& workspace = {}, Stream stream = {});
 SparseAttentionResult sparse_attention(const SparseAttentionPlan& plan, SparseAttentionArgs args,
