@@ -35,7 +35,7 @@ __device__ __forceinline__ void finish_wide_gate_up(const WideArgs& args, const 
 #pragma unroll
     for (int i = 0; ahead && i < Strips; ++i)
         if (first + i < last) rows[i].load(args, unit.expert, unit.strip + first + i, me);
-    WidePending::tell<!ahead>(args, patch, me.lane, args.tile_parts);
+    WidePending::tell(args, patch, me.lane, args.tile_parts);
 #pragma unroll
     for (int i = 0; i < Strips; ++i) {
         if (first + i >= last) break;
@@ -70,7 +70,7 @@ __device__ __forceinline__ void finish_wide_down(const WideArgs& args, const Wid
                                                  const WideConsumer& me, std::uint8_t* patch,
                                                  const float (&sums)[Strips][Eights][4]) {
     if (Shape::kHalfResults || !Shape::kWholeStages || Shape::atomic(args)) {
-        WidePending::tell<!Shape::kWholeStages>(args, patch, me.lane, args.expert_results);
+        WidePending::tell(args, patch, me.lane, args.expert_results);
         finish_wide_other<Shape>(args, unit, first, last, me, patch, sums);
     } else {
         WideLaneRows<Shape, true> rows[Strips];
@@ -78,7 +78,7 @@ __device__ __forceinline__ void finish_wide_down(const WideArgs& args, const Wid
         for (int i = 0; i < Strips; ++i)
             if (first + i < last) rows[i].load(args, unit.expert, unit.strip + first + i, me);
         const WideRowRoutes<Eights> routes(args, unit, me.lane);
-        WidePending::tell<false>(args, patch, me.lane, args.expert_results);
+        WidePending::tell(args, patch, me.lane, args.expert_results);
 #pragma unroll
         for (int i = 0; i < Strips; ++i)
             if (first + i < last) finish_down<Shape>(args, unit.strip + first + i, me, routes, rows[i], sums[i]);
@@ -176,8 +176,7 @@ __device__ __forceinline__ void consume_wide_phase(const WideArgs& args, const W
             stages.skip(Shape::chunks(matrix));
     }
     if constexpr (!Shape::kQuantized)
-        WidePending::tell<!Shape::kWholeStages>(args, stages.patch, me.lane,
-                                                down ? args.expert_results : args.tile_parts);
+        WidePending::tell(args, stages.patch, me.lane, down ? args.expert_results : args.tile_parts);
 }
 
 /// What warps that copy nothing do under the multiplications.
@@ -231,7 +230,10 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
     const int count = pass_count(args);
     if (count == 0) return;
     const WidePair pair;
-    if (threadIdx.x == 0) ring.initialise(pair.size);
+    if (threadIdx.x == 0) {
+        ptx::barrier_init(&ring.empty[ring.stages], 1);  // of no stage
+        ring.initialise(pair.size);
+    }
     TileCounts{args.dealt}.clear(kWideCounters);
     build_wide_lists<Shape>(args, tables, shared, count);
     ptx::fence_shared_async();  // the ring takes its place back

@@ -7,6 +7,7 @@
 
 #include "cuda/ptx/peer.cuh"
 #include "cuda/ptx/wgmma_bf16.cuh"
+#include "cuda/ptx/wgmma_tile.cuh"
 #include "moe/cuda/wide/counts.cuh"
 #include "moe/cuda/wide/ring.cuh"
 
@@ -37,12 +38,9 @@ struct WidePending {
         const int turn = of(patch).turn;
         of(patch) = {turn, index, parts, all, turn};
     }
-    template <bool Fenced>
     __device__ static void tell(const WideArgs& args, std::uint8_t* patch, int lane, std::int32_t* counts) {
         extern __shared__ __align__(1024) std::uint8_t shared[];
         __syncwarp();
-        if (Fenced && of(patch).parts != 0) ptx::fence_all_async();
-        if (Fenced) __syncwarp();
         if (lane != 0) return;
         const WidePending pending = of(patch);
         if (pending.parts == 0) return;
@@ -113,17 +111,18 @@ __device__ __forceinline__ std::uint32_t rows_word(const std::uint8_t* stage) {
 template <class Shape, int Strips, int Eights>
 __device__ __forceinline__ void multiply_shared(const std::uint8_t* stage, int first,
                                                 float (&sums)[Strips][Eights][4]) {
-    const std::uint32_t rows = rows_word<Shape>(stage);
-    const std::uint32_t weights = __shfl_sync(
+    const std::uint32_t rows_of = rows_word<Shape>(stage);
+    const std::uint32_t weights_word = __shfl_sync(
         0xFFFFFFFFU, ptx::wgmma_tile_word(ptx::shared_address(stage + first * Shape::Weights::kStripStageBytes)), 0);
-    constexpr std::uint32_t tile = Shape::Weights::kStripStageBytes / 16;
+    const std::uint64_t weights = ptx::wgmma_tile(weights_word);
+    const std::uint64_t rows = ptx::wgmma_tile(rows_of);
     ptx::wgmma_fence();
 #pragma unroll
     for (int step = 0; step < 4; ++step)
 #pragma unroll
         for (int i = 0; i < Strips; ++i)
-            ptx::wgmma_bf16(sums[i], ptx::wgmma_step(weights + static_cast<std::uint32_t>(i) * tile, step),
-                            ptx::wgmma_step(rows, step));
+            ptx::wgmma_bf16(sums[i], ptx::wgmma_further(weights, i * Shape::Weights::kStripStageBytes + step * 32),
+                            ptx::wgmma_further(rows, step * 32));
     ptx::wgmma_commit();
 }
 
@@ -145,85 +144,131 @@ __device__ __forceinline__ void multiply_unit_shared(WideStages<Shape>& stages, 
     stages.release(reading);
 }
 
+/// Descriptor of the rows' columns of a step, from the word or the descriptor of the first.
+__device__ __forceinline__ std::uint64_t rows_of_step(std::uint32_t word, int step) {
+    return ptx::wgmma_step(word, step);
+}
+__device__ __forceinline__ std::uint64_t rows_of_step(std::uint64_t descriptor, int step) {
+    return ptx::wgmma_further(descriptor, step * 32);
+}
+
 /// Has 64 columns of one strip multiplied, which are converted while the ones before are. `a` is the set of registers
 /// that nobody reads: each set is written at one place of a loop, or ptxas serialises everything.
-template <class Slab, int Eights>
-__device__ __forceinline__ void multiply_slab(Slab& slab, std::uint32_t rows, std::uint32_t (&a)[4][4],
+template <class Slab, class Rows, int Eights>
+__device__ __forceinline__ void multiply_slab(Slab& slab, Rows rows, std::uint32_t (&a)[4][4],
                                               float (&sums)[Eights][4]) {
     slab.convert(a);
     ptx::wgmma_fence();
 #pragma unroll
-    for (int step = 0; step < 4; ++step) ptx::wgmma_bf16(sums, a[step], ptx::wgmma_step(rows, step));
+    for (int step = 0; step < 4; ++step) ptx::wgmma_bf16(sums, a[step], rows_of_step(rows, step));
+    ptx::wgmma_commit();
+}
+
+/// Converts a stage of one strip, then has it multiplied.
+template <class Shape, class Slab, int Eights>
+__device__ __forceinline__ void multiply_both(Slab (&slabs)[2][1], std::uint64_t rows, std::uint32_t (&a)[2][1][4][4],
+                                              float (&sums)[1][Eights][4]) {
+    slabs[0][0].convert(a[0][0]);
+    slabs[1][0].convert(a[1][0]);
+    ptx::wgmma_fence();
+#pragma unroll
+    for (int step = 0; step < 8; ++step)
+        ptx::wgmma_bf16(sums[0], a[step / 4][0][step % 4],
+                        ptx::wgmma_further(rows, step / 4 * Shape::kRowBlockBytes + step % 4 * 32));
     ptx::wgmma_commit();
 }
 
 /// A consumer warp's way through the stages of a unit, as shared addresses: a stage's pointer costs the latency of a
-/// special register.
+/// special register. Its place is eight times its slot: from there barriers are an addition away, what the lane reads
+/// and the rows' descriptor a multiplication and an addition in one.
 template <class Shape>
 class WideLaneStages {
     using Weights = typename Shape::Weights;
     static constexpr int kStripBytes = Weights::kStripStageBytes;
+    static_assert(Shape::kStageBytes % 128 == 0);
 
   public:
     __device__ __forceinline__ WideLaneStages(const WideStages<Shape>& stages, int first, const WideConsumer& me)
-        : memory_(ptx::shared_address(stages.ring.memory)),
-          full_(ptx::shared_address(stages.ring.full)),
-          count_(static_cast<std::uint32_t>(stages.ring.stages)),
-          codes_(static_cast<std::uint32_t>(first * kStripBytes + me.slab * 512 + me.lane * 16)),
-          scales_(static_cast<std::uint32_t>(first * kStripBytes + Weights::scale_place(me.slab, me.lane))),
-          slot_(__shfl_sync(0xFFFFFFFFU, static_cast<std::uint32_t>(stages.place.slot), 0)),
+        : full_(ptx::shared_address(stages.ring.full)),
+          end_(__shfl_sync(0xFFFFFFFFU, static_cast<std::uint32_t>(stages.ring.stages) * 8, 0)),
+          empty_(stages.empty),
+          first_codes_(ptx::shared_address(stages.ring.memory) +
+                       static_cast<std::uint32_t>(first * kStripBytes + me.slab * 512 + me.lane * 16)),
+          scales_further_(
+              static_cast<std::uint32_t>(Weights::scale_place(me.slab, me.lane) - me.slab * 512 - me.lane * 16)),
+          first_rows_(__shfl_sync(
+              0xFFFFFFFFU, ptx::wgmma_tile_word(ptx::shared_address(stages.ring.memory + Shape::kRowsOffset)), 0)),
+          place_(__shfl_sync(0xFFFFFFFFU, static_cast<std::uint32_t>(stages.place.slot), 0) * 8),
           parity_(__shfl_sync(0xFFFFFFFFU, stages.place.parity, 0)) {
         find_stage();
     }
-    [[nodiscard]] __device__ __forceinline__ std::uint32_t slot() const { return slot_; }
     /// Whether the stage is there; does not wait.
     [[nodiscard]] __device__ __forceinline__ std::uint32_t present() const {
-        return ptx::barrier_test(full_ + slot_ * 8, parity_);
+        return ptx::barrier_test(full_ + place_, parity_);
     }
-    __device__ __forceinline__ void await() const { ptx::barrier_wait(full_ + slot_ * 8, parity_); }
+    __device__ __forceinline__ void await() const { ptx::barrier_wait(full_ + place_, parity_); }
     __device__ __forceinline__ void load(typename Weights::Slab& slab, int strip, int block) const {
-        slab.load(stage_ + codes_, stage_ + scales_, strip * kStripBytes, block);
+        slab.load(codes_, scales_, strip * kStripBytes, block);
     }
-    /// Low word of the rows' descriptor, by the whole warp. What comes of a shuffle is in a uniform register, as are
-    /// the descriptors made of it; in others each wgmma takes four more instructions. The word is known a stage before,
-    /// so that conversions hide the shuffle.
-    [[nodiscard]] __device__ __forceinline__ std::uint32_t rows() const { return __shfl_sync(0xFFFFFFFFU, rows_, 0); }
+    /// Descriptor of the rows, by the whole warp. What comes of a shuffle is in a uniform register, as are the
+    /// descriptors made of it; in others each wgmma takes four more instructions. The word is known a stage before, so
+    /// that conversions hide the shuffle.
+    [[nodiscard]] __device__ __forceinline__ std::uint64_t rows() const {
+        return ptx::wgmma_tile(__shfl_sync(0xFFFFFFFFU, rows_, 0));
+    }
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t place() const { return place_; }
+    /// Of no stage: behind the others lies a barrier that nobody waits for.
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t no_place() const { return end_; }
+    /// Behind a wait of the whole warp for the matrix unit.
+    __device__ __forceinline__ void give_back(std::uint32_t place) const {
+        if (empty_ != 0) ptx::barrier_arrive_in(empty_ + place);
+    }
     __device__ __forceinline__ void advance() {
-        const bool last = slot_ + 1 == count_;
-        slot_ = last ? 0 : slot_ + 1;
-        parity_ ^= last ? 1U : 0U;
+        asm volatile(
+            "{\n .reg .pred p;\n add.u32 %0, %0, 8;\n setp.eq.u32 p, %0, %2;\n @p mov.u32 %0, 0;\n @p xor.b32 %1, %1, "
+            "1;\n}"
+            : "+r"(place_), "+r"(parity_)
+            : "r"(end_));
         find_stage();
     }
     __device__ __forceinline__ void store(RingPlace& place) const {
-        place.slot = static_cast<int>(slot_);
+        place.slot = static_cast<int>(place_ / 8);
         place.parity = parity_;
     }
 
   private:
     __device__ __forceinline__ void find_stage() {
-        stage_ = memory_ + slot_ * Shape::kStageBytes;
-        rows_ = ptx::wgmma_tile_word(stage_ + Shape::kRowsOffset);
+        codes_ = first_codes_ + place_ * (Shape::kStageBytes / 8);
+        scales_ = codes_ + scales_further_;
+        rows_ = first_rows_ + place_ * (Shape::kStageBytes / 128);
     }
 
-    std::uint32_t memory_;
     std::uint32_t full_;
-    std::uint32_t count_;
-    std::uint32_t codes_;
-    std::uint32_t scales_;
-    std::uint32_t slot_;
+    std::uint32_t end_;
+    std::uint32_t empty_;
+    std::uint32_t first_codes_;
+    std::uint32_t scales_further_;
+    std::uint32_t first_rows_;
+    std::uint32_t place_;
     std::uint32_t parity_;
-    std::uint32_t stage_ = 0;
+    std::uint32_t codes_ = 0;
+    std::uint32_t scales_ = 0;
     std::uint32_t rows_ = 0;
 };
 
-/// A warpgroup's strips over whole stages of two blocks: a set for each block of each strip. What is converted is
-/// loaded a stage ahead, and asked for at the beginning of the one before, so that little stands between conversions;
-/// behind the last stage of the unit from whatever lies there.
+/// A warpgroup's strips over whole stages of two blocks. What is converted is loaded a stage ahead, and asked for at
+/// the beginning of the one before, so that little stands between conversions; behind the last stage of the unit from
+/// whatever lies there.
+/// One strip: a stage is converted, then multiplied at once, and other warpgroups fill the wait for the matrix unit.
+/// Conversion beside one's own multiplications was 4 of 720 us faster (gpt-oss-120b, 1024 tokens), but then ptxas
+/// serialises more than three widths, and those in eights win 28.
+/// Two: a set of registers for each block of each strip, which is converted while the one before is multiplied.
 template <class Shape, int Strips, int Eights>
 __device__ __forceinline__ void multiply_unit_stages(WideStages<Shape>& stages, int first, int blocks,
                                                      const WideConsumer& me, float (&sums)[Strips][Eights][4]) {
     static_assert(Shape::kBlocks == 2);
     constexpr int parts = 2 * Strips;
+    constexpr bool at_once = Strips == 1;
     WideLaneStages<Shape> lane(stages, first, me);
     std::uint32_t a[2][Strips][4][4];
     typename Shape::Weights::Slab slabs[2][Strips];
@@ -231,38 +276,50 @@ __device__ __forceinline__ void multiply_unit_stages(WideStages<Shape>& stages, 
 #pragma unroll
     for (int part = 0; part < parts; ++part)
         lane.load(slabs[part / Strips][part % Strips], part % Strips, part / Strips);
-    std::uint32_t reading = lane.slot();  // that the matrix unit may still read
+    std::uint32_t reading = lane.no_place();  // that the matrix unit may still read
 #pragma unroll 1
-    for (int next = 2; next <= blocks; next += 2) {
-        const std::uint32_t rows = lane.rows();
-        const std::uint32_t own = lane.slot();
+    for (int left = blocks; left > 1; left -= 2) {
+        const std::uint64_t rows = lane.rows();
+        const std::uint32_t own = lane.place();
         lane.advance();
         const std::uint32_t present = lane.present();
+        const auto await_next = [&] {
+            if (__any_sync(0xFFFFFFFFU, present == 0 && left > 2)) lane.await();
+        };
+        if constexpr (at_once) {
+            multiply_both<Shape>(slabs, rows, a, sums);
+            await_next();
+            lane.load(slabs[0][0], 0, 0);
+            lane.load(slabs[1][0], 0, 1);
+            ptx::wgmma_wait<0>();
+            lane.give_back(own);
+        } else {
 #pragma unroll
-        for (int part = 0; part < parts; ++part) {
-            const int block = part / Strips;
-            const int strip = part % Strips;
-            multiply_slab(slabs[block][strip], rows + static_cast<std::uint32_t>(block) * (Shape::kRowBlockBytes / 16),
-                          a[block][strip], sums[strip]);
-            if (part == 0)
-                if (present == 0 && next < blocks) lane.await();
-            lane.load(slabs[block][strip], strip, block);
-            ptx::wgmma_wait<1>();
-            if (part == 0 && next > 2) stages.give_back(reading);
+            for (int part = 0; part < parts; ++part) {
+                const int block = part / Strips;
+                const int strip = part % Strips;
+                std::uint64_t of_block = ptx::wgmma_further(rows, block * Shape::kRowBlockBytes);
+                asm volatile("" : "+l"(of_block));  // else those of both strips are kept, in ordinary registers
+                multiply_slab(slabs[block][strip], of_block, a[block][strip], sums[strip]);
+                if (part == 0) await_next();
+                lane.load(slabs[block][strip], strip, block);
+                ptx::wgmma_wait<1>();
+                if (part == 0) lane.give_back(reading);
+            }
+            reading = own;
         }
-        reading = own;
     }
     if (blocks % 2 != 0) {
-        const std::uint32_t rows = lane.rows();
+        const std::uint64_t rows = lane.rows();
 #pragma unroll
         for (int strip = 0; strip < Strips; ++strip) multiply_slab(slabs[0][strip], rows, a[0][strip], sums[strip]);
         ptx::wgmma_wait<0>();
-        if (blocks > 1) stages.give_back(reading);
-        reading = lane.slot();
+        lane.give_back(reading);
+        reading = lane.place();
         lane.advance();
     }
     ptx::wgmma_wait<0>();
-    stages.give_back(reading);
+    lane.give_back(reading);
     lane.store(stages.place);
 }
 

@@ -45,7 +45,7 @@ inline constexpr int kWideGroupBytes = kWideDeals * 4 + 8;
 
 /// Byte offsets into dynamic shared memory; the ring comes first, building the lists uses its place.
 struct WideShared {
-    int barriers = 0;  ///< [2, stages]
+    int barriers = 0;  ///< [2, stages], one of no stage
     int facts = 0;     ///< WideFacts
     int patches = 0;   ///< [consumer warps, kWidePatchBytes]
     int group = 0;     ///< WideGroupScratch, for quantised rows

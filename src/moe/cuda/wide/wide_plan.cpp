@@ -30,7 +30,7 @@ std::int64_t lay_out(std::int64_t experts, bool overlaps, WideVariant& variant) 
     WideShared& shared = variant.shared;
     Booking booking;
     booking.take(std::int64_t{variant.stages} * variant.instance.stage_bytes);
-    shared.barriers = booking.take(std::int64_t{variant.stages} * 16);
+    shared.barriers = booking.take(std::int64_t{variant.stages} * 16 + 8);
     shared.facts = booking.take(kFactsBytes);
     shared.patches = booking.take((variant.instance.threads / 32 - 4) * kWidePatchBytes);
     if (variant.instance.quantized)

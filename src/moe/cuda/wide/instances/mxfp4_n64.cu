@@ -5,7 +5,7 @@
 namespace tokamak::moe::cuda {
 WideInstance wide_mxfp4_n64() {
     WideInstance instance =
-        wide_instance<WideShape<Wide4Bit<Mxfp4Weights>, 32, 16, 64, WideCombines::rows, 3>>("wide_n64");
+        wide_instance<WideShape<Wide4Bit<Mxfp4Weights>, 32, 8, 64, WideCombines::rows, 3>>("wide_n64");
     instance.atomic_kernel = wide_mxfp4_n64_atomic().kernel;
     return instance;
 }
