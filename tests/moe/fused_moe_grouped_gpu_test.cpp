@@ -41,7 +41,8 @@ TEST(FusedMoeGrouped, BatchesOfManyRoutes) {
 /// not depend on what else its expert has.
 TEST(FusedMoeGrouped, RowsDoNotDependOnTheirTile) {
     TOKAMAK_REQUIRE_GPU();
-    for (const WeightSpec& spec : {WeightSpec::nvfp4(), WeightSpec::int4(32)}) {
+    for (const WeightSpec& spec :
+         {WeightSpec::nvfp4(), WeightSpec::mxfp4(), WeightSpec::int4(32), WeightSpec::int4(128)}) {
         FusedMoeCase c = gpu_case(spec, 70, 1088, 416);
         c.problem.num_experts = c.problem.num_local_experts = 1;
         c.problem.top_k = 1;
@@ -59,6 +60,33 @@ TEST(FusedMoeGrouped, RowsDoNotDependOnTheirTile) {
             }
         }
     }
+}
+
+/// Tokens with no, one and several results here, in rows of `out` that take vectors and in others: rows without a
+/// result may be written first and one result may be stored at once.
+TEST(FusedMoeGrouped, TokensWithNoOneAndSeveralResults) {
+    TOKAMAK_REQUIRE_GPU();
+    std::uint64_t purpose = 1738;
+    for (const Format& format : {Format(WeightSpec::int4(32)), Format(WeightSpec::nvfp4())})
+        for (const int hidden : {416, 420})
+            for (const int top_k : {1, 4, 6}) {
+                FusedMoeCase c = gpu_case(format, 200, hidden, 160);
+                c.problem.num_experts = 24;
+                c.problem.num_local_experts = 4;
+                c.problem.top_k = top_k;
+                c.down_bias = top_k == 4;
+                expect_reference(c, purpose++, {1, 40, 200}, "grouped");
+            }
+}
+
+/// The same in two passes.
+TEST(FusedMoeGrouped, LoneResultsOfSeveralPasses) {
+    TOKAMAK_REQUIRE_GPU();
+    FusedMoeCase c = gpu_case(WeightSpec::mxfp4(), 1100, 96, 64);
+    c.problem.num_experts = 24;
+    c.problem.num_local_experts = 4;
+    c.problem.top_k = 8;
+    expect_reference(c, 1750, {1024, 1100}, "grouped");
 }
 
 TEST(FusedMoeGrouped, SeveralPasses) {

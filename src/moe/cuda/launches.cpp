@@ -115,6 +115,33 @@ void run_decode(const FusedMoeState& state, const DecodeLaunch& choice, DecodeAr
                 {.ctas = state.cuda.grid, .early = args.routed_before && choice.group_rows > 0});
 }
 
+namespace {
+
+/// The last row tiles of the down phase have twice as many units, so that all CTAs end at about the same time.
+void cut_units(GroupedArgs& args, int ctas) {
+    const int fine = std::min(2 * args.down_units, std::max(1, args.down.strips));
+    args.cuts[0] = UnitCut(args.gate_up.strips, args.gate_up_units);
+    args.cuts[1] = UnitCut(args.down.strips, args.down_units);
+    args.cuts[2] = UnitCut(args.down.strips, fine);
+    args.fine_tiles = (ctas + args.down_units - 1) / args.down_units;
+}
+
+/// Whether rows of `out` are aligned to `count` columns.
+bool whole_vectors(const GroupedArgs& args, int count) {
+    return args.gate_up.cols % count == 0 && args.out_stride % count == 0 &&
+           reinterpret_cast<std::uintptr_t>(args.out) % (2 * static_cast<unsigned>(count)) == 0;
+}
+
+void cut_results(GroupedArgs& args, int warps) {
+    args.plain_output = args.out_dtype == DType::bf16 && !args.accumulate && args.shared_output.data == nullptr &&
+                        whole_vectors(args, 4);
+    args.clears_first = args.gate_up_units > 0 && args.plain_output && !args.live_rows_only && whole_vectors(args, 8);
+    const std::int64_t tokens = std::min<std::int64_t>(args.tokens, args.pass_tokens);
+    args.combine = CombineCut(args.gate_up.cols, tokens, 2 * std::int64_t{warps});
+}
+
+}  // namespace
+
 void run_grouped(const FusedMoeState& state, const GroupedLaunch& choice, const DecodeArgs& common,
                  const Workspace& workspace, Stream stream) {
     GroupedArgs args;
@@ -133,6 +160,8 @@ void run_grouped(const FusedMoeState& state, const GroupedLaunch& choice, const 
     args.gate_up_units = choice.gate_up_units;
     args.down_units = choice.down_units;
     args.lists = choice.shared;
+    if (choice.gate_up_units > 0) cut_units(args, state.cuda.grid);
+    cut_results(args, state.cuda.grid * (choice.threads / 32));
     const std::int64_t launch_tokens = choice.grid_lists ? args.pass_tokens : args.tokens;
     for (; args.first_token < args.tokens; args.first_token += launch_tokens)
         launch_grid(state, choice.kernel, choice.threads, choice.shared.bytes, &args, stream,

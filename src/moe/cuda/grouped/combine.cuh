@@ -5,7 +5,6 @@
 #include <cstdint>
 
 #include "moe/cuda/grouped/prepare.cuh"
-#include "moe/cuda/store_four.cuh"
 
 namespace tokamak::moe::cuda {
 
@@ -81,9 +80,6 @@ __device__ __forceinline__ void add_results(const GroupedArgs& args, const Token
 template <int Cols>
 __device__ __forceinline__ void store_sums(const GroupedArgs& args, std::int64_t row, int col, float (&sums)[Cols]) {
     const std::int64_t to = row * args.out_stride + col;
-    const bool plain = args.out_dtype == DType::bf16 && !args.accumulate && args.shared_output.data == nullptr;
-    if constexpr (Cols == 4)
-        if (plain && store_bf16(args.out, to, sums)) return;
 #pragma unroll
     for (int i = 0; i < Cols; ++i) {
         if (args.shared_output.data != nullptr) sums[i] += load_element(args.shared_output, row, col + i);
@@ -97,18 +93,26 @@ __device__ __forceinline__ void store_sums(const GroupedArgs& args, std::int64_t
 template <int Slots, int Pieces, int Cols>
 __device__ __forceinline__ void combine_pieces(const GroupedArgs& args, const TokenResults& results, std::int64_t row,
                                                int token, int col, int pieces) {
-    if (args.live_rows_only && results.local == 0) return;
+    if (results.local == 0 && (args.live_rows_only || args.clears_first)) return;
     const int inside = (args.gate_up.cols - col + 32 * Cols - 1) / (32 * Cols);  // not positive behind the last column
     const int live = inside < pieces ? inside : pieces;
     float sums[Pieces][Cols] = {};
     for (std::uint32_t left = results.local; left != 0;)
         add_results<Slots>(args, results, left, token, col, live, sums);
+    if constexpr (Cols == 4)
+        if (args.plain_output) {
+            auto* const to = static_cast<__nv_bfloat16*>(args.out) + row * args.out_stride + col;
+#pragma unroll
+            for (int p = 0; p < Pieces; ++p)
+                if (p < live)
+                    *reinterpret_cast<uint2*>(to + p * 32 * Cols) = {bf16_pair(sums[p][0], sums[p][1]),
+                                                                     bf16_pair(sums[p][2], sums[p][3])};
+            return;
+        }
 #pragma unroll
     for (int p = 0; p < Pieces; ++p)
         if (p < live) store_sums(args, row, col + p * 32 * Cols, sums[p]);
 }
-
-inline constexpr int kCombinePieces = 7;  ///< most of a job
 
 /// All loads of a call are on their way together: many results of one piece, or few of several. Returns how many pieces
 /// it took of the `left` ones.
@@ -125,23 +129,6 @@ __device__ __forceinline__ int combine_some(const GroupedArgs& args, const Token
     return left;
 }
 
-/// Jobs are neighbouring pieces of a token, two or more for each warp; those of a token go to different CTAs, for
-/// tokens have different numbers of results here.
-struct CombineJobs {
-    int pieces;  ///< of a token
-    int length;  ///< most of a job
-    int parts;   ///< jobs of a token
-    int total;
-
-    __device__ CombineJobs(int cols, int piece, int tokens, int warps)
-        : pieces((cols + piece - 1) / piece),
-          length(max(1, min(kCombinePieces, tokens * pieces / (2 * warps)))),
-          parts((pieces + length - 1) / length),
-          total(tokens * parts) {
-        length = (pieces + parts - 1) / parts;
-    }
-};
-
 /// The warps of a CTA take its jobs from a counter in shared memory, which is zero. What a job needs to know of its
 /// token is asked for while the one before is done; of the first one before the results are there.
 template <class Shape>
@@ -152,17 +139,17 @@ class CombineWork {
           lists_(lists),
           first_(first),
           vectors_(args.gate_up.cols % 4 == 0),
-          jobs_(args.gate_up.cols, vectors_ ? 128 : 32, count, static_cast<int>(gridDim.x) * (Shape::kThreads / 32)) {
+          total_(count * static_cast<int>(args.combine.parts.value)) {
         ask();
     }
     /// Once the results are there.
     __device__ void run() {
-        while (job_ < jobs_.total) {
+        while (job_ < total_) {
             const int token = token_;
-            int piece = (job_ - token * jobs_.parts) * jobs_.length;
+            int piece = (job_ - token * static_cast<int>(args_.combine.parts.value)) * args_.combine.length;
             const TokenResults results = results_;
             ask();
-            for (const int end = min(jobs_.pieces, piece + jobs_.length); piece < end;)
+            for (const int end = min(args_.combine.pieces, piece + args_.combine.length); piece < end;)
                 piece += vectors_ ? combine_some<4>(args_, results, first_ + token, token, piece, end - piece)
                                   : combine_some<1>(args_, results, first_ + token, token, piece, end - piece);
         }
@@ -173,7 +160,7 @@ class CombineWork {
         int turn = 0;
         if (threadIdx.x % 32 == 0) turn = atomicAdd(&lists_.counts[kCombineCounter], 1);
         job_ = static_cast<int>(blockIdx.x) + __shfl_sync(0xFFFFFFFFU, turn, 0) * static_cast<int>(gridDim.x);
-        token_ = min(job_, jobs_.total - 1) / jobs_.parts;
+        token_ = quotient(min(job_, total_ - 1), args_.combine.parts);
         results_ = find_results<Shape>(args_, lists_, first_ + token_, token_);
     }
 
@@ -181,7 +168,7 @@ class CombineWork {
     const RowLists& lists_;
     std::int64_t first_;
     bool vectors_;
-    CombineJobs jobs_;
+    int total_;  ///< jobs
     int job_ = 0;
     int token_ = 0;
     TokenResults results_;  ///< of the job that comes

@@ -27,19 +27,15 @@ __device__ __forceinline__ void consume_unit(const GroupedArgs& args, const RowL
     if constexpr (Shape::kGridLists) scratch.copy_routes(lists, unit);
     float sums[Strips][Blocks][4] = {};
     const int blocks = matrix.tiles * Shape::Weights::kTileBlocks;
-    if constexpr (Shape::Weights::kLoadsAhead) {
-        multiply_ahead<Shape>(ring, place, me, blocks, sums);
-    } else {
-        for (int chunk = 0; chunk * stage_blocks < blocks; ++chunk) {
-            ptx::barrier_wait(&ring.full[place.slot], place.parity);
-            if constexpr (Shape::kRowScales)
-                multiply_e4m3<Shape>(ring.stage(place.slot), me, chunk, sums);
-            else
-                multiply_stage<Shape>(ring.stage(place.slot), me, chunk, blocks - chunk * stage_blocks, sums);
-            __syncwarp();
-            if (me.lane == 0) ptx::barrier_arrive(&ring.empty[place.slot]);
-            place.advance(ring.stages);
-        }
+    for (int chunk = 0; chunk * stage_blocks < blocks; ++chunk) {
+        ptx::barrier_wait(&ring.full[place.slot], place.parity);
+        if constexpr (Shape::kRowScales)
+            multiply_e4m3<Shape>(ring.stage(place.slot), me, chunk, sums);
+        else
+            multiply_stage<Shape>(ring.stage(place.slot), me, chunk, blocks - chunk * stage_blocks, sums);
+        __syncwarp();
+        if (me.lane == 0) ptx::barrier_arrive(&ring.empty[place.slot]);
+        place.advance(ring.stages);
     }
     const UnitRoutes<Shape> routes{lists.list + unit.tile.first, Shape::kGridLists ? scratch.routes() : nullptr};
     if constexpr (!Down && Shape::kRowScales)
@@ -61,12 +57,8 @@ __device__ __forceinline__ void consume_converted(const GroupedArgs& args, const
         rows[i].load(args, down, unit.tile.expert, unit.strip + me.warpgroup + i * Shape::kWarpgroups, me);
     float sums[strips][Eights][4] = {};
     const int blocks = (down ? args.down : args.gate_up).tiles * Shape::Weights::kTileBlocks;
-    if constexpr (Shape::kConverted) {
-        ConvertedStages<Shape> stages(ring, place, me);
-        multiply_converted(stages, blocks, sums);
-    } else {
-        multiply_by_warpgroup<Shape>(ring, place, me, blocks, sums);
-    }
+    ConvertedStages<Shape> stages(ring, place, me);
+    multiply_converted(stages, blocks, sums);
     const UnitRoutes<Shape> routes{lists.list + unit.tile.first, nullptr};
     if (down)
         finish_unit<true, Shape, strips, Eights>(args, routes, unit, me, rows, sums);
@@ -79,19 +71,27 @@ __device__ __forceinline__ void consume_converted_width(const GroupedArgs& args,
                                                         const Unit& unit, bool down, const Consumer& me,
                                                         const StageRing<Shape>& ring, RingPlace& place) {
     const int rows = unit.tile.rows;
-    static_assert(Shape::kTileRows == (Shape::kByWarpgroup ? 32 : 48));
-    if constexpr (Shape::kByWarpgroup) {
-        if (rows <= 24)
-            consume_converted<Shape, 3>(args, lists, unit, down, me, ring, place);
-        else
-            consume_converted<Shape, 4>(args, lists, unit, down, me, ring, place);
-    } else {
-        if (rows <= 32)
-            consume_converted<Shape, 4>(args, lists, unit, down, me, ring, place);
-        else if (rows <= 40)
-            consume_converted<Shape, 5>(args, lists, unit, down, me, ring, place);
-        else
-            consume_converted<Shape, 6>(args, lists, unit, down, me, ring, place);
+    static_assert(Shape::kTileRows == 48);
+    if (rows <= 32)
+        consume_converted<Shape, 4>(args, lists, unit, down, me, ring, place);
+    else if (rows <= 40)
+        consume_converted<Shape, 5>(args, lists, unit, down, me, ring, place);
+    else
+        consume_converted<Shape, 6>(args, lists, unit, down, me, ring, place);
+}
+
+/// By the consumers of the grid: rows of tokens without a result here.
+template <class Shape>
+__device__ __forceinline__ void clear_rows(const GroupedArgs& args, const RowLists& lists, std::int64_t first,
+                                           int count) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    for (int token = static_cast<int>(blockIdx.x); token < count; token += static_cast<int>(gridDim.x)) {
+        const bool some = lane < args.top_k && lists.route_expert[token * args.top_k + lane] >= 0;
+        if (__any_sync(0xFFFFFFFFU, some)) continue;
+        auto* const row =
+            reinterpret_cast<uint4*>(static_cast<__nv_bfloat16*>(args.out) + (first + token) * args.out_stride);
+        for (int i = static_cast<int>(threadIdx.x); i < args.gate_up.cols / 8; i += Shape::kConsumerWarps * 32)
+            row[i] = {};
     }
 }
 
@@ -144,20 +144,45 @@ __device__ __forceinline__ void publish_unit(const GroupedArgs& args, const Unit
     if constexpr (Shape::kRowScales) scratch.clear_maxima();
 }
 
-/// What a shape with both kinds of matrix instructions does by mma.sync: up to 16 rows, or one strip.
-template <bool Down, class Shape>
-__device__ __forceinline__ void consume_few(const GroupedArgs& args, const RowLists& lists, const Unit& unit,
-                                            int strips, const Consumer& me, const StageRing<Shape>& ring,
-                                            RingPlace& place, UnitScratch<Shape>& scratch) {
-    if (strips == 1)
-        consume_width<Down, Shape, 1>(args, lists, unit, me, ring, place, scratch);
-    else if (unit.tile.rows <= 8)
-        consume_unit<Down, Shape, 2, 1>(args, lists, unit, me, ring, place, scratch);
+/// A unit of either phase in one piece of code: a CTA has a dozen units and meets every instruction first in a cold
+/// cache.
+template <class Shape, int Strips, int Blocks>
+__device__ __forceinline__ void consume_dealt(const GroupedArgs& args, const RowLists& lists, const Unit& unit,
+                                              bool down, const Consumer& me, const StageRing<Shape>& ring,
+                                              RingPlace& place) {
+    LaneRows<Shape> rows[Strips];
+#pragma unroll
+    for (int i = 0; i < Strips; ++i)
+        rows[i].load(args, down, unit.tile.expert, unit.strip + me.warpgroup + i * Shape::kWarpgroups, me);
+    float sums[Strips][Blocks][4] = {};
+    const int blocks = (down ? args.down : args.gate_up).tiles * Shape::Weights::kTileBlocks;
+    if constexpr (Strips == 2 && Blocks > 2)
+        multiply_by_warpgroup<Shape>(ring, place, me, blocks, sums);
     else
-        consume_unit<Down, Shape, 2, 2>(args, lists, unit, me, ring, place, scratch);
+        multiply_ahead<Shape>(ring, place, me, blocks, sums);
+    const UnitRoutes<Shape> routes{lists.list + unit.tile.first, nullptr};
+    if (down)
+        finish_unit<true, Shape, Strips, Blocks>(args, routes, unit, me, rows, sums);
+    else
+        finish_unit<false, Shape, Strips, Blocks>(args, routes, unit, me, rows, sums);
 }
 
-/// Of shapes with wgmma on converted weights.
+template <class Shape, int Strips>
+__device__ __forceinline__ void consume_dealt_width(const GroupedArgs& args, const RowLists& lists, const Unit& unit,
+                                                    bool down, const Consumer& me, const StageRing<Shape>& ring,
+                                                    RingPlace& place) {
+    const int width = unit.width();
+    if (width == 8)
+        consume_dealt<Shape, Strips, 1>(args, lists, unit, down, me, ring, place);
+    else if (width == 16)
+        consume_dealt<Shape, Strips, 2>(args, lists, unit, down, me, ring, place);
+    else if (width == 24)
+        consume_dealt<Shape, Strips, 3>(args, lists, unit, down, me, ring, place);
+    else
+        consume_dealt<Shape, Strips, 4>(args, lists, unit, down, me, ring, place);
+}
+
+/// Of shapes whose units are dealt.
 template <class Shape>
 __device__ __forceinline__ void consume_both_phases(const GroupedArgs& args, const RowLists& lists, const Consumer& me,
                                                     const StageRing<Shape>& ring, RingPlace& place,
@@ -171,14 +196,12 @@ __device__ __forceinline__ void consume_both_phases(const GroupedArgs& args, con
             const int mine = (unit.strips - me.warpgroup + Shape::kWarpgroups - 1) / Shape::kWarpgroups;
             if (mine <= 0)
                 skip_unit(down ? args.down : args.gate_up, me, ring, place);
-            else if (!Shape::kByWarpgroup || (mine == 2 && unit.tile.rows > 16))
+            else if constexpr (Shape::kConverted)
                 consume_converted_width(args, lists, unit, down, me, ring, place);
-            else if constexpr (Shape::kByWarpgroup) {
-                if (down)
-                    consume_few<true>(args, lists, unit, mine, me, ring, place, scratch);
-                else
-                    consume_few<false>(args, lists, unit, mine, me, ring, place, scratch);
-            }
+            else if (mine == 1)
+                consume_dealt_width<Shape, 1>(args, lists, unit, down, me, ring, place);
+            else
+                consume_dealt_width<Shape, 2>(args, lists, unit, down, me, ring, place);
             if (!down) publish_unit<Shape>(args, unit, scratch);
         }
     }

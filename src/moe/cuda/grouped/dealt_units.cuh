@@ -13,27 +13,6 @@ namespace tokamak::moe::cuda {
 /// Stages before the end of a unit at which the next one is asked for: the answer takes a microsecond.
 inline constexpr int kAskAhead = 4;
 
-/// How the strips of row tiles are cut into numbered units: gate/up units tile by tile, then those of the down phase,
-/// of which the last tiles have twice as many, so that all CTAs end at about the same time.
-struct UnitNumbers {
-    int tiles;
-    int gate_up;    ///< units of a row tile
-    int down;       ///< of one of the first `coarse` row tiles
-    int down_fine;  ///< of the others
-    int coarse;
-
-    __device__ explicit UnitNumbers(const RowLists& lists)
-        : tiles(lists.tile_count()),
-          gate_up(lists.units(false)),
-          down(lists.units(true)),
-          down_fine(lists.fine_units()),
-          coarse(lists.coarse_tiles()) {}
-    [[nodiscard]] __device__ int first(bool of_down) const { return of_down ? tiles * gate_up : 0; }
-    [[nodiscard]] __device__ int end(bool of_down) const {
-        return tiles * gate_up + (of_down ? coarse * down + (tiles - coarse) * down_fine : 0);
-    }
-};
-
 /// Into how many units the strips of a row tile are cut: those that take the fewest cycles in all, for CTAs that are
 /// done early take others. It moves work about and changes no sum.
 template <class Shape>
@@ -52,23 +31,54 @@ int fewest_cycles_units(int strips, int tiles) {
     return best;
 }
 
-/// By one thread, once the lists are there.
+/// By one thread, once the row tiles are there. Gate/up units are numbered tile by tile, then those of the down phase,
+/// of which the last row tiles have more.
 __device__ __forceinline__ void place_dealt_units(const GroupedArgs& args, const RowLists& lists) {
-    const int down = args.down_units;
     lists.counts[2] = args.gate_up_units;
-    lists.counts[3] = down;
-    const int fine = lists.single_tiles() ? (static_cast<int>(gridDim.x) + down - 1) / down : 0;
-    lists.counts[5] = max(0, lists.tile_count() - fine);
-    lists.counts[6] = min(2 * down, max(1, args.down.strips));
+    lists.counts[5] = max(0, lists.tile_count() - (lists.single_tiles() ? args.fine_tiles : 0));
 }
 
-/// Asks for units and tells the other roles of the CTA; a whole warp. Numbers become units here alone.
+/// Numbers become units here alone. By one thread. In an expert units are numbered strips by strips, then row tile by
+/// row tile, so that tiles that need the same weights are at work at the same time.
+__device__ __forceinline__ void deal_unit(const GroupedArgs& args, const RowLists& lists, int turn, int number) {
+    const int tiles = lists.tile_count();
+    int phase = 0;
+    int cut = 0;
+    int first = 0;
+    if (number >= tiles * static_cast<int>(args.cuts[0].units.value)) {
+        number -= tiles * static_cast<int>(args.cuts[0].units.value);
+        phase = 1;
+        cut = 1;
+        const int coarse = lists.coarse_tiles();
+        if (number >= coarse * static_cast<int>(args.cuts[1].units.value)) {
+            number -= coarse * static_cast<int>(args.cuts[1].units.value);
+            cut = 2;
+            first = coarse;
+        }
+    }
+    const int units = static_cast<int>(args.cuts[cut].units.value);
+    const int inside = quotient(number, args.cuts[cut].units);
+    int tile = first + inside;
+    int part = number - inside * units;
+    if (tile >= tiles) return lists.deals.put(turn, {}, 2);
+    if (!lists.single_tiles()) {  // that was some tile of the expert
+        const int first_tile = tile - lists.tiles[tile].place;
+        const int count = lists.tiles[tile].count;
+        const int index = number - (first_tile - first) * units;
+        part = index / count;
+        tile = first_tile + index - part * count;
+    }
+    const int longer = args.cuts[cut].longer;
+    const int each = args.cuts[cut].each;
+    lists.deals.put(turn, {lists.tiles[tile], tile, part * each + min(part, longer), each + (part < longer ? 1 : 0)},
+                    phase);
+}
+
+/// Asks for units and tells the other roles of the CTA; a whole warp. The first unit of a pass is dealt before.
 class UnitDealer {
   public:
     __device__ UnitDealer(const RowLists& lists, const GroupedArgs& args, int turn)
-        : lists_(lists), args_(args), dealt_(turn) {
-        put(turn, static_cast<int>(blockIdx.x));
-    }
+        : lists_(lists), args_(args), dealt_(turn) {}
     __device__ __forceinline__ void ask() {
         if (threadIdx.x % 32 == 0) asked_ = atomicAdd(args_.dealt_units, 1);
     }
@@ -76,44 +86,11 @@ class UnitDealer {
     __device__ __forceinline__ void deal(int turn) {
         if (turn == dealt_) return;
         dealt_ = turn;
-        put(turn, static_cast<int>(gridDim.x) + asked_);
+        if (threadIdx.x % 32 == 0) deal_unit(args_, lists_, turn, static_cast<int>(gridDim.x) + asked_);
+        __syncwarp();
     }
 
   private:
-    __device__ void put(int turn, int number) const {
-        if (threadIdx.x % 32 == 0) {
-            const UnitNumbers numbers(lists_);
-            const int inside = number - numbers.first(true);
-            const int fine = inside - numbers.coarse * numbers.down;
-            if (inside < 0)
-                lists_.deals.put(turn, unit_of(number, 0, numbers.gate_up, args_.gate_up.strips), 0);
-            else if (number >= numbers.end(true))
-                lists_.deals.put(turn, {}, 2);
-            else if (fine < 0)
-                lists_.deals.put(turn, unit_of(inside, 0, numbers.down, args_.down.strips), 1);
-            else
-                lists_.deals.put(turn, unit_of(fine, numbers.coarse, numbers.down_fine, args_.down.strips), 1);
-        }
-        __syncwarp();
-    }
-    /// Unit `number` of those of the row tiles from `first` on. In an expert units are numbered strips by strips, then
-    /// row tile by row tile, so that tiles that need the same weights are at work at the same time.
-    [[nodiscard]] __device__ Unit unit_of(int number, int first, int units, int strips) const {
-        int tile = number / units;
-        int part = number - tile * units;
-        tile += first;
-        if (!lists_.single_tiles()) {  // that was some tile of the expert
-            const int first_tile = tile - lists_.tiles[tile].place;
-            const int count = lists_.tiles[tile].count;
-            const int index = number - (first_tile - first) * units;
-            part = index / count;
-            tile = first_tile + index - part * count;
-        }
-        const int each = strips / units;
-        const int longer = strips - each * units;
-        return {lists_.tiles[tile], tile, part * each + min(part, longer), each + (part < longer ? 1 : 0)};
-    }
-
     const RowLists& lists_;
     const GroupedArgs& args_;
     int dealt_;

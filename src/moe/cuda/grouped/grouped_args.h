@@ -30,6 +30,31 @@ struct RowTile {
     int cost_before;     ///< of a strip for all tiles before this one
 };
 
+/// Into how many units the strips of a row tile are cut, those that have one more first. Made by the host: a division
+/// costs a warp a hundred cycles and more, and every launch does its first ones with everybody waiting.
+struct UnitCut {
+    Divisor units;
+    int each = 0;    ///< strips of a unit
+    int longer = 0;  ///< units with one more
+
+    UnitCut() = default;
+    UnitCut(int strips, int count) : units(count), each(strips / count), longer(strips - strips / count * count) {}
+};
+
+inline constexpr int kCombinePieces = 7;  ///< most of a job
+
+/// Jobs of the combine are neighbouring pieces of a token's columns, of 128, or of 32 where columns are not whole
+/// fours; those of a token go to different CTAs, for tokens have different numbers of results here.
+struct CombineCut {
+    int pieces = 0;  ///< of a token
+    int length = 0;  ///< most of a job
+    Divisor parts;   ///< jobs of a token
+
+    CombineCut() = default;
+    /// At least as many jobs as `shares`, where there is as much to do.
+    CombineCut(int cols, std::int64_t tokens, std::int64_t shares);
+};
+
 /// Units that a CTA knows of at once. The warp that asks for them is ahead of the others by at most the stages of the
 /// ring, of which a unit has one or more, and one unit.
 inline constexpr int kUnitDeals = 8;
@@ -41,7 +66,7 @@ inline constexpr int kCombineCounter = 7;  ///< place in GroupedShared::counts
 struct GroupedShared {
     int barriers = 0;  ///< [2, stages]
     /// [8]: an expert has several row tiles, row tiles, units of one in each phase, cost, down range (units that are
-    /// asked for: row tiles with few units, units of the others), jobs of the combine that are taken
+    /// asked for: row tiles with few units), jobs of the combine that are taken
     int counts = 0;
     int list = 0;          ///< [routes] u16: routes, expert by expert
     int tiles = 0;         ///< [row tiles] RowTile
@@ -71,6 +96,12 @@ struct GroupedArgs : DecodeArgs {
     int gate_up_units = 0;  ///< of a row tile, where CTAs ask for units
     int down_units = 0;
     GroupedShared lists;
+    /// Where CTAs ask for units: of gate/up, of the down phase, of its last `fine_tiles` row tiles.
+    UnitCut cuts[3];
+    int fine_tiles = 0;
+    CombineCut combine;
+    bool plain_output = false;  ///< results alone make the rows of `out`, bf16 that is stored four at a time
+    bool clears_first = false;  ///< rows of tokens without any are written at the beginning, in vectors of eight
 };
 
 /// A compiled kernel with what the host must know about it.

@@ -24,6 +24,7 @@ __device__ __forceinline__ RowSource token_rows(const GroupedArgs& args, std::in
     return {.data = args.x,
             .stride = args.x_stride,
             .routes_per_row = args.top_k,
+            .by_routes = args.by_top_k,
             .cols = args.gate_up.cols,
             .vectors = args.x_vectors,
             .weights = args.input_weights,
@@ -36,7 +37,12 @@ __device__ __forceinline__ RowSource prepared_rows(const RowSource& source, cons
                                                    const float* scales) {
     constexpr int group = Form == RowForm::quantized ? kPreparedGroup / 2 : kPreparedGroup;
     const int cols = (source.cols + kPreparedGroup - 1) / kPreparedGroup * group;
-    return {.data = rows, .stride = cols, .routes_per_row = source.prepared_per(), .cols = cols, .scales = scales};
+    return {.data = rows,
+            .stride = cols,
+            .routes_per_row = source.prepared_per(),
+            .by_routes = source.weights.data != nullptr ? Divisor() : source.by_routes,
+            .cols = cols,
+            .scales = scales};
 }
 
 /// Rows that the down phase gathers.
@@ -127,14 +133,17 @@ __device__ __forceinline__ void prepare_pass(const GroupedArgs& args, std::int64
 /// free stages before them. `turn`: of the next unit, where they are asked for; `cleared`: see prepare_tables.
 template <class Shape>
 __device__ __forceinline__ void run_gemms(const GroupedArgs& args, const RowLists& lists, const StageRing<Shape>& ring,
-                                          RingPlace& place, std::int64_t first, int& turn, unsigned cleared) {
+                                          RingPlace& place, std::int64_t first, int count, int& turn,
+                                          unsigned cleared) {
     const int warp = static_cast<int>(threadIdx.x) / 32;
     if (warp >= Shape::kConsumerWarps)
         return feed(args, lists, ring, place, first, warp - Shape::kConsumerWarps, turn, cleared);
     const Consumer me(warp);
+    if constexpr (Shape::kDealt)
+        if (args.clears_first) clear_rows<Shape>(args, lists, first, count);
     await_cleared<Shape>(cleared);
     UnitScratch<Shape> scratch{ring.memory, args};
-    if constexpr (Shape::kConverted || Shape::kByWarpgroup) {
+    if constexpr (Shape::kDealt) {
         consume_both_phases(args, lists, me, ring, place, scratch, turn);
     } else {
         consume_phase<false>(args, lists, me, ring, place, scratch, turn);
@@ -157,7 +166,7 @@ __device__ __forceinline__ void number_units(const GroupedArgs& args, const RowL
 /// waited for: nothing that the barrier clears is needed before the first copies.
 template <class Shape>
 __device__ __forceinline__ unsigned prepare_tables(const GroupedArgs& args, const RowLists& lists, std::uint8_t* memory,
-                                                   std::int64_t first, int count) {
+                                                   std::int64_t first, int count, int turn) {
     const auto grid = cooperative_groups::this_grid();
     if constexpr (Shape::kGridLists) {
         count_share(args, memory, first, count);
@@ -170,21 +179,35 @@ __device__ __forceinline__ unsigned prepare_tables(const GroupedArgs& args, cons
         return 0;
     }
     const int thread = static_cast<int>(threadIdx.x);
+    const int routes = count * args.top_k;
+    const WarpRoutes own(routes, Shape::kThreads / 32);
     SomeIds ids;
-    if (thread < count * args.top_k) ids.load(args, first, count * args.top_k, thread, static_cast<int>(blockDim.x));
+    ids.load(args, first, own.begin + thread % 32, own.end);
     prepare_pass<Shape>(args, first, count);
     unsigned cleared = 0;
-    if constexpr (Shape::kPrepares || Shape::kAnnounces)
-        cleared = grid.barrier_arrive();  // also: the lists of the last pass have been read
-    else
+    // Also: the lists of the last pass have been read.
+    if constexpr (!Shape::kDealt && (Shape::kPrepares || Shape::kAnnounces))
+        cleared = grid.barrier_arrive();
+    else if (!Shape::kDealt || first != args.first_token)
         __syncthreads();
-    build_lists<Shape>(args, lists, memory, first, count, ids);
-    if (thread < 32) number_units<Shape>(args, lists);
+    const int found = count_routes<Shape>(args, lists, memory, first, routes, ids);
+    if (thread < 32) {
+        place_experts<Shape>(lists, ListScratch(memory, args.local_experts, Shape::kThreads / 32, routes).begins,
+                             args.local_experts);
+        __syncwarp();
+        number_units<Shape>(args, lists);
+    }
+    __syncthreads();
+    if constexpr (Shape::kDealt)
+        if (thread == Shape::kConsumerWarps * 32) deal_unit(args, lists, turn, static_cast<int>(blockIdx.x));
+    list_routes<Shape>(args, lists, memory, routes, found);
     ptx::fence_shared_async();
-    if constexpr (Shape::kDealt || !(Shape::kPrepares || Shape::kAnnounces))
-        __syncthreads();
-    else
+    if constexpr (Shape::kDealt)
+        cleared = grid.barrier_arrive();  // here only one warp has to wait for what it costs
+    else if constexpr (Shape::kPrepares || Shape::kAnnounces)
         grid.barrier_wait(std::move(cleared));
+    else
+        __syncthreads();
     return cleared;
 }
 
@@ -203,8 +226,8 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_grouped(const __grid_c
     const std::int64_t tokens = tokens_of_call(args);
     for (std::int64_t first = args.first_token; first < tokens; first += args.pass_tokens) {
         const int count = static_cast<int>(min(static_cast<std::int64_t>(args.pass_tokens), tokens - first));
-        unsigned cleared = prepare_tables<Shape>(args, lists, shared, first, count);
-        run_gemms(args, lists, ring, place, first, turn, cleared);
+        unsigned cleared = prepare_tables<Shape>(args, lists, shared, first, count, turn);
+        run_gemms(args, lists, ring, place, first, count, turn, cleared);
         CombineWork<Shape> work(args, lists, first, count);  // what it needs comes while others end
         grid.sync();
         work.run();

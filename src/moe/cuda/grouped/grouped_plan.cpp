@@ -27,7 +27,7 @@ std::int64_t lay_out(const FusedMoeProblem& p, std::int64_t pass_tokens, Grouped
     const std::int64_t warps = variant.instance.threads / 32;
     const bool grid_lists = variant.instance.grid_lists;
     const std::int64_t listed = grid_lists ? 0 : routes;  // in shared memory
-    const std::int64_t building = grid_lists ? experts * 8 : experts * 4 + warps * experts * 2 + routes * 2;
+    const std::int64_t building = grid_lists ? experts * 8 : experts * 4 + warps * experts * 2 + (routes + 32) * 4;
     GroupedShared& shared = variant.shared;
     Booking booking;
     booking.take(std::max<std::int64_t>(std::int64_t{variant.stages} * variant.instance.stage_bytes, building));
@@ -58,6 +58,15 @@ std::vector<GroupedVariant> fitting(const std::vector<GroupedInstance>& instance
 }
 
 }  // namespace
+
+CombineCut::CombineCut(int cols, std::int64_t tokens, std::int64_t shares) {
+    const int columns = cols % 4 == 0 ? 128 : 32;
+    pieces = (cols + columns - 1) / columns;
+    const auto most = static_cast<int>(std::clamp<std::int64_t>(tokens * pieces / shares, 1, kCombinePieces));
+    const int count = (pieces + most - 1) / most;
+    length = (pieces + count - 1) / count;
+    parts = Divisor(count);
+}
 
 std::vector<GroupedInstance> grouped_instances(const WeightSpec& spec, bool quantized) {
     if (quantized && spec.format != WeightFormat::fp8_block) return {};

@@ -9,44 +9,48 @@
 
 namespace tokamak::moe::cuda {
 
-/// A consumer warp's place in the ring, as shared addresses.
+/// A consumer warp's place in the ring, as shared addresses that are carried on: every instruction of the loop counts.
 template <class Shape>
 class StageWalk {
   public:
     __device__ __forceinline__ StageWalk(const StageRing<Shape>& ring, const RingPlace& place)
-        : stages_(static_cast<std::uint32_t>(ring.stages)),
-          memory_(ptx::shared_address(ring.memory)),
+        : memory_(ptx::shared_address(ring.memory)),
+          end_(memory_ + static_cast<std::uint32_t>(ring.stages * Shape::kStageBytes)),
           full_(ptx::shared_address(ring.full)),
-          slot_(static_cast<std::uint32_t>(place.slot)),
+          empties_(static_cast<std::uint32_t>(ring.stages) * 8),
+          stage_(memory_ + static_cast<std::uint32_t>(place.slot * Shape::kStageBytes)),
+          barrier_(full_ + static_cast<std::uint32_t>(place.slot) * 8),
           parity_(place.parity) {}
 
-    [[nodiscard]] __device__ __forceinline__ std::uint32_t stage() const {
-        return memory_ + slot_ * Shape::kStageBytes;
-    }
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t stage() const { return stage_; }
+    /// Of the stage's barrier that says that it is free.
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t empty() const { return barrier_ + empties_; }
     /// Whether the stage is there; does not wait.
     [[nodiscard]] __device__ __forceinline__ std::uint32_t present() const {
-        return ptx::barrier_test(full_ + slot_ * 8, parity_);
+        return ptx::barrier_test(barrier_, parity_);
     }
-    __device__ __forceinline__ void await() const { ptx::barrier_wait(full_ + slot_ * 8, parity_); }
-    /// By a warp whose matrix instructions have taken all that it read from the stage.
-    __device__ __forceinline__ void release(bool leader) const {
-        if (leader) ptx::barrier_arrive(full_ + (stages_ + slot_) * 8);
-    }
+    __device__ __forceinline__ void await() const { ptx::barrier_wait(barrier_, parity_); }
     __device__ __forceinline__ void advance() {
-        const bool last = slot_ + 1 == stages_;
-        slot_ = last ? 0 : slot_ + 1;
-        parity_ ^= last ? 1U : 0U;
+        stage_ += Shape::kStageBytes;
+        barrier_ += 8;
+        if (stage_ == end_) {
+            stage_ = memory_;
+            barrier_ = full_;
+            parity_ ^= 1U;
+        }
     }
     __device__ __forceinline__ void store(RingPlace& place) const {
-        place.slot = static_cast<int>(slot_);
+        place.slot = static_cast<int>(barrier_ - full_) / 8;
         place.parity = parity_;
     }
 
   private:
-    std::uint32_t stages_;
     std::uint32_t memory_;
+    std::uint32_t end_;
     std::uint32_t full_;
-    std::uint32_t slot_;
+    std::uint32_t empties_;
+    std::uint32_t stage_;
+    std::uint32_t barrier_;
     std::uint32_t parity_;
 };
 
@@ -133,13 +137,11 @@ __device__ __forceinline__ void multiply_ahead(const StageRing<Shape>& ring, Rin
     even.convert(slabs[0], 0);
 #pragma unroll 1
     for (int left = blocks; left > 0; left -= 2) {
-        StageWalk<Shape> next = walk;
-        next.advance();
-        const std::uint32_t present = next.present();
+        const std::uint32_t empty = walk.empty();
+        walk.advance();
+        const std::uint32_t present = walk.present();
         const std::uint32_t second = stage + Shape::kRowBlockBytes;
         load_slabs<Shape>(slabs[1], stage, places, 1);
-#pragma unroll
-        for (int i = 0; i < Strips; ++i) slabs[1][i].keep_if(left > 1);
         odd.load_rows(stage, places, 1);
         odd.convert(slabs[0], 1);
         even.template multiply<Weights>(sums);
@@ -147,8 +149,8 @@ __device__ __forceinline__ void multiply_ahead(const StageRing<Shape>& ring, Rin
         even.convert(slabs[1], 0);
         odd.template multiply<Weights>(sums);
         if (present == 0)
-            if (left > 2) next.await();
-        stage = next.stage();
+            if (left > 2) walk.await();
+        stage = walk.stage();
         load_slabs<Shape>(slabs[0], stage, places, 0);
         odd.load_rows(second, places, 1);
         odd.convert(slabs[1], 1);
@@ -156,8 +158,7 @@ __device__ __forceinline__ void multiply_ahead(const StageRing<Shape>& ring, Rin
         even.load_rows(stage, places, 0);
         even.convert(slabs[0], 0);
         odd.template multiply<Weights>(sums);
-        walk.release(leader);
-        walk = next;
+        if (leader) ptx::barrier_arrive(empty);  // the matrix instructions have taken all that was read from the stage
     }
     walk.store(place);
 }

@@ -47,9 +47,9 @@ __device__ __forceinline__ void multiply_by_warpgroup(const StageRing<Shape>& ri
         // The result of a reduction is in a uniform register, as are all descriptors made of it.
         const std::uint32_t rows =
             __reduce_or_sync(0xFFFFFFFFU, ptx::wgmma_tile_word(stage + static_cast<std::uint32_t>(Shape::kRowsOffset)));
-        StageWalk<Shape> next = walk;
-        next.advance();
-        const std::uint32_t present = next.present();
+        const std::uint32_t empty = walk.empty();
+        walk.advance();
+        const std::uint32_t present = walk.present();
 #pragma unroll
         for (int block = 0; block < 2; ++block) {
             std::uint32_t a[2][4][4];
@@ -58,19 +58,16 @@ __device__ __forceinline__ void multiply_by_warpgroup(const StageRing<Shape>& ri
             multiply_block(a, rows + static_cast<std::uint32_t>(block) * (Shape::kRowBlockBytes / 16), sums);
             if (block == 1) {
                 if (present == 0)
-                    if (left > 2) next.await();
+                    if (left > 2) walk.await();
                 ptx::fence_shared_async();
-                stage = next.stage();
+                stage = walk.stage();
             }
 #pragma unroll
-            for (int i = 0; i < 2; ++i) {
+            for (int i = 0; i < 2; ++i)
                 slabs[i].load(stage + places.codes, stage + places.scales, i * strip_bytes, 1 - block);
-                if (block == 0) slabs[i].keep_if(left > 1);
-            }
             ptx::wgmma_wait<0>();
         }
-        walk.release(leader);
-        walk = next;
+        if (leader) ptx::barrier_arrive(empty);
     }
     walk.store(place);
 }

@@ -17,6 +17,7 @@ struct RowSource {
     const void* data = nullptr;  ///< 16 bits each
     std::int64_t stride = 0;
     int routes_per_row = 1;  ///< top_k: rows of tokens; 1: rows of routes
+    Divisor by_routes;       ///< that
     int cols = 0;
     bool vectors = true;  ///< rows are aligned to 16 bytes
     DecodeRows weights;   ///< present: a row is multiplied by its route's weight
@@ -27,7 +28,7 @@ struct RowSource {
     /// Routes that share a prepared row: a weighted row is a route's own.
     [[nodiscard]] __device__ int prepared_per() const { return weights.data != nullptr ? 1 : routes_per_row; }
     [[nodiscard]] __device__ std::int64_t begin(int route) const {
-        return (first_token + route / routes_per_row) * stride;
+        return (first_token + quotient(route, by_routes)) * stride;
     }
     /// Eight columns from element `at` on, of which the row has `left` (any number): zeros after them. Callers do not
     /// clamp `left`: see docs/kernels/compiler.md.

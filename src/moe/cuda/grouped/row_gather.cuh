@@ -31,6 +31,8 @@ class RowGather {
           down_(down),
           announced_(down),
           source_(source),
+          stride_(static_cast<std::uint32_t>(source.stride / 8)),
+          first_begin_(static_cast<std::uint32_t>(source.first_token) * stride_),
           vector_(thread % Shape::kVectors),
           row_(thread / Shape::kVectors),
           place_(place_of(row_)),
@@ -81,7 +83,8 @@ class RowGather {
     }
     /// Where this thread's i-th row begins, in 16 bytes from the first row: 32 bits reach 64 GB.
     [[nodiscard]] __device__ __forceinline__ std::uint32_t begin_of(int first, int i) const {
-        return static_cast<std::uint32_t>(source_.begin(lists_.template route<Shape>(first + row_ + i * kStep)) / 8);
+        const int row = quotient(lists_.template route<Shape>(first + row_ + i * kStep), source_.by_routes);
+        return first_begin_ + static_cast<std::uint32_t>(row) * stride_;
     }
     /// Rows of the intermediate are there when all units of their tile are done.
     __device__ void await_rows(const Unit& unit) const {
@@ -123,7 +126,7 @@ class RowGather {
         for (int i = 0; i < kMostScales; ++i) {
             const int row = row_ * Shape::kVectors + vector_ + i * kThreads;
             const int route = lists_.template route<Shape>(unit.tile.first + (row < unit.tile.rows ? row : 0));
-            scales_[i] = source_.scales + static_cast<std::int64_t>(route / source_.routes_per_row) * chunks;
+            scales_[i] = source_.scales + static_cast<std::int64_t>(quotient(route, source_.by_routes)) * chunks;
         }
     }
     __device__ __forceinline__ void copy_scales(const Unit& unit, std::uint8_t* stage, int chunk) const {
@@ -156,6 +159,8 @@ class RowGather {
     bool down_;
     bool announced_;
     const RowSource source_;
+    std::uint32_t stride_;       ///< of rows, in 16 bytes
+    std::uint32_t first_begin_;  ///< of the pass's first row
     int vector_;
     int row_;
     int place_;                    ///< of this thread's first row in a stage

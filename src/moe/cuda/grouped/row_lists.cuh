@@ -90,21 +90,22 @@ struct RowLists {
     /// The CTA's range of the down phase's strips, numbered tile by tile, where no expert has several row tiles.
     [[nodiscard]] __device__ int down_begin() const { return counts[5]; }
     [[nodiscard]] __device__ int down_end() const { return counts[6]; }
-    /// Units that are asked for: row tiles with units(true) in the down phase, and units of each of the others.
+    /// Units that are asked for: row tiles that have the down phase's usual units.
     [[nodiscard]] __device__ int coarse_tiles() const { return counts[5]; }
-    [[nodiscard]] __device__ int fine_units() const { return counts[6]; }
 };
 
 /// Working space of build_lists, in the place of the ring.
 struct ListScratch {
     int* begins;            ///< [local experts]: first place of an expert in the list
     std::uint16_t* before;  ///< [warps, local experts]: routes of a warp's share, then those of the warps before it
-    std::uint16_t* ranks;   ///< [routes]: among the expert's routes of the same warp
+    std::uint16_t* live;    ///< [routes]: at the beginning of a warp's share those of its routes that have an expert
+    std::uint16_t* ranks;   ///< [routes]: of them among the expert's routes of the same warp
 
-    __device__ ListScratch(std::uint8_t* memory, int experts, int warps)
+    __device__ ListScratch(std::uint8_t* memory, int experts, int warps, int routes)
         : begins(reinterpret_cast<int*>(memory)),
           before(reinterpret_cast<std::uint16_t*>(begins + experts)),
-          ranks(before + warps * experts) {}
+          live(before + warps * experts),
+          ranks(live + (routes + 31) / 32 * 32) {}
 };
 
 __device__ __forceinline__ std::int64_t load_id(const DecodeRows& ids, std::int64_t token, int slot) {
@@ -113,21 +114,31 @@ __device__ __forceinline__ std::int64_t load_id(const DecodeRows& ids, std::int6
                                    : static_cast<const std::int32_t*>(ids.data)[at];
 }
 
-/// Each warp numbers the routes of its own run of the pass, expert by expert, in order.
-__device__ __forceinline__ void rank_routes(const RowLists& lists, const ListScratch& scratch, int routes, int experts,
-                                            int share) {
-    const int warp = static_cast<int>(threadIdx.x) / 32;
+/// The routes of a pass that a warp ranks and lists: a run of whole 32.
+struct WarpRoutes {
+    int begin;
+    int end;
+
+    __device__ WarpRoutes(int routes, int warps) {
+        const int share = (routes + warps * 32 - 1) / (warps * 32) * 32;
+        begin = static_cast<int>(threadIdx.x) / 32 * share;
+        end = min(routes, begin + share);
+    }
+};
+
+/// A warp ranks its `count` routes that have an expert here, expert by expert, in order. `counts`: its own.
+__device__ __forceinline__ void rank_routes(const RowLists& lists, const std::uint16_t* live, std::uint16_t* ranks,
+                                            std::uint16_t* counts, int count) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
-    std::uint16_t* const counts = scratch.before + warp * experts;
-    const int end = min(routes, (warp + 1) * share);
-    for (int first = warp * share; first < end; first += 32) {
-        const int route = first + lane;
-        const int expert = route < end ? lists.route_expert[route] : -1;
+#pragma unroll 1
+    for (int first = 0; first < count; first += 32) {
+        const int i = first + lane;
+        const int expert = i < count ? lists.route_expert[live[i]] : -1;
         const std::uint32_t same = __match_any_sync(0xFFFFFFFFU, expert);
         const int old = expert >= 0 ? counts[expert] : 0;
         __syncwarp();
         if (expert >= 0) {
-            scratch.ranks[route] = static_cast<std::uint16_t>(old + __popc(same & ((1U << lane) - 1U)));
+            ranks[i] = static_cast<std::uint16_t>(old + __popc(same & ((1U << lane) - 1U)));
             if (same >> lane == 1U) counts[expert] = static_cast<std::uint16_t>(old + __popc(same));
         }
         __syncwarp();
@@ -146,26 +157,21 @@ __device__ __forceinline__ void place_experts(const RowLists& lists, int* begins
     const int lane = static_cast<int>(threadIdx.x) % 32;
     int rows_before = 0;
     int tiles_before = 0;
-    int cost_before = 0;
     int several = 0;
     for (int first = 0; first < experts; first += 32) {
         const int expert = first + lane;
         const int rows = expert < experts ? begins[expert] : 0;
         const int tiles = (rows + most - 1) / most;
         const int each = Shape::kGridLists && tiles > 1 ? ((rows + tiles - 1) / tiles + 7) / 8 * 8 : most;
-        const int cost = tiles * kStripCost;
         int row_sum = rows;
         int tile_sum = tiles;
-        int cost_sum = cost;
 #pragma unroll
         for (int distance = 1; distance < 32; distance *= 2) {
             const int other_rows = __shfl_up_sync(0xFFFFFFFFU, row_sum, distance);
             const int other_tiles = __shfl_up_sync(0xFFFFFFFFU, tile_sum, distance);
-            const int other_cost = __shfl_up_sync(0xFFFFFFFFU, cost_sum, distance);
             if (lane >= distance) {
                 row_sum += other_rows;
                 tile_sum += other_tiles;
-                cost_sum += other_cost;
             }
         }
         const int begin = rows_before + row_sum - rows;
@@ -177,89 +183,147 @@ __device__ __forceinline__ void place_experts(const RowLists& lists, int* begins
                 static_cast<std::int16_t>(min(each, rows - tile * each)),
                 static_cast<std::int16_t>(tile),
                 static_cast<std::int16_t>(tiles),
-                cost_before + cost_sum - cost + tile * kStripCost};
+                (tiles_before + tile_sum - tiles + tile) * kStripCost};
         several |= tiles > 1 ? 1 : 0;
         rows_before += __shfl_sync(0xFFFFFFFFU, row_sum, 31);
         tiles_before += __shfl_sync(0xFFFFFFFFU, tile_sum, 31);
-        cost_before += __shfl_sync(0xFFFFFFFFU, cost_sum, 31);
     }
     several = __any_sync(0xFFFFFFFFU, several) ? 1 : 0;
     if (lane == 0) {
         lists.counts[0] = several;
         lists.counts[1] = tiles_before;
-        lists.counts[4] = cost_before;
+        lists.counts[4] = tiles_before * kStripCost;
     }
 }
 
-/// Ids of every `step`-th route of a pass, on their way together: nothing stands between the loads, and what they
-/// bring is looked at when it is needed.
+/// Ids of a lane's routes, 32 apart, on their way together: nothing stands between the loads, and what they bring is
+/// looked at when it is needed. Few instructions: every launch meets them in a cold instruction cache.
 class SomeIds {
   public:
     static constexpr int kCount = 8;
 
-    /// From `route` on, the last one's beyond the end. The pass has routes.
-    __device__ __forceinline__ void load(const GroupedArgs& args, std::int64_t first, int routes, int route, int step) {
+    /// From `route` on; of those before `end`.
+    __device__ __forceinline__ void load(const GroupedArgs& args, std::int64_t first, int route, int end) {
+        if (args.ids.dtype == DType::i64)
+            load_from<int2>(args, first, route, end);
+        else
+            load_from<int>(args, first, route, end);
+    }
+    /// Ids become local experts, or -1. Reads nothing outside the map, whatever the ids.
+    __device__ __forceinline__ void resolve(const GroupedArgs& args) {
 #pragma unroll
-        for (int i = 0; i < kCount; ++i) {
-            const int at = min(route + i * step, routes - 1);
-            const int token = quotient(at, args.by_top_k);
-            const std::int64_t from = (first + token) * args.ids.stride + at - token * args.top_k;
-            if (args.ids.dtype == DType::i64)
-                wide_[i] = static_cast<const std::int64_t*>(args.ids.data)[from];
-            else
-                narrow_[i] = static_cast<const std::int32_t*>(args.ids.data)[from];
+        for (int i = 0; i < kCount; ++i)
+            if (high_[i] != 0 || static_cast<unsigned>(low_[i]) >= static_cast<unsigned>(args.num_experts))
+                low_[i] = -1;
+        if (args.expert_map != nullptr) {
+#pragma unroll
+            for (int i = 0; i < kCount; ++i)
+                if (low_[i] >= 0) low_[i] = args.expert_map[low_[i]];
+        } else {
+#pragma unroll
+            for (int i = 0; i < kCount; ++i) low_[i] -= args.first_expert;  // also of -1
         }
+#pragma unroll
+        for (int i = 0; i < kCount; ++i)
+            if (static_cast<unsigned>(low_[i]) >= static_cast<unsigned>(args.local_experts)) low_[i] = -1;
     }
-    [[nodiscard]] __device__ __forceinline__ std::int64_t id(const GroupedArgs& args, int i) const {
-        return args.ids.dtype == DType::i64 ? wide_[i] : narrow_[i];
-    }
+    [[nodiscard]] __device__ __forceinline__ int expert(int i) const { return low_[i]; }
 
   private:
-    std::int64_t wide_[kCount] = {};
-    std::int32_t narrow_[kCount] = {};
+    template <class Id>
+    __device__ __forceinline__ void load_from(const GroupedArgs& args, std::int64_t first, int route, int end) {
+        const Id* const ids = static_cast<const Id*>(args.ids.data);
+        if (args.ids.stride == args.top_k) {
+            const Id* const from = ids + first * args.top_k + route;
+#pragma unroll
+            for (int i = 0; i < kCount; ++i) {
+                low_[i] = -1;
+                if (route + i * 32 < end) take(i, from[i * 32]);
+            }
+        } else {
+#pragma unroll
+            for (int i = 0; i < kCount; ++i) {
+                const int at = route + i * 32;
+                const int token = quotient(at, args.by_top_k);
+                low_[i] = -1;
+                if (at < end) take(i, ids[(first + token) * args.ids.stride + at - token * args.top_k]);
+            }
+        }
+    }
+    __device__ __forceinline__ void take(int i, int id) { low_[i] = id; }
+    __device__ __forceinline__ void take(int i, int2 id) {
+        low_[i] = id.x;
+        high_[i] = id.y;
+    }
+
+    int low_[kCount];  ///< -1: none
+    int high_[kCount] = {};
 };
 
-/// Fills the lists for `count` tokens from `first` on. `ids`: those of routes threadIdx.x, + blockDim.x, ..., asked for
-/// before. Call by all threads; complete after the CTA's next barrier.
+/// Counts the routes of each expert for `count` tokens from `first` on, and ranks them. `ids`: of the lane's first
+/// routes, asked for before. By all threads; returns how many of the warp's routes have an expert here.
 template <class Shape>
-__device__ __forceinline__ void build_lists(const GroupedArgs& args, const RowLists& lists, std::uint8_t* memory,
-                                            std::int64_t first, int count, SomeIds& ids) {
-    const int threads = static_cast<int>(blockDim.x);
-    const int thread = static_cast<int>(threadIdx.x);
-    const int warps = threads / 32;
+__device__ __forceinline__ int count_routes(const GroupedArgs& args, const RowLists& lists, std::uint8_t* memory,
+                                            std::int64_t first, int routes, SomeIds& ids) {
+    constexpr int warps = Shape::kThreads / 32;
+    const int warp = static_cast<int>(threadIdx.x) / 32;
+    const int lane = static_cast<int>(threadIdx.x) % 32;
     const int experts = args.local_experts;
-    const int routes = count * args.top_k;
-    const int share = (routes + warps - 1) / warps;
-    const ListScratch scratch(memory, experts, warps);
-    for (int i = thread; i < warps * experts; i += threads) scratch.before[i] = 0;
-    for (int begin = thread; begin < routes; begin += SomeIds::kCount * threads) {
-        if (begin != thread) ids.load(args, first, routes, begin, threads);
+    const ListScratch scratch(memory, experts, warps, routes);
+    const WarpRoutes own(routes, warps);
+    std::uint16_t* const counts = scratch.before + warp * experts;
+    for (int expert = lane; expert < experts; expert += 32) counts[expert] = 0;
+    int found = 0;
+#pragma unroll 1
+    for (int begin = own.begin; begin < own.end; begin += SomeIds::kCount * 32) {
+        if (begin != own.begin) ids.load(args, first, begin + lane, own.end);
+        ids.resolve(args);
 #pragma unroll
-        for (int i = 0; i < SomeIds::kCount; ++i)
-            if (begin + i * threads < routes)
-                lists.route_expert[begin + i * threads] =
-                    static_cast<std::int16_t>(local_expert(args, ids.id(args, i)));
+        for (int i = 0; i < SomeIds::kCount; ++i) {
+            const int route = begin + i * 32 + lane;
+            const int expert = ids.expert(i);
+            if (route < own.end) lists.route_expert[route] = static_cast<std::int16_t>(expert);
+            const std::uint32_t live = __ballot_sync(0xFFFFFFFFU, expert >= 0);
+            if (expert >= 0)
+                scratch.live[own.begin + found + __popc(live & ((1U << lane) - 1U))] =
+                    static_cast<std::uint16_t>(route);
+            found += __popc(live);
+        }
     }
+    __syncwarp();
+    rank_routes(lists, scratch.live + own.begin, scratch.ranks + own.begin, counts, found);
     __syncthreads();
-    rank_routes(lists, scratch, routes, experts, share);
-    __syncthreads();
-    for (int expert = thread; expert < experts; expert += threads) {
+    for (int expert = static_cast<int>(threadIdx.x); expert < experts; expert += Shape::kThreads) {
+        int of_warp[warps];
+#pragma unroll
+        for (int i = 0; i < warps; ++i) of_warp[i] = scratch.before[i * experts + expert];
         int sum = 0;
-        for (int warp = 0; warp < warps; ++warp) {
-            const int own = scratch.before[warp * experts + expert];
-            scratch.before[warp * experts + expert] = static_cast<std::uint16_t>(sum);
-            sum += own;
+#pragma unroll
+        for (int i = 0; i < warps; ++i) {
+            scratch.before[i * experts + expert] = static_cast<std::uint16_t>(sum);
+            sum += of_warp[i];
         }
         scratch.begins[expert] = sum;
     }
     __syncthreads();
-    if (thread < 32) place_experts<Shape>(lists, scratch.begins, experts);
-    __syncthreads();
-    for (int route = thread; route < routes; route += threads) {
+    return found;
+}
+
+/// Once place_experts has been there: fills the list. By all threads, each warp with the routes that it found; complete
+/// after the CTA's next barrier.
+template <class Shape>
+__device__ __forceinline__ void list_routes(const GroupedArgs& args, const RowLists& lists, std::uint8_t* memory,
+                                            int routes, int found) {
+    constexpr int warps = Shape::kThreads / 32;
+    const int experts = args.local_experts;
+    const ListScratch scratch(memory, experts, warps, routes);
+    const WarpRoutes own(routes, warps);
+    const std::uint16_t* const before = scratch.before + static_cast<int>(threadIdx.x) / 32 * experts;
+#pragma unroll 1
+    for (int i = own.begin + static_cast<int>(threadIdx.x) % 32; i < own.begin + found; i += 32) {
+        const std::uint16_t route = scratch.live[i];
         const int expert = lists.route_expert[route];
-        if (expert < 0) continue;
-        const int before = scratch.before[route / share * experts + expert];
-        lists.list[scratch.begins[expert] + before + scratch.ranks[route]] = static_cast<std::uint16_t>(route);
+        lists.list[scratch.begins[expert] + before[expert] + scratch.ranks[i]] = route;
     }
 }
 

@@ -26,8 +26,6 @@ struct GroupedShape {
     static constexpr int kThreads = (kConsumerWarps + kWeightWarps + kGatherWarps) * 32;
     /// Of a stage: one of each weights' warp and of each gathering thread.
     static constexpr int kFullArrivals = kWeightWarps + kGatherWarps * 32;
-    /// Two strips and more than 16 rows are multiplied by wgmma, others by mma.sync.
-    static constexpr bool kByWarpgroup = Weights::kByWarpgroup && !Converted_;
     static constexpr bool kGridLists = TileRows_ > 64;  ///< many rows: the grid makes one list in the workspace
     static constexpr int kTileRows = TileRows_;
     static constexpr int kRowBlockBytes = kTileRows * 128;  ///< rows of 128 bytes, swizzled

@@ -50,12 +50,16 @@ class WeightStream {
                 if (dealer_ != nullptr && chunk_ == max(0, chunks_ - kAskAhead)) dealer_->ask();
             const int tiles = min(stage_tiles, matrix_.tiles - chunk_ * stage_tiles);
             const std::uint32_t bytes = static_cast<std::uint32_t>(tiles) * Weights::kTileBytes;
+            // Consumers of 4-bit weights multiply whole stages: a lone tile comes twice, and its columns beyond the end
+            // meet zeros.
+            const std::uint32_t copies = Weights::kLoadsAhead && tiles < stage_tiles ? 2 : 1;
             ptx::barrier_wait(&ring.empty[place.slot], place.parity ^ 1U);
             constexpr std::uint32_t scale_bytes = Weights::kStripScales ? kStripScaleBytes : 0;
             if (ptx::elect_lane()) {
                 ptx::barrier_arrive_expect(&ring.full[place.slot],
-                                           (bytes + scale_bytes) * static_cast<std::uint32_t>(strips_));
-                copy_strips(ring.stage(place.slot), bytes, &ring.full[place.slot]);
+                                           (bytes * copies + scale_bytes) * static_cast<std::uint32_t>(strips_));
+                for (std::uint32_t copy = 0; copy < copies; ++copy)
+                    copy_strips(ring.stage(place.slot) + copy * bytes, bytes, &ring.full[place.slot]);
             }
             source_ += bytes;
             ++chunk_;

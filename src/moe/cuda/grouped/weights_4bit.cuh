@@ -56,7 +56,6 @@ struct Tiles4Bit : PlainProducts {
     static constexpr int kStripStageBytes = kStageBlocks / kTileBlocks * kTileBytes;
     static constexpr bool kStripScales = false;
     static constexpr bool kLoadsAhead = true;
-    static constexpr bool kByWarpgroup = false;
     static constexpr bool kAnnounces = true;
     static constexpr bool kGlobalScales = false;
     static constexpr int kFirstStripCycles = 750;
@@ -105,11 +104,6 @@ struct Slab4Bit {
     }
     /// Between load and the first fragment.
     __device__ __forceinline__ void prepare() { scales = Weights::prepared(scales); }
-    /// Otherwise weights of zero.
-    __device__ __forceinline__ void keep_if(bool present) {
-#pragma unroll
-        for (int i = 0; i < static_cast<int>(sizeof(scales) / 4); ++i) scale_word(i) = present ? scale_word(i) : 0;
-    }
     __device__ __forceinline__ std::uint32_t& scale_word(int i) { return reinterpret_cast<std::uint32_t*>(&scales)[i]; }
     __device__ __forceinline__ void fragment(std::uint32_t (&a)[4], int step) const {
         const std::uint32_t word = step < 2 ? (step == 0 ? words.x : words.y) : (step == 2 ? words.z : words.w);
@@ -215,7 +209,6 @@ struct Nvfp4Weights : Tiles4Bit<64, 2304> {
     using Scales = std::uint32_t;  ///< codes, then scales of rows g and g + 8 for step t of the block
     static constexpr RowForm kForm = RowForm::natural;
     static constexpr bool kGlobalScales = true;
-    static constexpr bool kByWarpgroup = true;
     static constexpr float kSumScale = 0x1p26F;
     using ScaleSet = Mxfp4Weights::ScaleSet;
 
