@@ -73,7 +73,8 @@ TEST(DecodeChoice, GatheredRowsTakeTheTeamsThatWereMeasuredAsTheBest) {
         EXPECT_EQ(chosen_gather(kQwen, tokens).name, "gather_n8_g2x4_d8x1") << tokens;
         EXPECT_EQ(chosen_gather(kFlash, tokens).name, "gather_n6_g2x6_d12x1") << tokens;
     }
-    EXPECT_EQ(chosen_gather(kDeepSeek, 64).name, "gather_n8_g1x8_d8x1");
+    EXPECT_EQ(chosen_gather(kDeepSeek, 64).name, "gather_n6_g1x12_d12x1");
+    EXPECT_EQ(chosen_gather(kDeepSeek, 128).name, "gather_n8_g1x12_d12x1");
 }
 
 /// Reads of an expert's weights: one while its rows fit a group, one for each group and pass beyond that.

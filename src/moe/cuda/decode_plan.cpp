@@ -15,7 +15,7 @@ namespace {
 constexpr int kLeastSlots = 2;
 constexpr int kMostSlots = 6;
 constexpr std::int64_t kMostRingBytes = 160 << 10;  ///< more in flight gained nothing in the layout probe
-constexpr std::int64_t kEnoughRingBytes = 48 << 10;
+constexpr std::int64_t kEnoughRingBytes = 64 << 10;
 constexpr int kGroupRows[] = {8, 6, 4};
 constexpr int kBuffers = 2;  ///< of partial sums
 
@@ -179,6 +179,10 @@ double expected_groups(const FusedMoeProblem& p, std::int64_t tokens, int rows) 
     return groups;
 }
 
+std::int64_t ring_bytes(const DecodeInstance& instance, const DecodeVariant& variant) {
+    return std::int64_t{variant.slots} * instance.warps * instance.piece_bytes;
+}
+
 double distance(double a, double b) { return std::abs(std::log2(a / b)); }
 
 }  // namespace
@@ -258,8 +262,15 @@ std::vector<DecodeVariant> gather_variants(const DecodeInstance& instance, const
         for (const int rows : kGroupRows) {
             DecodeVariant variant = all_teams(instance, rows)[i];
             if (!fit(instance, problem, pass_tokens, shared_limit, variant)) continue;
+            // Rows or ring: which of them counts depends on the tokens (dsv3-tp8: 4 rows at 16 tokens, 8 at 128).
+            const bool all_rows = instance.warps > 8 && variant.gate_up_teams == 1 &&
+                                  variant.down_teams == instance.warps / instance.pieces;
+            if (all_rows) {
+                variants.push_back(variant);
+                continue;
+            }
             best = variant;
-            if (std::int64_t{variant.slots} * instance.warps * instance.piece_bytes >= kEnoughRingBytes) break;
+            if (ring_bytes(instance, variant) >= kEnoughRingBytes) break;
         }
         if (best) variants.push_back(*best);
     }
@@ -290,7 +301,8 @@ std::size_t choose_gather_variant(const DecodeInstance& instance, const std::vec
         const int wished = down_warps_for(instance, p, v.gate_up_teams);
         const double ends = down_warps == instance.pieces ? 0.0 : std::min(0.15, 0.8 / tiles);
         const double down = 1.0 + ends + (ends > 0.0 ? 0.02 * distance(down_warps, wished) : 0.0);
-        const double cost = expected_groups(p, pass, v.group_rows) * teams * down;
+        const double ring = ring_bytes(instance, v) < kEnoughRingBytes ? 1.012 : 1.0;
+        const double cost = expected_groups(p, pass, v.group_rows) * teams * down * ring;
         if (cost >= least) continue;
         least = cost;
         best = i;

@@ -2,5 +2,5 @@
 #include "moe/cuda/gather_kernel.cuh"
 
 namespace tokamak::moe::cuda {
-DecodeInstance gather_int4_g32() { return gather_instance<tokamak::cuda::Int4Tile<32>, 8>(); }
+DecodeInstance gather_int4_g32() { return gather_instance<tokamak::cuda::Int4Tile<32>, 12>(); }
 }  // namespace tokamak::moe::cuda
