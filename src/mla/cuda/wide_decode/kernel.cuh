@@ -116,7 +116,7 @@ __device__ __forceinline__ void add(const Params& params, WideControl& control, 
         Accumulator<Dim>(control, shared, part, lane).run(blocks, sums);
         ptx::named_barrier(kMathBarrier, kMathThreads);
         sums.scale(control.factor, lane);
-        return store_sums(params, sums, base, place.token, place.first_head, part, lane);
+        return store_sums(params, sums, place.token, place.first_head, part, lane);
     }
     const Sender<Dim> sender(params, control, base, place.rank, blocks, part);
     const auto exchange = exchange_of(params, control, base, place.rank);

@@ -34,47 +34,50 @@ __device__ __forceinline__ void store_eight(const Params& params, std::int64_t a
     for (int i = 0; i < 8; ++i) out[i] = static_cast<std::uint16_t>(words[i / 2] >> (i % 2 * 16));
 }
 
-/// By way of shared memory from `base` on, 64 heads by 64 dimensions in f32 for each warp: what remains is a short
-/// loop. (Stores straight from registers are 800 instructions, and fetching these took 10,000 cycles.) Heads 2 and 3 of
-/// four have their halves of eight dimensions in the other order, and half of the lanes read them so: eight lanes then
-/// touch every bank once.
-__device__ __forceinline__ void store_sums(const Params& params, const Sums<kHeads>& sums, std::uint32_t base,
-                                           int token, int first_head, int part, int lane) {
-    constexpr int kPitch = 64 * 4 + 16;
-    if (part * 64 >= params.value_dim) return;
-    const std::uint32_t own = base + part * (kHeads * kPitch);
-    const std::uint32_t to = own + 2 * (lane & 3) * kPitch + lane / 4 * 32 + lane % 2 * 16;
-    const std::uint32_t other = to ^ 16U;
+/// A lane's eight dimensions of each head in 16 bits; eight lanes have 128 bytes of a head together. Every instruction
+/// here is fetched to be run once, and a choice between two kinds at every pair would be twice as many.
+template <bool Bf16>
+__device__ __forceinline__ void store_pairs(std::uint16_t* out, std::int64_t head_stride, int heads,
+                                            const Sums<kHeads>& sums) {
 #pragma unroll
     for (int j = 0; j < kHeads / 8; ++j) {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
+            std::uint32_t words[4];
 #pragma unroll
-            for (int half = 0; half < 2; ++half)
-                store_shared((half == 0 ? to : other) + (8 * j + e) * kPitch,
-                             {__float_as_uint(value_of(sums, j, e, 4 * half)),
-                              __float_as_uint(value_of(sums, j, e, 4 * half + 1)),
-                              __float_as_uint(value_of(sums, j, e, 4 * half + 2)),
-                              __float_as_uint(value_of(sums, j, e, 4 * half + 3))});
+            for (int w = 0; w < 4; ++w)
+                words[w] = pack_16bit<!Bf16>(value_of(sums, j, e, 2 * w), value_of(sums, j, e, 2 * w + 1));
+            if (8 * j + e < heads)
+                *reinterpret_cast<uint4*>(out + (8 * j + e) * head_stride) = {words[0], words[1], words[2], words[3]};
         }
     }
-    __syncwarp();
-    const bool high_first = lane % 8 >= 4;
-    const std::uint32_t from = own + lane % 8 * 32 + (lane / 16 ^ (high_first ? 1 : 0)) * 16;
-#pragma unroll 2
-    for (int h = lane / 8; h < kHeads; h += 4) {
-        const int head = first_head + h;
-        if (head >= params.heads) break;
-        const uint4 first = load_shared_16(from + h * kPitch);
-        const uint4 second = load_shared_16((from ^ 16U) + h * kPitch);
-        const uint4 low = high_first ? second : first;
-        const uint4 high = high_first ? first : second;
-        const float v[8] = {__uint_as_float(low.x),  __uint_as_float(low.y),  __uint_as_float(low.z),
-                            __uint_as_float(low.w),  __uint_as_float(high.x), __uint_as_float(high.y),
-                            __uint_as_float(high.z), __uint_as_float(high.w)};
-        store_eight(params, token * params.out_token_stride + head * params.out_head_stride + part * 64 + lane % 8 * 8,
-                    v);
+}
+
+/// Straight from registers: 250 instructions, where all kinds of outputs together are 800, and go another way.
+__device__ __forceinline__ void store_sums(const Params& params, const Sums<kHeads>& sums, int token, int first_head,
+                                           int part, int lane) {
+    if (part * 64 >= params.value_dim) return;
+    const int first = first_head + 2 * (lane & 3);
+    const int heads = params.heads - first;
+    const std::int64_t at = token * params.out_token_stride + first * params.out_head_stride + part * 64 + lane / 4 * 8;
+    if (params.out_kind == OutKind::f32 || !params.out_vectors) {
+#pragma unroll
+        for (int j = 0; j < kHeads / 8; ++j) {
+#pragma unroll
+            for (int e = 0; e < 2; ++e) {
+                float v[8];
+#pragma unroll
+                for (int i = 0; i < 8; ++i) v[i] = value_of(sums, j, e, i);
+                if (8 * j + e < heads) store_eight(params, at + (8 * j + e) * params.out_head_stride, v);
+            }
+        }
+        return;
     }
+    auto* const out = static_cast<std::uint16_t*>(params.out) + at;
+    if (params.out_kind == OutKind::bf16)
+        store_pairs<true>(out, params.out_head_stride, heads, sums);
+    else
+        store_pairs<false>(out, params.out_head_stride, heads, sums);
 }
 
 /// Of eight dimensions of head h in a part. Eight lanes that store have four heads two apart, eight that load four side
