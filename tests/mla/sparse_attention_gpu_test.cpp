@@ -46,9 +46,29 @@ std::vector<AttentionCase> long_cases() {
     return cases;
 }
 
+/// Outputs that are not stored 16 bytes of bf16 at a time, of the rows that the forms without a conversion take.
+std::vector<AttentionCase> output_cases() {
+    std::vector<AttentionCase> cases;
+    for (const auto& [name, dim, format] :
+         {std::tuple("fp8_656", 576, KvFormat::fp8_656), {"fp8_584", 512, KvFormat::fp8_584}}) {
+        const PoolCase pool = {.format = format, .pages = 5, .page_size = 64, .top_k = 200};
+        const AttentionCase c = {.tokens = 2, .heads = 70, .dim = dim, .pools = {pool}};
+        for (const DType out : {DType::f16, DType::f32}) {
+            cases.push_back(c);
+            cases.back().name = std::string(name) + "_out_" + to_string(out);
+            cases.back().out_dtype = out;
+        }
+        cases.push_back(c);
+        cases.back().name = std::string(name) + "_strided";
+        cases.back().strided = true;
+    }
+    return cases;
+}
+
 /// The cases in the row widths that the kernels have, with heads enough for every head tile.
 std::vector<AttentionCase> gpu_cases() {
     std::vector<AttentionCase> cases = long_cases();
+    for (const AttentionCase& c : output_cases()) cases.push_back(c);
     for (AttentionCase c : attention_cases()) {
         if (c.dim != 512 && c.dim != 576) c.dim = c.heads % 2 == 0 ? 576 : 512;
         if (c.value_dim != 448) c.value_dim = 512;

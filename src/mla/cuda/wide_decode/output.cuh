@@ -35,7 +35,7 @@ __device__ __forceinline__ void store_eight(const Params& params, std::int64_t a
 }
 
 /// A lane's eight dimensions of each head in 16 bits; eight lanes have 128 bytes of a head together. Every instruction
-/// here is fetched to be run once, and a choice between two kinds at every pair would be twice as many.
+/// here is fetched to be run once, so kinds are not chosen between pair by pair.
 template <bool Bf16>
 __device__ __forceinline__ void store_pairs(std::uint16_t* out, std::int64_t head_stride, int heads,
                                             const Sums<kHeads>& sums) {
