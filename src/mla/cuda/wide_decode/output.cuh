@@ -34,50 +34,39 @@ __device__ __forceinline__ void store_eight(const Params& params, std::int64_t a
     for (int i = 0; i < 8; ++i) out[i] = static_cast<std::uint16_t>(words[i / 2] >> (i % 2 * 16));
 }
 
-/// A lane's eight dimensions of each head in 16 bits; eight lanes have 128 bytes of a head together. Every instruction
-/// here is fetched to be run once, so kinds are not chosen between pair by pair.
-template <bool Bf16>
-__device__ __forceinline__ void store_pairs(std::uint16_t* out, std::int64_t head_stride, int heads,
-                                            const Sums<kHeads>& sums) {
-#pragma unroll
-    for (int j = 0; j < kHeads / 8; ++j) {
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-            std::uint32_t words[4];
-#pragma unroll
-            for (int w = 0; w < 4; ++w)
-                words[w] = pack_16bit<!Bf16>(value_of(sums, j, e, 2 * w), value_of(sums, j, e, 2 * w + 1));
-            if (8 * j + e < heads)
-                *reinterpret_cast<uint4*>(out + (8 * j + e) * head_stride) = {words[0], words[1], words[2], words[3]};
-        }
-    }
-}
-
-/// Straight from registers: 250 instructions, where all kinds of outputs together are 800, and go another way.
+/// Stores a lane's eight dimensions of each head straight from registers; eight lanes have 128 bytes of a head
+/// together. What is not the usual case is apart: its code is long, and all that is here is fetched to be run once.
 __device__ __forceinline__ void store_sums(const Params& params, const Sums<kHeads>& sums, int token, int first_head,
                                            int part, int lane) {
     if (part * 64 >= params.value_dim) return;
     const int first = first_head + 2 * (lane & 3);
-    const int heads = params.heads - first;
     const std::int64_t at = token * params.out_token_stride + first * params.out_head_stride + part * 64 + lane / 4 * 8;
     if (params.out_kind == OutKind::f32 || !params.out_vectors) {
 #pragma unroll
-        for (int j = 0; j < kHeads / 8; ++j) {
+        for (int h = 0; h < kHeads; ++h) {
+            if (h % 8 > 1 || first + h >= params.heads) continue;
+            float v[8];
 #pragma unroll
-            for (int e = 0; e < 2; ++e) {
-                float v[8];
-#pragma unroll
-                for (int i = 0; i < 8; ++i) v[i] = value_of(sums, j, e, i);
-                if (8 * j + e < heads) store_eight(params, at + (8 * j + e) * params.out_head_stride, v);
-            }
+            for (int i = 0; i < 8; ++i) v[i] = value_of(sums, h / 8, h % 8, i);
+            store_eight(params, at + h * params.out_head_stride, v);
         }
         return;
     }
     auto* const out = static_cast<std::uint16_t*>(params.out) + at;
-    if (params.out_kind == OutKind::bf16)
-        store_pairs<true>(out, params.out_head_stride, heads, sums);
-    else
-        store_pairs<false>(out, params.out_head_stride, heads, sums);
+    const bool bf16 = params.out_kind == OutKind::bf16;
+#pragma unroll
+    for (int h = 0; h < kHeads; ++h) {
+        if (h % 8 > 1) continue;
+        std::uint32_t words[4];
+#pragma unroll
+        for (int w = 0; w < 4; ++w) {
+            const float low = value_of(sums, h / 8, h % 8, 2 * w);
+            const float high = value_of(sums, h / 8, h % 8, 2 * w + 1);
+            words[w] = bf16 ? pack_bf16(low, high) : pack_f16(low, high);
+        }
+        if (first + h < params.heads)
+            *reinterpret_cast<uint4*>(out + h * params.out_head_stride) = {words[0], words[1], words[2], words[3]};
+    }
 }
 
 /// Of eight dimensions of head h in a part. Eight lanes that store have four heads two apart, eight that load four side
