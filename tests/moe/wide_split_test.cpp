@@ -76,5 +76,26 @@ TEST(WideRowSplit, EveryRowIsInOneTile) {
         }
 }
 
+TEST(WideRowSplit, RowsBehindWholeTiles) {
+    constexpr int whole = 128;
+    constexpr int extra = 16;
+    for (int rows = 1; rows <= kMostTested; ++rows) {
+        const int tiles = wide_tile_count(rows, whole, extra);
+        const bool behind = rows / whole % 2 != 0 && rows % whole <= extra;
+        ASSERT_EQ(tiles, behind ? rows / whole : (rows + whole - 1) / whole) << rows;
+        const WideRowSplit split(rows, tiles, whole, extra);
+        int next = 0;
+        for (int tile = 0; tile < tiles; ++tile) {
+            ASSERT_EQ(split.first(tile), next) << rows;
+            const int count = split.rows_of(tile);
+            ASSERT_GT(count, 0) << rows;
+            ASSERT_LE(count, tile == tiles - 1 ? whole + extra : whole) << rows;
+            for (int row = next; row < next + count; ++row) ASSERT_EQ(split.tile_of(row), tile) << rows;
+            next += count;
+        }
+        ASSERT_EQ(next, rows);
+    }
+}
+
 }  // namespace
 }  // namespace tokamak::moe::cuda

@@ -17,25 +17,39 @@ namespace tokamak::moe::cuda {
 /// activations have, limits and an offset, is applied before to all sums, under one branch.
 struct WideQuickActivation : WideActivation {
     float power;  ///< of two, for a gate of 1
+    float least;  ///< gates count as no less: sigmoids there are below 2^-61, and products of two powers finite
     bool bare;    ///< without limits and offset
 
     __device__ explicit WideQuickActivation(const Activation& activation)
-        : WideActivation(activation), power(-1.44269504F * alpha), bare(limit == INFINITY && offset == 0.0F) {}
+        : WideActivation(activation),
+          power(-1.44269504F * alpha),
+          least(alpha > 0.0F ? -43.0F / alpha : -0x1p120F),
+          bare(limit == INFINITY && offset == 0.0F) {}
 
     __device__ __forceinline__ void limit_both(float& gate, float& up) const {
         gate = gate > limit ? limit : gate;
         up = up > limit ? limit : up;
         up = (up < -limit ? -limit : up) + offset;
     }
-    /// NaN stays NaN; the gate's least value keeps infinity from meeting zero.
-    [[nodiscard]] __device__ __forceinline__ float operator()(float gate, float up) const {
-        float one_and_power;
-        float sigmoid;
-        asm("max.NaN.f32 %0, %0, 0fFB800000;" : "+f"(gate));  // -2^120
-        asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(one_and_power) : "f"(gate * power));
-        one_and_power += 1.0F;
-        asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(sigmoid) : "f"(one_and_power));
-        return up * (gate * sigmoid);
+    /// Gates become results: of two columns of a row, with one reciprocal, for exponentials and reciprocals are what a
+    /// finish waits for, a warp has one in eight cycles. Always those of one place in neighbouring strips, so that a
+    /// row's bits are the same in all tiles. A NaN in one is one in both; the row's results are NaN then in any case.
+    __device__ __forceinline__ void operator()(float& gate, float up, float& other_gate, float other_up) const {
+        const float one = one_and_power(gate);
+        const float other = one_and_power(other_gate);
+        float inverse;
+        asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(one * other));
+        gate = up * (gate * (inverse * other));
+        other_gate = other_up * (other_gate * (inverse * one));
+    }
+
+  private:
+    /// The gate's least value keeps products finite.
+    [[nodiscard]] __device__ __forceinline__ float one_and_power(float& gate) const {
+        float of_two;
+        asm("max.NaN.f32 %0, %0, %1;" : "+f"(gate) : "f"(least));
+        asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(of_two) : "f"(gate * power));
+        return of_two + 1.0F;
     }
 };
 
@@ -43,7 +57,7 @@ struct WideQuickActivation : WideActivation {
 template <int Rows>
 struct WideGroupScratch {
     std::uint32_t largest[Rows];         ///< magnitude, bits of f32
-    float2 scales[Rows];                 ///< inverse and divisor of an E4m3Scale
+    float inverses[Rows];                ///< of scales
     std::uint32_t finished[kWideDeals];  ///< warps that have finished a unit, by its turn
     std::uint32_t told;                  ///< a row tile that the telling warp is to tell about, counted from 1
     std::uint32_t over;                  ///< consumer warps that have no more units of gate/up
@@ -119,48 +133,64 @@ struct WideTelling {
     }
 };
 
-/// Largest magnitude of each row over the columns that this warp holds.
-template <int Rows, int Eights>
-__device__ __forceinline__ void find_wide_largest(WideGroupScratch<Rows>& scratch, int lane,
-                                                  const float (&values)[2][Eights][4]) {
+/// Of `Count` numbers of each lane the larger ones of two lanes, each of which keeps every other one.
+template <int Count>
+__device__ __forceinline__ void keep_larger(float (&numbers)[Count], int lane, int distance) {
+    const bool upper = (lane & distance) != 0;
 #pragma unroll
-    for (int n = 0; n < Eights; ++n)
-#pragma unroll
-        for (int odd = 0; odd < 2; ++odd) {
-            float most = tokamak::cuda::larger_magnitude(fabsf(values[0][n][odd]), values[1][n][odd]);
-            most = fmaxf(most, 0.0F);  // not a number
-#pragma unroll
-            for (int distance = 4; distance < 32; distance *= 2)
-                most = fmaxf(most, __shfl_xor_sync(0xFFFFFFFFU, most, distance));
-            if (lane < 4) atomicMax(&scratch.largest[n * 8 + lane * 2 + odd], __float_as_uint(most));
-        }
+    for (int i = 0; i < Count / 2; ++i)
+        numbers[i] = fmaxf(upper ? numbers[i * 2 + 1] : numbers[i * 2],
+                           __shfl_xor_sync(0xFFFFFFFFU, upper ? numbers[i * 2] : numbers[i * 2 + 1], distance));
 }
 
-/// Scales of all rows, by a thread each; clears what they were found by.
+/// Largest magnitude of each row, from `first` on, over the columns that this warp holds. Eight lanes have the same
+/// rows; of each exchange a lane keeps half of the rows, so that 16 numbers take 14 exchanges and not 48.
+template <int Rows, int Eights>
+__device__ __forceinline__ void find_wide_largest(WideGroupScratch<Rows>& scratch, int first, int lane,
+                                                  const float (&values)[2][Eights][4]) {
+    constexpr int count = Eights * 2;
+    constexpr bool thrice = count % 8 == 0;
+    float most[count];
+#pragma unroll
+    for (int i = 0; i < count; ++i)
+        most[i] = fmaxf(tokamak::cuda::larger_magnitude(fabsf(values[0][i / 2][i % 2]), values[1][i / 2][i % 2]),
+                        0.0F);  // not a number
+    keep_larger<count>(most, lane, 4);
+    keep_larger<count / 2>(reinterpret_cast<float(&)[count / 2]>(most), lane, 8);
+    if constexpr (thrice) keep_larger<count / 4>(reinterpret_cast<float(&)[count / 4]>(most), lane, 16);
+#pragma unroll
+    for (int i = 0; i < count / (thrice ? 8 : 4); ++i) {
+        const int number =
+            thrice ? i * 8 + lane / 16 * 4 + lane / 8 % 2 * 2 + lane / 4 % 2 : i * 4 + lane / 8 % 2 * 2 + lane / 4 % 2;
+        atomicMax(&scratch.largest[first + number / 2 * 8 + lane % 4 * 2 + number % 2], __float_as_uint(most[i]));
+    }
+}
+
+/// Scale of a row, by a thread each; clears what it was found by.
 template <int Rows>
-__device__ __forceinline__ void make_wide_scales(WideGroupScratch<Rows>& scratch, const WideTileCodes& to, int group) {
-    const int row = static_cast<int>(threadIdx.x);
+__device__ __forceinline__ void make_wide_scales(WideGroupScratch<Rows>& scratch, const WideTileCodes& to, int group,
+                                                 int row) {
     if (row >= Rows) return;
     const auto scale = tokamak::cuda::E4m3Scale::of(__uint_as_float(scratch.largest[row]));
     scratch.largest[row] = 0;
-    scratch.scales[row] = {scale.inverse, scale.divisor};
+    scratch.inverses[row] = scale.inverse;
     if (row < to.rows) *to.scale(row, group) = scale.scale;
 }
 
-/// Code of a value by the inverse and the divisor of its scale, as the low byte; that of another one above it.
-__device__ __forceinline__ std::uint32_t wide_codes(float low, float high, float inverse, float divisor) {
-    const tokamak::cuda::E4m3Scale scale{0.0F, inverse, divisor};
-    return tokamak::cuda::e4m3_codes(scale.divide(low), scale.divide(high));
+/// Code of a value by the inverse of its scale, as the low byte; that of another one above it. What is quantised here
+/// has errors of 2^-20, so the product does for the quotient.
+__device__ __forceinline__ std::uint32_t wide_codes(float low, float high, float inverse) {
+    return tokamak::cuda::e4m3_codes(low * inverse, high * inverse);
 }
 
-/// The codes of the warp's eight columns of each strip, 32 rows at a time turned by way of `patch`: the codes of a row
-/// in both strips travel as one number of 16 bits.
+/// The codes of the warp's eight columns of each strip, 32 rows at a time, from `first` on, turned by way of `patch`:
+/// the codes of a row in both strips travel as one number of 16 bits.
 template <int Rows, int Eights>
 __device__ __forceinline__ void store_wide_codes(const WideGroupScratch<Rows>& scratch, const WideTileCodes& to,
-                                                 int group, const WideConsumer& me, std::uint8_t* patch,
+                                                 int group, int first, const WideConsumer& me, std::uint8_t* patch,
                                                  const float (&values)[2][Eights][4]) {
     const std::uint32_t own = ptx::shared_address(patch) + static_cast<std::uint32_t>(me.lane) * 16;
-    const auto* const scales = reinterpret_cast<const float4*>(scratch.scales) + me.lane % 4;
+    const auto* const inverses = reinterpret_cast<const float2*>(scratch.inverses + first) + me.lane % 4;
 #pragma unroll
     for (int four = 0; four < Eights; four += 4) {
         std::uint32_t pairs[4] = {};
@@ -168,15 +198,15 @@ __device__ __forceinline__ void store_wide_codes(const WideGroupScratch<Rows>& s
         for (int i = 0; i < 4; ++i) {
             const int n = four + i;
             if (n >= Eights) break;
-            const float4 by = scales[n * 4];
-            pairs[i] = wide_codes(values[0][n][0], values[1][n][0], by.x, by.y) |
-                       wide_codes(values[0][n][1], values[1][n][1], by.z, by.w) << 16;
+            const float2 by = inverses[n * 4];
+            pairs[i] = wide_codes(values[0][n][0], values[1][n][0], by.x) |
+                       wide_codes(values[0][n][1], values[1][n][1], by.y) << 16;
         }
         __syncwarp();
         ptx::store_matrix_transposed_x4(own, pairs);
         __syncwarp();
         const uint4 both = *reinterpret_cast<const uint4*>(patch + me.lane * 16);
-        const int row = four * 8 + me.lane;
+        const int row = first + four * 8 + me.lane;
         if (row >= to.rows) continue;
         const int eight = me.warpgroup * 8 + me.slab;
         *to.codes(row, group, eight) = {__byte_perm(both.x, both.y, 0x6420), __byte_perm(both.z, both.w, 0x6420)};
@@ -211,31 +241,35 @@ __device__ __forceinline__ void activate_wide_group(const WideArgs& args, const 
             for (int n = 0; n < Eights; ++n)
 #pragma unroll
                 for (int odd = 0; odd < 2; ++odd) activation.limit_both(sums[i][n][odd], sums[i][n][odd + 2]);
+        if (strip * 32 + me.slab * 8 + me.lane / 4 < args.down.cols) continue;
 #pragma unroll
         for (int n = 0; n < Eights; ++n)
 #pragma unroll
-            for (int odd = 0; odd < 2; ++odd) sums[i][n][odd] = activation(sums[i][n][odd], sums[i][n][odd + 2]);
-        if (strip * 32 + me.slab * 8 + me.lane / 4 < args.down.cols) continue;
-#pragma unroll
-        for (int n = 0; n < Eights; ++n) sums[i][n][0] = sums[i][n][1] = 0.0F;
+            for (float& sum : sums[i][n]) sum = 0.0F;  // what is there is of no column
     }
+#pragma unroll
+    for (int n = 0; n < Eights; ++n)
+#pragma unroll
+        for (int odd = 0; odd < 2; ++odd)
+            activation(sums[0][n][odd], sums[0][n][odd + 2], sums[1][n][odd], sums[1][n][odd + 2]);
 }
 
-/// By all consumers of the CTA, also those without a strip. Columns behind the last are zeros.
+/// Rows of a tile from `first` on. By all consumers of the CTA, also those without a strip. Columns behind the last are
+/// zeros.
 template <class Shape, int Eights>
-__device__ __forceinline__ void finish_wide_group(const WideArgs& args, const WideUnit& unit, const WideConsumer& me,
-                                                  std::uint8_t* patch, WideGroupScratch<Shape::kMostRows>& scratch,
+__device__ __forceinline__ void finish_wide_group(const WideArgs& args, const WideUnit& unit, int first,
+                                                  const WideConsumer& me, std::uint8_t* patch,
+                                                  WideGroupScratch<Shape::kMostRows>& scratch,
                                                   float (&sums)[2][Eights][4]) {
     activate_wide_group<Shape>(args, unit, me, sums);
     constexpr int consumers = Shape::kConsumerWarps * 32;
     const int group = unit.strip / Shape::kGroupStrips;
     const WideTileCodes to(args.intermediate, unit.first, unit.rows, args.down.padded_cols / 128);
-    find_wide_largest(scratch, me.lane, sums);
+    find_wide_largest(scratch, first, me.lane, sums);
     ptx::named_barrier(1, consumers);
-    make_wide_scales(scratch, to, group);
+    make_wide_scales(scratch, to, group, first + static_cast<int>(threadIdx.x));
     ptx::named_barrier(1, consumers);
-    store_wide_codes(scratch, to, group, me, patch, sums);
-    WideTelling<Shape>{args, scratch}.finished(unit, me.lane, patch);
+    store_wide_codes(scratch, to, group, first, me, patch, sums);
 }
 
 /// Routes of a unit's rows and, where rows are quantised, what their results are multiplied by: lane l has rows l, l +

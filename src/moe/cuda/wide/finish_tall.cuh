@@ -60,19 +60,21 @@ __device__ __forceinline__ void activate_tall(const WideArgs& args, const WideUn
 #pragma unroll
             for (int i = 0; i < 4; ++i)
                 activation.limit_both(sums[pair / 8][pair % 8 * 2][i], sums[pair / 8][pair % 8 * 2 + 1][i]);
-#pragma unroll
-    for (int pair = 0; pair < 16; ++pair)
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            float& gate = sums[pair / 8][pair % 8 * 2][i];
-            gate = activation(gate, sums[pair / 8][pair % 8 * 2 + 1][i]);
-        }
     if (unit.strip * 32 + 128 > args.down.cols)
 #pragma unroll
         for (int pair = 0; pair < 16; ++pair)
 #pragma unroll
             for (int i = 0; i < 4; ++i)
-                if (tall_column(unit, me, pair, i % 2) >= args.down.cols) sums[pair / 8][pair % 8 * 2][i] = 0.0F;
+                if (tall_column(unit, me, pair, i % 2) >= args.down.cols)  // what is there is of no column
+                    sums[pair / 8][pair % 8 * 2][i] = sums[pair / 8][pair % 8 * 2 + 1][i] = 0.0F;
+#pragma unroll
+    for (int two = 0; two < 2; ++two)
+#pragma unroll
+        for (int pair = 0; pair < 4; ++pair)
+#pragma unroll
+            for (int i = 0; i < 4; ++i)
+                activation(sums[two][pair * 2][i], sums[two][pair * 2 + 1][i], sums[two][pair * 2 + 8][i],
+                           sums[two][pair * 2 + 9][i]);
 #pragma unroll
     for (int pair = 0; pair < 16; ++pair)
 #pragma unroll
@@ -103,7 +105,7 @@ __device__ __forceinline__ void store_tall_codes(const WideTileCodes& to, int gr
             for (int j = 0; j < 2; ++j) {
                 const int pair = four * 4 + i / 2 * 2 + j;
                 const float(&v)[4] = sums[pair / 8][pair % 8 * 2];
-                codes[j] = wide_codes(v[high * 2], v[high * 2 + 1], scales[high].inverse, scales[high].divisor);
+                codes[j] = wide_codes(v[high * 2], v[high * 2 + 1], scales[high].inverse);
             }
             pairs[i] = codes[0] | codes[1] << 16;
         }
@@ -121,8 +123,7 @@ __device__ __forceinline__ void store_tall_codes(const WideTileCodes& to, int gr
 /// 128 columns of the intermediate, which share a scale.
 template <class Shape>
 __device__ __forceinline__ void finish_tall_group(const WideArgs& args, const WideUnit& unit, const WideConsumer& me,
-                                                  std::uint8_t* patch, WideGroupScratch<Shape::kMostRows>& scratch,
-                                                  WideTallSums (&sums)[2]) {
+                                                  std::uint8_t* patch, WideTallSums (&sums)[2]) {
     float largest[2] = {};
     activate_tall(args, unit, me, sums, largest);
     const int group = unit.strip / Shape::kGroupStrips;
@@ -134,21 +135,20 @@ __device__ __forceinline__ void finish_tall_group(const WideArgs& args, const Wi
         if (me.lane % 4 == 0 && tall_row(me, high) < unit.rows)
             *to.scale(tall_row(me, high), group) = scales[high].scale;
     store_tall_codes(to, group, me, patch, scales, sums);
-    WideTelling<Shape>{args, scratch}.finished(unit, me.lane, patch);
 }
 
-/// The route of the row that a lane will store results of, and what results of its own rows are multiplied by; asked
-/// for before the multiplications.
-struct TallRoute {
-    int route = -1;
+/// The routes of a lane's own rows, and what their results are multiplied by; asked for before the multiplications.
+struct TallRoutes {
+    int routes[2] = {-1, -1};
     float factors[2] = {1.0F, 1.0F};
 
     __device__ __forceinline__ void ask(const WideArgs& args, const WideUnit& unit, const WideConsumer& me) {
-        const int row = turned_row(me, me.lane / 2);
-        if (row < unit.rows) route = __ldcg(args.list + unit.first + row);
 #pragma unroll
-        for (int high = 0; high < 2; ++high)
-            if (tall_row(me, high) < unit.rows) factors[high] = __ldcg(args.factors + unit.first + tall_row(me, high));
+        for (int high = 0; high < 2; ++high) {
+            if (tall_row(me, high) >= unit.rows) continue;
+            routes[high] = __ldcg(args.list + unit.first + tall_row(me, high));
+            factors[high] = __ldcg(args.factors + unit.first + tall_row(me, high));
+        }
     }
 };
 
@@ -193,43 +193,51 @@ __device__ __forceinline__ bool scatter_tall(const WideArgs& args, const WideUni
     return !vectors;
 }
 
-/// Rows of results in bf16, or results added to `out`: 32 bytes of each of the warp's 16 rows at a time, turned by way
-/// of `patch`.
+/// Rows of results in bf16, or results added to `out`: 64 bytes of each of the warp's 16 rows at a time, turned in
+/// `patch`. With 32 bytes each store was of 16 lines.
 template <class Shape>
 __device__ __forceinline__ void finish_tall_down(const WideArgs& args, const WideUnit& unit, const WideConsumer& me,
-                                                 std::uint8_t* patch, const TallRoute& rows, WideTallSums (&sums)[2]) {
+                                                 std::uint8_t* patch, const TallRoutes& rows, WideTallSums (&sums)[2]) {
     if (args.down.bias.data != nullptr) add_tall_down_biases(args, unit, me, sums);
     if (Shape::atomic(args) && scatter_tall(args, unit, me, sums)) return;
-    const int half = me.lane % 2;
-    const int first = unit.strip * 64 + half * 8;
-    const int left = min(unit.strips * 64, args.gate_up.cols - unit.strip * 64) - half * 8;  // of columns
-    const int route = rows.route;
-    const bool alone = (route & kWideAlone) != 0;
-    std::uint8_t* to = wide_half_result(args, Shape::atomic(args) ? route | kWideAlone : route) + first * 2;
-    // The second eight's rows change places by four, so that eight lanes read from different banks.
-    const auto turned = [&](int row, int second) { return (second * 16 + (row ^ second * 4)) * 16; };
-    const std::uint32_t own =
-        ptx::shared_address(patch) + static_cast<std::uint32_t>(turned(me.lane % 16, me.lane / 16));
-    const std::uint8_t* const from = patch + turned(me.lane / 2, half);
+    const int chunk = me.lane % 4;
+    const int first = unit.strip * 64 + chunk * 8;
+    const int left = min(unit.strips * 64, args.gate_up.cols - unit.strip * 64) - chunk * 8;  // of columns
+    std::uint8_t* to[2];
 #pragma unroll
-    for (int two = 0; two < 16; ++two) {
-        std::uint32_t pairs[4];
+    for (int high = 0; high < 2; ++high)
+        to[high] = wide_half_result(args, Shape::atomic(args) ? rows.routes[high] | kWideAlone : rows.routes[high]) +
+                   first * 2;
+    // The 16 bytes of a row change places, so that eight lanes write to and read from different banks.
+    const auto turned = [&](int row, int eight) { return row * 64 + (eight ^ row / 2 % 4) * 16; };
+    const std::uint32_t own = ptx::shared_address(patch);
+    const auto lower = static_cast<std::uint32_t>(turned(me.lane % 16, me.lane / 16));
+    const auto upper = static_cast<std::uint32_t>(turned(me.lane % 16, me.lane / 16 + 2));
+    const std::uint8_t* const from = patch + turned(me.lane / 4, chunk);  // that of a row behind the eighth: 512 on
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            const float(&s)[4] = sums[two / 8][two % 8 * 2 + i / 2];
+    for (int four = 0; four < 8; ++four) {
+        std::uint32_t pairs[2][4];
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+            const float(&s)[4] = sums[four / 4][four % 4 * 4 + i / 2];
             const float factor = Shape::atomic(args) ? 1.0F : rows.factors[i % 2];
             const __nv_bfloat162 pair = __floats2bfloat162_rn(s[i % 2 * 2] * factor, s[i % 2 * 2 + 1] * factor);
-            pairs[i] = *reinterpret_cast<const std::uint32_t*>(&pair);
+            pairs[i / 4][i % 4] = *reinterpret_cast<const std::uint32_t*>(&pair);
         }
         __syncwarp();
-        ptx::store_matrix_x4(own, pairs);
+        ptx::store_matrix_x4(own + lower, pairs[0]);
+        ptx::store_matrix_x4(own + upper, pairs[1]);
         __syncwarp();
-        const uint4 eight = *reinterpret_cast<const uint4*>(from);
-        if (route < 0 || two * 16 >= left) continue;
-        if (Shape::atomic(args))
-            put_eight_bf16(to + two * 32, eight, alone);
-        else
-            *reinterpret_cast<uint4*>(to + two * 32) = eight;  // a row of results has whole vectors
+#pragma unroll
+        for (int high = 0; high < 2; ++high) {
+            const uint4 eight = *reinterpret_cast<const uint4*>(from + high * 512);
+            const int route = rows.routes[high];
+            if (route < 0 || four * 32 >= left) continue;
+            if (Shape::atomic(args))
+                put_eight_bf16(to[high] + four * 64, eight, (route & kWideAlone) != 0);
+            else
+                *reinterpret_cast<uint4*>(to[high] + four * 64) = eight;  // a row of results has whole vectors
+        }
     }
 }
 

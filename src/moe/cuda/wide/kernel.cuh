@@ -25,6 +25,21 @@ __device__ __forceinline__ WideGroupScratch<Shape::kMostRows>& group_scratch(con
     return *reinterpret_cast<WideGroupScratch<Shape::kMostRows>*>(shared + args.lists.group);
 }
 
+/// Where a consumer warp turns sums.
+__device__ __forceinline__ std::uint8_t* wide_patch(const WideArgs& args, const WideConsumer& me) {
+    extern __shared__ __align__(1024) std::uint8_t shared[];
+    return shared + args.lists.patches + (me.warpgroup * 4 + me.slab) * kWidePatchBytes;
+}
+
+/// The way of a consumer warp through the ring.
+template <class Shape>
+__device__ __forceinline__ WideStages<Shape> consumer_stages(const WideArgs& args, const StageRing<Shape>& ring,
+                                                             RingPlace& place, const WideConsumer& me) {
+    const WidePair pair;
+    return {ring, place, me.lane, wide_patch(args, me),
+            me.lane < pair.size ? ptx::address_in(static_cast<std::uint32_t>(pair.rank ^ me.lane), ring.empty) : 0};
+}
+
 /// Biases and routes are asked for before what the warp had not told of the unit before is told, where registers allow.
 template <class Shape, int Strips, int Eights>
 __device__ __forceinline__ void finish_wide_gate_up(const WideArgs& args, const WideUnit& unit, int first, int last,
@@ -87,6 +102,22 @@ __device__ __forceinline__ void finish_wide_down(const WideArgs& args, const Wid
         WidePending::put(patch, me.lane, unit.expert, max(0, min(first + Strips, last) - first) * 2, unit.strips * 8);
 }
 
+/// Results of quantised rows.
+template <class Shape, int Strips, int Eights>
+__device__ __forceinline__ void finish_wide_strips(const WideArgs& args, const WideUnit& unit, int first, int last,
+                                                   const WideConsumer& me, std::uint8_t* patch,
+                                                   const WideRoutes<Eights>& routes,
+                                                   const float (&sums)[Strips][Eights][4]) {
+#pragma unroll
+    for (int i = 0; i < Strips; ++i) {
+        if (first + i >= last) break;
+        if (Shape::atomic(args))
+            finish_down_scatter<Shape>(args, unit, unit.strip + first + i, me, patch, sums[i]);
+        else
+            finish_down_half<Shape>(args, unit, unit.strip + first + i, me, patch, routes, sums[i]);
+    }
+}
+
 /// Multiplies the strips of a unit from `first` on and finishes them. A warpgroup with fewer strips than it could have
 /// multiplies what lies in the place of the others too.
 template <class Shape, int Eights>
@@ -107,16 +138,10 @@ __device__ __forceinline__ void consume_wide_unit(const WideArgs& args, const Wi
     else if constexpr (Strips == 2)
         multiply_unit_registers<Shape>(stages, first, matrix.tiles * Shape::Weights::kTileBlocks, me, sums);
     if constexpr (Shape::kQuantized) {
-        if (!down) return finish_wide_group<Shape>(args, unit, me, stages.patch, group_scratch<Shape>(args), sums);
-#pragma unroll
-        for (int i = 0; i < Strips; ++i) {
-            if (first + i >= last) break;
-            const int strip = unit.strip + first + i;
-            if (Shape::atomic(args))
-                finish_down_scatter<Shape>(args, unit, strip, me, stages.patch, sums[i]);
-            else
-                finish_down_half<Shape>(args, unit, strip, me, stages.patch, routes, sums[i]);
-        }
+        if (down) return finish_wide_strips<Shape>(args, unit, first, last, me, stages.patch, routes, sums);
+        auto& scratch = group_scratch<Shape>(args);
+        finish_wide_group<Shape>(args, unit, 0, me, stages.patch, scratch, sums);
+        WideTelling<Shape>{args, scratch}.finished(unit, me.lane, stages.patch);
     } else if (down) {
         finish_wide_down<Shape>(args, unit, first, last, me, stages.patch, sums);
     } else {
@@ -124,18 +149,42 @@ __device__ __forceinline__ void consume_wide_unit(const WideArgs& args, const Wi
     }
 }
 
-/// The same with rows as the first operand.
+/// Where a main warp turns results of many rows.
 template <class Shape>
+__device__ __forceinline__ std::uint8_t* tall_patch(const WideArgs& args, const WideConsumer& me) {
+    extern __shared__ __align__(1024) std::uint8_t shared[];
+    return shared + args.lists.early + (me.warpgroup * 4 + me.slab) * kWideTallBytes;
+}
+
+/// The same with rows as the first operand; Extra: with rows behind the 128th.
+template <class Shape, bool Extra>
 __device__ __forceinline__ void consume_tall_unit(const WideArgs& args, const WideUnit& unit, bool down,
                                                   const WideConsumer& me, WideStages<Shape>& stages) {
     WideTallSums sums[2] = {};
-    TallRoute route;
-    if (down) route.ask(args, unit, me);
-    multiply_unit_tall<Shape>(stages, me, Shape::chunks(down ? args.down : args.gate_up), unit.rows, sums);
-    if (down)
-        finish_tall_down<Shape>(args, unit, me, stages.patch, route, sums);
-    else
-        finish_tall_group<Shape>(args, unit, me, stages.patch, group_scratch<Shape>(args), sums);
+    WideExtraSums more = {};
+    TallRoutes routes;
+    if (down) routes.ask(args, unit, me);
+    multiply_unit_tall<Shape, Extra>(stages, me, Shape::chunks(down ? args.down : args.gate_up), unit.rows, sums, more);
+    const WideConsumer own = WideConsumer::anew();
+    std::uint8_t* const patch = wide_patch(args, own);
+    if (down) {
+        WideUnit rest = unit;
+        rest.first += Shape::kTallRows;
+        rest.rows -= Shape::kTallRows;
+        [[maybe_unused]] WideRoutes<2> routes_more;
+        if constexpr (Extra)
+            if (!Shape::atomic(args)) routes_more.template ask<true>(args, rest, own.lane);
+        finish_tall_down<Shape>(args, unit, own, tall_patch<Shape>(args, own), routes, sums);
+        if constexpr (Extra) {
+            const int first = own.warpgroup * 2;
+            finish_wide_strips<Shape>(args, rest, first, min(first + 2, unit.strips), own, patch, routes_more, more);
+        }
+    } else {
+        auto& scratch = group_scratch<Shape>(args);
+        finish_tall_group<Shape>(args, unit, own, patch, sums);
+        if constexpr (Extra) finish_wide_group<Shape>(args, unit, Shape::kTallRows, own, patch, scratch, more);
+        WideTelling<Shape>{args, scratch}.finished(unit, own.lane, patch);
+    }
 }
 
 template <class Shape, int Width = Shape::kLeastRows>
@@ -145,7 +194,9 @@ __device__ __forceinline__ void consume_wide_width(const WideArgs& args, const W
         if (unit.rows > Width)
             return consume_wide_width<Shape, Width + Shape::kStepRows>(args, unit, down, first, last, me, stages);
     } else if constexpr (Shape::kQuantized) {
-        if (unit.rows > Width) return consume_tall_unit<Shape>(args, unit, down, me, stages);
+        if (Shape::kExtraRows > 0 && unit.rows > Shape::kTallRows)
+            return consume_tall_unit<Shape, Shape::kExtraRows != 0>(args, unit, down, me, stages);
+        if (unit.rows > Width) return consume_tall_unit<Shape, false>(args, unit, down, me, stages);
     }
     consume_wide_unit<Shape, Width / 8>(args, unit, down, first, last, me, stages);
 }
@@ -163,17 +214,21 @@ template <class Shape>
 __device__ __forceinline__ void consume_wide_phase(const WideArgs& args, const WideDeals& deals, bool down,
                                                    const WideConsumer& me, WideStages<Shape>& stages) {
     const DecodeMatrix& matrix = down ? args.down : args.gate_up;
-    while (const WideUnit* const next = deals.await(next_wide_turn(stages.patch, me.lane))) {
+    for (;;) {
+        const WideConsumer own = Shape::kQuantized ? WideConsumer::anew() : me;
+        WideStages<Shape> from = Shape::kQuantized ? consumer_stages(args, stages.ring, stages.place, own) : stages;
+        const WideUnit* const next = deals.await(next_wide_turn(from.patch, own.lane));
+        if (next == nullptr) break;
         const WideUnit& unit = *next;
         __syncwarp();
         // Those of a group finish it together.
         const int strips = Shape::kQuantized && !down ? Shape::kStrips : unit.strips;
         const int each = (strips + Shape::kWarpgroups - 1) / Shape::kWarpgroups;
-        const int first = me.warpgroup * each;
+        const int first = own.warpgroup * each;
         if ((Shape::kQuantized && unit.strips > 0) || first < unit.strips)  // warpgroups that take turns have as many
-            consume_wide_width<Shape>(args, unit, down, first, min(first + each, unit.strips), me, stages);
+            consume_wide_width<Shape>(args, unit, down, first, min(first + each, unit.strips), own, from);
         else
-            stages.skip(Shape::chunks(matrix));
+            from.skip(Shape::chunks(matrix));
     }
     if constexpr (!Shape::kQuantized)
         WidePending::tell(args, stages.patch, me.lane, down ? args.expert_results : args.tile_parts);
@@ -203,7 +258,11 @@ __device__ __forceinline__ void idle_wide(const WideArgs& args, const WideTables
 /// The feeding warps: copies of weights, copies of rows; the others have nothing to copy.
 template <class Shape>
 __device__ __forceinline__ void feed_wide(const WideArgs& args, const WideTables& tables, const WideDeals& deals,
-                                          const StageRing<Shape>& ring, int warp) {
+                                          const StageRing<Shape>& all, int warp) {
+    std::uint8_t* memory = all.memory;
+    // Else its address is kept in local memory and read for each stage (WideConsumer::anew).
+    if constexpr (Shape::kQuantized) asm volatile("" : "+l"(memory));
+    const StageRing<Shape> ring(memory, args);
     RingPlace place;
     int turn = 0;
     if (warp == 0) {
@@ -224,8 +283,8 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
     extern __shared__ __align__(1024) std::uint8_t shared[];
     const auto grid = cooperative_groups::this_grid();
     const StageRing<Shape> ring(shared, args);
-    const WideTables tables(shared, args, Shape::kQuantized ? Shape::kMostRows : Shape::kStepRows,
-                            Shape::kQuantized ? Shape::kNarrowRows : 0);
+    const WideTables tables(shared, args, Shape::kQuantized ? Shape::kTallRows : Shape::kStepRows,
+                            Shape::kQuantized ? Shape::kNarrowRows : 0, Shape::kExtraRows);
     const WideDeals deals{shared + args.lists.deals};
     const int count = pass_count(args);
     if (count == 0) return;
@@ -267,9 +326,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
         ptx::set_registers<Shape::kThreads, Shape::kConsumerRegisters>();
         const WideConsumer me(warp);
         RingPlace place;
-        WideStages<Shape> stages{
-            ring, place, me.lane, shared + args.lists.patches + warp * kWidePatchBytes,
-            me.lane < pair.size ? ptx::address_in(static_cast<std::uint32_t>(pair.rank ^ me.lane), ring.empty) : 0};
+        WideStages<Shape> stages = consumer_stages(args, ring, place, me);
         if (me.lane == 0) WidePending::of(stages.patch) = {};
         __syncwarp();
         consume_wide_phase<Shape>(args, deals, false, me, stages);

@@ -35,18 +35,22 @@ struct WideTables {
     std::int32_t* dealt;
     int step;    ///< in which the tiles of an expert share its rows
     int narrow;  ///< a row tile with no more has its own price
+    int extra;   ///< that a tile may have behind a step
 
-    __device__ WideTables(std::uint8_t* shared, const WideArgs& args, int step_rows, int narrow_rows)
+    __device__ WideTables(std::uint8_t* shared, const WideArgs& args, int step_rows, int narrow_rows, int extra_rows)
         : facts(reinterpret_cast<WideFacts*>(shared + args.lists.facts)),
           begins(reinterpret_cast<int*>(shared + args.lists.begins)),
           tiles(reinterpret_cast<int*>(shared + args.lists.tiles)),
           dealt(args.dealt),
           step(step_rows),
-          narrow(narrow_rows) {}
+          narrow(narrow_rows),
+          extra(extra_rows) {}
     [[nodiscard]] __device__ int rows(int expert) const { return begins[expert + 1] - begins[expert]; }
     [[nodiscard]] __device__ int tile_count(int expert) const { return tiles[expert + 1] - tiles[expert]; }
     /// Of an expert that has rows.
-    [[nodiscard]] __device__ WideRowSplit split(int expert) const { return {rows(expert), tile_count(expert), step}; }
+    [[nodiscard]] __device__ WideRowSplit split(int expert) const {
+        return {rows(expert), tile_count(expert), step, extra};
+    }
     /// Row tiles of an expert that are worked at in pairs, the first ones: all but a short one at the end.
     [[nodiscard]] __device__ int paired_tiles(int expert) const {
         const int count = tile_count(expert);
@@ -150,7 +154,7 @@ __device__ __forceinline__ void place_wide_experts(const WideArgs& args, const W
     for (int first = 0; first < args.local_experts; first += 32) {
         const int expert = first + lane;
         const int rows = expert < args.local_experts ? rows_of[expert] : 0;
-        const int tiles = wide_tile_count(rows, Shape::kMostRows);
+        const int tiles = wide_tile_count(rows, Shape::kTallRows, Shape::kExtraRows);
         const int own[2] = {rows, tiles};
         int sums[2] = {rows, tiles};
 #pragma unroll

@@ -63,8 +63,15 @@ struct WideConsumer {
     int slab;
     int lane;
 
-    __device__ explicit WideConsumer(int warp)
-        : warpgroup(warp / 4), slab(warp % 4), lane(static_cast<int>(threadIdx.x) % 32) {}
+    __device__ explicit WideConsumer(int warp) : WideConsumer(warp, static_cast<int>(threadIdx.x) % 32) {}
+    __device__ WideConsumer(int warp, int lane_) : warpgroup(warp / 4), slab(warp % 4), lane(lane_) {}
+    /// Found anew, and what is made of it: else that is kept from the first unit on, in local memory where sums take
+    /// the registers, and local memory is 1000 cycles away while weights are read.
+    __device__ __forceinline__ static WideConsumer anew() {
+        auto thread = static_cast<int>(threadIdx.x);
+        asm volatile("" : "+r"(thread));
+        return {thread / 32, thread % 32};
+    }
 };
 
 /// A consumer's way through the ring: a stage is given back one step late, when the matrix unit has read it.

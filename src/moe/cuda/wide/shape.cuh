@@ -24,7 +24,10 @@ struct WideShape {
     static constexpr int kStripsEach = kWarpgroups == 2 ? 2 : 1;
     static constexpr int kLeastRows = LeastRows_;
     static constexpr int kStepRows = StepRows_;
-    static constexpr int kMostRows = MostRows_;
+    /// Rows that a tile may have behind its 128th (multiply_tall.cuh).
+    static constexpr int kExtraRows = Weights::kQuantized ? 16 : 0;
+    static constexpr int kTallRows = MostRows_;
+    static constexpr int kMostRows = kTallRows + kExtraRows;
     static constexpr bool kPairs = Weights::kFromShared;        ///< CTAs share what they copy (WidePair)
     static constexpr bool kStoresAlone = Weights::kFromShared;  ///< rows of `out` with one result are not added to
     /// Quantised: tiles of more rows have them as the first operand, 128 of them.

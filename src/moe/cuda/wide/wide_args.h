@@ -18,8 +18,10 @@ inline constexpr int kWideIdleWarps = 2;
 inline constexpr int kWideEarlyBytes = 5248;
 /// Columns of an intermediate from which on rows are prepared and tokens combined under the multiplications.
 inline constexpr int kWideOverlapCols = 1536;
+/// Of each of eight consumer warps in shared memory: where results of many quantised rows are turned.
+inline constexpr int kWideTallBytes = 1024;
 /// What the consumers share about each row of a unit whose results are quantised.
-inline constexpr int kWideGroupRowBytes = 12;
+inline constexpr int kWideGroupRowBytes = 8;
 
 inline constexpr int kMostWideStages = 8;
 /// What is dealt to who asks: units of the phases, and jobs of what surrounds them.
@@ -52,7 +54,8 @@ struct WideShared {
     int begins = 0;    ///< [local experts + 1]: first place of an expert in the list of routes
     int deals = 0;     ///< [kWideDeals] of WideDeal, then of what one CTA of a pair tells the other
     int tiles = 0;     ///< [local experts + 1]: row tiles before an expert
-    int early = 0;     ///< [kWideIdleWarps, kWideEarlyBytes], where tokens are combined early
+    int early = 0;     ///< [kWideIdleWarps, kWideEarlyBytes], where tokens are combined early; quantised rows:
+                       ///< [8, kWideTallBytes], where results of tall tiles are turned
     int bytes = 0;
 };
 

@@ -33,8 +33,10 @@ std::int64_t lay_out(std::int64_t experts, bool overlaps, WideVariant& variant) 
     shared.barriers = booking.take(std::int64_t{variant.stages} * 16 + 8);
     shared.facts = booking.take(kFactsBytes);
     shared.patches = booking.take((variant.instance.threads / 32 - 4) * kWidePatchBytes);
-    if (variant.instance.quantized)
+    if (variant.instance.quantized) {
         shared.group = booking.take(std::int64_t{variant.instance.most_rows} * kWideGroupRowBytes + kWideGroupBytes);
+        shared.early = booking.take(8 * kWideTallBytes);
+    }
     if (overlaps) shared.early = booking.take(std::int64_t{kWideIdleWarps} * kWideEarlyBytes);
     shared.deals = booking.take(std::int64_t{kWideDeals} * (kWideDealBytes + 8));
     shared.begins = booking.take((experts + 1) * 4);
