@@ -255,14 +255,20 @@ __device__ __forceinline__ void idle_wide(const WideArgs& args, const WideTables
     }
 }
 
+template <class Shape>
+__device__ __forceinline__ WideTables wide_tables(std::uint8_t* shared, const WideArgs& args) {
+    return {shared, args, Shape::kQuantized ? Shape::kTallRows : Shape::kStepRows,
+            Shape::kQuantized ? Shape::kNarrowRows : 0, Shape::kExtraRows};
+}
+
 /// The feeding warps: copies of weights, copies of rows; the others have nothing to copy.
 template <class Shape>
-__device__ __forceinline__ void feed_wide(const WideArgs& args, const WideTables& tables, const WideDeals& deals,
-                                          const StageRing<Shape>& all, int warp) {
-    std::uint8_t* memory = all.memory;
-    // Else its address is kept in local memory and read for each stage (WideConsumer::anew).
-    if constexpr (Shape::kQuantized) asm volatile("" : "+l"(memory));
-    const StageRing<Shape> ring(memory, args);
+__device__ __forceinline__ void feed_wide(const WideArgs& args, std::uint8_t* shared, int warp) {
+    // Else the address is kept in local memory and read for each stage (WideConsumer::anew).
+    if constexpr (Shape::kQuantized) asm volatile("" : "+l"(shared));
+    const StageRing<Shape> ring(shared, args);
+    const WideTables tables = wide_tables<Shape>(shared, args);
+    const WideDeals deals{shared + args.lists.deals};
     RingPlace place;
     int turn = 0;
     if (warp == 0) {
@@ -283,8 +289,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
     extern __shared__ __align__(1024) std::uint8_t shared[];
     const auto grid = cooperative_groups::this_grid();
     const StageRing<Shape> ring(shared, args);
-    const WideTables tables(shared, args, Shape::kQuantized ? Shape::kTallRows : Shape::kStepRows,
-                            Shape::kQuantized ? Shape::kNarrowRows : 0, Shape::kExtraRows);
+    const WideTables tables = wide_tables<Shape>(shared, args);
     const WideDeals deals{shared + args.lists.deals};
     const int count = pass_count(args);
     if (count == 0) return;
@@ -317,7 +322,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
         ptx::set_registers<Shape::kThreads, Shape::kProducerRegisters>();
         const int feeder = warp - Shape::kConsumerWarps;
         if (feeder < 4 - kWideIdleWarps)
-            feed_wide<Shape>(args, tables, deals, ring, feeder);
+            feed_wide<Shape>(args, shared, feeder);
         else
             idle_wide<Shape>(args, tables, shared, feeder - (4 - kWideIdleWarps), count);
         __syncwarp();
