@@ -276,11 +276,12 @@ __device__ __forceinline__ void feed_wide(const WideArgs& args, std::uint8_t* sh
         copy_wide_weights<Shape>(ring, place, tables, deals, turn, args.down, true);
     } else {
         ptx::fence_all_async();
-        for (int phase = 0; phase < 2; ++phase)
-            if constexpr (Shape::kQuantized)
-                copy_wide_codes<Shape>(ring, place, deals, turn, args, phase == 1);
-            else
-                copy_wide_rows<Shape>(ring, place, deals, turn, args, phase == 1);
+        if constexpr (Shape::kQuantized) {  // each with its own instructions: a phase in a register takes more of them
+            copy_wide_codes<Shape>(ring, place, deals, turn, args, false);
+            copy_wide_codes<Shape>(ring, place, deals, turn, args, true);
+        } else {
+            for (int phase = 0; phase < 2; ++phase) copy_wide_rows<Shape>(ring, place, deals, turn, args, phase == 1);
+        }
     }
 }
 
