@@ -18,7 +18,7 @@ blas=$(ldconfig -p 2>/dev/null | awk '/libcublasLt\.so\.13/ {print $NF; exit}')
 [ -n "$blas" ] && export LD_LIBRARY_PATH="$LD_LIBRARY_PATH:$(dirname "$blas")"
 failed=0
 
-# Each program in seven parts at once: most of the time is the CPU's, which computes the references. (A minute on 16 cores.)
+# A program in seven parts at once: most of the time is the CPU's, which computes the references.
 run_tests() {
   local test part parts=7
   while read -r test; do
@@ -26,9 +26,7 @@ run_tests() {
       (GTEST_TOTAL_SHARDS=$parts GTEST_SHARD_INDEX=$part OMP_NUM_THREADS=2 bin/"$test" --gtest_brief=1 >"$out/$test.$part.log" 2>&1
         echo "exit status $?" >>"$out/$test.$part.log") &
     done
-  done < gpu_tests.txt
-  wait
-  while read -r test; do
+    wait
     cat "$out/$test".[0-9].log >"$out/$test.log"
     rm "$out/$test".[0-9].log
     echo "== $test: $(awk '/^\[  PASSED  \]/ {n += $4} END {print n + 0}' "$out/$test.log") passed"

@@ -62,31 +62,33 @@ TEST(FusedMoeGrouped, RowsDoNotDependOnTheirTile) {
     }
 }
 
+/// A rank that has one in six of the experts, so that many tokens have no result here.
+FusedMoeCase rank_case(const Format& format, std::int64_t max_tokens, int hidden, int intermediate, int top_k) {
+    FusedMoeCase c = gpu_case(format, max_tokens, hidden, intermediate);
+    c.problem.num_experts = 24;
+    c.problem.num_local_experts = 4;
+    c.problem.top_k = top_k;
+    return c;
+}
+
 /// Tokens with no, one and several results here, in rows of `out` that take vectors and in others: rows without a
-/// result may be written first and one result may be stored at once.
+/// result may be written first.
 TEST(FusedMoeGrouped, TokensWithNoOneAndSeveralResults) {
     TOKAMAK_REQUIRE_GPU();
     std::uint64_t purpose = 1738;
     for (const Format& format : {Format(WeightSpec::int4(32)), Format(WeightSpec::nvfp4())})
         for (const int hidden : {416, 420})
             for (const int top_k : {1, 4, 6}) {
-                FusedMoeCase c = gpu_case(format, 200, hidden, 160);
-                c.problem.num_experts = 24;
-                c.problem.num_local_experts = 4;
-                c.problem.top_k = top_k;
+                FusedMoeCase c = rank_case(format, 200, hidden, 160, top_k);
                 c.down_bias = top_k == 4;
                 expect_reference(c, purpose++, {1, 40, 200}, "grouped");
             }
 }
 
-/// The same in two passes.
-TEST(FusedMoeGrouped, LoneResultsOfSeveralPasses) {
+/// The same in one pass and in two.
+TEST(FusedMoeGrouped, TokensWithoutResultsInSeveralPasses) {
     TOKAMAK_REQUIRE_GPU();
-    FusedMoeCase c = gpu_case(WeightSpec::mxfp4(), 1100, 96, 64);
-    c.problem.num_experts = 24;
-    c.problem.num_local_experts = 4;
-    c.problem.top_k = 8;
-    expect_reference(c, 1750, {1024, 1100}, "grouped");
+    expect_reference(rank_case(WeightSpec::mxfp4(), 1100, 96, 64, 8), 1750, {1024, 1100}, "grouped");
 }
 
 TEST(FusedMoeGrouped, SeveralPasses) {

@@ -55,7 +55,7 @@ struct Args {
     int local_experts = 0;
     int expert_bits = 0;  ///< of a local expert's number
     int top_k = 0;
-    Divisor by_top_k;
+    FullDivisor by_top_k;
     const std::uint8_t* packed = nullptr;
     std::int64_t expert_bytes = 0;  ///< from one expert to the next
     std::int64_t strip_bytes = 0;

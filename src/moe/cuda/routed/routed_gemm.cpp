@@ -148,7 +148,7 @@ void run_routed_gemm(const RoutedGemmState& state, const RoutedGemmArgs& args, c
     a.local_experts = state.local_experts;
     a.expert_bits = std::bit_width(static_cast<unsigned>(state.local_experts));
     a.top_k = p.top_k;
-    a.by_top_k = Divisor(static_cast<std::uint32_t>(p.top_k));
+    a.by_top_k = FullDivisor(static_cast<std::uint32_t>(p.top_k));
     a.packed = args.matrix.as<std::uint8_t>();
     a.expert_bytes = args.matrix.stride(0);
     a.strip_bytes = static_cast<std::int64_t>(layout.strip_bytes);

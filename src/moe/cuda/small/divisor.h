@@ -11,13 +11,14 @@
 
 namespace tokamak::moe::cuda {
 
-/// Division of numbers below 2^31 by a divisor below 2^31 that the host knows: a multiplication and a shift. With 2^L
-/// the first power of two not below d, floor(2^(31+L) / d) + 1 exceeds the true factor by less than 2^L / 2^(31+L) of
-/// one part in n < 2^31, too little to reach the next integer.
-class Divisor {
+/// Division of any number below 2^31 by any divisor below 2^31 that the host knows: a multiplication and a shift of 64
+/// bits. (`Divisor` of decode_args.h multiplies 32 bits: dividend times divisor is below 2^32 there.) With 2^L the
+/// first power of two not below d, floor(2^(31+L) / d) + 1 exceeds the true factor by less than 2^L / 2^(31+L) of one
+/// part in n < 2^31, too little to reach the next integer.
+class FullDivisor {
   public:
-    Divisor() = default;
-    explicit Divisor(std::uint32_t d) {
+    FullDivisor() = default;
+    explicit FullDivisor(std::uint32_t d) {
         int log = 0;
         while ((std::uint64_t{1} << log) < d) ++log;
         shift_ = 31 + log;

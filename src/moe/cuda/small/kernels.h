@@ -56,7 +56,7 @@ struct AlignParams {
     int bins = 0;  ///< local experts, one more for the ghost
     bool wide_ids = false;
     AlignSplit split;
-    Divisor by_top_k, by_block;
+    FullDivisor by_top_k, by_block;
 };
 /// `padded`: elements of the sorted list.
 AlignSplit align_split(std::int64_t routes, std::int64_t padded, int bins, int max_ctas);

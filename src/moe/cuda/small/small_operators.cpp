@@ -125,8 +125,8 @@ void run_small(const detail::TypedState<AlignProblem>& state, const AlignArgs& a
     params.bins = p.num_experts + (p.non_local == NonLocal::ghost ? 1 : 0);
     const int max_ctas = state.options.max_sms > 0 ? state.options.max_sms : kMaxSms;
     params.split = align_split(sizes.pad_id, sizes.max_padded, params.bins, max_ctas);
-    params.by_top_k = Divisor(static_cast<std::uint32_t>(p.top_k));
-    params.by_block = Divisor(static_cast<std::uint32_t>(p.block_size));
+    params.by_top_k = FullDivisor(static_cast<std::uint32_t>(p.top_k));
+    params.by_block = FullDivisor(static_cast<std::uint32_t>(p.block_size));
     const DeviceGuard guard(state.device.index);
     check(launch_align(params, stream.handle), "align launch");
 }
