@@ -5,30 +5,22 @@
 
 #include "mla/cuda/flat_decode/column_values.cuh"
 #include "mla/cuda/flat_decode/direct_values.cuh"
+#include "mla/cuda/flat_decode/exchange.cuh"
 
 namespace tokamak::mla::cuda::flat_decode::direct {
 
 /// Tells all splits the sums of this one; by a helping thread.
 template <int Heads, typename Control>
 __device__ __forceinline__ void tell(const Params& params, Control& control, int rank, int thread) {
-    for (int i = thread; i < Heads * params.splits; i += kHelperThreads) {
-        const int h = i % Heads;
-        const int to = i / Heads;
+    tell_sums<Heads, kHelperThreads>(params, control, rank, thread, [&](int h) {
         float sum = 0.0F;
 #pragma unroll
         for (int w = 0; w < kDirectWarps; w += 4) {
             const float4 four = *reinterpret_cast<const float4*>(&control.sum[h][w]);
             sum += (four.x + four.y) + (four.z + four.w);
         }
-        const float4 sums = {control.reference[h], sum, params.max_logits != nullptr ? control.top[h] : -kInfinity,
-                             0.0F};
-        if (to == rank)
-            control.sums[rank][h] = sums;
-        else
-            ptx::store_counted(ptx::address_in(to, &control.sums[rank][h]), sums, ptx::address_in(to, &control.told));
-    }
-    __syncwarp();
-    if (thread % 32 == 0) ptx::barrier_arrive(&control.told);
+        return sum;
+    });
 }
 
 /// Behind the arrival of all sums: factors of a head's splits, `Each` of them for a thread. The first block stores the

@@ -21,18 +21,16 @@ __device__ __forceinline__ void listen(const Params& params, Control& control, i
 /// Part i of a warp: 16 of the 64 dimensions of each of its warpgroup's two tiles.
 __device__ __forceinline__ int part_of(int warp, int i) { return (2 * (warp / 4) + i) * 4 + warp % 4; }
 
-/// Adds the sums of the warps' rows and tells all splits, by the `Threads` threads that weighed: one for a head and
-/// split.
-template <int N, int Blocks, int Threads>
-__device__ __forceinline__ void tell_sums(const Params& params, FlatControl<N, Blocks>& control, int rank, int thread) {
+/// Tells all splits the sums of this one, by `Threads` threads: one for a head and split. `sum_of(head)`: the sum of
+/// its weights over the warps.
+template <int N, int Threads, typename Control, typename SumOf>
+__device__ __forceinline__ void tell_sums(const Params& params, Control& control, int rank, int thread,
+                                          const SumOf& sum_of) {
     for (int i = thread; i < N * params.splits; i += Threads) {
         const int h = i % N;
         const int to = i / N;
-        float sum = 0.0F;
-#pragma unroll
-        for (int w = 0; w < 4 * Blocks; ++w) sum += control.partial[w][h];
-        const float4 sums = {control.reference[h], sum, params.max_logits != nullptr ? control.top[h] : -kInfinity,
-                             0.0F};
+        const float4 sums = {control.reference[h], sum_of(h),
+                             params.max_logits != nullptr ? control.top[h] : -kInfinity, 0.0F};
         if (to == rank)
             control.sums[rank][h] = sums;
         else

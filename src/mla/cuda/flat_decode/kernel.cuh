@@ -61,7 +61,8 @@ class FlatBlock {
         if (warp_ < S::kRowWarps) {
             weigher.leave_sums();
             ptx::cluster_wait();
-            tell_sums<N, Blocks, 32 * S::kRowWarps>(params_, control_, rank_, static_cast<int>(threadIdx.x));
+            tell_sums<N, 32 * S::kRowWarps>(params_, control_, rank_, static_cast<int>(threadIdx.x),
+                                            [&](int h) { return weigher.sum_of(h); });
         }
         float tile[2][N / 2];
         multiply_values<Dim, N, Half, Blocks>(shared_, warp_ / 4, tile);

@@ -58,6 +58,13 @@ class Weigher {
     __device__ __forceinline__ void leave_sums() {
         to_partial(sums_, [](float a, float b) { return a + b; });
     }
+    /// Behind `leave_sums` of all warps: of a head.
+    [[nodiscard]] __device__ __forceinline__ float sum_of(int h) const {
+        float sum = 0.0F;
+#pragma unroll
+        for (int w = 0; w < 4 * Blocks; ++w) sum += control_.partial[w][h];
+        return sum;
+    }
 
   private:
     [[nodiscard]] __device__ __forceinline__ int thread() const { return warp_ * 32 + lane_; }
