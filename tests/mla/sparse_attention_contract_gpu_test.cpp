@@ -148,6 +148,47 @@ TEST(SparseAttentionGpuContract, TwoStreamsAtOnce) {
     expect_rows(b, c.tokens);
 }
 
+/// A grid has 65,535 rows; the forms that have a row for each token go on in a third dimension. Four tokens of a call
+/// give the bits that they give alone.
+TEST(SparseAttentionGpuContract, MoreTokensThanAGridHasRows) {
+    TOKAMAK_REQUIRE_GPU();
+    constexpr std::int64_t kTokens = 65'540;
+    constexpr std::int64_t kHeads = 33;
+    const std::int64_t places[] = {0, 65'534, 65'535, kTokens - 1};
+    const PoolCase pool = {.format = KvFormat::fp8_656, .pages = 5, .page_size = 64, .top_k = 72};
+    AttentionData data({.name = "four", .tokens = 4, .heads = kHeads, .dim = 576, .pools = {pool}});
+    mla::SparseAttentionArgs args = data.args(Device::cuda());
+    args.lse = args.max_logits = {};
+    const PlanOptions options = {.variant = "direct_decode_h64_s1"};
+    mla::run(mla::make_plan(data.problem(), Device::cuda(), options), args, {});
+    const OwnedTensor alone = OwnedTensor::copy_of(args.out);
+
+    const auto copy_row = [](const Tensor& to, const Tensor& from) {
+        copy_bytes(to.data, to.device, from.data, from.device, from.bytes());
+    };
+    const OwnedTensor q = OwnedTensor::allocate(DType::bf16, {kTokens, kHeads, 576}, Device::cuda());
+    const OwnedTensor indices = OwnedTensor::allocate(DType::i32, {kTokens, pool.top_k}, Device::cuda());
+    const OwnedTensor out = OwnedTensor::allocate(DType::bf16, {kTokens, kHeads, 512}, Device::cuda());
+    for (const OwnedTensor* zeros : {&q, &indices})
+        fill_bytes(zeros->view().data, Device::cuda(), 0, zeros->view().bytes());
+    poison(out);
+    for (std::int64_t i = 0; i < 4; ++i) {
+        copy_row(q.view().at(places[i]), args.q.at(i));
+        copy_row(indices.view().at(places[i]), args.pools[0].indices.at(i));
+    }
+    args.tokens = kTokens;
+    args.q = q;
+    args.out = out;
+    args.pools[0].indices = indices;
+    mla::SparseAttentionProblem problem = data.problem();
+    problem.max_tokens = kTokens;
+    mla::run(mla::make_plan(problem, Device::cuda(), options), args, {});
+    for (std::int64_t i = 0; i < 4; ++i) {
+        const OwnedTensor row = OwnedTensor::copy_of(out.view().at(places[i]));
+        EXPECT_EQ(std::memcmp(row.view().data, alone.view().at(i).data, row.view().bytes()), 0) << places[i];
+    }
+}
+
 TEST(SparseAttentionGpuContract, RefusesWithTheReason) {
     TOKAMAK_REQUIRE_GPU();
     mla::SparseAttentionProblem problem = AttentionData(serving_case(1)).problem();
