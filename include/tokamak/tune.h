@@ -113,6 +113,7 @@ struct Options {
     double candidate_seconds = 5;  ///< a candidate that takes longer for one call counts as hung
     bool retry_failed = false;     ///< also candidates that the user's store lists as failed for this build
     std::function<void(const Progress&)> progress{};
+    Clock* clock = nullptr;  ///< of the limits, and of samples on a CPU; null: steady_clock()
 };
 
 /// What to tune.

@@ -47,8 +47,9 @@ double apart(const Tensor& a, const Tensor& b) {
 template <class Problem, class Args>
 class OperatorRunner : public Runner {
   public:
-    OperatorRunner(const Problem& problem, Device device, const Calls<Args>& calls, const PlanOptions& options)
-        : problem_(problem), device_(device), calls_(calls), options_(options) {}
+    OperatorRunner(const Problem& problem, Device device, const Calls<Args>& calls, const PlanOptions& options,
+                   Clock& clock)
+        : problem_(problem), device_(device), calls_(calls), options_(options), clock_(clock) {}
 
     bool capturing() override { return is_captured(device_, calls_.stream); }
 
@@ -58,7 +59,7 @@ class OperatorRunner : public Runner {
         tokens_ = tokens;
         if (!recorder_) {
             synchronize(device_, calls_.stream);
-            recorder_ = make_recorder(device_);
+            recorder_ = make_recorder(device_, clock_);
         }
         if (calls_.reserve) calls_.reserve(tokens);
         sets_ = calls_.calls(tokens);
@@ -152,6 +153,7 @@ class OperatorRunner : public Runner {
     Device device_;
     const Calls<Args>& calls_;
     PlanOptions options_;
+    Clock& clock_;
     std::map<std::string, PlanOf<Problem>> plans_;
     std::unique_ptr<Recorder> recorder_;
     OwnedWorkspace workspace_;  ///< as large as the largest need, for every candidate the same
@@ -169,7 +171,8 @@ Tuning tune_operator(const Problem& problem, Device device, const Calls<Args>& c
         invalid("tune: `variant` is \"{}\", expected none: every variant is measured", plan_options.variant);
     if (is_captured(device, calls.stream))  // before a plan is made, whose loading of kernels is not for a capture
         fail(ErrorCode::unsupported, "tune: the stream is being captured; tune before capture");
-    OperatorRunner<Problem, Args> runner(problem, device, calls, plan_options);
+    Clock& clock = options.clock != nullptr ? *options.clock : steady_clock();
+    OperatorRunner<Problem, Args> runner(problem, device, calls, plan_options, clock);
     const detail::PlanState& state = runner.automatic().state();
     Request request;
     request.device = device_info(device).name;
@@ -183,7 +186,7 @@ Tuning tune_operator(const Problem& problem, Device device, const Calls<Args>& c
     for (const auto& [variant, reason] : state.refused) request.candidates.push_back({variant, reason});
     request.fallback = [&runner](std::int64_t tokens) { return runner.default_of(tokens); };
     request.options = options;
-    return tune(request, runner);
+    return tune(request, runner, clock);
 }
 
 }  // namespace

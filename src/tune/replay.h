@@ -5,7 +5,7 @@
 #include <functional>
 #include <memory>
 
-#include "tokamak/device.h"
+#include "tokamak/tune.h"
 
 namespace tokamak::tune {
 
@@ -28,8 +28,8 @@ class Recorder {
     [[nodiscard]] virtual Stream stream() const noexcept = 0;
 };
 
-/// Throws `unsupported` for a device that is not there.
-std::unique_ptr<Recorder> make_recorder(Device device);
+/// Throws `unsupported` for a device that is not there. A CPU's replays are timed by `clock`, which outlives them.
+std::unique_ptr<Recorder> make_recorder(Device device, Clock& clock);
 
 /// Whether the stream is being captured; never on the CPU.
 bool is_captured(Device device, Stream stream);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cli/bench/decode/options.h"
+#include "tokamak/tune.h"
 
 namespace tokamak::cli::tuning {
 
@@ -31,6 +32,7 @@ struct TuneOptions {
     double candidate_seconds = 5;
     bool retry_failed = false;
     bool isolate = true;   ///< candidates run in a process of their own first
+    std::shared_ptr<tune::Clock> clock;  ///< of the limits, and of samples on a CPU; null: the machine's
     bool probing = false;  ///< this is that process: one layer of weights is enough
 
     [[nodiscard]] std::vector<std::int64_t> buckets() const;

@@ -102,6 +102,7 @@ tune::Options measurement_options(const TuneOptions& options) {
     measurement.between = kBetween;
     measurement.candidate_seconds = options.candidate_seconds;
     measurement.retry_failed = options.retry_failed;
+    measurement.clock = options.clock.get();
     return measurement;
 }
 
