@@ -120,6 +120,25 @@ nlohmann::json clearing_json(const ClearingCost& cost) {
             {"correct", cost.correct}};
 }
 
+nlohmann::json routing_json(const RoutingCost& cost) {
+    return {{"op", cost.op},
+            {"shape", cost.shape},
+            {"format", cost.format},
+            {"tokens", cost.tokens},
+            {"max_tokens", cost.max_tokens},
+            {"method", cost.method},
+            {"variant", cost.variant},
+            {"us", cost.us},
+            {"us_from_ids", cost.us_from_ids},
+            {"more_us", cost.more_us},
+            {"more_low", cost.more_low},
+            {"more_high", cost.more_high},
+            {"must_us", optional_json(cost.must_us)},
+            {"launches", cost.launches},
+            {"pairs", cost.pairs},
+            {"correct", cost.correct}};
+}
+
 }  // namespace
 
 double ClearingCost::allowed() const noexcept {
@@ -169,6 +188,8 @@ nlohmann::json to_json(const Results& results) {
     for (const HostCost& cost : results.host) document["host"].push_back(host_json(cost));
     if (!results.clearing.empty()) document["clearing"] = nlohmann::json::array();
     for (const ClearingCost& cost : results.clearing) document["clearing"].push_back(clearing_json(cost));
+    if (!results.from_logits.empty()) document["from_logits"] = nlohmann::json::array();
+    for (const RoutingCost& cost : results.from_logits) document["from_logits"].push_back(routing_json(cost));
     if (results.repeats.empty()) return document;
     document["repeats"] = nlohmann::json::array();
     for (const Repeat& repeat : results.repeats) document["repeats"].push_back(repeat_json(repeat));

@@ -112,6 +112,26 @@ struct ClearingCost {
     [[nodiscard]] double allowed() const noexcept;
 };
 
+/// What routing inside the call costs: a layer from router logits and the same calls from ids, measured in pairs.
+struct RoutingCost {
+    std::string op;
+    std::string shape;
+    std::string format;
+    std::int64_t tokens = 0;
+    std::int64_t max_tokens = 0;  ///< of both plans
+    std::string method;           ///< "softmax", "sigmoid_grouped"
+    std::string variant;
+    double us = 0;           ///< median, from logits
+    double us_from_ids = 0;  ///< the same
+    double more_us = 0;      ///< median of the differences of the pairs; its 95 % interval
+    double more_low = 0;
+    double more_high = 0;
+    std::optional<double> must_us{};  ///< what the difference may be
+    double launches = 0;              ///< of a call from logits
+    int pairs = 0;
+    bool correct = true;  ///< both gave the same
+};
+
 struct Results {
     std::string benchmark;  ///< "moe_decode", "mla_decode"; empty: the preset on any device
     std::string device;
@@ -123,6 +143,7 @@ struct Results {
     std::vector<Repeat> repeats;
     std::vector<Rise> rises;
     std::vector<ClearingCost> clearing;
+    std::vector<RoutingCost> from_logits;
 };
 
 /// Rises of more than `noise` among the rows with uniform routing in a graph, by shape and format, each ascending in

@@ -5,10 +5,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 
 #include "cli/bench/decode/clocks.h"
+#include "cli/bench/decode/logits_data.h"
 #include "cli/bench/decode/options.h"
 #include "cli/bench/decode/pace.h"
 #include "cli/bench/decode/rotation.h"
@@ -98,6 +100,51 @@ TEST(DecodeCalls, WhatIsAskedForIsTakenInAllCombinations) {
     }
     EXPECT_THROW(moe_calls({.routing = {"skewed"}}, true), Error);
     EXPECT_THROW(moe_calls({.modes = {"eager"}}, true), Error);
+}
+
+TEST(DecodeFromLogits, BothRoutingMethodsByDefaultOtherShapesByName) {
+    const auto counts = [](const DecodeOptions& options) {
+        std::map<std::string, std::vector<std::int64_t>> found;
+        for (const MoeCase& layer : moe_cases(options))
+            if (const auto tokens = from_logits_counts(options, layer); !tokens.empty())
+                found[layer.shape->name + " " + layer.format] = tokens;
+        return found;
+    };
+    using Counts = std::map<std::string, std::vector<std::int64_t>>;
+    EXPECT_EQ(counts({}), (Counts{{"dsv3-tp8 int4_g32", {1, 8, 64}}, {"qwen3.5-35b fp8_block", {1, 8, 64}}}));
+    EXPECT_EQ(moe_shape("dsv3-tp8").routing.method, moe::RouteMethod::sigmoid_grouped);
+    EXPECT_EQ(moe_shape("qwen3.5-35b").routing.method, moe::RouteMethod::softmax);
+    EXPECT_EQ(counts({.shapes = {"gpt-oss-120b"}, .tokens = {4, 8}}), (Counts{{"gpt-oss-120b mxfp4", {8}}}));
+    EXPECT_EQ(counts({.ops = {"fused_moe"}}), Counts{});
+    EXPECT_EQ(counts({.modes = {"owning"}}), Counts{});
+    EXPECT_EQ(counts({.ops = {"from_logits"}}).size(), 2U);
+    EXPECT_EQ(from_logits_target("dsv3-tp8", "int4_g32", 8), 1.5);
+    EXPECT_EQ(from_logits_target("dsv3-tp8", "int4_g32", 64), 3.0);
+    EXPECT_FALSE(from_logits_target("dsv3-tp8", "int4_g32", 1));
+    EXPECT_FALSE(from_logits_target("dsv3-tp8", "mxfp4", 8));
+}
+
+TEST(DecodeFromLogits, IdsAreWhatTheShapesRuleChooses) {
+    const MoeShape& grouped = moe_shape("dsv3-tp8");
+    const RoutedLogits routed = routed_logits(grouped, 64, 5);
+    const auto* const ids = routed.ids.as<std::int32_t>();
+    std::set<std::int32_t> active;
+    for (int t = 0; t < 64; ++t) {
+        const std::set<std::int32_t> token(ids + 8 * t, ids + 8 * t + 8);
+        std::set<int> groups;
+        for (const std::int32_t id : token) groups.insert(id / 32);
+        EXPECT_EQ(token.size(), 8U);
+        EXPECT_LE(groups.size(), 4U);
+        active.insert(token.begin(), token.end());
+    }
+    EXPECT_NEAR(static_cast<double>(active.size()), 222, 12) << "as many as of uniform routing";
+    EXPECT_EQ(routed.weights.view().size(1), 8);
+    EXPECT_EQ(OwnedTensor::copy_of(routed.bias).as<float>()[7], routed_logits(grouped, 1, 6).bias.as<float>()[7]);
+    EXPECT_NE(routed.logits.as<float>()[0], routed_logits(grouped, 1, 6).logits.as<float>()[0]);
+    EXPECT_FALSE(routed_logits(moe_shape("qwen3.5-35b"), 1, 5).bias.view());
+    EXPECT_EQ(route_rule(grouped).num_groups, 8);
+    EXPECT_EQ(route_rule(grouped).top_groups, 4);
+    EXPECT_EQ(route_rule(grouped).routed_scaling_factor, 2.5F);
 }
 
 TEST(DecodeRouting, DifferentExpertsInEachTokenAndAPrefixForFewerTokens) {
@@ -232,6 +279,32 @@ TEST(DecodeResults, RowsHaveTheDocumentedSchema) {
     EXPECT_EQ(got.at("correct"), true);
     EXPECT_EQ(json.at("refused").at(0).at("reason"), "no kernel");
     EXPECT_DOUBLE_EQ(json.at("host").at(0).at("must_us"), 4.5);
+}
+
+TEST(DecodeResults, LayersFromLogitsStandApartFromTheRows) {
+    Results results;
+    results.benchmark = "moe_decode";
+    EXPECT_FALSE(to_json(results).contains("from_logits"));
+    results.from_logits.push_back({.op = "fused_moe",
+                                   .shape = "dsv3-tp8",
+                                   .format = "int4_g32",
+                                   .tokens = 8,
+                                   .max_tokens = 256,
+                                   .method = "sigmoid_grouped",
+                                   .us = 58.4,
+                                   .us_from_ids = 57,
+                                   .more_us = 1.4,
+                                   .must_us = 1.5});
+    results.from_logits.push_back({.tokens = 1});
+    const auto json = to_json(results);
+    EXPECT_TRUE(json.at("rows").empty());
+    const auto& cost = json.at("from_logits").at(0);
+    EXPECT_DOUBLE_EQ(cost.at("more_us"), 1.4);
+    EXPECT_DOUBLE_EQ(cost.at("must_us"), 1.5);
+    EXPECT_EQ(cost.at("method"), "sigmoid_grouped");
+    EXPECT_EQ(cost.at("max_tokens"), 256);
+    EXPECT_EQ(cost.at("correct"), true);
+    EXPECT_TRUE(json.at("from_logits").at(1).at("must_us").is_null());
 }
 
 TEST(DecodeResults, TextIsTheSameDocumentWithALineForEachRow) {

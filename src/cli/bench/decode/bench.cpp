@@ -23,6 +23,7 @@ constexpr int kHostWarmups = 20;
 constexpr std::int64_t kJudgedClearingRows = 128;  ///< of an expert, from which on clearing must not show
 constexpr double kEndless = std::numeric_limits<double>::infinity();
 constexpr double kSustainedMs = 300;  ///< without a rest; the last third counts
+constexpr int kPairs = 31;
 
 std::vector<Column> columns() {
     return {{"op", 16, true},  {"shape", 14, true}, {"format", 13, true}, {"tokens", 6}, {"routing", 11, true},
@@ -39,6 +40,12 @@ double median(std::vector<double> values) { return summarize(std::move(values)).
 std::string optional_us(const std::optional<double>& us) { return us ? fmt::format("{:g}", *us) : ""; }
 
 }  // namespace
+
+std::vector<double> PairTimes::differences() const {
+    std::vector<double> values;
+    for (std::size_t i = 0; i < first.size(); ++i) values.push_back(first[i] - second[i]);
+    return values;
+}
 
 DecodeBench::DecodeBench(const DecodeOptions& options, const std::string& benchmark)
     : options_(options), l2_bytes_(device_info(options.device).l2_bytes), meter_(options.device), table_(columns()) {
@@ -113,6 +120,29 @@ Timing DecodeBench::time_paced(const std::function<void()>& work, int calls, dou
     facts.sm_mhz = median(clocks);
     for (double& sample : samples) sample /= calls;
     return summarize(std::move(samples));
+}
+
+PairTimes DecodeBench::time_pairs(const cuda::CapturedGraph& first, const cuda::CapturedGraph& second, int calls) {
+    PairTimes times;
+    double busy = 0;
+    const auto replay = [&](const cuda::CapturedGraph& graph) {
+        const double us = cuda::time_once(stream_, [&] { graph.replay(); });
+        busy += 1e-3 * us;
+        return us / calls;
+    };
+    while (times.first.size() < kPairs) {
+        rest();
+        busy = 0;
+        while (busy < kWarmMs) static_cast<void>(replay(first)), static_cast<void>(replay(second));
+        for (const double end = busy + kStretchMs; times.first.size() < kPairs && busy < end;) {
+            const bool swapped = times.first.size() % 2 == 1;
+            if (swapped) times.second.push_back(replay(second));
+            times.first.push_back(replay(first));
+            if (!swapped) times.second.push_back(replay(second));
+        }
+        pace_.worked(now_ms(), busy);
+    }
+    return times;
 }
 
 void DecodeBench::time_sustained(const std::function<void()>& work, int calls, DecodeFacts& facts) {
@@ -222,6 +252,16 @@ void DecodeBench::add_clearing(ClearingCost cost) {
         100.0 * cost.more_high, cost.us_without, 100.0 * cost.allowed(),
         cost.rows < kJudgedClearingRows ? "would be allowed" : "is allowed", cost.correct ? "" : ": WRONG"));
     results_.clearing.push_back(std::move(cost));
+}
+
+void DecodeBench::add_routing(RoutingCost cost) {
+    if (!cost.correct) ++failures_;
+    note(fmt::format(
+        "{} {} {}, {} tokens from logits ({}): {:.2f} us, {:+.2f} ({:+.2f} to {:+.2f}) to {:.2f} from ids{}{}",
+        cost.shape, cost.format, cost.variant, cost.tokens, cost.method, cost.us, cost.more_us, cost.more_low,
+        cost.more_high, cost.us_from_ids, cost.must_us ? fmt::format(", at most {:+.1f} is due", *cost.must_us) : "",
+        cost.correct ? "" : ": WRONG"));
+    results_.from_logits.push_back(std::move(cost));
 }
 
 Timing DecodeBench::time_host(const std::function<void()>& call) {

@@ -41,6 +41,14 @@ struct Subject {
     std::int64_t checked_tokens = 0;
 };
 
+/// Microseconds of a call in replays of two graphs in turn.
+struct PairTimes {
+    std::vector<double> first;
+    std::vector<double> second;
+
+    [[nodiscard]] std::vector<double> differences() const;  ///< first less second
+};
+
 class DecodeBench {
   public:
     /// Measures ceilings and read floors. Throws `unsupported` where the device is not Hopper.
@@ -64,6 +72,9 @@ class DecodeBench {
     void add_repeat(Repeat repeat) { results_.repeats.push_back(std::move(repeat)); }
     void add_rise(Rise rise) { results_.rises.push_back(std::move(rise)); }
     void add_clearing(ClearingCost cost);
+    void add_routing(RoutingCost cost);
+    /// Replays graphs of `calls` calls each, from rest like everything else, in turn so that both see the same clocks.
+    PairTimes time_pairs(const cuda::CapturedGraph& first, const cuda::CapturedGraph& second, int calls);
     /// Times `run` on the host, without waiting for the device.
     void measure_host(const Subject& subject);
     /// Adds a row that was timed elsewhere.

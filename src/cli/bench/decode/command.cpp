@@ -73,7 +73,7 @@ void add_decode_commands(CLI::App& bench, int& status) {
     moe_command.add_flag("--clearing", moe->options.clearing,
                          "Show what clearing accumulators costs; prefill: of the atomic combine");
     moe_command.callback([moe, preset, &status] {
-        check_ops(moe->options, {"fused_moe", "align", "routed_gemm", "sum_reduce"}, "moe");
+        check_ops(moe->options, {"fused_moe", "align", "routed_gemm", "sum_reduce", "from_logits"}, "moe");
         moe->options.prefill = *preset == "prefill";
         if (moe->options.prefill) {
             static_cast<void>(prefill_cases(moe->options));

@@ -116,15 +116,19 @@ int bench_moe(const DecodeOptions& options) {
     for (const MoeCase& layer : cases) {
         const Support support = supports(layer.problem, options.device);
         if (!support) bench.refuse("fused_moe", layer.shape->name, layer.format, support.reason);
-        if (!support && !layer.published) continue;
+        const bool from_ids = support && options.wants("fused_moe");
+        const bool from_logits = support && !from_logits_counts(options, layer).empty();
+        const bool whole = layer.shape->local == 0;  // the GEMM by itself is measured with all experts
+        const bool gemm = layer.published && whole && options.wants("routed_gemm");
+        if (!from_ids && !from_logits && !gemm) continue;
         MoeData data(bench.lane(), pool, layer);
         data.reserve(layer.problem.max_tokens);
-        if (support && options.wants("fused_moe")) {
+        if (from_ids) {
             bench_fused_moe(bench, data);
             if (options.configurations && layer.published) compare_variants(bench, data);
         }
-        const bool whole = layer.shape->local == 0;  // the GEMM by itself is measured with all experts
-        if (layer.published && whole && options.wants("routed_gemm")) bench_routed_gemm(bench, data);
+        if (from_logits) bench_from_logits(bench, data);
+        if (gemm) bench_routed_gemm(bench, data);
         bench.save();
     }
     bench.save();

@@ -17,6 +17,8 @@ void bench_routed_gemm(DecodeBench& bench, MoeData& data);
 /// Routing tables and the sum over a token's experts, in the sizes of a shape.
 void bench_align(DecodeBench& bench, const MoeShape& shape);
 void bench_sum_reduce(DecodeBench& bench, const WeightPool& pool, const MoeShape& shape);
+/// What routing in the call costs: the layer from logits beside the layer from ids.
+void bench_from_logits(DecodeBench& bench, MoeData& data);
 /// What clearing accumulators costs, one layer and 61 of them.
 void bench_clearing(DecodeBench& bench, const WeightPool& pool);
 /// What clearing the output costs the wide kernel's atomic combine, in pairs of replays at 16 to 512 rows of an expert.

@@ -118,6 +118,17 @@ std::vector<DecodeCall> prefill_calls(const DecodeOptions& options) {
     return calls;
 }
 
+std::vector<std::int64_t> from_logits_counts(const DecodeOptions& options, const MoeCase& layer) {
+    constexpr std::string_view always[] = {"dsv3-tp8", "qwen3.5-35b"};
+    const bool chosen = contains(options.shapes, layer.shape->name) || contains(always, layer.shape->name);
+    if (!layer.published || !chosen || !options.wants("from_logits") || !contains(options.mode_list(), Mode::graph))
+        return {};
+    std::vector<std::int64_t> counts;
+    for (const std::int64_t tokens : kFewTokens)
+        if (contains(options.token_counts(), tokens)) counts.push_back(tokens);
+    return counts;
+}
+
 std::vector<MlaCase> mla_cases(const DecodeOptions& options) {
     std::vector<MlaCase> cases;
     for (const MlaShape* shape : chosen_shapes(options, mla_shapes(), mla_shape)) {

@@ -68,6 +68,11 @@ std::vector<MlaCase> mla_cases(const DecodeOptions& options);
 /// What is given explicitly is taken in all combinations.
 std::vector<DecodeCall> moe_calls(const DecodeOptions& options, bool published);
 
+/// Token counts at which a layer is also measured from router logits: 1, 8 and 64 of those that are measured in a
+/// graph, in a published format of a shape that is asked for by name, and of two shapes, one for each routing method,
+/// always.
+std::vector<std::int64_t> from_logits_counts(const DecodeOptions& options, const MoeCase& layer);
+
 /// Calls of so many tokens are also timed without rests.
 inline constexpr std::int64_t kSustainedTokens = 64;
 

@@ -133,6 +133,13 @@ std::optional<Target> moe_target(std::string_view shape, std::string_view format
     return find(kMoe, shape, format, tokens);
 }
 
+std::optional<double> from_logits_target(std::string_view shape, std::string_view format, std::int64_t tokens) {
+    if (shape != "dsv3-tp8" || format != "int4_g32") return std::nullopt;
+    if (tokens == 8) return 1.5;
+    if (tokens == 64) return 3.0;
+    return std::nullopt;
+}
+
 std::optional<Target> prefill_target(std::string_view shape, std::string_view format, std::int64_t tokens) {
     return find(kPrefill, shape, format, tokens);
 }

@@ -22,6 +22,9 @@ std::optional<Target> moe_target(std::string_view shape, std::string_view format
 std::optional<Target> prefill_target(std::string_view shape, std::string_view format, std::int64_t tokens);
 std::optional<Target> mla_target(std::string_view shape, std::string_view format, std::int64_t tokens);
 
+/// Microseconds that a whole layer from router logits may take more than from ids.
+std::optional<double> from_logits_target(std::string_view shape, std::string_view format, std::int64_t tokens);
+
 /// What `run()` may cost the host: 2 us and 2.5 us per launch.
 constexpr double host_target(double launches) { return 2.0 + 2.5 * launches; }
 
