@@ -18,6 +18,12 @@ struct FusedMoeState;
 
 namespace cuda {
 
+/// The kernels that route tokens before others (route_rows.h).
+struct RouteKernels {
+    const void* single = nullptr;  ///< a token in registers, by a CTA of one warp
+    const void* many = nullptr;
+};
+
 /// A variant of the decode kernel, frozen for one problem.
 struct DecodeLaunch {
     const void* kernel = nullptr;
@@ -77,7 +83,7 @@ struct KernelOfVariant {
 struct FusedMoeCuda {
     int grid = 0;
     DecodeArgs args;                     ///< what the problem alone decides
-    const void* route_rows = nullptr;    ///< kernel that routes before others, for problems with a `route`
+    RouteKernels route_rows;             ///< that route before others, for problems with a `route`
     std::vector<DecodeLaunch> launches;  ///< of the first legal variants
     std::vector<GroupedLaunch> grouped;  ///< of the next
     std::vector<WideLaunch> wide;        ///< of the next

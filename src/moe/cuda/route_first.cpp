@@ -11,10 +11,10 @@ namespace tokamak::moe::cuda {
 
 using tokamak::cuda::check;
 
-const void* plan_route_first() {
-    const void* kernel = nullptr;
-    check(load_route_rows(kernel), "loading the routing kernel");
-    return launchable(kernel);
+RouteKernels plan_route_first() {
+    RouteKernels kernels;
+    check(load_route_rows(kernels), "loading the routing kernels");
+    return {launchable(kernels.single), launchable(kernels.many)};
 }
 
 void plan_name_experts() { check(prepare_name_experts(), "loading the kernel that names experts"); }
@@ -28,9 +28,10 @@ void route_first(const FusedMoeState& state, const Workspace& workspace, Stream 
     route.top_k = kernel_args.top_k;
     route.ids = state.cuda.routed_ids.in(workspace);
     route.weights = state.cuda.routed_weights.in(workspace);
-    RouteRowsShape shape = route_rows_shape(route, state.options.max_sms);
-    void* parameters[] = {&route, &shape.room};
-    launch({.kernel = state.cuda.route_rows,
+    route.room = score_room(route.experts);
+    const RouteRowsShape shape = route_rows_shape(route, state.options.max_sms);
+    void* parameters[] = {&route};
+    launch({.kernel = shape.single ? state.cuda.route_rows.single : state.cuda.route_rows.many,
             .ctas = shape.ctas,
             .threads = shape.threads,
             .shared_bytes = shape.shared_bytes,

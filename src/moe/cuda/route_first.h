@@ -6,8 +6,8 @@
 
 namespace tokamak::moe::cuda {
 
-/// Loads the kernel that route_first launches. The device is current.
-const void* plan_route_first();
+/// Loads the kernels that route_first launches. The device is current.
+RouteKernels plan_route_first();
 /// Loads the kernel that name_experts_first launches. The device is current.
 void plan_name_experts();
 /// Routes the call's logits into the workspace, and lets `kernel_args` take ids and weights from there.

@@ -10,8 +10,27 @@ namespace {
 constexpr int kMostWarps = 8;
 constexpr int kSharedLimit = 200 * 1024;
 
+__device__ __forceinline__ void store(const RouteRowsArgs& args, std::int64_t token, int lane, const Choice& choice) {
+    if (lane >= args.top_k) return;
+    args.ids[token * args.top_k + lane] = choice.expert;
+    args.weights[token * args.top_k + lane] = choice.weight;
+}
+
+/// One token by a CTA of one warp. The kernel behind starts meanwhile, but on an SM only where both fit: the gathered
+/// one with 12 warps leaves 1024 registers and at least 2 KB of shared memory (dsv3-tp8, 64 tokens: a CTA of two warps
+/// of 48 registers costs 3 us more).
+__global__ void __maxnreg__(32) route_row(const __grid_constant__ RouteRowsArgs args) {
+    __shared__ __align__(16) float scores[kLaneRoom];
+    asm volatile("griddepcontrol.launch_dependents;");
+    const std::int64_t token = blockIdx.x;
+    if (token >= live_tokens(args.tokens, args.num_tokens)) return;
+    LaneScores logits;
+    logits.load(args.route, args.experts, token, scores);
+    store(args, token, static_cast<int>(threadIdx.x), logits.choose(args.route, args.top_k, scores));
+}
+
 /// A warp for each token.
-__global__ void __launch_bounds__(kMostWarps * 32) route_rows(const __grid_constant__ RouteRowsArgs args, int room) {
+__global__ void __launch_bounds__(kMostWarps * 32) route_rows(const __grid_constant__ RouteRowsArgs args) {
     extern __shared__ float scores[];
     asm volatile("griddepcontrol.launch_dependents;");
     const std::int64_t tokens = live_tokens(args.tokens, args.num_tokens);
@@ -20,34 +39,35 @@ __global__ void __launch_bounds__(kMostWarps * 32) route_rows(const __grid_const
     const int warps = static_cast<int>(blockDim.x) / 32;
 #pragma unroll 1
     for (std::int64_t token = static_cast<std::int64_t>(blockIdx.x) * warps + warp; token < tokens;
-         token += static_cast<std::int64_t>(gridDim.x) * warps) {
-        const Choice choice = choose_experts(args, token, args.experts, scores + warp * room);
-        if (lane >= args.top_k) continue;
-        args.ids[token * args.top_k + lane] = choice.expert;
-        args.weights[token * args.top_k + lane] = choice.weight;
-    }
+         token += static_cast<std::int64_t>(gridDim.x) * warps)
+        store(args, token, lane, choose_experts(args, token, args.experts, scores + warp * args.room));
 }
 
 }  // namespace
 
 /// The shared memory is that of the kernels behind it: no SM has to change over in between.
-cudaError_t load_route_rows(const void*& kernel) {
-    kernel = reinterpret_cast<const void*>(&route_rows);
-    const cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedLimit);
+cudaError_t load_route_rows(RouteKernels& kernels) {
+    kernels = {reinterpret_cast<const void*>(&route_row), reinterpret_cast<const void*>(&route_rows)};
+    const cudaError_t status =
+        cudaFuncSetAttribute(kernels.many, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedLimit);
     if (status != cudaSuccess) return status;
-    return cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+    for (const void* kernel : {kernels.single, kernels.many}) {
+        const cudaError_t carved = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                                        cudaSharedmemCarveoutMaxShared);
+        if (carved != cudaSuccess) return carved;
+    }
+    return cudaSuccess;
 }
 
 RouteRowsShape route_rows_shape(const RouteRowsArgs& args, int max_ctas) {
-    constexpr std::int64_t few = 512;  // tokens that two warps of each SM route
-    const int warps = args.tokens <= few ? 2 : kMostWarps;
+    constexpr std::int64_t few = 512;  // tokens that one or two warps of each CTA route
     const std::int64_t limit = max_ctas > 0 ? max_ctas : 0x7FFFFFFF;
-    RouteRowsShape shape;
-    shape.room = score_room(args.experts);
-    shape.ctas = static_cast<unsigned>(std::min((args.tokens + warps - 1) / warps, limit));
-    shape.threads = static_cast<unsigned>(warps) * 32;
-    shape.shared_bytes = static_cast<unsigned>(warps * shape.room) * 4;
-    return shape;
+    if (args.route.in_registers && args.tokens <= std::min(few, limit))
+        return {.single = true, .ctas = static_cast<unsigned>(args.tokens), .threads = 32};
+    const int warps = args.tokens <= few ? 2 : kMostWarps;
+    return {.ctas = static_cast<unsigned>(std::min((args.tokens + warps - 1) / warps, limit)),
+            .threads = static_cast<unsigned>(warps) * 32,
+            .shared_bytes = static_cast<unsigned>(warps * args.room) * 4};
 }
 
 }  // namespace tokamak::moe::cuda

@@ -4,7 +4,7 @@
 
 #include <cuda_runtime_api.h>
 
-#include "moe/cuda/decode_args.h"
+#include "moe/cuda/fused_moe.h"
 
 namespace tokamak::moe::cuda {
 
@@ -16,17 +16,19 @@ struct RouteRowsArgs {
     int top_k = 0;
     std::int32_t* ids = nullptr;  ///< [tokens, top_k]
     float* weights = nullptr;     ///< the same
+    int room = 0;                 ///< floats of a warp, where it routes in shared memory
 };
 
 /// How it is launched; a kernel behind it that is launched programmatically may start at once.
 struct RouteRowsShape {
+    bool single = false;  ///< by the kernel for CTAs of one warp
     unsigned ctas = 0;
     unsigned threads = 0;
-    unsigned shared_bytes = 0;
-    int room = 0;  ///< floats of a warp: the kernel's second parameter
+    unsigned shared_bytes = 0;  ///< dynamic
 };
 RouteRowsShape route_rows_shape(const RouteRowsArgs& args, int max_ctas);
-/// The kernel, with its attributes set.
-cudaError_t load_route_rows(const void*& kernel);
+
+/// The kernels, with their attributes set.
+cudaError_t load_route_rows(RouteKernels& kernels);
 
 }  // namespace tokamak::moe::cuda
