@@ -18,12 +18,14 @@ namespace {
 
 const Device kGpu = Device::cuda();
 
-void expect_routed(const FusedMoeCase& c, const LogitData& host, std::initializer_list<std::int64_t> counts) {
+void expect_routed(const FusedMoeCase& c, const LogitData& host, std::initializer_list<std::int64_t> counts,
+                   int max_sms = 0) {
     const LogitData device = host.on(kGpu);
     const std::vector<Expected> want = reference(host.data);
-    const std::vector<std::string> variants = make_plan(c.problem, kGpu).state().variants;
+    PlanOptions options;
+    options.max_sms = max_sms;
+    const std::vector<std::string> variants = make_plan(c.problem, kGpu, options).state().variants;
     for (const std::string& variant : variants) {
-        PlanOptions options;
         options.variant = variant;
         const FusedMoePlan plan = make_plan(c.problem, kGpu, options);
         for (const std::int64_t tokens : counts) {
@@ -52,6 +54,18 @@ TEST(FusedMoeGpuLogits, EveryRuleAndType) {
             Rng rng = rng_for(purpose++);
             expect_routed(c, logit_data(rng, c, rule.bias), {1, 8, 11});
         }
+}
+
+/// A launch before has a warp for each token, in CTAs of one warp where it may have so many of them, else in larger
+/// ones.
+TEST(FusedMoeGpuLogits, OnAFewMultiprocessors) {
+    TOKAMAK_REQUIRE_GPU();
+    for (const std::size_t rule : {std::size_t{2}, std::size_t{8}}) {
+        const FusedMoeCase c = logit_case(rule_cases()[rule], WeightSpec::bf16(), 33);
+        SCOPED_TRACE(to_string(c));
+        Rng rng = rng_for(960);
+        expect_routed(c, logit_data(rng, c, rule_cases()[rule].bias), {9, 33}, 12);
+    }
 }
 
 /// Equal scores go to the lower expert, also where the logits of a row are all zeros, of both signs.

@@ -23,7 +23,7 @@ constexpr int kHostWarmups = 20;
 constexpr std::int64_t kJudgedClearingRows = 128;  ///< of an expert, from which on clearing must not show
 constexpr double kEndless = std::numeric_limits<double>::infinity();
 constexpr double kSustainedMs = 300;  ///< without a rest; the last third counts
-constexpr int kPairs = 31;
+constexpr int kPairs = 61;
 
 std::vector<Column> columns() {
     return {{"op", 16, true},  {"shape", 14, true}, {"format", 13, true}, {"tokens", 6}, {"routing", 11, true},
