@@ -31,9 +31,9 @@ struct TuneOptions {
     double seconds = 0;             ///< time budget of a case; 0: none
     double candidate_seconds = 5;
     bool retry_failed = false;
-    bool isolate = true;   ///< candidates run in a process of their own first
+    bool isolate = true;                 ///< candidates run in a process of their own first
     std::shared_ptr<tune::Clock> clock;  ///< of the limits, and of samples on a CPU; null: the machine's
-    bool probing = false;  ///< this is that process: one layer of weights is enough
+    bool probing = false;                ///< this is that process: one layer of weights is enough
 
     [[nodiscard]] std::vector<std::int64_t> buckets() const;
     [[nodiscard]] std::int64_t size(const std::string& name) const;  ///< 0 if not given
