@@ -63,7 +63,8 @@ struct SingleLaunch {
 /// A variant of the wide kernel, frozen for one problem.
 struct WideLaunch {
     const void* kernel = nullptr;
-    const void* half_kernel = nullptr;  ///< with results in bf16, for the calls that allow it
+    const void* half_kernel = nullptr;    ///< with results in bf16, for the calls that allow it
+    const void* atomic_kernel = nullptr;  ///< which adds results to `out`, for the calls that allow it
     int threads = 0;
     int stages = 0;
     WideShared shared;

@@ -83,11 +83,17 @@ GroupedLaunch freeze(const GroupedVariant& variant, const DecodeArgs& args, cons
 
 WideLaunch freeze(const WideVariant& variant, bool atomic, const DeviceInfo& info) {
     const WideInstance& instance = variant.instance;
-    const void* const chosen = atomic && instance.atomic_kernel != nullptr ? instance.atomic_kernel : instance.kernel;
-    const void* const kernel = load(chosen, instance.threads, variant.shared.bytes, instance.name, info);
-    const void* half = atomic ? nullptr : instance.half_kernel;
-    if (half != nullptr) half = load(half, instance.threads, variant.shared.bytes, instance.name, info);
-    return {kernel, half, instance.threads, variant.stages, variant.shared, instance.pairs};
+    const auto loaded = [&](const void* kernel) {
+        return kernel == nullptr ? nullptr : load(kernel, instance.threads, variant.shared.bytes, instance.name, info);
+    };
+    const void* const adds = instance.atomic_kernel != nullptr ? instance.atomic_kernel : instance.kernel;
+    return {loaded(instance.kernel),
+            loaded(instance.half_kernel),
+            atomic ? loaded(adds) : nullptr,
+            instance.threads,
+            variant.stages,
+            variant.shared,
+            instance.pairs};
 }
 
 SingleLaunch freeze(const DecodeInstance& instance, const SingleVariant& variant, const DecodeArgs& args,
@@ -126,8 +132,8 @@ void cut_units(GroupedArgs& args, int ctas) {
     args.fine_tiles = (ctas + args.down_units - 1) / args.down_units;
 }
 
-/// Whether rows of `out` are aligned to `count` columns.
-bool whole_vectors(const GroupedArgs& args, int count) {
+/// Whether rows of `out`, in 16 bits, are aligned to `count` columns.
+bool whole_vectors(const DecodeArgs& args, int count) {
     return args.gate_up.cols % count == 0 && args.out_stride % count == 0 &&
            reinterpret_cast<std::uintptr_t>(args.out) % (2 * static_cast<unsigned>(count)) == 0;
 }
@@ -182,11 +188,12 @@ void run_wide(const FusedMoeState& state, const WideLaunch& choice, const Decode
     args.tile_rows = args.expert_results + args.local_experts;
     args.tile_parts = state.cuda.tile_units.in(workspace);
     args.dealt = state.cuda.wide_dealt.in(workspace);
-    args.atomic = state.cuda.atomic;
     args.stages = choice.stages;
     args.lists = choice.shared;
+    // Results are added eight at a time, or not at all.
+    args.atomic = choice.atomic_kernel != nullptr && args.out_dtype == DType::bf16 && whole_vectors(args, 8);
     const bool half = choice.half_kernel != nullptr && allows_half_results(args);
-    const void* const kernel = half ? choice.half_kernel : choice.kernel;
+    const void* const kernel = args.atomic ? choice.atomic_kernel : half ? choice.half_kernel : choice.kernel;
     for (std::int64_t first = 0; first < args.tokens; first += state.cuda.wide_tokens) {
         args.first_token = first;
         args.pass_tokens = static_cast<int>(std::min(state.cuda.wide_tokens, args.tokens - first));

@@ -162,8 +162,9 @@ class WideCombineJobs {
             const int experts = __popc(__ballot_sync(0xFFFFFFFFU, due));
             if (experts == 0) return;
             const int parts = due ? tables_.tile_count(expert) * args_.down.strips * 8 : 0;
-            while (!__all_sync(0xFFFFFFFFU, !due || WideCounts{{args_.expert_results}}.read(expert) >= parts))
-                __nanosleep(Ahead ? 200 : 1000);
+            const WideCounts results{{args_.expert_results}};
+            while (!__all_sync(0xFFFFFFFFU, !due || results.peek(expert) >= parts)) __nanosleep(Ahead ? 200 : 1000);
+            if (due) static_cast<void>(results.read(expert));
             __syncwarp();  // what other lanes have seen is there for all
             expert_ += experts;
         }

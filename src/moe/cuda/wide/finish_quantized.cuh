@@ -9,7 +9,7 @@
 
 #include "cuda/decode/e4m3.cuh"
 #include "moe/cuda/wide/codes.cuh"
-#include "moe/cuda/wide/finish.cuh"
+#include "moe/cuda/wide/scatter.cuh"
 
 namespace tokamak::moe::cuda {
 
@@ -295,6 +295,20 @@ struct WideRoutes {
     }
 };
 
+/// Where a quantised row's results go: to its row of results, or to `out`.
+template <class Shape>
+__device__ __forceinline__ std::uint8_t* wide_half_target(const WideArgs& args, int route) {
+    return wide_half_result(args, Shape::atomic(args) ? route | kWideAlone : route);
+}
+/// Eight columns there; a row of results has whole vectors, and so has `out` where results are added to it.
+template <class Shape>
+__device__ __forceinline__ void put_half_result(const WideArgs& args, std::uint8_t* to, int route, const uint4& eight) {
+    if (Shape::kQuantized && Shape::atomic(args))
+        put_eight_bf16(to, eight, (route & kWideAlone) != 0);
+    else
+        *reinterpret_cast<uint4*>(to) = eight;
+}
+
 /// 16 rows at a time turned by way of `patch`: two lanes store the 16 columns that a warp has of
 /// one.
 template <class Shape, int Eights>
@@ -312,7 +326,7 @@ __device__ __forceinline__ void finish_down_half(const WideArgs& args, const Wid
     [[maybe_unused]] std::uint64_t to[WideRoutes<Eights>::kCount];  // rows, found once for each
 #pragma unroll
     for (int i = 0; Shape::kQuantized && i < WideRoutes<Eights>::kCount; ++i)
-        to[i] = reinterpret_cast<std::uint64_t>(wide_half_result(args, rows_of.routes[i]));
+        to[i] = reinterpret_cast<std::uint64_t>(wide_half_target<Shape>(args, rows_of.routes[i]));
     [[maybe_unused]] const std::int64_t stride = wide_result_stride(args, true);
 #pragma unroll
     for (int n = 0; n < Eights; n += 2) {
@@ -340,8 +354,7 @@ __device__ __forceinline__ void finish_down_half(const WideArgs& args, const Wid
         ptx::store_matrix_transposed_x4(own, pairs);
         __syncwarp();
         const uint4 eight = *reinterpret_cast<const uint4*>(turned);
-        if (route >= 0 && col < args.gate_up.cols)  // a row of results has whole vectors
-            *reinterpret_cast<uint4*>(row) = eight;
+        if (route >= 0 && col < args.gate_up.cols) put_half_result<Shape>(args, row, route, eight);
     }
 }
 

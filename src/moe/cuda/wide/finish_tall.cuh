@@ -9,7 +9,6 @@
 
 #include "moe/cuda/wide/finish_quantized.cuh"
 #include "moe/cuda/wide/multiply_tall.cuh"
-#include "moe/cuda/wide/scatter.cuh"
 
 namespace tokamak::moe::cuda {
 
@@ -166,48 +165,18 @@ __device__ __forceinline__ void add_tall_down_biases(const WideArgs& args, const
         }
 }
 
-/// Results of the lane's own rows for the atomic combine: weighted, and added to `out` one by one if that takes no
-/// vectors. Whether it does not.
-__device__ __forceinline__ bool scatter_tall(const WideArgs& args, const WideUnit& unit, const WideConsumer& me,
-                                             WideTallSums (&sums)[2]) {
-    const bool vectors = adds_vectors(args);
-#pragma unroll
-    for (int high = 0; high < 2; ++high) {
-        const int row = tall_row(me, high);
-        if (row >= unit.rows) continue;
-        const int route = __ldcg(args.list + unit.first + row) & ~kWideAlone;
-        const std::int64_t token = args.first_token + route / args.top_k;
-        const float weight =
-            args.weights.data != nullptr ? load_element(args.weights, token, route % args.top_k) : 1.0F;
-#pragma unroll
-        for (int n = 0; n < 32; ++n)
-#pragma unroll
-            for (int odd = 0; odd < 2; ++odd) {
-                float& sum = sums[n / 16][n % 16][high * 2 + odd];
-                sum *= weight;
-                const int col = unit.strip * 64 + n * 8 + me.lane % 4 * 2 + odd;
-                if (!vectors && n < unit.strips * 8 && col < args.gate_up.cols)
-                    add_element(args.out, args.out_dtype, token * args.out_stride + col, sum);
-            }
-    }
-    return !vectors;
-}
-
 /// Rows of results in bf16, or results added to `out`: 64 bytes of each of the warp's 16 rows at a time, turned in
 /// `patch`. With 32 bytes each store was of 16 lines.
 template <class Shape>
 __device__ __forceinline__ void finish_tall_down(const WideArgs& args, const WideUnit& unit, const WideConsumer& me,
                                                  std::uint8_t* patch, const TallRoutes& rows, WideTallSums (&sums)[2]) {
     if (args.down.bias.data != nullptr) add_tall_down_biases(args, unit, me, sums);
-    if (Shape::atomic(args) && scatter_tall(args, unit, me, sums)) return;
     const int chunk = me.lane % 4;
     const int first = unit.strip * 64 + chunk * 8;
     const int left = min(unit.strips * 64, args.gate_up.cols - unit.strip * 64) - chunk * 8;  // of columns
     std::uint8_t* to[2];
 #pragma unroll
-    for (int high = 0; high < 2; ++high)
-        to[high] = wide_half_result(args, Shape::atomic(args) ? rows.routes[high] | kWideAlone : rows.routes[high]) +
-                   first * 2;
+    for (int high = 0; high < 2; ++high) to[high] = wide_half_target<Shape>(args, rows.routes[high]) + first * 2;
     // The 16 bytes of a row change places, so that eight lanes write to and read from different banks.
     const auto turned = [&](int row, int eight) { return row * 64 + (eight ^ row / 2 % 4) * 16; };
     const std::uint32_t own = ptx::shared_address(patch);
@@ -220,7 +189,7 @@ __device__ __forceinline__ void finish_tall_down(const WideArgs& args, const Wid
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
             const float(&s)[4] = sums[four / 4][four % 4 * 4 + i / 2];
-            const float factor = Shape::atomic(args) ? 1.0F : rows.factors[i % 2];
+            const float factor = rows.factors[i % 2];
             const __nv_bfloat162 pair = __floats2bfloat162_rn(s[i % 2 * 2] * factor, s[i % 2 * 2 + 1] * factor);
             pairs[i / 4][i % 4] = *reinterpret_cast<const std::uint32_t*>(&pair);
         }
@@ -233,10 +202,7 @@ __device__ __forceinline__ void finish_tall_down(const WideArgs& args, const Wid
             const uint4 eight = *reinterpret_cast<const uint4*>(from + high * 512);
             const int route = rows.routes[high];
             if (route < 0 || four * 32 >= left) continue;
-            if (Shape::atomic(args))
-                put_eight_bf16(to[high] + four * 64, eight, (route & kWideAlone) != 0);
-            else
-                *reinterpret_cast<uint4*>(to[high] + four * 64) = eight;  // a row of results has whole vectors
+            put_half_result<Shape>(args, to[high] + four * 64, route, eight);
         }
     }
 }

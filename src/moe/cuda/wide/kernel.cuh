@@ -111,10 +111,7 @@ __device__ __forceinline__ void finish_wide_strips(const WideArgs& args, const W
 #pragma unroll
     for (int i = 0; i < Strips; ++i) {
         if (first + i >= last) break;
-        if (Shape::atomic(args))
-            finish_down_scatter<Shape>(args, unit, unit.strip + first + i, me, patch, sums[i]);
-        else
-            finish_down_half<Shape>(args, unit, unit.strip + first + i, me, patch, routes, sums[i]);
+        finish_down_half<Shape>(args, unit, unit.strip + first + i, me, patch, routes, sums[i]);
     }
 }
 
@@ -128,7 +125,7 @@ __device__ __forceinline__ void consume_wide_unit(const WideArgs& args, const Wi
     float sums[Strips][Eights][4] = {};
     [[maybe_unused]] WideRoutes<Eights> routes;
     if constexpr (Shape::kQuantized)
-        if (!Shape::atomic(args) && down) routes.template ask<true>(args, unit, me.lane);
+        if (down) routes.template ask<true>(args, unit, me.lane);
     if constexpr (Shape::kQuantized)
         multiply_unit_e4m3<Shape>(stages, first, matrix.tiles, unit.rows, sums);
     else if constexpr (Shape::Weights::kFromShared)
@@ -172,8 +169,7 @@ __device__ __forceinline__ void consume_tall_unit(const WideArgs& args, const Wi
         rest.first += Shape::kTallRows;
         rest.rows -= Shape::kTallRows;
         [[maybe_unused]] WideRoutes<2> routes_more;
-        if constexpr (Extra)
-            if (!Shape::atomic(args)) routes_more.template ask<true>(args, rest, own.lane);
+        if constexpr (Extra) routes_more.template ask<true>(args, rest, own.lane);
         finish_tall_down<Shape>(args, unit, own, tall_patch<Shape>(args, own), routes, sums);
         if constexpr (Extra) {
             const int first = own.warpgroup * 2;
@@ -266,21 +262,20 @@ template <class Shape>
 __device__ __forceinline__ void feed_wide(const WideArgs& args, std::uint8_t* shared, int warp) {
     // Else the address is kept in local memory and read for each stage (WideConsumer::anew).
     if constexpr (Shape::kQuantized) asm volatile("" : "+l"(shared));
-    const StageRing<Shape> ring(shared, args);
+    WideFeed<Shape> feed(StageRing<Shape>(shared, args));
     const WideTables tables = wide_tables<Shape>(shared, args);
     const WideDeals deals{shared + args.lists.deals};
-    RingPlace place;
     int turn = 0;
     if (warp == 0) {
-        copy_wide_weights<Shape>(ring, place, tables, deals, turn, args.gate_up, false);
-        copy_wide_weights<Shape>(ring, place, tables, deals, turn, args.down, true);
+        copy_wide_weights<Shape>(feed, tables, deals, turn, args.gate_up, false);
+        copy_wide_weights<Shape>(feed, tables, deals, turn, args.down, true);
     } else {
         ptx::fence_all_async();
         if constexpr (Shape::kQuantized) {  // each with its own instructions: a phase in a register takes more of them
-            copy_wide_codes<Shape>(ring, place, deals, turn, args, false);
-            copy_wide_codes<Shape>(ring, place, deals, turn, args, true);
+            copy_wide_codes<Shape>(feed, deals, turn, args, false);
+            copy_wide_codes<Shape>(feed, deals, turn, args, true);
         } else {
-            for (int phase = 0; phase < 2; ++phase) copy_wide_rows<Shape>(ring, place, deals, turn, args, phase == 1);
+            for (int phase = 0; phase < 2; ++phase) copy_wide_rows<Shape>(feed, deals, turn, args, phase == 1);
         }
     }
 }

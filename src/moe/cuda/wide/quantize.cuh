@@ -99,12 +99,13 @@ class WideQuantize {
         if (job.token >= 0) pending_ = ask();
         return job;
     }
-    /// What the results at the lane's place are multiplied by, and whether they go to `out`.
+    /// What the results at the lane's place are multiplied by before they are kept or added, and whether they are the
+    /// only ones of their token.
     __device__ __forceinline__ void tell_factor(const Job& job, int slots, int place, std::uint32_t live) const {
         if (place < 0) return;
         const int slot = slots + lane_;
         const bool alone = alone_ && __popc(live) == 1;
-        args_.factors[place] = alone && args_.weights.data != nullptr
+        args_.factors[place] = (alone || args_.atomic) && args_.weights.data != nullptr
                                    ? load_element(args_.weights, args_.first_token + job.token, slot)
                                    : 1.0F;
         if (alone) args_.list[place] = (job.token * args_.top_k + slot) | kWideAlone;

@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "cuda/ptx/copy.cuh"
+#include "cuda/ptx/copy_by_address.cuh"
 #include "cuda/ptx/gather.cuh"
 #include "cuda/ptx/prefetch.cuh"
 #include "moe/cuda/stage_ring.cuh"
@@ -24,10 +25,44 @@ __device__ __forceinline__ int wide_tile_parts(const WideArgs& args) {
     return Shape::kQuantized ? args.down.tiles : args.gate_up.strips * 4;
 }
 
+/// A feeding warp's way through the ring, as shared addresses: the consumers wait for instructions that it issues
+/// beside theirs, and a stage's pointer costs a dozen.
+template <class Shape>
+class WideFeed {
+  public:
+    __device__ __forceinline__ explicit WideFeed(const StageRing<Shape>& ring)
+        : memory_(ptx::shared_address(ring.memory)),
+          full_(ptx::shared_address(ring.full)),
+          end_(static_cast<std::uint32_t>(ring.stages) * 8),
+          stage_(memory_) {
+        asm volatile("" : "+r"(memory_), "+r"(full_), "+r"(end_));  // else made once more for each stage
+    }
+    /// Until consumers have given the stage back.
+    __device__ __forceinline__ void await() const { ptx::barrier_wait(full_ + end_ + place_, parity_ ^ 1U); }
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t full() const { return full_ + place_; }
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t stage() const { return stage_; }
+    __device__ __forceinline__ void advance() {
+        place_ += 8;
+        stage_ += Shape::kStageBytes;
+        if (place_ != end_) return;
+        place_ = 0;
+        stage_ = memory_;
+        parity_ ^= 1U;
+    }
+
+  private:
+    std::uint32_t memory_;
+    std::uint32_t full_;
+    std::uint32_t end_;
+    std::uint32_t stage_;
+    std::uint32_t place_ = 0;  ///< eight times its slot
+    std::uint32_t parity_ = 0;
+};
+
 /// The strips of a stage, by an elected lane. Both: to both CTAs of the pair.
 template <class Shape, bool Both>
-__device__ __forceinline__ void copy_strips(std::uint8_t* to, const std::uint8_t* from, std::int64_t strip_bytes,
-                                            int count, std::uint32_t bytes, std::uint64_t* full, std::uint64_t policy) {
+__device__ __forceinline__ void copy_strips(std::uint32_t to, const std::uint8_t* from, std::int64_t strip_bytes,
+                                            int count, std::uint32_t bytes, std::uint32_t full, std::uint64_t policy) {
 #pragma unroll
     for (int strip = 0; strip < Shape::kStrips; ++strip) {
         if (strip >= count) break;
@@ -41,9 +76,9 @@ __device__ __forceinline__ void copy_strips(std::uint8_t* to, const std::uint8_t
 
 /// Walks over the units of a phase and copies their weights, stage by stage. A whole warp runs it.
 template <class Shape>
-__device__ __forceinline__ void copy_wide_weights(const StageRing<Shape>& ring, RingPlace& place,
-                                                  const WideTables& tables, const WideDeals& deals, int& turn,
-                                                  const DecodeMatrix& matrix, bool down) {
+__device__ __forceinline__ void copy_wide_weights(WideFeed<Shape>& feed, const WideTables& tables,
+                                                  const WideDeals& deals, int& turn, const DecodeMatrix& matrix,
+                                                  bool down) {
     using Weights = typename Shape::Weights;
     constexpr int stage_tiles = Shape::kBlocks / Weights::kTileBlocks;
     const int chunks = Shape::chunks(matrix);
@@ -65,23 +100,24 @@ __device__ __forceinline__ void copy_wide_weights(const StageRing<Shape>& ring, 
         const WideRange share = pair.share(both, unit.strips);
         const std::uint8_t* source =
             matrix.packed + unit.expert * matrix.expert_bytes + (unit.strip + share.first) * matrix.strip_bytes;
+        const int count = share.last - share.first;
+        const auto place = static_cast<std::uint32_t>(share.first * Weights::kStripStageBytes);
         for (int chunk = 0; chunk < chunks; ++chunk) {
             if (leader && chunk == ask_at) walk.ask();
             const int tiles = min(stage_tiles, matrix.tiles - chunk * stage_tiles);
             const std::uint32_t bytes = static_cast<std::uint32_t>(tiles) * Weights::kTileBytes;
-            std::uint64_t* const full = &ring.full[place.slot];
-            std::uint8_t* const to = ring.stage(place.slot) + share.first * Weights::kStripStageBytes;
-            ptx::barrier_wait(&ring.empty[place.slot], place.parity ^ 1U);
+            const std::uint32_t full = feed.full();
+            const std::uint32_t to = feed.stage() + place;
+            feed.await();
             if (ptx::elect_lane()) {
                 ptx::barrier_arrive_expect(full, bytes * static_cast<std::uint32_t>(unit.strips));
-                const int count = share.last - share.first;
                 if (both)
                     copy_strips<Shape, true>(to, source, matrix.strip_bytes, count, bytes, full, policy);
                 else
                     copy_strips<Shape, false>(to, source, matrix.strip_bytes, count, bytes, full, policy);
             }
             source += bytes;
-            place.advance(ring.stages);
+            feed.advance();
         }
     }
 }
@@ -115,8 +151,8 @@ __device__ __forceinline__ void prefetch_unit_end(const WideArgs& args, const Wi
 
 /// Copies the rows of a phase, stage by stage. A whole warp runs it.
 template <class Shape>
-__device__ __forceinline__ void copy_wide_rows(const StageRing<Shape>& ring, RingPlace& place, const WideDeals& deals,
-                                               int& turn, const WideArgs& args, bool down) {
+__device__ __forceinline__ void copy_wide_rows(WideFeed<Shape>& feed, const WideDeals& deals, int& turn,
+                                               const WideArgs& args, bool down) {
     const DecodeMatrix& matrix = down ? args.down : args.gate_up;
     void* const all = down ? args.intermediate : wide_x_rows<Shape>(args);
     const WidePair pair;
@@ -134,14 +170,15 @@ __device__ __forceinline__ void copy_wide_rows(const StageRing<Shape>& ring, Rin
         const bool both = Shape::kPairs && !unit.same_strips && pair.size == 2;
         const WideRange share = pair.share(both, unit.rows);
         const auto own = static_cast<std::uint32_t>(share.last - share.first) * 128;
+        const std::uint8_t* from = rows.block(0) + share.first * 128;
+        const auto place = static_cast<std::uint32_t>(Shape::kRowsOffset + share.first * 128);
         for (int first = 0; first < blocks; first += Shape::kBlocks) {
-            std::uint64_t* const full = &ring.full[place.slot];
-            std::uint8_t* const to = ring.stage(place.slot) + Shape::kRowsOffset + share.first * 128;
+            const std::uint32_t full = feed.full();
+            const std::uint32_t to = feed.stage() + place;
             const int count = min(Shape::kBlocks, blocks - first);
-            ptx::barrier_wait(&ring.empty[place.slot], place.parity ^ 1U);
+            feed.await();
             if (ptx::elect_lane()) {
                 ptx::barrier_arrive_expect(full, bytes * static_cast<std::uint32_t>(count));
-                const std::uint8_t* const from = rows.block(first) + share.first * 128;
 #pragma unroll
                 for (int block = 0; block < Shape::kBlocks; ++block) {
                     if (block >= count || own == 0) break;
@@ -151,7 +188,8 @@ __device__ __forceinline__ void copy_wide_rows(const StageRing<Shape>& ring, Rin
                         ptx::bulk_copy(to + block * Shape::kRowBlockBytes, from + block * bytes, own, full);
                 }
             }
-            place.advance(ring.stages);
+            from += Shape::kBlocks * bytes;
+            feed.advance();
         }
     }
 }
@@ -159,8 +197,8 @@ __device__ __forceinline__ void copy_wide_rows(const StageRing<Shape>& ring, Rin
 /// The same for quantised rows, with the scales of the strips: those of tile t lie behind a strip's tiles, those of
 /// tiles 2n and 2n + 1 at 16n.
 template <class Shape>
-__device__ __forceinline__ void copy_wide_codes(const StageRing<Shape>& ring, RingPlace& place, const WideDeals& deals,
-                                                int& turn, const WideArgs& args, bool down) {
+__device__ __forceinline__ void copy_wide_codes(WideFeed<Shape>& feed, const WideDeals& deals, int& turn,
+                                                const WideArgs& args, bool down) {
     const DecodeMatrix& matrix = down ? args.down : args.gate_up;
     void* const all = down ? args.intermediate : wide_x_rows<Shape>(args);
     const WidePair pair;
@@ -182,16 +220,17 @@ __device__ __forceinline__ void copy_wide_codes(const StageRing<Shape>& ring, Ri
                                            unit.strip * matrix.strip_bytes +
                                            static_cast<std::int64_t>(matrix.tiles) * Shape::Weights::kTileBytes;
         for (int tile = 0; tile < matrix.tiles; ++tile) {
-            std::uint64_t* const full = &ring.full[place.slot];
-            std::uint8_t* const stage = ring.stage(place.slot);
-            ptx::barrier_wait(&ring.empty[place.slot], place.parity ^ 1U);
+            const std::uint32_t full = feed.full();
+            const std::uint32_t stage = feed.stage();
+            feed.await();
             if (ptx::elect_lane()) {
                 ptx::barrier_arrive_expect(full, bytes + static_cast<std::uint32_t>(unit.strips) * kWideScaleBytes);
-                std::uint8_t* const to = stage + Shape::kRowsOffset + first;
+                const std::uint32_t to = stage + Shape::kRowsOffset + static_cast<std::uint32_t>(first);
                 if (own > 0 && both_rows) ptx::bulk_copy_both(to, codes.group(tile) + first, own, full);
                 if (own > 0 && !both_rows) ptx::bulk_copy(to, codes.group(tile) + first, own, full);
                 const std::uint8_t* from = scales + tile / 2 * kWideScaleBytes + strips.first * matrix.strip_bytes;
-                std::uint8_t* const scales_to = stage + Shape::kStripScalesOffset + strips.first * kWideScaleBytes;
+                const std::uint32_t scales_to =
+                    stage + Shape::kStripScalesOffset + static_cast<std::uint32_t>(strips.first * kWideScaleBytes);
 #pragma unroll
                 for (int strip = 0; strip < Shape::kStrips; ++strip, from += matrix.strip_bytes) {
                     if (strip >= strips.last - strips.first) break;
@@ -201,7 +240,7 @@ __device__ __forceinline__ void copy_wide_codes(const StageRing<Shape>& ring, Ri
                         ptx::bulk_copy(scales_to + strip * kWideScaleBytes, from, kWideScaleBytes, full);
                 }
             }
-            place.advance(ring.stages);
+            feed.advance();
         }
     }
 }

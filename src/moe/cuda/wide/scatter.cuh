@@ -6,7 +6,6 @@
 #pragma once
 
 #include <cuda_bf16.h>
-#include <cuda_fp16.h>
 
 #include <cstdint>
 
@@ -76,15 +75,6 @@ class WideClear {
     const WideArgs& args_;
     int lane_;
 };
-
-__device__ __forceinline__ void add_element(void* data, DType dtype, std::int64_t index, float value) {
-    if (dtype == DType::bf16)
-        atomicAdd(static_cast<__nv_bfloat16*>(data) + index, __float2bfloat16_rn(value));
-    else if (dtype == DType::f16)
-        atomicAdd(static_cast<__half*>(data) + index, __float2half_rn(value));
-    else
-        atomicAdd(static_cast<float*>(data) + index, value);
-}
 
 /// Eight elements at an address that is a multiple of 16.
 __device__ __forceinline__ void add_eight_bf16(void* to, const uint4& eight) {
@@ -168,34 +158,8 @@ __device__ __forceinline__ void scatter_vectors(const WideArgs& args, const Wide
     }
 }
 
-template <class Shape, int Eights>
-__device__ __forceinline__ void scatter_elements(const WideArgs& args, const WideRowTargets<Eights>& targets, int strip,
-                                                 const WideConsumer& me, const WideLaneRows<Shape, true>& rows,
-                                                 const float (&sums)[Eights][4]) {
-    const int col = strip * 64 + me.slab * 16 + me.lane / 4;
-    const float low = rows.low.value();
-    const float high = rows.high.value();
-#pragma unroll
-    for (int n = 0; n < Eights; ++n)
-#pragma unroll
-        for (int odd = 0; odd < 2; ++odd) {
-            const int token = targets.token(n, me.lane % 4 * 2 + odd);
-            const float weight = targets.weight(n, me.lane % 4 * 2 + odd);
-            const std::int64_t to = (args.first_token + token) * args.out_stride + col;
-            if (token >= 0 && col < args.gate_up.cols)
-                add_element(args.out, args.out_dtype, to, fmaf(sums[n][odd], rows.scale_low, low) * weight);
-            if (token >= 0 && col + 8 < args.gate_up.cols)
-                add_element(args.out, args.out_dtype, to + 8, fmaf(sums[n][odd + 2], rows.scale_high, high) * weight);
-        }
-}
-
-/// Whether `out` takes 16 bytes of bf16 at once.
-__device__ __forceinline__ bool adds_vectors(const WideArgs& args) {
-    const auto bits = reinterpret_cast<std::uintptr_t>(args.out) | static_cast<std::uintptr_t>(args.out_stride * 2);
-    return args.out_dtype == DType::bf16 && bits % 16 == 0 && args.gate_up.cols % 8 == 0;
-}
-
-/// Adds a strip's weighted results to `out`, 16 bytes a lane if it takes them.
+/// Adds a strip's weighted results to `out`, 16 bytes a lane: with what `out` takes none of the host launches no atomic
+/// combine, for its instructions, one element at a time, were half of a kernel.
 template <class Shape, int Eights>
 __device__ __forceinline__ void finish_down_scatter(const WideArgs& args, const WideUnit& unit, int strip,
                                                     const WideConsumer& me, std::uint8_t* patch,
@@ -203,10 +167,7 @@ __device__ __forceinline__ void finish_down_scatter(const WideArgs& args, const 
     WideLaneRows<Shape, true> rows;
     rows.load(args, unit.expert, strip, me);
     const WideRowTargets<Eights> targets(args, unit, me.lane);
-    if (adds_vectors(args))
-        scatter_vectors<Shape>(args, targets, strip, me, patch, rows, sums);
-    else
-        scatter_elements<Shape>(args, targets, strip, me, rows, sums);
+    scatter_vectors<Shape>(args, targets, strip, me, patch, rows, sums);
 }
 
 }  // namespace tokamak::moe::cuda
