@@ -212,6 +212,29 @@ TEST(FusedMoeWide, OneResultAddedToZerosIsTheResult) {
             }
 }
 
+/// An output that takes no eight columns of bf16 at once has its results added in the order of the slots.
+TEST(FusedMoeWide, WhatTakesNoVectorsIsCombinedInOrder) {
+    TOKAMAK_REQUIRE_GPU();
+    std::uint64_t purpose = 1845;
+    for (const Format& format : {Format(WeightSpec::int4(32)), Format(WeightSpec::fp8_block(), true)}) {
+        FusedMoeCase c = gpu_case(format, 150, 416, 224);
+        c.problem.top_k = 4;
+        c.problem.out_dtype = DType::f32;
+        Rng rng = rng_for(purpose++);
+        const FusedMoeData data = random_data(rng, c).on(Device::cuda());
+        for (const std::string& variant : wide_variants(c.problem)) {
+            PlanOptions options = atomic();
+            options.variant = variant;
+            const FusedMoePlan adding = make_plan(c.problem, Device::cuda(), options);
+            options.combine = Combine::deterministic;
+            const FusedMoePlan keeping = make_plan(c.problem, Device::cuda(), options);
+            for (const std::int64_t tokens : {1, 150})
+                EXPECT_EQ(values_of(run_guarded(adding, data.args(tokens), 0xFF)),
+                          values_of(run_guarded(keeping, data.args(tokens), 0x7F)));
+        }
+    }
+}
+
 /// Every addition rounds to bf16: half a step of at most the sum of all magnitudes each.
 TEST(FusedMoeWide, ResultsAddedInBf16) {
     TOKAMAK_REQUIRE_GPU();

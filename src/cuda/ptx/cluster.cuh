@@ -37,16 +37,6 @@ __device__ __forceinline__ std::uint32_t address_in(std::uint32_t rank, const vo
     return address;
 }
 
-/// bulk_copy to the same place of the first two blocks of the cluster; completes on the barrier of each.
-__device__ __forceinline__ void bulk_copy_both(void* shared, const void* global, std::uint32_t bytes,
-                                               std::uint64_t* barrier) {
-    asm volatile(
-        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], %2, [%3], "
-        "%4;" ::"r"(shared_address(shared)),
-        "l"(global), "r"(bytes), "r"(shared_address(barrier)), "h"(static_cast<std::uint16_t>(3))
-        : "memory");
-}
-
 /// Stores 16 bytes that count on a barrier of the same block. Addresses in the cluster window.
 __device__ __forceinline__ void store_counted(std::uint32_t address, float4 value, std::uint32_t barrier) {
     asm volatile(
