@@ -83,7 +83,9 @@ TEST(SparseAttentionChoice, OneTokenSplitsOverTheChipAndManyDoNot) {
 }
 
 TEST(SparseAttentionChoice, SplitsThatAreNoPowersOfTwoFillTheChip) {
-    const auto no_direct = [](const SparseConfig& config, const SparseAttentionProblem&) { return !config.direct; };
+    const auto no_direct = [](const SparseConfig& config, const SparseAttentionProblem&) {
+        return !config.direct && !config.grid;
+    };
     const SparseAttentionProblem of_128 = problem_of(128, {2048});
     EXPECT_EQ(to_string(choose_config(legal_configs(128, no_direct, of_128), of_128, 8, kMultiprocessors)),
               "sparse_decode_h64_s6");
@@ -174,14 +176,30 @@ TEST(SparseAttentionChoice, ThePairedFormIsForBf16Rows) {
 TEST(SparseAttentionChoice, ManyHeadsOfManyTokensTakeTheWideDirectForm) {
     const auto of_128 = table(problem_of(128, {2048}), {}, 256);
     for (const std::int64_t tokens : {64, 128, 256}) EXPECT_EQ(variant_at(of_128, tokens), "direct_decode_h64_s1");
-    EXPECT_EQ(variant_at(of_128, 8), "direct_decode_h64_s6");
+    EXPECT_EQ(variant_at(of_128, 8), "grid_decode_h64_s8");
     const auto of_64 = table(problem_of(64, {2048}), {}, 256);
-    EXPECT_EQ(variant_at(of_64, 8), "direct_decode_h64_s8");
+    EXPECT_EQ(variant_at(of_64, 8), "grid_decode_h64_s16");
     EXPECT_EQ(variant_at(of_64, 64), "direct_decode_h64_s2");
     EXPECT_EQ(variant_at(of_64, 128), "direct_decode_h64_s1");
     EXPECT_EQ(config_fields().set("direct_decode_h64_s1", "splits", 6), "direct_decode_h64_s6");
     EXPECT_EQ(config_fields().set("direct_decode_h64_s1", "splits", 16), "sparse_decode_h64_s16") << "refused later";
     EXPECT_EQ(config_fields().set("direct_decode_h64_s2", "heads", 32), "sparse_decode_h32_s2");
+}
+
+TEST(SparseAttentionChoice, SplitsThatAreNoClusterTakeAsManyTokensAsRunAtOnce) {
+    const SparseConfig eight = {.heads = kWideHeads, .splits = 8, .rows = 0, .grid = true};
+    const SparseConfig sixteen = {.heads = kWideHeads, .splits = 16, .rows = 0, .grid = true};
+    EXPECT_EQ(to_string(eight), "grid_decode_h64_s8");
+    EXPECT_EQ(config_fields().set("grid_decode_h64_s8", "splits", 16), "grid_decode_h64_s16");
+    EXPECT_EQ(config_fields().set("grid_decode_h64_s8", "splits", 4), "direct_decode_h64_s4");
+    EXPECT_EQ(grid_tokens(sixteen, 64, kMultiprocessors), 8);
+    EXPECT_EQ(grid_tokens(eight, 128, kMultiprocessors), 8);
+    EXPECT_EQ(grid_tokens(sixteen, 128, 31), 0);
+    SparseAttentionProblem problem = problem_of(64, {2048});
+    EXPECT_GT(predicted_us(sixteen, problem, 9, kMultiprocessors), predicted_us(sixteen, problem, 8, kMultiprocessors));
+    problem.pools[0].format = KvFormat::bf16;
+    for (const auto& [variant, reason] : refused_configs({}, problem, false))
+        EXPECT_TRUE(variant != "grid_decode_h64_s8" || reason == "the grid form is for fp8 rows of 576") << reason;
 }
 
 TEST(SparseAttentionChoice, EveryTokenCountHasALegalConfiguration) {
@@ -213,7 +231,7 @@ TEST(SparseAttentionChoice, PartialOverrideKeepsTheOtherField) {
     const auto heads = table(problem, R"({"heads": 32})");
     for (const std::int64_t tokens : {8, 64}) {
         const std::string selected = variant_at(plain, tokens);
-        EXPECT_EQ(variant_at(splits, tokens), selected.substr(0, selected.rfind("_s")) + "_s2");
+        EXPECT_EQ(variant_at(splits, tokens), "direct_decode_h64_s2") << "instead of " << selected;
         EXPECT_EQ(variant_at(heads, tokens), "sparse_decode_h32" + selected.substr(selected.rfind("_s")));
     }
     EXPECT_EQ(variant_at(plain, 1), "flat_decode_r128_h24_s16");

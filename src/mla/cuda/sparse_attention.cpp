@@ -37,19 +37,25 @@ struct Kernel {
     int head_groups = 0;  ///< of a block, or of a pair
     int splits = 0;
     bool flat = false;
-    bool wide = false;  ///< heads and splits, tokens
-    [[nodiscard]] int cluster() const { return splits * pair; }
+    bool wide = false;        ///< heads and splits, tokens
+    int published_bytes = 0;  ///< of a block, in the workspace; 0: splits are a cluster
+    [[nodiscard]] int cluster() const { return published_bytes > 0 ? 1 : splits * pair; }
 };
 
 /// A configuration made ready to launch.
 struct Launch {
-    Kernel aligned;   ///< for rows of one kind at addresses that are multiples of 16
-    Kernel exact;     ///< for the same if max_logits is asked for: single scores must be exact
-    Kernel anywhere;  ///< for all other rows
+    Kernel aligned;                ///< for rows of one kind at addresses that are multiples of 16
+    Kernel exact;                  ///< for the same if max_logits is asked for: single scores must be exact
+    Kernel anywhere;               ///< for all other rows
+    std::int64_t grid_tokens = 0;  ///< of a launch of `aligned`, if its blocks must run all at once
+    [[nodiscard]] std::size_t published_bytes() const {
+        return static_cast<std::size_t>(grid_tokens * aligned.head_groups * aligned.splits * aligned.published_bytes);
+    }
 };
 
 struct DecodeState : detail::TypedState<SparseAttentionProblem> {
     std::vector<Launch> launches;  ///< one for each of `variants`
+    Slice<std::byte> published;    ///< of the splits that are no cluster
 };
 
 bool all_fp8(const SparseAttentionProblem& problem) {
@@ -106,6 +112,15 @@ Kernel direct_kernel_of(const SparseConfig& config, const SparseAttentionProblem
     return single_layout(find(config.heads), config, problem);
 }
 
+Kernel grid_kernel_of(const SparseConfig& config, const SparseAttentionProblem& problem) {
+    const wide_decode::FewKernel few = wide_decode::few_576();
+    Kernel kernel = single_layout(few.kernel, config, problem);
+    kernel.shared.weights = few.kernel.weights;
+    kernel.published_bytes = few.published_bytes;
+    kernel.wide = true;
+    return kernel;
+}
+
 Kernel paired_kernel_of(const SparseConfig& config, const SparseAttentionProblem& problem) {
     const auto find = problem.dim == 576 ? &paired_decode::paired_576 : &paired_decode::paired_512;
     return single_layout(find(config.splits > 1), config, problem);
@@ -114,6 +129,7 @@ Kernel paired_kernel_of(const SparseConfig& config, const SparseAttentionProblem
 Kernel aligned_kernel_of(const SparseConfig& config, const SparseAttentionProblem& problem) {
     if (config.direct) return direct_kernel_of(config, problem);
     if (config.paired) return paired_kernel_of(config, problem);
+    if (config.grid) return grid_kernel_of(config, problem);
     return config.rows > 0 ? flat_kernel_of(config, problem) : kernel_of(config, problem, all_fp8(problem));
 }
 
@@ -148,7 +164,7 @@ void allow_shared_memory(const Kernel& kernel) {
 /// What a launch of a kernel is, but for its stream.
 struct LaunchConfig {
     cudaLaunchConfig_t config{};
-    cudaLaunchAttribute cluster{};
+    cudaLaunchAttribute attribute{};
     LaunchConfig(const Kernel& kernel, std::int64_t tokens) {
         const auto groups = static_cast<unsigned>(kernel.head_groups);
         const auto blocks = static_cast<unsigned>(tokens * kernel.cluster());
@@ -161,11 +177,16 @@ struct LaunchConfig {
         }
         config.blockDim = dim3(static_cast<unsigned>(kernel.code.threads));
         config.dynamicSmemBytes = static_cast<std::size_t>(kernel.shared.bytes);
-        cluster.id = cudaLaunchAttributeClusterDimension;
-        cluster.val.clusterDim.x = static_cast<unsigned>(kernel.cluster());
-        cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
-        config.attrs = &cluster;
-        config.numAttrs = kernel.cluster() > 1 ? 1 : 0;
+        config.attrs = &attribute;
+        config.numAttrs = kernel.cluster() > 1 || kernel.published_bytes > 0 ? 1 : 0;
+        if (kernel.published_bytes > 0) {
+            attribute.id = cudaLaunchAttributeCooperative;
+            attribute.val.cooperative = 1;
+            return;
+        }
+        attribute.id = cudaLaunchAttributeClusterDimension;
+        attribute.val.clusterDim.x = static_cast<unsigned>(kernel.cluster());
+        attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
     }
     LaunchConfig(const LaunchConfig&) = delete;
     LaunchConfig& operator=(const LaunchConfig&) = delete;
@@ -211,8 +232,15 @@ SparseAttentionPlan make_plan(const SparseAttentionProblem& problem, Device devi
     state->problem = problem;
     std::vector<SparseConfig> configs;
     std::vector<std::string> names;
+    const int all = device_info(device).multiprocessors;
+    const int multiprocessors = options.max_sms > 0 ? std::min(options.max_sms, all) : all;
     for (const SparseConfig& config : legal_configs(problem.heads, &fits, problem)) {
-        const Launch launch = prepare(config, problem);
+        Launch launch = prepare(config, problem);
+        if (config.grid) {
+            launch.grid_tokens = std::min(problem.max_tokens, grid_tokens(config, problem.heads, multiprocessors));
+            if (launch.grid_tokens == 0 && problem.max_tokens > 0) continue;
+            if (options.max_workspace_bytes > 0 && launch.published_bytes() > options.max_workspace_bytes) continue;
+        }
         allow_shared_memory(launch.aligned);
         allow_shared_memory(launch.exact);
         allow_shared_memory(launch.anywhere);
@@ -222,16 +250,18 @@ SparseAttentionPlan make_plan(const SparseAttentionProblem& problem, Device devi
         state->launches.push_back(launch);
     }
     state->refused = refused_configs(configs, problem, problem.dim == 512 && all_fp8(problem));
-    const int all = device_info(device).multiprocessors;
-    const int multiprocessors = options.max_sms > 0 ? std::min(options.max_sms, all) : all;
     choose_into(
         *state, kSparseAttention, device, problem.max_tokens, options, problem_key(problem), std::move(names),
         [&](std::int64_t tokens) { return to_string(choose_config(configs, problem, tokens, multiprocessors)); },
         environment::kSparseMlaConfig, config_fields());
+    std::size_t published = 0;
+    for (const std::size_t variant : state->row_variants)
+        published = std::max(published, state->launches[variant].published_bytes());
+    if (published > 0) state->published = state->layout.add<std::byte>("published", published);
     return detail::to_plan<SparseAttentionProblem>(std::shared_ptr<const DecodeState>(std::move(state)));
 }
 
-void run(const SparseAttentionPlan& plan, const SparseAttentionArgs& args, const Workspace&, Stream stream) {
+void run(const SparseAttentionPlan& plan, const SparseAttentionArgs& args, const Workspace& workspace, Stream stream) {
     if (args.tokens == 0) return;
     const auto& state = detail::state_of<DecodeState>(plan);
     const tokamak::cuda::DeviceGuard guard(plan.device().index);
@@ -243,10 +273,15 @@ void run(const SparseAttentionPlan& plan, const SparseAttentionArgs& args, const
     set_splits(params, kernel.splits);
     params.head_groups = kernel.head_groups;
     params.shared = kernel.shared;
-    LaunchConfig now(kernel, args.tokens);
-    now.config.stream = stream.handle;
-    void* arguments[] = {&params};
-    check(cudaLaunchKernelExC(&now.config, kernel.code.function, arguments), "sparse_attention launch");
+    const std::int64_t together = kernel.published_bytes > 0 ? launch.grid_tokens : args.tokens;
+    for (std::int64_t first = 0; first < args.tokens; first += together) {
+        wide_decode::Published published = {nullptr, static_cast<std::int32_t>(first)};
+        if (kernel.published_bytes > 0) published.at = reinterpret_cast<std::uint8_t*>(state.published.in(workspace));
+        LaunchConfig now(kernel, std::min(together, args.tokens - first));
+        now.config.stream = stream.handle;
+        void* arguments[] = {&params, &published};  // others than of a grid have one
+        check(cudaLaunchKernelExC(&now.config, kernel.code.function, arguments), "sparse_attention launch");
+    }
 }
 
 }  // namespace tokamak::mla::cuda

@@ -42,6 +42,13 @@ double wide_us(const SparseConfig& config, const SparseAttentionProblem& problem
     return 7.5 + 2.15 * static_cast<double>(blocks) + (config.splits == 1 ? 0.0 : 0.8);
 }
 
+/// Of a launch of the grid form: all its splits of all its tokens.
+double grid_us(const SparseConfig& config, const SparseAttentionProblem& problem, std::int64_t tokens) {
+    const std::int64_t blocks = ((selected_columns(problem) + config.splits - 1) / config.splits + 63) / 64;
+    const std::int64_t groups = (problem.heads + config.heads - 1) / config.heads;
+    return 9.6 + 2.1 * static_cast<double>(blocks) + 0.0115 * static_cast<double>(tokens * groups * config.splits);
+}
+
 /// Of a cluster of the direct form.
 double direct_us(const SparseConfig& config, const SparseAttentionProblem& problem) {
     if (config.heads == kWideHeads) return wide_us(config, problem);
@@ -77,9 +84,16 @@ std::vector<SparseConfig> all_configs() {
                 if (rows < kFlatRows[2] || heads == 16) configs.push_back({heads, splits, rows});
     for (const int splits : kDirectSplits) configs.push_back({kDirectHeads, splits, 0, true});
     for (const int splits : kWideSplits) configs.push_back({kWideHeads, splits, 0, true});
+    for (const int splits : kGridSplits)
+        configs.push_back({.heads = kWideHeads, .splits = splits, .rows = 0, .grid = true});
     for (const int splits : kPairedSplits)
         configs.push_back({.heads = kPairedHeads, .splits = splits, .rows = 0, .paired = true});
     return configs;
+}
+
+std::int64_t grid_tokens(const SparseConfig& config, int heads, int multiprocessors) {
+    const int groups = (heads + config.heads - 1) / config.heads;
+    return multiprocessors / (groups * config.splits);
 }
 
 int sparse_splits(int splits) {
@@ -94,7 +108,7 @@ std::int64_t selected_columns(const SparseAttentionProblem& problem) {
 
 std::string to_string(const SparseConfig& config) {
     if (config.rows > 0) return fmt::format("flat_decode_r{}_h{}_s{}", config.rows, config.heads, config.splits);
-    const char* const form = config.direct ? "direct" : config.paired ? "paired" : "sparse";
+    const char* const form = config.direct ? "direct" : config.paired ? "paired" : config.grid ? "grid" : "sparse";
     return fmt::format("{}_decode_h{}_s{}", form, config.heads, config.splits);
 }
 
@@ -107,7 +121,9 @@ SparseConfig parse(const std::string& variant) {
     config.direct = std::sscanf(variant.c_str(), "direct_decode_h%d_s%d", &config.heads, &config.splits) == 2;
     if (config.direct) return config;
     config.paired = std::sscanf(variant.c_str(), "paired_decode_h%d_s%d", &config.heads, &config.splits) == 2;
-    if (!config.paired) std::sscanf(variant.c_str(), "sparse_decode_h%d_s%d", &config.heads, &config.splits);
+    if (config.paired) return config;
+    config.grid = std::sscanf(variant.c_str(), "grid_decode_h%d_s%d", &config.heads, &config.splits) == 2;
+    if (!config.grid) std::sscanf(variant.c_str(), "sparse_decode_h%d_s%d", &config.heads, &config.splits);
     return config;
 }
 
@@ -117,8 +133,13 @@ std::string with_field(const std::string& variant, const std::string& key, std::
     int& field = key == "heads" ? config.heads : config.splits;
     field = static_cast<int>(value);
     const std::vector<SparseConfig> all = all_configs();
-    const bool pipelined = config.rows == 0 && !config.direct && !config.paired;
-    if (!pipelined && std::find(all.begin(), all.end(), config) == all.end()) {
+    const auto exists = [&] { return std::find(all.begin(), all.end(), config) != all.end(); };
+    if (config.grid && !exists()) {  // the same kernel's work by clusters
+        config.grid = false;
+        config.direct = true;
+    }
+    const bool pipelined = config.rows == 0 && !config.direct && !config.paired && !config.grid;
+    if (!pipelined && !exists()) {
         config.rows = 0;
         config.direct = false;
         config.paired = false;
@@ -138,8 +159,10 @@ namespace {
 
 /// Why a configuration makes no sense for a problem; empty: it does.
 std::string pointless(const SparseConfig& config, const SparseAttentionProblem& problem) {
-    for (const KvPool& pool : problem.pools)
+    for (const KvPool& pool : problem.pools) {
         if (config.paired && pool.format != KvFormat::bf16) return "the paired form is for bf16 rows";
+        if (config.grid && pool.format != KvFormat::fp8_656) return "the grid form is for fp8 rows of 576";
+    }
     if (config.heads > 8 && config.heads / 2 >= problem.heads) return "half of its heads or more would be padding";
     // 24 heads are for 128, of which clusters of 16 blocks with 16 heads do not run at once.
     if (config.heads == 24 && problem.heads <= 96) return "other head counts divide the heads better";
@@ -172,6 +195,8 @@ std::vector<std::pair<std::string, std::string>> refused_configs(const std::vect
         std::string reason = pointless(config, problem);
         if (reason.empty() && config.direct)
             reason = "the direct form is for fp8 rows";
+        else if (reason.empty() && config.grid)
+            reason = "the blocks of a token do not run at once, or its workspace is too large";
         else if (reason.empty() && config.rows == kFlatRows[2])
             reason = "so many rows fit only as fp8 rows of 576";
         else if (reason.empty() && config.rows > 0)
@@ -190,6 +215,11 @@ std::vector<std::pair<std::string, std::string>> refused_configs(const std::vect
 
 double predicted_us(const SparseConfig& config, const SparseAttentionProblem& problem, std::int64_t tokens,
                     int multiprocessors) {
+    if (config.grid) {
+        const std::int64_t together = std::max<std::int64_t>(1, grid_tokens(config, problem.heads, multiprocessors));
+        return static_cast<double>((tokens + together - 1) / together) *
+               grid_us(config, problem, std::min(tokens, together));
+    }
     const std::int64_t columns = selected_columns(problem);
     const std::int64_t groups = (problem.heads + config.heads - 1) / config.heads;
     const int in_cluster = config.heads == kPairHeads ? 2 * config.splits : config.splits;

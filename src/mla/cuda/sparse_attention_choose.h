@@ -21,6 +21,7 @@ struct SparseConfig {
     int rows = 0;
     bool direct = false;  ///< the direct form, for fp8 rows: no converted slabs
     bool paired = false;  ///< the paired form, for bf16 rows: two warpgroups score blocks of rows in turns
+    bool grid = false;    ///< the direct form's kernel for many heads with splits that exchange through the workspace
     friend bool operator==(const SparseConfig&, const SparseConfig&) = default;
 };
 
@@ -34,10 +35,14 @@ inline constexpr int kWideHeads = 64;  ///< of the direct form's kernel for many
 inline constexpr int kPairedHeads = 64;
 inline constexpr int kDirectSplits[] = {1, 2, 4, 8, 16};
 inline constexpr int kWideSplits[] = {1, 2, 4, 6, 8};
+inline constexpr int kGridSplits[] = {8, 16};  ///< of kWideHeads heads
 inline constexpr int kPairedSplits[] = {1, 2, 4, 6};
 
 /// All of them, by form, heads, splits.
 std::vector<SparseConfig> all_configs();
+
+/// Tokens of a launch of the grid form; 0: not even one token's blocks run at once.
+std::int64_t grid_tokens(const SparseConfig& config, int heads, int multiprocessors);
 
 /// The largest number of kSplitCounts that is not above `splits`.
 int sparse_splits(int splits);
@@ -45,7 +50,8 @@ int sparse_splits(int splits);
 /// Selected rows of a token, by all pools together.
 std::int64_t selected_columns(const SparseAttentionProblem& problem);
 
-/// "sparse_decode_h16_s8", "flat_decode_r128_h32_s16", "direct_decode_h16_s2", "paired_decode_h64_s1".
+/// "sparse_decode_h16_s8", "flat_decode_r128_h32_s16", "direct_decode_h16_s2", "paired_decode_h64_s1",
+/// "grid_decode_h64_s16".
 std::string to_string(const SparseConfig& config);
 
 /// For the override TOKAMAK_SPARSE_MLA_CONFIG: "heads" and "splits" of a configuration, one by one.

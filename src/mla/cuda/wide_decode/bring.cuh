@@ -45,7 +45,50 @@ class Bringer {
         ptx::copy_wait<0>();
     }
 
+    /// The first two blocks, found together and both asked for before anything else is done.
+    __device__ __forceinline__ void ask_first(const Params& params, int rank, int& blocks) {
+        LanePlace place(lane_);
+        asm volatile("" : "+r"(place.r), "+r"(place.chunk), "+r"(place.own), "+r"(place.split), "+r"(place.last));
+        rows_.turn_first();
+        int block = 0;
+#pragma unroll 1
+        do {
+            send(block, place);
+            if (block == 0) blocks = blocks_of(rows_of(params, share_of(params, rank), rows_.live()));
+        } while (++block < min(blocks, kFound));
+        rows_.prepare(0);
+    }
+    /// Then the rest.
+    __device__ __forceinline__ void run_few(int blocks) {
+        int copied = min(max(blocks, 1), kFound);
+#pragma unroll 1
+        for (int settled = 0; settled < blocks;) {
+            const bool copies = copied < kRing ? !has_come() : settled + 1 >= copied;
+            if (copied < blocks && copies)
+                copy(copied++);
+            else
+                settle(settled++);
+        }
+        ptx::copy_wait<0>();
+    }
+
   private:
+    static constexpr int kFound = 2;  ///< blocks whose rows are found together
+
+    /// Where a lane's part of four rows is: in the slabs, and in the row.
+    struct LanePlace {
+        int r, chunk;
+        std::uint32_t own, split, last;
+        /// Of 512: chunks 4 to 7 of the fourth piece are rotary values 0 to 3, and the last four come behind them.
+        __device__ __forceinline__ explicit LanePlace(int lane)
+            : r(lane / 8),
+              chunk(lane % 8),
+              own(swizzled(r, chunk)),
+              split(chunk < 4 ? 3 * kSlabBytes + swizzled(r, chunk)
+                              : kRotarySlab * kSlabBytes + swizzled(r, chunk - 4)),
+              last(kRotarySlab * kSlabBytes + swizzled(r, chunk ^ 4)) {}
+    };
+
     [[nodiscard]] __device__ __forceinline__ bool has_come() const {
         return __all_sync(~0U, ptx::barrier_test(ptx::shared_address(&control_.full[come_.index]), come_.phase) != 0);
     }
@@ -53,28 +96,30 @@ class Bringer {
     __device__ __forceinline__ void copy(int block) {
         rows_.turn(block);
         ptx::barrier_wait(&control_.read[filled_.index][warp_], filled_.phase ^ 1U);
+        send(block, LanePlace(lane_));
+        rows_.prepare(block);
+    }
+
+    __device__ __forceinline__ void send(int block, const LanePlace& place) {
         if (filled_.index == 0) valid_[0] = rows_.valid(block);
         if (filled_.index == 1) valid_[1] = rows_.valid(block);
         if (filled_.index == 2) valid_[2] = rows_.valid(block);
-        copy_rows(block, rows_at_ + filled_.index * Layout<Dim>::kStageBytes);
+        copy_rows(block, rows_at_ + filled_.index * Layout<Dim>::kStageBytes, place);
         ptx::copy_arrive(&control_.full[filled_.index]);
         filled_.advance(kRing);
         if (block == 0 && lane_ == 0) {
             control_.first_live[warp_] = __popc(rows_.valid(block));
             ptx::barrier_arrive(&control_.counted);
         }
-        rows_.prepare(block);
     }
 
-    __device__ __forceinline__ void copy_rows(int block, std::uint32_t to) {
+    __device__ __forceinline__ void copy_rows(int block, std::uint32_t to, const LanePlace& lane) {
         const unsigned valid = rows_.valid(block);
-        const int chunk = lane_ % 8;
-        const int r = lane_ / 8;
-        const std::uint32_t own = to + swizzled(r, chunk);
-        // Of 512: chunks 4 to 7 of the fourth piece are rotary values 0 to 3, and the last four come behind them.
-        const std::uint32_t split = chunk < 4 ? to + 3 * kSlabBytes + swizzled(r, chunk)
-                                              : to + kRotarySlab * kSlabBytes + swizzled(r, chunk - 4);
-        const std::uint32_t last = to + kRotarySlab * kSlabBytes + swizzled(r, chunk ^ 4);
+        const int chunk = lane.chunk;
+        const int r = lane.r;
+        const std::uint32_t own = to + lane.own;
+        const std::uint32_t split = to + lane.split;
+        const std::uint32_t last = to + lane.last;
 #pragma unroll
         for (int i = 0; i < kOwnRows / 4; ++i) {
             const std::uint8_t* const from = rows_.values(block, 4 * i + r) + chunk * 16;

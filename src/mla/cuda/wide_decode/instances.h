@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
+
 namespace tokamak::mla::cuda::wide_decode {
 
 /// What the host must know about a compiled kernel.
@@ -11,8 +13,22 @@ struct WideKernel {
     int weights = 0;  ///< where softmax weights are in shared memory
 };
 
+/// A kernel whose blocks run all at once, and exchange by way of the workspace.
+struct FewKernel {
+    WideKernel kernel;
+    int published_bytes = 0;  ///< of a block, in the workspace
+};
+
+/// What the launch of such a kernel is told beside its parameters.
+struct Published {
+    std::uint8_t* at;
+    std::int32_t first_token;  ///< of the launch
+};
+
 /// For fp8 rows of 512 or 576 elements at addresses that are multiples of 16; 64 heads a block.
 WideKernel wide_512();
 WideKernel wide_576();
+/// For fp8 rows of 576 elements.
+FewKernel few_576();
 
 }  // namespace tokamak::mla::cuda::wide_decode
