@@ -17,8 +17,7 @@ __device__ __forceinline__ void store(const RouteRowsArgs& args, std::int64_t to
 }
 
 /// One token by a CTA of one warp. The kernel behind starts meanwhile, but on an SM only where both fit: the gathered
-/// one with 12 warps leaves 1024 registers and at least 2 KB of shared memory (dsv3-tp8, 64 tokens: a CTA of two warps
-/// of 48 registers costs 3 us more).
+/// one with 12 warps leaves 1024 registers (dsv3-tp8, 64 tokens: CTAs of two warps of 48 registers cost 3 us more).
 __global__ void __maxnreg__(32) route_row(const __grid_constant__ RouteRowsArgs args) {
     __shared__ __align__(16) float scores[kLaneRoom];
     asm volatile("griddepcontrol.launch_dependents;");
