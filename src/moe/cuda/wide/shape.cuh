@@ -43,13 +43,10 @@ struct WideShape {
     /// Registers of a thread after the roles have parted: together no more than before. What the consumers do not need
     /// goes to the others: with 40 the warps that prepare rows of bf16 had a hundred words in local memory, with 88
     /// none (1.2 to 3.4% of the layer). Three warpgroups: with 136 the last combine had some there, with 152 fewer
-    /// (1.5%). Converted weights of two strips need all.
-    static constexpr int kConsumerRegisters = kWarpgroups == 3                               ? 152
-                                              : Weights::kFromShared && !Weights::kQuantized ? 208
-                                                                                             : 232;
-    static constexpr int kProducerRegisters = kWarpgroups == 3                               ? 56
-                                              : Weights::kFromShared && !Weights::kQuantized ? 88
-                                                                                             : 40;
+    /// (1.5%). Up to 64 rows of converted weights 0.5%; more rows need all.
+    static constexpr bool kPlain = Weights::kFromShared && !Weights::kQuantized;
+    static constexpr int kConsumerRegisters = kWarpgroups == 3 ? 152 : kPlain ? 208 : kMostRows <= 64 ? 224 : 232;
+    static constexpr int kProducerRegisters = kWarpgroups == 3 ? 56 : kPlain ? 88 : kMostRows <= 64 ? 56 : 40;
     static constexpr int kBlocks = Weights::kStageBlocks;  ///< of 64 columns in a stage
     static constexpr bool kQuantized = Weights::kQuantized;
     static constexpr bool kHalfResults = kQuantized || Combines_ == WideCombines::half_rows;  ///< in bf16, not f32
