@@ -46,7 +46,7 @@ double wide_us(const SparseConfig& config, const SparseAttentionProblem& problem
 double grid_us(const SparseConfig& config, const SparseAttentionProblem& problem, std::int64_t tokens) {
     const std::int64_t blocks = ((selected_columns(problem) + config.splits - 1) / config.splits + 63) / 64;
     const std::int64_t groups = (problem.heads + config.heads - 1) / config.heads;
-    return 9.6 + 2.1 * static_cast<double>(blocks) + 0.0115 * static_cast<double>(tokens * groups * config.splits);
+    return 8.9 + 2.1 * static_cast<double>(blocks) + 0.0172 * static_cast<double>(tokens * groups * config.splits);
 }
 
 /// Of a cluster of the direct form.

@@ -11,9 +11,11 @@
 
 namespace tokamak::mla::cuda::wide_decode {
 
+/// Every block clears its own flags and tells the grid when it starts; what is awaited behind the last values is long
+/// over then. `marked`: what grid_group::barrier_arrive returned.
 template <int Dim>
 __device__ __forceinline__ void bring_few(const Params& params, WideControl& control, std::uint32_t base,
-                                          const WidePlace& place, const Board& board, int warp, int lane) {
+                                          const WidePlace& place, int warp, int lane) {
     Bringer<Dim> bringer(params, control, base, place.token, place.rank, warp, lane);
     auto marked = cooperative_groups::this_grid().barrier_arrive();
     int blocks = 0;
@@ -24,7 +26,8 @@ __device__ __forceinline__ void bring_few(const Params& params, WideControl& con
 
 template <int Dim>
 __device__ __forceinline__ void score_few(const Params& params, WideControl& control, unsigned char* shared,
-                                          const WidePlace& place, const Board& board, unsigned marked, int blocks, int warp, int lane) {
+                                          const WidePlace& place, const Board& board, unsigned marked, int blocks,
+                                          int warp, int lane) {
     const auto grid = cooperative_groups::this_grid();
     const int h = warp * 32 + lane;
     WideScorer<Dim> scorer(params, control, shared, warp, lane);
@@ -44,7 +47,8 @@ __device__ __forceinline__ void score_few(const Params& params, WideControl& con
 /// What follows the last block is run once before the first, as in `add`.
 template <int Dim>
 __device__ __forceinline__ void add_few(const Params& params, WideControl& control, unsigned char* shared,
-                                        const WidePlace& place, const Board& board, unsigned marked, int blocks, int warp, int lane) {
+                                        const WidePlace& place, const Board& board, unsigned marked, int blocks,
+                                        int warp, int lane) {
     const std::uint32_t base = ptx::shared_address(shared);
     settle_queries<Dim>(params, control, base, warp, lane);
     ptx::set_registers<kWideThreads, kAddRegisters>();
@@ -73,7 +77,7 @@ __global__ void __launch_bounds__(kWideThreads, 1)
     const WidePlace place = {static_cast<int>(blockIdx.x) - group * params.splits,
                              published.first_token + static_cast<int>(blockIdx.y), group * kHeads};
     if (params.num_tokens != nullptr && place.token >= *params.num_tokens) {
-        cooperative_groups::this_grid().barrier_arrive();
+        cooperative_groups::this_grid().barrier_arrive();  // the others wait for all blocks
         return;
     }
     const int warp = __shfl_sync(~0U, static_cast<int>(threadIdx.x) / 32, 0);
@@ -81,8 +85,7 @@ __global__ void __launch_bounds__(kWideThreads, 1)
     const Board board(params, published, static_cast<int>(blockIdx.y) * params.head_groups + group);
     if (warp >= kMathThreads / 32) {
         ptx::set_registers<kWideThreads, kBringRegisters>();
-        return bring_few<Dim>(params, control, ptx::shared_address(shared), place, board, warp - kMathThreads / 32,
-                              lane);
+        return bring_few<Dim>(params, control, ptx::shared_address(shared), place, warp - kMathThreads / 32, lane);
     }
     if (warp < 2) init_wide<false>(params, control, place.rank, warp == 0, lane);
     if (warp == 2 || warp == 3) keep_pool(params.pools[warp - 2], control.pools[warp - 2], lane);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sums of several splits by way of the caller's workspace, for more splits than a cluster has blocks. A warp that has
-// stored its part of the output says so by a flag. Every block clears its own flags when it starts, and a barrier of the
-// grid, long over when anybody reads, says that all have. What a head's sums are shows by itself that it is there: no
-// arithmetic gives the mark. (Marks in all of the output would be 64 KB a block to store at the start, which keeps
+// stored its part of the output says so by a flag. Every block clears its own flags when it starts, and a barrier of
+// the grid, long over when anybody reads, says that all have. What a head's sums are shows by itself that it is there:
+// no arithmetic gives the mark. (Marks in all of the output would be 64 KB a block to store at the start, which keeps
 // reads waiting for 3,000 cycles and more.)
 #pragma once
 
@@ -45,7 +45,6 @@ class Board {
     [[nodiscard]] __device__ __forceinline__ float2* sums(int split) const {
         return reinterpret_cast<float2*>(items(split) + kItemBytes);
     }
-
     [[nodiscard]] __device__ __forceinline__ std::uint32_t* flags(int split) const {
         return reinterpret_cast<std::uint32_t*>(sums(split) + kHeads);
     }
@@ -71,7 +70,8 @@ class Board {
         }
         __syncwarp();
         if (stores && lane == 0)
-            asm volatile("fence.acq_rel.gpu;\n st.relaxed.gpu.global.u32 [%0], 1;" ::"l"(flags(split) + part) : "memory");
+            asm volatile("fence.acq_rel.gpu;\n st.relaxed.gpu.global.u32 [%0], 1;" ::"l"(flags(split) + part)
+                         : "memory");
     }
 
     /// A row of items of all splits, and the row eight behind it where only half of them is asked for, have come.
