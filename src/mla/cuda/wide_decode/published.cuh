@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sums of several splits by way of the caller's workspace, for more splits than a cluster has blocks. A warp that has
-// stored its part of the output says so by a flag. Every block clears its own flags when it starts, and a barrier of
+// Sums of several splits by way of the caller's workspace, for more splits than a cluster has blocks. A block that has
+// stored its part of the output says so by a flag. Every block clears its own when it starts, and a barrier of
 // the grid, long over when anybody reads, says that all have. What a head's sums are shows by itself that it is there:
 // no arithmetic gives the mark. (Marks in all of the output would be 64 KB a block to store at the start, which keeps
 // reads waiting for 3,000 cycles and more.)
@@ -16,8 +16,8 @@ inline constexpr std::uint32_t kEmptyWord = ~0U;      ///< a NaN that no convers
 inline constexpr int kRowItems = 32;                  ///< a lane's eight dimensions of a head, 16 bytes each
 inline constexpr int kItemRows = 8 * 2 * kHeads / 8;  ///< of a block: what its 8 warps store at a time
 inline constexpr int kItemBytes = kItemRows * kRowItems * 16;
-inline constexpr int kFlags = 8;  ///< of a block: a warp has stored its items
-inline constexpr int kPublishedBytes = kItemBytes + kHeads * static_cast<int>(sizeof(float2)) + kFlags * 4;
+inline constexpr int kFlagBytes = 32;  ///< of a block: its items are stored
+inline constexpr int kPublishedBytes = kItemBytes + kHeads * static_cast<int>(sizeof(float2)) + kFlagBytes;
 
 __device__ __forceinline__ void store_published(std::uint8_t* at, uint4 v) {
     asm volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(at), "r"(v.x), "r"(v.y), "r"(v.z),
@@ -45,14 +45,14 @@ class Board {
     [[nodiscard]] __device__ __forceinline__ float2* sums(int split) const {
         return reinterpret_cast<float2*>(items(split) + kItemBytes);
     }
-    [[nodiscard]] __device__ __forceinline__ std::uint32_t* flags(int split) const {
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t* flag(int split) const {
         return reinterpret_cast<std::uint32_t*>(sums(split) + kHeads);
     }
 
     /// By a warp: nothing is there yet.
     __device__ __forceinline__ void clear(int split, int lane) const {
         store_published(items(split) + kItemBytes + lane * 16, {kEmptyWord, kEmptyWord, kEmptyWord, kEmptyWord});
-        if (lane < kFlags / 4) store_published(reinterpret_cast<std::uint8_t*>(flags(split)) + lane * 16, {0, 0, 0, 0});
+        if (lane == 0) store_published(reinterpret_cast<std::uint8_t*>(flag(split)), {0, 0, 0, 0});
     }
 
     /// A warp's sums in f16.
@@ -68,20 +68,17 @@ class Board {
                                     value_of(sums, i / 2, i % 2, 2 * w + 1) * factor);
             if (stores) store_published(to + i * (kRowItems * 16), {words[0], words[1], words[2], words[3]});
         }
-        __syncwarp();
-        if (stores && lane == 0)
-            asm volatile("fence.acq_rel.gpu;\n st.relaxed.gpu.global.u32 [%0], 1;" ::"l"(flags(split) + part)
-                         : "memory");
+        if (!stores) return;
+        ptx::named_barrier(kAccumulateBarrier, 256);  // one fence for all: eight of them take 300 cycles longer
+        if (part == 0 && lane == 0)
+            asm volatile("fence.acq_rel.gpu;\n st.relaxed.gpu.global.u32 [%0], 1;" ::"l"(flag(split)) : "memory");
     }
 
-    /// A row of items of all splits, and the row eight behind it where only half of them is asked for, have come.
-    __device__ __forceinline__ void await(int row, int last, int splits, bool deep, int lane) const {
-        const int split = deep ? lane : lane % 8;
-        const int of_row = deep ? row : row + lane / 8 * 8;
-        const bool asks = split < splits && lane < kMostPublished && of_row < last;
-        const std::uint32_t* const flag = flags(asks ? split : 0) + (asks ? of_row : row) / (kItemRows / 8);
+    /// The items of all splits have come.
+    __device__ __forceinline__ void await(int splits, int lane) const {
+        const std::uint32_t* const of_split = flag(min(lane, splits - 1));
         std::uint32_t set;
-        do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(set) : "l"(flag) : "memory");
+        do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(set) : "l"(of_split) : "memory");
         while (__any_sync(~0U, set != 1));
         __syncwarp();
     }
@@ -159,7 +156,7 @@ __device__ __forceinline__ void gather_published(const Params& params, WideContr
             return from + source_of(k) * kPublishedBytes + (deep ? 0 : k / 8 * (8 * kRowItems * 16));
         };
         const auto counts = [&](int k) { return source_of(k) < splits && (deep || k < 8 || row + 8 < last); };
-        if (live) board.await(row, last, splits, deep, lane);
+        if (live) board.await(splits, lane);
 #pragma unroll
         for (int k = 0; k < kMostPublished; ++k) {
             v[k] = {0, 0, 0, 0};
