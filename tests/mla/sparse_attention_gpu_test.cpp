@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Every case of the operator on the GPU by every configuration.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
+
+#include <algorithm>
 
 #include "core/plan_state.h"
 #include "cuda/gpu.h"
+#include "formats/scalar.h"
 #include "mla/cuda/sparse_attention_choose.h"
 #include "mla/mla_cases.h"
 
@@ -113,6 +117,44 @@ void keep(PoolData& pool, std::int64_t live, bool together) {
     for (std::int64_t t = 0; t < pool.indices.host().shape[0]; ++t)
         for (std::int64_t j = 0; j < pool.spec.top_k; ++j)
             if (j % every != 0 || j / every >= live) pool.indices.at<std::int32_t>(t, j) = -1;
+}
+
+/// Scores that grow from column to column for some heads and fall for others, by 12 powers of two a block of 64 rows:
+/// what weights are relative to has to move again and again. The dimension that does it is no value.
+void grow(AttentionData& data) {
+    PoolData& pool = data.pools[0];
+    const std::int64_t last = data.spec.dim - 1;
+    for (std::int64_t t = 0; t < data.spec.tokens; ++t) {
+        auto* const indices = &pool.indices.at<std::int32_t>(t, 0);
+        std::sort(indices, indices + pool.spec.top_k);
+        for (std::int64_t h = 0; h < data.spec.heads; ++h)
+            data.q.at<std::uint16_t>(t, h, last) = scalar::float_to_bf16(h % 3 == 2 ? 0.0F : h % 3 == 1 ? -1.0F : 1.0F);
+    }
+    const std::int64_t slots = pool.spec.pages * pool.spec.page_size;
+    const auto all = static_cast<float>(pool.spec.top_k) / 64 * 12 / 1.44F / data.softmax_scale;
+    for (std::int64_t slot = 0; slot < slots / 2; ++slot)
+        pool.values.at<std::uint16_t>(slot / pool.spec.page_size, slot % pool.spec.page_size, last) =
+            scalar::float_to_bf16(static_cast<float>(2 * slot) / static_cast<float>(slots) * all);
+}
+
+TEST_P(SparseAttentionGpu, GrowingScoresMatchTheDefinition) {
+    TOKAMAK_REQUIRE_GPU();
+    int ran = 0;
+    for (const std::int64_t dim : {576, 512}) {
+        for (const bool growing : {false, true}) {
+            const PoolCase pool = {.pages = 40, .page_size = 64, .top_k = 1100, .masked = 0.0};
+            const AttentionCase c = {
+                .name = "growing", .tokens = 2, .heads = 70, .dim = dim, .value_dim = 448, .pools = {pool}};
+            if (!is_legal(c, GetParam())) continue;
+            AttentionData data(c);
+            if (growing) grow(data);
+            SCOPED_TRACE(fmt::format("rows of {}, scores {}", dim, growing ? "grow" : "as they come"));
+            check_attention(data, Device::cuda(), {.variant = GetParam()}, Accumulation::tensor);
+            if (HasFatalFailure()) return;
+            ++ran;
+        }
+    }
+    if (ran == 0) GTEST_SKIP() << "no problem is legal for " << GetParam();
 }
 
 /// Errors of single scores show where few of them are averaged: e4m3 sums would err by 2e-4. The lse of one or two rows

@@ -39,7 +39,7 @@ class Bringer {
         for (int i = 0; i < kOwnRows; ++i) from[i] = rows.values(block, 4 * i + lane_ / 8) + (lane_ & 7) * 16;
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            ptx::barrier_wait(&control_.empty[Buffer][half], (pair & 1U) ^ 1U);
+            ptx::barrier_wait(&control_.empty[Buffer][half][warp_], (pair & 1U) ^ 1U);
 #pragma unroll
             for (int i = 0; i < kOwnRows; ++i) {
                 const bool real = (valid >> (4 * i + lane_ / 8) & 1U) != 0;

@@ -5,6 +5,7 @@
 #include "mla/cuda/paired_decode/turns.cuh"
 #include "mla/cuda/sparse_decode/queries.cuh"
 #include "mla/cuda/sparse_decode/statistics.cuh"
+#include "mla/cuda/sparse_decode/store_eight.cuh"
 
 namespace tokamak::mla::cuda::paired_decode {
 
@@ -57,34 +58,11 @@ class Queries {
     }
 };
 
-/// Eight dimensions of a head.
-__device__ __forceinline__ void store_eight(const Params& params, int token, int head, int dim, const uint4& eight) {
+/// Eight dimensions of a head, if the caller has these. `Eight`: uint4 or float[8].
+template <typename Eight>
+__device__ __forceinline__ void store_eight(const Params& params, int token, int head, int dim, const Eight& eight) {
     if (head >= params.heads || dim >= params.value_dim) return;
-    auto* const to =
-        static_cast<std::uint16_t*>(params.out) + token * params.out_token_stride + head * params.out_head_stride + dim;
-    if (params.out_vectors) {
-        *reinterpret_cast<uint4*>(to) = eight;
-        return;
-    }
-    const std::uint32_t words[4] = {eight.x, eight.y, eight.z, eight.w};
-#pragma unroll
-    for (int e = 0; e < 8; ++e) to[e] = static_cast<std::uint16_t>(words[e / 2] >> (e % 2 * 16));
-}
-__device__ __forceinline__ void store_eight(const Params& params, int token, int head, int dim, const float (&v)[8]) {
-    if (params.out_kind == OutKind::f32) {
-        if (head >= params.heads || dim >= params.value_dim) return;
-        auto* const to =
-            static_cast<float*>(params.out) + token * params.out_token_stride + head * params.out_head_stride + dim;
-#pragma unroll
-        for (int e = 0; e < 8; ++e) to[e] = v[e];
-        return;
-    }
-    std::uint32_t twos[4];
-#pragma unroll
-    for (int p = 0; p < 4; ++p)
-        twos[p] =
-            params.out_kind == OutKind::bf16 ? pack_bf16(v[2 * p], v[2 * p + 1]) : pack_f16(v[2 * p], v[2 * p + 1]);
-    store_eight(params, token, head, dim, uint4{twos[0], twos[1], twos[2], twos[3]});
+    sparse_decode::store_eight(params, token * params.out_token_stride + head * params.out_head_stride + dim, eight);
 }
 
 /// A warp's 16 heads by 256 dimensions, through 8 KB of shared memory of its own, a head's 512 bytes together.

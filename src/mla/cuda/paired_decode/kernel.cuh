@@ -38,12 +38,9 @@ class PairedBlock {
         if (warp_ >= kTurnThreads / 32) {
             ptx::set_registers<kPairedThreads, kBringRegisters>();
             bring();
-        } else if (warp_ < 4) {
-            ptx::set_registers<kPairedThreads, kTurnRegisters>();
-            take_turns<0>();
         } else {
             ptx::set_registers<kPairedThreads, kTurnRegisters>();
-            take_turns<1>();
+            take_turns();
         }
     }
 
@@ -55,7 +52,8 @@ class PairedBlock {
     __device__ __forceinline__ void make_barriers() {
         if (lane_ < 4) {
             ptx::barrier_init(&control_.full[lane_ / 2][lane_ % 2], 128);
-            ptx::barrier_init(&control_.empty[lane_ / 2][lane_ % 2], 4);
+#pragma unroll
+            for (std::uint64_t& empty : control_.empty[lane_ / 2][lane_ % 2]) ptx::barrier_init(&empty, 4);
         }
         if (lane_ < 2) ptx::barrier_init(&control_.weighed[lane_], 4);
         if (lane_ == 0) {
@@ -139,9 +137,9 @@ class PairedBlock {
         ptx::cluster_wait();
     }
 
-    template <int Side>
     __device__ __forceinline__ void take_turns() {
-        const int warp = warp_ - 4 * Side;
+        const int side = warp_ / 4;
+        const int warp = warp_ % 4;
         const int thread = warp_ * 32 + lane_;
         if (warp_ == 0) {  // the other ones see the barriers behind that of the queries
             make_barriers();
@@ -150,22 +148,21 @@ class PairedBlock {
         Queries<Dim>::start(params_, base_, token_, first_head_, thread);
         const int pairs = pairs_of(columns_of(params_, token_, rank_));
         Queries<Dim>::finish(params_, base_, token_, first_head_, thread);
-        Turns<Dim, Side, Split> turns(params_, control_, base_, warp, lane_);
+        Turns<Dim, Split> turns(params_, control_, base_, side, warp, lane_);
         turns.run(pairs);
         __syncwarp();
-        leave_sums<Side>(turns, warp);
+        leave_sums(turns, side, warp);
         named_barrier_arrive(kSummedBarrier, kPairedThreads);
         if constexpr (Split) {
-            merge<Side>(turns, warp);
+            merge(turns, side, warp);
         } else {
             ptx::named_barrier(kTurnBarrier, kTurnThreads);
-            store<Side>(turns, warp);
+            store(turns, side, warp);
         }
     }
 
     /// A warpgroup's sums and largest scores of each head, and the references that both have in the end.
-    template <int Side>
-    __device__ __forceinline__ void leave_sums(const Turns<Dim, Side, Split>& turns, int warp) {
+    __device__ __forceinline__ void leave_sums(const Turns<Dim, Split>& turns, int side, int warp) {
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
             float sum = turns.sum_[h] + __shfl_xor_sync(~0U, turns.sum_[h], 1);
@@ -174,9 +171,9 @@ class PairedBlock {
             top = max_or_nan(top, __shfl_xor_sync(~0U, top, 2));
             if ((lane_ & 3) == 0) {
                 const int own = warp * 16 + lane_ / 4 + 8 * h;
-                control_.sum[Side][own] = sum;
-                control_.top[Side][own] = top;
-                if (Side == 0) control_.reference[0][own] = turns.reference_[h];
+                control_.sum[side][own] = sum;
+                control_.top[side][own] = top;
+                if (side == 0) control_.reference[0][own] = turns.reference_[h];
             }
         }
     }
@@ -192,26 +189,24 @@ class PairedBlock {
         return is_real(own) ? sink_of(params_, first_head_ + own) : -kInfinity;
     }
 
-    template <int Side>
-    __device__ __forceinline__ void store(const Turns<Dim, Side, Split>& turns, int warp) {
+    __device__ __forceinline__ void store(const Turns<Dim, Split>& turns, int side, int warp) {
         float factor[2];
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
             const int own = warp * 16 + lane_ / 4 + 8 * h;
             factor[h] = factor_of(sums_of(own), own_sink(own));
         }
-        const WarpOutput output = {params_, base_ + warp_ * 8192, token_, first_head_ + warp * 16, Side * kHalfDims,
+        const WarpOutput output = {params_, base_ + warp_ * 8192, token_, first_head_ + warp * 16, side * kHalfDims,
                                    lane_};
         output.store(turns.out_, factor);
     }
 
-    template <int Side>
-    __device__ __forceinline__ void merge(const Turns<Dim, Side, Split>& turns, int warp) {
+    __device__ __forceinline__ void merge(const Turns<Dim, Split>& turns, int side, int warp) {
         const Merge<Dim> merging(params_, control_, shared_, rank_);
-        ptx::named_barrier(kSideBarrier + Side, 128);  // this side is done with rows
+        ptx::named_barrier(kSideBarrier + side, 128);  // this side is done with rows
         ptx::cluster_wait();                           // and nobody needs queries any more
-        merging.stage(turns.out_, Side, warp, lane_);
-        merging.push(Side, warp);
+        merging.stage(turns.out_, side, warp, lane_);
+        merging.push(side, warp);
         ptx::named_barrier(kFactorsBarrier, kPairedThreads);
         merging.await();
         __syncwarp();

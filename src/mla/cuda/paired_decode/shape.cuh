@@ -13,7 +13,8 @@ inline constexpr int kPairedThreads = 384;  ///< two warpgroups of mathematics, 
 inline constexpr int kTurnThreads = 256;
 inline constexpr int kHalfSlabs = 4;  ///< of the 256 output dimensions of a warpgroup
 inline constexpr int kHalfDims = 256;
-inline constexpr int kPerWarp = 16;  ///< rows of a block that a producer warp brings
+inline constexpr int kPerWarp = 16;  ///< rows of a block that a producer warp brings: those of a product of the values
+inline constexpr int kBlockWarps = kRowBlock / kPerWarp;
 
 /// Named barriers.
 enum : int {
@@ -51,13 +52,6 @@ struct PairedShape {
     [[nodiscard]] __device__ static constexpr int last_slab(int buffer, int half) {
         return buffer == half ? kHalfSlabs : kSlabs;
     }
-    /// The slab at a position of a buffer's order, and the first position of a half.
-    [[nodiscard]] __device__ static constexpr int slab_at(int buffer, int position) {
-        return (position + first_slab(buffer, 0)) % kSlabs;
-    }
-    [[nodiscard]] __device__ static constexpr int first_position(int buffer, int half) {
-        return half * (buffer == 0 ? kHalfSlabs : kRight);
-    }
     [[nodiscard]] __device__ static constexpr std::uint32_t slab(int buffer, int slab) {
         return kRows + buffer * kBlockBytes + slab * kSlabBytes;
     }
@@ -76,12 +70,13 @@ __device__ __forceinline__ void named_barrier_arrive(int number, int threads) {
 }
 
 struct PairedControl {
-    std::uint64_t full[2][2];   ///< a half is there: an arrival per producing thread
-    std::uint64_t empty[2][2];  ///< a half may be written: an arrival per warp of the warpgroup that read it last
-    std::uint64_t weighed[2];   ///< a buffer's weights and references are there: an arrival per warp
-    std::uint64_t ahead;        ///< the first side has started its scores: an arrival per warp
-    std::uint64_t told;         ///< sums of the other splits
-    std::uint64_t landed;       ///< their parts of what this split owns
+    std::uint64_t full[2][2];  ///< a half is there: an arrival per producing thread
+    /// Of a half, a bringing warp's rows may be written: an arrival per warp of the warpgroup that read it last.
+    std::uint64_t empty[2][2][kBlockWarps];
+    std::uint64_t weighed[2];                ///< a buffer's weights and references are there: an arrival per warp
+    std::uint64_t ahead;                     ///< the first side has started its scores: an arrival per warp
+    std::uint64_t told;                      ///< sums of the other splits
+    std::uint64_t landed;                    ///< their parts of what this split owns
     alignas(8) std::uint16_t valid[4][4];    ///< rows of a block that take part, by the warp that brings them
     alignas(16) float reference[2][kHeads];  ///< what the weights of a buffer's block are relative to
     float sum[2][kHeads];                    ///< of a warpgroup's weights

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Two warpgroups that score the blocks of rows in turns; each has half of the output's dimensions for all blocks. Heads
 // are the rows of all products, so that a warp knows everything about its 16 heads, and thread t of both warpgroups has
-// the same two.
+// the same two. Both run the same instructions: as two copies these did not stay where a multiprocessor keeps them, and
+// one side waited 650 cycles a pair of blocks for its own.
 #pragma once
 
 #include "cuda/ptx/cluster.cuh"
@@ -12,32 +13,53 @@
 namespace tokamak::mla::cuda::paired_decode {
 
 /// Side 0 scores even blocks and has the left half of the output, side 1 odd blocks and the right half.
-template <int Dim, int Side, bool Split>
+template <int Dim, bool Split>
 class Turns {
     using S = PairedShape<Dim>;
-    /// The second side starts its scores when the first one has issued those of so many slabs: the tensor cores would
-    /// serve both alike, and then wait for two softmaxes at once.
-    static constexpr int kAhead = S::kSlabs;
+    static constexpr std::uint32_t kSlabWords = kSlabBytes / 16;  ///< as descriptors count
+    static constexpr std::uint32_t kBlockWords = S::kBlockBytes / 16;
 
   public:
-    __device__ __forceinline__ Turns(const Params& params, PairedControl& control, std::uint32_t base, int warp,
-                                     int lane)
-        : params_(params), control_(control), base_(base), warp_(warp), lane_(lane) {
+    /// `warp`: of its side.
+    __device__ __forceinline__ Turns(const Params& params, PairedControl& control, std::uint32_t base, int side,
+                                     int warp, int lane)
+        : params_(params),
+          control_(control),
+          base_(base),
+          word_(ptx::wgmma_tile_word(base)),
+          side_(side),
+          warp_(warp),
+          lane_(lane) {
 #pragma unroll
         for (float& v : out_) v = 0.0F;
     }
 
+    /// Both sides add block by block in the same order, so that references only move forward.
     __device__ __forceinline__ void run(int pairs) {
-        if (pairs == 0) {
-            if constexpr (Split) ptx::cluster_arrive_relaxed();
-            return;
-        }
-        score(0, false);
+        if (Split && pairs == 0) ptx::cluster_arrive_relaxed();
+#pragma unroll 1
         for (int pair = 0; pair < pairs; ++pair) {
-            if constexpr (Side == 0)
-                left_turn(pair, pair + 1 < pairs);
-            else
-                right_turn(pair, pair + 1 < pairs);
+            score(pair);
+            if (side_ == 1) await_other(pair);
+            ptx::wgmma_wait<0>();
+            // The last ones leave the queries' place to what other splits send.
+            if (Split && pair + 1 == pairs) ptx::cluster_arrive_relaxed();
+            if (side_ == 1) {
+                follow();
+                add_other<1>();
+            }
+            weigh(2 * pair + side_);
+            publish();
+            release_as_done(0, 1, side_ == 1);
+            rescale();
+            add_own();
+            release_as_done(side_, 0, true);
+            if (side_ == 0) {
+                await_other(pair);
+                follow();
+                add_other<0>();
+                release_as_done(1, 1, true);  // across the loop's end ptxas would serialise all products
+            }
         }
     }
 
@@ -47,79 +69,44 @@ class Turns {
     float top_[2] = {-kInfinity, -kInfinity};
 
   private:
-    /// The last ones leave the queries' place to what other splits send.
-    __device__ __forceinline__ static void await_scores(bool more) {
-        ptx::wgmma_wait<0>();
-        if (Split && !more) ptx::cluster_arrive_relaxed();
-    }
-    /// Both warpgroups add block by block in the same order, so that references only move forward.
-    __device__ __forceinline__ void left_turn(int pair, bool more) {
-        await_scores(more);
-        weigh(2 * pair);
-        rescale();
-        publish();
-        add_own();
-        ptx::wgmma_wait<0>();
-        release(0, 0);
-        follow(pair);
-        add_other();
-        if (more) {
-            score(pair + 1, true);
-        } else {
-            ptx::wgmma_wait<0>();
-        }
-    }
-    __device__ __forceinline__ void right_turn(int pair, bool more) {
-        await_scores(more);
-        follow(pair);
-        add_other();
-        weigh(2 * pair + 1);
-        publish();
-        ptx::wgmma_wait<0>();
-        release(0, 1);
-        rescale();
-        add_own();
-        ptx::wgmma_wait<0>();
-        release(1, 0);
-        if (more) score(pair + 1, false);
-    }
-
-    /// Starts the scores of this side's block of a pair, half by half as they land. `behind`: the other's values are
-    /// under way; their half of the other buffer is let go when they are done.
-    __device__ __forceinline__ void score(int pair, bool behind) {
-        if constexpr (Side == 1) ptx::barrier_wait(&control_.ahead, pair & 1U);
+    /// Starts the scores of this side's block of a pair, half by half as they land.
+    __device__ __forceinline__ void score(int pair) {
+        if (side_ == 1) ptx::barrier_wait(&control_.ahead, pair & 1U);
+        const std::uint32_t rows = S::kRows / 16 + side_ * kBlockWords;
+        // Side 1 begins with the right half.
+        const std::uint32_t first = word_ + side_ * (kHalfSlabs * kSlabWords);
+        const std::uint32_t second = word_ - side_ * (S::kRight * kSlabWords);
 #pragma unroll
         for (int position = 0; position < S::kSlabs; ++position) {
-            const bool second = position == S::first_position(Side, 1);
-            if (position == 0 || second) {  // a fence costs 100 cycles and more
-                ptx::barrier_wait(&control_.full[Side][second ? 1 : 0], pair & 1U);
+            if (position == 0 || position == kHalfSlabs) {  // a fence costs 100 cycles and more
+                ptx::barrier_wait(&control_.full[side_][position == 0 ? 0 : 1], pair & 1U);
                 ptx::fence_shared_async();
                 ptx::wgmma_fence();
             }
-            const int slab = S::slab_at(Side, position);
-            const std::uint64_t queries = descriptor(S::kQueries + slab * (kHeads * 128));
-            const std::uint64_t rows = descriptor(S::slab(Side, slab));
+            const std::uint32_t slab = (position < S::kRight ? first : second) + position * kSlabWords;
 #pragma unroll
             for (int k = 0; k < 4; ++k)
-                ptx::wgmma_16bit<false, false>(score_, queries + 2 * k, rows + 2 * k, position + k > 0);
+                ptx::wgmma_16bit<false, false>(score_, ptx::wgmma_step(slab, k), ptx::wgmma_step(slab + rows, k),
+                                               position + k > 0);
             ptx::wgmma_commit();
-            if (position == 0 && behind) {
-                ptx::wgmma_wait<1>();
-                release(1, 1);
-            }
-            if (Side == 0 && position + 1 == kAhead && lane_ == 0) ptx::barrier_arrive(&control_.ahead);
         }
+        // The second side starts when the first one has issued all: the tensor cores would serve both alike, and then
+        // wait for two softmaxes at once.
+        if (side_ == 0 && lane_ == 0) ptx::barrier_arrive(&control_.ahead);
     }
 
-    [[nodiscard]] __device__ __forceinline__ std::uint64_t descriptor(std::uint32_t offset) const {
-        return ptx::wgmma_step(ptx::wgmma_tile_word(base_ + offset), 0);
-    }
-    /// The half of a buffer that this side multiplies.
-    [[nodiscard]] __device__ __forceinline__ std::uint64_t values(int buffer) const {
-        return wide_descriptor(base_ + S::slab(buffer, Side * kHalfSlabs), kSlabBytes);
-    }
-    __device__ __forceinline__ void release(int buffer, int half) const {
-        if (lane_ == 0) ptx::barrier_arrive(&control_.empty[buffer][half]);
+    /// Lets rows of `half` go, sixteen at a time, as the four products that were started last end.
+    __device__ __forceinline__ void release_as_done(int buffer, int half, bool read) const {
+        const bool lets_go = read && lane_ == 0;
+        std::uint64_t* const empty = control_.empty[buffer][half];
+        ptx::wgmma_wait<3>();
+        if (lets_go) ptx::barrier_arrive(&empty[0]);
+        ptx::wgmma_wait<2>();
+        if (lets_go) ptx::barrier_arrive(&empty[1]);
+        ptx::wgmma_wait<1>();
+        if (lets_go) ptx::barrier_arrive(&empty[2]);
+        ptx::wgmma_wait<0>();
+        if (lets_go) ptx::barrier_arrive(&empty[3]);
     }
 
     /// Scores to weights relative to this side's references, which move if they must.
@@ -197,27 +184,31 @@ class Turns {
         for (int i = 0; i < 128; ++i) out_[i] *= factor_[i / 2 % 2];
     }
 
-    /// Leaves weights and references for the other side.
+    /// Leaves weights and references for the other side. It is the reader that fences them: a fence waits for products
+    /// that are under way, of which there are none where it stands.
     __device__ __forceinline__ void publish() {
-        const std::uint32_t tile = base_ + (Side == 0 ? S::kFirstWeights : S::kSecondWeights);
+        const std::uint32_t tile = base_ + (side_ == 0 ? S::kFirstWeights : S::kSecondWeights);
         const int row = warp_ * 16 + lane_ % 16;
         // The rotary slab, whose place they take, may still be scored by another warp.
-        if constexpr (Side == 0 && S::kFirstWeights < S::kSecondWeights) ptx::named_barrier(kScoredBarrier, 128);
+        if (S::kFirstWeights < S::kSecondWeights && side_ == 0) ptx::named_barrier(kScoredBarrier, 128);
 #pragma unroll
         for (int k = 0; k < 4; ++k) store_matrix(tile + swizzled(row, 2 * k + lane_ / 16), weight_[k]);
         if ((lane_ & 3) == 0) {
-            control_.reference[Side][warp_ * 16 + lane_ / 4] = reference_[0];
-            control_.reference[Side][warp_ * 16 + lane_ / 4 + 8] = reference_[1];
+            control_.reference[side_][warp_ * 16 + lane_ / 4] = reference_[0];
+            control_.reference[side_][warp_ * 16 + lane_ / 4 + 8] = reference_[1];
         }
-        ptx::fence_shared_async();
         __syncwarp();
-        if (lane_ == 0) ptx::barrier_arrive(&control_.weighed[Side]);
+        if (lane_ == 0) ptx::barrier_arrive(&control_.weighed[side_]);
     }
-    /// Takes over the other side's references when its weights are there.
-    __device__ __forceinline__ void follow(int pair) {
-        ptx::barrier_wait(&control_.weighed[1 - Side], pair & 1U);
-        const float theirs[2] = {control_.reference[1 - Side][warp_ * 16 + lane_ / 4],
-                                 control_.reference[1 - Side][warp_ * 16 + lane_ / 4 + 8]};
+    /// Until the other side's weights are there. The second side, whose scores are under way, waits for these anyway.
+    __device__ __forceinline__ void await_other(int pair) const {
+        ptx::barrier_wait(&control_.weighed[1 - side_], pair & 1U);
+        ptx::fence_shared_async();
+    }
+    /// Takes over the other side's references.
+    __device__ __forceinline__ void follow() {
+        const float theirs[2] = {control_.reference[1 - side_][warp_ * 16 + lane_ / 4],
+                                 control_.reference[1 - side_][warp_ * 16 + lane_ / 4 + 8]};
         const bool same = theirs[0] == reference_[0] && theirs[1] == reference_[1];
         if (__all_sync(~0U, same)) return;
 #pragma unroll
@@ -230,26 +221,34 @@ class Turns {
         rescale();
     }
 
+    /// Of the half of a buffer that this side multiplies, sixteen rows.
+    [[nodiscard]] __device__ __forceinline__ std::uint64_t values(std::uint32_t buffer, int k) const {
+        const std::uint32_t half = word_ + buffer * kBlockWords + side_ * (kHalfSlabs * kSlabWords);
+        return wide_descriptor(half + S::kRows / 16, 128 * k);
+    }
     __device__ __forceinline__ void add_own() {
         ptx::wgmma_fence();
-        const std::uint64_t rows = values(Side);
 #pragma unroll
-        for (int k = 0; k < 4; ++k) wide_product(out_, weight_[k], rows + 128 * k);
-        ptx::wgmma_commit();
+        for (int k = 0; k < 4; ++k) {
+            wide_product(out_, weight_[k], values(side_, k));
+            ptx::wgmma_commit();
+        }
     }
+    template <int Side>
     __device__ __forceinline__ void add_other() {
+        constexpr std::uint32_t weights = Side == 1 ? S::kFirstWeights : S::kSecondWeights;
         ptx::wgmma_fence();
-        const std::uint64_t rows = values(1 - Side);
-        const std::uint64_t weights = descriptor(Side == 1 ? S::kFirstWeights : S::kSecondWeights);
 #pragma unroll
-        for (int k = 0; k < 4; ++k) wide_product(out_, weights + 2 * k, rows + 128 * k);
-        ptx::wgmma_commit();
+        for (int k = 0; k < 4; ++k) {
+            wide_product(out_, ptx::wgmma_step(word_ + weights / 16, k), values(1 - Side, k));
+            ptx::wgmma_commit();
+        }
     }
 
     const Params& params_;
     PairedControl& control_;
-    std::uint32_t base_;
-    int warp_, lane_;
+    std::uint32_t base_, word_;
+    int side_, warp_, lane_;
     float score_[32];
     std::uint32_t weight_[4][4];
     float factor_[2] = {1.0F, 1.0F};

@@ -5,10 +5,9 @@
 #pragma once
 
 #include "cuda/ptx/wgmma.cuh"
+#include "mla/cuda/paired_decode/shape.cuh"
 
 namespace tokamak::mla::cuda::paired_decode {
-
-namespace ptx = tokamak::cuda::ptx;
 
 #define TOKAMAK_TEXT_128                                                                                             \
     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, " \
@@ -44,10 +43,11 @@ __device__ __forceinline__ void wide_product(float (&d)[128], std::uint64_t a, s
 #undef TOKAMAK_SIXTEEN
 #undef TOKAMAK_SUMS_128
 
-/// Descriptor of four slabs side by side, rows as the K side: 64 columns every kSlabBytes, 8 rows every 1024 bytes.
-__device__ __forceinline__ std::uint64_t wide_descriptor(std::uint32_t shared, std::uint32_t slab_bytes) {
-    return std::uint64_t{(shared & 0x3FFFFU) >> 4} | std::uint64_t{slab_bytes / 16} << 16 |
-           std::uint64_t{1024 / 16} << 32 | std::uint64_t{1} << 62;
+/// Descriptor of four slabs side by side, rows as the K side: 64 columns every kSlabBytes, 8 rows every 1024 bytes. It
+/// lies `further` times 16 bytes behind the K-major tile with that word.
+__device__ __forceinline__ std::uint64_t wide_descriptor(std::uint32_t tile_word, std::uint32_t further) {
+    constexpr std::uint32_t leading = kSlabBytes / 16 - 1;  // the tile's is 1
+    return ptx::wgmma_step(tile_word + further + (leading << 16), 0);
 }
 
 }  // namespace tokamak::mla::cuda::paired_decode
