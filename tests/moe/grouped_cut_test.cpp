@@ -40,5 +40,19 @@ TEST(CombineCut, ThereAreAsManyJobsAsShares) {
     EXPECT_EQ(jobs(CombineCut(7168, 8, 3168), 8), 8 * 56) << "not more than there is to do";
 }
 
+TEST(CombineCut, ShortJobsAreWholeTokensInFewLoads) {
+    for (const int cols : {1, 33, 128, 420, 2880, 7168, 8224})
+        for (const std::int64_t tokens : {0, 1, 7, 64, 512, 4096}) {
+            const CombineCut cut = CombineCut::short_jobs(cols, tokens, 2112);
+            EXPECT_GE(cut.length, 1);
+            EXPECT_LE(cut.length, kShortJobPieces);
+            const auto parts = static_cast<int>(cut.parts.value);
+            EXPECT_GE(parts * cut.length, cut.pieces) << cols << " " << tokens;
+            EXPECT_LT((parts - 1) * cut.length, cut.pieces) << cols << " " << tokens;
+        }
+    EXPECT_EQ(CombineCut::short_jobs(2880, 256, 2112).length, 3) << "a job for each warp";
+    EXPECT_EQ(CombineCut::short_jobs(7168, 512, 2112).length, kShortJobPieces);
+}
+
 }  // namespace
 }  // namespace tokamak::moe::cuda

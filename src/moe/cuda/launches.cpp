@@ -4,6 +4,7 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <utility>
 
 #include "core/throw.h"
@@ -130,6 +131,7 @@ void cut_units(GroupedArgs& args, int ctas) {
     args.cuts[1] = UnitCut(args.down.strips, args.down_units);
     args.cuts[2] = UnitCut(args.down.strips, fine);
     args.fine_tiles = (ctas + args.down_units - 1) / args.down_units;
+    if (const char* v = std::getenv("FEW4_TILES")) args.fine_tiles = args.fine_tiles * std::atoi(v) / 4;
 }
 
 /// Whether rows of `out`, in 16 bits, are aligned to `count` columns.
@@ -143,7 +145,8 @@ void cut_results(GroupedArgs& args, int warps) {
                         whole_vectors(args, 4);
     args.clears_first = args.gate_up_units > 0 && args.plain_output && !args.live_rows_only && whole_vectors(args, 8);
     const std::int64_t tokens = std::min<std::int64_t>(args.tokens, args.pass_tokens);
-    args.combine = CombineCut(args.gate_up.cols, tokens, 2 * std::int64_t{warps});
+    args.combine = args.gate_up_units > 0 ? CombineCut::short_jobs(args.gate_up.cols, tokens, warps)
+                                          : CombineCut(args.gate_up.cols, tokens, 2 * std::int64_t{warps});
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "moe/cuda/grouped/complete_tiles.cuh"
 #include "moe/cuda/grouped/prepare.cuh"
 
 namespace tokamak::moe::cuda {
@@ -11,6 +12,7 @@ namespace tokamak::moe::cuda {
 /// What a warp knows of a token: lane i the result of slot i.
 struct TokenResults {
     std::uint32_t local = 0;  ///< slots whose result is here
+    int tiles = 0;            ///< that many row tiles, from the first on, have all of them; where CTAs ask for units
     PendingElement weight;    ///< of the lane's slot
 
     [[nodiscard]] __device__ __forceinline__ float weight_of(const GroupedArgs& args, int slot) const {
@@ -22,16 +24,18 @@ template <class Shape>
 __device__ __forceinline__ TokenResults find_results(const GroupedArgs& args, const RowLists& lists, std::int64_t row,
                                                      int token) {
     const int slot = static_cast<int>(threadIdx.x) % 32;
-    bool local = false;
+    int expert = -1;
     TokenResults results;
     if (slot < args.top_k) {
         if constexpr (Shape::kGridLists)
-            local = local_expert(args, load_id(args.ids, row, slot)) >= 0;
+            expert = local_expert(args, load_id(args.ids, row, slot));
         else
-            local = lists.route_expert[token * args.top_k + slot] >= 0;
-        if (local && args.weights.data != nullptr) results.weight.load(args.weights, row, slot);
+            expert = lists.route_expert[token * args.top_k + slot];
+        if (expert >= 0 && args.weights.data != nullptr) results.weight.load(args.weights, row, slot);
     }
-    results.local = __ballot_sync(0xFFFFFFFFU, local);
+    results.local = __ballot_sync(0xFFFFFFFFU, expert >= 0);
+    if constexpr (Shape::kDealt)
+        results.tiles = __reduce_max_sync(0xFFFFFFFFU, expert >= 0 ? lists.tile_ends[expert] : 0);
     return results;
 }
 
@@ -95,7 +99,7 @@ __device__ __forceinline__ void combine_pieces(const GroupedArgs& args, const To
                                                int token, int col, int pieces) {
     if (results.local == 0 && (args.live_rows_only || args.clears_first)) return;
     const int inside = (args.gate_up.cols - col + 32 * Cols - 1) / (32 * Cols);  // not positive behind the last column
-    const int live = inside < pieces ? inside : pieces;
+    const int live = min(inside, min(pieces, Pieces));
     float sums[Pieces][Cols] = {};
     for (std::uint32_t left = results.local; left != 0;)
         add_results<Slots>(args, results, left, token, col, live, sums);
@@ -114,19 +118,21 @@ __device__ __forceinline__ void combine_pieces(const GroupedArgs& args, const To
         if (p < live) store_sums(args, row, col + p * 32 * Cols, sums[p]);
 }
 
-/// All loads of a call are on their way together: many results of one piece, or few of several. Returns how many pieces
-/// it took of the `left` ones.
-template <int Cols>
+/// All loads of a call are on their way together: many results of few pieces, or few of several. Returns how many
+/// pieces it took of the `left` ones.
+template <class Shape, int Cols>
 __device__ __forceinline__ int combine_some(const GroupedArgs& args, const TokenResults& results, std::int64_t row,
                                             int token, int piece, int left) {
-    constexpr int few = 2;
+    constexpr int few = Shape::kDealt ? 4 : 2;
+    constexpr int many_pieces = Shape::kDealt ? 2 : 1;
+    constexpr int pieces = Shape::kDealt ? kShortJobPieces : kCombinePieces;
     const int col = piece * 32 * Cols + static_cast<int>(threadIdx.x) % 32 * Cols;
     if (__popc(results.local) > few) {
-        combine_pieces<8, 1, Cols>(args, results, row, token, col, 1);
-        return 1;
+        combine_pieces<8, many_pieces, Cols>(args, results, row, token, col, left);
+        return many_pieces;
     }
-    combine_pieces<few, kCombinePieces, Cols>(args, results, row, token, col, left);
-    return left;
+    combine_pieces<few, pieces, Cols>(args, results, row, token, col, left);
+    return pieces;
 }
 
 /// The warps of a CTA take its jobs from a counter in shared memory, which is zero. What a job needs to know of its
@@ -142,16 +148,17 @@ class CombineWork {
           total_(count * static_cast<int>(args.combine.parts.value)) {
         ask();
     }
-    /// Once the results are there.
+    /// Once the results are there; where CTAs ask for units, waits for those of each job.
     __device__ void run() {
         while (job_ < total_) {
             const int token = token_;
             int piece = (job_ - token * static_cast<int>(args_.combine.parts.value)) * args_.combine.length;
             const TokenResults results = results_;
             ask();
+            if constexpr (Shape::kDealt) await_tiles(lists_, results.tiles);
             for (const int end = min(args_.combine.pieces, piece + args_.combine.length); piece < end;)
-                piece += vectors_ ? combine_some<4>(args_, results, first_ + token, token, piece, end - piece)
-                                  : combine_some<1>(args_, results, first_ + token, token, piece, end - piece);
+                piece += vectors_ ? combine_some<Shape, 4>(args_, results, first_ + token, token, piece, end - piece)
+                                  : combine_some<Shape, 1>(args_, results, first_ + token, token, piece, end - piece);
         }
     }
 

@@ -156,7 +156,7 @@ __device__ __forceinline__ void consume_dealt(const GroupedArgs& args, const Row
         rows[i].load(args, down, unit.tile.expert, unit.strip + me.warpgroup + i * Shape::kWarpgroups, me);
     float sums[Strips][Blocks][4] = {};
     const int blocks = (down ? args.down : args.gate_up).tiles * Shape::Weights::kTileBlocks;
-    if constexpr (Strips == 2 && Blocks > 2)
+    if constexpr (Strips == 2 && Blocks > Shape::Weights::kMmaEights)
         multiply_by_warpgroup<Shape>(ring, place, me, blocks, sums);
     else
         multiply_ahead<Shape>(ring, place, me, blocks, sums);
@@ -182,7 +182,8 @@ __device__ __forceinline__ void consume_dealt_width(const GroupedArgs& args, con
         consume_dealt<Shape, Strips, 4>(args, lists, unit, down, me, ring, place);
 }
 
-/// Of shapes whose units are dealt.
+/// Of shapes whose units are dealt. Units are counted by the gathering warps where these are long enough, but the last
+/// one of a phase here: what comes behind it may wait for it.
 template <class Shape>
 __device__ __forceinline__ void consume_both_phases(const GroupedArgs& args, const RowLists& lists, const Consumer& me,
                                                     const StageRing<Shape>& ring, RingPlace& place,
@@ -190,20 +191,28 @@ __device__ __forceinline__ void consume_both_phases(const GroupedArgs& args, con
 #pragma unroll 1
     for (int phase = 0; phase < 2; ++phase) {
         const bool down = phase == 1;
+        const DecodeMatrix& matrix = down ? args.down : args.gate_up;
         RoleWalk<Shape> walk(lists, args, down, turn);
         Unit unit;
+        const bool lazily = counts_lazily<Shape>(args, down);
+        int last = -1;
         while (walk.next(unit)) {
             const int mine = (unit.strips - me.warpgroup + Shape::kWarpgroups - 1) / Shape::kWarpgroups;
             if (mine <= 0)
-                skip_unit(down ? args.down : args.gate_up, me, ring, place);
+                skip_unit(matrix, me, ring, place);
             else if constexpr (Shape::kConverted)
                 consume_converted_width(args, lists, unit, down, me, ring, place);
             else if (mine == 1)
                 consume_dealt_width<Shape, 1>(args, lists, unit, down, me, ring, place);
             else
                 consume_dealt_width<Shape, 2>(args, lists, unit, down, me, ring, place);
-            if (!down) publish_unit<Shape>(args, unit, scratch);
+            __syncwarp();  // what its lanes have stored comes before what one of them arrives at
+            if (lazily)
+                last = unit.index;
+            else if (!down)
+                publish_unit<Shape>(args, unit, scratch);
         }
+        if (last >= 0) publish_unit<Shape>(args, {.index = last}, scratch);
     }
 }
 

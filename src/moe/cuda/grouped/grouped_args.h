@@ -41,7 +41,8 @@ struct UnitCut {
     UnitCut(int strips, int count) : units(count), each(strips / count), longer(strips - strips / count * count) {}
 };
 
-inline constexpr int kCombinePieces = 7;  ///< most of a job
+inline constexpr int kCombinePieces = 7;   ///< most of a job
+inline constexpr int kShortJobPieces = 4;  ///< the same where jobs are done under the last units
 
 /// Jobs of the combine are neighbouring pieces of a token's columns, of 128, or of 32 where columns are not whole
 /// fours; those of a token go to different CTAs, for tokens have different numbers of results here.
@@ -53,6 +54,12 @@ struct CombineCut {
     CombineCut() = default;
     /// At least as many jobs as `shares`, where there is as much to do.
     CombineCut(int cols, std::int64_t tokens, std::int64_t shares);
+    /// Short jobs, about one for each of `warps` if there is so little to do: all loads of a job are on their way at
+    /// once.
+    static CombineCut short_jobs(int cols, std::int64_t tokens, std::int64_t warps);
+
+  private:
+    void cut(int most);
 };
 
 /// Units that a CTA knows of at once. The warp that asks for them is ahead of the others by at most the stages of the
@@ -60,17 +67,20 @@ struct CombineCut {
 inline constexpr int kUnitDeals = 8;
 inline constexpr int kUnitDealBytes = 48;
 
-inline constexpr int kCombineCounter = 7;  ///< place in GroupedShared::counts
+/// Places in GroupedShared::counts.
+inline constexpr int kCompleteTiles = 6;
+inline constexpr int kCombineCounter = 7;
 
 /// Byte offsets into dynamic shared memory; the ring comes first, building the lists uses its place.
 struct GroupedShared {
     int barriers = 0;  ///< [2, stages]
     /// [8]: an expert has several row tiles, row tiles, units of one in each phase, cost, down range (units that are
-    /// asked for: row tiles with few units), jobs of the combine that are taken
+    /// asked for: row tiles with few units, row tiles whose results are there), jobs of the combine that are taken
     int counts = 0;
     int list = 0;          ///< [routes] u16: routes, expert by expert
     int tiles = 0;         ///< [row tiles] RowTile
     int route_expert = 0;  ///< [routes] i16: local expert, or -1
+    int tile_ends = 0;     ///< [local experts] i16: row tiles of an expert and of all before it
     int maxima = 0;        ///< [2, rows of a tile] u32, for quantised rows
     int unit_routes = 0;   ///< [2, rows of a tile] i32, where lists are in the workspace
     int deals = 0;         ///< UnitDeals

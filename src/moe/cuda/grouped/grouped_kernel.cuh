@@ -154,7 +154,11 @@ __device__ __forceinline__ void run_gemms(const GroupedArgs& args, const RowList
 
 template <class Shape>
 __device__ __forceinline__ void number_units(const GroupedArgs& args, const RowLists& lists) {
-    if (threadIdx.x == 0) lists.counts[kCombineCounter] = 0;
+    if (threadIdx.x == 0) {
+        lists.counts[kCombineCounter] = 0;
+        if constexpr (Shape::kDealt)
+            lists.counts[kCompleteTiles] = combines_early<Shape>(args) ? 0 : lists.tile_count();
+    }
     if constexpr (!Shape::kDealt)
         place_units<Shape>(args, lists);
     else if (threadIdx.x == 0)
@@ -228,10 +232,13 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_grouped(const __grid_c
         const int count = static_cast<int>(min(static_cast<std::int64_t>(args.pass_tokens), tokens - first));
         unsigned cleared = prepare_tables<Shape>(args, lists, shared, first, count, turn);
         run_gemms(args, lists, ring, place, first, count, turn, cleared);
+        const bool early = combines_early<Shape>(args);
+        if (early && threadIdx.x / 32 == Shape::kConsumerWarps) watch_tiles(args, lists);
         CombineWork<Shape> work(args, lists, first, count);  // what it needs comes while others end
-        grid.sync();
+        if (!early) grid.sync();
         work.run();
-        if constexpr (Shape::kGridLists) return;  // the host launches again
+        if constexpr (Shape::kGridLists) return;                      // the host launches again
+        if (early && first + args.pass_tokens < tokens) grid.sync();  // then counts and results may go
     }
 }
 

@@ -38,6 +38,7 @@ std::int64_t lay_out(const FusedMoeProblem& p, std::int64_t pass_tokens, Grouped
     shared.tiles = booking.take((std::min(experts, routes) + routes / variant.instance.tile_rows) *
                                 static_cast<std::int64_t>(sizeof(RowTile)));
     shared.route_expert = booking.take(listed * 2);
+    shared.tile_ends = booking.take(variant.instance.units != nullptr ? experts * 2 : 0);
     shared.maxima = booking.take(std::int64_t{variant.instance.tile_rows} * 8);
     shared.unit_routes = booking.take(grid_lists ? std::int64_t{variant.instance.tile_rows} * 8 : 0);
     shared.bytes = static_cast<int>(booking.bytes);
@@ -57,12 +58,26 @@ std::vector<GroupedVariant> fitting(const std::vector<GroupedInstance>& instance
     return variants;
 }
 
+int pieces_of(int cols) {
+    const int columns = cols % 4 == 0 ? 128 : 32;
+    return (cols + columns - 1) / columns;
+}
+
 }  // namespace
 
-CombineCut::CombineCut(int cols, std::int64_t tokens, std::int64_t shares) {
-    const int columns = cols % 4 == 0 ? 128 : 32;
-    pieces = (cols + columns - 1) / columns;
-    const auto most = static_cast<int>(std::clamp<std::int64_t>(tokens * pieces / shares, 1, kCombinePieces));
+CombineCut::CombineCut(int cols, std::int64_t tokens, std::int64_t shares) : pieces(pieces_of(cols)) {
+    cut(static_cast<int>(std::clamp<std::int64_t>(tokens * pieces / shares, 1, kCombinePieces)));
+}
+
+CombineCut CombineCut::short_jobs(int cols, std::int64_t tokens, std::int64_t warps) {
+    CombineCut jobs;
+    jobs.pieces = pieces_of(cols);
+    jobs.cut(
+        static_cast<int>(std::clamp<std::int64_t>((tokens * jobs.pieces + warps - 1) / warps, 1, kShortJobPieces)));
+    return jobs;
+}
+
+void CombineCut::cut(int most) {
     const int count = (pieces + most - 1) / most;
     length = (pieces + count - 1) / count;
     parts = Divisor(count);

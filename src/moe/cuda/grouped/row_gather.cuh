@@ -36,19 +36,24 @@ class RowGather {
           vector_(thread % Shape::kVectors),
           row_(thread / Shape::kVectors),
           place_(place_of(row_)),
-          next_place_(place_of(row_ + kStep)) {}
+          next_place_(place_of(row_ + kStep)),
+          counts_(thread == kThreads - 32 && counts_lazily<Shape>(args, down)) {}
 
     __device__ void run(const StageRing<Shape>& ring, RingPlace& place, int& turn, unsigned& cleared) {
         RoleWalk<Shape> walk(lists_, args_, down_, turn);
         const bool copied = source_.vectors && source_.weights.data == nullptr;
         const int chunks = Shape::chunks(down_ ? args_.down : args_.gate_up);
         Unit unit;
+        int before = -1;  // row tile of the unit before
+        UncountedUnit uncounted;
         while (walk.next(unit)) {
             find_rows(unit);
             if constexpr (Shape::kAnnounces) await_rows(unit);
             if constexpr (kScaled) find_scales(unit, chunks);
             for (int chunk = 0; chunk < chunks; ++chunk) {
                 ptx::barrier_wait(&ring.empty[place.slot], place.parity ^ 1U);
+                if constexpr (Shape::kDealt)
+                    if (counts_) count_units(uncounted, chunk == 0 ? before : -1, ring.stages);
                 std::uint8_t* const stage = ring.stage(place.slot);
                 if (copied) {
                     copy(stage, unit, chunk);
@@ -61,7 +66,13 @@ class RowGather {
                 place.advance(ring.stages);
                 announce(cleared);
             }
+            before = unit.index;
         }
+        if constexpr (Shape::kDealt)
+            if (counts_ && chunks == ring.stages && uncounted.tile >= 0) {
+                ptx::barrier_wait(&ring.empty[place.slot], place.parity ^ 1U);
+                TileCounts{args_.tile_units}.add(uncounted.tile);
+            }
         announce(cleared);
     }
 
@@ -74,6 +85,22 @@ class RowGather {
             cooperative_groups::this_grid().barrier_wait(std::move(cleared));
         else
             ptx::named_barrier(kRowsAhead, (Shape::kWeightWarps + kGatherWarps) * 32);
+    }
+    /// A unit that consumers may be at.
+    struct UncountedUnit {
+        int tile = -1;   ///< none
+        int stages = 0;  ///< free ones that were found since the next unit began
+    };
+    /// Behind the wait for a free stage, `before` is the row tile of the unit before at the beginning of one. When the
+    /// first stage of a unit is free all consumers are through with the unit before: they need not wait for what
+    /// counting costs, 1,000 cycles, and these warps are a ring ahead. Units of at least as many stages as the ring.
+    __device__ __forceinline__ void count_units(UncountedUnit& unit, int before, int stages) const {
+        if (unit.tile >= 0 && unit.stages == stages) {
+            TileCounts{args_.tile_units}.add(unit.tile);
+            unit.tile = -1;
+        }
+        if (before >= 0) unit = {before, 0};
+        ++unit.stages;
     }
     __device__ void find_rows(const Unit& unit) {
         rows_ = (unit.tile.rows - row_ + kStep - 1) / kStep;
@@ -165,6 +192,7 @@ class RowGather {
     int row_;
     int place_;                    ///< of this thread's first row in a stage
     int next_place_;               ///< of its second
+    bool counts_;                  ///< counts units: one thread
     int rows_ = 0;                 ///< of this thread in the unit; may be negative
     std::uint32_t begins_[kMost];  ///< of them, in 16 bytes
     const float* scales_[kMostScales];

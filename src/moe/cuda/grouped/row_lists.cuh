@@ -68,6 +68,7 @@ struct RowLists {
     const std::int32_t* grid_list;  ///< in its place where the grid made one list
     RowTile* tiles;
     std::int16_t* route_expert;
+    std::int16_t* tile_ends;
     UnitDeals deals;
 
     __device__ RowLists(std::uint8_t* shared, const GroupedArgs& args)
@@ -76,6 +77,7 @@ struct RowLists {
           grid_list(args.grid_list),
           tiles(reinterpret_cast<RowTile*>(shared + args.lists.tiles)),
           route_expert(reinterpret_cast<std::int16_t*>(shared + args.lists.route_expert)),
+          tile_ends(reinterpret_cast<std::int16_t*>(shared + args.lists.tile_ends)),
           deals{shared + args.lists.deals} {}
     template <class Shape>
     [[nodiscard]] __device__ int route(int place) const {
@@ -175,7 +177,10 @@ __device__ __forceinline__ void place_experts(const RowLists& lists, int* begins
             }
         }
         const int begin = rows_before + row_sum - rows;
-        if (expert < experts) begins[expert] = begin;
+        if (expert < experts) {
+            begins[expert] = begin;
+            if constexpr (Shape::kDealt) lists.tile_ends[expert] = static_cast<std::int16_t>(tiles_before + tile_sum);
+        }
         for (int tile = 0; tile < tiles; ++tile)
             lists.tiles[tiles_before + tile_sum - tiles + tile] = {
                 begin + tile * each,

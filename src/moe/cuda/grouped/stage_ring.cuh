@@ -15,6 +15,19 @@ namespace tokamak::moe::cuda {
 /// Named barrier of the feeding warps: what the first rows of a pass wait for should not be the first weights.
 inline constexpr int kRowsAhead = 2;
 
+/// Whether the gathering warps count units (RowGather), otherwise the consumers do.
+template <class Shape>
+__device__ __forceinline__ bool counts_lazily(const GroupedArgs& args, bool down) {
+    return Shape::chunks(down ? args.down : args.gate_up) >= args.stages;
+}
+
+/// Whether tokens are combined under the last units. It takes counts of the down phase's units, and where these are
+/// short, that costs more than it brings.
+template <class Shape>
+__device__ __forceinline__ bool combines_early(const GroupedArgs& args) {
+    return Shape::kDealt && counts_lazily<Shape>(args, true);
+}
+
 /// A warp's part of the weights of a phase, stage by stage. A whole warp runs it: a lone lane's copies take so many
 /// instructions among busy warps that weights arrive late (docs/kernels/moe_grouped.md).
 template <class Shape>
@@ -50,16 +63,12 @@ class WeightStream {
                 if (dealer_ != nullptr && chunk_ == max(0, chunks_ - kAskAhead)) dealer_->ask();
             const int tiles = min(stage_tiles, matrix_.tiles - chunk_ * stage_tiles);
             const std::uint32_t bytes = static_cast<std::uint32_t>(tiles) * Weights::kTileBytes;
-            // Consumers of 4-bit weights multiply whole stages: a lone tile comes twice, and its columns beyond the end
-            // meet zeros.
-            const std::uint32_t copies = Weights::kLoadsAhead && tiles < stage_tiles ? 2 : 1;
             ptx::barrier_wait(&ring.empty[place.slot], place.parity ^ 1U);
             constexpr std::uint32_t scale_bytes = Weights::kStripScales ? kStripScaleBytes : 0;
             if (ptx::elect_lane()) {
                 ptx::barrier_arrive_expect(&ring.full[place.slot],
-                                           (bytes * copies + scale_bytes) * static_cast<std::uint32_t>(strips_));
-                for (std::uint32_t copy = 0; copy < copies; ++copy)
-                    copy_strips(ring.stage(place.slot) + copy * bytes, bytes, &ring.full[place.slot]);
+                                           (bytes + scale_bytes) * static_cast<std::uint32_t>(strips_));
+                copy_strips(ring.stage(place.slot), bytes, &ring.full[place.slot]);
             }
             source_ += bytes;
             ++chunk_;

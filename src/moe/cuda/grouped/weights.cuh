@@ -6,8 +6,8 @@
 //   kStripScales                strips end with two scales for each tile; they multiply the products of a stage
 //   kSumScale                   true units of a sum
 //   kGlobalScales               strips end with two f32 scales for their sums: rows g and g + 8 of each 16
-//   kLoadsAhead                 by mma.sync as multiply_ahead.cuh says; two strips and more than 16 rows by wgmma
-//                               (multiply_warpgroup.cuh)
+//   kLoadsAhead                 by mma.sync as multiply_ahead.cuh says; two strips and more than kMmaEights times 8
+//                               rows by wgmma (multiply_warpgroup.cuh)
 //   kAnnounces                  row tiles tell when their rows of the intermediate are there, in every shape
 //   kFirstStripCycles, kNextStripCycles   what a warpgroup computes for its first strip of a stage, and for another
 // and, unless both operands are multiplied from shared memory (RowForm::quantized):

@@ -58,6 +58,7 @@ struct Tiles4Bit : PlainProducts {
     static constexpr bool kLoadsAhead = true;
     static constexpr bool kAnnounces = true;
     static constexpr bool kGlobalScales = false;
+    static constexpr int kMmaEights = 1;
     static constexpr int kFirstStripCycles = 750;
     static constexpr int kNextStripCycles = 620;
 
@@ -178,6 +179,7 @@ struct Mxfp4Weights : Tiles4Bit<64, 2176> {
     using Scales = std::uint32_t;  ///< codes of rows g and g + 8 for 32 columns, then for the others
     static constexpr RowForm kForm = RowForm::natural;
     static constexpr float kSumScale = 0x1p26F;
+    static constexpr int kMmaEights = 2;
     using ScaleSet = std::uint32_t;  ///< bf16 pair: rows g and g + 8
 
     __device__ __forceinline__ static Scales load_scales(const std::uint8_t* strip, int block, int slab, int lane) {
