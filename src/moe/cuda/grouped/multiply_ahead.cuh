@@ -117,7 +117,8 @@ struct Operands {
     }
 };
 
-/// `blocks` of 64 columns of a warp's strips. What is loaded behind the last one is not looked at.
+/// `blocks` of 64 columns of a warp's strips. A stage without a second block has zeros there (rows end with them), or
+/// half of it is multiplied. What is loaded behind the last block is not looked at.
 template <class Shape, int Strips, int Blocks>
 __device__ __forceinline__ void multiply_ahead(const StageRing<Shape>& ring, RingPlace& place, const Consumer& me,
                                                int blocks, float (&sums)[Strips][Blocks][4]) {
@@ -147,10 +148,11 @@ __device__ __forceinline__ void multiply_ahead(const StageRing<Shape>& ring, Rin
         even.load_rows(second, places, 0);
         even.convert(slabs[1], 0);
         odd.template multiply<Weights>(sums);
-        if (left == 1) {
-            if (leader) ptx::barrier_arrive(empty);
-            break;
-        }
+        if constexpr (Weights::kHalfStages)
+            if (left == 1) {
+                if (leader) ptx::barrier_arrive(empty);
+                break;
+            }
         if (present == 0)
             if (left > 2) walk.await();
         stage = walk.stage();

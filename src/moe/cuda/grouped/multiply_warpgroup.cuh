@@ -25,7 +25,8 @@ __device__ __forceinline__ void multiply_block(const std::uint32_t (&a)[2][4][4]
 
 /// `blocks` of 64 columns of the warpgroup's two strips. Both are converted, then multiplied, then waited for: two
 /// other warpgroups convert meanwhile, and a second set of operands would not find registers. What a block is converted
-/// from is loaded under the products of the one before; a stage is asked for at the beginning of the one before.
+/// from is loaded under the products of the one before; a stage is asked for at the beginning of the one before. A
+/// stage without a second block has zeros there, or half of it is multiplied.
 template <class Shape, int Eights>
 __device__ __forceinline__ void multiply_by_warpgroup(const StageRing<Shape>& ring, RingPlace& place,
                                                       const Consumer& me, int blocks, float (&sums)[2][Eights][4]) {
@@ -65,7 +66,8 @@ __device__ __forceinline__ void multiply_by_warpgroup(const StageRing<Shape>& ri
             for (int i = 0; i < 2; ++i)
                 slabs[i].load(stage + places.codes, stage + places.scales, i * strip_bytes, 1 - block);
             ptx::wgmma_wait<0>();
-            if (left == 1) break;
+            if constexpr (Weights::kHalfStages)
+                if (left == 1) break;
         }
         if (leader) ptx::barrier_arrive(empty);
     }

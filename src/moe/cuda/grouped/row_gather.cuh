@@ -37,7 +37,7 @@ class RowGather {
           row_(thread / Shape::kVectors),
           place_(place_of(row_)),
           next_place_(place_of(row_ + kStep)),
-          counts_(thread == kThreads - 32 && counts_lazily<Shape>(args, down)) {}
+          counts_(thread == kThreads - 32) {}
 
     __device__ void run(const StageRing<Shape>& ring, RingPlace& place, int& turn, unsigned& cleared) {
         RoleWalk<Shape> walk(lists_, args_, down_, turn);
@@ -45,15 +45,16 @@ class RowGather {
         const int chunks = Shape::chunks(down_ ? args_.down : args_.gate_up);
         Unit unit;
         int before = -1;  // row tile of the unit before
-        UncountedUnit uncounted;
         while (walk.next(unit)) {
             find_rows(unit);
             if constexpr (Shape::kAnnounces) await_rows(unit);
             if constexpr (kScaled) find_scales(unit, chunks);
             for (int chunk = 0; chunk < chunks; ++chunk) {
                 ptx::barrier_wait(&ring.empty[place.slot], place.parity ^ 1U);
+                // The first stage of this unit is free: all consumers are through with the unit before. They need not
+                // wait for what counting it costs, 1,000 cycles; these warps are a ring ahead.
                 if constexpr (Shape::kDealt)
-                    if (counts_) count_units(uncounted, chunk == 0 ? before : -1, ring.stages);
+                    if (counts_ && chunk == ring.stages && before >= 0) TileCounts{args_.tile_units}.add(before);
                 std::uint8_t* const stage = ring.stage(place.slot);
                 if (copied) {
                     copy(stage, unit, chunk);
@@ -68,11 +69,6 @@ class RowGather {
             }
             before = unit.index;
         }
-        if constexpr (Shape::kDealt)
-            if (counts_ && chunks == ring.stages && uncounted.tile >= 0) {
-                ptx::barrier_wait(&ring.empty[place.slot], place.parity ^ 1U);
-                TileCounts{args_.tile_units}.add(uncounted.tile);
-            }
         announce(cleared);
     }
 
@@ -85,22 +81,6 @@ class RowGather {
             cooperative_groups::this_grid().barrier_wait(std::move(cleared));
         else
             ptx::named_barrier(kRowsAhead, (Shape::kWeightWarps + kGatherWarps) * 32);
-    }
-    /// A unit that consumers may be at.
-    struct UncountedUnit {
-        int tile = -1;   ///< none
-        int stages = 0;  ///< free ones that were found since the next unit began
-    };
-    /// Behind the wait for a free stage, `before` is the row tile of the unit before at the beginning of one. When the
-    /// first stage of a unit is free all consumers are through with the unit before: they need not wait for what
-    /// counting costs, 1,000 cycles, and these warps are a ring ahead. Units of at least as many stages as the ring.
-    __device__ __forceinline__ void count_units(UncountedUnit& unit, int before, int stages) const {
-        if (unit.tile >= 0 && unit.stages == stages) {
-            TileCounts{args_.tile_units}.add(unit.tile);
-            unit.tile = -1;
-        }
-        if (before >= 0) unit = {before, 0};
-        ++unit.stages;
     }
     __device__ void find_rows(const Unit& unit) {
         rows_ = (unit.tile.rows - row_ + kStep - 1) / kStep;

@@ -18,7 +18,7 @@ inline constexpr int kRowsAhead = 2;
 /// Whether the gathering warps count units (RowGather), otherwise the consumers do.
 template <class Shape>
 __device__ __forceinline__ bool counts_lazily(const GroupedArgs& args, bool down) {
-    return Shape::chunks(down ? args.down : args.gate_up) >= args.stages;
+    return Shape::chunks(down ? args.down : args.gate_up) > args.stages;
 }
 
 /// Whether tokens are combined under the last units. It takes counts of the down phase's units, and where these are
@@ -63,12 +63,15 @@ class WeightStream {
                 if (dealer_ != nullptr && chunk_ == max(0, chunks_ - kAskAhead)) dealer_->ask();
             const int tiles = min(stage_tiles, matrix_.tiles - chunk_ * stage_tiles);
             const std::uint32_t bytes = static_cast<std::uint32_t>(tiles) * Weights::kTileBytes;
+            // Where consumers multiply whole stages a lone tile comes twice; its columns beyond the end meet zeros.
+            const std::uint32_t copies = Weights::kLoadsAhead && !Weights::kHalfStages && tiles < stage_tiles ? 2 : 1;
             ptx::barrier_wait(&ring.empty[place.slot], place.parity ^ 1U);
             constexpr std::uint32_t scale_bytes = Weights::kStripScales ? kStripScaleBytes : 0;
             if (ptx::elect_lane()) {
                 ptx::barrier_arrive_expect(&ring.full[place.slot],
-                                           (bytes + scale_bytes) * static_cast<std::uint32_t>(strips_));
-                copy_strips(ring.stage(place.slot), bytes, &ring.full[place.slot]);
+                                           (bytes * copies + scale_bytes) * static_cast<std::uint32_t>(strips_));
+                for (std::uint32_t copy = 0; copy < copies; ++copy)
+                    copy_strips(ring.stage(place.slot) + copy * bytes, bytes, &ring.full[place.slot]);
             }
             source_ += bytes;
             ++chunk_;

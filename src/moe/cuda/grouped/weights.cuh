@@ -8,6 +8,7 @@
 //   kGlobalScales               strips end with two f32 scales for their sums: rows g and g + 8 of each 16
 //   kLoadsAhead                 by mma.sync as multiply_ahead.cuh says; two strips and more than kMmaEights times 8
 //                               rows by wgmma (multiply_warpgroup.cuh)
+//   kHalfStages                 of a lone last tile half a stage is multiplied; the test costs the loop up to 2%
 //   kAnnounces                  row tiles tell when their rows of the intermediate are there, in every shape
 //   kFirstStripCycles, kNextStripCycles   what a warpgroup computes for its first strip of a stage, and for another
 // and, unless both operands are multiplied from shared memory (RowForm::quantized):

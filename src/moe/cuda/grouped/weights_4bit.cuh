@@ -59,6 +59,7 @@ struct Tiles4Bit : PlainProducts {
     static constexpr bool kAnnounces = true;
     static constexpr bool kGlobalScales = false;
     static constexpr int kMmaEights = 1;
+    static constexpr bool kHalfStages = false;
     static constexpr int kFirstStripCycles = 750;
     static constexpr int kNextStripCycles = 620;
 
@@ -180,6 +181,7 @@ struct Mxfp4Weights : Tiles4Bit<64, 2176> {
     static constexpr RowForm kForm = RowForm::natural;
     static constexpr float kSumScale = 0x1p26F;
     static constexpr int kMmaEights = 2;
+    static constexpr bool kHalfStages = true;
     using ScaleSet = std::uint32_t;  ///< bf16 pair: rows g and g + 8
 
     __device__ __forceinline__ static Scales load_scales(const std::uint8_t* strip, int block, int slab, int lane) {

@@ -37,6 +37,7 @@ struct Bf16Weights : PlainProducts {
     static constexpr bool kStripScales = false;
     static constexpr bool kGlobalScales = false;
     static constexpr bool kLoadsAhead = false;
+    static constexpr bool kHalfStages = false;
     static constexpr bool kAnnounces = false;
     static constexpr float kSumScale = 1.0F;
     static constexpr int kFirstStripCycles = 400;
@@ -62,6 +63,7 @@ struct Fp8Tiles {
     static constexpr bool kStripScales = true;
     static constexpr bool kGlobalScales = false;
     static constexpr bool kLoadsAhead = false;
+    static constexpr bool kHalfStages = false;
     static constexpr bool kAnnounces = false;
     static constexpr int kFirstStripCycles = 700;
     static constexpr int kNextStripCycles = 400;
