@@ -72,14 +72,18 @@ Checkpoint make_int4(Rng& rng, const WeightSpec& spec, std::int64_t rows, std::i
     return c;
 }
 
-Checkpoint make_mxfp4(Rng& rng, std::int64_t rows, std::int64_t cols) {
+Checkpoint make_mxfp4(Rng& rng, std::int64_t rows, std::int64_t cols, int drift) {
     const std::int64_t groups = cols / 32;
     const int exponent = -static_cast<int>(std::lround(std::log2(3.0 * std::sqrt(cols))));
     Checkpoint c{OwnedTensor::allocate(DType::u4x2, {rows, cols / 2}),
                  OwnedTensor::allocate(DType::e8m0, {rows, groups}),
                  {rows, cols, {}}};
-    for (std::int64_t i = 0; i < rows * groups; ++i)
-        c.scales.as<std::uint8_t>()[i] = static_cast<std::uint8_t>(127 + exponent + uniform_int(rng, -1, 1));
+    for (std::int64_t i = 0; i < rows * groups; ++i) {
+        const auto along = static_cast<int>(drift * (i % groups) / groups);
+        const int below[3] = {0, along, drift - along};  // the largest is always 2^exponent
+        c.scales.as<std::uint8_t>()[i] =
+            static_cast<std::uint8_t>(127 + exponent + uniform_int(rng, -1, 1) - below[i / groups % 3]);
+    }
     for (std::int64_t row = 0; row < rows; ++row)
         for (std::int64_t col = 0; col < cols; ++col) {
             auto& byte = c.values.as<std::uint8_t>()[(row * cols + col) / 2];
@@ -110,12 +114,12 @@ Checkpoint make_nvfp4(Rng& rng, std::int64_t rows, std::int64_t cols) {
     return c;
 }
 
-Checkpoint make_checkpoint(Rng& rng, const WeightSpec& spec, std::int64_t rows, std::int64_t cols) {
+Checkpoint make_checkpoint(Rng& rng, const WeightSpec& spec, std::int64_t rows, std::int64_t cols, int drift) {
     switch (spec.format) {
         case WeightFormat::bf16: return make_bf16(rng, rows, cols);
         case WeightFormat::fp8_block: return make_fp8_block(rng, rows, cols);
         case WeightFormat::int4: return make_int4(rng, spec, rows, cols);
-        case WeightFormat::mxfp4: return make_mxfp4(rng, rows, cols);
+        case WeightFormat::mxfp4: return make_mxfp4(rng, rows, cols, drift);
         case WeightFormat::nvfp4: return make_nvfp4(rng, rows, cols);
     }
     return {};
@@ -125,16 +129,16 @@ WeightMatrix view_of(const Checkpoint& c, const WeightSpec& spec) {
     return {spec, c.dense.rows, c.dense.cols, c.values, c.scales, c.global_scale};
 }
 
-Dense pack_random(Rng& rng, const PackedLayout& layout, std::span<std::byte> packed) {
-    Checkpoint c = make_checkpoint(rng, layout.spec, layout.rows, layout.cols);
+Dense pack_random(Rng& rng, const PackedLayout& layout, std::span<std::byte> packed, int drift) {
+    Checkpoint c = make_checkpoint(rng, layout.spec, layout.rows, layout.cols, drift);
     pack(layout, view_of(c, layout.spec), RowOrder::plain, packed);
     return std::move(c.dense);
 }
 
 /// Gate and up are two matrices, because the blocks of fp8 scales start anew with the up rows.
-Dense pack_random_pair(Rng& rng, const PackedLayout& layout, std::span<std::byte> packed) {
-    Checkpoint gate = make_checkpoint(rng, layout.spec, layout.rows / 2, layout.cols);
-    const Checkpoint up = make_checkpoint(rng, layout.spec, layout.rows / 2, layout.cols);
+Dense pack_random_pair(Rng& rng, const PackedLayout& layout, std::span<std::byte> packed, int drift) {
+    Checkpoint gate = make_checkpoint(rng, layout.spec, layout.rows / 2, layout.cols, drift);
+    const Checkpoint up = make_checkpoint(rng, layout.spec, layout.rows / 2, layout.cols, drift);
     pack_gate_up(layout, view_of(gate, layout.spec), view_of(up, layout.spec), packed);
     Dense both = std::move(gate.dense);
     both.rows = layout.rows;
@@ -144,16 +148,16 @@ Dense pack_random_pair(Rng& rng, const PackedLayout& layout, std::span<std::byte
 
 }  // namespace
 
-Experts random_experts(Rng& rng, const WeightSpec& spec, int count, std::int64_t rows, std::int64_t cols,
-                       bool gate_up) {
+Experts random_experts(Rng& rng, const WeightSpec& spec, int count, std::int64_t rows, std::int64_t cols, bool gate_up,
+                       int drift) {
     Experts experts;
     experts.layout = PackedLayout::make(spec, rows, cols, gate_up);
     const auto bytes = static_cast<std::int64_t>(experts.layout.matrix_bytes);
     experts.packed = OwnedTensor::allocate(DType::u8, {count, bytes});
     for (int e = 0; e < count; ++e) {
         const std::span<std::byte> packed{experts.packed.as<std::byte>() + e * bytes, experts.layout.matrix_bytes};
-        experts.dense.push_back(gate_up ? pack_random_pair(rng, experts.layout, packed)
-                                        : pack_random(rng, experts.layout, packed));
+        experts.dense.push_back(gate_up ? pack_random_pair(rng, experts.layout, packed, drift)
+                                        : pack_random(rng, experts.layout, packed, drift));
     }
     return experts;
 }

@@ -32,7 +32,9 @@ struct Experts {
 };
 
 /// Weights of root mean square about 1 / sqrt(cols), so that products stay near 1. The dense values follow from the
-/// random bits by definitions that are written out here.
-Experts random_experts(Rng& rng, const WeightSpec& spec, int count, std::int64_t rows, std::int64_t cols, bool gate_up);
+/// random bits by definitions that are written out here. drift: of mxfp4 the scales of every third row grow by as many
+/// powers of two along the row, those of every third shrink.
+Experts random_experts(Rng& rng, const WeightSpec& spec, int count, std::int64_t rows, std::int64_t cols, bool gate_up,
+                       int drift = 0);
 
 }  // namespace tokamak::moe::test

@@ -27,6 +27,7 @@ const std::vector<Format>& wide_formats() {
                                             {WeightSpec::int4(64)},
                                             {WeightSpec::int4(128)},
                                             {WeightSpec::mxfp4()},
+                                            {WeightSpec::mxfp4(), true},
                                             {WeightSpec::nvfp4()},
                                             {WeightSpec::int4(32, DType::f16)},
                                             {WeightSpec::int4(64, DType::f16)},
@@ -83,8 +84,8 @@ TEST(FusedMoeWide, OddSizes) {
     TOKAMAK_REQUIRE_GPU();
     std::uint64_t purpose = 1750;
     const Format fp8(WeightSpec::fp8_block(), true);
-    for (const Format& format :
-         {Format(WeightSpec::bf16()), fp8, Format(WeightSpec::int4(32)), Format(WeightSpec::mxfp4())})
+    for (const Format& format : {Format(WeightSpec::bf16()), fp8, Format(WeightSpec::int4(32)),
+                                 Format(WeightSpec::mxfp4()), Format(WeightSpec::mxfp4(), true)})
         for (const std::pair<int, int>& size : {std::pair{2880, 704}, {704, 1408}, {96, 2880}, {8224, 32}}) {
             FusedMoeCase c = gpu_case(format, 70, size.first, size.second);
             c.problem.num_experts = c.problem.num_local_experts = 3;
@@ -96,6 +97,21 @@ TEST(FusedMoeWide, OddSizes) {
         for (const std::pair<int, int>& size : {std::pair{37, 51}, {130, 7}, {257, 130}}) {
             FusedMoeCase c = gpu_case(format, 40, size.first, size.second);
             expect_wide(c, purpose++, {1, 3, 40});
+        }
+}
+
+/// Scales of a row 2^40 apart leave any range that an operand of eight bits has.
+TEST(FusedMoeWide, ScalesThatGrowAndShrink) {
+    TOKAMAK_REQUIRE_GPU();
+    std::uint64_t purpose = 1760;
+    for (const bool quantized : {false, true})
+        for (const int drift : {6, 14, 40}) {
+            FusedMoeCase c = gpu_case(Format(WeightSpec::mxfp4(), quantized), 300, 1120, 576);
+            c.problem.num_experts = c.problem.num_local_experts = 2;
+            c.problem.top_k = 1;
+            c.placement = Placement::all;
+            c.scale_drift = drift;
+            expect_wide(c, purpose++, {20, 300});
         }
 }
 
@@ -113,7 +129,8 @@ TEST(FusedMoeWide, RoutingWeightOnTheInput) {
 
 TEST(FusedMoeWide, NoIdNamesAnExpert) {
     TOKAMAK_REQUIRE_GPU();
-    for (const Format& format : {Format(WeightSpec::int4(32)), Format(WeightSpec::fp8_block(), true)}) {
+    for (const Format& format :
+         {Format(WeightSpec::int4(32)), Format(WeightSpec::fp8_block(), true), Format(WeightSpec::mxfp4(), true)}) {
         FusedMoeCase c = gpu_case(format, 40, 160, 96);
         c.bad_ids = 1.0;
         expect_wide(c, 1780, {40});
@@ -124,7 +141,8 @@ TEST(FusedMoeWide, NoIdNamesAnExpert) {
 
 TEST(FusedMoeWide, ManyExperts) {
     TOKAMAK_REQUIRE_GPU();
-    for (const Format& format : {Format(WeightSpec::mxfp4()), Format(WeightSpec::fp8_block(), true)}) {
+    for (const Format& format :
+         {Format(WeightSpec::mxfp4()), Format(WeightSpec::fp8_block(), true), Format(WeightSpec::mxfp4(), true)}) {
         FusedMoeCase c = gpu_case(format, 70, 64, 32);
         c.problem.num_experts = 1029;
         c.problem.num_local_experts = 1001;
@@ -138,7 +156,7 @@ TEST(FusedMoeWide, LongIntermediates) {
     TOKAMAK_REQUIRE_GPU();
     std::uint64_t purpose = 1900;
     for (const Format& format : {Format(WeightSpec::bf16()), Format(WeightSpec::int4(32)), Format(WeightSpec::nvfp4()),
-                                 Format(WeightSpec::fp8_block(), true)}) {
+                                 Format(WeightSpec::fp8_block(), true), Format(WeightSpec::mxfp4(), true)}) {
         FusedMoeCase c = gpu_case(format, 70, 96, 1664);
         expect_wide(c, purpose++, {1, 70});
         c.shared_output = true;
@@ -151,7 +169,8 @@ TEST(FusedMoeWide, LongIntermediates) {
 /// A limit makes it several launches and changes no bit.
 TEST(FusedMoeWide, LimitedWorkspace) {
     TOKAMAK_REQUIRE_GPU();
-    for (const Format& format : {Format(WeightSpec::int4(32)), Format(WeightSpec::fp8_block(), true)}) {
+    for (const Format& format :
+         {Format(WeightSpec::int4(32)), Format(WeightSpec::fp8_block(), true), Format(WeightSpec::mxfp4(), true)}) {
         FusedMoeCase c = gpu_case(format, 300, 160, 96);
         Rng rng = rng_for(1800);
         const FusedMoeData data = random_data(rng, c).on(Device::cuda());
@@ -239,7 +258,8 @@ TEST(FusedMoeWide, WhatTakesNoVectorsIsCombinedInOrder) {
 TEST(FusedMoeWide, ResultsAddedInBf16) {
     TOKAMAK_REQUIRE_GPU();
     std::uint64_t purpose = 1850;
-    for (const Format& format : {Format(WeightSpec::mxfp4()), Format(WeightSpec::fp8_block(), true)}) {
+    for (const Format& format :
+         {Format(WeightSpec::mxfp4()), Format(WeightSpec::fp8_block(), true), Format(WeightSpec::mxfp4(), true)}) {
         FusedMoeCase c = gpu_case(format, 120, 416, 224);
         c.problem.top_k = 4;
         Rng rng = rng_for(purpose++);
@@ -262,8 +282,8 @@ TEST(FusedMoeWide, ResultsAddedInBf16) {
 TEST(FusedMoeWide, TokensWithNoOneAndSeveralResults) {
     TOKAMAK_REQUIRE_GPU();
     std::uint64_t purpose = 1870;
-    for (const Format& format :
-         {Format(WeightSpec::bf16()), Format(WeightSpec::fp8_block(), true), Format(WeightSpec::int4(32))})
+    for (const Format& format : {Format(WeightSpec::bf16()), Format(WeightSpec::fp8_block(), true),
+                                 Format(WeightSpec::int4(32)), Format(WeightSpec::mxfp4(), true)})
         for (const int hidden : {416, 420})
             for (const Combine combine : {Combine::deterministic, Combine::atomic}) {
                 FusedMoeCase c = gpu_case(format, 600, hidden, 288);
@@ -295,7 +315,8 @@ TEST(FusedMoeWide, TokensWithNoOneAndSeveralResults) {
 /// A large call, a small one and the large one again share a workspace that nobody clears.
 TEST(FusedMoeWide, LargeSmallLargeOnOneWorkspace) {
     TOKAMAK_REQUIRE_GPU();
-    for (const Format& format : {Format(WeightSpec::mxfp4()), Format(WeightSpec::fp8_block(), true)}) {
+    for (const Format& format :
+         {Format(WeightSpec::mxfp4()), Format(WeightSpec::fp8_block(), true), Format(WeightSpec::mxfp4(), true)}) {
         FusedMoeCase c = gpu_case(format, 300, 416, 224);
         Rng rng = rng_for(1810);
         const FusedMoeData data = random_data(rng, c).on(Device::cuda());

@@ -137,8 +137,8 @@ FusedMoeData random_data(Rng& rng, const FusedMoeCase& c) {
     const int local = p.num_local_experts > 0 ? p.num_local_experts : p.num_experts;
     FusedMoeData data;
     data.c = c;
-    data.gate_up = random_experts(rng, p.weights, local, 2 * p.intermediate, p.hidden, true);
-    data.down = random_experts(rng, p.weights, local, p.hidden, p.intermediate, false);
+    data.gate_up = random_experts(rng, p.weights, local, 2 * p.intermediate, p.hidden, true, c.scale_drift);
+    data.down = random_experts(rng, p.weights, local, p.hidden, p.intermediate, false, c.scale_drift);
     data.routing = random_routing(
         rng, {c.tokens, p.num_experts, local, p.top_k, c.placement, c.ids_dtype, c.weights_dtype, c.bad_ids});
     data.x = random_tensor(rng, p.act_dtype, {c.tokens, p.hidden}, c.x_scale);

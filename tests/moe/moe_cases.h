@@ -58,6 +58,7 @@ struct FusedMoeCase {
     DType bias_dtype = DType::bf16;
     bool shared_output = false;
     double x_scale = 2.0;
+    int scale_drift = 0;  ///< of random_experts
 };
 std::string to_string(const FusedMoeCase& c);
 

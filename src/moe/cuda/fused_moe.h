@@ -68,7 +68,8 @@ struct WideLaunch {
     int threads = 0;
     int stages = 0;
     WideShared shared;
-    bool pairs = false;  ///< clusters of two CTAs
+    bool pairs = false;      ///< clusters of two CTAs
+    bool converted = false;  ///< weights, by CTAs of their own
 };
 
 /// The kernel behind a variant: one of them is set.
@@ -94,6 +95,7 @@ struct FusedMoeCuda {
     std::int64_t grid_pass_tokens = 0;   ///< of its variants with one list of routes
     bool atomic = false;                 ///< the wide kernel adds to `out`
     std::int64_t wide_tokens = 0;        ///< of a launch of the wide kernel
+    std::int64_t slot_experts = 1;       ///< whose converted weights it holds at once
     Slice<std::byte> intermediate;       ///< bf16 or (quantised) f32 [routes of a pass, intermediate_stride]
     Slice<std::uint16_t> prepared_rows;  ///< fp8_block: GroupedArgs says what they hold
     Slice<float> row_scales;
@@ -109,6 +111,8 @@ struct FusedMoeCuda {
     Slice<float> wide_factors;
     Slice<std::int32_t> wide_ready;
     Slice<std::int32_t> wide_dealt;
+    Slice<std::byte> wide_slots[2];  ///< converted weights of gate/up and down (WideConversion)
+    Slice<std::int32_t> wide_slot_counts;
     Slice<float> partials;   ///< [routes of a pass, hidden]
     Slice<float> published;  ///< SingleArgs says what they hold
     Slice<float> activated;

@@ -93,7 +93,8 @@ WideLaunch freeze(const WideVariant& variant, bool atomic, const DeviceInfo& inf
             instance.threads,
             variant.stages,
             variant.shared,
-            instance.pairs};
+            instance.pairs,
+            instance.converted};
 }
 
 SingleLaunch freeze(const DecodeInstance& instance, const SingleVariant& variant, const DecodeArgs& args,
@@ -176,6 +177,35 @@ void run_grouped(const FusedMoeState& state, const GroupedLaunch& choice, const 
                     {.ctas = state.cuda.grid});
 }
 
+namespace {
+
+/// Matrices become those that the matrix units read: 8 bits, in tiles of 128 columns.
+void convert_matrices(const FusedMoeState& state, const Workspace& workspace, WideArgs& args) {
+    std::int32_t* counts = state.cuda.wide_slot_counts.in(workspace);
+    for (int phase = 0; phase < 2; ++phase) {
+        DecodeMatrix& matrix = phase == 1 ? args.down : args.gate_up;
+        const WideConversionPlan plan = wide_conversion(state.problem, phase == 1, state.cuda.slot_experts);
+        args.conversions[phase] = {.packed = matrix.packed,
+                                   .expert_bytes = matrix.expert_bytes,
+                                   .strip_bytes = matrix.strip_bytes,
+                                   .tiles = matrix.tiles,
+                                   .units = plan.units,
+                                   .count = static_cast<int>(plan.slots),
+                                   .slot_bytes = plan.slot_bytes,
+                                   .slots = reinterpret_cast<std::uint8_t*>(state.cuda.wide_slots[phase].in(workspace)),
+                                   .made = counts,
+                                   .used = counts + plan.jobs};
+        counts += 2 * plan.jobs;
+        matrix.tiles = static_cast<int>(plan.tiles);
+        matrix.padded_cols = matrix.tiles * 128;
+        matrix.row_vectors = Divisor(matrix.padded_cols / 8);
+        matrix.strip_bytes = plan.tiles * kWideSlotTileBytes;
+    }
+    args.converters = wide_converters(state.problem, wide_grid(state.cuda.grid), args.tokens);
+}
+
+}  // namespace
+
 void run_wide(const FusedMoeState& state, const WideLaunch& choice, const DecodeArgs& common,
               const Workspace& workspace, Stream stream) {
     WideArgs args;
@@ -194,6 +224,7 @@ void run_wide(const FusedMoeState& state, const WideLaunch& choice, const Decode
     args.lists = choice.shared;
     // Results are added eight at a time, or not at all.
     args.atomic = choice.atomic_kernel != nullptr && args.out_dtype == DType::bf16 && whole_vectors(args, 8);
+    if (choice.converted) convert_matrices(state, workspace, args);
     const bool half = choice.half_kernel != nullptr && allows_half_results(args);
     const void* const kernel = args.atomic ? choice.atomic_kernel : half ? choice.half_kernel : choice.kernel;
     for (std::int64_t first = 0; first < args.tokens; first += state.cuda.wide_tokens) {

@@ -33,10 +33,14 @@ std::vector<GroupedVariant> legal_grouped(const FusedMoeProblem& p, const FusedM
     return variants;
 }
 
-/// Its units are counted in ints.
-std::vector<WideVariant> legal_wide(const FusedMoeProblem& p, const DeviceInfo& info) {
+/// Its units are counted in ints. Converted weights take a pair of CTAs that converts and one that multiplies.
+std::vector<WideVariant> legal_wide(const FusedMoeProblem& p, int grid, const DeviceInfo& info) {
     if (std::max(p.hidden, p.intermediate) > kMostWideCols) return {};
-    return wide_variants(p, info.shared_memory_bytes);
+    std::vector<WideVariant> variants = wide_variants(p, info.shared_memory_bytes);
+    std::erase_if(variants, [&](const WideVariant& variant) {
+        return variant.instance.converted && grid < kLeastConvertingGrid;
+    });
+    return variants;
 }
 
 /// Those that fit into a limited workspace.
@@ -119,9 +123,9 @@ std::vector<std::string> LegalVariants::names() const {
 LegalVariants legal_variants(const FusedMoeProblem& problem, const FusedMoeCuda& cuda, const DeviceInfo& info,
                              const PlanOptions& options) {
     if (problem.batched_experts)
-        return {.grouped = legal_grouped(problem, cuda, info), .wide = legal_wide(problem, info)};
+        return {.grouped = legal_grouped(problem, cuda, info), .wide = legal_wide(problem, cuda.grid, info)};
     return {legal_decode(problem, info), legal_gather(problem, cuda.gather_tokens, info),
-            legal_grouped(problem, cuda, info), legal_wide(problem, info),
+            legal_grouped(problem, cuda, info), legal_wide(problem, cuda.grid, info),
             legal_single(problem, cuda.grid, info, options)};
 }
 

@@ -15,6 +15,8 @@
 
 namespace tokamak::moe::cuda {
 
+/// CTAs of the wide kernel where weights are converted: a pair that converts, one that multiplies.
+inline constexpr int kLeastConvertingGrid = 4;
 /// Columns of a matrix that the wide kernel takes: it counts units in ints.
 inline constexpr std::int64_t kMostWideCols = std::int64_t{1} << 20;
 

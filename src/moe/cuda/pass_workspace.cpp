@@ -58,21 +58,34 @@ void lay_out_wide_lists(const FusedMoeProblem& p, std::size_t routes, WorkspaceL
     cuda.wide_dealt = layout.add<std::int32_t>("wide_dealt", kWideCounters);
 }
 
+void lay_out_slots(const FusedMoeProblem& p, WorkspaceLayout& layout, FusedMoeCuda& cuda) {
+    std::int64_t counts = 0;
+    for (int phase = 0; phase < 2; ++phase) {
+        const WideConversionPlan plan = wide_conversion(p, phase == 1, cuda.slot_experts);
+        cuda.wide_slots[phase] = layout.add<std::byte>(phase == 1 ? "wide_down_slots" : "wide_gate_up_slots",
+                                                       static_cast<std::size_t>(plan.slots * plan.slot_bytes));
+        counts += 2 * plan.jobs;
+    }
+    cuda.wide_slot_counts = layout.add<std::int32_t>("wide_slot_counts", static_cast<std::size_t>(counts));
+}
+
 /// The wide kernel keeps whole blocks of 128 columns.
 void lay_out_pass(const FusedMoeProblem& p, const PassNeeds& needs, WorkspaceLayout& layout, FusedMoeCuda& cuda) {
     const auto routes = static_cast<std::size_t>(needs.tokens * p.top_k);
     const auto padded = [](std::int64_t cols) { return static_cast<std::size_t>((cols + 127) / 128 * 128); };
     const bool fp8 = p.weights.format == WeightFormat::fp8_block;
+    const bool codes = fp8 || p.quantize_activations;  // rows of the wide kernel are codes with scales
     if (needs.route_first) lay_out_routed(p, layout, cuda);
     if (fp8) lay_out_prepared(p, needs.tokens, layout, cuda);
     if (needs.grouped || needs.wide) cuda.tile_units = layout.add<std::int32_t>("tile_units", routes + kDealtUnitsRoom);
     if (needs.grid_lists) lay_out_grid_lists(p, routes, layout, cuda);
     if (needs.wide) lay_out_wide_lists(p, routes, layout, cuda);
-    cuda.intermediate = layout.add<std::byte>("intermediate", routes * padded(p.intermediate) * (fp8 ? 4 : 2));
+    if (needs.wide && codes && !fp8) lay_out_slots(p, layout, cuda);
+    cuda.intermediate = layout.add<std::byte>("intermediate", routes * padded(p.intermediate) * (codes ? 4 : 2));
     // The wide kernel has its rows of x behind its rows of results.
     std::size_t partial_cols = static_cast<std::size_t>(p.hidden);
     if (needs.wide)
-        partial_cols = std::max(partial_cols, (fp8 ? padded(p.hidden) / 2 : padded(p.hidden)) + padded(p.hidden) / 2);
+        partial_cols = std::max(partial_cols, (codes ? padded(p.hidden) / 2 : padded(p.hidden)) + padded(p.hidden) / 2);
     cuda.partials = layout.add<float>("partials", routes * partial_cols);
 }
 
@@ -93,6 +106,7 @@ std::int64_t fitting_tokens(const FusedMoeProblem& p, std::int64_t most, const P
     const auto fits = [&](std::int64_t tokens) {
         WorkspaceLayout layout;
         FusedMoeCuda unused{.grid = grid};
+        unused.slot_experts = wide_slot_experts(p, options);
         PassNeeds needs = all;
         needs.tokens = tokens;
         lay_out_pass(p, needs, layout, unused);

@@ -118,10 +118,14 @@ void plan_fused_moe(FusedMoeState& state, const PlanOptions& options) {
     cuda.pass_tokens = pass_tokens(p, options, cuda, false);
     cuda.grid_pass_tokens = pass_tokens(p, options, cuda, true);
     cuda.atomic = options.combine == Combine::atomic && !p.batched_experts;  // whose rows have one result each
+    cuda.slot_experts = wide_slot_experts(p, options);
     cuda.wide_tokens = wide_tokens(p, options, cuda);
     cuda.gather_tokens = gather_pass_tokens(p);
     if (cuda.pass_tokens < p.max_tokens) cuda.gather_tokens = std::min(cuda.gather_tokens, cuda.pass_tokens);
     const LegalVariants legal = legal_variants(p, cuda, info, options);
+    if (legal.names().empty())  // `require` had all multiprocessors
+        unsupported(device, "weights {} take {} multiprocessors at least, `max_sms` is {}", weights_text(p),
+                    kLeastConvertingGrid, options.max_sms);
     const auto heuristic = heuristic_of(
         p, device, options, [&](std::int64_t tokens) { return default_variant(p, cuda, legal, tokens); },
         legal.names());

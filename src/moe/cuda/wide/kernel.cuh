@@ -8,11 +8,13 @@
 #include <cstdint>
 #include <new>
 
+#include "moe/cuda/wide/beside_conversion.cuh"
 #include "moe/cuda/wide/combine_tokens.cuh"
+#include "moe/cuda/wide/convert.cuh"
 #include "moe/cuda/wide/early_combine.cuh"
 #include "moe/cuda/wide/finish_tall.cuh"
 #include "moe/cuda/wide/multiply_e4m3.cuh"
-#include "moe/cuda/wide/quantize.cuh"
+#include "moe/cuda/wide/row_scales.cuh"
 #include "moe/cuda/wide/scatter.cuh"
 
 namespace tokamak::moe::cuda {
@@ -134,6 +136,7 @@ __device__ __forceinline__ void consume_wide_unit(const WideArgs& args, const Wi
         multiply_unit_stages<Shape>(stages, first, matrix.tiles * Shape::Weights::kTileBlocks, me, sums);
     else if constexpr (Strips == 2)
         multiply_unit_registers<Shape>(stages, first, matrix.tiles * Shape::Weights::kTileBlocks, me, sums);
+    if constexpr (Shape::kConverted) scale_strip_sums(wide_row_scales(args, stages.patch), first, me, sums);
     if constexpr (Shape::kQuantized) {
         if (down) return finish_wide_strips<Shape>(args, unit, first, last, me, stages.patch, routes, sums);
         auto& scratch = group_scratch<Shape>(args);
@@ -164,6 +167,10 @@ __device__ __forceinline__ void consume_tall_unit(const WideArgs& args, const Wi
     multiply_unit_tall<Shape, Extra>(stages, me, Shape::chunks(down ? args.down : args.gate_up), unit.rows, sums, more);
     const WideConsumer own = WideConsumer::anew();
     std::uint8_t* const patch = wide_patch(args, own);
+    if constexpr (Shape::kConverted) {
+        scale_tall_sums(wide_row_scales(args, patch), own, sums);
+        if constexpr (Extra) scale_strip_sums(wide_row_scales(args, patch), own.warpgroup * 2, own, more);
+    }
     if (down) {
         WideUnit rest = unit;
         rest.first += Shape::kTallRows;
@@ -213,11 +220,11 @@ __device__ __forceinline__ void consume_wide_phase(const WideArgs& args, const W
     for (;;) {
         const WideConsumer own = Shape::kQuantized ? WideConsumer::anew() : me;
         WideStages<Shape> from = Shape::kQuantized ? consumer_stages(args, stages.ring, stages.place, own) : stages;
-        const WideUnit* const next = deals.await(next_wide_turn(from.patch, own.lane));
+        const int turn = next_wide_turn(from.patch, own.lane);
+        const WideUnit* const next = deals.await(turn);
         if (next == nullptr) break;
         const WideUnit& unit = *next;
-        __syncwarp();
-        // Those of a group finish it together.
+        __syncwarp();  // those of a group finish it together
         const int strips = Shape::kQuantized && !down ? Shape::kStrips : unit.strips;
         const int each = (strips + Shape::kWarpgroups - 1) / Shape::kWarpgroups;
         const int first = own.warpgroup * each;
@@ -225,6 +232,7 @@ __device__ __forceinline__ void consume_wide_phase(const WideArgs& args, const W
             consume_wide_width<Shape>(args, unit, down, first, min(first + each, unit.strips), own, from);
         else
             from.skip(Shape::chunks(matrix));
+        if constexpr (Shape::kConverted) give_slot_back(args, wide_patch(args, WideConsumer::anew()), down);
     }
     if constexpr (!Shape::kQuantized)
         WidePending::tell(args, stages.patch, me.lane, down ? args.expert_results : args.tile_parts);
@@ -245,7 +253,7 @@ __device__ __forceinline__ void idle_wide(const WideArgs& args, const WideTables
     WideClear(args).template run<Shape::kQuantized, Shape::kStoresAlone>(count, warp, !Shape::atomic(args));
     WideCleared(args).add();
     if constexpr (Shape::kQuantized) {
-        if (warp == 0) WideTelling<Shape>{args, group_scratch<Shape>(args)}.run();
+        if (warp == 0 && wide_works(args)) WideTelling<Shape>{args, group_scratch<Shape>(args)}.run();
     } else if (!Shape::atomic(args) && wide_overlaps<false>(args)) {
         WideEarlyCombine<Shape::kHalfResults>(args, tables, shared + args.lists.early + warp * kWideEarlyBytes).run();
     }
@@ -267,8 +275,14 @@ __device__ __forceinline__ void feed_wide(const WideArgs& args, std::uint8_t* sh
     const WideDeals deals{shared + args.lists.deals};
     int turn = 0;
     if (warp == 0) {
-        copy_wide_weights<Shape>(feed, tables, deals, turn, args.gate_up, false);
-        copy_wide_weights<Shape>(feed, tables, deals, turn, args.down, true);
+        if constexpr (Shape::kConverted) {
+            const WideSlots slots{shared + args.lists.slots};
+            copy_converted_weights<Shape>(feed, tables, deals, turn, args, slots, false);
+            copy_converted_weights<Shape>(feed, tables, deals, turn, args, slots, true);
+        } else {
+            copy_wide_weights<Shape>(feed, tables, deals, turn, args.gate_up, false);
+            copy_wide_weights<Shape>(feed, tables, deals, turn, args.down, true);
+        }
     } else {
         ptx::fence_all_async();
         if constexpr (Shape::kQuantized) {  // each with its own instructions: a phase in a register takes more of them
@@ -302,38 +316,47 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
     TileCounts{args.tile_rows}.clear(tables.facts->tiles);
     TileCounts{args.tile_parts}.clear(tables.facts->tiles);
     TileCounts{args.expert_results}.clear(args.local_experts);
+    if constexpr (Shape::kConverted) clear_conversions(args);
     grid.sync();
-    if constexpr (Shape::kQuantized) {
-        group_scratch<Shape>(args).clear();
-        quantize_wide_rows(args, tables, wide_x_rows<Shape>(args));
+    if constexpr (Shape::kConverted) {
+        quantize_beside_conversions(args, tables, group_scratch<Shape>(args), wide_x_rows<Shape>(args));
     } else {
-        WidePrepare(args, tables, wide_x_rows<Shape>(args)).run_first();
-    }
-    if (!wide_overlaps<Shape::kQuantized>(args)) {
-        ptx::fence_all_async();
-        grid.sync();
+        if constexpr (Shape::kQuantized) {
+            group_scratch<Shape>(args).clear();
+            quantize_wide_rows(args, tables, wide_x_rows<Shape>(args));
+        } else {
+            WidePrepare(args, tables, wide_x_rows<Shape>(args)).run_first();
+        }
+        if (!wide_overlaps<Shape::kQuantized>(args)) {
+            ptx::fence_all_async();
+            grid.sync();
+        }
     }
     const int warp = static_cast<int>(threadIdx.x) / 32;
     if (warp >= Shape::kConsumerWarps) {
         ptx::set_registers<Shape::kThreads, Shape::kProducerRegisters>();
         const int feeder = warp - Shape::kConsumerWarps;
-        if (feeder < 4 - kWideIdleWarps)
+        if (feeder < 4 - kWideIdleWarps && !(Shape::kConverted && !wide_works(args)))
             feed_wide<Shape>(args, shared, feeder);
-        else
+        else if (feeder >= 4 - kWideIdleWarps && wide_rows_are_there<Shape>(args))
             idle_wide<Shape>(args, tables, shared, feeder - (4 - kWideIdleWarps), count);
         __syncwarp();
         if (!Shape::atomic(args) && !wide_overlaps<Shape::kQuantized>(args)) grid.sync();
     } else {
         ptx::set_registers<Shape::kThreads, Shape::kConsumerRegisters>();
-        const WideConsumer me(warp);
-        RingPlace place;
-        WideStages<Shape> stages = consumer_stages(args, ring, place, me);
-        if (me.lane == 0) WidePending::of(stages.patch) = {};
-        __syncwarp();
-        consume_wide_phase<Shape>(args, deals, false, me, stages);
-        if constexpr (Shape::kQuantized) WideTelling<Shape>{args, group_scratch<Shape>(args)}.over(me.lane);
-        if (Shape::atomic(args)) WideCleared(args).await();
-        consume_wide_phase<Shape>(args, deals, true, me, stages);
+        if (!Shape::kConverted || wide_works(args)) {
+            const WideConsumer me(warp);
+            RingPlace place;
+            WideStages<Shape> stages = consumer_stages(args, ring, place, me);
+            if (me.lane == 0) WidePending::of(stages.patch) = {};
+            __syncwarp();
+            consume_wide_phase<Shape>(args, deals, false, me, stages);
+            if constexpr (Shape::kQuantized) WideTelling<Shape>{args, group_scratch<Shape>(args)}.over(me.lane);
+            if (Shape::atomic(args)) WideCleared(args).await();
+            consume_wide_phase<Shape>(args, deals, true, me, stages);
+        } else if constexpr (Shape::kConverted) {
+            WideConvert(args, tables, shared).run();
+        }
         if (!Shape::atomic(args)) {
             if constexpr (Shape::kQuantized) {
                 WideCleared(args).await();
@@ -365,7 +388,8 @@ WideInstance wide_instance(const char* name) {
             Shape::kStageBytes,
             Shape::kMostRows,
             Shape::kQuantized,
-            Shape::kPairs};
+            Shape::kPairs,
+            Shape::kConverted};
 }
 
 }  // namespace tokamak::moe::cuda

@@ -129,7 +129,7 @@ __device__ __forceinline__ void sum_counts(const WideArgs& args, int* rows, int*
 template <class Shape>
 __device__ __forceinline__ int choose_wide_units(const DecodeMatrix& matrix, int tiles, bool down) {
     constexpr int step = Shape::kPairs ? 2 : 1;
-    if (!down && Shape::kGroupStrips > 1)
+    if ((!down && Shape::kGroupStrips > 1) || Shape::kConverted)
         return (matrix.strips + step * Shape::kGroupStrips - 1) / (step * Shape::kGroupStrips) * step;
     int best = step;
     unsigned least = 0xFFFFFFFFU;

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "cuda/ptx/wgmma_e4m3.cuh"
+#include "cuda/ptx/wgmma_e5m2.cuh"
 #include "moe/cuda/wide/multiply.cuh"
 
 namespace tokamak::moe::cuda {
@@ -71,13 +72,26 @@ __device__ __forceinline__ float4 load_shared_four(std::uint32_t address) {
     return value;
 }
 
-/// Has a strip's tile multiplied with the rows of a stage, by descriptors.
-template <int Eights>
+/// Scales of a strip's tile. Converted weights have those of their rows for all columns (row_scales.cuh).
+template <class Shape>
+__device__ __forceinline__ float2 tile_scales(std::uint32_t address) {
+    if constexpr (Shape::kConverted)
+        return {1.0F, 1.0F};
+    else
+        return load_shared_two(address);
+}
+
+/// Has a strip's tile multiplied with the rows of a stage, by descriptors. Converted: it is e5m2.
+template <bool Converted, int Eights>
 __device__ __forceinline__ void multiply_tile(std::uint64_t strip, std::uint64_t rows, float (&products)[Eights][4]) {
 #pragma unroll
-    for (int step = 0; step < 4; ++step)
-        ptx::wgmma_e4m3(products, strip + static_cast<std::uint64_t>(step) * 2,
-                        rows + static_cast<std::uint64_t>(step) * 2, step > 0);
+    for (int step = 0; step < 4; ++step) {
+        const auto words = static_cast<std::uint64_t>(step) * 2;
+        if constexpr (Converted)
+            ptx::wgmma_e5m2_e4m3(products, strip + words, rows + words, step > 0);
+        else
+            ptx::wgmma_e4m3(products, strip + words, rows + words, step > 0);
+    }
     ptx::wgmma_commit();
 }
 
@@ -130,11 +144,12 @@ __device__ __forceinline__ void multiply_unit_e4m3(WideStages<Shape>& stages, in
         ptx::wgmma_fence();
 #pragma unroll
         for (int i = 0; i < 2; ++i)
-            multiply_tile(own.weights + static_cast<std::uint64_t>(i) * (strip_bytes / 16), own.rows, products[i]);
+            multiply_tile<Shape::kConverted>(own.weights + static_cast<std::uint64_t>(i) * (strip_bytes / 16), own.rows,
+                                             products[i]);
 #pragma unroll
         for (int i = 0; i < 2; ++i)
-            tiles[i] = load_shared_two(stage + tile_offset + static_cast<std::uint32_t>(i * kWideScaleBytes) +
-                                       static_cast<std::uint32_t>(chunk) % 2 * 8);
+            tiles[i] = tile_scales<Shape>(stage + tile_offset + static_cast<std::uint32_t>(i * kWideScaleBytes) +
+                                          static_cast<std::uint32_t>(chunk) % 2 * 8);
         await_products<1>(products[0]);
         add_products(stage + scale_offset, tiles[0], products[0], sums[0]);
         await_products<0>(products[1]);

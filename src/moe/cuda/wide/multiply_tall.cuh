@@ -16,9 +16,18 @@ namespace tokamak::moe::cuda {
 using WideTallSums = float[16][4];
 
 /// Products of 64 rows with two strips, by descriptors; they are there when this returns.
+template <bool Converted>
 __device__ __forceinline__ void multiply_tall(std::uint64_t rows, std::uint64_t strips, WideTallSums& products) {
     ptx::wgmma_fence();
-    multiply_tile(rows, strips, products);
+    if constexpr (Converted) {
+#pragma unroll
+        for (int step = 0; step < 4; ++step)
+            ptx::wgmma_e4m3_e5m2(products, rows + static_cast<std::uint64_t>(step) * 2,
+                                 strips + static_cast<std::uint64_t>(step) * 2, step > 0);
+        ptx::wgmma_commit();
+    } else {
+        multiply_tile<false>(rows, strips, products);
+    }
     await_products<0>(products);
 }
 
@@ -66,9 +75,10 @@ __device__ __forceinline__ void multiply_unit_tall(WideStages<Shape>& stages, co
             ptx::wgmma_fence();
 #pragma unroll
             for (int i = 0; i < 2; ++i) {
-                multiply_tile(strips + static_cast<std::uint64_t>(i) * (strip_bytes / 16), behind, products[i]);
+                multiply_tile<Shape::kConverted>(strips + static_cast<std::uint64_t>(i) * (strip_bytes / 16), behind,
+                                                 products[i]);
                 tiles[i] =
-                    load_shared_two(tiles_of + static_cast<std::uint32_t>((me.warpgroup * 2 + i) * kWideScaleBytes));
+                    tile_scales<Shape>(tiles_of + static_cast<std::uint32_t>((me.warpgroup * 2 + i) * kWideScaleBytes));
             }
             await_products<0>(products[0]);
             await_products<0>(products[1]);
@@ -80,9 +90,10 @@ __device__ __forceinline__ void multiply_unit_tall(WideStages<Shape>& stages, co
             float2 tiles[2];
 #pragma unroll
             for (int i = 0; i < 2; ++i)
-                tiles[i] = load_shared_two(tiles_of + static_cast<std::uint32_t>((half * 2 + i) * kWideScaleBytes));
+                tiles[i] = tile_scales<Shape>(tiles_of + static_cast<std::uint32_t>((half * 2 + i) * kWideScaleBytes));
             WideTallSums products;
-            multiply_tall(own.rows, own.weights + static_cast<std::uint64_t>(half) * (2 * strip_bytes / 16), products);
+            multiply_tall<Shape::kConverted>(
+                own.rows, own.weights + static_cast<std::uint64_t>(half) * (2 * strip_bytes / 16), products);
             add_tall(tiles, rows, products, sums[half]);
         }
         own.release();

@@ -11,8 +11,8 @@
 
 namespace tokamak::moe::cuda {
 
-/// By all warps of the grid. Loads: of a lane at once, eight columns each. Plain: rows are whole vectors and not
-/// weighted, so that no branch is in the way of loads.
+/// By all warps of the grid but those that convert weights. Loads: of a lane at once, eight columns each. Plain: rows
+/// are whole vectors and not weighted, so that no branch is in the way of loads.
 template <int Loads, bool Plain>
 class WideQuantize {
     static_assert(Loads == 1 || Loads == 4);
@@ -52,10 +52,11 @@ class WideQuantize {
           alone_(wide_stores_alone(args)),
           lane_(static_cast<int>(threadIdx.x) % 32),
           tokens_(__ldcg(args.dealt + kWideLiveTokens)),
-          spans_(max(1, tokens_), (groups_ + kGroups - 1) / kGroups, static_cast<int>(gridDim.x * blockDim.x) / 8),
+          spans_(max(1, tokens_), (groups_ + kGroups - 1) / kGroups,
+                 wide_workers(args) * static_cast<int>(blockDim.x) / 8),
           total_(tokens_ * spans_.count),
-          warps_(static_cast<int>(gridDim.x * blockDim.x) / 32),
-          number_(static_cast<int>(threadIdx.x / 32 * gridDim.x + blockIdx.x)),
+          warps_(wide_workers(args) * static_cast<int>(blockDim.x) / 32),
+          number_(static_cast<int>(threadIdx.x) / 32 * wide_workers(args) + static_cast<int>(blockIdx.x)),
           behind_(number_ + warps_),
           token_(token_of(number_)) {}
 

@@ -215,7 +215,8 @@ __device__ __forceinline__ void copy_wide_codes(WideFeed<Shape>& feed, const Wid
         const WideRange pieces = pair.share(both_rows, codes.group_bytes() / 16);
         const int first = pieces.first * 16;
         const auto own = static_cast<std::uint32_t>(pieces.last * 16 - first);
-        const WideRange strips = pair.share(both_strips, unit.strips);
+        const int scaled = Shape::kConverted ? 0 : unit.strips;  // converted strips have no scales of tiles
+        const WideRange strips = pair.share(both_strips, scaled);
         const std::uint8_t* const scales = matrix.packed + unit.expert * matrix.expert_bytes +
                                            unit.strip * matrix.strip_bytes +
                                            static_cast<std::int64_t>(matrix.tiles) * Shape::Weights::kTileBytes;
@@ -224,7 +225,7 @@ __device__ __forceinline__ void copy_wide_codes(WideFeed<Shape>& feed, const Wid
             const std::uint32_t stage = feed.stage();
             feed.await();
             if (ptx::elect_lane()) {
-                ptx::barrier_arrive_expect(full, bytes + static_cast<std::uint32_t>(unit.strips) * kWideScaleBytes);
+                ptx::barrier_arrive_expect(full, bytes + static_cast<std::uint32_t>(scaled) * kWideScaleBytes);
                 const std::uint32_t to = stage + Shape::kRowsOffset + static_cast<std::uint32_t>(first);
                 if (own > 0 && both_rows) ptx::bulk_copy_both(to, codes.group(tile) + first, own, full);
                 if (own > 0 && !both_rows) ptx::bulk_copy(to, codes.group(tile) + first, own, full);

@@ -9,6 +9,15 @@ namespace tokamak::moe::cuda {
 /// Scales of two tiles of a strip: what a bulk copy takes at least.
 inline constexpr int kWideScaleBytes = 16;
 
+/// CTAs that multiply: the first ones of the grid.
+__device__ __forceinline__ int wide_workers(const WideArgs& args) {
+    return static_cast<int>(gridDim.x) - args.converters;
+}
+
+__device__ __forceinline__ bool wide_works(const WideArgs& args) {
+    return static_cast<int>(blockIdx.x) < wide_workers(args);
+}
+
 /// Combines that a kernel has: the one that the arguments ask for, or one. With both the instructions of fp8_block are
 /// nearly twice as many and it takes 17% longer at 512 rows of an expert.
 enum class WideCombines { asked, rows, half_rows, atomic };
@@ -49,6 +58,7 @@ struct WideShape {
     static constexpr int kProducerRegisters = kWarpgroups == 3 ? 56 : kPlain ? 88 : kMostRows <= 64 ? 56 : 40;
     static constexpr int kBlocks = Weights::kStageBlocks;  ///< of 64 columns in a stage
     static constexpr bool kQuantized = Weights::kQuantized;
+    static constexpr bool kConverted = Weights::kConverted;
     static constexpr bool kHalfResults = kQuantized || Combines_ == WideCombines::half_rows;  ///< in bf16, not f32
     static constexpr int kRowBlockBytes = kMostRows * 128;
     static constexpr int kRowsOffset = (kStrips * Weights::kStripStageBytes + 1023) / 1024 * 1024;

@@ -7,6 +7,9 @@
 //   kQuantized                  rows are e4m3 with a scale for each 128 columns; strips end with scales of tiles
 //   kSumScale                   true units of a sum
 //   kGlobalScales               strips end with two scales, for rows g and g + 8 of each 16
+//   kConverted                  tiles are made of others by CTAs of their own (converted.cuh); the sums of a weight row
+//   have
+//                               a scale
 #pragma once
 
 #include "moe/cuda/grouped/weights_4bit.cuh"
@@ -22,7 +25,13 @@ struct WideE4m3 {
     static constexpr bool kFromShared = true;
     static constexpr bool kQuantized = true;
     static constexpr bool kGlobalScales = false;
+    static constexpr bool kConverted = false;
     static constexpr float kSumScale = 1.0F;
+};
+
+/// e5m2, made of 4-bit weights, with e4m3 rows.
+struct WideConverted : WideE4m3 {
+    static constexpr bool kConverted = true;
 };
 
 struct WideBf16 {
@@ -33,6 +42,7 @@ struct WideBf16 {
     static constexpr bool kFromShared = true;
     static constexpr bool kQuantized = false;
     static constexpr bool kGlobalScales = false;
+    static constexpr bool kConverted = false;
     static constexpr float kSumScale = 1.0F;
 };
 
@@ -41,11 +51,13 @@ struct Wide4Bit : Weights {
     static constexpr bool kFromShared = false;
     static constexpr bool kQuantized = false;
     static constexpr bool kGlobalScales = false;
+    static constexpr bool kConverted = false;
 };
 
 struct WideNvfp4 : Nvfp4Weights {
     static constexpr bool kFromShared = false;
     static constexpr bool kQuantized = false;
+    static constexpr bool kConverted = false;
 };
 
 }  // namespace tokamak::moe::cuda

@@ -36,7 +36,9 @@ inline constexpr int kWideCleared = 5;
 inline constexpr int kWideCombineTokens = 6;
 /// Tokens with a route here (quantised rows).
 inline constexpr int kWideLiveTokens = 7;
-inline constexpr int kWideCounters = 8;
+/// CTAs whose share of the rows is quantised (converted weights).
+inline constexpr int kWideQuantized = 8;
+inline constexpr int kWideCounters = 9;
 
 /// Units that a CTA keeps, more than it can have at hand: a role is at most a ring of stages behind the first one, and
 /// a unit has a stage at least.
@@ -44,6 +46,15 @@ inline constexpr int kWideDeals = 16;
 inline constexpr int kWideDealBytes = 32;
 /// What the consumers share about units whose results are quantised.
 inline constexpr int kWideGroupBytes = kWideDeals * 4 + 8;
+
+/// Strips that a unit of converted weights has at most, and rows of weights in them, each with a scale.
+inline constexpr int kWideSlotStrips = 4;
+inline constexpr int kWideSlotRows = kWideSlotStrips * 64;
+inline constexpr int kWideSlotTileBytes = 8192;  ///< of a strip, for 128 columns
+/// Units whose scales a CTA keeps: more than a ring of four stages can be ahead of a consumer.
+inline constexpr int kWideSlotScales = 6;
+/// Of shared memory: those scales, and the jobs that units' weights are from.
+inline constexpr int kWideSlotBytes = kWideSlotScales * kWideSlotRows * 4 + kWideDeals * 4;
 
 /// Byte offsets into dynamic shared memory; the ring comes first, building the lists uses its place.
 struct WideShared {
@@ -56,7 +67,23 @@ struct WideShared {
     int tiles = 0;     ///< [local experts + 1]: row tiles before an expert
     int early = 0;     ///< [kWideIdleWarps, kWideEarlyBytes], where tokens are combined early; quantised rows:
                        ///< [8, kWideTallBytes], where results of tall tiles are turned
+    int slots = 0;     ///< [kWideSlotBytes], for converted weights
     int bytes = 0;
+};
+
+/// A matrix whose 4-bit weights CTAs of their own convert to 8 bits, unit by unit, for all row tiles of an expert
+/// (converted.cuh). What consumers multiply lies in slots that are used again and again.
+struct WideConversion {
+    const std::uint8_t* packed = nullptr;
+    std::int64_t expert_bytes = 0;
+    std::int64_t strip_bytes = 0;
+    int tiles = 0;  ///< of 64 columns
+    int units = 0;  ///< of an expert
+    int count = 0;  ///< slots
+    std::int64_t slot_bytes = 0;
+    std::uint8_t* slots = nullptr;  ///< workspace: tiles as the ring takes them, strip by strip, then scales of rows
+    std::int32_t* made = nullptr;   ///< workspace: [local experts * units], parts of a unit that are converted
+    std::int32_t* used = nullptr;   ///< workspace: the same, consumer warps that have multiplied by it
 };
 
 /// `partials` holds rows of results (results.cuh) and, behind them, the rows of x in the form of the ring (TileRows,
@@ -78,7 +105,9 @@ struct WideArgs : DecodeArgs {
     bool atomic = false;                     ///< results are added to `out` instead of kept for a combine
     int stages = 0;
     WideShared lists;
-    float* factors = nullptr;  ///< workspace: [routes], what results at a place are multiplied by (quantised rows)
+    float* factors = nullptr;       ///< workspace: [routes], what results at a place are multiplied by (quantised rows)
+    WideConversion conversions[2];  ///< of gate/up and down, if any
+    int converters = 0;             ///< the last CTAs of the grid, which convert weights
 };
 
 /// A compiled kernel with what the host must know about it.
@@ -90,6 +119,7 @@ struct WideInstance {
     int most_rows = 0;  ///< of a unit
     bool quantized = false;
     bool pairs = false;                   ///< clusters of two CTAs
+    bool converted = false;               ///< weights, by CTAs of their own
     const void* atomic_kernel = nullptr;  ///< of the atomic combine, if that has its own
     const void* half_kernel = nullptr;    ///< which keeps rows of results in bf16 (launches.cpp says when), if any
 };
@@ -112,6 +142,8 @@ WideInstance wide_mxfp4_n128();
 WideInstance wide_mxfp4_n64();
 WideInstance wide_mxfp4_n64_atomic();
 WideInstance wide_mxfp4_n96();
+WideInstance wide_mxfp4_a8_n128();
+WideInstance wide_mxfp4_a8_n128_atomic();
 WideInstance wide_nvfp4_n128();
 WideInstance wide_nvfp4_n64();
 WideInstance wide_nvfp4_n64_atomic();

@@ -15,6 +15,20 @@ constexpr int kMostExperts = 4096;
 constexpr std::int64_t kMostCtaRoutes = 15360;
 constexpr std::int64_t kFactsBytes = 32;
 
+/// Experts whose converted weights have their slots at once.
+constexpr std::int64_t kSlotExperts = 4;
+
+/// What the weights of an expert take of multiprocessors: converting them, multiplying by them, and that for each row
+/// (dsv3-ep8, milliseconds of one for 32 experts: 48 to 54, and as fp8_block 10 and 0.33).
+constexpr double kConversionWork = 54.0;
+constexpr double kUnitWork = 10.0;
+constexpr double kRowWork = 0.33;
+
+/// Of shared memory, in the place of the ring, that a CTA needs to convert weights: 512 for each 64 columns.
+std::int64_t convert_bytes(const FusedMoeProblem& problem) {
+    return (std::max(problem.hidden, problem.intermediate) + 63) / 64 * 512 + 34 * 1024;
+}
+
 /// Hands out pieces of shared memory, each aligned to 16 bytes.
 struct Booking {
     std::int64_t bytes = 0;
@@ -37,6 +51,7 @@ std::int64_t lay_out(std::int64_t experts, bool overlaps, WideVariant& variant) 
         shared.group = booking.take(std::int64_t{variant.instance.most_rows} * kWideGroupRowBytes + kWideGroupBytes);
         shared.early = booking.take(8 * kWideTallBytes);
     }
+    if (variant.instance.converted) shared.slots = booking.take(kWideSlotBytes);
     if (overlaps) shared.early = booking.take(std::int64_t{kWideIdleWarps} * kWideEarlyBytes);
     shared.deals = booking.take(std::int64_t{kWideDeals} * (kWideDealBytes + 8));
     shared.begins = booking.take((experts + 1) * 4);
@@ -48,6 +63,7 @@ std::int64_t lay_out(std::int64_t experts, bool overlaps, WideVariant& variant) 
 }  // namespace
 
 std::vector<WideInstance> wide_instances(const WeightSpec& spec, bool quantized) {
+    if (quantized && spec.format == WeightFormat::mxfp4) return {wide_mxfp4_a8_n128()};
     if (quantized && spec.format != WeightFormat::fp8_block) return {};
     switch (spec.format) {
         case WeightFormat::fp8_block:
@@ -73,6 +89,29 @@ std::int64_t most_wide_tokens(const FusedMoeProblem& problem, int grid) noexcept
     return std::min(problem.max_tokens, std::max<std::int64_t>(1, wide_grid(grid) * kMostCtaRoutes / problem.top_k));
 }
 
+std::int64_t wide_slot_experts(const FusedMoeProblem& p, const PlanOptions& options) {
+    if (options.max_workspace_bytes != 0) return 1;
+    return std::min<std::int64_t>(resolve_local_experts(p.num_experts, p.num_local_experts), kSlotExperts);
+}
+
+WideConversionPlan wide_conversion(const FusedMoeProblem& p, bool down, std::int64_t experts) {
+    const std::int64_t rows = down ? p.hidden : 2 * p.intermediate;
+    const std::int64_t cols = down ? p.intermediate : p.hidden;
+    WideConversionPlan plan;
+    plan.units = static_cast<int>(((rows + 63) / 64 + 7) / 8 * 2);
+    plan.tiles = (cols + 127) / 128;
+    plan.slot_bytes = plan.tiles * kWideSlotStrips * kWideSlotTileBytes + kWideSlotRows * 4;
+    plan.slots = plan.units * experts;
+    plan.jobs = plan.units * std::int64_t{resolve_local_experts(p.num_experts, p.num_local_experts)};
+    return plan;
+}
+
+int wide_converters(const FusedMoeProblem& problem, int grid, std::int64_t tokens) {
+    const double rows = static_cast<double>(tokens) * problem.top_k / problem.num_experts;  // of an expert
+    const int wanted = static_cast<int>(grid * kConversionWork / (kConversionWork + kUnitWork + kRowWork * rows));
+    return std::clamp(wanted, 2, grid - 2) / 2 * 2;
+}
+
 std::vector<WideVariant> wide_variants(const FusedMoeProblem& problem, std::size_t shared_limit) {
     const std::int64_t experts = resolve_local_experts(problem.num_experts, problem.num_local_experts);
     std::vector<WideVariant> variants;
@@ -83,6 +122,7 @@ std::vector<WideVariant> wide_variants(const FusedMoeProblem& problem, std::size
         while (variant.stages >= kLeastStages &&
                lay_out(experts, overlaps, variant) > static_cast<std::int64_t>(shared_limit))
             --variant.stages;
+        if (instance.converted && convert_bytes(problem) > variant.stages * instance.stage_bytes) continue;
         if (variant.stages >= kLeastStages) variants.push_back(variant);
     }
     return variants;

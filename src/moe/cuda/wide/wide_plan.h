@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "moe/cuda/wide/wide_args.h"
+#include "tokamak/plan.h"
 
 namespace tokamak::moe::cuda {
 
@@ -26,6 +27,22 @@ constexpr int wide_grid(int grid) noexcept { return grid > 1 ? grid / 2 * 2 : 1;
 
 /// Tokens of a launch of `grid` CTAs where the workspace is not limited.
 std::int64_t most_wide_tokens(const FusedMoeProblem& problem, int grid) noexcept;
+
+/// The ring of slots for converted weights of one matrix (WideConversion).
+struct WideConversionPlan {
+    int units = 0;           ///< of an expert
+    std::int64_t tiles = 0;  ///< of 128 columns, of a strip
+    std::int64_t slot_bytes = 0;
+    std::int64_t slots = 0;
+    std::int64_t jobs = 0;  ///< units of all experts
+};
+/// `experts`: of how many a ring holds all units.
+WideConversionPlan wide_conversion(const FusedMoeProblem& problem, bool down, std::int64_t experts);
+/// That number: those at work and the next ones; one where the workspace is limited.
+std::int64_t wide_slot_experts(const FusedMoeProblem& problem, const PlanOptions& options);
+
+/// CTAs of a launch that convert weights: an even number.
+int wide_converters(const FusedMoeProblem& problem, int grid, std::int64_t tokens);
 
 /// The variants whose shared memory fits into `shared_limit` bytes.
 std::vector<WideVariant> wide_variants(const FusedMoeProblem& problem, std::size_t shared_limit);
