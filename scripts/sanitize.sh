@@ -18,7 +18,7 @@ export OMP_NUM_THREADS=1
 # name|program and arguments; JOURNAL is a file of the run's own.
 cases() {
   local moe="tokamak tune moe --hidden 384 --intermediate 256 --experts 6 --top-k 2 --candidate-seconds 1000 --probe JOURNAL"
-  for format in bf16 fp8_block fp8_block_a16 int4_g32 int4_g64 int4_g128 mxfp4 nvfp4; do
+  for format in bf16 fp8_block fp8_block_a16 int4_g32 int4_g64 int4_g128 mxfp4 mxfp4_a8 nvfp4; do
     echo "moe_${format}_1|$moe --tokens 1 --formats $format"
     echo "moe_${format}_37|$moe --tokens 37 --formats $format"
   done
