@@ -94,12 +94,15 @@ TEST(OverrideGpu, PartialOverridesKeepTheOtherFieldOfEachTokenCount) {
     const std::vector<std::string> split = chosen(mla_problem());
     for (std::size_t i = 0; i < plain.size(); ++i) {
         SCOPED_TRACE(plain[i]);
-        if (plain[i].rfind("flat_decode_", 0) != 0) {
-            EXPECT_EQ(split[i], plain[i].substr(0, plain[i].rfind("_s")) + "_s2 override") << kTokens[i];
-        } else {  // the flat form has no two splits: the form that has them takes over
-            EXPECT_TRUE(split[i].rfind("sparse_decode_", 0) == 0 && split[i].find("_s2 override") != std::string::npos)
-                << split[i];
+        std::string form = plain[i].substr(0, plain[i].find("_decode_"));
+        std::string heads = plain[i].substr(plain[i].rfind("_h"), plain[i].rfind("_s") - plain[i].rfind("_h"));
+        // Some forms have no two splits: those that have them take over.
+        if (form == "grid") form = "direct";
+        if (form == "flat") {
+            form = "sparse";
+            heads = split[i].substr(split[i].rfind("_h"), heads.size());
         }
+        EXPECT_EQ(split[i], form + "_decode" + heads + "_s2 override") << kTokens[i];
     }
 }
 
