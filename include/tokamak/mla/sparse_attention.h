@@ -70,6 +70,7 @@ using SparseAttentionPlan = PlanOf<SparseAttentionProblem>;
 Support supports(const SparseAttentionProblem& problem, Device device);
 SparseAttentionPlan make_plan(const SparseAttentionProblem& problem, Device device, const PlanOptions& options = {});
 /// Allocates nothing, synchronises nothing, legal in capture. Duplicated indices count as often as they stand.
+/// `workspace`: of at least plan.workspace(), which may be nothing on CUDA; any content.
 void run(const SparseAttentionPlan& plan, const SparseAttentionArgs& args, const Workspace& workspace,
          Stream stream = {});
 
