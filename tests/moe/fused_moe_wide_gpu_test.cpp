@@ -206,6 +206,22 @@ TEST(FusedMoeWide, ResultsAddedToTheOutput) {
     }
 }
 
+/// By every wide variant.
+void expect_same_by_both_combines(const FusedMoeCase& c, const FusedMoeData& data,
+                                  const std::vector<std::int64_t>& counts) {
+    for (const std::string& variant : wide_variants(c.problem)) {
+        SCOPED_TRACE(variant);
+        PlanOptions options = atomic();
+        options.variant = variant;
+        const FusedMoePlan adding = make_plan(c.problem, Device::cuda(), options);
+        options.combine = Combine::deterministic;
+        const FusedMoePlan keeping = make_plan(c.problem, Device::cuda(), options);
+        for (const std::int64_t tokens : counts)
+            EXPECT_EQ(values_of(run_guarded(adding, data.args(tokens), 0xFF)),
+                      values_of(run_guarded(keeping, data.args(tokens), 0x7F)));
+    }
+}
+
 /// One result for each row: added to zeros it is the same number, in every type and at any alignment.
 TEST(FusedMoeWide, OneResultAddedToZerosIsTheResult) {
     TOKAMAK_REQUIRE_GPU();
@@ -218,16 +234,7 @@ TEST(FusedMoeWide, OneResultAddedToZerosIsTheResult) {
                 c.problem.out_dtype = out;
                 Rng rng = rng_for(purpose++);
                 const FusedMoeData data = random_data(rng, c).on(Device::cuda());
-                for (const std::string& variant : wide_variants(c.problem)) {
-                    PlanOptions options = atomic();
-                    options.variant = variant;
-                    const FusedMoePlan adding = make_plan(c.problem, Device::cuda(), options);
-                    options.combine = Combine::deterministic;
-                    const FusedMoePlan keeping = make_plan(c.problem, Device::cuda(), options);
-                    for (const std::int64_t tokens : {1, 60, 150})
-                        EXPECT_EQ(values_of(run_guarded(adding, data.args(tokens), 0xFF)),
-                                  values_of(run_guarded(keeping, data.args(tokens), 0x7F)));
-                }
+                expect_same_by_both_combines(c, data, {1, 60, 150});
             }
 }
 
@@ -241,16 +248,7 @@ TEST(FusedMoeWide, WhatTakesNoVectorsIsCombinedInOrder) {
         c.problem.out_dtype = DType::f32;
         Rng rng = rng_for(purpose++);
         const FusedMoeData data = random_data(rng, c).on(Device::cuda());
-        for (const std::string& variant : wide_variants(c.problem)) {
-            PlanOptions options = atomic();
-            options.variant = variant;
-            const FusedMoePlan adding = make_plan(c.problem, Device::cuda(), options);
-            options.combine = Combine::deterministic;
-            const FusedMoePlan keeping = make_plan(c.problem, Device::cuda(), options);
-            for (const std::int64_t tokens : {1, 150})
-                EXPECT_EQ(values_of(run_guarded(adding, data.args(tokens), 0xFF)),
-                          values_of(run_guarded(keeping, data.args(tokens), 0x7F)));
-        }
+        expect_same_by_both_combines(c, data, {1, 150});
     }
 }
 

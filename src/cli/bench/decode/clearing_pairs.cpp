@@ -30,7 +30,7 @@ class Pair {
     Pair(const DecodeBench& bench, MoeData& data, const moe::FusedMoePlan& plan, const Workspace& workspace,
          std::int64_t tokens)
         : bench_(bench),
-          args_(args_of(bench, data, tokens)),
+          args_(uniform_calls(bench, data, tokens)),
           clearing_(bench.stream(), [&] { record(plan, workspace, false); }),
           adding_(bench.stream(), [&] { record(plan, workspace, true); }) {
         fill_bytes(data.out().data, bench.device(), 0, data.out().bytes(), bench.stream().stream());
@@ -57,18 +57,6 @@ class Pair {
     }
 
   private:
-    /// Of each call of a replay; set 0, which can be checked, is the last.
-    static std::vector<moe::FusedMoeArgs> args_of(const DecodeBench& bench, MoeData& data, std::int64_t tokens) {
-        const double bytes = data.active(Routing::uniform, tokens, 1) * data.expert_bytes();
-        const int calls = calls_per_replay(bytes, bytes / bench.read_gbps() * 1e-3,
-                                           device_info(bench.device()).l2_bytes, sets_for(tokens));
-        std::vector<moe::FusedMoeArgs> args;
-        for (int set = calls - 1; set >= 0; --set) {
-            args.push_back(data.args(Routing::uniform, tokens, set));
-            args.back().out = data.out();
-        }
-        return args;
-    }
     void record(const moe::FusedMoePlan& plan, const Workspace& workspace, bool accumulate) {
         for (moe::FusedMoeArgs& args : args_) {
             args.accumulate_into_out = accumulate;

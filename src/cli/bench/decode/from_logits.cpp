@@ -29,20 +29,16 @@ moe::FusedMoeProblem with_route(const MoeCase& layer) {
 /// The same calls of both kinds, as many as a replay makes. Set 0 is the last: that is what `out` then holds.
 class Calls {
   public:
-    Calls(const DecodeBench& bench, MoeData& data, std::int64_t tokens) : data_(data) {
-        const double bytes = data.active(Routing::uniform, tokens, 1) * data.expert_bytes();
-        const int calls = calls_per_replay(bytes, bytes / bench.read_gbps() * 1e-3,
-                                           device_info(bench.device()).l2_bytes, sets_for(tokens));
-        for (int set = calls - 1; set >= 0; --set) {
+    Calls(const DecodeBench& bench, MoeData& data, std::int64_t tokens)
+        : data_(data), sets_(uniform_calls(bench, data, tokens)) {
+        const auto to_device = [&](const OwnedTensor& tensor) {
+            return tensor.view() ? OwnedTensor::copy_of(tensor, bench.device()) : OwnedTensor();
+        };
+        for (std::size_t set = sets_.size(); set-- > 0;) {
             const RoutedLogits host =
                 routed_logits(*data.layer().shape, tokens, static_cast<std::uint32_t>(set) * 7919 + 17);
-            const auto to_device = [&](const OwnedTensor& tensor) {
-                return tensor.view() ? OwnedTensor::copy_of(tensor, bench.device()) : OwnedTensor();
-            };
             inputs_.push_back(
                 {to_device(host.logits), to_device(host.bias), to_device(host.ids), to_device(host.weights)});
-            sets_.push_back(data.args(Routing::uniform, tokens, set));
-            sets_.back().out = data.out();
         }
     }
     void record_ids(const Planned& planned, Stream stream) const {

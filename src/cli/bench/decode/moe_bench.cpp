@@ -85,6 +85,18 @@ Subject moe_subject(const DecodeBench& bench, MoeData& data, const moe::FusedMoe
     return subject;
 }
 
+std::vector<moe::FusedMoeArgs> uniform_calls(const DecodeBench& bench, MoeData& data, std::int64_t tokens) {
+    const double bytes = data.active(Routing::uniform, tokens, 1) * data.expert_bytes();
+    const int calls = calls_per_replay(bytes, bytes / bench.read_gbps() * 1e-3, device_info(bench.device()).l2_bytes,
+                                       sets_for(tokens));
+    std::vector<moe::FusedMoeArgs> args;
+    for (int set = calls - 1; set >= 0; --set) {
+        args.push_back(data.args(Routing::uniform, tokens, set));
+        args.back().out = data.out();
+    }
+    return args;
+}
+
 void bench_fused_moe(DecodeBench& bench, MoeData& data) {
     const MoeCase& layer = data.layer();
     const auto plan = make_plan(layer.problem, bench.device());

@@ -2,6 +2,8 @@
 // The parts of `bench moe`.
 #pragma once
 
+#include <vector>
+
 #include "cli/bench/decode/bench.h"
 #include "cli/bench/decode/moe_data.h"
 
@@ -17,6 +19,8 @@ void bench_routed_gemm(DecodeBench& bench, MoeData& data);
 /// Routing tables and the sum over a token's experts, in the sizes of a shape.
 void bench_align(DecodeBench& bench, const MoeShape& shape);
 void bench_sum_reduce(DecodeBench& bench, const WeightPool& pool, const MoeShape& shape);
+/// The calls of a replay, as many as keep the L2 cold; set 0, which can be checked, is the last.
+std::vector<moe::FusedMoeArgs> uniform_calls(const DecodeBench& bench, MoeData& data, std::int64_t tokens);
 /// What routing in the call costs: the layer from logits beside the layer from ids.
 void bench_from_logits(DecodeBench& bench, MoeData& data);
 /// What clearing accumulators costs, one layer and 61 of them.

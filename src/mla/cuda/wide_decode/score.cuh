@@ -4,7 +4,7 @@
 // Scorer's.
 #pragma once
 
-#include "cuda/ptx/wgmma_e4m3.cuh"
+#include "cuda/ptx/wgmma_8bit.cuh"
 #include "mla/cuda/wide_decode/exact.cuh"
 
 namespace tokamak::mla::cuda::wide_decode {
@@ -161,8 +161,9 @@ class WideScorer : public Scorer<Dim, kHeads, true, false, kWideBuffers> {
                 const int step = g * kSumSteps + i;
                 const int slab = step / 4;
                 const int tile = part == 0 ? low_queries(slab) : high_queries(slab);
-                ptx::wgmma_e4m3(sums, ptx::wgmma_step(rows + slab * (kSlabBytes / 16), step % 4),
-                                ptx::wgmma_step(queries_ + tile * (kSlabBytes / 16), step % 4), part + i > 0);
+                ptx::wgmma_8bit<ptx::E4m3E4m3>(sums, ptx::wgmma_step(rows + slab * (kSlabBytes / 16), step % 4),
+                                               ptx::wgmma_step(queries_ + tile * (kSlabBytes / 16), step % 4),
+                                               part + i > 0);
             }
         }
         ptx::wgmma_commit();

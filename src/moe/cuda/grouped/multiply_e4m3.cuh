@@ -7,7 +7,7 @@
 #include <cstdint>
 
 #include "cuda/ptx/gather.cuh"
-#include "cuda/ptx/wgmma_e4m3.cuh"
+#include "cuda/ptx/wgmma_8bit.cuh"
 #include "moe/cuda/grouped/multiply.cuh"
 
 namespace tokamak::moe::cuda {
@@ -23,7 +23,7 @@ __device__ __forceinline__ void start_products(const std::uint8_t* strip, const 
     ptx::wgmma_fence();
 #pragma unroll
     for (int step = 0; step < steps; ++step)
-        ptx::wgmma_e4m3(products, a + step * step_units, b + step * step_units, step > 0);
+        ptx::wgmma_8bit<ptx::E4m3E4m3>(products, a + step * step_units, b + step * step_units, step > 0);
     ptx::wgmma_commit();
 }
 

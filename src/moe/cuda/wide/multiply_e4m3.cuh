@@ -5,9 +5,9 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
-#include "cuda/ptx/wgmma_e4m3.cuh"
-#include "cuda/ptx/wgmma_e5m2.cuh"
+#include "cuda/ptx/wgmma_8bit.cuh"
 #include "moe/cuda/wide/multiply.cuh"
 
 namespace tokamak::moe::cuda {
@@ -81,16 +81,17 @@ __device__ __forceinline__ float2 tile_scales(std::uint32_t address) {
         return load_shared_two(address);
 }
 
-/// Has a strip's tile multiplied with the rows of a stage, by descriptors. Converted: it is e5m2.
-template <bool Converted, int Eights>
+/// Of products whose first operand are weights. Converted ones are e5m2.
+template <class Shape>
+using StripTypes = std::conditional_t<Shape::kConverted, ptx::E5m2E4m3, ptx::E4m3E4m3>;
+
+/// Has a strip's tile multiplied with the rows of a stage, by descriptors; or rows with weights.
+template <typename Types, int Eights>
 __device__ __forceinline__ void multiply_tile(std::uint64_t strip, std::uint64_t rows, float (&products)[Eights][4]) {
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
         const auto words = static_cast<std::uint64_t>(step) * 2;
-        if constexpr (Converted)
-            ptx::wgmma_e5m2_e4m3(products, strip + words, rows + words, step > 0);
-        else
-            ptx::wgmma_e4m3(products, strip + words, rows + words, step > 0);
+        ptx::wgmma_8bit<Types>(products, strip + words, rows + words, step > 0);
     }
     ptx::wgmma_commit();
 }
@@ -144,7 +145,7 @@ __device__ __forceinline__ void multiply_unit_e4m3(WideStages<Shape>& stages, in
         ptx::wgmma_fence();
 #pragma unroll
         for (int i = 0; i < 2; ++i)
-            multiply_tile<Shape::kConverted>(own.weights + static_cast<std::uint64_t>(i) * (strip_bytes / 16), own.rows,
+            multiply_tile<StripTypes<Shape>>(own.weights + static_cast<std::uint64_t>(i) * (strip_bytes / 16), own.rows,
                                              products[i]);
 #pragma unroll
         for (int i = 0; i < 2; ++i)

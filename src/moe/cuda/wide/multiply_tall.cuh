@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-#include "cuda/ptx/wgmma_e4m3.cuh"
+#include "cuda/ptx/wgmma_8bit.cuh"
 #include "moe/cuda/wide/codes.cuh"
 #include "moe/cuda/wide/multiply_e4m3.cuh"
 
@@ -19,15 +19,7 @@ using WideTallSums = float[16][4];
 template <bool Converted>
 __device__ __forceinline__ void multiply_tall(std::uint64_t rows, std::uint64_t strips, WideTallSums& products) {
     ptx::wgmma_fence();
-    if constexpr (Converted) {
-#pragma unroll
-        for (int step = 0; step < 4; ++step)
-            ptx::wgmma_e4m3_e5m2(products, rows + static_cast<std::uint64_t>(step) * 2,
-                                 strips + static_cast<std::uint64_t>(step) * 2, step > 0);
-        ptx::wgmma_commit();
-    } else {
-        multiply_tile<false>(rows, strips, products);
-    }
+    multiply_tile<std::conditional_t<Converted, ptx::E4m3E5m2, ptx::E4m3E4m3>>(rows, strips, products);
     await_products<0>(products);
 }
 
@@ -75,7 +67,7 @@ __device__ __forceinline__ void multiply_unit_tall(WideStages<Shape>& stages, co
             ptx::wgmma_fence();
 #pragma unroll
             for (int i = 0; i < 2; ++i) {
-                multiply_tile<Shape::kConverted>(strips + static_cast<std::uint64_t>(i) * (strip_bytes / 16), behind,
+                multiply_tile<StripTypes<Shape>>(strips + static_cast<std::uint64_t>(i) * (strip_bytes / 16), behind,
                                                  products[i]);
                 tiles[i] =
                     tile_scales<Shape>(tiles_of + static_cast<std::uint32_t>((me.warpgroup * 2 + i) * kWideScaleBytes));
