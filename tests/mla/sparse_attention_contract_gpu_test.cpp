@@ -148,18 +148,18 @@ TEST(SparseAttentionGpuContract, TwoStreamsAtOnce) {
     expect_rows(b, c.tokens);
 }
 
-/// A grid has 65,535 rows; the forms that have a row for each token go on in a third dimension. Four tokens of a call
+/// A grid has 65,535 rows; the forms that have a row for each token go on in another dimension. Four tokens of a call
 /// give the bits that they give alone.
-TEST(SparseAttentionGpuContract, MoreTokensThanAGridHasRows) {
-    TOKAMAK_REQUIRE_GPU();
+void expect_more_tokens(KvFormat format, const std::string& variant) {
+    SCOPED_TRACE(variant);
     constexpr std::int64_t kTokens = 65'540;
     constexpr std::int64_t kHeads = 33;
     const std::int64_t places[] = {0, 65'534, 65'535, kTokens - 1};
-    const PoolCase pool = {.format = KvFormat::fp8_656, .pages = 5, .page_size = 64, .top_k = 72};
+    const PoolCase pool = {.format = format, .pages = 5, .page_size = 64, .top_k = 72};
     AttentionData data({.name = "four", .tokens = 4, .heads = kHeads, .dim = 576, .pools = {pool}});
     mla::SparseAttentionArgs args = data.args(Device::cuda());
     args.lse = args.max_logits = {};
-    const PlanOptions options = {.variant = "direct_decode_h64_s1"};
+    const PlanOptions options = {.variant = variant};
     mla::run(mla::make_plan(data.problem(), Device::cuda(), options), args, {});
     const OwnedTensor alone = OwnedTensor::copy_of(args.out);
 
@@ -187,6 +187,13 @@ TEST(SparseAttentionGpuContract, MoreTokensThanAGridHasRows) {
         const OwnedTensor row = OwnedTensor::copy_of(out.view().at(places[i]));
         EXPECT_EQ(std::memcmp(row.view().data, alone.view().at(i).data, row.view().bytes()), 0) << places[i];
     }
+}
+
+TEST(SparseAttentionGpuContract, MoreTokensThanAGridHasRows) {
+    TOKAMAK_REQUIRE_GPU();
+    expect_more_tokens(KvFormat::fp8_656, "direct_decode_h64_s1");
+    expect_more_tokens(KvFormat::bf16, "paired_decode_h64_s1");
+    expect_more_tokens(KvFormat::bf16, "paired_decode_h64_s2");
 }
 
 TEST(SparseAttentionGpuContract, RefusesWithTheReason) {

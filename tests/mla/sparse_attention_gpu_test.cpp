@@ -50,11 +50,13 @@ std::vector<AttentionCase> long_cases() {
     return cases;
 }
 
-/// Outputs that are not stored 16 bytes of bf16 at a time, of the rows that the forms without a conversion take.
+/// Outputs that are not stored 16 bytes of bf16 at a time, of the rows that the forms without a conversion take and of
+/// those that need none.
 std::vector<AttentionCase> output_cases() {
     std::vector<AttentionCase> cases;
-    for (const auto& [name, dim, format] :
-         {std::tuple("fp8_656", 576, KvFormat::fp8_656), {"fp8_584", 512, KvFormat::fp8_584}}) {
+    for (const auto& [name, dim, format] : {std::tuple("fp8_656", 576, KvFormat::fp8_656),
+                                            {"fp8_584", 512, KvFormat::fp8_584},
+                                            {"bf16", 576, KvFormat::bf16}}) {
         const PoolCase pool = {.format = format, .pages = 5, .page_size = 64, .top_k = 200};
         const AttentionCase c = {.tokens = 2, .heads = 70, .dim = dim, .pools = {pool}};
         for (const DType out : {DType::f16, DType::f32}) {

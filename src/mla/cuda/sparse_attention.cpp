@@ -38,6 +38,7 @@ struct Kernel {
     int splits = 0;
     bool flat = false;
     bool wide = false;        ///< heads and splits, tokens
+    bool paired = false;      ///< splits, heads, tokens
     int published_bytes = 0;  ///< of a block, in the workspace; 0: splits are a cluster
     [[nodiscard]] int cluster() const { return published_bytes > 0 ? 1 : splits * pair; }
 };
@@ -123,7 +124,9 @@ Kernel grid_kernel_of(const SparseConfig& config, const SparseAttentionProblem& 
 
 Kernel paired_kernel_of(const SparseConfig& config, const SparseAttentionProblem& problem) {
     const auto find = problem.dim == 576 ? &paired_decode::paired_576 : &paired_decode::paired_512;
-    return single_layout(find(config.splits > 1), config, problem);
+    Kernel kernel = single_layout(find(config.splits > 1), config, problem);
+    kernel.paired = true;
+    return kernel;
 }
 
 Kernel aligned_kernel_of(const SparseConfig& config, const SparseAttentionProblem& problem) {
@@ -174,6 +177,12 @@ struct LaunchConfig {
             config.gridDim =
                 dim3(groups * static_cast<unsigned>(kernel.splits), static_cast<unsigned>(std::min(tokens, kMostRows)),
                      static_cast<unsigned>((tokens + kMostRows - 1) / kMostRows));
+        }
+        if (kernel.paired) {
+            const std::int64_t grids = (tokens + paired_decode::kMostTokens - 1) / paired_decode::kMostTokens;
+            config.gridDim = dim3(static_cast<unsigned>(kernel.splits),
+                                  grids > 1 ? static_cast<unsigned>(grids) * paired_decode::kMostGroups : groups,
+                                  static_cast<unsigned>(std::min<std::int64_t>(tokens, paired_decode::kMostTokens)));
         }
         config.blockDim = dim3(static_cast<unsigned>(kernel.code.threads));
         config.dynamicSmemBytes = static_cast<std::size_t>(kernel.shared.bytes);
@@ -271,6 +280,7 @@ void run(const SparseAttentionPlan& plan, const SparseAttentionArgs& args, const
                            : params.max_logits != nullptr ? launch.exact
                                                           : launch.aligned;
     set_splits(params, kernel.splits);
+    if (kernel.paired) set_paired_parts(params);
     params.head_groups = kernel.head_groups;
     params.shared = kernel.shared;
     const std::int64_t together = kernel.published_bytes > 0 ? launch.grid_tokens : args.tokens;

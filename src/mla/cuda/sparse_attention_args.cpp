@@ -133,6 +133,12 @@ void set_splits(Params& params, int splits) {
     params.part_magic = (256 + params.owned_parts - 1) / params.owned_parts;
 }
 
+void set_paired_parts(Params& params) {
+    constexpr int kParts = 64;
+    params.owned_parts = (kParts + params.splits - 1) / params.splits;
+    params.part_magic = (4096 + params.owned_parts - 1) / params.owned_parts;
+}
+
 Params decode_params(const SparseAttentionProblem& problem, const SparseAttentionArgs& args) {
     Params params{};
     for (PoolParams& pool : params.pools) set_page_size(pool, 1);

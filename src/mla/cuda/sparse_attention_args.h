@@ -13,4 +13,7 @@ sparse_decode::Params decode_params(const SparseAttentionProblem& problem, const
 /// The splits, and the numbers by which the kernels divide by them.
 void set_splits(sparse_decode::Params& params, int splits);
 
+/// Behind it for the paired form, whose splits share the output out by half as large parts.
+void set_paired_parts(sparse_decode::Params& params);
+
 }  // namespace tokamak::mla::cuda

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sums of several splits: each owns some parts of the output, 16 heads by 64 dimensions, and gets these from the others
+// Sums of several splits: each owns some parts of the output, 8 heads by 64 dimensions, and gets these from the others
 // by bulk copies, in bf16 and relative to their own split's references; it adds them in the order of the splits.
 #pragma once
 
@@ -9,10 +9,13 @@
 
 namespace tokamak::mla::cuda::paired_decode {
 
+inline constexpr int kMostSplits = 6;  ///< that a configuration has
+
 template <int Dim>
 class Merge {
     using S = PairedShape<Dim>;
-    static constexpr std::uint32_t kBytes = 16 * 128;  ///< of a part
+    static constexpr int kParts = kHeads / 8 * kValueTiles;
+    static constexpr std::uint32_t kBytes = 8 * 128;  ///< of a part
 
   public:
     __device__ __forceinline__ Merge(const Params& params, PairedControl& control, unsigned char* shared, int rank)
@@ -26,37 +29,28 @@ class Merge {
     __device__ __forceinline__ void expect() const {
         const int others = params_.splits - 1;
         ptx::barrier_arrive_expect(&control_.told, others * kHeads * sizeof(float4));
-        ptx::barrier_arrive_expect(&control_.landed, others * parts_of(params_, rank_) * kBytes);
+        ptx::barrier_arrive_expect(&control_.landed, others * parts() * kBytes);
     }
 
-    /// Puts a warp's sums where the copy engine takes them: in the first buffer, in the half that only its own
-    /// warpgroup still reads. What is this block's own goes where the others' land, which must be free.
-    __device__ __forceinline__ void stage(const float (&sums)[128], int side, int warp, int lane) const {
+    /// Puts a warp's sums of a tile where the copy engine takes them: in the first buffer, in the half that only its
+    /// own warpgroup still reads. What is this block's own goes where the others' land, which must be free.
+    __device__ __forceinline__ void stage(const float* sums, int side, int tile, int warp, int lane) const {
+        const int part = part_of(side, tile, warp) + lane / 8 % 2;  // of the row whose address this lane gives
+        const std::uint32_t to = owner_of(part) == rank_ ? landing(part, rank_) : staged(part);
 #pragma unroll
-        for (int i = 0; i < kHalfSlabs; ++i) {
-            const int part = part_of(side, i, warp);
-            const std::uint32_t to = owner_of(part) == rank_ ? landing(part, rank_) : staged(part);
-#pragma unroll
-            for (int j = 0; j < 4; ++j) {
-                const float* const eight = sums + 32 * i + 8 * j;
-                const std::uint32_t four[4] = {pack_bf16(eight[0], eight[1]), pack_bf16(eight[2], eight[3]),
-                                               pack_bf16(eight[4], eight[5]), pack_bf16(eight[6], eight[7])};
-                store_matrix(to + swizzled(lane % 16, 2 * j + lane / 16), four);
-            }
+        for (int j = 0; j < 4; ++j) {
+            const float* const eight = sums + 8 * j;
+            const std::uint32_t four[4] = {pack_bf16(eight[0], eight[1]), pack_bf16(eight[2], eight[3]),
+                                           pack_bf16(eight[4], eight[5]), pack_bf16(eight[6], eight[7])};
+            store_matrix(to + swizzled(lane % 8, 2 * j + lane / 16), four);
         }
-        ptx::fence_shared_async();
-        __syncwarp();
     }
-    __device__ __forceinline__ void push(int side, int warp) const {
-#pragma unroll 1
-        for (int i = 0; i < kHalfSlabs; ++i) {
-            const int part = part_of(side, i, warp);
-            const int owner = owner_of(part);
-            if (owner != rank_ && ptx::elect_lane())
-                ptx::bulk_push(ptx::address_in(owner, landing(part, rank_)), staged(part), kBytes,
-                               ptx::address_in(owner, ptx::shared_address(&control_.landed)));
-            __syncwarp();
-        }
+    /// Brings them to their owners; two parts side by side are one copy, if they have the same one.
+    __device__ __forceinline__ void push(int side, int tile, int warp) const {
+        const int part = part_of(side, tile, warp);
+        if (owner_of(part) == owner_of(part + 1)) return push(part, 2 * kBytes);
+        push(part, kBytes);
+        push(part + 1, kBytes);
     }
 
     /// Tells all splits a head's sums, by its thread; then its factors, behind what the others told.
@@ -76,42 +70,58 @@ class Merge {
     __device__ __forceinline__ void await() const { ptx::barrier_wait(&control_.landed, 0); }
     /// Adds the parts that this split owns, eight dimensions of a head at a time; by all threads of the block.
     __device__ __forceinline__ void add(int token, int first_head, int thread) const {
-        const int items = parts_of(params_, rank_) * 128;
+        const int items = parts() * 64;
 #pragma unroll 1
         for (int i = thread; i < items; i += kPairedThreads) {
-            const int part = rank_ * params_.owned_parts + i / 128;
-            const int row = i / 8 % 16;
-            const int h = part % 4 * 16 + row;
-            std::uint32_t at = landing(part, 0) + swizzled(row, i % 8);
+            const int part = rank_ * params_.owned_parts + i / 64;
+            const int h = part % 8 * 8 + i / 8 % 8;
+            const std::uint32_t at = landing(part, 0) + swizzled(i / 8 % 8, i % 8);
+            uint4 eights[kMostSplits] = {};
+            float factors[kMostSplits] = {};
+#pragma unroll
+            for (int source = 0; source < kMostSplits; ++source) {
+                if (source >= params_.splits) break;
+                eights[source] = load_shared_16(at + source * params_.owned_parts * kBytes);
+                factors[source] = splits_[source].head[h].x;
+            }
             float sums[8] = {};
-#pragma unroll 2
-            for (int source = 0; source < params_.splits; ++source) {
-                const uint4 v = load_shared_16(at);
-                const float f = splits_[source].head[h].x;
+#pragma unroll
+            for (int source = 0; source < kMostSplits; ++source) {
+                const uint4& v = eights[source];
+                const float f = factors[source];
                 const std::uint32_t words[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
                 for (int w = 0; w < 4; ++w) {
                     sums[2 * w] = fmaf(__uint_as_float(words[w] << 16), f, sums[2 * w]);
                     sums[2 * w + 1] = fmaf(__uint_as_float(words[w] & 0xFFFF0000U), f, sums[2 * w + 1]);
                 }
-                at += params_.owned_parts * kBytes;
             }
-            store_eight(params_, token, first_head + h, part / 4 * kSlabDims + i % 8 * 8, sums);
+            store_eight(params_, token, first_head + h, part / 8 * kSlabDims + i % 8 * 8, sums);
         }
     }
 
   private:
-    /// Of the tile `i` of a side, the heads of a warp.
-    [[nodiscard]] __device__ __forceinline__ static int part_of(int side, int i, int warp) {
-        return (side * kHalfSlabs + i) * 4 + warp;
+    /// Of a tile of a side, the first part of a warp: eight heads by 64 dimensions.
+    [[nodiscard]] __device__ __forceinline__ static int part_of(int side, int tile, int warp) {
+        return ((side * kHalfSlabs + tile) * 4 + warp) * 2;
     }
-    [[nodiscard]] __device__ __forceinline__ int owner_of(int part) const { return part * params_.part_magic >> 8; }
-    /// Of tile part / 4, the rows of warp part % 4.
+    [[nodiscard]] __device__ __forceinline__ int owner_of(int part) const { return part * params_.part_magic >> 12; }
+    /// That this split owns: the last one has what is left.
+    [[nodiscard]] __device__ __forceinline__ int parts() const {
+        return max(0, min(params_.owned_parts, kParts - rank_ * params_.owned_parts));
+    }
     [[nodiscard]] __device__ __forceinline__ std::uint32_t staged(int part) const {
         return base_ + S::slab(0, 0) + part * kBytes;
     }
     [[nodiscard]] __device__ __forceinline__ std::uint32_t landing(int part, int source) const {
         return base_ + S::kQueries + (part + (source - owner_of(part)) * params_.owned_parts) * kBytes;
+    }
+    __device__ __forceinline__ void push(int part, std::uint32_t bytes) const {
+        const int owner = owner_of(part);
+        if (owner != rank_ && ptx::elect_lane())
+            ptx::bulk_push(ptx::address_in(owner, landing(part, rank_)), staged(part), bytes,
+                           ptx::address_in(owner, ptx::shared_address(&control_.landed)));
+        __syncwarp();
     }
 
     const Params& params_;

@@ -19,6 +19,8 @@ inline constexpr int kBlockWarps = kRowBlock / kPerWarp;
 /// Named barriers.
 enum : int {
     kPairedStart = 1,
+    kAskedBarrier = 8,
+    kAllQueriesBarrier = 9,
     kTurnBarrier = 2,
     kScoredBarrier = 3,
     kSummedBarrier = 4,
@@ -34,7 +36,7 @@ struct PairedShape {
     static constexpr int kRight = kSlabs - kHalfSlabs;  ///< slabs of the right half
     static constexpr std::uint32_t kBlockBytes = kSlabs * kSlabBytes;
     static constexpr std::uint32_t kQueries = 0;
-    /// Parts of other splits land where the queries were: 72 KB of 6 splits.
+    /// Parts of other splits land where the queries were: 66 KB of 6 splits.
     static constexpr std::uint32_t kRows = 9 * kHeads * 128;
     /// The first buffer's weights take the place of its rotary slab, when that was scored; sums of the splits that of
     /// the second one's.
@@ -67,6 +69,14 @@ __device__ __forceinline__ void store_matrix(std::uint32_t address, const std::u
 /// Arrival on a named barrier without waiting.
 __device__ __forceinline__ void named_barrier_arrive(int number, int threads) {
     asm volatile("barrier.cta.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory");
+}
+
+/// Before the tensor cores read what cp.async brought, behind the barrier on which its copies arrived: the acquiring
+/// half of a fence between the proxies. It is no instruction (nvcc 13.0), but the compiler keeps the order; a whole
+/// fence took 100 cycles of each half of a block. CUTLASS multiplies what cp.async brought behind such a barrier
+/// without any.
+__device__ __forceinline__ void fence_acquire_async() {
+    asm volatile("fence.proxy.async::generic.acquire.sync_restrict::shared::cluster.cluster;" ::: "memory");
 }
 
 struct PairedControl {

@@ -36,10 +36,15 @@ class Turns {
 
     /// Both sides add block by block in the same order, so that references only move forward.
     __device__ __forceinline__ void run(int pairs) {
-        if (Split && pairs == 0) ptx::cluster_arrive_relaxed();
+        if (pairs == 0) {
+            leave();
+            await_queries();  // for their place, and the other side's sums
+            if (Split) ptx::cluster_arrive_relaxed();
+        }
 #pragma unroll 1
         for (int pair = 0; pair < pairs; ++pair) {
             score(pair);
+            valid_ = *reinterpret_cast<const volatile std::uint64_t*>(control_.valid[(2 * pair + side_) % 4]);
             if (side_ == 1) await_other(pair);
             ptx::wgmma_wait<0>();
             // The last ones leave the queries' place to what other splits send.
@@ -49,6 +54,7 @@ class Turns {
                 add_other<1>();
             }
             weigh(2 * pair + side_);
+            if (pair + 1 == pairs) leave();
             publish();
             release_as_done(0, 1, side_ == 1);
             rescale();
@@ -71,16 +77,20 @@ class Turns {
   private:
     /// Starts the scores of this side's block of a pair, half by half as they land.
     __device__ __forceinline__ void score(int pair) {
-        if (side_ == 1) ptx::barrier_wait(&control_.ahead, pair & 1U);
+        if (side_ == 1) {
+            if (pair == 0) await_queries();
+            ptx::barrier_wait(&control_.ahead, pair & 1U);
+        }
         const std::uint32_t rows = S::kRows / 16 + side_ * kBlockWords;
         // Side 1 begins with the right half.
         const std::uint32_t first = word_ + side_ * (kHalfSlabs * kSlabWords);
         const std::uint32_t second = word_ - side_ * (S::kRight * kSlabWords);
 #pragma unroll
         for (int position = 0; position < S::kSlabs; ++position) {
-            if (position == 0 || position == kHalfSlabs) {  // a fence costs 100 cycles and more
+            if (position == 0 || position == kHalfSlabs) {
                 ptx::barrier_wait(&control_.full[side_][position == 0 ? 0 : 1], pair & 1U);
-                ptx::fence_shared_async();
+                if (position > 0 && pair == 0 && side_ == 0) await_queries();
+                fence_acquire_async();
                 ptx::wgmma_fence();
             }
             const std::uint32_t slab = (position < S::kRight ? first : second) + position * kSlabWords;
@@ -93,6 +103,13 @@ class Turns {
         // The second side starts when the first one has issued all: the tensor cores would serve both alike, and then
         // wait for two softmaxes at once.
         if (side_ == 0 && lane_ == 0) ptx::barrier_arrive(&control_.ahead);
+    }
+
+    /// Until the second half of the queries is there; each side where it needs it.
+    __device__ __forceinline__ void await_queries() const {
+        ptx::copy_wait<0>();
+        ptx::fence_shared_async();
+        ptx::named_barrier(kAllQueriesBarrier, kTurnThreads);
     }
 
     /// Lets rows of `half` go, sixteen at a time, as the four products that were started last end.
@@ -152,7 +169,7 @@ class Turns {
     }
 
     __device__ __forceinline__ void mask(int block, float (&score)[32]) const {
-        const std::uint64_t valid = *reinterpret_cast<const volatile std::uint64_t*>(control_.valid[block % 4]);
+        const std::uint64_t valid = valid_;
         if (valid == ~std::uint64_t{0}) return;
         const std::uint64_t own = valid >> (2 * (lane_ & 3));
 #pragma unroll
@@ -184,15 +201,35 @@ class Turns {
         for (int i = 0; i < 128; ++i) out_[i] *= factor_[i / 2 % 2];
     }
 
+    /// Leaves this side's sums and largest scores, and for the case that there are no weights its references: all that
+    /// the other side and the producers need to end, as soon as the last weights are known.
+    __device__ __forceinline__ void leave() const {
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+            float sum = sum_[h] + __shfl_xor_sync(~0U, sum_[h], 1);
+            sum += __shfl_xor_sync(~0U, sum, 2);
+            float top = max_or_nan(top_[h], __shfl_xor_sync(~0U, top_[h], 1));
+            top = max_or_nan(top, __shfl_xor_sync(~0U, top, 2));
+            if ((lane_ & 3) == 0) {
+                const int own = warp_ * 16 + lane_ / 4 + 8 * h;
+                control_.sum[side_][own] = sum;
+                control_.top[side_][own] = top;
+                control_.reference[side_][own] = reference_[h];
+            }
+        }
+        named_barrier_arrive(kSummedBarrier, kPairedThreads);
+    }
+
     /// Leaves weights and references for the other side. It is the reader that fences them: a fence waits for products
     /// that are under way, of which there are none where it stands.
     __device__ __forceinline__ void publish() {
         const std::uint32_t tile = base_ + (side_ == 0 ? S::kFirstWeights : S::kSecondWeights);
-        const int row = warp_ * 16 + lane_ % 16;
+        // Chunk 2 k + c of a row is 2 k places from chunk c, as the swizzle has it.
+        const std::uint32_t at = tile + swizzled(warp_ * 16 + lane_ % 16, lane_ / 16);
         // The rotary slab, whose place they take, may still be scored by another warp.
         if (S::kFirstWeights < S::kSecondWeights && side_ == 0) ptx::named_barrier(kScoredBarrier, 128);
 #pragma unroll
-        for (int k = 0; k < 4; ++k) store_matrix(tile + swizzled(row, 2 * k + lane_ / 16), weight_[k]);
+        for (int k = 0; k < 4; ++k) store_matrix(at ^ (k << 5), weight_[k]);
         if ((lane_ & 3) == 0) {
             control_.reference[side_][warp_ * 16 + lane_ / 4] = reference_[0];
             control_.reference[side_][warp_ * 16 + lane_ / 4 + 8] = reference_[1];
@@ -201,14 +238,16 @@ class Turns {
         if (lane_ == 0) ptx::barrier_arrive(&control_.weighed[side_]);
     }
     /// Until the other side's weights are there. The second side, whose scores are under way, waits for these anyway.
-    __device__ __forceinline__ void await_other(int pair) const {
+    __device__ __forceinline__ void await_other(int pair) {
         ptx::barrier_wait(&control_.weighed[1 - side_], pair & 1U);
+        const volatile float* const reference = control_.reference[1 - side_];
+        theirs_[0] = reference[warp_ * 16 + lane_ / 4];
+        theirs_[1] = reference[warp_ * 16 + lane_ / 4 + 8];
         ptx::fence_shared_async();
     }
     /// Takes over the other side's references.
     __device__ __forceinline__ void follow() {
-        const float theirs[2] = {control_.reference[1 - side_][warp_ * 16 + lane_ / 4],
-                                 control_.reference[1 - side_][warp_ * 16 + lane_ / 4 + 8]};
+        const float theirs[2] = {theirs_[0], theirs_[1]};
         const bool same = theirs[0] == reference_[0] && theirs[1] == reference_[1];
         if (__all_sync(~0U, same)) return;
 #pragma unroll
@@ -253,6 +292,8 @@ class Turns {
     std::uint32_t weight_[4][4];
     float factor_[2] = {1.0F, 1.0F};
     bool moved_ = false;
+    std::uint64_t valid_;
+    float theirs_[2];
 };
 
 }  // namespace tokamak::mla::cuda::paired_decode
