@@ -47,6 +47,7 @@ class RowGather {
         Unit unit;
         int before = -1;  // row tile of the unit before
         while (walk.next(unit)) {
+            if constexpr (!kByWidth) find_rows(unit);
             if constexpr (Shape::kAnnounces) await_rows(unit);
             if constexpr (kByWidth) {
                 if (copied) {
@@ -54,8 +55,8 @@ class RowGather {
                     before = unit.index;
                     continue;
                 }
+                find_rows(unit);
             }
-            find_rows(unit);
             if constexpr (kScaled) find_scales(unit, chunks);
             for (int chunk = 0; chunk < chunks; ++chunk) {
                 ptx::barrier_wait(&ring.empty[place.slot], place.parity ^ 1U);
