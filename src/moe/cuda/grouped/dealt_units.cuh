@@ -77,14 +77,15 @@ __device__ __forceinline__ void deal_unit(const GroupedArgs& args, const RowList
 /// Asks for units and tells the other roles of the CTA; a whole warp. The first unit of a pass is dealt before.
 class UnitDealer {
   public:
-    __device__ UnitDealer(const RowLists& lists, const GroupedArgs& args, int turn)
-        : lists_(lists), args_(args), dealt_(turn) {}
+    /// `asks`: other warps run the same code and do nothing here.
+    __device__ UnitDealer(const RowLists& lists, const GroupedArgs& args, int turn, bool asks)
+        : lists_(lists), args_(args), asks_(asks), dealt_(turn) {}
     __device__ __forceinline__ void ask() {
-        if (threadIdx.x % 32 == 0) asked_ = atomicAdd(args_.dealt_units, 1);
+        if (asks_ && threadIdx.x % 32 == 0) asked_ = atomicAdd(args_.dealt_units, 1);
     }
     /// What was asked for becomes the unit of a turn.
     __device__ __forceinline__ void deal(int turn) {
-        if (turn == dealt_) return;
+        if (!asks_ || turn == dealt_) return;
         dealt_ = turn;
         if (threadIdx.x % 32 == 0) deal_unit(args_, lists_, turn, static_cast<int>(gridDim.x) + asked_);
         __syncwarp();
@@ -93,6 +94,7 @@ class UnitDealer {
   private:
     const RowLists& lists_;
     const GroupedArgs& args_;
+    bool asks_;
     int dealt_;
     int asked_ = 0;  ///< in lane 0
 };

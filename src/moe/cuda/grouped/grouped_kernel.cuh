@@ -70,22 +70,35 @@ __device__ __forceinline__ void await_cleared(unsigned& cleared) {
 
 template <class Shape>
 __device__ __forceinline__ void feed_weights(const GroupedArgs& args, const RowLists& lists,
-                                             const StageRing<Shape>& ring, RingPlace& place, int warp, int& turn,
-                                             UnitDealer* dealer, unsigned& cleared) {
-    WeightStream<Shape> gate_up(lists, args, false, warp, turn, dealer);
-    WeightStream<Shape> down(lists, args, true, warp, turn, dealer);
-    if constexpr (Shape::kDealt) {
-        constexpr int early = 2;  // stages, without asking for a unit
-        if (Shape::chunks(args.gate_up) >= early + kAskAhead) gate_up.issue(ring, place, early);
-        await_cleared<Shape>(cleared);
-        gate_up.issue(ring, place);
-        down.issue(ring, place);  // once: it leaves the turn that ends the pass
-    } else {
-        ptx::named_barrier(kRowsAhead, (Shape::kWeightWarps + kGatherWarps) * 32);
-        gate_up.issue(ring, place);
-        down.issue(ring, place, ring.stages);
-        between_phases<Shape>();
-        down.issue(ring, place);
+                                             const StageRing<Shape>& ring, RingPlace& place, int warp, int& turn) {
+    WeightStream<Shape> gate_up(lists, args, false, warp, turn, nullptr);
+    WeightStream<Shape> down(lists, args, true, warp, turn, nullptr);
+    ptx::named_barrier(kRowsAhead, (Shape::kWeightWarps + kGatherWarps) * 32);
+    gate_up.issue(ring, place);
+    down.issue(ring, place, ring.stages);
+    between_phases<Shape>();
+    down.issue(ring, place);
+}
+
+/// The same where units are asked for: one piece of code for both phases and all warps.
+template <class Shape>
+__device__ __forceinline__ void feed_dealt_weights(const GroupedArgs& args, const RowLists& lists,
+                                                   const StageRing<Shape>& ring, RingPlace& place, int warp, int& turn,
+                                                   unsigned& cleared) {
+    constexpr int all = 0x7FFFFFFF;
+    UnitDealer dealer(lists, args, turn, warp == 0);
+#pragma unroll 1
+    for (int phase = 0; phase < 2; ++phase) {
+        const bool down = phase == 1;
+        WeightStream<Shape> weights(lists, args, down, warp, turn, &dealer);
+        constexpr int stages = 2;  // without asking for a unit
+        int most = down ? all : Shape::chunks(args.gate_up) >= stages + kAskAhead ? stages : 0;
+#pragma unroll 1
+        for (;; most = all) {
+            weights.issue(ring, place, most);
+            if (most == all) break;
+            await_cleared<Shape>(cleared);
+        }
     }
 }
 
@@ -94,23 +107,26 @@ template <class Shape>
 __device__ __forceinline__ void feed(const GroupedArgs& args, const RowLists& lists, const StageRing<Shape>& ring,
                                      RingPlace& place, std::int64_t first, int warp, int& turn, unsigned& cleared) {
     if (warp < Shape::kWeightWarps) {
-        if constexpr (Shape::kDealt) {
-            if (warp == 0) {
-                UnitDealer dealer(lists, args, turn);
-                return feed_weights<Shape>(args, lists, ring, place, warp, turn, &dealer, cleared);
-            }
-        }
-        feed_weights<Shape>(args, lists, ring, place, warp, turn, nullptr, cleared);
+        if constexpr (Shape::kDealt)
+            feed_dealt_weights<Shape>(args, lists, ring, place, warp, turn, cleared);
+        else
+            feed_weights<Shape>(args, lists, ring, place, warp, turn);
     } else {
         const int thread = (warp - Shape::kWeightWarps) * 32 + static_cast<int>(threadIdx.x) % 32;
         const RowSource tokens = token_rows(args, first);
         const RowSource x = !Shape::kPrepares
                                 ? tokens
                                 : prepared_rows<Shape::Weights::kForm>(tokens, args.prepared_rows, args.row_scales);
-        RowGather<Shape>(lists, args, false, x, thread).run(ring, place, turn, cleared);
-        between_phases<Shape>();
-        const RowSource rows = down_rows<Shape>(args);
-        RowGather<Shape>(lists, args, true, rows, thread).run(ring, place, turn, cleared);
+        if constexpr (Shape::kDealt) {
+#pragma unroll 1
+            for (int phase = 0; phase < 2; ++phase)
+                RowGather<Shape>(lists, args, phase == 1, phase == 1 ? down_rows<Shape>(args) : x, thread)
+                    .run(ring, place, turn, cleared);
+        } else {
+            RowGather<Shape>(lists, args, false, x, thread).run(ring, place, turn, cleared);
+            between_phases<Shape>();
+            RowGather<Shape>(lists, args, true, down_rows<Shape>(args), thread).run(ring, place, turn, cleared);
+        }
     }
 }
 

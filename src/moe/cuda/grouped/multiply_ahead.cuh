@@ -5,61 +5,17 @@
 
 #include <cstdint>
 
+#include "cuda/ptx/wgmma_tile.cuh"
 #include "moe/cuda/grouped/multiply.cuh"
 
 namespace tokamak::moe::cuda {
-
-/// A consumer warp's place in the ring, as shared addresses that are carried on: every instruction of the loop counts.
-template <class Shape>
-class StageWalk {
-  public:
-    __device__ __forceinline__ StageWalk(const StageRing<Shape>& ring, const RingPlace& place)
-        : memory_(ptx::shared_address(ring.memory)),
-          end_(memory_ + static_cast<std::uint32_t>(ring.stages * Shape::kStageBytes)),
-          full_(ptx::shared_address(ring.full)),
-          empties_(static_cast<std::uint32_t>(ring.stages) * 8),
-          stage_(memory_ + static_cast<std::uint32_t>(place.slot * Shape::kStageBytes)),
-          barrier_(full_ + static_cast<std::uint32_t>(place.slot) * 8),
-          parity_(place.parity) {}
-
-    [[nodiscard]] __device__ __forceinline__ std::uint32_t stage() const { return stage_; }
-    /// Of the stage's barrier that says that it is free.
-    [[nodiscard]] __device__ __forceinline__ std::uint32_t empty() const { return barrier_ + empties_; }
-    /// Whether the stage is there; does not wait.
-    [[nodiscard]] __device__ __forceinline__ std::uint32_t present() const {
-        return ptx::barrier_test(barrier_, parity_);
-    }
-    __device__ __forceinline__ void await() const { ptx::barrier_wait(barrier_, parity_); }
-    __device__ __forceinline__ void advance() {
-        stage_ += Shape::kStageBytes;
-        barrier_ += 8;
-        if (stage_ == end_) {
-            stage_ = memory_;
-            barrier_ = full_;
-            parity_ ^= 1U;
-        }
-    }
-    __device__ __forceinline__ void store(RingPlace& place) const {
-        place.slot = static_cast<int>(barrier_ - full_) / 8;
-        place.parity = parity_;
-    }
-
-  private:
-    std::uint32_t memory_;
-    std::uint32_t end_;
-    std::uint32_t full_;
-    std::uint32_t empties_;
-    std::uint32_t stage_;
-    std::uint32_t barrier_;
-    std::uint32_t parity_;
-};
 
 /// Where a warp's lanes read in a stage.
 template <class Shape>
 struct LanePlaces {
     std::uint32_t codes;
     std::uint32_t scales;
-    std::uint32_t rows[2];  ///< for each 32 columns of a block
+    std::uint32_t rows[2];  ///< by ldmatrix, for each 32 columns of a block
 
     __device__ __forceinline__ explicit LanePlaces(const Consumer& me) {
         using Weights = typename Shape::Weights;
@@ -73,15 +29,100 @@ struct LanePlaces {
     }
 };
 
+/// A consumer warp's way through the stages of a unit, as shared addresses: every instruction of the loop counts. Its
+/// place is eight times its slot: from there barriers are an addition away, what the lane reads and the rows'
+/// descriptor a multiplication and an addition in one.
 template <class Shape, int Strips>
-__device__ __forceinline__ void load_slabs(typename Shape::Weights::Slab (&slabs)[Strips], std::uint32_t stage,
-                                           const LanePlaces<Shape>& places, int block) {
+class UnitStages {
     using Weights = typename Shape::Weights;
+    static_assert(Shape::kStageBytes % 128 == 0);
+
+  public:
+    __device__ __forceinline__ UnitStages(const StageRing<Shape>& ring, const RingPlace& place, const Consumer& me)
+        : full_(ptx::shared_address(ring.full)),
+          end_(static_cast<std::uint32_t>(ring.stages) * 8),
+          first_(me),
+          place_(static_cast<std::uint32_t>(place.slot) * 8),
+          parity_(place.parity) {
+        const std::uint32_t memory = ptx::shared_address(ring.memory);
+        first_.codes += memory;
+        first_.scales += memory;
+        first_.rows[0] += memory;
+        first_.rows[1] += memory;
+        first_rows_ = ptx::wgmma_tile_word(memory + static_cast<std::uint32_t>(Shape::kRowsOffset));
+        // Not found anew for each stage.
+        asm volatile(""
+                     : "+r"(first_.codes), "+r"(first_.scales), "+r"(first_.rows[0]), "+r"(first_.rows[1]),
+                       "+r"(first_rows_));
+    }
+    /// Whether the stage is there; does not wait.
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t present() const {
+        return ptx::barrier_test(full_ + place_, parity_);
+    }
+    __device__ __forceinline__ void await() const { ptx::barrier_wait(full_ + place_, parity_); }
+    /// The stage's addresses: behind the last load of the one before.
+    __device__ __forceinline__ void find() {
+        codes_ = further(first_.codes);
+        scales_ = further(first_.scales);
+    }
+    __device__ __forceinline__ void find_rows() {
+        rows_[0] = further(first_.rows[0]);
+        rows_[1] = further(first_.rows[1]);
+    }
+    __device__ __forceinline__ void load(typename Weights::Slab (&slabs)[Strips], int block) const {
 #pragma unroll
-    for (int i = 0; i < Strips; ++i)
-        slabs[i].load(stage + places.codes, stage + places.scales, i * Shape::kWarpgroups * Weights::kStripStageBytes,
-                      block);
-}
+        for (int i = 0; i < Strips; ++i)
+            slabs[i].load(codes_, scales_, i * Shape::kWarpgroups * Weights::kStripStageBytes, block);
+    }
+    /// 32 columns of all rows.
+    template <int Blocks>
+    __device__ __forceinline__ void load_rows(std::uint32_t (&b)[Blocks][4], int block, int pair) const {
+#pragma unroll
+        for (int n = 0; n < Blocks; ++n)
+            ptx::load_matrix_x4(b[n],
+                                rows_[pair] + static_cast<std::uint32_t>(block * Shape::kRowBlockBytes + n * 1024));
+    }
+    /// Descriptor of the rows. What comes of a shuffle is in a uniform register, as are the descriptors made of it.
+    [[nodiscard]] __device__ __forceinline__ std::uint64_t rows() const {
+        return ptx::wgmma_tile(
+            __shfl_sync(0xFFFFFFFFU, first_rows_ + place_ * static_cast<std::uint32_t>(Shape::kStageBytes / 128), 0));
+    }
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t place() const { return place_; }
+    /// By a whole warp that has taken all it needs of the stage.
+    __device__ __forceinline__ void give_back(std::uint32_t place) const {
+        if (ptx::elect_lane()) ptx::barrier_arrive(full_ + end_ + place);
+    }
+    __device__ __forceinline__ void advance() {
+        asm volatile(
+            "{\n .reg .pred p;\n add.u32 %0, %0, 8;\n setp.eq.u32 p, %0, %2;\n @p mov.u32 %0, 0;\n @p xor.b32 %1, %1, "
+            "1;\n}"
+            : "+r"(place_), "+r"(parity_)
+            : "r"(end_));
+    }
+    __device__ __forceinline__ void store(RingPlace& place) const {
+        place.slot = static_cast<int>(place_ / 8);
+        place.parity = parity_;
+    }
+
+  private:
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t further(std::uint32_t first) const {
+        std::uint32_t address;
+        asm volatile("mad.lo.u32 %0, %1, %2, %3;"
+                     : "=r"(address)
+                     : "r"(place_), "n"(Shape::kStageBytes / 8), "r"(first));
+        return address;
+    }
+
+    std::uint32_t full_;
+    std::uint32_t end_;
+    LanePlaces<Shape> first_;
+    std::uint32_t first_rows_;
+    std::uint32_t place_;
+    std::uint32_t parity_;
+    std::uint32_t codes_ = 0;
+    std::uint32_t scales_ = 0;
+    std::uint32_t rows_[2] = {};
+};
 
 /// What the matrix instructions of a warp take for 32 columns.
 template <int Strips, int Blocks>
@@ -98,12 +139,6 @@ struct Operands {
         for (int half = 0; half < 2; ++half)
 #pragma unroll
             for (int i = 0; i < Strips; ++i) slabs[i].fragment(a[half][i], pair * 2 + half);
-    }
-    template <class Shape>
-    __device__ __forceinline__ void load_rows(std::uint32_t rows, const LanePlaces<Shape>& places, int pair) {
-#pragma unroll
-        for (int n = 0; n < Blocks; ++n)
-            ptx::load_matrix_x4(b[n], rows + places.rows[pair] + static_cast<std::uint32_t>(n) * 1024);
     }
     template <class Weights>
     __device__ __forceinline__ void multiply(float (&sums)[Strips][Blocks][4]) const {
@@ -127,45 +162,43 @@ __device__ __forceinline__ void multiply_ahead(const StageRing<Shape>& ring, Rin
     typename Weights::Slab slabs[2][Strips];
     Operands<Strips, Blocks> even;
     Operands<Strips, Blocks> odd;
-    StageWalk<Shape> walk(ring, place);
-    const LanePlaces<Shape> places(me);
-    const bool leader = threadIdx.x % 32 == 0;
-    walk.await();
-    std::uint32_t stage = walk.stage();
-    load_slabs<Shape>(slabs[0], stage, places, 0);
-    even.load_rows(stage, places, 0);
+    UnitStages<Shape, Strips> stages(ring, place, me);
+    stages.await();
+    stages.find();
+    stages.find_rows();
+    stages.load(slabs[0], 0);
+    stages.load_rows(even.b, 0, 0);
     even.convert(slabs[0], 0);
 #pragma unroll 1
     for (int left = blocks; left > 0; left -= 2) {
-        const std::uint32_t empty = walk.empty();
-        walk.advance();
-        const std::uint32_t present = walk.present();
-        const std::uint32_t second = stage + Shape::kRowBlockBytes;
-        load_slabs<Shape>(slabs[1], stage, places, 1);
-        odd.load_rows(stage, places, 1);
+        const std::uint32_t own = stages.place();
+        stages.advance();
+        const std::uint32_t present = stages.present();
+        stages.load(slabs[1], 1);
+        stages.load_rows(odd.b, 0, 1);
         odd.convert(slabs[0], 1);
         even.template multiply<Weights>(sums);
-        even.load_rows(second, places, 0);
+        stages.load_rows(even.b, 1, 0);
         even.convert(slabs[1], 0);
         odd.template multiply<Weights>(sums);
         if constexpr (Weights::kHalfStages)
             if (left == 1) {
-                if (leader) ptx::barrier_arrive(empty);
+                stages.give_back(own);
                 break;
             }
-        if (present == 0)
-            if (left > 2) walk.await();
-        stage = walk.stage();
-        load_slabs<Shape>(slabs[0], stage, places, 0);
-        odd.load_rows(second, places, 1);
+        if (__any_sync(0xFFFFFFFFU, present == 0 && left > 2)) stages.await();
+        stages.find();
+        stages.load(slabs[0], 0);
+        stages.load_rows(odd.b, 1, 1);
         odd.convert(slabs[1], 1);
         even.template multiply<Weights>(sums);
-        even.load_rows(stage, places, 0);
+        stages.find_rows();
+        stages.load_rows(even.b, 0, 0);
         even.convert(slabs[0], 0);
         odd.template multiply<Weights>(sums);
-        if (leader) ptx::barrier_arrive(empty);  // the matrix instructions have taken all that was read from the stage
+        stages.give_back(own);  // the matrix instructions have taken all that was read from the stage
     }
-    walk.store(place);
+    stages.store(place);
 }
 
 }  // namespace tokamak::moe::cuda

@@ -11,15 +11,19 @@
 
 namespace tokamak::moe::cuda {
 
-/// Has 64 columns of both strips multiplied; `rows`: word of the rows' descriptor.
-template <int Eights>
-__device__ __forceinline__ void multiply_block(const std::uint32_t (&a)[2][4][4], std::uint32_t rows,
+/// Has 64 columns of both strips multiplied; `rows`: descriptor of the stage's.
+template <class Shape, int Eights>
+__device__ __forceinline__ void multiply_block(const std::uint32_t (&a)[2][4][4], std::uint64_t rows, int block,
                                                float (&sums)[2][Eights][4]) {
     ptx::wgmma_fence();
 #pragma unroll
     for (int step = 0; step < 4; ++step)
 #pragma unroll
-        for (int i = 0; i < 2; ++i) ptx::wgmma_bf16(sums[i], a[i][step], ptx::wgmma_step(rows, step));
+        for (int i = 0; i < 2; ++i) {
+            std::uint64_t of_step = ptx::wgmma_further(rows, block * Shape::kRowBlockBytes + step * 32);
+            asm volatile("" : "+l"(of_step));  // else it is kept for both strips, in ordinary registers
+            ptx::wgmma_bf16(sums[i], a[i][step], of_step);
+        }
     ptx::wgmma_commit();
 }
 
@@ -32,46 +36,37 @@ __device__ __forceinline__ void multiply_by_warpgroup(const StageRing<Shape>& ri
                                                       const Consumer& me, int blocks, float (&sums)[2][Eights][4]) {
     using Weights = typename Shape::Weights;
     static_assert(Weights::kStageBlocks == 2);
-    constexpr int strip_bytes = Shape::kWarpgroups * Weights::kStripStageBytes;
-    const LanePlaces<Shape> places(me);
-    const bool leader = threadIdx.x % 32 == 0;
-    StageWalk<Shape> walk(ring, place);
+    UnitStages<Shape, 2> stages(ring, place, me);
     typename Weights::Slab slabs[2];
-    walk.await();
+    stages.await();
+    stages.find();
     ptx::fence_shared_async();  // rows were written by ordinary copies
-    std::uint32_t stage = walk.stage();
-#pragma unroll
-    for (int i = 0; i < 2; ++i) slabs[i].load(stage + places.codes, stage + places.scales, i * strip_bytes, 0);
+    stages.load(slabs, 0);
 #pragma unroll 1
     for (int left = blocks; left > 0; left -= 2) {
-        // The result of a reduction is in a uniform register, as are all descriptors made of it.
-        const std::uint32_t rows =
-            __reduce_or_sync(0xFFFFFFFFU, ptx::wgmma_tile_word(stage + static_cast<std::uint32_t>(Shape::kRowsOffset)));
-        const std::uint32_t empty = walk.empty();
-        walk.advance();
-        const std::uint32_t present = walk.present();
+        const std::uint64_t rows = stages.rows();
+        const std::uint32_t own = stages.place();
+        stages.advance();
+        const std::uint32_t present = stages.present();
 #pragma unroll
         for (int block = 0; block < 2; ++block) {
             std::uint32_t a[2][4][4];
 #pragma unroll
             for (int i = 0; i < 2; ++i) slabs[i].convert(a[i]);
-            multiply_block(a, rows + static_cast<std::uint32_t>(block) * (Shape::kRowBlockBytes / 16), sums);
+            multiply_block<Shape>(a, rows, block, sums);
             if (block == 1) {
-                if (present == 0)
-                    if (left > 2) walk.await();
+                if (__any_sync(0xFFFFFFFFU, present == 0 && left > 2)) stages.await();
                 ptx::fence_shared_async();
-                stage = walk.stage();
+                stages.find();
             }
-#pragma unroll
-            for (int i = 0; i < 2; ++i)
-                slabs[i].load(stage + places.codes, stage + places.scales, i * strip_bytes, 1 - block);
+            stages.load(slabs, 1 - block);
             ptx::wgmma_wait<0>();
             if constexpr (Weights::kHalfStages)
                 if (left == 1) break;
         }
-        if (leader) ptx::barrier_arrive(empty);
+        stages.give_back(own);
     }
-    walk.store(place);
+    stages.store(place);
 }
 
 }  // namespace tokamak::moe::cuda

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Gathers the activation rows of a unit into the stages, 16 bytes a thread, in the swizzled K-major form that ldmatrix
-// and wgmma read without conflicts. Rows past the tile's count stay what they were: they only reach sums that nobody
-// looks at.
+// and wgmma read without conflicts. Rows past the tile's count stay what they were, or are one of its rows once more:
+// they only reach sums that nobody looks at.
 #pragma once
 
 #include <cooperative_groups.h>
@@ -22,6 +22,7 @@ class RowGather {
     static constexpr int kStep = kThreads / Shape::kVectors;  ///< rows apart
     static constexpr int kMost = Shape::kTileRows / kStep;
     static constexpr bool kScaled = Shape::kRowScales;
+    static constexpr bool kByWidth = Shape::kDealt && !Shape::kConverted;
     static constexpr int kMostScales = kScaled ? (Shape::kTileRows + kThreads - 1) / kThreads : 1;
 
   public:
@@ -46,15 +47,19 @@ class RowGather {
         Unit unit;
         int before = -1;  // row tile of the unit before
         while (walk.next(unit)) {
-            find_rows(unit);
+            if constexpr (!kByWidth) find_rows(unit);
             if constexpr (Shape::kAnnounces) await_rows(unit);
+            if constexpr (kByWidth) {
+                if (copied) {
+                    copy_by_width(ring, place, unit, chunks, before, cleared);
+                    before = unit.index;
+                    continue;
+                }
+                find_rows(unit);
+            }
             if constexpr (kScaled) find_scales(unit, chunks);
             for (int chunk = 0; chunk < chunks; ++chunk) {
                 ptx::barrier_wait(&ring.empty[place.slot], place.parity ^ 1U);
-                // The first stage of this unit is free: all consumers are through with the unit before. They need not
-                // wait for what counting it costs, 1,000 cycles; these warps are a ring ahead.
-                if constexpr (Shape::kDealt)
-                    if (counts_ && chunk == ring.stages && before >= 0) TileCounts{args_.tile_units}.add(before);
                 std::uint8_t* const stage = ring.stage(place.slot);
                 if (copied) {
                     copy(stage, unit, chunk);
@@ -65,7 +70,7 @@ class RowGather {
                     ptx::barrier_arrive(&ring.full[place.slot]);
                 }
                 place.advance(ring.stages);
-                announce(cleared);
+                passed(ring, chunk, before, cleared);
             }
             before = unit.index;
         }
@@ -73,6 +78,74 @@ class RowGather {
     }
 
   private:
+    /// Behind stage `chunk` of a unit.
+    __device__ __forceinline__ void passed(const StageRing<Shape>& ring, int chunk, int before, unsigned& cleared) {
+        announce(cleared);
+        // The first stage of this unit was free: all consumers are through with the unit before. They need not wait for
+        // what counting it costs, 1,000 cycles; these warps are a ring ahead.
+        if constexpr (Shape::kDealt)
+            if (counts_ && chunk == ring.stages && before >= 0) TileCounts{args_.tile_units}.add(before);
+    }
+    __device__ __forceinline__ void copy_by_width(const StageRing<Shape>& ring, RingPlace& place, const Unit& unit,
+                                                  int chunks, int before, unsigned& cleared) {
+        static_assert(Shape::kTileRows == 8 * kStep);
+        const int width = unit.width();
+        if (width == 8)
+            copy_unit<2>(ring, place, unit, chunks, before, cleared);
+        else if (width == 16)
+            copy_unit<4>(ring, place, unit, chunks, before, cleared);
+        else if (width == 24)
+            copy_unit<6>(ring, place, unit, chunks, before, cleared);
+        else
+            copy_unit<8>(ring, place, unit, chunks, before, cleared);
+    }
+    /// A unit with up to `Rows` rows of this thread. Those past the tile's end are its last one, so that nothing
+    /// branches between copies: the first copy behind a branch takes three instructions more. What a stage takes here,
+    /// 40 instructions for 16 rows, is taken from the consumers of the same scheduler, for whom all others wait.
+    template <int Rows>
+    __device__ __forceinline__ void copy_unit(const StageRing<Shape>& ring, RingPlace& place, const Unit& unit,
+                                              int chunks, int before, unsigned& cleared) {
+        constexpr int stage_cols = Shape::kVectors * 8;
+        std::uint32_t begins[Rows];
+#pragma unroll
+        for (int i = 0; i < Rows; ++i) {
+            const int row = min(row_ + i * kStep, unit.tile.rows - 1);
+            begins[i] = first_begin_ + static_cast<std::uint32_t>(quotient(
+                                           lists_.template route<Shape>(unit.tile.first + row), source_.by_routes)) *
+                                           stride_;
+        }
+        const auto* from = static_cast<const std::uint8_t*>(source_.data) + vector_ * 16;
+        FeedWalk<Shape> walk(ring, place);
+        const std::uint32_t memory = ptx::shared_address(ring.memory);
+        std::uint32_t first[2] = {memory + static_cast<std::uint32_t>(place_),
+                                  memory + static_cast<std::uint32_t>(next_place_)};
+        const int whole = source_.cols / stage_cols;
+        for (int chunk = 0; chunk < whole;) {
+            // Pieces that end where something else is to be done.
+            const int end = min(whole, chunk == 0 ? 1 : chunk <= ring.stages ? ring.stages + 1 : whole);
+#pragma unroll 1
+            for (; chunk < end; ++chunk) {
+                walk.await();
+                const std::uint32_t to[2] = {walk.in_stage(first[0]), walk.in_stage(first[1])};
+#pragma unroll
+                for (int i = 0; i < Rows; ++i)
+                    ptx::copy_16(to[i % 2] + i / 2 * 2 * kStep * 128,
+                                 from + static_cast<std::uint64_t>(begins[i]) * 16);
+                from += stage_cols * 2;
+                walk.arrive_copied();
+                walk.advance();
+            }
+            passed(ring, chunk - 1, before, cleared);
+        }
+        walk.store(place);
+        if (whole == chunks) return;
+        rows_ = (unit.tile.rows - row_ + kStep - 1) / kStep;
+        ptx::barrier_wait(&ring.empty[place.slot], place.parity ^ 1U);
+        copy_part(ring.stage(place.slot), unit, whole);
+        ptx::copy_arrive(&ring.full[place.slot]);
+        place.advance(ring.stages);
+        passed(ring, whole, before, cleared);
+    }
     /// The first rows of a pass are asked for: weights may follow.
     __device__ void announce(unsigned& cleared) {
         if (announced_) return;
@@ -120,6 +193,14 @@ class RowGather {
             }
             return;
         }
+        copy_part(stage, unit, chunk);
+    }
+    /// Of a stage that ends behind the last column.
+    __device__ __forceinline__ void copy_part(const std::uint8_t* stage, const Unit& unit, int chunk) const {
+        const std::uint32_t at = ptx::shared_address(stage);
+        const int left = source_.cols - chunk * Shape::kVectors * 8;
+        const auto* const from = static_cast<const std::uint8_t*>(source_.data) +
+                                 static_cast<std::int64_t>(chunk * Shape::kVectors + vector_) * 16;
         const int bytes = max(0, min(16, (left - vector_ * 8) * 2));
 #pragma unroll 1
         for (int i = 0; i < rows_; ++i)
