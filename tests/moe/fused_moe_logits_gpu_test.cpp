@@ -191,6 +191,29 @@ TEST(FusedMoeGpuLogits, CapturedGraphFollowsTheLogits) {
     }
 }
 
+/// The decode kernel routes one pass; a larger call by one of its variants has a launch for that.
+TEST(FusedMoeGpuLogits, AboveAPassTheDecodeKernelTakesIds) {
+    TOKAMAK_REQUIRE_GPU();
+    constexpr std::int64_t most = 9;
+    const FusedMoeCase c = logit_case(rule_cases()[8], WeightSpec::bf16(), most);
+    Rng rng = rng_for(985);
+    const LogitData device = logit_data(rng, c, true).on(kGpu);
+    PlanOptions pinned;
+    pinned.variant = make_plan(c.problem, kGpu).row_for(8).variant;
+    ASSERT_EQ(pinned.variant.rfind("decode_", 0), 0U) << pinned.variant;
+    const FusedMoePlan plan = make_plan(c.problem, kGpu, pinned);
+    const tokamak::cuda::OwnedStream stream;
+    const GuardedBuffer workspace(plan.workspace().bytes, kGpu);
+    const GuardedBuffer out(static_cast<std::size_t>(most * c.problem.hidden * 2), kGpu);
+    for (const std::int64_t tokens : {std::int64_t{8}, most}) {
+        FusedMoeArgs args = device.args(tokens);
+        args.out = out.tensor(DType::bf16, {tokens, c.problem.hidden});
+        const tokamak::cuda::CapturedGraph graph(stream,
+                                                 [&] { run(plan, args, workspace.workspace(), stream.stream()); });
+        EXPECT_EQ(graph.nodes(), tokens > 8 ? 2U : 1U);
+    }
+}
+
 TEST(FusedMoeGpuLogits, MoreChoicesThanLanesAreRefused) {
     TOKAMAK_REQUIRE_GPU();
     const FusedMoeProblem p = logit_case({RouteRule{}, 64, 33}, WeightSpec::bf16(), 4).problem;

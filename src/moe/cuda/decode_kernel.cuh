@@ -81,41 +81,49 @@ __global__ void __launch_bounds__(Warps * 32, 1) moe_decode(const __grid_constan
     int round = 0;
 #pragma unroll 1
     for (;;) {
-        const bool fresh = first == 0 && round == 0;
+        const bool fresh = Routes::kOnePass || (first == 0 && round == 0);
         if (!fresh) __syncthreads();  // the tables of the last round have been read
         Routes routes;
-        routes.load(args, first, static_cast<int>(min(static_cast<std::int64_t>(kPassTokens), args.tokens - first)),
-                    reinterpret_cast<float*>(shared + args.shared.rows));
+        const int most = static_cast<int>(min(static_cast<std::int64_t>(kPassTokens), args.tokens - first));
+        auto* const scores = reinterpret_cast<float*>(shared + args.shared.rows);
+        routes.ask(args, first, most, scores);
+        if (fresh) {  // while they are on their way
+            ring.begin();
+            clear_zeros<Tile>(shared + args.shared.scales);
+        }
+        clear_tables(args, shared, most);
+        routes.decide(args, scores);
         const std::int64_t tokens = live_tokens(args);
         if (first >= tokens) return;
         const int count = static_cast<int>(min(static_cast<std::int64_t>(kPassTokens), tokens - first));
         const Team gate_up(args.gate_up_teams);
         const Team down(args.down_teams);
         const Cta<RoutingTables> cta(args, shared);
-        if (fresh) {
-            ring.begin();
-            clear_zeros<Tile>(cta);
-        }
-        clear_tables(args, cta.tables, count);
         __syncthreads();
         build_tables(args, cta.tables, routes, count, round);
         __syncthreads();
         const int active = cta.tables.active_count();
         const Share gate_up_share(args, args.gate_up, gate_up, active);
-        const Share down_share(args, args.down, down, active);
+        Share down_share;
         TileCursor<Tile, const int*> cursor(args, gate_up, gate_up_share, down, down_share, cta.tables.experts());
         const TokenRows x{cta, first};
-        if (args.weight_input)
+        const auto prime = [&] {  // the rows of x are on their way
+            down_share = Share(args, args.down, down, active);
             ring.prime(cursor);
+        };
+        if (args.weight_input)
+            prime();
         else
-            x.load<Tile>(gate_up_share, [&] { ring.prime(cursor); });
+            x.load<Tile>(gate_up_share, prime);
         __syncthreads();
         run_phase<Tile, false>(cta, gate_up, gate_up_share, x, ring, cursor);
         grid.sync();  // the down weights arrive meanwhile
         run_phase<Tile, true>(cta, down, down_share, x, ring, cursor);
         grid.sync();
-        if (++round < *cta.tables.rounds) continue;
+        if constexpr (!Routes::kOnePass)
+            if (++round < *cta.tables.rounds) continue;
         combine(args, cta.tables, first, count);
+        if constexpr (Routes::kOnePass) return;
         round = 0;
         first += kPassTokens;
         if (first >= tokens) return;

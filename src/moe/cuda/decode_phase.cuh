@@ -285,10 +285,10 @@ __device__ __forceinline__ void run_phase(const Cta<typename Rows::Tables>& cta,
 }
 
 /// Visible after the next barrier of the CTA.
-template <class Tile, class Tables>
-__device__ __forceinline__ void clear_zeros(const Cta<Tables>& cta) {
+template <class Tile>
+__device__ __forceinline__ void clear_zeros(std::uint8_t* zeros) {
     if constexpr (tokamak::cuda::kFolds<Tile>)
-        if (threadIdx.x < 32) reinterpret_cast<std::uint32_t*>(cta.zeros)[threadIdx.x] = 0;
+        if (threadIdx.x < 32) reinterpret_cast<std::uint32_t*>(zeros)[threadIdx.x] = 0;
 }
 
 __device__ __forceinline__ std::int64_t live_tokens(const DecodeArgs& args) {

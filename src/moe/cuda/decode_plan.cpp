@@ -88,7 +88,7 @@ std::int64_t lay_out(const DecodeInstance& instance, const FusedMoeProblem& p, s
         std::int64_t{kBuffers} * instance.warps * 64 * rows * 4 / instance.pieces,
         gathered ? std::int64_t{8} * resolve_local_experts(p.num_experts, p.num_local_experts) + 64 : 0));
     const std::int64_t ids = tokens * p.top_k * 8;  // while the tables are built
-    const std::int64_t scores = gathered ? ids : p.route ? std::int64_t{kPassTokens} * kLaneRoom * 4 : 0;
+    const std::int64_t scores = gathered ? ids : p.route ? std::int64_t{instance.warps} * kLaneRoom * 4 : 0;
     shared.rows = booking.take(std::max(
         {x_rows + bias_bytes(variant.gate_up_teams), intermediate_rows + bias_bytes(variant.down_teams), scores}));
     shared.gate_up_bias = shared.rows + static_cast<int>(x_rows);

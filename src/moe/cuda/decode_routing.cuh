@@ -87,9 +87,11 @@ __device__ __forceinline__ int local_expert(const DecodeArgs& args, std::int64_t
 /// is ready. `count` may exceed the live tokens, whose number is on its way too.
 class PendingIds {
   public:
-    static constexpr int kMost = 2;  ///< of a thread: 8 tokens x 64 slots, at least 256 threads
+    static constexpr bool kOnePass = false;
+    static constexpr bool kIdleLanes = false;  ///< warps without routes count the active experts
+    static constexpr int kMost = 2;            ///< of a thread: 8 tokens x 64 slots, at least 256 threads
 
-    __device__ __forceinline__ void load(const DecodeArgs& args, std::int64_t first, int count, float*) {
+    __device__ __forceinline__ void ask(const DecodeArgs& args, std::int64_t first, int count, float*) {
 #pragma unroll
         for (int n = 0; n < kMost; ++n) {
             token_[n] = quotient(route(n), args.by_top_k);
@@ -101,6 +103,7 @@ class PendingIds {
             if (args.weights.data != nullptr) weight_[n].load(args.weights, first + token_[n], slot);
         }
     }
+    __device__ __forceinline__ void decide(const DecodeArgs&, float*) {}
     [[nodiscard]] __device__ int token(int n) const { return token_[n]; }
     [[nodiscard]] __device__ int route(int n) const { return static_cast<int>(threadIdx.x + n * blockDim.x); }
     [[nodiscard]] __device__ int expert(const DecodeArgs& args, int n) const { return local_expert(args, id_[n]); }
@@ -114,23 +117,24 @@ class PendingIds {
     PendingElement weight_[kMost];
 };
 
-/// The same from logits: a warp for each token, then a lane for each of its slots. `scores` have kLaneRoom floats for
-/// each token.
+/// The same from logits, of one pass: a warp for each token. `scores` have kLaneRoom floats for each warp.
 class PendingLogits {
   public:
     static constexpr int kMost = 1;
+    static constexpr bool kOnePass = true;
+    static constexpr bool kIdleLanes = true;  ///< every warp has routes, and lanes without one count the active experts
 
-    /// Routes at once, before the kernel around it has anything in registers.
-    __device__ __forceinline__ void load(const DecodeArgs& args, std::int64_t first, int count, float* scores) {
-        slots_ = args.top_k;
-        if (warp() >= count) return;
-        float* const memory = scores + warp() * kLaneRoom;
-        LaneScores logits;
-        logits.load(args.route, args.num_experts, first + warp(), memory);
-        choice_ = logits.choose(args.route, args.top_k, memory);
+    /// Warps without a token route the last one, so that the compiler sees whole warps.
+    __device__ __forceinline__ void ask(const DecodeArgs& args, std::int64_t, int count, float* scores) {
+        logits_.load(args.route, args.num_experts, min(warp(), count - 1), scores + warp() * kLaneRoom);
     }
-    [[nodiscard]] __device__ int token(int) const { return lane() < slots_ ? warp() : kPassTokens; }
-    [[nodiscard]] __device__ int route(int) const { return warp() * slots_ + lane(); }
+    /// Routes, before the kernel around it has much in registers.
+    __device__ __forceinline__ void decide(const DecodeArgs& args, float* scores) {
+        slots_ = args.top_k;
+        choice_ = logits_.choose(args.route, args.top_k, scores + warp() * kLaneRoom);
+    }
+    [[nodiscard]] __device__ int token(int) const { return choice_.slot >= 0 ? warp() : kPassTokens; }
+    [[nodiscard]] __device__ int route(int) const { return warp() * slots_ + choice_.slot; }
     [[nodiscard]] __device__ int expert(const DecodeArgs& args, int) const {
         return local_expert(args, choice_.expert);
     }
@@ -140,8 +144,8 @@ class PendingLogits {
 
   private:
     __device__ static int warp() { return static_cast<int>(threadIdx.x) / 32; }
-    __device__ static int lane() { return static_cast<int>(threadIdx.x) % 32; }
 
+    LaneScores logits_;
     Choice choice_ = {};
     int slots_ = 0;
 };
@@ -170,7 +174,8 @@ __device__ __forceinline__ int earlier_routes(const RoutingTables& tables, int f
 }
 
 /// Empties the tables; visible after the next barrier of the CTA.
-__device__ __forceinline__ void clear_tables(const DecodeArgs& args, const RoutingTables& tables, int count) {
+__device__ __forceinline__ void clear_tables(const DecodeArgs& args, std::uint8_t* shared, int count) {
+    const RoutingTables tables(shared, args);
     const int threads = static_cast<int>(blockDim.x);
     const int thread = static_cast<int>(threadIdx.x);
     if (thread == 0) *tables.rounds = 1;
@@ -200,12 +205,20 @@ __device__ __forceinline__ void build_tables(const DecodeArgs& args, const Routi
         if (expert >= 0) atomicOr(&tables.bitmap[expert / 32], 1U << (expert % 32));
     }
     __syncthreads();
-    if (threadIdx.x == blockDim.x - 1) *tables.actives = rank_of(tables, args.shared.bitmap_words * 32);
+    const int all = args.shared.bitmap_words * 32;
+    if (Routes::kIdleLanes ? count * args.top_k == blockDim.x : threadIdx.x == blockDim.x - 1)
+        *tables.actives = rank_of(tables, all);
 #pragma unroll
     for (int n = 0; n < Routes::kMost; ++n) {
-        if (routes.token(n) >= count) continue;
+        const bool idle = routes.token(n) >= count;
+        if (!Routes::kIdleLanes && idle) continue;
+        const int before = rank_of(tables, Routes::kIdleLanes && idle ? all : max(experts[n], 0));
+        if (idle) {
+            *tables.actives = before;
+            continue;
+        }
         const int route = routes.route(n);
-        const int rank = experts[n] < 0 ? -1 : rank_of(tables, experts[n]);
+        const int rank = experts[n] < 0 ? -1 : before;
         tables.route_rank[route] = static_cast<std::int16_t>(rank);
         if (rank < 0) continue;
         tables.active[rank] = experts[n];

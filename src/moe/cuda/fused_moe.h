@@ -27,6 +27,7 @@ struct RouteKernels {
 /// A variant of the decode kernel, frozen for one problem.
 struct DecodeLaunch {
     const void* kernel = nullptr;
+    const void* logits_kernel = nullptr;  ///< which routes the tokens of a pass itself
     int threads = 0;
     DecodeTeams gate_up_teams;
     DecodeTeams down_teams;
@@ -34,7 +35,6 @@ struct DecodeLaunch {
     int group_rows = 0;  ///< gathered rows, else 0
     Divisor by_group_rows;
     DecodeShared shared;
-    bool takes_ids = false;  ///< logits are routed by a launch before
 };
 
 /// A variant of the grouped kernel, frozen for one problem.
@@ -119,8 +119,10 @@ struct FusedMoeCuda {
     Slice<std::int32_t> routed_ids;  ///< [max_tokens, top_k], where a launch of its own routes
     Slice<float> routed_weights;
 
-    [[nodiscard]] KernelOfVariant kernel_of(std::size_t variant) const {
-        if (variant < launches.size()) return {.decode = &launches[variant], .takes_ids = launches[variant].takes_ids};
+    [[nodiscard]] KernelOfVariant kernel_of(std::size_t variant, std::int64_t tokens) const {
+        if (variant < launches.size())
+            return {.decode = &launches[variant],
+                    .takes_ids = launches[variant].logits_kernel == nullptr || tokens > kPassTokens};
         variant -= launches.size();
         if (variant < grouped.size()) return {.grouped = &grouped[variant], .takes_ids = true};
         variant -= grouped.size();

@@ -148,7 +148,7 @@ __global__ void __launch_bounds__(Warps * 32, 1) moe_gather(const __grid_constan
                         reinterpret_cast<std::uint64_t*>(shared + args.shared.barriers) + slot, args.slots,
                         gate_up.lane);
     ring.begin();
-    clear_zeros<Tile>(cta);
+    clear_zeros<Tile>(cta.zeros);
     if (args.routed_before) {
         asm volatile("griddepcontrol.wait;" ::: "memory");
         copy_ids<Warps * 32>(args, cta.tables, 0);

@@ -118,7 +118,8 @@ void run_decode(const FusedMoeState& state, const DecodeLaunch& choice, DecodeAr
     args.gather_tokens = static_cast<int>(state.cuda.gather_tokens);
     args.group_rows = choice.group_rows;
     args.by_group_rows = choice.by_group_rows;
-    launch_grid(state, choice.kernel, choice.threads, choice.shared.bytes, &args, stream,
+    const void* const kernel = args.route.logits.data != nullptr ? choice.logits_kernel : choice.kernel;
+    launch_grid(state, kernel, choice.threads, choice.shared.bytes, &args, stream,
                 {.ctas = state.cuda.grid, .early = args.routed_before && choice.group_rows > 0});
 }
 

@@ -148,7 +148,7 @@ void lay_out_workspace(FusedMoeState& state) {
     PassNeeds needs{.tokens = std::min<std::int64_t>(state.problem.max_tokens, kPassTokens)};
     int segments = 0;
     for (const std::size_t variant : state.row_variants) {
-        const KernelOfVariant of = cuda.kernel_of(variant);
+        const KernelOfVariant of = cuda.kernel_of(variant, state.problem.max_tokens);
         needs.route_first = needs.route_first || (of.takes_ids && has_launch_before(state.problem));
         if (of.decode != nullptr && of.decode->group_rows > 0)
             needs.tokens = std::max(needs.tokens, std::min(cuda.gather_tokens, state.problem.max_tokens));

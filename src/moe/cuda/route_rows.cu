@@ -10,10 +10,10 @@ namespace {
 constexpr int kMostWarps = 8;
 constexpr int kSharedLimit = 200 * 1024;
 
-__device__ __forceinline__ void store(const RouteRowsArgs& args, std::int64_t token, int lane, const Choice& choice) {
-    if (lane >= args.top_k) return;
-    args.ids[token * args.top_k + lane] = choice.expert;
-    args.weights[token * args.top_k + lane] = choice.weight;
+__device__ __forceinline__ void store(const RouteRowsArgs& args, std::int64_t token, const Choice& choice) {
+    if (choice.slot < 0) return;
+    args.ids[token * args.top_k + choice.slot] = choice.expert;
+    args.weights[token * args.top_k + choice.slot] = choice.weight;
 }
 
 /// One token by a CTA of one warp. The kernel behind starts meanwhile, but on an SM only where both fit: the gathered
@@ -25,7 +25,7 @@ __global__ void __maxnreg__(32) route_row(const __grid_constant__ RouteRowsArgs 
     if (token >= live_tokens(args.tokens, args.num_tokens)) return;
     LaneScores logits;
     logits.load(args.route, args.experts, token, scores);
-    store(args, token, static_cast<int>(threadIdx.x), logits.choose(args.route, args.top_k, scores));
+    store(args, token, logits.choose(args.route, args.top_k, scores));
 }
 
 /// A warp for each token.
@@ -33,13 +33,12 @@ __global__ void __launch_bounds__(kMostWarps * 32) route_rows(const __grid_const
     extern __shared__ float scores[];
     asm volatile("griddepcontrol.launch_dependents;");
     const std::int64_t tokens = live_tokens(args.tokens, args.num_tokens);
-    const int lane = static_cast<int>(threadIdx.x) % 32;
     const int warp = static_cast<int>(threadIdx.x) / 32;
     const int warps = static_cast<int>(blockDim.x) / 32;
 #pragma unroll 1
     for (std::int64_t token = static_cast<std::int64_t>(blockIdx.x) * warps + warp; token < tokens;
          token += static_cast<std::int64_t>(gridDim.x) * warps)
-        store(args, token, lane, choose_experts(args, token, args.experts, scores + warp * args.room));
+        store(args, token, choose_experts(args, token, args.experts, scores + warp * args.room));
 }
 
 }  // namespace

@@ -60,7 +60,7 @@ struct RowScores {
     [[nodiscard]] __device__ __forceinline__ Choice choose(unsigned stage) const {
         std::uint32_t first[kFirst];
         load(first);
-        Choice choice{lane, __int_as_float(0x7FC00000)};
+        Choice choice{lane < rule.top_k ? lane : -1, lane, __int_as_float(0x7FC00000)};
         bool real = false;
 #pragma unroll 1
         while (true) {
@@ -223,7 +223,7 @@ struct RowScores {
     /// Takes the best of what is left `top_k` times. The weight is the score. A lane knows its two best, so it seldom
     /// looks again.
     [[nodiscard]] __device__ __forceinline__ Choice select(int count, int top_k) const {
-        Choice choice{0, 0.0F};
+        Choice choice;
         std::uint32_t best = 0;
         std::uint32_t second = 0;
         int expert = 0;
@@ -255,7 +255,7 @@ struct RowScores {
                 expert = next;
                 second = 0;
             }
-            if (slot == lane) choice = {winner, score_of(top)};
+            if (slot == lane) choice = {slot, winner, score_of(top)};
         }
         return choice;
     }

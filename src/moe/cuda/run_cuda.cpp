@@ -79,15 +79,13 @@ void freeze_all(FusedMoeState& state, const LegalVariants& legal, const DeviceIn
     FusedMoeCuda& cuda = state.cuda;
     const bool takes_logits = p.route && routes_in_registers(p);
     for (const DecodeVariant& variant : legal.decode) {
-        const auto instance = takes_logits ? decode_logits_instance(p.weights, p.quantize_activations)
-                                           : decode_instance(p.weights, p.quantize_activations);
-        cuda.launches.push_back(freeze(*instance, variant, info));
-        cuda.launches.back().takes_ids = p.route && !takes_logits;
+        cuda.launches.push_back(freeze(*decode_instance(p.weights, p.quantize_activations), variant, info));
+        if (!takes_logits) continue;
+        const auto instance = decode_logits_instance(p.weights, p.quantize_activations);
+        cuda.launches.back().logits_kernel = freeze(*instance, variant, info).kernel;
     }
-    for (const DecodeVariant& variant : legal.gather) {
+    for (const DecodeVariant& variant : legal.gather)
         cuda.launches.push_back(freeze(*gather_instance(p.weights, p.quantize_activations), variant, info));
-        cuda.launches.back().takes_ids = true;
-    }
     for (const GroupedVariant& variant : legal.grouped) cuda.grouped.push_back(freeze(variant, cuda.args, info));
     for (const WideVariant& variant : legal.wide) cuda.wide.push_back(freeze(variant, cuda.atomic, info));
     for (const SingleVariant& variant : legal.single)
@@ -143,7 +141,7 @@ void plan_fused_moe(FusedMoeState& state, const PlanOptions& options) {
 
 void run_fused_moe(const FusedMoeState& state, const FusedMoeArgs& args, const Workspace& workspace, Stream stream) {
     if (args.tokens == 0) return;
-    const KernelOfVariant kernel = state.cuda.kernel_of(state.row_variants[state.row_index(args.tokens)]);
+    const KernelOfVariant kernel = state.cuda.kernel_of(state.row_variants[state.row_index(args.tokens)], args.tokens);
     DecodeArgs common = state.cuda.args;
     add_call(state, args, workspace, common);
     const DeviceGuard guard(state.device.index);

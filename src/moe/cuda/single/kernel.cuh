@@ -112,7 +112,7 @@ __device__ __forceinline__ void serve(const SingleCta<Tile, Warps>& cta, Pending
         clear_published(args, thread, threads);
         row.store();
     } else {
-        route_token(args, cta.shared, cta.lane);
+        route_token(args, cta.shared);
         ptx::named_barrier(kRoutedBarrier, (Warps + 1) * 32);
     }
     const auto grid = cooperative_groups::this_grid();

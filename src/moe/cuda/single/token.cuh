@@ -23,12 +23,13 @@ struct RoutedSlots {
 __device__ __forceinline__ bool from_logits(const SingleArgs& args) { return args.route.logits.data != nullptr; }
 
 /// Routes the token: one warp does, for its CTA.
-__device__ __forceinline__ void route_token(const SingleArgs& args, std::uint8_t* shared, int lane) {
+__device__ __forceinline__ void route_token(const SingleArgs& args, std::uint8_t* shared) {
     auto* const scores = reinterpret_cast<float*>(shared + args.parts.scores);
     const Choice choice = choose_experts(args, args.token, args.num_experts, scores);
+    if (choice.slot < 0) return;
     const RoutedSlots routed(args, shared);
-    routed.ids[lane] = choice.expert;
-    routed.weights[lane] = args.route.weighted ? choice.weight : 1.0F;
+    routed.ids[choice.slot] = choice.expert;
+    routed.weights[choice.slot] = args.route.weighted ? choice.weight : 1.0F;
 }
 
 /// The slots of the token on their way from memory: a lane for each.
