@@ -5,8 +5,6 @@
 // stores parts. See docs/kernels/sparse_mla_wide_few.md.
 #pragma once
 
-#include <cooperative_groups.h>
-
 #include "mla/cuda/wide_decode/few_bring.cuh"
 #include "mla/cuda/wide_decode/few_score.cuh"
 #include "mla/cuda/wide_decode/published.cuh"
@@ -32,33 +30,36 @@ __device__ __forceinline__ void keep_params(const Params& params, Params& kept, 
         reinterpret_cast<std::uint32_t*>(&kept)[word] = reinterpret_cast<const std::uint32_t*>(&params)[word];
 }
 
-/// What the bringing warps do when all weights are made: two wait for half of the output each, two have a head each
+/// What the bringing warps do when all weights are made: two see to a half of the output each, two have a head each
 /// thread.
 __device__ __forceinline__ void exchange_few(const Params& params, FewControl& control, const WidePlace& place,
                                              const Board& board, int warp, int lane) {
     if (warp < 2) {
         ptx::named_barrier(kFewStoredBarrier + warp, kFewMath + 32);
-        if (lane == 0) board.tell(place.rank, warp);
-        __syncwarp();
-        board.await(params.splits, warp, lane);
+        board.raise(place.rank, warp, params.splits, lane);
+        board.await(place.rank, warp, params.splits, lane);
         named_barrier_arrive(kFewReadyBarrier + warp, kFewMath + (warp == 0 ? 96 : 32));
         return;
     }
     const int h = warp * 32 - 64 + lane;
     const int head = place.first_head + h;
     const bool real = head < params.heads;
-    board.publish(place.rank, h, control.reference[h], control.sum[0][h] + control.sum[1][h]);
+    board.store_sums(place.rank, h, control.reference[h], control.sum[0][h] + control.sum[1][h]);
+    ptx::named_barrier(kFewHeadsBarrier, 64);
+    if (warp == 2) {
+        board.raise(place.rank, kSumsFlag, params.splits, lane);
+        board.await(place.rank, kSumsFlag, params.splits, lane);
+    }
     const float sink = real ? sink_of(params, head) : -kInfinity;
+    ptx::named_barrier(kFewHeadsBarrier, 64);
     const HeadSums sums = merge_published(board, control, params.splits, h, sink);
     named_barrier_arrive(kFewReadyBarrier, kFewMath + 96);
     if (real && place.rank == 0) store_statistics(params, place.token, head, sums, sink);
 }
 
-/// Tokens that the device count takes away: the others wait for all blocks.
+/// Whether the device count takes the block's token away.
 __device__ __forceinline__ bool leaves(const Params& params, const WidePlace& place) {
-    if (params.num_tokens == nullptr || place.token < *params.num_tokens) return false;
-    cooperative_groups::this_grid().barrier_arrive();
-    return true;
+    return params.num_tokens != nullptr && place.token >= *params.num_tokens;
 }
 
 __device__ __forceinline__ Board board_of(const Params& params, const Published& published) {
@@ -69,22 +70,19 @@ __device__ __forceinline__ void bring_few(const Params& params, const Published&
                                           std::uint32_t base, const WidePlace& place, int warp, int lane) {
     FewBringer bringer(params, control, base, place.token, place.rank, warp, lane);
     if (leaves(params, place)) return;
-    const auto grid = cooperative_groups::this_grid();
-    auto cleared = grid.barrier_arrive();
+    ptx::named_barrier(kFewStartBarrier, kFewThreads);
     int blocks = 0;
     bringer.ask_first(params, place.rank, blocks);
-    grid.barrier_wait(std::move(cleared));
     bringer.run(blocks);
     ptx::named_barrier(kFewSumsBarrier, kFewThreads);
     exchange_few(control.params, control, place, board_of(control.params, published), warp, lane_anew());
 }
 
-/// The queries of a warp's heads. The first warp has none: its first thread's arrival at the grid's barrier takes as long
-/// as what the block has stored is under way.
+/// The queries of a warp's heads.
 template <typename Do>
 __device__ __forceinline__ void for_few_queries(std::uint32_t base, int warp, int lane, const Do& act) {
 #pragma unroll 1
-    for (int group = warp - 1; group < FourQueries<kFewDim>::kGroups; group += kFewMath / 32 - 1)
+    for (int group = warp; group < FourQueries<kFewDim>::kGroups; group += kFewMath / 32)
         act(FourQueries<kFewDim>(base, group, lane));
 }
 __device__ __forceinline__ void copy_few_queries(const Params& params, std::uint32_t base, const WidePlace& place,
@@ -119,21 +117,19 @@ __device__ __forceinline__ void calculate_few(const Params& params, const Publis
                                               std::uint32_t base, const WidePlace& place, int warp, int lane) {
     keep_params(params, control.params, warp, lane);
     if (leaves(params, place)) return;
-    const Board board = board_of(params, published);
-    const auto grid = cooperative_groups::this_grid();
     if (warp == 0 && lane == 0) init_few(control);
-    if (warp == 1) board.clear(place.rank, lane);
-    if (warp > 4) copy_few_queries(params, base, place, warp, lane);
-    auto cleared = grid.barrier_arrive();
-    if (warp > 0 && warp <= 4) copy_few_queries(params, base, place, warp, lane);
+    if (warp >= 4) copy_few_queries(params, base, place, warp, lane);
+    ptx::named_barrier(kFewStartBarrier, kFewThreads);
+    if (warp < 4) copy_few_queries(params, base, place, warp, lane);
     const int blocks = __shfl_sync(~0U, few_blocks(params, place.rank, live_of(params, place.token)), 0);
-    if (warp > 0) settle_few_queries(params, control, base, warp, lane);
+    const Board board = board_of(params, published);
+    settle_few_queries(params, control, base, warp, lane);
     ptx::named_barrier(kFewQueriesBarrier, kFewMath);
-    grid.barrier_wait(std::move(cleared));
     const int group = warp / 4;
     FewScorer scorer(control, base, group, warp % 4);
     HalfSums near = {};
     HalfSums far = {};
+    const float forth = power_of(kUnitExponent - part_shift(params));
     Stage stage;
 #pragma unroll 1
     for (int block = 0;; block += 2) {
@@ -148,27 +144,32 @@ __device__ __forceinline__ void calculate_few(const Params& params, const Publis
             named_barrier_arrive(kFewSumsBarrier, kFewThreads);
         }
         const int other = block + 1 < blocks ? next_stage(stage).index : stage.index;
-        add_half(ValuePlace(control, base, warp, 0, lane_anew()), stage.index, other, near);
-        if (last) {
-            board.store(place.rank, 0, near, power_of(kUnitExponent - part_shift(params)), warp, lane_anew());
-            named_barrier_arrive(kFewStoredBarrier, kFewMath + 32);
-        }
-        add_half(ValuePlace(control, base, warp, 1, lane_anew()), stage.index, other, far);
+        add_half(ValuePlace(control, base, warp, 0, lane_anew()), stage.index, other, near, Idle());
+        const int lane_now = lane_anew();
+        const std::uint32_t staged = base + warp * (kHeads / 8 * kRowBytes) + lane_now * 16;
+        if (last) stage_half(near, forth, staged);
+        uint4 item;
+        add_half(ValuePlace(control, base, warp, 1, lane_now), stage.index, other, far, [&](int i) {
+            if (last && i % 2 == 0) item = load_shared_16(staged + i / 2 * kRowBytes);
+            if (last && i % 2 != 0) board.store(place.rank, 0, item, i / 2, warp, lane_now);
+            if (!last && i % 8 == 7) {
+                __syncwarp();
+                if (lane_now == 0) ptx::barrier_arrive(&control.read[i == 7 ? stage.index : other]);
+            }
+        });
         if (last) break;
-        __syncwarp();
-        if (lane_anew() == 0) {
-            ptx::barrier_arrive(&control.read[stage.index]);
-            ptx::barrier_arrive(&control.read[other]);
-        }
         stage = next_stage(next_stage(stage));
     }
-    board.store(place.rank, 1, far, power_of(kUnitExponent - part_shift(params)), warp, lane_anew());
+    named_barrier_arrive(kFewStoredBarrier, kFewMath + 32);
+#pragma unroll
+    for (int j = 0; j < kHeads / 8; ++j) board.store(place.rank, 1, packed(far, forth, j), j, warp, lane_anew());
     named_barrier_arrive(kFewStoredBarrier + 1, kFewMath + 32);
     const float back = power_of(kUnitExponent + part_shift(params));
 #pragma unroll 1
     for (int half = 0; half < 2; ++half) {
-        ptx::named_barrier(kFewReadyBarrier + half, kFewMath + (half == 0 ? 96 : 32));
-        gather_half(control.params, control, board, place, back, half, warp, lane_anew());
+        gather_half(control.params, control, board, place, back, half, warp, lane_anew(), [half] {
+            ptx::named_barrier(kFewReadyBarrier + half, kFewMath + (half == 0 ? 96 : 32));
+        });
     }
 }
 

@@ -14,9 +14,10 @@ namespace tokamak::mla::cuda::wide_decode {
 using FewScores = float[kRowBlock / 8][4];
 
 /// All products of one scale are summed by themselves, low numbers of the queries first: sums lose what is far below
-/// their largest addend.
-__device__ __forceinline__ void multiply_few(FewControl& control, std::uint32_t base, const Stage& stage, int lane,
-                                             FewScores& score) {
+/// their largest addend. `ahead`: of the two warpgroups, the one that starts first; the other one's products then fill
+/// the time that this one's sums take.
+__device__ __forceinline__ void multiply_few(FewControl& control, std::uint32_t base, const Stage& stage, bool ahead,
+                                             int lane, FewScores& score) {
     const std::uint32_t rows = ptx::wgmma_tile_word(base + FewLayout::kRows + stage.index * FewLayout::kStageBytes);
     const std::uint32_t queries = ptx::wgmma_tile_word(base);
     constexpr int kSlabWords = kSlabBytes / 16;
@@ -30,6 +31,7 @@ __device__ __forceinline__ void multiply_few(FewControl& control, std::uint32_t 
                                        ptx::wgmma_step(rows + kRotarySlab * kSlabWords, k), k > 0);
     ptx::wgmma_commit();
     ptx::wgmma_wait<0>();
+    if (ahead) named_barrier_arrive(kFewTurnBarrier, kFewMath);
     std::uint32_t scales = scales_of_rows(base, stage.index, lane);
 #pragma unroll 1
     for (int g = 0; g < kCodeSlabs; ++g) {
@@ -76,14 +78,16 @@ class FewScorer {
         FewScores score;
         TwoHeads top = {-kInfinity, -kInfinity};
         const RowNote* const notes = &control_.note[stage.index][2 * (lane & 3)];
+        if (group_ == 1) ptx::named_barrier(kFewTurnBarrier, kFewMath);
         if (exists) {
             ptx::barrier_wait(&control_.counted[stage.index], stage.phase);
             const auto& live = control_.live[stage.index];
             if (__any_sync(~0U, live[0] + live[1] + live[2] + live[3] <= kExactRows)) {
+                if (group_ == 0) named_barrier_arrive(kFewTurnBarrier, kFewMath);
                 ptx::barrier_wait(&control_.full[stage.index], stage.phase);
                 FewExactScores(base_, stage.index, head, lane).compute(score);
             } else {
-                multiply_few(control_, base_, stage, lane, score);
+                multiply_few(control_, base_, stage, group_ == 0, lane, score);
             }
             ptx::barrier_wait(&control_.settled[stage.index], stage.phase);
             const TwoHeads factor = {control_.head_factor[head], control_.head_factor[head + 8]};

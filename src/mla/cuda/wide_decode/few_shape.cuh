@@ -16,14 +16,17 @@ inline constexpr int kFewMathRegisters = 224;
 inline constexpr int kFewBringRegisters = 56;
 inline constexpr int kMostPublished = 16;  ///< splits
 
-/// Named barriers; 0 is the grid's.
+/// Named barriers.
 enum : int {
+    kFewStartBarrier = 0,
     kFewQueriesBarrier = 1,
     kFewTopsBarrier = 2,
     kFewWeightsBarrier = 3,
     kFewSumsBarrier = 4,
     kFewStoredBarrier = 5 /* and 6 */,
-    kFewReadyBarrier = 7 /* and 8 */
+    kFewReadyBarrier = 7 /* and 8 */,
+    kFewTurnBarrier = 9,
+    kFewHeadsBarrier = 10
 };
 
 /// Arrives at a named barrier of `threads` threads without waiting there.

@@ -46,15 +46,21 @@ struct FewStep {
     }
     __device__ __forceinline__ void convert(int t, std::uint32_t (&a)[4]) const {
         const unsigned select = t == 0 ? 0x5140 : 0x7362;
-        const std::uint32_t near = __byte_perm(codes[0], codes[1], select);
-        const std::uint32_t far = __byte_perm(codes[2], codes[3], select);
-        a[0] = times(half_bits(near & 0xFFFFU), ratio[0]);
-        a[1] = times(half_bits(near >> 16), ratio[0]);
-        a[2] = times(half_bits(far & 0xFFFFU), ratio[1]);
-        a[3] = times(half_bits(far >> 16), ratio[1]);
+        unpack(__byte_perm(codes[0], codes[1], select), a[0], a[1]);
+        unpack(__byte_perm(codes[2], codes[3], select), a[2], a[3]);
+        a[0] = times(a[0], ratio[0]);
+        a[1] = times(a[1], ratio[0]);
+        a[2] = times(a[2], ratio[1]);
+        a[3] = times(a[3], ratio[1]);
     }
 
   private:
+    /// Four codes as f16. (The upper half is an operand as it is, where a shift would be an instruction.)
+    __device__ __forceinline__ static void unpack(std::uint32_t four, std::uint32_t& low, std::uint32_t& high) {
+        asm("{\n .reg .b16 l, h;\n mov.b32 {l, h}, %2;\n cvt.rn.f16x2.e4m3x2 %0, l;\n cvt.rn.f16x2.e4m3x2 %1, h;\n}"
+            : "=r"(low), "=r"(high)
+            : "r"(four));
+    }
     __device__ __forceinline__ static std::uint32_t word(std::uint32_t at) {
         std::uint32_t v;
         asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(at) : "memory");
@@ -62,9 +68,17 @@ struct FewStep {
     }
 };
 
+/// Nothing between products.
+struct Idle {
+    __device__ __forceinline__ void operator()(int) const {}
+};
+
 /// Adds the values of two blocks, the first of them at `stage`; of one block alone the second time with weights of 0.
-/// Products wait for their row operand's registers only: four of them are under way.
-__device__ __forceinline__ void add_half(const ValuePlace& place, int near, int far, HalfSums& sums) {
+/// Products wait for their row operand's registers only: four of them are under way. between(i) is run behind product i
+/// of sixteen.
+template <typename Between>
+__device__ __forceinline__ void add_half(const ValuePlace& place, int near, int far, HalfSums& sums,
+                                         const Between& between) {
     constexpr int kSteps = 2 * kRowBlock / 16;
     constexpr int kAhead = 3;  ///< steps that are loaded before they are used
     const auto load = [&](int s, FewStep& step) { step.load(place, s < 4 ? near : far, s % 4); };
@@ -82,6 +96,7 @@ __device__ __forceinline__ void add_half(const ValuePlace& place, int near, int 
         ptx::wgmma_from_registers<true>(sums[i % 2], a[i % 4],
                                         ptx::wgmma_step(place.weights + s / 4 * (kHeads * 128 / 16), s % 4), true);
         ptx::wgmma_commit();
+        between(i);
     }
     ptx::wgmma_wait<0>();
 }
