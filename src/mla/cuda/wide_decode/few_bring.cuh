@@ -30,21 +30,30 @@ class FewBringer {
         rows_.start(params, control.params.pools, token, rank, warp * kOwnRows + lane % kOwnRows, lane);
     }
 
-    __device__ __forceinline__ void ask_first(const Params& params, int rank, int& blocks) {
+    /// All addresses before the first copy: a shuffle behind copies waits until they have left.
+    __device__ __forceinline__ void ask_first() {
         LanePlace place(lane_);
         asm volatile("" : "+r"(place.r), "+r"(place.chunk), "+r"(place.own));
         rows_.turn_first();
-        int block = 0;
-#pragma unroll 1
-        do {
-            send(block, place);
-            if (block == 0) blocks = few_blocks(params, rank, rows_.live());
-        } while (++block < min(blocks, kFound));
+        FourRows from[kFound];
+#pragma unroll
+        for (int block = 0; block < kFound; ++block) find(block, place, from[block]);
+        std::uint64_t all = 0;
+#pragma unroll
+        for (int i = 0; i < kFound * kOwnRows / 4; ++i)
+            all |= reinterpret_cast<std::uint64_t>(from[i / (kOwnRows / 4)][i % (kOwnRows / 4)]);
+        from[0][0] += all >> 63;  // nothing; but the compiler does not know, and cannot move shuffles behind copies
+#pragma unroll
+        for (int block = 0; block < kFound; ++block) send(block, place, from[block]);
         rows_.prepare(0);
     }
+    [[nodiscard]] __device__ __forceinline__ int blocks(const Params& params, int rank) const {
+        return few_blocks(params, rank, rows_.live());
+    }
+
     /// Then the rest.
     __device__ __forceinline__ void run(int blocks) {
-        int copied = min(blocks, kFound);
+        int copied = kFound;
 #pragma unroll 1
         for (int settled = 0; settled < blocks;) {
             const bool copies = copied < kRing ? !has_come() : settled + 1 >= copied;
@@ -72,16 +81,32 @@ class FewBringer {
     __device__ __forceinline__ void copy(int block) {
         rows_.turn(block);
         ptx::barrier_wait(&control_.read[filled_.index], filled_.phase ^ 1U);
-        send(block, LanePlace(lane_));
+        const LanePlace place(lane_);
+        FourRows from;
+        find(block, place, from);
+        send(block, place, from);
+        if (block % kFound == 0 && !rows_.owns(block, lane_) && rows_.own().valid) prefetch_row(rows_.own().values);
         rows_.prepare(block);
     }
 
-    __device__ __forceinline__ void send(int block, const LanePlace& place) {
+    /// Into the L2: a row of the next block, whose place is free only later.
+    __device__ __forceinline__ static void prefetch_row(const std::uint8_t* row) {
+        asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(row), "n"(656) : "memory");
+    }
+
+    /// Where a lane's part of sixteen rows is.
+    using FourRows = const std::uint8_t* [kOwnRows / 4];
+    __device__ __forceinline__ void find(int block, const LanePlace& place, FourRows& from) const {
+#pragma unroll
+        for (int i = 0; i < kOwnRows / 4; ++i) from[i] = rows_.values(block, 4 * i + place.r) + place.chunk * 16;
+    }
+
+    __device__ __forceinline__ void send(int block, const LanePlace& place, const FourRows& from) {
         const unsigned valid = rows_.valid(block);
         if (filled_.index == 0) valid_[0] = valid;
         if (filled_.index == 1) valid_[1] = valid;
         if (filled_.index == 2) valid_[2] = valid;
-        copy_rows(block, rows_at_ + filled_.index * FewLayout::kStageBytes, place);
+        copy_rows(block, rows_at_ + filled_.index * FewLayout::kStageBytes, place, from);
         ptx::copy_arrive(&control_.full[filled_.index]);
         live_ += __popc(valid);
         if (lane_ == 0) {
@@ -91,12 +116,13 @@ class FewBringer {
         filled_.advance(kRing);
     }
 
-    __device__ __forceinline__ void copy_rows(int block, std::uint32_t to, const LanePlace& lane) {
+    __device__ __forceinline__ void copy_rows(int block, std::uint32_t to, const LanePlace& lane,
+                                              const FourRows& rows) {
         const unsigned valid = rows_.valid(block);
         const std::uint32_t own = to + lane.own;
 #pragma unroll
         for (int i = 0; i < kOwnRows / 4; ++i) {
-            const std::uint8_t* const from = rows_.values(block, 4 * i + lane.r) + lane.chunk * 16;
+            const std::uint8_t* const from = rows[i];
             const bool live = (valid >> (4 * i + lane.r) & 1U) != 0;
             const std::uint32_t at = (own ^ (i % 2 * 64)) + i * 512;
 #pragma unroll

@@ -32,10 +32,13 @@ __device__ __forceinline__ void keep_params(const Params& params, Params& kept, 
 
 /// What the bringing warps do when all weights are made: two see to a half of the output each, two have a head each
 /// thread.
-__device__ __forceinline__ void exchange_few(const Params& params, FewControl& control, const WidePlace& place,
-                                             const Board& board, int warp, int lane) {
+__device__ __forceinline__ void exchange_few(const Params& params, FewControl& control, std::uint32_t base,
+                                             const WidePlace& place, const Board& board, int warp, int lane) {
     if (warp < 2) {
-        ptx::named_barrier(kFewStoredBarrier + warp, kFewMath + 32);
+        ptx::named_barrier(kFewStagedBarrier, kFewMath + 64);
+        board.store_staged(place.rank, base, warp, lane);
+        ptx::named_barrier(kFewCopiedBarrier, 64);
+        if (warp == 1) ptx::named_barrier(kFewStoredBarrier, kFewMath + 32);
         board.raise(place.rank, warp, params.splits, lane);
         board.await(place.rank, warp, params.splits, lane);
         named_barrier_arrive(kFewReadyBarrier + warp, kFewMath + (warp == 0 ? 96 : 32));
@@ -71,11 +74,10 @@ __device__ __forceinline__ void bring_few(const Params& params, const Published&
     FewBringer bringer(params, control, base, place.token, place.rank, warp, lane);
     if (leaves(params, place)) return;
     ptx::named_barrier(kFewStartBarrier, kFewThreads);
-    int blocks = 0;
-    bringer.ask_first(params, place.rank, blocks);
-    bringer.run(blocks);
+    bringer.ask_first();
+    bringer.run(bringer.blocks(params, place.rank));
     ptx::named_barrier(kFewSumsBarrier, kFewThreads);
-    exchange_few(control.params, control, place, board_of(control.params, published), warp, lane_anew());
+    exchange_few(control.params, control, base, place, board_of(control.params, published), warp, lane_anew());
 }
 
 /// The queries of a warp's heads.
@@ -135,23 +137,19 @@ __device__ __forceinline__ void calculate_few(const Params& params, const Publis
     for (int block = 0;; block += 2) {
         const Stage own = group == 0 ? stage : next_stage(stage);
         const bool last = block + 2 >= blocks;
-        if (scorer.run(own, block + group < blocks)) {
+        if (scorer.run(own, block + group < blocks, last)) {
             scale_half(near, control.correction, lane_anew());
             scale_half(far, control.correction, lane_anew());
         }
-        if (last) {
-            scorer.finish();
-            named_barrier_arrive(kFewSumsBarrier, kFewThreads);
-        }
+        if (last) named_barrier_arrive(kFewSumsBarrier, kFewThreads);
         const int other = block + 1 < blocks ? next_stage(stage).index : stage.index;
         add_half(ValuePlace(control, base, warp, 0, lane_anew()), stage.index, other, near, Idle());
         const int lane_now = lane_anew();
-        const std::uint32_t staged = base + warp * (kHeads / 8 * kRowBytes) + lane_now * 16;
-        if (last) stage_half(near, forth, staged);
-        uint4 item;
+        if (last) {
+            stage_half(near, forth, base + warp * (kHeads / 8 * kRowBytes) + lane_now * 16);
+            named_barrier_arrive(kFewStagedBarrier, kFewMath + 64);
+        }
         add_half(ValuePlace(control, base, warp, 1, lane_now), stage.index, other, far, [&](int i) {
-            if (last && i % 2 == 0) item = load_shared_16(staged + i / 2 * kRowBytes);
-            if (last && i % 2 != 0) board.store(place.rank, 0, item, i / 2, warp, lane_now);
             if (!last && i % 8 == 7) {
                 __syncwarp();
                 if (lane_now == 0) ptx::barrier_arrive(&control.read[i == 7 ? stage.index : other]);
@@ -160,10 +158,9 @@ __device__ __forceinline__ void calculate_few(const Params& params, const Publis
         if (last) break;
         stage = next_stage(next_stage(stage));
     }
-    named_barrier_arrive(kFewStoredBarrier, kFewMath + 32);
 #pragma unroll
     for (int j = 0; j < kHeads / 8; ++j) board.store(place.rank, 1, packed(far, forth, j), j, warp, lane_anew());
-    named_barrier_arrive(kFewStoredBarrier + 1, kFewMath + 32);
+    named_barrier_arrive(kFewStoredBarrier, kFewMath + 32);
     const float back = power_of(kUnitExponent + part_shift(params));
 #pragma unroll 1
     for (int half = 0; half < 2; ++half) {

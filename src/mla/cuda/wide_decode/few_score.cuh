@@ -71,8 +71,9 @@ class FewScorer {
         : control_(control), base_(base), group_(group), warp_(warp) {}
 
     /// Scores this warpgroup's block of a pass, if there is one, and leaves its weights (else 0); both warpgroups call
-    /// it. Returns whether older sums must be corrected.
-    __device__ __forceinline__ bool run(const Stage& stage, bool exists) {
+    /// it. Behind the `last` one a head's sums are
+    /// left too. Returns whether older sums must be corrected.
+    __device__ __forceinline__ bool run(const Stage& stage, bool exists, bool last) {
         const int lane = lane_anew();
         const int head = warp_ * 16 + lane / 4;
         FewScores score;
@@ -142,14 +143,14 @@ class FewScorer {
 #pragma unroll
         for (int i = 0; i < kRowBlock / 16; ++i)
             ptx::store_matrix_x4(tile + swizzled(row, 2 * i + matrix / 2), words[i]);
+        if (last) finish(lane, head);
         ptx::fence_shared_async();
         return ptx::named_barrier_any(kFewWeightsBarrier, kFewMath, correction.a != 1.0F || correction.b != 1.0F);
     }
 
+  private:
     /// Leaves a head's sums; a barrier must follow.
-    __device__ __forceinline__ void finish() {
-        const int lane = lane_anew();
-        const int head = warp_ * 16 + lane / 4;
+    __device__ __forceinline__ void finish(int lane, int head) {
 #pragma unroll
         for (int step = 1; step < 4; step *= 2) {
             sum_.a += __shfl_xor_sync(~0U, sum_.a, step);
@@ -163,7 +164,6 @@ class FewScorer {
         control_.reference[head + 8] = reference_.b;
     }
 
-  private:
     /// Moves a head's reference if it must, the same in both warpgroups; returns what corrects older sums.
     [[nodiscard]] __device__ __forceinline__ float move(float& reference, int head) const {
         const float top = max_or_nan(control_.top[0][head], control_.top[1][head]);

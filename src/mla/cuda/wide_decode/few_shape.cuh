@@ -23,10 +23,12 @@ enum : int {
     kFewTopsBarrier = 2,
     kFewWeightsBarrier = 3,
     kFewSumsBarrier = 4,
-    kFewStoredBarrier = 5 /* and 6 */,
+    kFewStagedBarrier = 5,
+    kFewStoredBarrier = 6,
     kFewReadyBarrier = 7 /* and 8 */,
     kFewTurnBarrier = 9,
-    kFewHeadsBarrier = 10
+    kFewHeadsBarrier = 10,
+    kFewCopiedBarrier = 11
 };
 
 /// Arrives at a named barrier of `threads` threads without waiting there.

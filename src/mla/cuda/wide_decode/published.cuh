@@ -42,8 +42,7 @@ __device__ __forceinline__ uint4 packed(const HalfSums& sums, float factor, int 
     return {word(0), word(1), word(2), word(3)};
 }
 
-/// A lane's items to shared memory, from where it stores them one by one between products. (In registers they would
-/// have to be kept beside the sums, which later blocks may still need.)
+/// A lane's items to shared memory.
 __device__ __forceinline__ void stage_half(const HalfSums& sums, float factor, std::uint32_t to) {
 #pragma unroll
     for (int j = 0; j < kHeads / 8; ++j) store_shared(to + j * kRowBytes, packed(sums, factor, j));
@@ -69,6 +68,21 @@ class Board {
     /// Item row j of a warp's eight of a half.
     __device__ __forceinline__ void store(int split, int half, const uint4& item, int j, int part, int lane) const {
         store_published(items(split, half) + (part * (kHeads / 8) + j) * kRowBytes + lane * 16, item);
+    }
+
+    /// The first half, staged in shared memory, by two warps: the math warps' own stores would keep what they read then
+    /// waiting.
+    __device__ __forceinline__ void store_staged(int split, std::uint32_t from, int warp, int lane) const {
+        constexpr int kAtOnce = 8;
+        const std::uint32_t first = warp * (kHalfBytes / 2) + lane * 16;
+#pragma unroll 1
+        for (std::uint32_t at = first; at < first + kHalfBytes / 2; at += kAtOnce * kRowBytes) {
+            uint4 v[kAtOnce];
+#pragma unroll
+            for (int i = 0; i < kAtOnce; ++i) v[i] = load_shared_16(from + at + i * kRowBytes);
+#pragma unroll
+            for (int i = 0; i < kAtOnce; ++i) store_published(items(split, 0) + at + i * kRowBytes, v[i]);
+        }
     }
 
     /// By a warp, when all have stored what it is about. (One fence for all: a fence of every warp takes longer.)
