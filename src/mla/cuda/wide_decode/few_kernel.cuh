@@ -30,18 +30,17 @@ __device__ __forceinline__ void keep_params(const Params& params, Params& kept, 
         reinterpret_cast<std::uint32_t*>(&kept)[word] = reinterpret_cast<const std::uint32_t*>(&params)[word];
 }
 
-/// What the bringing warps do when all weights are made: two see to a half of the output each, two have a head each
-/// thread.
+/// What the bringing warps do when all weights are made: two see to the output, two have a head each thread.
 __device__ __forceinline__ void exchange_few(const Params& params, FewControl& control, std::uint32_t base,
                                              const WidePlace& place, const Board& board, int warp, int lane) {
     if (warp < 2) {
         ptx::named_barrier(kFewStagedBarrier, kFewMath + 64);
         board.store_staged(place.rank, base, warp, lane);
-        ptx::named_barrier(kFewCopiedBarrier, 64);
-        if (warp == 1) ptx::named_barrier(kFewStoredBarrier, kFewMath + 32);
-        board.raise(place.rank, warp, params.splits, lane);
-        board.await(place.rank, warp, params.splits, lane);
-        named_barrier_arrive(kFewReadyBarrier + warp, kFewMath + (warp == 0 ? 96 : 32));
+        ptx::named_barrier(kFewStoredBarrier, kFewMath + 64);
+        if (warp != 0) return;
+        board.raise(place.rank, kOutFlag, params.splits, lane);
+        board.await(place.rank, kOutFlag, params.splits, lane);
+        named_barrier_arrive(kFewReadyBarrier, kFewMath + 96);
         return;
     }
     const int h = warp * 32 - 64 + lane;
@@ -142,32 +141,26 @@ __device__ __forceinline__ void calculate_few(const Params& params, const Publis
             scale_half(far, control.correction, lane_anew());
         }
         if (last) named_barrier_arrive(kFewSumsBarrier, kFewThreads);
-        const int other = block + 1 < blocks ? next_stage(stage).index : stage.index;
-        add_half(ValuePlace(control, base, warp, 0, lane_anew()), stage.index, other, near, Idle());
-        const int lane_now = lane_anew();
-        if (last) {
-            stage_half(near, forth, base + warp * (kHeads / 8 * kRowBytes) + lane_now * 16);
-            named_barrier_arrive(kFewStagedBarrier, kFewMath + 64);
-        }
-        add_half(ValuePlace(control, base, warp, 1, lane_now), stage.index, other, far, [&](int i) {
-            if (!last && i % 8 == 7) {
-                __syncwarp();
-                if (lane_now == 0) ptx::barrier_arrive(&control.read[i == 7 ? stage.index : other]);
-            }
-        });
         if (last) break;
-        stage = next_stage(next_stage(stage));
+#pragma unroll 1
+        for (int b = 0; b < 2; ++b) {
+            add_block(ValuePlace(control, base, warp, 0, lane_anew()), stage.index, b, near, far);
+            __syncwarp();
+            if (lane_anew() == 0) ptx::barrier_arrive(&control.read[stage.index]);
+            stage.advance(kRing);
+        }
     }
+    const int other = blocks % 2 == 0 ? next_stage(stage).index : stage.index;
+    add_half(ValuePlace(control, base, warp, 0, lane_anew()), stage.index, other, near);
+    stage_half(near, forth, base + warp * (kHeads / 8 * kRowBytes) + lane_anew() * 16);
+    named_barrier_arrive(kFewStagedBarrier, kFewMath + 64);
+    add_half(ValuePlace(control, base, warp, 1, lane_anew()), stage.index, other, far);
 #pragma unroll
     for (int j = 0; j < kHeads / 8; ++j) board.store(place.rank, 1, packed(far, forth, j), j, warp, lane_anew());
-    named_barrier_arrive(kFewStoredBarrier, kFewMath + 32);
+    named_barrier_arrive(kFewStoredBarrier, kFewMath + 64);
     const float back = power_of(kUnitExponent + part_shift(params));
-#pragma unroll 1
-    for (int half = 0; half < 2; ++half) {
-        gather_half(control.params, control, board, place, back, half, warp, lane_anew(), [half] {
-            ptx::named_barrier(kFewReadyBarrier + half, kFewMath + (half == 0 ? 96 : 32));
-        });
-    }
+    gather_published(control.params, control, board, place, back, warp, lane_anew(),
+                     [] { ptx::named_barrier(kFewReadyBarrier, kFewMath + 96); });
 }
 
 __global__ void __launch_bounds__(kFewThreads, 1)

@@ -25,10 +25,9 @@ enum : int {
     kFewSumsBarrier = 4,
     kFewStagedBarrier = 5,
     kFewStoredBarrier = 6,
-    kFewReadyBarrier = 7 /* and 8 */,
-    kFewTurnBarrier = 9,
-    kFewHeadsBarrier = 10,
-    kFewCopiedBarrier = 11
+    kFewReadyBarrier = 7,
+    kFewTurnBarrier = 8,
+    kFewHeadsBarrier = 9
 };
 
 /// Arrives at a named barrier of `threads` threads without waiting there.

@@ -13,8 +13,7 @@ inline constexpr std::uint64_t kRaised = 0x9E3779B97F4A7C15;
 inline constexpr int kRowBytes = 512;             ///< an item row: of each lane, four dimensions of two heads
 inline constexpr int kHalfRows = 8 * kHeads / 8;  ///< item rows of half of a block's output: by part, then by pair of heads
 inline constexpr int kHalfBytes = kHalfRows * kRowBytes;
-inline constexpr int kFlagKinds = 3;  ///< both halves of the output, the sums of its heads
-inline constexpr int kSumsFlag = 2;
+enum : int { kOutFlag, kSumsFlag, kFlagKinds };
 inline constexpr int kFlagBytes = kFlagKinds * kMostPublished * static_cast<int>(sizeof(std::uint64_t));
 inline constexpr int kPublishedBytes = 2 * kHalfBytes + kHeads * static_cast<int>(sizeof(float2)) + kFlagBytes;
 
@@ -155,60 +154,75 @@ __device__ __forceinline__ void store_four(const Params& params, std::int64_t at
     for (int i = 0; i < 4; ++i) out[i] = static_cast<std::uint16_t>(words[i / 2] >> (i % 2 * 16));
 }
 
-/// Adds up the item rows of a half that this split owns and stores them; by the math warps. A lane has eight items in
-/// flight: of up to eight splits, or, of half an item row, those of every other of up to sixteen splits. Sums are f16 as
-/// the parts are. `ready()` is awaited when addresses are known.
+/// Adds up the item rows that this split owns and stores them; by the math warps. A lane has sixteen items in flight: of
+/// up to sixteen splits, or of up to eight, and of two rows. Sums are f16 as the parts are. `ready()` is awaited when
+/// addresses are known.
 template <typename Ready>
-__device__ __forceinline__ void gather_half(const Params& params, const FewControl& control, const Board& board,
-                                            const WidePlace& place, float back, int half, int warp, int lane,
-                                            const Ready& ready) {
-    constexpr int kFlight = 8;
+__device__ __forceinline__ void gather_published(const Params& params, const FewControl& control, const Board& board,
+                                                 const WidePlace& place, float back, int warp, int lane,
+                                                 const Ready& ready) {
+    constexpr int kRows = 2 * kHalfRows;
+    constexpr int kWarps = kFewMath / 32;
     const int splits = params.splits;
-    const bool deep = splits > kFlight;
-    const int owned = over_splits(params, kHalfRows + splits - 1);
+    const bool deep = splits > kMostPublished / 2;
+    const int owned = over_splits(params, kRows + splits - 1);
     const int first = place.rank * owned;
-    const int last = min(kHalfRows, first + owned);
+    const int last = min(kRows, first + owned);
     const auto half_of = [](const std::uint32_t& two) { return *reinterpret_cast<const __half2*>(&two); };
-    const int shift = deep ? 1 : 0;
     bool waited = false;
 #pragma unroll 1
-    for (int unit = (first << shift) + warp; unit < last << shift; unit += kFewMath / 32) {
-        const int row = unit >> shift;
-        const int item = deep ? unit % 2 * 16 + lane % 16 : lane;
-        const int source = deep ? lane / 16 : 0;
-        const std::uint8_t* const from = board.items(source, half) + row * kRowBytes + item * 16;
-        const int step = kPublishedBytes << shift;
-        const int head = row % 8 * 8 + 2 * (item & 3);
-        const int dim = row / 8 * 64 + half * 32 + item / 4 * 4;
-        std::int64_t to = place.token * params.out_token_stride + (place.first_head + head) * params.out_head_stride + dim;
-        asm volatile("" : "+l"(to));
+    for (int row = first + warp; row < last; row += deep ? kWarps : 2 * kWarps) {
+        const std::uint8_t* const from = board.items(0, 0) + row * kRowBytes + lane * 16;
+        const auto source_of = [&](int k) { return deep ? k : k % 8; };
+        const auto counts = [&](int k) { return source_of(k) < splits && (deep || k < 8 || row + kWarps < last); };
+        const auto head_of = [&](int set) { return (row + set * kWarps) % 8 * 8 + 2 * (lane & 3); };
+        const int heads[2] = {head_of(0), head_of(deep ? 0 : 1)};
+        std::int64_t to[2];
+#pragma unroll
+        for (int set = 0; set < 2; ++set) {
+            const int r = row + set * kWarps;
+            const int dim = r / 8 % 8 * 64 + r / kHalfRows * 32 + lane / 4 * 4;
+            to[set] = place.token * params.out_token_stride + (place.first_head + heads[set]) * params.out_head_stride +
+                      dim;
+            asm volatile("" : "+l"(to[set]));  // found before the wait
+        }
         if (!waited) ready();
         waited = true;
-        uint4 v[kFlight];
+        uint4 v[kMostPublished];
 #pragma unroll
-        for (int k = 0; k < kFlight; ++k) v[k] = load_published(from + k * step, (k << shift) + source < splits);
-        __half2 sums[2][2] = {};
+        for (int k = 0; k < kMostPublished; ++k)
+            v[k] = load_published(from + source_of(k) * kPublishedBytes + (deep ? 0 : k / 8 * (kWarps * kRowBytes)),
+                                  counts(k));
+        __half2 sums[2][4] = {};
 #pragma unroll
-        for (int k = 0; k < kFlight; ++k) {
-            const uint2 share = *reinterpret_cast<const uint2*>(&control.part_factor[(k << shift) + source][head]);
-            sums[0][0] = __hfma2(half_of(v[k].x), half_of(share.x), sums[0][0]);
-            sums[0][1] = __hfma2(half_of(v[k].y), half_of(share.x), sums[0][1]);
-            sums[1][0] = __hfma2(half_of(v[k].z), half_of(share.y), sums[1][0]);
-            sums[1][1] = __hfma2(half_of(v[k].w), half_of(share.y), sums[1][1]);
+        for (int k = 0; k < kMostPublished; ++k) {
+            const uint2 share = *reinterpret_cast<const uint2*>(&control.part_factor[source_of(k)][heads[k / 8]]);
+            auto& sum = sums[k / 8];
+            sum[0] = __hfma2(half_of(v[k].x), half_of(share.x), sum[0]);
+            sum[1] = __hfma2(half_of(v[k].y), half_of(share.x), sum[1]);
+            sum[2] = __hfma2(half_of(v[k].z), half_of(share.y), sum[2]);
+            sum[3] = __hfma2(half_of(v[k].w), half_of(share.y), sum[3]);
         }
-        if (deep) {
 #pragma unroll
-            for (int e = 0; e < 4; ++e) sums[e / 2][e % 2] = __hadd2(sums[e / 2][e % 2], __shfl_xor_sync(~0U, sums[e / 2][e % 2], 16));
-        }
+        for (int set = 0; set < 2; ++set) {
+            if (set == 1 && (deep || row + kWarps >= last)) break;
+            const int r = row + set * kWarps;
+            if (r / 8 % 8 * 64 + r / kHalfRows * 32 + lane / 4 * 4 >= params.value_dim) continue;
 #pragma unroll
-        for (int e = 0; e < 2; ++e) {
-            const float factor = control.factor[head + e] * back;
-            const float2 low = __half22float2(sums[e][0]);
-            const float2 high = __half22float2(sums[e][1]);
-            const float out[4] = {low.x * factor, low.y * factor, high.x * factor, high.y * factor};
-            const bool mine = !deep || source == e;
-            if (mine && place.first_head + head + e < params.heads && dim < params.value_dim)
-                store_four(params, to + e * params.out_head_stride, out);
+            for (int e = 0; e < 2; ++e) {
+                const float factor = control.factor[heads[set] + e] * back;
+                float out[4];
+#pragma unroll
+                for (int w = 0; w < 2; ++w) {
+                    const __half2 sum =
+                        deep ? __hadd2(sums[0][2 * e + w], sums[1][2 * e + w]) : sums[set][2 * e + w];
+                    const float2 two = __half22float2(sum);
+                    out[2 * w] = two.x * factor;
+                    out[2 * w + 1] = two.y * factor;
+                }
+                if (place.first_head + heads[set] + e < params.heads)
+                    store_four(params, to[set] + e * params.out_head_stride, out);
+            }
         }
     }
     if (!waited) ready();
