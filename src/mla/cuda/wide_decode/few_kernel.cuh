@@ -35,7 +35,7 @@ __device__ __forceinline__ void exchange_few(const Params& params, FewControl& c
                                              const WidePlace& place, const Board& board, int warp, int lane) {
     if (warp < 2) {
         ptx::named_barrier(kFewStagedBarrier, kFewMath + 64);
-        board.store_staged(place.rank, base, warp, lane);
+        board.store_staged(place.rank, OwnedRows(params, place.rank), base, warp, lane);
         ptx::named_barrier(kFewStoredBarrier, kFewMath + 64);
         if (warp != 0) return;
         board.raise(place.rank, kOutFlag, params.splits, lane);
@@ -154,12 +154,14 @@ __device__ __forceinline__ void calculate_few(const Params& params, const Publis
     add_half(ValuePlace(control, base, warp, 0, lane_anew()), stage.index, other, near);
     stage_half(near, forth, base + warp * (kHeads / 8 * kRowBytes) + lane_anew() * 16);
     named_barrier_arrive(kFewStagedBarrier, kFewMath + 64);
+    const OwnedRows own(control.params, place.rank);
     add_half(ValuePlace(control, base, warp, 1, lane_anew()), stage.index, other, far);
 #pragma unroll
-    for (int j = 0; j < kHeads / 8; ++j) board.store(place.rank, 1, packed(far, forth, j), j, warp, lane_anew());
+    for (int j = 0; j < kHeads / 8; ++j)
+        board.store(place.rank, own, base, kHalfRows + warp * (kHeads / 8) + j, packed(far, forth, j), lane_anew());
     named_barrier_arrive(kFewStoredBarrier, kFewMath + 64);
     const float back = power_of(kUnitExponent + part_shift(params));
-    gather_published(control.params, control, board, place, back, warp, lane_anew(),
+    gather_published(control.params, control, board, base, place, back, warp, lane_anew(),
                      [] { ptx::named_barrier(kFewReadyBarrier, kFewMath + 96); });
 }
 

@@ -47,6 +47,17 @@ __device__ __forceinline__ void stage_half(const HalfSums& sums, float factor, s
     for (int j = 0; j < kHeads / 8; ++j) store_shared(to + j * kRowBytes, packed(sums, factor, j));
 }
 
+/// Item rows that a split adds up. Its own parts of them stay in shared memory.
+struct OwnedRows {
+    int first, last;
+    __device__ __forceinline__ OwnedRows(const Params& params, int rank) {
+        const int owned = over_splits(params, 2 * kHalfRows + params.splits - 1);
+        first = rank * owned;
+        last = min(2 * kHalfRows, first + owned);
+    }
+    [[nodiscard]] __device__ __forceinline__ bool has(int row) const { return row >= first && row < last; }
+};
+
 /// What the splits of a token and 64 heads publish.
 class Board {
   public:
@@ -64,23 +75,30 @@ class Board {
         return reinterpret_cast<std::uint64_t*>(sums(split) + kHeads) + kind * kMostPublished + reader;
     }
 
-    /// Item row j of a warp's eight of a half.
-    __device__ __forceinline__ void store(int split, int half, const uint4& item, int j, int part, int lane) const {
-        store_published(items(split, half) + (part * (kHeads / 8) + j) * kRowBytes + lane * 16, item);
+    /// Item row `row`; into its place at `kept` if the split owns it.
+    __device__ __forceinline__ void store(int split, const OwnedRows& own, std::uint32_t kept, int row,
+                                          const uint4& item, int lane) const {
+        const int at = row * kRowBytes + lane * 16;
+        if (own.has(row))
+            store_shared(kept + at, item);
+        else
+            store_published(items(split, 0) + at, item);
     }
 
     /// The first half, staged in shared memory, by two warps: the math warps' own stores would keep what they read then
     /// waiting.
-    __device__ __forceinline__ void store_staged(int split, std::uint32_t from, int warp, int lane) const {
+    __device__ __forceinline__ void store_staged(int split, const OwnedRows& own, std::uint32_t staged, int warp,
+                                                 int lane) const {
         constexpr int kAtOnce = 8;
-        const std::uint32_t first = warp * (kHalfBytes / 2) + lane * 16;
 #pragma unroll 1
-        for (std::uint32_t at = first; at < first + kHalfBytes / 2; at += kAtOnce * kRowBytes) {
+        for (int row = warp * (kHalfRows / 2); row < (warp + 1) * (kHalfRows / 2); row += kAtOnce) {
+            const int at = row * kRowBytes + lane * 16;
             uint4 v[kAtOnce];
 #pragma unroll
-            for (int i = 0; i < kAtOnce; ++i) v[i] = load_shared_16(from + at + i * kRowBytes);
+            for (int i = 0; i < kAtOnce; ++i) v[i] = load_shared_16(staged + at + i * kRowBytes);
 #pragma unroll
-            for (int i = 0; i < kAtOnce; ++i) store_published(items(split, 0) + at + i * kRowBytes, v[i]);
+            for (int i = 0; i < kAtOnce; ++i)
+                if (!own.has(row + i)) store_published(items(split, 0) + at + i * kRowBytes, v[i]);
         }
     }
 
@@ -159,22 +177,21 @@ __device__ __forceinline__ void store_four(const Params& params, std::int64_t at
 /// addresses are known.
 template <typename Ready>
 __device__ __forceinline__ void gather_published(const Params& params, const FewControl& control, const Board& board,
-                                                 const WidePlace& place, float back, int warp, int lane,
-                                                 const Ready& ready) {
-    constexpr int kRows = 2 * kHalfRows;
+                                                 std::uint32_t kept, const WidePlace& place, float back, int warp,
+                                                 int lane, const Ready& ready) {
     constexpr int kWarps = kFewMath / 32;
     const int splits = params.splits;
     const bool deep = splits > kMostPublished / 2;
-    const int owned = over_splits(params, kRows + splits - 1);
-    const int first = place.rank * owned;
-    const int last = min(kRows, first + owned);
+    const OwnedRows own(params, place.rank);
     const auto half_of = [](const std::uint32_t& two) { return *reinterpret_cast<const __half2*>(&two); };
     bool waited = false;
 #pragma unroll 1
-    for (int row = first + warp; row < last; row += deep ? kWarps : 2 * kWarps) {
+    for (int row = own.first + warp; row < own.last; row += deep ? kWarps : 2 * kWarps) {
         const std::uint8_t* const from = board.items(0, 0) + row * kRowBytes + lane * 16;
         const auto source_of = [&](int k) { return deep ? k : k % 8; };
-        const auto counts = [&](int k) { return source_of(k) < splits && (deep || k < 8 || row + kWarps < last); };
+        const auto counts = [&](int k) {
+            return source_of(k) < splits && source_of(k) != place.rank && (deep || k < 8 || row + kWarps < own.last);
+        };
         const auto head_of = [&](int set) { return (row + set * kWarps) % 8 * 8 + 2 * (lane & 3); };
         const int heads[2] = {head_of(0), head_of(deep ? 0 : 1)};
         std::int64_t to[2];
@@ -194,18 +211,21 @@ __device__ __forceinline__ void gather_published(const Params& params, const Few
             v[k] = load_published(from + source_of(k) * kPublishedBytes + (deep ? 0 : k / 8 * (kWarps * kRowBytes)),
                                   counts(k));
         __half2 sums[2][4] = {};
+        const auto add = [&](int set, int source, const uint4& item) {
+            const uint2 share = *reinterpret_cast<const uint2*>(&control.part_factor[source][heads[set]]);
+            sums[set][0] = __hfma2(half_of(item.x), half_of(share.x), sums[set][0]);
+            sums[set][1] = __hfma2(half_of(item.y), half_of(share.x), sums[set][1]);
+            sums[set][2] = __hfma2(half_of(item.z), half_of(share.y), sums[set][2]);
+            sums[set][3] = __hfma2(half_of(item.w), half_of(share.y), sums[set][3]);
+        };
+        const std::uint32_t own_item = kept + row * kRowBytes + lane * 16;
+        add(0, place.rank, load_shared_16(own_item));
+        if (!deep && row + kWarps < own.last) add(1, place.rank, load_shared_16(own_item + kWarps * kRowBytes));
 #pragma unroll
-        for (int k = 0; k < kMostPublished; ++k) {
-            const uint2 share = *reinterpret_cast<const uint2*>(&control.part_factor[source_of(k)][heads[k / 8]]);
-            auto& sum = sums[k / 8];
-            sum[0] = __hfma2(half_of(v[k].x), half_of(share.x), sum[0]);
-            sum[1] = __hfma2(half_of(v[k].y), half_of(share.x), sum[1]);
-            sum[2] = __hfma2(half_of(v[k].z), half_of(share.y), sum[2]);
-            sum[3] = __hfma2(half_of(v[k].w), half_of(share.y), sum[3]);
-        }
+        for (int k = 0; k < kMostPublished; ++k) add(k / 8, source_of(k), v[k]);
 #pragma unroll
         for (int set = 0; set < 2; ++set) {
-            if (set == 1 && (deep || row + kWarps >= last)) break;
+            if (set == 1 && (deep || row + kWarps >= own.last)) break;
             const int r = row + set * kWarps;
             if (r / 8 % 8 * 64 + r / kHalfRows * 32 + lane / 4 * 4 >= params.value_dim) continue;
 #pragma unroll
