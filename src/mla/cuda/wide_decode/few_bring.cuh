@@ -95,7 +95,7 @@ class FewBringer {
     }
 
     /// Where a lane's part of sixteen rows is.
-    using FourRows = const std::uint8_t* [kOwnRows / 4];
+    using FourRows = const std::uint8_t * [kOwnRows / 4];
     __device__ __forceinline__ void find(int block, const LanePlace& place, FourRows& from) const {
 #pragma unroll
         for (int i = 0; i < kOwnRows / 4; ++i) from[i] = rows_.values(block, 4 * i + place.r) + place.chunk * 16;
@@ -126,8 +126,7 @@ class FewBringer {
             const bool live = (valid >> (4 * i + lane.r) & 1U) != 0;
             const std::uint32_t at = (own ^ (i % 2 * 64)) + i * 512;
 #pragma unroll
-            for (int piece = 0; piece < 4; ++piece)
-                ptx::copy_16(at + piece * kSlabBytes, from + piece * 128, live);
+            for (int piece = 0; piece < 4; ++piece) ptx::copy_16(at + piece * kSlabBytes, from + piece * 128, live);
             ptx::copy_16(at + kRotarySlab * kSlabBytes, from + Fp8Row<kFewDim>::kRotaryByte, live);
         }
         if (rows_.owns(block, lane_))

@@ -8,7 +8,8 @@
 
 namespace tokamak::mla::cuda::wide_decode {
 
-/// Where the first scales of a lane's rows are, rows 8 j + 2 (lane % 4) and the next of each tile j; further ones behind.
+/// Where the first scales of a lane's rows are, rows 8 j + 2 (lane % 4) and the next of each tile j; further ones
+/// behind.
 __device__ __forceinline__ std::uint32_t scales_of_rows(std::uint32_t base, int stage, int lane) {
     return base + FewLayout::kScales + (stage * kRowBlock + 2 * (lane & 3)) * FewLayout::kScaleBytes;
 }

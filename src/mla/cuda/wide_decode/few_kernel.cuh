@@ -141,21 +141,22 @@ __device__ __forceinline__ void calculate_few(const Params& params, const Publis
             scale_half(far, control.correction, lane_anew());
         }
         if (last) named_barrier_arrive(kFewSumsBarrier, kFewThreads);
-        if (last) break;
-#pragma unroll 1
-        for (int b = 0; b < 2; ++b) {
-            add_block(ValuePlace(control, base, warp, 0, lane_anew()), stage.index, b, near, far);
-            __syncwarp();
-            if (lane_anew() == 0) ptx::barrier_arrive(&control.read[stage.index]);
-            stage.advance(kRing);
+        const int other = block + 1 < blocks ? next_stage(stage).index : stage.index;
+        add_half(ValuePlace(control, base, warp, 0, lane_anew()), stage.index, other, near);
+        if (last) {
+            stage_half(near, forth, base + warp * (kHeads / 8 * kRowBytes) + lane_anew() * 16);
+            named_barrier_arrive(kFewStagedBarrier, kFewMath + 64);
         }
+        add_half(ValuePlace(control, base, warp, 1, lane_anew()), stage.index, other, far);
+        if (last) break;
+        __syncwarp();
+        if (lane_anew() == 0) {
+            ptx::barrier_arrive(&control.read[stage.index]);
+            ptx::barrier_arrive(&control.read[other]);
+        }
+        stage = next_stage(next_stage(stage));
     }
-    const int other = blocks % 2 == 0 ? next_stage(stage).index : stage.index;
-    add_half(ValuePlace(control, base, warp, 0, lane_anew()), stage.index, other, near);
-    stage_half(near, forth, base + warp * (kHeads / 8 * kRowBytes) + lane_anew() * 16);
-    named_barrier_arrive(kFewStagedBarrier, kFewMath + 64);
     const OwnedRows own(control.params, place.rank);
-    add_half(ValuePlace(control, base, warp, 1, lane_anew()), stage.index, other, far);
 #pragma unroll
     for (int j = 0; j < kHeads / 8; ++j)
         board.store(place.rank, own, base, kHalfRows + warp * (kHeads / 8) + j, packed(far, forth, j), lane_anew());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Shared memory and barriers of the wide decode kernel for few tokens. Rows, queries and weights lie as in the form with
-// clusters.
+// Shared memory and barriers of the wide decode kernel for few tokens. Rows, queries and weights lie as in the form
+// with clusters.
 #pragma once
 
 #include "mla/cuda/wide_decode/instances.h"
@@ -10,7 +10,7 @@ namespace tokamak::mla::cuda::wide_decode {
 
 inline constexpr int kFewDim = 576;
 inline constexpr int kFewBringers = 128;  ///< the first warpgroup
-inline constexpr int kFewMath = 256;      ///< two warpgroups, each scores every other block of rows and adds half of all
+inline constexpr int kFewMath = 256;  ///< two warpgroups, each scores every other block of rows and adds half of all
 inline constexpr int kFewThreads = kFewBringers + kFewMath;
 inline constexpr int kFewMathRegisters = 224;
 inline constexpr int kFewBringRegisters = 56;
@@ -53,14 +53,14 @@ struct FewControl {
     std::uint64_t settled[kRing];  ///< per bringing warp
     std::uint64_t read[kRing];     ///< a block has been added: per math warp
     int live[kRing][4];            ///< live rows of the share up to the end of the block, of each bringing warp
-    alignas(16) RowNote note[kRing][kRowBlock];            ///< shift -infinity: a masked row
-    alignas(16) std::uint16_t ratio[kRing][4][kRowBlock];  ///< scales divided by the row's power, f16
-    alignas(16) float head_factor[kHeads];                 ///< what makes a head's score an exponent of 2
-    alignas(16) float top[2][kHeads];                      ///< of a warpgroup's block
-    alignas(16) float correction[kHeads];                  ///< factor of older sums
-    alignas(16) float reference[kHeads];                   ///< at the end
-    alignas(16) float sum[2][kHeads];                      ///< of a warpgroup's blocks
-    alignas(16) float factor[kHeads];                      ///< of the splits' sums; 0: head is empty
+    alignas(16) RowNote note[kRing][kRowBlock];                     ///< shift -infinity: a masked row
+    alignas(16) std::uint16_t ratio[kRing][4][kRowBlock];           ///< scales divided by the row's power, f16
+    alignas(16) float head_factor[kHeads];                          ///< what makes a head's score an exponent of 2
+    alignas(16) float top[2][kHeads];                               ///< of a warpgroup's block
+    alignas(16) float correction[kHeads];                           ///< factor of older sums
+    alignas(16) float reference[kHeads];                            ///< at the end
+    alignas(16) float sum[2][kHeads];                               ///< of a warpgroup's blocks
+    alignas(16) float factor[kHeads];                               ///< of the splits' sums; 0: head is empty
     alignas(16) std::uint32_t part_factor[kMostPublished][kHeads];  ///< two f16 numbers
     alignas(16) Params params;  ///< as in the constant bank, of which every line is 250 cycles away
 };

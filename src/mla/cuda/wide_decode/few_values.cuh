@@ -92,26 +92,6 @@ __device__ __forceinline__ void add_half(const ValuePlace& place, int near, int 
     ptx::wgmma_wait<0>();
 }
 
-__device__ __forceinline__ void add_block(const ValuePlace& place, int stage, int buffer, HalfSums& near, HalfSums& far) {
-    ValuePlace second = place;
-    second.rows = place.rows ^ 32;
-    std::uint32_t a[4][4];
-    FewStep step[2][2];
-    step[0][0].load(place, stage, 0);
-    step[0][1].load(second, stage, 0);
-#pragma unroll
-    for (int i = 0; i < 16; ++i) {
-        const int s = i / 4;
-        if (i % 4 == 0 && s < 3) { step[(s + 1) % 2][0].load(place, stage, s + 1); step[(s + 1) % 2][1].load(second, stage, s + 1); }
-        if (i > 3) ptx::wgmma_wait<3>();
-        step[s % 2][i / 2 % 2].convert(i % 2, a[i % 4]);
-        ptx::wgmma_fence();
-        ptx::wgmma_from_registers<true>(i / 2 % 2 == 0 ? near[i % 2] : far[i % 2], a[i % 4], ptx::wgmma_step(place.weights + buffer * (kHeads * 128 / 16), s), true);
-        ptx::wgmma_commit();
-    }
-    ptx::wgmma_wait<0>();
-}
-
 /// Multiplies each head's sums by its entry of `factors`.
 __device__ __forceinline__ void scale_half(HalfSums& sums, const float* factors, int lane) {
 #pragma unroll

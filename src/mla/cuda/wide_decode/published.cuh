@@ -10,8 +10,9 @@
 namespace tokamak::mla::cuda::wide_decode {
 
 inline constexpr std::uint64_t kRaised = 0x9E3779B97F4A7C15;
-inline constexpr int kRowBytes = 512;             ///< an item row: of each lane, four dimensions of two heads
-inline constexpr int kHalfRows = 8 * kHeads / 8;  ///< item rows of half of a block's output: by part, then by pair of heads
+inline constexpr int kRowBytes = 512;  ///< an item row: of each lane, four dimensions of two heads
+inline constexpr int kHalfRows =
+    8 * kHeads / 8;  ///< item rows of half of a block's output: by part, then by pair of heads
 inline constexpr int kHalfBytes = kHalfRows * kRowBytes;
 enum : int { kOutFlag, kSumsFlag, kFlagKinds };
 inline constexpr int kFlagBytes = kFlagKinds * kMostPublished * static_cast<int>(sizeof(std::uint64_t));
@@ -172,9 +173,9 @@ __device__ __forceinline__ void store_four(const Params& params, std::int64_t at
     for (int i = 0; i < 4; ++i) out[i] = static_cast<std::uint16_t>(words[i / 2] >> (i % 2 * 16));
 }
 
-/// Adds up the item rows that this split owns and stores them; by the math warps. A lane has sixteen items in flight: of
-/// up to sixteen splits, or of up to eight, and of two rows. Sums are f16 as the parts are. `ready()` is awaited when
-/// addresses are known.
+/// Adds up the item rows that this split owns and stores them; by the math warps. A lane has sixteen items in flight:
+/// of up to sixteen splits, or of up to eight, and of two rows. Sums are f16 as the parts are. `ready()` is awaited
+/// when addresses are known.
 template <typename Ready>
 __device__ __forceinline__ void gather_published(const Params& params, const FewControl& control, const Board& board,
                                                  std::uint32_t kept, const WidePlace& place, float back, int warp,
@@ -199,8 +200,8 @@ __device__ __forceinline__ void gather_published(const Params& params, const Few
         for (int set = 0; set < 2; ++set) {
             const int r = row + set * kWarps;
             const int dim = r / 8 % 8 * 64 + r / kHalfRows * 32 + lane / 4 * 4;
-            to[set] = place.token * params.out_token_stride + (place.first_head + heads[set]) * params.out_head_stride +
-                      dim;
+            to[set] =
+                place.token * params.out_token_stride + (place.first_head + heads[set]) * params.out_head_stride + dim;
             asm volatile("" : "+l"(to[set]));  // found before the wait
         }
         if (!waited) ready();
@@ -234,8 +235,7 @@ __device__ __forceinline__ void gather_published(const Params& params, const Few
                 float out[4];
 #pragma unroll
                 for (int w = 0; w < 2; ++w) {
-                    const __half2 sum =
-                        deep ? __hadd2(sums[0][2 * e + w], sums[1][2 * e + w]) : sums[set][2 * e + w];
+                    const __half2 sum = deep ? __hadd2(sums[0][2 * e + w], sums[1][2 * e + w]) : sums[set][2 * e + w];
                     const float2 two = __half22float2(sum);
                     out[2 * w] = two.x * factor;
                     out[2 * w + 1] = two.y * factor;

@@ -29,7 +29,8 @@ __device__ __forceinline__ int live_columns(const FirstRead& first, int pool, in
     return max(0, min(first.pools[pool].lengths[token * first.pools[pool].length_stride], most));
 }
 __device__ __forceinline__ Live live_of(const Params& params, int token) {
-    return {live_columns(params.first, 0, token), params.first.top_k[1] == 0 ? 0 : live_columns(params.first, 1, token)};
+    return {live_columns(params.first, 0, token),
+            params.first.top_k[1] == 0 ? 0 : live_columns(params.first, 1, token)};
 }
 
 /// Rows of a share up to the last one that counts.
