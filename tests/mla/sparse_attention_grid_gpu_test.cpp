@@ -76,6 +76,26 @@ TEST(SparseAttentionGrid, AnyWorkspaceAnyTokensTheSameBits) {
     }
 }
 
+/// Flags are put back by those who read them: what a launch leaves keeps no later one from waiting.
+TEST(SparseAttentionGrid, LeavesNoFlagRaised) {
+    TOKAMAK_REQUIRE_GPU();
+    const AttentionCase c = grid_case(9);
+    for (const std::string& variant : grid_variants(c)) {
+        SCOPED_TRACE(variant);
+        AttentionData data(c);
+        const auto plan = mla::make_plan(data.problem(), Device::cuda(), {.variant = variant});
+        const OwnedWorkspace workspace = poisoned_workspace(plan.workspace(), Device::cuda(), 0xFF);
+        synchronize(Device::cuda());
+        mla::run(plan, grid_args(data), workspace);
+        synchronize(Device::cuda());
+        std::vector<std::uint64_t> words(plan.workspace().bytes / sizeof(std::uint64_t));
+        copy_bytes(words.data(), Device::cpu(), static_cast<Workspace>(workspace).data, Device::cuda(),
+                   words.size() * sizeof(std::uint64_t));
+        EXPECT_EQ(std::ranges::count(words, 0x9E3779B97F4A7C15U), 0);
+        EXPECT_GT(std::ranges::count(words, 0U), 0);
+    }
+}
+
 TEST(SparseAttentionGrid, TwoStreamsAtOnceDoNotWaitForEver) {
     TOKAMAK_REQUIRE_GPU();
     const AttentionCase c = grid_case(4);

@@ -172,7 +172,9 @@ struct LaunchConfig {
         const auto groups = static_cast<unsigned>(kernel.head_groups);
         const auto blocks = static_cast<unsigned>(tokens * kernel.cluster());
         config.gridDim = kernel.flat ? dim3(blocks, groups) : dim3(blocks * groups);
-        if (kernel.wide) {
+        if (kernel.published_bytes > 0) {
+            config.gridDim = dim3(static_cast<unsigned>(kernel.splits), groups, static_cast<unsigned>(tokens));
+        } else if (kernel.wide) {
             constexpr std::int64_t kMostRows = 65535;  // of a grid
             config.gridDim =
                 dim3(groups * static_cast<unsigned>(kernel.splits), static_cast<unsigned>(std::min(tokens, kMostRows)),
@@ -285,8 +287,11 @@ void run(const SparseAttentionPlan& plan, const SparseAttentionArgs& args, const
     params.shared = kernel.shared;
     const std::int64_t together = kernel.published_bytes > 0 ? launch.grid_tokens : args.tokens;
     for (std::int64_t first = 0; first < args.tokens; first += together) {
-        wide_decode::Published published = {nullptr, static_cast<std::int32_t>(first)};
-        if (kernel.published_bytes > 0) published.at = reinterpret_cast<std::uint8_t*>(state.published.in(workspace));
+        wide_decode::Published published = {nullptr};
+        if (kernel.published_bytes > 0) {
+            published.at = reinterpret_cast<std::uint8_t*>(state.published.in(workspace));
+            params.first.of_splits = static_cast<std::uint32_t>(first);  // such a grid needs no division
+        }
         LaunchConfig now(kernel, std::min(together, args.tokens - first));
         now.config.stream = stream.handle;
         void* arguments[] = {&params, &published};  // others than of a grid have one

@@ -45,36 +45,7 @@ class Bringer {
         ptx::copy_wait<0>();
     }
 
-    /// The first two blocks, found together and both asked for before anything else is done.
-    __device__ __forceinline__ void ask_first(const Params& params, int rank, int& blocks) {
-        LanePlace place(lane_);
-        asm volatile("" : "+r"(place.r), "+r"(place.chunk), "+r"(place.own), "+r"(place.split), "+r"(place.last));
-        rows_.turn_first();
-        int block = 0;
-#pragma unroll 1
-        do {
-            send(block, place);
-            if (block == 0) blocks = blocks_of(rows_of(params, share_of(params, rank), rows_.live()));
-        } while (++block < min(blocks, kFound));
-        rows_.prepare(0);
-    }
-    /// Then the rest.
-    __device__ __forceinline__ void run_few(int blocks) {
-        int copied = min(max(blocks, 1), kFound);
-#pragma unroll 1
-        for (int settled = 0; settled < blocks;) {
-            const bool copies = copied < kRing ? !has_come() : settled + 1 >= copied;
-            if (copied < blocks && copies)
-                copy(copied++);
-            else
-                settle(settled++);
-        }
-        ptx::copy_wait<0>();
-    }
-
   private:
-    static constexpr int kFound = 2;  ///< blocks whose rows are found together
-
     /// Where a lane's part of four rows is: in the slabs, and in the row.
     struct LanePlace {
         int r, chunk;

@@ -3,7 +3,7 @@
 
 namespace tokamak::mla::cuda::wide_decode {
 FewKernel few_576() {
-    return {{reinterpret_cast<const void*>(&few_decode<576>), kWideThreads, Layout<576>::kBytes, Layout<576>::kWeights},
+    return {{reinterpret_cast<const void*>(&few_decode), kFewThreads, FewLayout::kBytes, FewLayout::kWeights},
             kPublishedBytes};
 }
 }  // namespace tokamak::mla::cuda::wide_decode

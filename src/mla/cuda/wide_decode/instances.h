@@ -19,10 +19,9 @@ struct FewKernel {
     int published_bytes = 0;  ///< of a block, in the workspace
 };
 
-/// What the launch of such a kernel is told beside its parameters.
+/// What the launch of such a kernel is told beside its parameters, which have its first token in first.of_splits.
 struct Published {
     std::uint8_t* at;
-    std::int32_t first_token;  ///< of the launch
 };
 
 /// For fp8 rows of 512 or 576 elements at addresses that are multiples of 16; 64 heads a block.

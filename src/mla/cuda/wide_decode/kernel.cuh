@@ -16,8 +16,7 @@ inline constexpr int kBringRegisters = 40;
 
 __device__ __forceinline__ void start_wide() { ptx::named_barrier(kStartBarrier, kWideThreads); }
 
-/// By two warps. `Cluster`: the splits are one.
-template <bool Cluster = true>
+/// By two warps.
 __device__ __forceinline__ void init_wide(const Params& params, WideControl& control, int rank, bool first, int lane) {
     if (!first) {
         for (int h = lane; h < kHeads; h += 32) control.reference[h] = 0.0F;  // nothing to subtract yet
@@ -37,11 +36,9 @@ __device__ __forceinline__ void init_wide(const Params& params, WideControl& con
             ptx::barrier_init(&control.weights_empty[buffer], 8);
         }
         ptx::barrier_init(&control.counted, 4);
-        if constexpr (Cluster) {
-            ptx::barrier_init(&control.told, 1);
-            ptx::barrier_init(&control.landed, 1);
-            if (params.splits > 1) expect_others<kHeads>(params, control, rank);
-        }
+        ptx::barrier_init(&control.told, 1);
+        ptx::barrier_init(&control.landed, 1);
+        if (params.splits > 1) expect_others<kHeads>(params, control, rank);
     }
     ptx::fence_barrier_init();
 }

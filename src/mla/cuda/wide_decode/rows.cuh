@@ -14,9 +14,8 @@ struct Share {
 
 __device__ __forceinline__ Share share_of(const Params& params, int rank) {
     const int total = params.first.top_k[0] + params.first.top_k[1];
-    const int share = (over_splits(params, total + params.splits - 1) + 7) / 8 * 8;
-    const int first = min(total, rank * share);
-    return {first, min(total, first + share)};
+    const int first = min(total, rank * params.first.share);
+    return {first, min(total, first + params.first.share)};
 }
 
 /// Columns of a token that count, by pool.
@@ -30,7 +29,8 @@ __device__ __forceinline__ int live_columns(const FirstRead& first, int pool, in
     return max(0, min(first.pools[pool].lengths[token * first.pools[pool].length_stride], most));
 }
 __device__ __forceinline__ Live live_of(const Params& params, int token) {
-    return {live_columns(params.first, 0, token), live_columns(params.first, 1, token)};
+    return {live_columns(params.first, 0, token),
+            params.first.top_k[1] == 0 ? 0 : live_columns(params.first, 1, token)};
 }
 
 /// Rows of a share up to the last one that counts.

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+// As exact.cuh, heads by rows: sixteen heads of a warp by all rows of a block, in the layout of a warpgroup's sums.
+#pragma once
+
+#include "cuda/ptx/mma.cuh"
+#include "mla/cuda/wide_decode/exact.cuh"
+#include "mla/cuda/wide_decode/few_shape.cuh"
+
+namespace tokamak::mla::cuda::wide_decode {
+
+/// Where the first scales of a lane's rows are, rows 8 j + 2 (lane % 4) and the next of each tile j; further ones
+/// behind.
+__device__ __forceinline__ std::uint32_t scales_of_rows(std::uint32_t base, int stage, int lane) {
+    return base + FewLayout::kScales + (stage * kRowBlock + 2 * (lane & 3)) * FewLayout::kScaleBytes;
+}
+__device__ __forceinline__ float2 row_scales(std::uint32_t scales, int j) {
+    float2 of;
+    asm volatile("ld.shared.f32 %0, [%2];\n ld.shared.f32 %1, [%2 + 16];"
+                 : "=f"(of.x), "=f"(of.y)
+                 : "r"(scales + 8 * j * FewLayout::kScaleBytes)
+                 : "memory");
+    return of;
+}
+
+class FewExactScores {
+    static constexpr int kTiles = kRowBlock / 8;
+
+  public:
+    /// `head`: the first of the lane's two.
+    __device__ __forceinline__ FewExactScores(std::uint32_t base, int stage, int head, int lane)
+        : head_(anew(head)),
+          lane_(anew(lane)),
+          stage_(stage),
+          base_(anew(base)),
+          rows_(anew(base) + FewLayout::kRows + stage * FewLayout::kStageBytes) {}
+
+    __device__ __forceinline__ void compute(float (&score)[kTiles][4]) const {
+        clear(score);
+#pragma unroll 1
+        for (int k = 0; k < 4; ++k) add_rotary(k, score);
+        std::uint32_t scales = scales_of_rows(base_, stage_, lane_);
+#pragma unroll 1
+        for (int g = 0; g < kCodeSlabs; ++g, scales += sizeof(float)) {
+            float sums[kTiles][4];
+            clear(sums);
+#pragma unroll 1
+            for (int i = 0; i < 8; ++i) add_codes(g, i, sums);
+#pragma unroll
+            for (int j = 0; j < kTiles; ++j) {
+                const float2 scale = row_scales(scales, j);
+#pragma unroll
+                for (int e = 0; e < 4; ++e) score[j][e] = fmaf(sums[j][e], e % 2 == 0 ? scale.x : scale.y, score[j][e]);
+            }
+        }
+    }
+
+  private:
+    /// Addresses of this rare path, if made from what the compiler knows already, would be kept in registers.
+    template <typename T>
+    [[nodiscard]] __device__ __forceinline__ static T anew(T v) {
+        asm volatile("" : "+r"(v));
+        return v;
+    }
+    __device__ __forceinline__ static void clear(float (&sums)[kTiles][4]) {
+#pragma unroll
+        for (int e = 0; e < 4 * kTiles; ++e) sums[e / 4][e % 4] = 0.0F;
+    }
+    [[nodiscard]] __device__ __forceinline__ static std::uint32_t load(std::uint32_t at) {
+        std::uint32_t word;
+        asm volatile("ld.shared.u32 %0, [%1];" : "=r"(word) : "r"(at) : "memory");
+        return word;
+    }
+
+    /// Dimensions [128 slab + 16 i, + 16). A lane has four in a row of them, in any order that both operands share.
+    __device__ __forceinline__ void add_codes(int slab, int i, float (&sums)[kTiles][4]) const {
+        const std::uint32_t of_heads = base_ + swizzled(head_, i) + lane_ % 4 * 4;
+        const std::uint32_t of_rows = rows_ + slab * kSlabBytes + swizzled(lane_ / 4, i) + lane_ % 4 * 4;
+        std::uint32_t a[4];
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+            const std::uint32_t whole = load(of_heads + high_queries(slab) * kSlabBytes + h * 8 * 128);
+            const std::uint32_t rest = load(of_heads + low_queries(slab) * kSlabBytes + h * 8 * 128);
+            a[h] = sum(first_half(whole), first_half(rest));
+            a[2 + h] = sum(second_half(whole), second_half(rest));
+        }
+#pragma unroll
+        for (int j = 0; j < kTiles; ++j) {
+            const std::uint32_t codes = load(of_rows + j * 8 * 128);
+            ptx::mma_m16n8k16_f16(sums[j], a, first_half(codes), second_half(codes), sums[j]);
+        }
+    }
+
+    /// Rotary dimensions [16 k, 16 k + 16), bf16 as they are.
+    __device__ __forceinline__ void add_rotary(int k, float (&sums)[kTiles][4]) const {
+        const int chunk = 2 * k + lane_ % 4 / 2;
+        const std::uint32_t of_heads = base_ + kRotaryQueries * kSlabBytes + swizzled(head_, chunk) + lane_ % 2 * 8;
+        const std::uint32_t of_rows = rows_ + kRotarySlab * kSlabBytes + swizzled(lane_ / 4, chunk) + lane_ % 2 * 8;
+        const uint2 low = load_shared_8(of_heads);
+        const uint2 high = load_shared_8(of_heads + 8 * 128);
+        const std::uint32_t a[4] = {low.x, high.x, low.y, high.y};
+#pragma unroll
+        for (int j = 0; j < kTiles; ++j) {
+            const uint2 row = load_shared_8(of_rows + j * 8 * 128);
+            ptx::mma_m16n8k16(sums[j], a, row.x, row.y, sums[j]);
+        }
+    }
+
+    __device__ __forceinline__ static std::uint32_t first_half(std::uint32_t four) {
+        return bits_of(halves_of(four & 0xFFFFU));
+    }
+    __device__ __forceinline__ static std::uint32_t second_half(std::uint32_t four) {
+        return bits_of(halves_of(four >> 16));
+    }
+    __device__ __forceinline__ static std::uint32_t sum(std::uint32_t a, std::uint32_t b) {
+        return bits_of(__hadd2(*reinterpret_cast<const __half2*>(&a), *reinterpret_cast<const __half2*>(&b)));
+    }
+
+    int head_, lane_, stage_;
+    std::uint32_t base_, rows_;
+};
+
+}  // namespace tokamak::mla::cuda::wide_decode
