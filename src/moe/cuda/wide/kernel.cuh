@@ -14,6 +14,7 @@
 #include "moe/cuda/wide/early_combine.cuh"
 #include "moe/cuda/wide/finish_tall.cuh"
 #include "moe/cuda/wide/multiply_e4m3.cuh"
+#include "moe/cuda/wide/multiply_parts.cuh"
 #include "moe/cuda/wide/row_scales.cuh"
 #include "moe/cuda/wide/scatter.cuh"
 
@@ -132,6 +133,8 @@ __device__ __forceinline__ void consume_wide_unit(const WideArgs& args, const Wi
         multiply_unit_e4m3<Shape>(stages, first, matrix.tiles, unit.rows, sums);
     else if constexpr (Shape::Weights::kFromShared)
         multiply_unit_shared<Shape>(stages, first, Shape::chunks(matrix), sums);
+    else if constexpr (Shape::kParts)
+        multiply_unit_parts<Shape>(stages, first, matrix.tiles * Shape::Weights::kTileBlocks, me, sums);
     else if constexpr (Shape::kWholeStages)
         multiply_unit_stages<Shape>(stages, first, matrix.tiles * Shape::Weights::kTileBlocks, me, sums);
     else if constexpr (Strips == 2)
@@ -142,10 +145,14 @@ __device__ __forceinline__ void consume_wide_unit(const WideArgs& args, const Wi
         auto& scratch = group_scratch<Shape>(args);
         finish_wide_group<Shape>(args, unit, 0, me, stages.patch, scratch, sums);
         WideTelling<Shape>{args, scratch}.finished(unit, me.lane, stages.patch);
-    } else if (down) {
-        finish_wide_down<Shape>(args, unit, first, last, me, stages.patch, sums);
     } else {
-        finish_wide_gate_up<Shape>(args, unit, first, last, me, stages.patch, sums);
+        const WideConsumer own = Shape::kFindsPlace ? WideConsumer::anew() : me;
+        const WideRange strips = Shape::kFindsPlace ? warpgroup_strips<Shape>(unit, own) : WideRange{first, last};
+        std::uint8_t* const patch = Shape::kFindsPlace ? wide_patch(args, own) : stages.patch;
+        if (down)
+            finish_wide_down<Shape>(args, unit, strips.first, strips.last, own, patch, sums);
+        else
+            finish_wide_gate_up<Shape>(args, unit, strips.first, strips.last, own, patch, sums);
     }
 }
 
@@ -204,22 +211,13 @@ __device__ __forceinline__ void consume_wide_width(const WideArgs& args, const W
     consume_wide_unit<Shape, Width / 8>(args, unit, down, first, last, me, stages);
 }
 
-/// The turn that a consumer warp is at, in shared memory: its registers are for sums and operands.
-__device__ __forceinline__ int next_wide_turn(std::uint8_t* patch, int lane) {
-    WidePending& pending = WidePending::of(patch);
-    const int next = pending.turn + 1;
-    __syncwarp();
-    if (lane == 0) pending.turn = next;
-    return next;
-}
-
 template <class Shape>
 __device__ __forceinline__ void consume_wide_phase(const WideArgs& args, const WideDeals& deals, bool down,
                                                    const WideConsumer& me, WideStages<Shape>& stages) {
     const DecodeMatrix& matrix = down ? args.down : args.gate_up;
     for (;;) {
-        const WideConsumer own = Shape::kQuantized ? WideConsumer::anew() : me;
-        WideStages<Shape> from = Shape::kQuantized ? consumer_stages(args, stages.ring, stages.place, own) : stages;
+        const WideConsumer own = Shape::kFindsPlace ? WideConsumer::anew() : me;
+        WideStages<Shape> from = Shape::kFindsPlace ? consumer_stages(args, stages.ring, stages.place, own) : stages;
         const int turn = next_wide_turn(from.patch, own.lane);
         const WideUnit* const next = deals.await(turn);
         if (next == nullptr) break;

@@ -131,6 +131,8 @@ __device__ __forceinline__ int choose_wide_units(const DecodeMatrix& matrix, int
     constexpr int step = Shape::kPairs ? 2 : 1;
     if ((!down && Shape::kGroupStrips > 1) || Shape::kConverted)
         return (matrix.strips + step * Shape::kGroupStrips - 1) / (step * Shape::kGroupStrips) * step;
+    // A warpgroup without a strip is a third that idles, and CTAs that are done early go on with the down phase.
+    if constexpr (Shape::kWarpgroups == 3) return (matrix.strips + Shape::kStrips - 1) / Shape::kStrips;
     int best = step;
     unsigned least = 0xFFFFFFFFU;
     for (int strips = 1; strips <= Shape::kStrips; ++strips) {

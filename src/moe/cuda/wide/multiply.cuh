@@ -57,6 +57,15 @@ struct WidePending {
     }
 };
 
+/// The turn that a consumer warp is at, in shared memory: its registers are for sums and operands.
+__device__ __forceinline__ int next_wide_turn(std::uint8_t* patch, int lane) {
+    WidePending& pending = WidePending::of(patch);
+    const int next = pending.turn + 1;
+    __syncwarp();
+    if (lane == 0) pending.turn = next;
+    return next;
+}
+
 /// Place of a consumer warp.
 struct WideConsumer {
     int warpgroup;
@@ -171,20 +180,6 @@ __device__ __forceinline__ void multiply_slab(Slab& slab, Rows rows, std::uint32
     ptx::wgmma_commit();
 }
 
-/// Converts a stage of one strip, then has it multiplied.
-template <class Shape, class Slab, int Eights>
-__device__ __forceinline__ void multiply_both(Slab (&slabs)[2][1], std::uint64_t rows, std::uint32_t (&a)[2][1][4][4],
-                                              float (&sums)[1][Eights][4]) {
-    slabs[0][0].convert(a[0][0]);
-    slabs[1][0].convert(a[1][0]);
-    ptx::wgmma_fence();
-#pragma unroll
-    for (int step = 0; step < 8; ++step)
-        ptx::wgmma_bf16(sums[0], a[step / 4][0][step % 4],
-                        ptx::wgmma_further(rows, step / 4 * Shape::kRowBlockBytes + step % 4 * 32));
-    ptx::wgmma_commit();
-}
-
 /// A consumer warp's way through the stages of a unit, as shared addresses: a stage's pointer costs the latency of a
 /// special register. Its place is eight times its slot: from there barriers are an addition away, what the lane reads
 /// and the rows' descriptor a multiplication and an addition in one.
@@ -202,7 +197,7 @@ class WideLaneStages {
           first_codes_(ptx::shared_address(stages.ring.memory) +
                        static_cast<std::uint32_t>(first * kStripBytes + me.slab * 512 + me.lane * 16)),
           scales_further_(
-              static_cast<std::uint32_t>(Weights::scale_place(me.slab, me.lane) - me.slab * 512 - me.lane * 16)),
+              static_cast<std::uint32_t>(Weights::Part::scale_place(me.slab, me.lane) - me.slab * 512 - me.lane * 16)),
           first_rows_(__shfl_sync(
               0xFFFFFFFFU, ptx::wgmma_tile_word(ptx::shared_address(stages.ring.memory + Shape::kRowsOffset)), 0)),
           place_(__shfl_sync(0xFFFFFFFFU, static_cast<std::uint32_t>(stages.place.slot), 0) * 8),
@@ -216,6 +211,10 @@ class WideLaneStages {
     __device__ __forceinline__ void await() const { ptx::barrier_wait(full_ + place_, parity_); }
     __device__ __forceinline__ void load(typename Weights::Slab& slab, int strip, int block) const {
         slab.load(codes_, scales_, strip * kStripBytes, block);
+    }
+    /// Of two blocks of a strip, the first of which is `block` of the stage.
+    __device__ __forceinline__ void load(typename Weights::Part& part, int strip, int block) const {
+        part.load(codes_, scales_, strip * kStripBytes + Weights::block_offset(block));
     }
     /// Descriptor of the rows, by the whole warp. What comes of a shuffle is in a uniform register, as are the
     /// descriptors made of it; in others each wgmma takes four more instructions. The word is known a stage before, so
@@ -263,19 +262,15 @@ class WideLaneStages {
     std::uint32_t rows_ = 0;
 };
 
-/// A warpgroup's strips over whole stages of two blocks. What is converted is loaded a stage ahead, and asked for at
-/// the beginning of the one before, so that little stands between conversions; behind the last stage of the unit from
-/// whatever lies there.
-/// One strip: a stage is converted, then multiplied at once, and other warpgroups fill the wait for the matrix unit.
-/// Conversion beside one's own multiplications was 4 of 720 us faster (gpt-oss-120b, 1024 tokens), but then ptxas
-/// serialises more than three widths, and those in eights win 28.
-/// Two: a set of registers for each block of each strip, which is converted while the one before is multiplied.
+/// Two strips over whole stages of two blocks, for more rows than 64. What is converted is loaded a stage ahead, and
+/// asked for at the beginning of the one before, so that little stands between conversions; behind the last stage of
+/// the unit from whatever lies there. A set of registers for each block of each strip, which is converted while the one
+/// before is multiplied.
 template <class Shape, int Strips, int Eights>
 __device__ __forceinline__ void multiply_unit_stages(WideStages<Shape>& stages, int first, int blocks,
                                                      const WideConsumer& me, float (&sums)[Strips][Eights][4]) {
     static_assert(Shape::kBlocks == 2);
     constexpr int parts = 2 * Strips;
-    constexpr bool at_once = Strips == 1;
     WideLaneStages<Shape> lane(stages, first, me);
     std::uint32_t a[2][Strips][4][4];
     typename Shape::Weights::Slab slabs[2][Strips];
@@ -293,28 +288,19 @@ __device__ __forceinline__ void multiply_unit_stages(WideStages<Shape>& stages, 
         const auto await_next = [&] {
             if (__any_sync(0xFFFFFFFFU, present == 0 && left > 2)) lane.await();
         };
-        if constexpr (at_once) {
-            multiply_both<Shape>(slabs, rows, a, sums);
-            await_next();
-            lane.load(slabs[0][0], 0, 0);
-            lane.load(slabs[1][0], 0, 1);
-            ptx::wgmma_wait<0>();
-            lane.give_back(own);
-        } else {
 #pragma unroll
-            for (int part = 0; part < parts; ++part) {
-                const int block = part / Strips;
-                const int strip = part % Strips;
-                std::uint64_t of_block = ptx::wgmma_further(rows, block * Shape::kRowBlockBytes);
-                asm volatile("" : "+l"(of_block));  // else those of both strips are kept, in ordinary registers
-                multiply_slab(slabs[block][strip], of_block, a[block][strip], sums[strip]);
-                if (part == 0) await_next();
-                lane.load(slabs[block][strip], strip, block);
-                ptx::wgmma_wait<1>();
-                if (part == 0) lane.give_back(reading);
-            }
-            reading = own;
+        for (int part = 0; part < parts; ++part) {
+            const int block = part / Strips;
+            const int strip = part % Strips;
+            std::uint64_t of_block = ptx::wgmma_further(rows, block * Shape::kRowBlockBytes);
+            asm volatile("" : "+l"(of_block));  // else those of both strips are kept, in ordinary registers
+            multiply_slab(slabs[block][strip], of_block, a[block][strip], sums[strip]);
+            if (part == 0) await_next();
+            lane.load(slabs[block][strip], strip, block);
+            ptx::wgmma_wait<1>();
+            if (part == 0) lane.give_back(reading);
         }
+        reading = own;
     }
     if (blocks % 2 != 0) {
         const std::uint64_t rows = lane.rows();

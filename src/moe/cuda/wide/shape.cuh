@@ -26,11 +26,11 @@ enum class WideCombines { asked, rows, half_rows, atomic };
 /// `MostRows` rows of one expert in steps of `StepRows`; and one warpgroup that feeds them. Up to 64 rows converting
 /// weights is a chain of short waits, which a third warp of a scheduler fills.
 template <class Weights_, int LeastRows_, int StepRows_, int MostRows_, WideCombines Combines_ = WideCombines::asked,
-          int Warpgroups_ = 2>
+          int Warpgroups_ = 2, int StripsEach_ = Warpgroups_ == 2 ? 2 : 1>
 struct WideShape {
     using Weights = Weights_;
     static constexpr int kWarpgroups = Warpgroups_;
-    static constexpr int kStripsEach = kWarpgroups == 2 ? 2 : 1;
+    static constexpr int kStripsEach = StripsEach_;
     static constexpr int kLeastRows = LeastRows_;
     static constexpr int kStepRows = StepRows_;
     /// Rows that a tile may have behind its 128th (multiply_tall.cuh).
@@ -44,9 +44,14 @@ struct WideShape {
     /// Converted weights are multiplied by whole stages, with a set of registers for each strip and block of them; more
     /// rows leave none for that.
     static constexpr bool kWholeStages = kMostRows <= 96;
+    /// Up to 64 rows a stage is two parts of 128 columns (multiply_parts.cuh).
+    static constexpr bool kParts = kMostRows <= 64;
     static_assert(kMostRows % kStepRows == 0 && kLeastRows % kStepRows == 0);
     static constexpr int kStrips = kWarpgroups * kStripsEach;
     static constexpr int kConsumerWarps = kWarpgroups * 4;
+    /// Sums and operands of six strips leave no registers for what a unit's beginning and end need of the thread's
+    /// place: kept in local memory that cost 3% (gpt-oss-120b, 1024 tokens).
+    static constexpr bool kFindsPlace = Weights::kQuantized || kStrips == 6;
     static constexpr int kThreads = (kConsumerWarps + 4) * 32;
     static constexpr int kFullArrivals = 2;  ///< of a stage: one for the weights, one for the rows
     /// Registers of a thread after the roles have parted: together no more than before. What the consumers do not need

@@ -70,8 +70,8 @@ std::vector<WideInstance> wide_instances(const WeightSpec& spec, bool quantized)
             if (quantized) return {wide_fp8_block_n128()};
             return {};
         case WeightFormat::bf16: return {wide_bf16_n160()};
-        case WeightFormat::mxfp4: return {wide_mxfp4_n128(), wide_mxfp4_n64(), wide_mxfp4_n96()};
-        case WeightFormat::nvfp4: return {wide_nvfp4_n128(), wide_nvfp4_n64(), wide_nvfp4_n96()};
+        case WeightFormat::mxfp4: return {wide_mxfp4_n128(), wide_mxfp4_n48(), wide_mxfp4_n64(), wide_mxfp4_n96()};
+        case WeightFormat::nvfp4: return {wide_nvfp4_n128(), wide_nvfp4_n48(), wide_nvfp4_n64(), wide_nvfp4_n96()};
         case WeightFormat::int4: break;
     }
     const bool f16 = spec.scale_dtype == DType::f16;

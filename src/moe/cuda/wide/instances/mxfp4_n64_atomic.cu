@@ -4,6 +4,6 @@
 
 namespace tokamak::moe::cuda {
 WideInstance wide_mxfp4_n64_atomic() {
-    return wide_instance<WideShape<Wide4Bit<Mxfp4Weights>, 32, 8, 64, WideCombines::atomic, 3>>("wide_n64");
+    return wide_instance<WideShape<WideMxfp4Long, 32, 8, 64, WideCombines::atomic, 3>>("wide_n64");
 }
 }  // namespace tokamak::moe::cuda
