@@ -14,7 +14,7 @@ namespace {
 struct Widths {
     int least, step, most;
 };
-constexpr Widths kShapes[] = {{64, 32, 128}, {32, 32, 192}, {32, 16, 160}, {16, 16, 128}};
+constexpr Widths kShapes[] = {{64, 32, 128}, {32, 32, 192}, {32, 16, 160}, {16, 16, 128}, {32, 8, 48}};
 constexpr int kMostTested = 1400;
 
 int width(const Widths& widths, int rows) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The sums of a unit for up to 64 rows, of weights that are converted in registers: a wgmma takes 8 and N / 4 issue slots
-// of its scheduler, and whatever is issued besides adds up with them, so instructions count.
+// The sums of a unit for up to 64 rows, of weights that are converted in registers: a wgmma takes 8 and N / 4 issue
+// slots of its scheduler, and whatever is issued besides adds up with them, so instructions count.
 #pragma once
 
 #include <cstdint>
@@ -46,7 +46,7 @@ __device__ __forceinline__ void multiply_first(Part& part, std::uint64_t rows, s
 /// converted is loaded a stage ahead, behind the last stage of the unit from whatever lies there.
 template <class Shape, int Strips, int Eights>
 __device__ __forceinline__ void multiply_unit_parts(WideStages<Shape>& stages, int first, int blocks,
-                                                     const WideConsumer& me, float (&sums)[Strips][Eights][4]) {
+                                                    const WideConsumer& me, float (&sums)[Strips][Eights][4]) {
     constexpr int stage_blocks = Shape::kBlocks;
     static_assert(Strips * stage_blocks == 4);
     constexpr bool two_strips = Strips == 2;
