@@ -23,13 +23,6 @@ __device__ __forceinline__ void store_relaxed(std::uint8_t* at, const uint4& v) 
 __device__ __forceinline__ void store_relaxed(std::uint8_t* at, const uint2& v) {
     asm volatile("st.relaxed.gpu.global.v2.u32 [%0], {%1, %2};" ::"l"(at), "r"(v.x), "r"(v.y) : "memory");
 }
-/// If `on`; else `v` stays as it is.
-__device__ __forceinline__ void load_relaxed(const std::uint8_t* at, uint2& v, bool on) {
-    asm volatile("{\n .reg .pred p;\n setp.ne.u32 p, %3, 0;\n @p ld.relaxed.gpu.global.v2.u32 {%0, %1}, [%2];\n}"
-                 : "+r"(v.x), "+r"(v.y)
-                 : "l"(at), "r"(static_cast<std::uint32_t>(on))
-                 : "memory");
-}
 __device__ __forceinline__ uint2 load_relaxed(const std::uint8_t* at) {
     uint2 v;
     asm volatile("ld.relaxed.gpu.global.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(at) : "memory");
@@ -43,9 +36,7 @@ class GridBoard {
     static_assert(kPairs == 2);
 
   public:
-    /// `own`: in shared memory, for the items that this block adds up itself.
-    __device__ __forceinline__ GridBoard(std::uint8_t* at, std::uint32_t own, int rank)
-        : at_(at), own_(own), rank_(rank) {}
+    __device__ __forceinline__ GridBoard(std::uint8_t* at, int rank) : at_(at), rank_(rank) {}
 
     /// By one thread, before anybody looks: nothing is announced yet.
     __device__ __forceinline__ void clear() const {
@@ -59,11 +50,7 @@ class GridBoard {
         for (int h = 0; h < 2; ++h) {
             const auto two = [&](int t, int x) { return pack_f16(out[t][2 * h + x], out[t + 1][2 * h + x]); };
             const uint4 v = {two(0, 0), two(2, 0), two(0, 1), two(2, 1)};
-            const int row = 4 * warp + 2 * heads + h;
-            if (4 * warp / kOwned == rank_)
-                store_shared(own_ + (row % kOwned * 32 + lane) * 16, v);
-            else
-                store_relaxed(item(rank_, row, lane), v);
+            store_relaxed(item(rank_, 4 * warp + 2 * heads + h, lane), v);
         }
     }
     __device__ __forceinline__ void publish(int h, float reference, float sum) const {
@@ -109,15 +96,11 @@ class GridBoard {
     }
     __device__ __forceinline__ void load(int thread, Parts& parts) const {
         const std::uint8_t* const from = at_ + rank_ * (kOwned * 512) + thread * (kPairs * 4);
-        uint2 own[kPairs / 2];
-#pragma unroll
-        for (int p = 0; p < kPairs / 2; ++p) own[p] = load_shared_8(own_ + thread * (kPairs * 4) + p * 8);
 #pragma unroll
         for (int s = 0; s < kGridSplits; ++s)
 #pragma unroll
             for (int p = 0; p < kPairs / 2; ++p) {
-                uint2 v = own[p];
-                load_relaxed(from + s * kBoardBytes + p * 8, v, s != rank_);
+                const uint2 v = load_relaxed(from + s * kBoardBytes + p * 8);
                 parts.pairs[s][2 * p] = v.x;
                 parts.pairs[s][2 * p + 1] = v.y;
             }
@@ -150,7 +133,6 @@ class GridBoard {
     }
 
     std::uint8_t* at_;
-    std::uint32_t own_;
     int rank_;
 };
 

@@ -34,7 +34,7 @@ class GridBlock {
           token_(published.first_token + static_cast<int>(blockIdx.y)),
           first_head_(static_cast<int>(blockIdx.x) / kGridSplits * kGridHeads),
           board_(published.at + static_cast<std::int64_t>(blockIdx.y * gridDim.x + blockIdx.x - rank_) * kBoardBytes,
-                 base_ + S::kOwnParts, rank_) {}
+                 rank_) {}
 
     __device__ __forceinline__ void run() const {
         if (warp_ < kDirectWarps)
@@ -68,21 +68,17 @@ class GridBlock {
         auto cleared = cooperative_groups::this_grid().barrier_arrive();
         if (!exists()) return;
         queries.store(params_, control_, base_);
+        ptx::named_barrier(kReadBarrier, kMainThreads);  // queries are there
+        score_and_weigh([&] { cooperative_groups::this_grid().barrier_wait(std::move(cleared)); });
+        ptx::named_barrier(kWeighedBarrier, kDirectThreads);
+        GridValues(base_, ptx::shared_address(control_.ratio), warp_, lane_)
+            .multiply([&](int heads, const Output& out) { board_.publish(out, heads, warp_, lane_); });
+        ptx::named_barrier(kReadBarrier, kMainThreads);
+        if (thread() == 0) board_.announce();
         const GridBoard::Item item = board_.item_of(thread());
         const int head = first_head_ + item.head;
         const bool stores = head < params_.heads && item.dim < params_.value_dim;
         const std::int64_t at = token_ * params_.out_token_stride + head * params_.out_head_stride + item.dim;
-        ptx::named_barrier(kReadBarrier, kMainThreads);  // queries are there
-        const GridValues values(base_, ptx::shared_address(control_.ratio), warp_, lane_);
-        GridValues::Tiles tiles;
-        score_and_weigh([&] {
-            values.load(tiles);
-            cooperative_groups::this_grid().barrier_wait(std::move(cleared));
-        });
-        ptx::named_barrier(kWeighedBarrier, kDirectThreads);
-        values.multiply(tiles, [&](int heads, const Output& out) { board_.publish(out, heads, warp_, lane_); });
-        ptx::named_barrier(kReadBarrier, kMainThreads);
-        if (thread() == 0) board_.announce();
         board_.await(lane_);
         GridBoard::Parts parts;
         board_.load(thread(), parts);

@@ -35,8 +35,6 @@ struct Shape {
     static constexpr std::uint32_t kTails = kCodes + kGridRows * Row::kCodePitch;
     static constexpr std::uint32_t kQueries = kTails + kGridRows * kTailPitch;
     static constexpr std::uint32_t kScores = kQueries + kQueryBytes;
-    /// Parts of the output that this block adds up itself are where scores were.
-    static constexpr std::uint32_t kOwnParts = kScores;
     static constexpr std::uint32_t kRestScores = kScores + kPartials;
     static constexpr std::uint32_t kWeights = kRestScores + kRestPartials;
     static constexpr std::uint32_t kControl = kWeights + 2 * kWeightPitch;

@@ -29,9 +29,10 @@ class GridValues {
         high_ = values + row_in_turn(2 * c + 1) * pitch;
     }
 
-    using Tiles = ValueTile[S::kTurns];
-
-    __device__ __forceinline__ void load(Tiles& tiles) const {
+    /// `publish(heads, output)` when a half of the heads is done.
+    template <typename Publish>
+    __device__ __forceinline__ void multiply(const Publish& publish) const {
+        ValueTile tiles[S::kTurns];
 #pragma unroll
         for (int tile = 0; tile < S::kTurns; ++tile) {
             if (rotary_)
@@ -39,11 +40,6 @@ class GridValues {
             else
                 load_codes(tile, tiles[tile]);
         }
-    }
-
-    /// `publish(heads, output)` when a half of the heads is done.
-    template <typename Publish>
-    __device__ __forceinline__ void multiply(const Tiles& tiles, const Publish& publish) const {
 #pragma unroll
         for (int heads = 0; heads < 2; ++heads) {
             std::uint32_t a[S::kTurns][4];
