@@ -199,7 +199,29 @@ TEST(SparseAttentionChoice, SplitsThatAreNoClusterTakeAsManyTokensAsRunAtOnce) {
     EXPECT_GT(predicted_us(sixteen, problem, 9, kMultiprocessors), predicted_us(sixteen, problem, 8, kMultiprocessors));
     problem.pools[0].format = KvFormat::bf16;
     for (const auto& [variant, reason] : refused_configs({}, problem, false))
-        EXPECT_TRUE(variant != "grid_decode_h64_s8" || reason == "the grid form is for fp8 rows of 576") << reason;
+        EXPECT_TRUE(variant != "grid_decode_h64_s8" || reason == "the grid form of 64 heads is for fp8 rows of 576")
+            << reason;
+}
+
+TEST(SparseAttentionChoice, FewTokensOfManyHeadsAndFp8RowsOf512TakeTheGrid) {
+    const auto problem_512 = [](int heads, int top_k) {
+        SparseAttentionProblem problem = problem_of(heads, {128, top_k});
+        problem.dim = 512;
+        for (KvPool& pool : problem.pools) pool.format = KvFormat::fp8_584;
+        return problem;
+    };
+    EXPECT_EQ(variant_at(table(problem_512(64, 512)), 8), "grid_decode_h32_s8");
+    EXPECT_EQ(variant_at(table(problem_512(64, 512)), 1), "flat_decode_r64_h16_s16");
+    EXPECT_EQ(variant_at(table(problem_512(64, 512)), 64).substr(0, 4), "spar");
+    const auto reason = [](const SparseAttentionProblem& problem) {
+        for (const auto& [variant, why] : refused_configs({}, problem, true))
+            if (variant == "grid_decode_h32_s8") return why;
+        return std::string();
+    };
+    EXPECT_EQ(reason(problem_512(64, 520)), "its shares would be longer than 80 rows");
+    EXPECT_EQ(reason(problem_of(64, {512})), "the grid form of 32 heads is for fp8 rows of 512");
+    EXPECT_EQ(config_fields().set("grid_decode_h32_s8", "heads", 64), "direct_decode_h64_s8");
+    EXPECT_EQ(config_fields().set("grid_decode_h64_s8", "heads", 32), "sparse_decode_h32_s8");
 }
 
 TEST(SparseAttentionChoice, EveryTokenCountHasALegalConfiguration) {

@@ -98,7 +98,8 @@ TEST(SparseAttentionGpuContract, DeviceCountOnlyLowersTheCall) {
             mla::SparseAttentionArgs args = data.args(Device::cuda());
             const OwnedTensor on_device = OwnedTensor::copy_of(Tensor(&count, DType::i32, {1}), Device::cuda());
             args.num_tokens = on_device;
-            mla::run(plan, args, {});
+            const OwnedWorkspace workspace(plan.workspace(), Device::cuda());
+            mla::run(plan, args, workspace);
             synchronize(Device::cuda());
             expect_rows(data, std::clamp<std::int64_t>(count, 0, 7));
         }
@@ -113,7 +114,8 @@ TEST(SparseAttentionGpuContract, SameBitsAgainAndInEveryMode) {
         AttentionData data(c);
         const auto plan = mla::make_plan(data.problem(), Device::cuda(), {.variant = variant});
         mla::SparseAttentionArgs args = data.args(Device::cuda());
-        mla::run(plan, args, {});
+        const OwnedWorkspace workspace(plan.workspace(), Device::cuda());
+        mla::run(plan, args, workspace);
         synchronize(Device::cuda());
         const OwnedTensor first = OwnedTensor::copy_of(args.out);
         for (int again = 0; again < 3; ++again) {
@@ -136,11 +138,13 @@ TEST(SparseAttentionGpuContract, TwoStreamsAtOnce) {
     const auto plan = mla::make_plan(a.problem(), Device::cuda());
     const mla::SparseAttentionArgs args_a = a.args(Device::cuda());
     const mla::SparseAttentionArgs args_b = b.args(Device::cuda());
+    const OwnedWorkspace of_a(plan.workspace(), Device::cuda());
+    const OwnedWorkspace of_b(plan.workspace(), Device::cuda());
     const cuda::OwnedStream one;
     const cuda::OwnedStream two;
     for (int round = 0; round < 20; ++round) {
-        mla::run(plan, args_a, {}, one.stream());
-        mla::run(plan, args_b, {}, two.stream());
+        mla::run(plan, args_a, of_a, one.stream());
+        mla::run(plan, args_b, of_b, two.stream());
     }
     synchronize(Device::cuda(), one.stream());
     synchronize(Device::cuda(), two.stream());

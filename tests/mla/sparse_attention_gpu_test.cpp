@@ -41,6 +41,18 @@ std::vector<AttentionCase> long_cases() {
                    {.format = KvFormat::fp8_584, .pages = 900, .page_size = 2, .top_k = 1024, .lengths = true}},
          .sinks = Sinks::random});
     cases.push_back(
+        {.name = "shares_of_80_rows",
+         .tokens = 3,
+         .heads = 64,
+         .dim = 512,
+         .pools = {{.format = KvFormat::fp8_split, .pages = 6, .page_size = 64, .top_k = 128, .masked = 0.1},
+                   {.format = KvFormat::fp8_split,
+                    .pages = 40,
+                    .page_size = 31,
+                    .top_k = 512,
+                    .table = true,
+                    .lengths = true}}});
+    cases.push_back(
         {.name = "long_mixed",
          .tokens = 2,
          .heads = 40,

@@ -11,11 +11,20 @@
 namespace tokamak::test {
 namespace {
 
-AttentionCase grid_case(std::int64_t tokens) {
+/// Rows of 576, or of 512 in two pools, of which the first one ends inside a share.
+AttentionCase grid_case(std::int64_t tokens, std::int64_t dim) {
+    if (dim == 512)
+        return {.name = "grid_512",
+                .tokens = tokens,
+                .heads = 60,
+                .dim = dim,
+                .pools = {{.format = KvFormat::fp8_584, .pages = 4, .page_size = 256, .top_k = 128, .lengths = true},
+                          {.format = KvFormat::fp8_584, .pages = 90, .page_size = 16, .top_k = 512, .lengths = true}},
+                .sinks = Sinks::random};
     return {.name = "grid",
             .tokens = tokens,
             .heads = 70,
-            .dim = 576,
+            .dim = dim,
             .pools = {{.format = KvFormat::fp8_656, .pages = 30, .page_size = 64, .top_k = 1200, .lengths = true}},
             .sinks = Sinks::random};
 }
@@ -44,11 +53,15 @@ void expect_right(AttentionData& data) {
     expect_close(data.lse.host(), expected.lse, lse_tolerance(Accumulation::tensor), "lse");
 }
 
+/// Parameter: the width of rows.
+class SparseAttentionGrid : public testing::TestWithParam<std::int64_t> {};
+INSTANTIATE_TEST_SUITE_P(Mla, SparseAttentionGrid, testing::Values(512, 576));
+
 /// Calls of more tokens than run at once are several launches, one after the other.
-TEST(SparseAttentionGrid, AnyWorkspaceAnyTokensTheSameBits) {
+TEST_P(SparseAttentionGrid, AnyWorkspaceAnyTokensTheSameBits) {
     TOKAMAK_REQUIRE_GPU();
     for (const std::int64_t tokens : {1, 3, 9, 16}) {
-        const AttentionCase c = grid_case(tokens);
+        const AttentionCase c = grid_case(tokens, GetParam());
         const auto names = grid_variants(c);
         EXPECT_FALSE(names.empty());
         for (const std::string& variant : names) {
@@ -77,9 +90,9 @@ TEST(SparseAttentionGrid, AnyWorkspaceAnyTokensTheSameBits) {
 }
 
 /// Flags are put back by those who read them: what a launch leaves keeps no later one from waiting.
-TEST(SparseAttentionGrid, LeavesNoFlagRaised) {
+TEST(SparseAttentionGridOf576, LeavesNoFlagRaised) {
     TOKAMAK_REQUIRE_GPU();
-    const AttentionCase c = grid_case(9);
+    const AttentionCase c = grid_case(9, 576);
     for (const std::string& variant : grid_variants(c)) {
         SCOPED_TRACE(variant);
         AttentionData data(c);
@@ -96,9 +109,9 @@ TEST(SparseAttentionGrid, LeavesNoFlagRaised) {
     }
 }
 
-TEST(SparseAttentionGrid, TwoStreamsAtOnceDoNotWaitForEver) {
+TEST_P(SparseAttentionGrid, TwoStreamsAtOnceDoNotWaitForEver) {
     TOKAMAK_REQUIRE_GPU();
-    const AttentionCase c = grid_case(4);
+    const AttentionCase c = grid_case(4, GetParam());
     for (const std::string& variant : grid_variants(c)) {
         SCOPED_TRACE(variant);
         AttentionData a(c);
@@ -122,9 +135,9 @@ TEST(SparseAttentionGrid, TwoStreamsAtOnceDoNotWaitForEver) {
     }
 }
 
-TEST(SparseAttentionGrid, ReplaysAndADeviceCount) {
+TEST_P(SparseAttentionGrid, ReplaysAndADeviceCount) {
     TOKAMAK_REQUIRE_GPU();
-    const AttentionCase c = grid_case(8);
+    const AttentionCase c = grid_case(8, GetParam());
     for (const std::string& variant : grid_variants(c)) {
         SCOPED_TRACE(variant);
         AttentionData data(c);
@@ -154,9 +167,9 @@ TEST(SparseAttentionGrid, ReplaysAndADeviceCount) {
 }
 
 /// A limit that the workspace does not fit into leaves the other configurations.
-TEST(SparseAttentionGrid, WorkspaceLimit) {
+TEST_P(SparseAttentionGrid, WorkspaceLimit) {
     TOKAMAK_REQUIRE_GPU();
-    const AttentionCase c = grid_case(8);
+    const AttentionCase c = grid_case(8, GetParam());
     const auto plan = mla::make_plan(AttentionData(c, 1).problem(), Device::cuda(), {.max_workspace_bytes = 4096});
     EXPECT_LE(plan.workspace().bytes, 4096U);
     for (const std::string& variant : plan.state().variants)

@@ -13,6 +13,7 @@
 #include "mla/cuda/device_support.h"
 #include "mla/cuda/direct_decode/instances.h"
 #include "mla/cuda/flat_decode/instances.h"
+#include "mla/cuda/grid_decode/instances.h"
 #include "mla/cuda/paired_decode/instances.h"
 #include "mla/cuda/sparse_attention_args.h"
 #include "mla/cuda/sparse_attention_choose.h"
@@ -26,6 +27,9 @@ namespace {
 
 namespace decode = sparse_decode;
 using tokamak::cuda::check;
+
+static_assert(kFewHeads == grid_decode::kGridHeads && kFewSplits == grid_decode::kGridSplits &&
+              kFewRows == grid_decode::kGridRows);
 
 constexpr std::size_t kSharedBytes = 232448;  ///< of a Hopper multiprocessor, for one block
 
@@ -114,7 +118,7 @@ Kernel direct_kernel_of(const SparseConfig& config, const SparseAttentionProblem
 }
 
 Kernel grid_kernel_of(const SparseConfig& config, const SparseAttentionProblem& problem) {
-    const wide_decode::FewKernel few = wide_decode::few_576();
+    const wide_decode::FewKernel few = config.heads == kFewHeads ? grid_decode::grid_512() : wide_decode::few_576();
     Kernel kernel = single_layout(few.kernel, config, problem);
     kernel.shared.weights = few.kernel.weights;
     kernel.published_bytes = few.published_bytes;

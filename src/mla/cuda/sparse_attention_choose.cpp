@@ -44,6 +44,7 @@ double wide_us(const SparseConfig& config, const SparseAttentionProblem& problem
 
 /// Of a launch of the grid form: all its splits of all its tokens.
 double grid_us(const SparseConfig& config, const SparseAttentionProblem& problem, std::int64_t tokens) {
+    if (config.heads == kFewHeads) return 8.7 + 0.0047 * static_cast<double>(tokens * 8 * ((problem.heads + 31) / 32));
     const std::int64_t blocks = ((selected_columns(problem) + config.splits - 1) / config.splits + 63) / 64;
     const std::int64_t groups = (problem.heads + config.heads - 1) / config.heads;
     return 8.9 + 2.1 * static_cast<double>(blocks) + 0.0172 * static_cast<double>(tokens * groups * config.splits);
@@ -86,6 +87,7 @@ std::vector<SparseConfig> all_configs() {
     for (const int splits : kWideSplits) configs.push_back({kWideHeads, splits, 0, true});
     for (const int splits : kGridSplits)
         configs.push_back({.heads = kWideHeads, .splits = splits, .rows = 0, .grid = true});
+    configs.push_back({.heads = kFewHeads, .splits = kFewSplits, .rows = 0, .grid = true});
     for (const int splits : kPairedSplits)
         configs.push_back({.heads = kPairedHeads, .splits = splits, .rows = 0, .paired = true});
     return configs;
@@ -134,7 +136,8 @@ std::string with_field(const std::string& variant, const std::string& key, std::
     field = static_cast<int>(value);
     const std::vector<SparseConfig> all = all_configs();
     const auto exists = [&] { return std::find(all.begin(), all.end(), config) != all.end(); };
-    if (config.grid && !exists()) {  // the same kernel's work by clusters
+    const bool other_rows = config.grid && config.heads != parse(variant).heads;  // of a grid kernel's, by its heads
+    if (config.grid && (other_rows || !exists())) {                               // the same kernel's work by clusters
         config.grid = false;
         config.direct = true;
     }
@@ -161,15 +164,19 @@ namespace {
 std::string pointless(const SparseConfig& config, const SparseAttentionProblem& problem) {
     for (const KvPool& pool : problem.pools) {
         if (config.paired && pool.format != KvFormat::bf16) return "the paired form is for bf16 rows";
-        if (config.grid && pool.format != KvFormat::fp8_656) return "the grid form is for fp8 rows of 576";
+        if (!config.grid) continue;
+        if (config.heads == kWideHeads && pool.format != KvFormat::fp8_656)
+            return "the grid form of 64 heads is for fp8 rows of 576";
+        if (config.heads == kFewHeads && pool.format != KvFormat::fp8_584 && pool.format != KvFormat::fp8_split)
+            return "the grid form of 32 heads is for fp8 rows of 512";
     }
     if (config.heads > 8 && config.heads / 2 >= problem.heads) return "half of its heads or more would be padding";
     // 24 heads are for 128, of which clusters of 16 blocks with 16 heads do not run at once.
     if (config.heads == 24 && problem.heads <= 96) return "other head counts divide the heads better";
     // Shares are multiples of eight columns.
     const std::int64_t share = ((selected_columns(problem) + config.splits - 1) / config.splits + 7) / 8 * 8;
-    if (config.rows > 0 && share > config.rows)
-        return fmt::format("its shares would be longer than {} rows", config.rows);
+    const int most = config.grid && config.heads == kFewHeads ? kFewRows : config.rows;
+    if (most > 0 && share > most) return fmt::format("its shares would be longer than {} rows", most);
     if (config.rows > kFlatRows[0] && share <= config.rows / 2) return "its shares fit into fewer rows";
     if (config.rows == kFlatRows[2] && problem.dim != 576) return "so many rows fit only as fp8 rows of 576";
     return {};

@@ -21,7 +21,8 @@ struct SparseConfig {
     int rows = 0;
     bool direct = false;  ///< the direct form, for fp8 rows: no converted slabs
     bool paired = false;  ///< the paired form, for bf16 rows: two warpgroups score blocks of rows in turns
-    bool grid = false;    ///< the direct form's kernel for many heads with splits that exchange through the workspace
+    bool grid =
+        false;  ///< splits that exchange through the workspace: kWideHeads by the direct form's kernel, or kFewHeads
     friend bool operator==(const SparseConfig&, const SparseConfig&) = default;
 };
 
@@ -36,6 +37,9 @@ inline constexpr int kPairedHeads = 64;
 inline constexpr int kDirectSplits[] = {1, 2, 4, 8, 16};
 inline constexpr int kWideSplits[] = {1, 2, 4, 6, 8};
 inline constexpr int kGridSplits[] = {8, 16};  ///< of kWideHeads heads
+inline constexpr int kFewHeads = 32;           ///< of the grid form for fp8 rows of 512
+inline constexpr int kFewSplits = 8;
+inline constexpr int kFewRows = 80;  ///< its longest share
 inline constexpr int kPairedSplits[] = {1, 2, 4, 6};
 
 /// All of them, by form, heads, splits.
@@ -51,7 +55,7 @@ int sparse_splits(int splits);
 std::int64_t selected_columns(const SparseAttentionProblem& problem);
 
 /// "sparse_decode_h16_s8", "flat_decode_r128_h32_s16", "direct_decode_h16_s2", "paired_decode_h64_s1",
-/// "grid_decode_h64_s16".
+/// "grid_decode_h64_s16", "grid_decode_h32_s8".
 std::string to_string(const SparseConfig& config);
 
 /// For the override TOKAMAK_SPARSE_MLA_CONFIG: "heads" and "splits" of a configuration, one by one.
