@@ -13,6 +13,7 @@
 #include "mla/cuda/device_support.h"
 #include "mla/cuda/direct_decode/instances.h"
 #include "mla/cuda/flat_decode/instances.h"
+#include "mla/cuda/paired_codes/instances.h"
 #include "mla/cuda/paired_decode/instances.h"
 #include "mla/cuda/sparse_attention_args.h"
 #include "mla/cuda/sparse_attention_choose.h"
@@ -122,7 +123,9 @@ Kernel grid_kernel_of(const SparseConfig& config, const SparseAttentionProblem& 
 }
 
 Kernel paired_kernel_of(const SparseConfig& config, const SparseAttentionProblem& problem) {
-    const auto find = problem.dim == 576 ? &paired_decode::paired_576 : &paired_decode::paired_512;
+    const auto find = all_fp8(problem)     ? &paired_codes::codes_512
+                      : problem.dim == 576 ? &paired_decode::paired_576
+                                           : &paired_decode::paired_512;
     return single_layout(find(config.splits > 1), config, problem);
 }
 

@@ -20,7 +20,7 @@ struct SparseConfig {
     int splits = 0;
     int rows = 0;
     bool direct = false;  ///< the direct form, for fp8 rows: no converted slabs
-    bool paired = false;  ///< the paired form, for bf16 rows: two warpgroups score blocks of rows in turns
+    bool paired = false;  ///< the paired form, for bf16 rows and fp8 rows of 512: two warpgroups score in turns
     bool grid = false;    ///< the direct form's kernel for many heads with splits that exchange through the workspace
     friend bool operator==(const SparseConfig&, const SparseConfig&) = default;
 };
