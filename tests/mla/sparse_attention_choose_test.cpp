@@ -115,14 +115,31 @@ TEST(SparseAttentionChoice, SplitsOfTheFlatFormBecomeFewerInTheOther) {
         EXPECT_EQ(sparse_splits(flat), pipelined);
 }
 
-TEST(SparseAttentionChoice, PairsTakeManyTokensOfManyHeads) {
-    SparseAttentionProblem problem = problem_of(128, {128, 1024});
+TEST(SparseAttentionChoice, ThePairedFormTakesManyTokensOfFp8RowsOf512) {
+    SparseAttentionProblem problem = problem_of(64, {128, 512});
+    problem.dim = 512;
+    EXPECT_EQ(variant_at(table(problem, {}, 256), 64), "paired_decode_h64_s2");
+    for (const std::int64_t tokens : {128, 256})
+        EXPECT_EQ(variant_at(table(problem, {}, 256), tokens), "paired_decode_h64_s1");
+    problem = problem_of(128, {128, 1024});
     problem.dim = 512;
     for (const std::int64_t tokens : {64, 128, 256})
-        EXPECT_EQ(variant_at(table(problem, {}, 256), tokens), "sparse_decode_h128_s1");
+        EXPECT_EQ(variant_at(table(problem, {}, 256), tokens), "paired_decode_h64_s1");
+    for (const SparseConfig& config : legal_configs(128, &anything_fits, problem))
+        EXPECT_TRUE(!config.paired || config.splits <= 2) << "fp8 rows have two splits at most";
+}
+
+TEST(SparseAttentionChoice, PairsOfBlocksAreForManyHeads) {
+    SparseAttentionProblem problem = problem_of(128, {128, 1024});
+    problem.dim = 512;
+    const auto unpaired = [](const SparseConfig& config, const SparseAttentionProblem&) { return !config.paired; };
+    EXPECT_EQ(to_string(choose_config(legal_configs(128, unpaired, problem), problem, 64, kMultiprocessors)),
+              "sparse_decode_h128_s1");
     for (const SparseConfig& config : legal_configs(64, &anything_fits, problem_of(64, {2048})))
         EXPECT_LE(config.heads, 64) << "a pair of which one block has no heads";
-    const auto no_pairs = [](const SparseConfig& config, const SparseAttentionProblem&) { return config.heads <= 64; };
+    const auto no_pairs = [](const SparseConfig& config, const SparseAttentionProblem&) {
+        return config.heads <= 64 && !config.paired;
+    };
     const auto configs = legal_configs(128, no_pairs, problem);
     EXPECT_EQ(to_string(choose_config(configs, problem, 64, kMultiprocessors)), "sparse_decode_h64_s1");
 }
@@ -150,7 +167,7 @@ TEST(SparseAttentionChoice, TheDirectFormIsForFp8Rows) {
     EXPECT_EQ(refused, 5);
 }
 
-TEST(SparseAttentionChoice, ThePairedFormIsForBf16Rows) {
+TEST(SparseAttentionChoice, ThePairedFormIsForBf16RowsAndFp8RowsOf512) {
     const std::string paired = "paired_decode_h64_s1";
     const auto is_legal = [&](const SparseAttentionProblem& problem) {
         const auto configs = legal_configs(problem.heads, &anything_fits, problem);
@@ -159,7 +176,8 @@ TEST(SparseAttentionChoice, ThePairedFormIsForBf16Rows) {
     SparseAttentionProblem problem = problem_of(128, {2048});
     EXPECT_FALSE(is_legal(problem));
     for (const auto& [variant, reason] : refused_configs({}, problem, false))
-        EXPECT_TRUE(variant != paired || reason == "the paired form is for bf16 rows") << reason;
+        EXPECT_TRUE(variant != paired || reason == "the paired form is for bf16 rows, and for fp8 rows of 512")
+            << reason;
     problem.pools[0].format = KvFormat::bf16;
     EXPECT_TRUE(is_legal(problem));
     const auto rows = table(problem, {}, 256);

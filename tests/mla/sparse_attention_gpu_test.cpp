@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 
 #include "core/plan_state.h"
 #include "cuda/gpu.h"
@@ -149,6 +150,39 @@ void grow(AttentionData& data) {
     for (std::int64_t slot = 0; slot < slots / 2; ++slot)
         pool.values.at<std::uint16_t>(slot / pool.spec.page_size, slot % pool.spec.page_size, last) =
             scalar::float_to_bf16(static_cast<float>(2 * slot) / static_cast<float>(slots) * all);
+}
+
+/// Rows of fp8_584 that differ in size: by scales, and some of them by rotary values that are far larger than what the
+/// scales ask for. `every`: so many slots have the same powers.
+void spread_powers(PoolData& pool, std::int64_t every) {
+    constexpr std::int64_t kRow = 576;
+    for (std::int64_t slot = 0; slot < pool.spec.pages * pool.spec.page_size; ++slot) {
+        const std::int64_t page = slot / pool.spec.page_size;
+        const std::int64_t row = slot % pool.spec.page_size;
+        const std::int64_t kind = slot / every % 5;
+        for (std::int64_t g = 0; g < 7; ++g) {
+            auto& scale = pool.values.at<std::uint8_t>(page, pool.spec.page_size * kRow + row * 8 + g);
+            if (scale < 127) scale = static_cast<std::uint8_t>(scale - std::array{0, 3, 9, 17, 40}[kind] + g % 2);
+        }
+    }
+}
+
+TEST_P(SparseAttentionGpu, RowsOfManyPowersMatchTheDefinition) {
+    TOKAMAK_REQUIRE_GPU();
+    int ran = 0;
+    for (const std::int64_t every : {1, 3}) {
+        const PoolCase pool = {.format = KvFormat::fp8_584, .pages = 40, .page_size = 64, .top_k = 700};
+        const AttentionCase c = {.name = "powers", .tokens = 2, .heads = 70, .dim = 512, .pools = {pool}};
+        if (!is_legal(c, GetParam())) continue;
+        for (const bool max_logits : {true, false}) {
+            AttentionData data(c);
+            spread_powers(data.pools[0], every);
+            check_attention(data, Device::cuda(), {.variant = GetParam()}, Accumulation::tensor, max_logits);
+            if (HasFatalFailure()) return;
+        }
+        ++ran;
+    }
+    if (ran == 0) GTEST_SKIP() << "no problem is legal for " << GetParam();
 }
 
 TEST_P(SparseAttentionGpu, GrowingScoresMatchTheDefinition) {

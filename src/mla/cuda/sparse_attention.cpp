@@ -14,6 +14,7 @@
 #include "mla/cuda/direct_decode/instances.h"
 #include "mla/cuda/flat_decode/instances.h"
 #include "mla/cuda/grid_decode/instances.h"
+#include "mla/cuda/paired_codes/instances.h"
 #include "mla/cuda/paired_decode/instances.h"
 #include "mla/cuda/sparse_attention_args.h"
 #include "mla/cuda/sparse_attention_choose.h"
@@ -127,9 +128,11 @@ Kernel grid_kernel_of(const SparseConfig& config, const SparseAttentionProblem& 
 }
 
 Kernel paired_kernel_of(const SparseConfig& config, const SparseAttentionProblem& problem) {
-    const auto find = problem.dim == 576 ? &paired_decode::paired_576 : &paired_decode::paired_512;
+    const auto find = all_fp8(problem)     ? &paired_codes::codes_512
+                      : problem.dim == 576 ? &paired_decode::paired_576
+                                           : &paired_decode::paired_512;
     Kernel kernel = single_layout(find(config.splits > 1), config, problem);
-    kernel.paired = true;
+    kernel.paired = !all_fp8(problem);
     return kernel;
 }
 

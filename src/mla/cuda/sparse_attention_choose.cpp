@@ -57,9 +57,13 @@ double direct_us(const SparseConfig& config, const SparseAttentionProblem& probl
     return problem.dim == 576 ? 8.5 + 0.0225 * rows : 9.0 + 0.0256 * rows;
 }
 
-/// Of a cluster of the paired form, which takes blocks of 64 rows two at a time.
+/// Of a cluster of the paired form, which takes blocks of 64 rows two at a time; of fp8 rows the last one may be alone.
 double paired_us(const SparseConfig& config, const SparseAttentionProblem& problem) {
     const std::int64_t rows = (selected_columns(problem) + config.splits - 1) / config.splits;
+    if (problem.pools[0].format != KvFormat::bf16) {
+        const auto all = static_cast<double>((rows + 63) / 64);
+        return config.splits == 1 ? 11.5 + 2.0 * all : 9.0 + 2.2 * all;
+    }
     const double blocks = static_cast<double>((rows + 127) / 128 * 2);
     return config.splits == 1 ? 8.5 + 1.65 * blocks : 8.5 + 1.45 * blocks + 0.25 * config.splits;
 }
@@ -162,8 +166,14 @@ namespace {
 
 /// Why a configuration makes no sense for a problem; empty: it does.
 std::string pointless(const SparseConfig& config, const SparseAttentionProblem& problem) {
+    const auto is_bf16 = [](const KvPool& pool) { return pool.format == KvFormat::bf16; };
+    const bool bf16 = std::all_of(problem.pools.begin(), problem.pools.end(), is_bf16);
+    if (config.paired && !bf16) {
+        if (problem.dim != 512 || std::any_of(problem.pools.begin(), problem.pools.end(), is_bf16))
+            return "the paired form is for bf16 rows, and for fp8 rows of 512";
+        if (config.splits > 2) return "the paired form of fp8 rows has two splits at most";
+    }
     for (const KvPool& pool : problem.pools) {
-        if (config.paired && pool.format != KvFormat::bf16) return "the paired form is for bf16 rows";
         if (!config.grid) continue;
         if (config.heads == kWideHeads && pool.format != KvFormat::fp8_656)
             return "the grid form of 64 heads is for fp8 rows of 576";

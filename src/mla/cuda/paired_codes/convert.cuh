@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: Apache-2.0
+// Warps that bring fp8 rows of 512 and make f16 rows of them. A warp has eight rows of every block, and six of its nine
+// units of a block on their way in a ring of its own, so that what a unit waits for memory is hidden behind the others.
+// Codes times a power of two are exact in f16 but for what is 2^13 times smaller than a row's largest code can be, and
+// more: a row is divided by a power of its own.
+#pragma once
+
+#include <cuda_fp16.h>
+
+#include "mla/cuda/paired_codes/shape.cuh"
+
+namespace tokamak::mla::cuda::paired_codes {
+
+/// Units of a block in their order: rotary values of rows 0 to 3, of rows 4 to 7, then the codes of slabs 4, 5, 6, 0,
+/// 1, 2, 3. Lanes have 16 bytes: of codes four lanes the 64 of a row, of rotary values eight.
+class Converter {
+    static constexpr int kUnits = 9;
+    static constexpr int kRotarySlab = kSlabs - 1;
+    static constexpr int kRotaryByte = 448;
+    using Rows = RowStream<kPerWarp>;
+
+  public:
+    __device__ __forceinline__ Converter(CodesControl& control, std::uint32_t base, int warp, int lane)
+        : control_(control),
+          warp_(warp),
+          lane_(lane),
+          near_(base + Layout::kRaw + warp * (kRingUnits * kUnitBytes) + lane * 16),
+          to_(base + warp * (kPerWarp * 128) + swizzled(lane / 4, 2 * (lane & 3))) {}
+
+    /// Asks for the first units.
+    __device__ __forceinline__ void start(Rows& rows) {
+        far_ = near_ + kHalfRing;
+        turn(rows, 0);
+#pragma unroll
+        for (int u = 0; u < kRingUnits; ++u) ask(rows, 0, u, u);
+    }
+
+    __device__ __forceinline__ void run(Rows& rows, int blocks) {
+        ptx::copy_wait<kRingUnits - 1>();
+        own_[0] = load_shared_16(near_);
+#pragma unroll 1
+        for (int block = 0; block < blocks; ++block) {
+            convert_block(rows, block);
+            const std::uint32_t other = near_;
+            near_ = far_;
+            far_ = other;
+            own_[0] = own_[1];
+        }
+    }
+
+  private:
+    static constexpr std::uint32_t kHalfRing = kRingUnits / 2 * kUnitBytes;
+
+    [[nodiscard]] __device__ __forceinline__ static constexpr int slab_of(int unit) {
+        return (unit - 2 + kHalfSlabs) % kRotarySlab;
+    }
+    /// Where a unit of this block waits; one of the next block in the place of six units before.
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t place(int unit) const {
+        return (unit / 3 % 2 == 0 ? near_ : far_) + unit % 3 * kUnitBytes;
+    }
+    /// A number that is computed here and not kept in a register from where it was computed before.
+    [[nodiscard]] __device__ __forceinline__ static int anew(int value) {
+        asm volatile("" : "+r"(value));
+        return value;
+    }
+
+    __device__ __forceinline__ void turn(Rows& rows, int block) {
+        rows.turn(block);
+        valid_ = rows.valid(block);
+        if (block % Rows::kBlocks == 0) {
+            const Row& row = rows.own();
+            scales_of_found_ = uint2{0, 0};
+            if (row.valid) scales_of_found_ = __ldg(reinterpret_cast<const uint2*>(row.scales));
+            found_ = row.valid;
+        }
+    }
+
+    /// Asks for unit `unit` of the block turned to, in place of unit `at` of the block that is converted. Masked rows
+    /// are zeros.
+    __device__ __forceinline__ void ask(const Rows& rows, int block, int unit, int at) {
+        const int lane = anew(lane_);
+        if (unit < 2) {
+            const int row = unit * 4 + lane / 8;
+            const std::uint8_t* const from = rows.values(block, row) + kRotaryByte + (lane & 7) * 16;
+            ptx::copy_16(place(at), from, (valid_ >> row & 1U) != 0);
+        } else {
+            if (unit == 2) from_ = rows.values(block, lane / 4) + (lane & 3) * 16;
+            ptx::copy_16(place(at), from_ + slab_of(unit) * 64, (valid_ >> (lane / 4) & 1U) != 0);
+        }
+        ptx::copy_commit();
+    }
+
+    __device__ __forceinline__ void convert_block(Rows& rows, int block) {
+        const int buffer = block & 1;
+        const std::uint32_t phase = (block >> 1 & 1U) ^ 1U;
+        const std::uint32_t to = to_ + buffer * Layout::kBlockBytes + Layout::kRows;
+        if (block % Rows::kBlocks == 0) settle_found();
+        const int owner = block % Rows::kBlocks * kPerWarp + anew(lane_) / 4;
+        const uint2 scales = {__shfl_sync(~0U, scales_of_found_.x, owner), __shfl_sync(~0U, scales_of_found_.y, owner)};
+        ptx::copy_wait<kRingUnits - 2>();
+        own_[1] = load_shared_16(place(1));
+        const int eights = settle(block, scales);
+        ask(rows, block, 6, 0);
+        ask(rows, block, 7, 1);
+        const float inverse = power_of(2 * kUnitExponent - (eights << kPowerBits));
+        ptx::barrier_wait(&control_.empty[buffer][kRight][warp_ / 2], phase);
+        store_rotary(to, inverse);
+        ptx::copy_wait<kRingUnits - 1>();
+        own_[0] = load_shared_16(place(2));
+#pragma unroll
+        for (int unit = 2; unit < kUnits; ++unit) {
+            ptx::copy_wait<kRingUnits - 2>();
+            own_[(unit + 1) % 2] = load_shared_16(place(unit + 1));
+            if (unit == 5) ptx::barrier_wait(&control_.empty[buffer][kLeft][warp_ / 2], phase);
+            store_codes(to, unit, scales, inverse);
+            if (unit == 3) turn(rows, block + 1);
+            if (unit + kRingUnits < kUnits)
+                ask(rows, block, unit + kRingUnits, unit);
+            else
+                ask(rows, block + 1, unit + kRingUnits - kUnits, unit);
+            if (unit == 4) announce(buffer, kRight);
+        }
+        announce(buffer, kLeft);
+    }
+
+    __device__ __forceinline__ void announce(int buffer, Half half) const {
+        __syncwarp();
+        if (lane_ == 0) ptx::barrier_arrive(&control_.full[buffer][half]);
+    }
+
+    /// Scales of the row that this lane found come with the power that they ask for, in eights; 0: masked.
+    __device__ __forceinline__ void settle_found() {
+        const unsigned eights = found_ ? static_cast<unsigned>(eights_of(largest_scale(scales_of_found_) - 5)) : 0U;
+        scales_of_found_.y = (scales_of_found_.y & 0x00FFFFFFU) | eights << 24;
+    }
+    [[nodiscard]] __device__ __forceinline__ static int eights_of(int power) {
+        return max(kLeast, min(kMost, (power + 7) >> kPowerBits));
+    }
+
+    /// The power, in eights, of the row of which this lane has codes; notes it. Rotary values may ask for more than the
+    /// scales do.
+    [[nodiscard]] __device__ __forceinline__ int settle(int block, const uint2& scales) const {
+        const unsigned first_top = top_of_eight(own_[0]);
+        const unsigned second_top = top_of_eight(own_[1]);
+        int eights = static_cast<int>(scales.y >> 24);
+        int first = __shfl_sync(~0U, eights, 0);
+        // Codes reach 448: 2^5 times that is below 2^15. So are rotary values of 2^14.
+        const bool small = max(first_top, second_top) < static_cast<unsigned>((first << kPowerBits) + 15) << 7;
+        bool same = __all_sync(~0U, eights == first && small);
+        const int lane = anew(lane_);
+        if (!same) {
+            unsigned tops = first_top | second_top << 16;
+#pragma unroll
+            for (int step = 1; step < 8; step *= 2) tops = __vmaxu2(tops, __shfl_xor_sync(~0U, tops, step));
+            tops = __shfl_sync(~0U, tops, lane * 2 & 24);
+            const unsigned rotary = lane < 16 ? tops & 0xFFFFU : tops >> 16;
+            const int of_rotary = rotary >= 0x7F80U ? 0 : eights_of(static_cast<int>(rotary >> 7) - 14);
+            if (eights != kMaskedRow) eights = max(eights, of_rotary);
+            first = __shfl_sync(~0U, eights, 0);
+            same = __all_sync(~0U, eights == first);
+        }
+        if ((lane & 3) == 0) control_.power[block % 4][warp_ * kPerWarp + lane / 4] = static_cast<std::uint8_t>(eights);
+        if (lane == 0)
+            control_.common_power[block % 4][warp_] =
+                static_cast<std::uint8_t>(same && first != kMaskedRow ? first : kMixed);
+        return eights;
+    }
+
+    /// Powers of rows of one token differ by so little that weights relative to one reference stay in f32's range.
+    static constexpr int kLeast = (kUnitExponent + 1 - 64) >> kPowerBits;
+    static constexpr int kMost = (kUnitExponent + 1 + 64) >> kPowerBits;
+
+    /// Largest magnitude of eight bf16 values.
+    [[nodiscard]] __device__ __forceinline__ static unsigned top_of_eight(const uint4& v) {
+        const unsigned both =
+            __vmaxu2(__vmaxu2(v.x & 0x7FFF7FFFU, v.y & 0x7FFF7FFFU), __vmaxu2(v.z & 0x7FFF7FFFU, v.w & 0x7FFF7FFFU));
+        return max(both & 0xFFFFU, both >> 16);
+    }
+    /// Of seven scale bytes; 255 is infinity, for which no power is large enough.
+    [[nodiscard]] __device__ __forceinline__ static int largest_scale(const uint2& scales) {
+        const auto finite = [](unsigned two) {  // 255 to 0
+            return two & ~(((two + 0x00010001U) >> 8 & 0x00010001U) * 0xFFU);
+        };
+        const unsigned both = __vmaxu2(__vmaxu2(finite(scales.x & 0x00FF00FFU), finite(scales.x >> 8 & 0x00FF00FFU)),
+                                       __vmaxu2(finite(scales.y & 0x00FF00FFU), finite(scales.y >> 8 & 0x000000FFU)));
+        return static_cast<int>(max(both & 0xFFFFU, both >> 16));
+    }
+
+    /// Rotary values of eight rows, four in each unit.
+    __device__ __forceinline__ void store_rotary(std::uint32_t to, float inverse) const {
+        const int lane = anew(lane_);
+        const int row = lane / 8;
+        const std::uint32_t slab =
+            to + kRotarySlab * kSlabBytes - swizzled(lane / 4, 2 * (lane & 3)) + swizzled(row, lane & 7);
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            const float factor = __shfl_sync(~0U, inverse, 16 * i + 4 * row);
+            const uint4& v = own_[i];
+            // Rows 4 to 7 of eight differ in the swizzle's upper bit.
+            store_shared((slab ^ (i * 64)) + i * 512, {scale_bf16(v.x, factor), scale_bf16(v.y, factor),
+                                                       scale_bf16(v.z, factor), scale_bf16(v.w, factor)});
+        }
+    }
+
+    __device__ __forceinline__ void store_codes(std::uint32_t to, int unit, const uint2& scales, float inverse) const {
+        const int slab = slab_of(unit);
+        const uint4& codes = own_[unit % 2];
+        // A scale byte as the exponent of a float; 255 is infinity.
+        const std::uint32_t exponent = __byte_perm(slab < 4 ? scales.x : scales.y, 0, (slab % 4) << 12 | 0x0444) >> 1;
+        const std::uint32_t pair = pack_twice(__uint_as_float(exponent) * inverse);
+        const __half2 ratio = *reinterpret_cast<const __half2*>(&pair);
+        const std::uint32_t at = to + slab * kSlabBytes;
+        store_shared(at, scaled(codes.x, codes.y, ratio));
+        store_shared(at ^ 16U, scaled(codes.z, codes.w, ratio));
+    }
+    [[nodiscard]] __device__ __forceinline__ static std::uint32_t pack_twice(float v) { return pack_f16(v, v); }
+
+    [[nodiscard]] __device__ __forceinline__ static std::uint32_t scaled(std::uint32_t four, bool upper,
+                                                                         __half2 ratio) {
+        std::uint32_t v;
+        if (upper)
+            asm("{\n .reg .b16 l, h;\n mov.b32 {l, h}, %1;\n cvt.rn.f16x2.e4m3x2 %0, h;\n}" : "=r"(v) : "r"(four));
+        else
+            asm("{\n .reg .b16 l, h;\n mov.b32 {l, h}, %1;\n cvt.rn.f16x2.e4m3x2 %0, l;\n}" : "=r"(v) : "r"(four));
+        const __half2 product = __hmul2(*reinterpret_cast<const __half2*>(&v), ratio);
+        return *reinterpret_cast<const std::uint32_t*>(&product);
+    }
+    [[nodiscard]] __device__ __forceinline__ static uint4 scaled(std::uint32_t first, std::uint32_t second,
+                                                                 __half2 ratio) {
+        return {scaled(first, false, ratio), scaled(first, true, ratio), scaled(second, false, ratio),
+                scaled(second, true, ratio)};
+    }
+
+    CodesControl& control_;
+    int warp_, lane_;
+    std::uint32_t near_, far_;  ///< places of the block's first three units, and of the next three
+    std::uint32_t to_;          ///< of this lane's codes in a slab
+    unsigned valid_ = 0;        ///< rows of the block turned to
+    uint2 scales_of_found_ = {0, 0};
+    bool found_ = false;
+    const std::uint8_t* from_;  ///< this lane's codes in the block turned to
+    uint4 own_[2];
+};
+
+}  // namespace tokamak::mla::cuda::paired_codes

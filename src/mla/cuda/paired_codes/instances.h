@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "mla/cuda/paired_decode/instances.h"
+
+namespace tokamak::mla::cuda::paired_codes {
+
+/// 64 heads, all rows of a token or half of them, and fp8 rows of 512 at addresses that are multiples of 16. `split`:
+/// for clusters of two.
+paired_decode::PairedKernel codes_512(bool split);
+
+}  // namespace tokamak::mla::cuda::paired_codes

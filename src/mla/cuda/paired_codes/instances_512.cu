@@ -1,0 +1,6 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "mla/cuda/paired_codes/instance.cuh"
+
+namespace tokamak::mla::cuda::paired_codes {
+paired_decode::PairedKernel codes_512(bool split) { return split ? describe<true>() : describe<false>(); }
+}  // namespace tokamak::mla::cuda::paired_codes
