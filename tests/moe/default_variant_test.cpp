@@ -104,6 +104,20 @@ TEST(DefaultVariant, RowTilesAreAsWideAsExpertsHaveRows) {
     EXPECT_EQ(name(problem_of(WeightSpec::int4(128), 48, 7168, 2048, 8), 288), "wide_n128") << "there is no other";
 }
 
+/// Rows of e4m3 are multiplied in 16 bits where experts have few of them, by row tiles as wide as these.
+TEST(DefaultVariant, FourBitWeightsAreConvertedToEightForManyRowsOfE4m3) {
+    for (FusedMoeProblem p : {kGptOss, kKimi}) {
+        p.quantize_activations = true;
+        const std::int64_t per_row = p.num_experts / p.top_k;  // tokens
+        const bool converts = p.weights.format == WeightFormat::mxfp4;
+        EXPECT_EQ(name(p, 1), "wide_n64_bf16");
+        EXPECT_EQ(name(p, 48 * per_row - 1), "wide_n64_bf16");
+        EXPECT_EQ(name(p, 48 * per_row), "wide_n96_bf16");
+        EXPECT_EQ(name(p, 256 * per_row - 1), "wide_n96_bf16");
+        EXPECT_EQ(name(p, 256 * per_row), converts ? "wide_n128" : "wide_n96_bf16");
+    }
+}
+
 TEST(DefaultVariant, GroupedWeightsAreConvertedForWgmmaFrom30RowsOn) {
     const FusedMoeProblem groups = problem_of(WeightSpec::int4(128), 48, 7168, 2048, 8);
     EXPECT_EQ(name(groups, 179), "grouped_r384");

@@ -26,6 +26,7 @@ const std::vector<Format>& wide_formats() {
                                             {WeightSpec::int4(32)},
                                             {WeightSpec::int4(64)},
                                             {WeightSpec::int4(128)},
+                                            {WeightSpec::int4(32), true},
                                             {WeightSpec::mxfp4()},
                                             {WeightSpec::mxfp4(), true},
                                             {WeightSpec::nvfp4()},
@@ -84,8 +85,9 @@ TEST(FusedMoeWide, OddSizes) {
     TOKAMAK_REQUIRE_GPU();
     std::uint64_t purpose = 1750;
     const Format fp8(WeightSpec::fp8_block(), true);
-    for (const Format& format : {Format(WeightSpec::bf16()), fp8, Format(WeightSpec::int4(32)),
-                                 Format(WeightSpec::mxfp4()), Format(WeightSpec::mxfp4(), true)})
+    for (const Format& format :
+         {Format(WeightSpec::bf16()), fp8, Format(WeightSpec::int4(32)), Format(WeightSpec::mxfp4()),
+          Format(WeightSpec::int4(32), true), Format(WeightSpec::mxfp4(), true)})
         for (const std::pair<int, int>& size : {std::pair{2880, 704}, {704, 1408}, {96, 2880}, {8224, 32}}) {
             FusedMoeCase c = gpu_case(format, 70, size.first, size.second);
             c.problem.num_experts = c.problem.num_local_experts = 3;
@@ -129,8 +131,8 @@ TEST(FusedMoeWide, RoutingWeightOnTheInput) {
 
 TEST(FusedMoeWide, NoIdNamesAnExpert) {
     TOKAMAK_REQUIRE_GPU();
-    for (const Format& format :
-         {Format(WeightSpec::int4(32)), Format(WeightSpec::fp8_block(), true), Format(WeightSpec::mxfp4(), true)}) {
+    for (const Format& format : {Format(WeightSpec::int4(32)), Format(WeightSpec::fp8_block(), true),
+                                 Format(WeightSpec::int4(32), true), Format(WeightSpec::mxfp4(), true)}) {
         FusedMoeCase c = gpu_case(format, 40, 160, 96);
         c.bad_ids = 1.0;
         expect_wide(c, 1780, {40});
@@ -141,8 +143,8 @@ TEST(FusedMoeWide, NoIdNamesAnExpert) {
 
 TEST(FusedMoeWide, ManyExperts) {
     TOKAMAK_REQUIRE_GPU();
-    for (const Format& format :
-         {Format(WeightSpec::mxfp4()), Format(WeightSpec::fp8_block(), true), Format(WeightSpec::mxfp4(), true)}) {
+    for (const Format& format : {Format(WeightSpec::mxfp4()), Format(WeightSpec::fp8_block(), true),
+                                 Format(WeightSpec::int4(32), true), Format(WeightSpec::mxfp4(), true)}) {
         FusedMoeCase c = gpu_case(format, 70, 64, 32);
         c.problem.num_experts = 1029;
         c.problem.num_local_experts = 1001;
@@ -156,7 +158,8 @@ TEST(FusedMoeWide, LongIntermediates) {
     TOKAMAK_REQUIRE_GPU();
     std::uint64_t purpose = 1900;
     for (const Format& format : {Format(WeightSpec::bf16()), Format(WeightSpec::int4(32)), Format(WeightSpec::nvfp4()),
-                                 Format(WeightSpec::fp8_block(), true), Format(WeightSpec::mxfp4(), true)}) {
+                                 Format(WeightSpec::fp8_block(), true), Format(WeightSpec::int4(32), true),
+                                 Format(WeightSpec::mxfp4(), true)}) {
         FusedMoeCase c = gpu_case(format, 70, 96, 1664);
         expect_wide(c, purpose++, {1, 70});
         c.shared_output = true;
@@ -169,8 +172,8 @@ TEST(FusedMoeWide, LongIntermediates) {
 /// A limit makes it several launches and changes no bit.
 TEST(FusedMoeWide, LimitedWorkspace) {
     TOKAMAK_REQUIRE_GPU();
-    for (const Format& format :
-         {Format(WeightSpec::int4(32)), Format(WeightSpec::fp8_block(), true), Format(WeightSpec::mxfp4(), true)}) {
+    for (const Format& format : {Format(WeightSpec::int4(32)), Format(WeightSpec::fp8_block(), true),
+                                 Format(WeightSpec::int4(32), true), Format(WeightSpec::mxfp4(), true)}) {
         FusedMoeCase c = gpu_case(format, 300, 160, 96);
         Rng rng = rng_for(1800);
         const FusedMoeData data = random_data(rng, c).on(Device::cuda());
@@ -256,8 +259,8 @@ TEST(FusedMoeWide, WhatTakesNoVectorsIsCombinedInOrder) {
 TEST(FusedMoeWide, ResultsAddedInBf16) {
     TOKAMAK_REQUIRE_GPU();
     std::uint64_t purpose = 1850;
-    for (const Format& format :
-         {Format(WeightSpec::mxfp4()), Format(WeightSpec::fp8_block(), true), Format(WeightSpec::mxfp4(), true)}) {
+    for (const Format& format : {Format(WeightSpec::mxfp4()), Format(WeightSpec::fp8_block(), true),
+                                 Format(WeightSpec::int4(32), true), Format(WeightSpec::mxfp4(), true)}) {
         FusedMoeCase c = gpu_case(format, 120, 416, 224);
         c.problem.top_k = 4;
         Rng rng = rng_for(purpose++);
@@ -280,8 +283,9 @@ TEST(FusedMoeWide, ResultsAddedInBf16) {
 TEST(FusedMoeWide, TokensWithNoOneAndSeveralResults) {
     TOKAMAK_REQUIRE_GPU();
     std::uint64_t purpose = 1870;
-    for (const Format& format : {Format(WeightSpec::bf16()), Format(WeightSpec::fp8_block(), true),
-                                 Format(WeightSpec::int4(32)), Format(WeightSpec::mxfp4(), true)})
+    for (const Format& format :
+         {Format(WeightSpec::bf16()), Format(WeightSpec::fp8_block(), true), Format(WeightSpec::int4(32)),
+          Format(WeightSpec::int4(32), true), Format(WeightSpec::mxfp4(), true)})
         for (const int hidden : {416, 420})
             for (const Combine combine : {Combine::deterministic, Combine::atomic}) {
                 FusedMoeCase c = gpu_case(format, 600, hidden, 288);
@@ -313,8 +317,8 @@ TEST(FusedMoeWide, TokensWithNoOneAndSeveralResults) {
 /// A large call, a small one and the large one again share a workspace that nobody clears.
 TEST(FusedMoeWide, LargeSmallLargeOnOneWorkspace) {
     TOKAMAK_REQUIRE_GPU();
-    for (const Format& format :
-         {Format(WeightSpec::mxfp4()), Format(WeightSpec::fp8_block(), true), Format(WeightSpec::mxfp4(), true)}) {
+    for (const Format& format : {Format(WeightSpec::mxfp4()), Format(WeightSpec::fp8_block(), true),
+                                 Format(WeightSpec::int4(32), true), Format(WeightSpec::mxfp4(), true)}) {
         FusedMoeCase c = gpu_case(format, 300, 416, 224);
         Rng rng = rng_for(1810);
         const FusedMoeData data = random_data(rng, c).on(Device::cuda());

@@ -68,20 +68,20 @@ TEST(RefusedVariants, AreNeverLegalOnesAndHaveAReason) {
         }
 }
 
-/// 4-bit weights with e4m3 activations: none takes them for what they are not, mxfp4 has one kernel.
+/// 4-bit weights with e4m3 activations: none but the wide kernel, whose variants multiply in 16 bits or, where scales
+/// are powers of two, in 8.
 TEST(RefusedVariants, QuantisedActivationsWithFourBitWeights) {
     for (const WeightSpec& weights : {WeightSpec::int4(32), WeightSpec::mxfp4()})
         for (const int top_k : {1, 8}) {
             FusedMoeProblem problem = problem_of(weights, top_k);
             problem.quantize_activations = true;
             const Sorted all = sorted(problem);
-            const bool converted = weights.format == WeightFormat::mxfp4;
-            EXPECT_EQ(all.legal, converted ? std::vector<std::string>{"wide_n128"} : std::vector<std::string>());
-            for (const std::string kernel : {"decode", "gather", "grouped", "wide", "single"}) {
-                if (converted && kernel == "wide") continue;
+            std::vector<std::string> legal = {"wide_n96_bf16", "wide_n64_bf16"};
+            if (weights.format == WeightFormat::mxfp4) legal.insert(legal.begin(), "wide_n128");
+            EXPECT_EQ(all.legal, legal);
+            for (const std::string kernel : {"decode", "gather", "grouped", "single"})
                 EXPECT_EQ(all.reason(kernel), "no kernel for " + to_string(weights) + " with e4m3 activations")
                     << kernel;
-            }
         }
 }
 

@@ -51,9 +51,11 @@ inline Tolerance tolerance_for(const WeightSpec& spec, Accumulation accumulation
     const double act = unit_roundoff(rounding.act_dtype);
     switch (spec.format) {
         case WeightFormat::bf16:       // exact operands
-        case WeightFormat::mxfp4:      // exact in 16 bits
         case WeightFormat::nvfp4:      // exact in 16 bits but for the global scale, which is applied in f32
         case WeightFormat::fp8_block:  // scaled in f32, one more rounding
+            break;
+        case WeightFormat::mxfp4:  // exact in 16 bits; e4m3 times its scale is not
+            if (rounding.quantized) tolerance.sums += act;
             break;
         case WeightFormat::int4: tolerance.sums += 2 * act; break;  // 16-bit operands meet 16-bit activations
     }

@@ -48,7 +48,7 @@ struct FusedMoeProblem {
     WeightSpec weights{};
     Activation activation{};
     RoutingWeight routing_weight = RoutingWeight::output;
-    /// fp8_block, on the CPU also mxfp4 and int4_g32: rows and intermediate become e4m3 with 1x128 scales
+    /// fp8_block, mxfp4, int4_g32: rows and intermediate become e4m3 with 1x128 scales
     bool quantize_activations = false;
     DType act_dtype = DType::bf16;  ///< x: bf16, f16 or f32 (CUDA: bf16)
     DType out_dtype = DType::bf16;  ///< bf16, f16, f32; f64: the CPU's oracle variant

@@ -84,14 +84,21 @@ bool prefers_wide(const FusedMoeProblem& p, std::int64_t tokens, const LegalVari
     return has_rows(p, tokens, legal.grouped.empty() ? 12 : wide_from(p));
 }
 
+/// Rows of an expert from which on mxfp4 weights are converted to 8 bits once for all its row tiles; below, e4m3 rows
+/// are multiplied as 16-bit operands (dsv3-ep8 mxfp4_a8, 128 / 256 rows: wide_n128 1084 / 1291 us, wide_n96_bf16 777 /
+/// 1288).
+constexpr std::int64_t kLeastConvertedRows = 256;
+
 /// The narrowest row tiles that hold nearly all experts (dsv3-ep8 int4_g32, 32 / 64 / 128 rows: wide_n64 394 / 623 /
 /// 1028 us, wide_n96 432 / 475 / 899, wide_n128 438 / 521 / 862).
 const WideVariant& choose_wide(const FusedMoeProblem& p, const LegalVariants& legal, std::int64_t tokens) {
     const WideVariant* best = &legal.wide.front();
-    for (const WideVariant& variant : legal.wide)
+    for (const WideVariant& variant : legal.wide) {
+        const std::int64_t few = variant.instance.most_rows - variant.instance.most_rows / 4;
         if (variant.instance.most_rows < best->instance.most_rows &&
-            !has_rows(p, tokens, variant.instance.most_rows - variant.instance.most_rows / 4))
+            !has_rows(p, tokens, best->instance.converted ? kLeastConvertedRows : few))
             best = &variant;
+    }
     return *best;
 }
 

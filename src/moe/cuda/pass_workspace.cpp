@@ -17,6 +17,7 @@ struct PassNeeds {
     bool grouped = false;      ///< counts of the grouped kernel
     bool grid_lists = false;   ///< lists of routes that the grid makes
     bool wide = false;         ///< lists of the wide kernel
+    bool converted = false;    ///< slots of weights that it converts
     bool route_first = false;  ///< ids (and weights) that a launch before makes
 };
 
@@ -58,6 +59,12 @@ void lay_out_wide_lists(const FusedMoeProblem& p, std::size_t routes, WorkspaceL
     cuda.wide_dealt = layout.add<std::int32_t>("wide_dealt", kWideCounters);
 }
 
+/// Whether a kernel of the problem converts weights to 8 bits.
+bool converts_weights(const FusedMoeProblem& p) {
+    const std::vector<WideInstance> instances = wide_instances(p.weights, p.quantize_activations);
+    return std::any_of(instances.begin(), instances.end(), [](const WideInstance& one) { return one.converted; });
+}
+
 void lay_out_slots(const FusedMoeProblem& p, WorkspaceLayout& layout, FusedMoeCuda& cuda) {
     std::int64_t counts = 0;
     for (int phase = 0; phase < 2; ++phase) {
@@ -74,18 +81,18 @@ void lay_out_pass(const FusedMoeProblem& p, const PassNeeds& needs, WorkspaceLay
     const auto routes = static_cast<std::size_t>(needs.tokens * p.top_k);
     const auto padded = [](std::int64_t cols) { return static_cast<std::size_t>((cols + 127) / 128 * 128); };
     const bool fp8 = p.weights.format == WeightFormat::fp8_block;
-    const bool codes = fp8 || p.quantize_activations;  // rows of the wide kernel are codes with scales
+    const bool codes = fp8 || needs.converted;  // rows of the wide kernel may be codes with scales
     if (needs.route_first) lay_out_routed(p, layout, cuda);
     if (fp8) lay_out_prepared(p, needs.tokens, layout, cuda);
     if (needs.grouped || needs.wide) cuda.tile_units = layout.add<std::int32_t>("tile_units", routes + kDealtUnitsRoom);
     if (needs.grid_lists) lay_out_grid_lists(p, routes, layout, cuda);
     if (needs.wide) lay_out_wide_lists(p, routes, layout, cuda);
-    if (needs.wide && codes && !fp8) lay_out_slots(p, layout, cuda);
+    if (needs.converted) lay_out_slots(p, layout, cuda);
     cuda.intermediate = layout.add<std::byte>("intermediate", routes * padded(p.intermediate) * (codes ? 4 : 2));
     // The wide kernel has its rows of x behind its rows of results.
     std::size_t partial_cols = static_cast<std::size_t>(p.hidden);
     if (needs.wide)
-        partial_cols = std::max(partial_cols, (codes ? padded(p.hidden) / 2 : padded(p.hidden)) + padded(p.hidden) / 2);
+        partial_cols = std::max(partial_cols, (fp8 ? padded(p.hidden) / 2 : padded(p.hidden)) + padded(p.hidden) / 2);
     cuda.partials = layout.add<float>("partials", routes * partial_cols);
 }
 
@@ -102,6 +109,7 @@ std::int64_t fitting_tokens(const FusedMoeProblem& p, std::int64_t most, const P
     const PassNeeds all{.grouped = !grouped_instances(p.weights, p.quantize_activations).empty(),
                         .grid_lists = !grid_list_instances(p.weights, p.quantize_activations).empty(),
                         .wide = !wide_instances(p.weights, p.quantize_activations).empty(),
+                        .converted = converts_weights(p),
                         .route_first = has_launch_before(p)};
     const auto fits = [&](std::int64_t tokens) {
         WorkspaceLayout layout;
@@ -159,6 +167,7 @@ void lay_out_workspace(FusedMoeState& state) {
         }
         if (of.wide != nullptr) {
             needs.wide = true;
+            needs.converted = needs.converted || of.wide->converted;
             needs.tokens = std::max(needs.tokens, cuda.wide_tokens);
         }
         if (of.single != nullptr) segments = std::max(segments, of.single->gate_up_segments + of.single->down_segments);

@@ -69,6 +69,14 @@ struct WideGroupScratch {
     }
 };
 
+template <class Shape>
+__device__ __forceinline__ WideGroupScratch<Shape::kMostRows>& group_scratch(const WideArgs& args) {
+    extern __shared__ __align__(1024) std::uint8_t shared[];
+    static_assert(sizeof(WideGroupScratch<Shape::kMostRows>) ==
+                  Shape::kMostRows * kWideGroupRowBytes + kWideGroupBytes);
+    return *reinterpret_cast<WideGroupScratch<Shape::kMostRows>*>(shared + args.lists.group);
+}
+
 /// Tells the grid about units of gate/up that a CTA has finished. That waits until stores have left, 2000 cycles or
 /// more, so the last consumer warp of a unit leaves it to an idle warp, unless that is not done with the unit before.
 template <class Shape>
@@ -148,13 +156,15 @@ __device__ __forceinline__ void keep_larger(float (&numbers)[Count], int lane, i
 template <int Rows, int Eights>
 __device__ __forceinline__ void find_wide_largest(WideGroupScratch<Rows>& scratch, int first, int lane,
                                                   const float (&values)[2][Eights][4]) {
-    constexpr int count = Eights * 2;
+    constexpr int count = (Eights + 1) / 2 * 4;
     constexpr bool thrice = count % 8 == 0;
     float most[count];
 #pragma unroll
     for (int i = 0; i < count; ++i)
-        most[i] = fmaxf(tokamak::cuda::larger_magnitude(fabsf(values[0][i / 2][i % 2]), values[1][i / 2][i % 2]),
-                        0.0F);  // not a number
+        most[i] = i / 2 < Eights
+                      ? fmaxf(tokamak::cuda::larger_magnitude(fabsf(values[0][i / 2][i % 2]), values[1][i / 2][i % 2]),
+                              0.0F)  // not a number
+                      : 0.0F;
     keep_larger<count>(most, lane, 4);
     keep_larger<count / 2>(reinterpret_cast<float(&)[count / 2]>(most), lane, 8);
     if constexpr (thrice) keep_larger<count / 4>(reinterpret_cast<float(&)[count / 4]>(most), lane, 16);

@@ -12,6 +12,7 @@
 #include "moe/cuda/wide/combine_tokens.cuh"
 #include "moe/cuda/wide/convert.cuh"
 #include "moe/cuda/wide/early_combine.cuh"
+#include "moe/cuda/wide/finish_rounded.cuh"
 #include "moe/cuda/wide/finish_tall.cuh"
 #include "moe/cuda/wide/multiply_e4m3.cuh"
 #include "moe/cuda/wide/multiply_parts.cuh"
@@ -19,14 +20,6 @@
 #include "moe/cuda/wide/scatter.cuh"
 
 namespace tokamak::moe::cuda {
-
-template <class Shape>
-__device__ __forceinline__ WideGroupScratch<Shape::kMostRows>& group_scratch(const WideArgs& args) {
-    extern __shared__ __align__(1024) std::uint8_t shared[];
-    static_assert(sizeof(WideGroupScratch<Shape::kMostRows>) ==
-                  Shape::kMostRows * kWideGroupRowBytes + kWideGroupBytes);
-    return *reinterpret_cast<WideGroupScratch<Shape::kMostRows>*>(shared + args.lists.group);
-}
 
 /// Where a consumer warp turns sums.
 __device__ __forceinline__ std::uint8_t* wide_patch(const WideArgs& args, const WideConsumer& me) {
@@ -151,6 +144,8 @@ __device__ __forceinline__ void consume_wide_unit(const WideArgs& args, const Wi
         std::uint8_t* const patch = Shape::kFindsPlace ? wide_patch(args, own) : stages.patch;
         if (down)
             finish_wide_down<Shape>(args, unit, strips.first, strips.last, own, patch, sums);
+        else if constexpr (Shape::kRounded)
+            finish_rounded_gate_up<Shape>(args, unit, strips.first, strips.last, own, patch, sums);
         else
             finish_wide_gate_up<Shape>(args, unit, strips.first, strips.last, own, patch, sums);
     }
@@ -223,10 +218,11 @@ __device__ __forceinline__ void consume_wide_phase(const WideArgs& args, const W
         if (next == nullptr) break;
         const WideUnit& unit = *next;
         __syncwarp();  // those of a group finish it together
-        const int strips = Shape::kQuantized && !down ? Shape::kStrips : unit.strips;
+        const int strips = Shape::kScaledRows && !down ? Shape::kStrips : unit.strips;
         const int each = (strips + Shape::kWarpgroups - 1) / Shape::kWarpgroups;
         const int first = own.warpgroup * each;
-        if ((Shape::kQuantized && unit.strips > 0) || first < unit.strips)  // warpgroups that take turns have as many
+        const bool together = Shape::kQuantized ? unit.strips > 0 : Shape::kRounded && !down;
+        if (together || first < unit.strips)  // warpgroups that take turns have as many
             consume_wide_width<Shape>(args, unit, down, first, min(first + each, unit.strips), own, from);
         else
             from.skip(Shape::chunks(matrix));
@@ -240,7 +236,7 @@ __device__ __forceinline__ void consume_wide_phase(const WideArgs& args, const W
 template <class Shape>
 __device__ __forceinline__ void idle_wide(const WideArgs& args, const WideTables& tables, std::uint8_t* shared,
                                           int warp, int count) {
-    if constexpr (!Shape::kQuantized) WidePrepare(args, tables, wide_x_rows<Shape>(args)).run_later(warp);
+    if constexpr (!Shape::kScaledRows) WidePrepare(args, tables, wide_x_rows<Shape>(args)).run_later(warp);
     if (!Shape::atomic(args)) {
         const WideOwners owners(args, tables);
         if constexpr (Shape::kQuantized)
@@ -310,6 +306,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
     build_wide_lists<Shape>(args, tables, shared, count);
     ptx::fence_shared_async();  // the ring takes its place back
     deals.clear();
+    if constexpr (Shape::kRounded) round_scratch<Shape>(args).clear();
     if (threadIdx.x < kWideDeals) WidePending::told(shared, args)[threadIdx.x] = 0;
     TileCounts{args.tile_rows}.clear(tables.facts->tiles);
     TileCounts{args.tile_parts}.clear(tables.facts->tiles);
@@ -322,10 +319,12 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
         if constexpr (Shape::kQuantized) {
             group_scratch<Shape>(args).clear();
             quantize_wide_rows(args, tables, wide_x_rows<Shape>(args));
+        } else if constexpr (Shape::kRounded) {
+            WideTokenRows<true>(args, tables, wide_x_rows<Shape>(args)).run(count);
         } else {
             WidePrepare(args, tables, wide_x_rows<Shape>(args)).run_first();
         }
-        if (!wide_overlaps<Shape::kQuantized>(args)) {
+        if (!wide_rows_overlap<Shape>(args)) {
             ptx::fence_all_async();
             grid.sync();
         }

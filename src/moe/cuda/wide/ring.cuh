@@ -162,7 +162,7 @@ __device__ __forceinline__ void copy_wide_rows(WideFeed<Shape>& feed, const Wide
         if constexpr (!Shape::Weights::kFromShared) prefetch_unit_end<Shape>(args, unit, down);
         if (down)
             TileCounts{args.tile_parts}.await(unit.tile, wide_tile_parts<Shape>(args));
-        else if (wide_overlaps<Shape::kQuantized>(args))
+        else if (wide_rows_overlap<Shape>(args))
             TileCounts{args.tile_rows}.await(unit.tile, unit.rows * WidePrepare::parts(args));
         ptx::fence_all_async();
         const TileRows rows(all, unit.first, unit.rows, matrix.padded_cols);

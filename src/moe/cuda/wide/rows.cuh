@@ -55,7 +55,8 @@ class WidePrepare {
     __device__ void run_first() const {
         if (!wide_overlaps<false>(args_)) {
             const std::int64_t left = live_tokens(args_.tokens, args_.num_tokens) - args_.first_token;
-            return WideTokenRows(args_, tables_, to_).run(static_cast<int>(min(left, std::int64_t{args_.pass_tokens})));
+            return WideTokenRows<false>(args_, tables_, to_)
+                .run(static_cast<int>(min(left, std::int64_t{args_.pass_tokens})));
         }
         const int warps = static_cast<int>(gridDim.x * blockDim.x) / 32;
         choose<8>(0, first_rows_, kWidePrepareJobs, static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) / 32,

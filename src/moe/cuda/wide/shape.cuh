@@ -64,6 +64,8 @@ struct WideShape {
     static constexpr int kBlocks = Weights::kStageBlocks;  ///< of 64 columns in a stage
     static constexpr bool kQuantized = Weights::kQuantized;
     static constexpr bool kConverted = Weights::kConverted;
+    static constexpr bool kRounded = Weights::kRounded;
+    static constexpr bool kScaledRows = kQuantized || kRounded;  ///< the consumers of a unit find scales together
     static constexpr bool kHalfResults = kQuantized || Combines_ == WideCombines::half_rows;  ///< in bf16, not f32
     static constexpr int kRowBlockBytes = kMostRows * 128;
     static constexpr int kRowsOffset = (kStrips * Weights::kStripStageBytes + 1023) / 1024 * 1024;
@@ -73,8 +75,8 @@ struct WideShape {
     static constexpr int kStageBytes =
         (kStripScalesOffset + (kQuantized ? kStrips * kWideScaleBytes : 0) + 1023) / 1024 * 1024;
     /// Strips that a gate/up unit has together: those of 128 columns of the intermediate, which share a scale.
-    static constexpr int kGroupStrips = kQuantized ? kStrips : 1;
-    static_assert(!kQuantized || kStrips == 4);
+    static constexpr int kGroupStrips = kScaledRows ? kStrips : 1;
+    static_assert(!kScaledRows || (kStrips == 4 && kStripsEach == 2));
 
     /// Whether results are added to `out`.
     __device__ static bool atomic(const WideArgs& args) {

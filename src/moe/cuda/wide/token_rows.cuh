@@ -8,11 +8,14 @@
 #include <cstdint>
 
 #include "moe/cuda/tile_rows.cuh"
+#include "moe/cuda/wide/rounded_rows.cuh"
 #include "moe/cuda/wide/units.cuh"
 
 namespace tokamak::moe::cuda {
 
 /// The rows of x that experts here take, and zeros behind the rows of the intermediate. By all warps of the grid.
+/// Rounded: to what e4m3 leaves.
+template <bool Rounded>
 class WideTokenRows {
     static constexpr int kLoads = 4;  ///< of a lane at once, eight columns each
     static constexpr int kEights = kLoads * 32;
@@ -120,11 +123,12 @@ class WideTokenRows {
     /// The columns from `first` on, for the experts of all lanes that have a place.
     template <bool Plain>
     __device__ __forceinline__ void store_all(const Job& job, const WideTile& tile, int slots, int first,
-                                              const Loaded& loaded) const {
+                                              Loaded loaded) const {
         float weight = 1.0F;
         const bool weighted = !Plain && args_.input_weights.data != nullptr;
         if (weighted && job.place >= 0)
             weight = load_element(args_.input_weights, args_.first_token + job.token, slots + lane_);
+        if (Rounded && !weighted) WideRounding<false>(first * 8, args_.gate_up.cols, 1.0F).round(loaded.bits);
         for (std::uint32_t left = __ballot_sync(0xFFFFFFFFU, job.place >= 0); left != 0; left &= left - 1) {
             const int lane = __ffs(static_cast<int>(left)) - 1;
             const int begin = __shfl_sync(0xFFFFFFFFU, tile.first, lane);
@@ -132,12 +136,14 @@ class WideTokenRows {
             const int row = __shfl_sync(0xFFFFFFFFU, job.place, lane) - begin;
             const float factor = __shfl_sync(0xFFFFFFFFU, weight, lane);
             const TileRows to(to_, begin, rows, args_.gate_up.padded_cols);
+            Loaded own = loaded;
+            if (Rounded && weighted) WideRounding<true>(first * 8, args_.gate_up.cols, factor).round(own.bits);
 #pragma unroll
             for (int i = 0; i < kLoads; ++i) {
                 const int eight = first + i * 32 + lane_;
                 if (eight < job.last)
                     *reinterpret_cast<uint4*>(to.place(row, eight)) =
-                        weighted ? times(loaded.bits[i], factor, eight * 8) : loaded.bits[i];
+                        !Rounded && weighted ? times(own.bits[i], factor, eight * 8) : own.bits[i];
             }
             if (first == 0) clear(TileRows(args_.intermediate, begin, rows, args_.down.padded_cols), row);
         }

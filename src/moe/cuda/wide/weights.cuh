@@ -8,8 +8,9 @@
 //   kSumScale                   true units of a sum
 //   kGlobalScales               strips end with two scales, for rows g and g + 8 of each 16
 //   kConverted                  tiles are made of others by CTAs of their own (converted.cuh); the sums of a weight row
-//   have
-//                               a scale
+//                               have a scale
+//   kRounded                    rows are what e4m3 codes with a scale for each 128 columns are worth, in bf16
+//                               (rounded_rows.cuh)
 #pragma once
 
 #include "moe/cuda/grouped/weights_4bit.cuh"
@@ -26,6 +27,7 @@ struct WideE4m3 {
     static constexpr bool kQuantized = true;
     static constexpr bool kGlobalScales = false;
     static constexpr bool kConverted = false;
+    static constexpr bool kRounded = false;
     static constexpr float kSumScale = 1.0F;
 };
 
@@ -43,6 +45,7 @@ struct WideBf16 {
     static constexpr bool kQuantized = false;
     static constexpr bool kGlobalScales = false;
     static constexpr bool kConverted = false;
+    static constexpr bool kRounded = false;
     static constexpr float kSumScale = 1.0F;
 };
 
@@ -114,6 +117,13 @@ struct Wide4Bit : Weights {
     static constexpr bool kQuantized = false;
     static constexpr bool kGlobalScales = false;
     static constexpr bool kConverted = false;
+    static constexpr bool kRounded = false;
+};
+
+/// With e4m3 rows.
+template <class Weights>
+struct WideRounded4Bit : Wide4Bit<Weights> {
+    static constexpr bool kRounded = true;
 };
 
 struct WideMxfp4 : Wide4Bit<Mxfp4Weights> {
@@ -131,6 +141,7 @@ struct WideNvfp4 : Nvfp4Weights {
     static constexpr bool kFromShared = false;
     static constexpr bool kQuantized = false;
     static constexpr bool kConverted = false;
+    static constexpr bool kRounded = false;
 };
 
 }  // namespace tokamak::moe::cuda

@@ -22,6 +22,8 @@ inline constexpr int kWideOverlapCols = 1536;
 inline constexpr int kWideTallBytes = 1024;
 /// What the consumers share about each row of a unit whose results are quantised.
 inline constexpr int kWideGroupRowBytes = 8;
+/// The same where rows are rounded to what e4m3 leaves.
+inline constexpr int kWideRoundRowBytes = kWideGroupRowBytes + 4;
 
 inline constexpr int kMostWideStages = 8;
 /// What is dealt to who asks: units of the phases, and jobs of what surrounds them.
@@ -61,7 +63,7 @@ struct WideShared {
     int barriers = 0;  ///< [2, stages], one of no stage
     int facts = 0;     ///< WideFacts
     int patches = 0;   ///< [consumer warps, kWidePatchBytes]
-    int group = 0;     ///< WideGroupScratch, for quantised rows
+    int group = 0;     ///< WideGroupScratch, for quantised rows; WideRoundScratch for rounded ones
     int begins = 0;    ///< [local experts + 1]: first place of an expert in the list of routes
     int deals = 0;     ///< [kWideDeals] of WideDeal, then of what one CTA of a pair tells the other
     int tiles = 0;     ///< [local experts + 1]: row tiles before an expert
@@ -133,6 +135,8 @@ WideInstance wide_int4_g32_n128();
 WideInstance wide_int4_g32_n64();
 WideInstance wide_int4_g32_n64_atomic();
 WideInstance wide_int4_g32_n96();
+WideInstance wide_int4_g32_a8_n64();
+WideInstance wide_int4_g32_a8_n96();
 WideInstance wide_int4_g64_n128();
 WideInstance wide_int4_g128_n128();
 WideInstance wide_int4_g32_f16_n128();
@@ -146,6 +150,8 @@ WideInstance wide_mxfp4_n64_atomic();
 WideInstance wide_mxfp4_n96();
 WideInstance wide_mxfp4_a8_n128();
 WideInstance wide_mxfp4_a8_n128_atomic();
+WideInstance wide_mxfp4_a8_n64_bf16();
+WideInstance wide_mxfp4_a8_n96_bf16();
 WideInstance wide_nvfp4_n128();
 WideInstance wide_nvfp4_n48();
 WideInstance wide_nvfp4_n48_atomic();

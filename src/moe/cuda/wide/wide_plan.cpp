@@ -39,18 +39,19 @@ struct Booking {
     }
 };
 
-/// The layout and its size.
-std::int64_t lay_out(std::int64_t experts, bool overlaps, WideVariant& variant) {
+/// The layout and its size. Scaled: the consumers of a unit find scales of rows together.
+std::int64_t lay_out(std::int64_t experts, bool scaled, bool overlaps, WideVariant& variant) {
     WideShared& shared = variant.shared;
     Booking booking;
     booking.take(std::int64_t{variant.stages} * variant.instance.stage_bytes);
     shared.barriers = booking.take(std::int64_t{variant.stages} * 16 + 8);
     shared.facts = booking.take(kFactsBytes);
     shared.patches = booking.take((variant.instance.threads / 32 - 4) * kWidePatchBytes);
-    if (variant.instance.quantized) {
-        shared.group = booking.take(std::int64_t{variant.instance.most_rows} * kWideGroupRowBytes + kWideGroupBytes);
-        shared.early = booking.take(8 * kWideTallBytes);
+    if (scaled) {
+        const int row_bytes = variant.instance.quantized ? kWideGroupRowBytes : kWideRoundRowBytes;
+        shared.group = booking.take(std::int64_t{variant.instance.most_rows} * row_bytes + kWideGroupBytes);
     }
+    if (variant.instance.quantized) shared.early = booking.take(8 * kWideTallBytes);
     if (variant.instance.converted) shared.slots = booking.take(kWideSlotBytes);
     if (overlaps) shared.early = booking.take(std::int64_t{kWideIdleWarps} * kWideEarlyBytes);
     shared.deals = booking.take(std::int64_t{kWideDeals} * (kWideDealBytes + 8));
@@ -63,7 +64,9 @@ std::int64_t lay_out(std::int64_t experts, bool overlaps, WideVariant& variant) 
 }  // namespace
 
 std::vector<WideInstance> wide_instances(const WeightSpec& spec, bool quantized) {
-    if (quantized && spec.format == WeightFormat::mxfp4) return {wide_mxfp4_a8_n128()};
+    if (quantized && spec.format == WeightFormat::mxfp4)
+        return {wide_mxfp4_a8_n128(), wide_mxfp4_a8_n96_bf16(), wide_mxfp4_a8_n64_bf16()};
+    if (quantized && spec == WeightSpec::int4(32)) return {wide_int4_g32_a8_n96(), wide_int4_g32_a8_n64()};
     if (quantized && spec.format != WeightFormat::fp8_block) return {};
     switch (spec.format) {
         case WeightFormat::fp8_block:
@@ -119,8 +122,8 @@ std::vector<WideVariant> wide_variants(const FusedMoeProblem& problem, std::size
     for (const WideInstance& instance : wide_instances(problem.weights, problem.quantize_activations)) {
         const bool overlaps = !instance.quantized && problem.intermediate >= kWideOverlapCols;
         WideVariant variant{.instance = instance, .stages = kMostWideStages, .shared = {}};
-        while (variant.stages >= kLeastStages &&
-               lay_out(experts, overlaps, variant) > static_cast<std::int64_t>(shared_limit))
+        while (variant.stages >= kLeastStages && lay_out(experts, problem.quantize_activations, overlaps, variant) >
+                                                     static_cast<std::int64_t>(shared_limit))
             --variant.stages;
         if (instance.converted && convert_bytes(problem) > variant.stages * instance.stage_bytes) continue;
         if (variant.stages >= kLeastStages) variants.push_back(variant);
