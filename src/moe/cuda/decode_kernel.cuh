@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(Warps * 32, 1) moe_decode(const __grid_constan
         auto* const scores = reinterpret_cast<float*>(shared + args.shared.rows);
         routes.ask(args, first, most, scores);
         if (fresh) {  // while they are on their way
-            ring.begin();
+            ring.begin_elected();
             clear_zeros<Tile>(shared + args.shared.scales);
         }
         clear_tables(args, shared, most);
