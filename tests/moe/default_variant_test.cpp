@@ -113,8 +113,8 @@ TEST(DefaultVariant, FourBitWeightsAreConvertedToEightForManyRowsOfE4m3) {
         EXPECT_EQ(name(p, 1), "wide_n64_bf16");
         EXPECT_EQ(name(p, 48 * per_row - 1), "wide_n64_bf16");
         EXPECT_EQ(name(p, 48 * per_row), "wide_n96_bf16");
-        EXPECT_EQ(name(p, 256 * per_row - 1), "wide_n96_bf16");
-        EXPECT_EQ(name(p, 256 * per_row), converts ? "wide_n128" : "wide_n96_bf16");
+        EXPECT_EQ(name(p, 320 * per_row - 1), "wide_n96_bf16");
+        EXPECT_EQ(name(p, 320 * per_row), converts ? "wide_n128" : "wide_n96_bf16");
     }
 }
 

@@ -85,9 +85,9 @@ bool prefers_wide(const FusedMoeProblem& p, std::int64_t tokens, const LegalVari
 }
 
 /// Rows of an expert from which on mxfp4 weights are converted to 8 bits once for all its row tiles; below, e4m3 rows
-/// are multiplied as 16-bit operands (dsv3-ep8 mxfp4_a8, 128 / 256 rows: wide_n128 1084 / 1291 us, wide_n96_bf16 777 /
-/// 1288).
-constexpr std::int64_t kLeastConvertedRows = 256;
+/// are multiplied as 16-bit operands (mxfp4_a8, wide_n128 / wide_n96_bf16, us: dsv3-ep8 with 128 and 256 rows 1084 /
+/// 777 and 1291 / 1288, gpt-oss-120b with 256 and 512 3701 / 3031 and 5212 / 5835).
+constexpr std::int64_t kLeastConvertedRows = 320;
 
 /// The narrowest row tiles that hold nearly all experts (dsv3-ep8 int4_g32, 32 / 64 / 128 rows: wide_n64 394 / 623 /
 /// 1028 us, wide_n96 432 / 475 / 899, wide_n128 438 / 521 / 862).

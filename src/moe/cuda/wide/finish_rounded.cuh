@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Gate/up where rows are rounded to what e4m3 leaves of them: its four strips are 128 columns of the intermediate, whose
-// scales the consumers find together, as those of quantised rows; what is stored are operands in bf16.
+// Gate/up where rows are rounded to what e4m3 leaves of them: its four strips are 128 columns of the intermediate,
+// whose scales the consumers find together, as those of quantised rows; what is stored are operands in bf16.
 #pragma once
 
 #include <cstdint>
@@ -77,8 +77,8 @@ __device__ __forceinline__ void store_rounded(const WideArgs& args, const WideUn
                 if (n >= Eights) break;
                 const float2 inverse = inverses[n * 4];
                 const float2 scale = scales[n * 4];
-                pairs[j] = rounded_pair(
-                    tokamak::cuda::e4m3_codes(sums[i][n][0] * inverse.x, sums[i][n][1] * inverse.y), scale.x, scale.y);
+                pairs[j] = rounded_pair(tokamak::cuda::e4m3_codes(sums[i][n][0] * inverse.x, sums[i][n][1] * inverse.y),
+                                        scale.x, scale.y);
             }
             __syncwarp();
             ptx::store_matrix_transposed_x4(own, pairs);
@@ -86,7 +86,8 @@ __device__ __forceinline__ void store_rounded(const WideArgs& args, const WideUn
             const int row = four * 8 + me.lane;
             const int col = (unit.strip + first + i) * 32 + me.slab * 8;
             if (row < unit.rows && col < args.down.cols)
-                *reinterpret_cast<uint4*>(to.place(row, col / 8)) = *reinterpret_cast<const uint4*>(patch + me.lane * 16);
+                *reinterpret_cast<uint4*>(to.place(row, col / 8)) =
+                    *reinterpret_cast<const uint4*>(patch + me.lane * 16);
         }
 }
 
