@@ -30,10 +30,11 @@ class GridBlock {
           control_(*reinterpret_cast<GridControl*>(shared + S::kControl)),
           warp_(warp_of(__shfl_sync(~0U, static_cast<int>(threadIdx.x) / 32, 0))),
           lane_(static_cast<int>(threadIdx.x) % 32),
-          rank_(static_cast<int>(blockIdx.x) % kGridSplits),
-          token_(published.first_token + static_cast<int>(blockIdx.y)),
-          first_head_(static_cast<int>(blockIdx.x) / kGridSplits * kGridHeads),
-          board_(published.at + static_cast<std::int64_t>(blockIdx.y * gridDim.x + blockIdx.x - rank_) * kBoardBytes,
+          rank_(static_cast<int>(blockIdx.x)),
+          token_(static_cast<int>(params.first.of_splits + blockIdx.z)),
+          first_head_(static_cast<int>(blockIdx.y) * kGridHeads),
+          board_(published.at +
+                     static_cast<std::int64_t>(blockIdx.z * gridDim.y + blockIdx.y) * (kGridSplits * kBoardBytes),
                  rank_) {}
 
     __device__ __forceinline__ void run() const {
