@@ -21,7 +21,8 @@ struct SparseConfig {
     int rows = 0;
     bool direct = false;  ///< the direct form, for fp8 rows: no converted slabs
     bool paired = false;  ///< the paired form, for bf16 rows and fp8 rows of 512: two warpgroups score in turns
-    bool grid = false;    ///< splits exchange through the workspace: kWideHeads by few_kernel.cuh, kFewHeads by grid_decode
+    bool grid =
+        false;  ///< splits exchange through the workspace: kWideHeads by few_kernel.cuh, kFewHeads by grid_decode
     friend bool operator==(const SparseConfig&, const SparseConfig&) = default;
 };
 
