@@ -46,7 +46,7 @@ OwnedTensor zeros(std::int64_t hidden) {
 Distance moe_limit(const MoeCase& layer) {
     if (!layer.problem.quantize_activations) return {5e-3, 1e-2};
     // 4-bit weights: e4m3 rows may be rounded to bf16 with their scales, which makes some codes of the intermediate
-    // their neighbours. 1.0 to 1.25% of a layer's norm by simulation, up to 1.4% of a token's.
+    // their neighbours: 1.0 to 1.25% of a layer's norm by simulation, up to 1.75% of a token's as recorded.
     if (layer.problem.weights.format != WeightFormat::fp8_block) return {2e-2, 3e-2};
     return {1.5e-2, 3e-2};
 }
