@@ -6,7 +6,7 @@
 
 #include "mla/cuda/grid_decode/values.cuh"
 #include "mla/cuda/sparse_decode/statistics.cuh"
-#include "mla/cuda/sparse_decode/store_eight.cuh"
+#include "mla/cuda/store_dims.cuh"
 
 namespace tokamak::mla::cuda::grid_decode {
 
@@ -172,32 +172,6 @@ __device__ __forceinline__ void settle(const Params& params, GridControl& contro
 #pragma unroll
     for (int s = 0; s < kEach; ++s) control.factor[h][thread % 4 * kEach + s] = weight[s] * factor;
     if (stores && thread % 4 == 0 && head < params.heads) store_statistics(params, token, head, all, sink);
-}
-
-/// Neighbouring dimensions of a head to the caller's output.
-template <int Pairs>
-__device__ __forceinline__ void store_pairs(const Params& params, std::int64_t at, const float2 (&v)[Pairs]) {
-    if (params.out_kind == OutKind::f32) {
-#pragma unroll
-        for (int p = 0; p < Pairs; ++p) {
-            static_cast<float*>(params.out)[at + 2 * p] = v[p].x;
-            static_cast<float*>(params.out)[at + 2 * p + 1] = v[p].y;
-        }
-        return;
-    }
-    std::uint32_t twos[Pairs];
-#pragma unroll
-    for (int p = 0; p < Pairs; ++p)
-        twos[p] = params.out_kind == OutKind::bf16 ? pack_bf16(v[p].x, v[p].y) : pack_f16(v[p].x, v[p].y);
-    auto* const to = static_cast<std::uint16_t*>(params.out) + at;
-    if (!params.out_vectors) {
-#pragma unroll
-        for (int e = 0; e < 2 * Pairs; ++e) to[e] = static_cast<std::uint16_t>(twos[e / 2] >> (e % 2 * 16));
-    } else if constexpr (Pairs == 4) {
-        *reinterpret_cast<uint4*>(to) = {twos[0], twos[1], twos[2], twos[3]};
-    } else {
-        *reinterpret_cast<uint2*>(to) = {twos[0], twos[1]};
-    }
 }
 
 }  // namespace tokamak::mla::cuda::grid_decode

@@ -86,7 +86,7 @@ class GridBlock {
         ptx::barrier_wait(&control_.settled, 0);
         float2 sums[GridBoard::kThreadPairs];
         GridBoard::add(parts, &control_.factor[item.head][0], sums);
-        if (stores) store_pairs(params_, at, sums);
+        if (stores) store_dims(params_, at, {sums[0].x, sums[0].y, sums[1].x, sums[1].y});
     }
 
     template <typename Meet>

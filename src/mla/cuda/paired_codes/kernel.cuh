@@ -6,6 +6,7 @@
 
 #include "mla/cuda/paired_codes/convert.cuh"
 #include "mla/cuda/paired_codes/merge.cuh"
+#include "mla/cuda/sparse_decode/first_read.cuh"
 
 namespace tokamak::mla::cuda::paired_codes {
 
@@ -19,11 +20,6 @@ __device__ __forceinline__ Columns share_of(const Params& params, int in_first, 
 /// If all lengths are full: indices are asked for before lengths are known.
 __device__ __forceinline__ Columns full_share(const Params& params, int rank) {
     return share_of(params, params.first.top_k[0], params.first.top_k[1], rank);
-}
-__device__ __forceinline__ int live_columns(const FirstRead& first, int pool, int token) {
-    const int most = first.top_k[pool];
-    if (first.pools[pool].lengths == nullptr) return most;
-    return max(0, min(first.pools[pool].lengths[token * first.pools[pool].length_stride], most));
 }
 __device__ __forceinline__ Columns live_share(const Params& params, int token, int rank) {
     return share_of(params, live_columns(params.first, 0, token), live_columns(params.first, 1, token), rank);
@@ -118,7 +114,7 @@ class CodesBlock {
         if constexpr (!Split) return;
         __syncwarp();
         ptx::cluster_arrive_relaxed();
-        named_barrier_arrive(kFactorsBarrier, kThreads);
+        ptx::named_barrier_arrive(kFactorsBarrier, kThreads);
         leave();
     }
     /// Of both splits.
@@ -139,7 +135,7 @@ class CodesBlock {
         const int warp = warp_ % 4;
         if (warp_ == 5) touch_params();
         make_barriers();  // these warps see them behind the barrier of the queries
-        named_barrier_arrive(kPairedStart, kThreads);
+        ptx::named_barrier_arrive(kPairedStart, kThreads);
         Queries queries(params_, base_, token_, first_head_, warp_ * 32 + lane_);
         queries.load(kHalfSlabs);
         const int blocks = live_share(params_, token_, rank_).blocks();
@@ -149,7 +145,7 @@ class CodesBlock {
         turns.run(blocks);
         __syncwarp();
         leave_sums(turns, side, warp);
-        named_barrier_arrive(kSummedBarrier, kThreads);
+        ptx::named_barrier_arrive(kSummedBarrier, kThreads);
         if constexpr (Split) {
             merge(turns, side, warp);
         } else {

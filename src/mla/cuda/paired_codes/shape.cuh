@@ -3,6 +3,7 @@
 // of 64, codes on their way.
 #pragma once
 
+#include "cuda/ptx/named_arrive.cuh"
 #include "mla/cuda/sparse_decode/rows.cuh"
 
 namespace tokamak::mla::cuda::paired_codes {
@@ -48,11 +49,6 @@ struct Layout {
         return kRows + buffer * kBlockBytes + slab * kSlabBytes;
     }
 };
-
-/// Arrival on a named barrier without waiting.
-__device__ __forceinline__ void named_barrier_arrive(int number, int threads) {
-    asm volatile("barrier.cta.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory");
-}
 
 inline constexpr int kParamLineBytes = 64;  ///< of the constant bank
 inline constexpr int kParamLines = sizeof(Params) / kParamLineBytes;

@@ -24,7 +24,7 @@ class Bringer {
     }
 
     __device__ __forceinline__ void run(const Params& params, int token, PairRows& rows, int pairs) {
-        if (pairs == 0) named_barrier_arrive(kAskedBarrier, kPairedThreads);
+        if (pairs == 0) ptx::named_barrier_arrive(kAskedBarrier, kPairedThreads);
         for (int pair = 0; pair < pairs; ++pair) {
             rows.find(params, token);
             bring<0>(rows, pair);
@@ -55,7 +55,7 @@ class Bringer {
                     ptx::copy_16(at_[i % 2] + S::slab(Buffer, slab) + i * 512, from[i] + slab * 128, real);
             }
             ptx::copy_arrive(&control_.full[Buffer][half]);
-            if (Buffer == 0 && half == 0 && pair == 0) named_barrier_arrive(kAskedBarrier, kPairedThreads);
+            if (Buffer == 0 && half == 0 && pair == 0) ptx::named_barrier_arrive(kAskedBarrier, kPairedThreads);
         }
     }
 

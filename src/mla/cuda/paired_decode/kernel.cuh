@@ -172,7 +172,7 @@ class PairedBlock {
         stagger(place);
         queries.template start<0>();
         make_barriers(place.rank);
-        named_barrier_arrive(kPairedStart, kPairedThreads);
+        ptx::named_barrier_arrive(kPairedStart, kPairedThreads);
         const int pairs = pairs_of(live.of<Split>(params_, place.token, place.rank));
         const bool real = exists(place.token);
         if (!real) return ptx::copy_wait<0>();

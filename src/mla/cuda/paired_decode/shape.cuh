@@ -2,6 +2,7 @@
 // Sizes and shared memory of the paired decode kernel: 64 heads of a token, rows in two buffers of 64.
 #pragma once
 
+#include "cuda/ptx/named_arrive.cuh"
 #include "mla/cuda/sparse_decode/rows.cuh"
 
 namespace tokamak::mla::cuda::paired_decode {
@@ -64,11 +65,6 @@ __device__ __forceinline__ void store_matrix(std::uint32_t address, const std::u
     asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(fragment[0]),
                  "r"(fragment[1]), "r"(fragment[2]), "r"(fragment[3])
                  : "memory");
-}
-
-/// Arrival on a named barrier without waiting.
-__device__ __forceinline__ void named_barrier_arrive(int number, int threads) {
-    asm volatile("barrier.cta.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory");
 }
 
 /// Before the tensor cores read what cp.async brought, behind the barrier on which its copies arrived: the acquiring

@@ -217,7 +217,7 @@ class Turns {
                 control_.reference[side_][own] = reference_[h];
             }
         }
-        named_barrier_arrive(kSummedBarrier, kPairedThreads);
+        ptx::named_barrier_arrive(kSummedBarrier, kPairedThreads);
     }
 
     /// Leaves weights and references for the other side. It is the reader that fences them: a fence waits for products

@@ -5,7 +5,7 @@
 #pragma once
 
 #include "cuda/ptx/mma.cuh"
-#include "mla/cuda/wide_decode/queries.cuh"
+#include "mla/cuda/wide_decode/exact_operands.cuh"
 
 namespace tokamak::mla::cuda::wide_decode {
 
@@ -24,11 +24,11 @@ class ExactScores {
     static constexpr int kSums = 4 * kTiles;
 
     __device__ __forceinline__ ExactScores(std::uint32_t base, int stage, int row, int first_head, int lane)
-        : row_(anew(row)),
-          lane_(anew(lane)),
-          queries_(anew(base) + first_head * 128),
-          rows_(anew(base) + Layout<Dim>::kRows + stage * Layout<Dim>::kStageBytes),
-          scales_(anew(base) + Layout<Dim>::kScales + (stage * kRowBlock + row_) * Layout<Dim>::kScaleBytes) {}
+        : row_(exact_anew(row)),
+          lane_(exact_anew(lane)),
+          queries_(exact_anew(base) + first_head * 128),
+          rows_(exact_anew(base) + Layout<Dim>::kRows + stage * Layout<Dim>::kStageBytes),
+          scales_(exact_anew(base) + Layout<Dim>::kScales + (stage * kRowBlock + row_) * Layout<Dim>::kScaleBytes) {}
 
     /// `low_power`, `high_power`: what the rotary products of the thread's two rows are multiplied by.
     __device__ __forceinline__ void compute(float* score, float low_power, float high_power) const {
@@ -51,26 +51,14 @@ class ExactScores {
     }
 
   private:
-    /// Addresses of this rare path, if made from what the compiler knows already, would be kept in registers through
-    /// the loop over blocks.
-    template <typename T>
-    [[nodiscard]] __device__ __forceinline__ static T anew(T v) {
-        asm volatile("" : "+r"(v));
-        return v;
-    }
     __device__ __forceinline__ static void clear(float (&sums)[kTiles][4]) {
 #pragma unroll
         for (int e = 0; e < kSums; ++e) sums[e / 4][e % 4] = 0.0F;
     }
     [[nodiscard]] __device__ __forceinline__ float scale(int g, int row) const {
         const std::uint32_t at = scales_ + row * Layout<Dim>::kScaleBytes;
-        if constexpr (Dim == 576) return __uint_as_float(load(at + 4 * g));
-        return power_scale(load(at + g / 4 * 4) >> (g % 4 * 8) & 0xFFU);
-    }
-    [[nodiscard]] __device__ __forceinline__ static std::uint32_t load(std::uint32_t at) {
-        std::uint32_t word;
-        asm volatile("ld.shared.u32 %0, [%1];" : "=r"(word) : "r"(at) : "memory");
-        return word;
+        if constexpr (Dim == 576) return __uint_as_float(exact_load(at + 4 * g));
+        return power_scale(exact_load(at + g / 4 * 4) >> (g % 4 * 8) & 0xFFU);
     }
 
     /// Dimensions [16 i, 16 i + 16) of the codes. A lane has four in a row of them, in any order that both operands
@@ -79,15 +67,15 @@ class ExactScores {
         const int slab = i / 8;
         const std::uint32_t of_rows = rows_ + slab * kSlabBytes + swizzled(row_, i % 8) + lane_ % 4 * 4;
         const std::uint32_t of_heads = queries_ + swizzled(lane_ / 4, i % 8) + lane_ % 4 * 4;
-        const std::uint32_t low = load(of_rows);
-        const std::uint32_t high = load(of_rows + 8 * 128);
+        const std::uint32_t low = exact_load(of_rows);
+        const std::uint32_t high = exact_load(of_rows + 8 * 128);
         const std::uint32_t a[4] = {first_half(low), first_half(high), second_half(low), second_half(high)};
 #pragma unroll
         for (int j = 0; j < kTiles; ++j) {
-            const std::uint32_t whole = load(of_heads + high_queries(slab) * kSlabBytes + j * 8 * 128);
-            const std::uint32_t rest = load(of_heads + low_queries(slab) * kSlabBytes + j * 8 * 128);
-            ptx::mma_m16n8k16_f16(sums[j], a, sum(first_half(whole), first_half(rest)),
-                                  sum(second_half(whole), second_half(rest)), sums[j]);
+            const std::uint32_t whole = exact_load(of_heads + high_queries(slab) * kSlabBytes + j * 8 * 128);
+            const std::uint32_t rest = exact_load(of_heads + low_queries(slab) * kSlabBytes + j * 8 * 128);
+            ptx::mma_m16n8k16_f16(sums[j], a, sum_of_halves(first_half(whole), first_half(rest)),
+                                  sum_of_halves(second_half(whole), second_half(rest)), sums[j]);
         }
     }
 
@@ -108,16 +96,6 @@ class ExactScores {
             else
                 ptx::mma_m16n8k16(sums[j], a, query.x, query.y, sums[j]);
         }
-    }
-
-    __device__ __forceinline__ static std::uint32_t first_half(std::uint32_t four) {
-        return bits_of(halves_of(four & 0xFFFFU));
-    }
-    __device__ __forceinline__ static std::uint32_t second_half(std::uint32_t four) {
-        return bits_of(halves_of(four >> 16));
-    }
-    __device__ __forceinline__ static std::uint32_t sum(std::uint32_t a, std::uint32_t b) {
-        return bits_of(__hadd2(*reinterpret_cast<const __half2*>(&a), *reinterpret_cast<const __half2*>(&b)));
     }
 
     int row_, lane_;

@@ -4,6 +4,7 @@
 
 #include "cuda/ptx/mma.cuh"
 #include "mla/cuda/wide_decode/exact.cuh"
+#include "mla/cuda/wide_decode/exact_operands.cuh"
 #include "mla/cuda/wide_decode/few_shape.cuh"
 
 namespace tokamak::mla::cuda::wide_decode {
@@ -28,11 +29,11 @@ class FewExactScores {
   public:
     /// `head`: the first of the lane's two.
     __device__ __forceinline__ FewExactScores(std::uint32_t base, int stage, int head, int lane)
-        : head_(anew(head)),
-          lane_(anew(lane)),
+        : head_(exact_anew(head)),
+          lane_(exact_anew(lane)),
           stage_(stage),
-          base_(anew(base)),
-          rows_(anew(base) + FewLayout::kRows + stage * FewLayout::kStageBytes) {}
+          base_(exact_anew(base)),
+          rows_(exact_anew(base) + FewLayout::kRows + stage * FewLayout::kStageBytes) {}
 
     __device__ __forceinline__ void compute(float (&score)[kTiles][4]) const {
         clear(score);
@@ -55,20 +56,9 @@ class FewExactScores {
     }
 
   private:
-    /// Addresses of this rare path, if made from what the compiler knows already, would be kept in registers.
-    template <typename T>
-    [[nodiscard]] __device__ __forceinline__ static T anew(T v) {
-        asm volatile("" : "+r"(v));
-        return v;
-    }
     __device__ __forceinline__ static void clear(float (&sums)[kTiles][4]) {
 #pragma unroll
         for (int e = 0; e < 4 * kTiles; ++e) sums[e / 4][e % 4] = 0.0F;
-    }
-    [[nodiscard]] __device__ __forceinline__ static std::uint32_t load(std::uint32_t at) {
-        std::uint32_t word;
-        asm volatile("ld.shared.u32 %0, [%1];" : "=r"(word) : "r"(at) : "memory");
-        return word;
     }
 
     /// Dimensions [128 slab + 16 i, + 16). A lane has four in a row of them, in any order that both operands share.
@@ -78,14 +68,14 @@ class FewExactScores {
         std::uint32_t a[4];
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
-            const std::uint32_t whole = load(of_heads + high_queries(slab) * kSlabBytes + h * 8 * 128);
-            const std::uint32_t rest = load(of_heads + low_queries(slab) * kSlabBytes + h * 8 * 128);
-            a[h] = sum(first_half(whole), first_half(rest));
-            a[2 + h] = sum(second_half(whole), second_half(rest));
+            const std::uint32_t whole = exact_load(of_heads + high_queries(slab) * kSlabBytes + h * 8 * 128);
+            const std::uint32_t rest = exact_load(of_heads + low_queries(slab) * kSlabBytes + h * 8 * 128);
+            a[h] = sum_of_halves(first_half(whole), first_half(rest));
+            a[2 + h] = sum_of_halves(second_half(whole), second_half(rest));
         }
 #pragma unroll
         for (int j = 0; j < kTiles; ++j) {
-            const std::uint32_t codes = load(of_rows + j * 8 * 128);
+            const std::uint32_t codes = exact_load(of_rows + j * 8 * 128);
             ptx::mma_m16n8k16_f16(sums[j], a, first_half(codes), second_half(codes), sums[j]);
         }
     }
@@ -103,16 +93,6 @@ class FewExactScores {
             const uint2 row = load_shared_8(of_rows + j * 8 * 128);
             ptx::mma_m16n8k16(sums[j], a, row.x, row.y, sums[j]);
         }
-    }
-
-    __device__ __forceinline__ static std::uint32_t first_half(std::uint32_t four) {
-        return bits_of(halves_of(four & 0xFFFFU));
-    }
-    __device__ __forceinline__ static std::uint32_t second_half(std::uint32_t four) {
-        return bits_of(halves_of(four >> 16));
-    }
-    __device__ __forceinline__ static std::uint32_t sum(std::uint32_t a, std::uint32_t b) {
-        return bits_of(__hadd2(*reinterpret_cast<const __half2*>(&a), *reinterpret_cast<const __half2*>(&b)));
     }
 
     int head_, lane_, stage_;

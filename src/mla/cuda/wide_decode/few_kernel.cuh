@@ -40,7 +40,7 @@ __device__ __forceinline__ void exchange_few(const Params& params, FewControl& c
         if (warp != 0) return;
         board.raise(place.rank, kOutFlag, params.splits, lane);
         board.await(place.rank, kOutFlag, params.splits, lane);
-        named_barrier_arrive(kFewReadyBarrier, kFewMath + 96);
+        ptx::named_barrier_arrive(kFewReadyBarrier, kFewMath + 96);
         return;
     }
     const int h = warp * 32 - 64 + lane;
@@ -55,7 +55,7 @@ __device__ __forceinline__ void exchange_few(const Params& params, FewControl& c
     const float sink = real ? sink_of(params, head) : -kInfinity;
     ptx::named_barrier(kFewHeadsBarrier, 64);
     const HeadSums sums = merge_published(board, control, params.splits, h, sink);
-    named_barrier_arrive(kFewReadyBarrier, kFewMath + 96);
+    ptx::named_barrier_arrive(kFewReadyBarrier, kFewMath + 96);
     if (real && place.rank == 0) store_statistics(params, place.token, head, sums, sink);
 }
 
@@ -140,12 +140,12 @@ __device__ __forceinline__ void calculate_few(const Params& params, const Publis
             scale_half(near, control.correction, lane_anew());
             scale_half(far, control.correction, lane_anew());
         }
-        if (last) named_barrier_arrive(kFewSumsBarrier, kFewThreads);
+        if (last) ptx::named_barrier_arrive(kFewSumsBarrier, kFewThreads);
         const int other = block + 1 < blocks ? next_stage(stage).index : stage.index;
         add_half(ValuePlace(control, base, warp, 0, lane_anew()), stage.index, other, near);
         if (last) {
             stage_half(near, forth, base + warp * (kHeads / 8 * kRowBytes) + lane_anew() * 16);
-            named_barrier_arrive(kFewStagedBarrier, kFewMath + 64);
+            ptx::named_barrier_arrive(kFewStagedBarrier, kFewMath + 64);
         }
         add_half(ValuePlace(control, base, warp, 1, lane_anew()), stage.index, other, far);
         if (last) break;
@@ -160,7 +160,7 @@ __device__ __forceinline__ void calculate_few(const Params& params, const Publis
 #pragma unroll
     for (int j = 0; j < kHeads / 8; ++j)
         board.store(place.rank, own, base, kHalfRows + warp * (kHeads / 8) + j, packed(far, forth, j), lane_anew());
-    named_barrier_arrive(kFewStoredBarrier, kFewMath + 64);
+    ptx::named_barrier_arrive(kFewStoredBarrier, kFewMath + 64);
     const float back = power_of(kUnitExponent + part_shift(params));
     gather_published(control.params, control, board, base, place, back, warp, lane_anew(),
                      [] { ptx::named_barrier(kFewReadyBarrier, kFewMath + 96); });

@@ -31,7 +31,7 @@ __device__ __forceinline__ void multiply_few(FewControl& control, std::uint32_t 
                                        ptx::wgmma_step(rows + kRotarySlab * kSlabWords, k), k > 0);
     ptx::wgmma_commit();
     ptx::wgmma_wait<0>();
-    if (ahead) named_barrier_arrive(kFewTurnBarrier, kFewMath);
+    if (ahead) ptx::named_barrier_arrive(kFewTurnBarrier, kFewMath);
     std::uint32_t scales = scales_of_rows(base, stage.index, lane);
 #pragma unroll 1
     for (int g = 0; g < kCodeSlabs; ++g) {
@@ -84,7 +84,7 @@ class FewScorer {
             ptx::barrier_wait(&control_.counted[stage.index], stage.phase);
             const auto& live = control_.live[stage.index];
             if (__any_sync(~0U, live[0] + live[1] + live[2] + live[3] <= kExactRows)) {
-                if (group_ == 0) named_barrier_arrive(kFewTurnBarrier, kFewMath);
+                if (group_ == 0) ptx::named_barrier_arrive(kFewTurnBarrier, kFewMath);
                 ptx::barrier_wait(&control_.full[stage.index], stage.phase);
                 FewExactScores(base_, stage.index, head, lane).compute(score);
             } else {

@@ -3,6 +3,7 @@
 // with clusters.
 #pragma once
 
+#include "cuda/ptx/named_arrive.cuh"
 #include "mla/cuda/wide_decode/instances.h"
 #include "mla/cuda/wide_decode/shape.cuh"
 
@@ -29,11 +30,6 @@ enum : int {
     kFewTurnBarrier = 8,
     kFewHeadsBarrier = 9
 };
-
-/// Arrives at a named barrier of `threads` threads without waiting there.
-__device__ __forceinline__ void named_barrier_arrive(int number, int threads) {
-    asm volatile("barrier.cta.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory");
-}
 
 /// This thread's lane, read anew: what is made from it is not kept in registers from one use to the next.
 __device__ __forceinline__ int lane_anew() {

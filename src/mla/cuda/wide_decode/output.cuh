@@ -4,6 +4,7 @@
 #pragma once
 
 #include "mla/cuda/sparse_decode/exchange.cuh"
+#include "mla/cuda/store_dims.cuh"
 #include "mla/cuda/wide_decode/accumulate.cuh"
 
 namespace tokamak::mla::cuda::wide_decode {
@@ -11,27 +12,6 @@ namespace tokamak::mla::cuda::wide_decode {
 /// Dimensions 8 g + i of head number `e` of column pair j.
 __device__ __forceinline__ float value_of(const Sums<kHeads>& sums, int j, int e, int i) {
     return sums.tile[i / 2][4 * j + i % 2 * 2 + e];
-}
-
-/// Eight finished dimensions to the caller's output.
-__device__ __forceinline__ void store_eight(const Params& params, std::int64_t at, const float (&v)[8]) {
-    if (params.out_kind == OutKind::f32) {
-#pragma unroll
-        for (int i = 0; i < 8; ++i) static_cast<float*>(params.out)[at + i] = v[i];
-        return;
-    }
-    std::uint32_t words[4];
-#pragma unroll
-    for (int w = 0; w < 4; ++w)
-        words[w] =
-            params.out_kind == OutKind::bf16 ? pack_bf16(v[2 * w], v[2 * w + 1]) : pack_f16(v[2 * w], v[2 * w + 1]);
-    auto* const out = static_cast<std::uint16_t*>(params.out) + at;
-    if (params.out_vectors) {
-        *reinterpret_cast<uint4*>(out) = {words[0], words[1], words[2], words[3]};
-        return;
-    }
-#pragma unroll
-    for (int i = 0; i < 8; ++i) out[i] = static_cast<std::uint16_t>(words[i / 2] >> (i % 2 * 16));
 }
 
 /// Stores a lane's eight dimensions of each head straight from registers; eight lanes have 128 bytes of a head
@@ -48,7 +28,7 @@ __device__ __forceinline__ void store_sums(const Params& params, const Sums<kHea
             float v[8];
 #pragma unroll
             for (int i = 0; i < 8; ++i) v[i] = value_of(sums, h / 8, h % 8, i);
-            store_eight(params, at + h * params.out_head_stride, v);
+            sparse_decode::store_dims(params, at + h * params.out_head_stride, v);
         }
         return;
     }
@@ -190,7 +170,7 @@ __device__ __forceinline__ void add_parts(const Params& params, const WideContro
         const int dim = exchange.first_dim() + i / kPartItems * 16 + i % 2 * 8;
         std::int64_t to = place.token * params.out_token_stride + head * params.out_head_stride + dim;
         asm volatile("" : "+l"(to));  // made also where nothing is stored
-        if (stores && head < params.heads && dim < params.value_dim) store_eight(params, to, out);
+        if (stores && head < params.heads && dim < params.value_dim) sparse_decode::store_dims(params, to, out);
     }
 }
 

@@ -5,6 +5,7 @@
 // other contents of the workspace do not hold (2^-64 for each).
 #pragma once
 
+#include "mla/cuda/store_dims.cuh"
 #include "mla/cuda/wide_decode/few_values.cuh"
 
 namespace tokamak::mla::cuda::wide_decode {
@@ -152,27 +153,6 @@ __device__ __forceinline__ HeadSums merge_published(const Board& board, FewContr
     return all;
 }
 
-/// Four finished dimensions to the caller's output.
-__device__ __forceinline__ void store_four(const Params& params, std::int64_t at, const float (&v)[4]) {
-    if (params.out_kind == OutKind::f32) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) static_cast<float*>(params.out)[at + i] = v[i];
-        return;
-    }
-    std::uint32_t words[2];
-#pragma unroll
-    for (int w = 0; w < 2; ++w)
-        words[w] =
-            params.out_kind == OutKind::bf16 ? pack_bf16(v[2 * w], v[2 * w + 1]) : pack_f16(v[2 * w], v[2 * w + 1]);
-    auto* const out = static_cast<std::uint16_t*>(params.out) + at;
-    if (params.out_vectors) {
-        *reinterpret_cast<uint2*>(out) = {words[0], words[1]};
-        return;
-    }
-#pragma unroll
-    for (int i = 0; i < 4; ++i) out[i] = static_cast<std::uint16_t>(words[i / 2] >> (i % 2 * 16));
-}
-
 /// Adds up the item rows that this split owns and stores them; by the math warps. A lane has sixteen items in flight:
 /// of up to sixteen splits, or of up to eight, and of two rows. Sums are f16 as the parts are. `ready()` is awaited
 /// when addresses are known.
@@ -241,7 +221,7 @@ __device__ __forceinline__ void gather_published(const Params& params, const Few
                     out[2 * w + 1] = two.y * factor;
                 }
                 if (place.first_head + heads[set] + e < params.heads)
-                    store_four(params, to[set] + e * params.out_head_stride, out);
+                    sparse_decode::store_dims(params, to[set] + e * params.out_head_stride, out);
             }
         }
     }

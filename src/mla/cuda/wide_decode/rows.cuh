@@ -3,6 +3,7 @@
 // for at once; a column counts only if its pool's length says so.
 #pragma once
 
+#include "mla/cuda/sparse_decode/first_read.cuh"
 #include "mla/cuda/wide_decode/shape.cuh"
 
 namespace tokamak::mla::cuda::wide_decode {
@@ -23,11 +24,6 @@ struct Live {
     int first, second;
 };
 
-__device__ __forceinline__ int live_columns(const FirstRead& first, int pool, int token) {
-    const int most = first.top_k[pool];
-    if (first.pools[pool].lengths == nullptr) return most;
-    return max(0, min(first.pools[pool].lengths[token * first.pools[pool].length_stride], most));
-}
 __device__ __forceinline__ Live live_of(const Params& params, int token) {
     return {live_columns(params.first, 0, token),
             params.first.top_k[1] == 0 ? 0 : live_columns(params.first, 1, token)};
