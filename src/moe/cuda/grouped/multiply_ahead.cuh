@@ -7,6 +7,7 @@
 
 #include "cuda/ptx/wgmma_tile.cuh"
 #include "moe/cuda/grouped/multiply.cuh"
+#include "moe/cuda/grouped/stage_ring.cuh"
 
 namespace tokamak::moe::cuda {
 
@@ -92,13 +93,7 @@ class UnitStages {
     __device__ __forceinline__ void give_back(std::uint32_t place) const {
         if (ptx::elect_lane()) ptx::barrier_arrive(full_ + end_ + place);
     }
-    __device__ __forceinline__ void advance() {
-        asm volatile(
-            "{\n .reg .pred p;\n add.u32 %0, %0, 8;\n setp.eq.u32 p, %0, %2;\n @p mov.u32 %0, 0;\n @p xor.b32 %1, %1, "
-            "1;\n}"
-            : "+r"(place_), "+r"(parity_)
-            : "r"(end_));
-    }
+    __device__ __forceinline__ void advance() { advance_place(place_, parity_, end_); }
     __device__ __forceinline__ void store(RingPlace& place) const {
         place.slot = static_cast<int>(place_ / 8);
         place.parity = parity_;
