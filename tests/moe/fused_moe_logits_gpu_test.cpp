@@ -191,6 +191,47 @@ TEST(FusedMoeGpuLogits, CapturedGraphFollowsTheLogits) {
     }
 }
 
+/// Kernels may start while the launch before them routes. Each call of a graph takes its own ids, not those that the
+/// call before has left in the same workspace.
+TEST(FusedMoeGpuLogits, EachCallWaitsForItsOwnIds) {
+    TOKAMAK_REQUIRE_GPU();
+    constexpr std::int64_t tokens = 40;
+    constexpr std::size_t calls = 5;
+    for (const WeightSpec& weights : {WeightSpec::int4(32), WeightSpec::fp8_block(), WeightSpec::bf16()}) {
+        FusedMoeCase c = logit_case(rule_cases()[8], weights, tokens);
+        c.problem.hidden = c.problem.intermediate = allowed_size(weights, 64);
+        c.problem.quantize_activations = weights.format == WeightFormat::fp8_block;
+        SCOPED_TRACE(to_string(c));
+        Rng rng = rng_for(987);
+        const LogitData device = logit_data(rng, c, true).on(kGpu);
+        std::vector<FusedMoeArgs> args(calls, device.args(tokens));
+        std::vector<OwnedTensor> owned;
+        for (FusedMoeArgs& call : args) {
+            owned.push_back(
+                OwnedTensor::copy_of(random_tensor(rng, DType::f32, {tokens, c.problem.num_experts}, 4.0), kGpu));
+            call.logits = owned.back();
+            owned.push_back(OwnedTensor::allocate(DType::bf16, {tokens, c.problem.hidden}, kGpu));
+            call.out = owned.back();
+        }
+        const std::vector<std::string> variants = make_plan(c.problem, kGpu).state().variants;
+        for (const std::string& variant : variants) {
+            SCOPED_TRACE(variant);
+            PlanOptions pinned;
+            pinned.variant = variant;
+            const FusedMoePlan plan = make_plan(c.problem, kGpu, pinned);
+            const tokamak::cuda::OwnedStream stream;
+            const GuardedBuffer workspace(plan.workspace().bytes, kGpu);
+            const tokamak::cuda::CapturedGraph graph(stream, [&] {
+                for (const FusedMoeArgs& call : args) run(plan, call, workspace.workspace(), stream.stream());
+            });
+            for (int replay = 0; replay < 3; ++replay) graph.replay();
+            synchronize(kGpu, stream.stream());
+            for (const FusedMoeArgs& call : args) EXPECT_EQ(bytes_of(call.out), bytes_of(run_guarded(plan, call)));
+            EXPECT_TRUE(workspace.guards_intact());
+        }
+    }
+}
+
 /// The decode kernel routes one pass; a larger call by one of its variants has a launch for that.
 TEST(FusedMoeGpuLogits, AboveAPassTheDecodeKernelTakesIds) {
     TOKAMAK_REQUIRE_GPU();

@@ -20,8 +20,8 @@ namespace cuda {
 
 /// The kernels that route tokens before others (route_rows.h).
 struct RouteKernels {
-    const void* single = nullptr;  ///< a token in registers, by a CTA of one warp
-    const void* many = nullptr;
+    const void* in_registers = nullptr;
+    const void* in_memory = nullptr;
 };
 
 /// A variant of the decode kernel, frozen for one problem.

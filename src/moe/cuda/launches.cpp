@@ -175,7 +175,7 @@ void run_grouped(const FusedMoeState& state, const GroupedLaunch& choice, const 
     const std::int64_t launch_tokens = choice.grid_lists ? args.pass_tokens : args.tokens;
     for (; args.first_token < args.tokens; args.first_token += launch_tokens)
         launch_grid(state, choice.kernel, choice.threads, choice.shared.bytes, &args, stream,
-                    {.ctas = state.cuda.grid});
+                    {.ctas = state.cuda.grid, .early = args.routed_before && !choice.grid_lists});
 }
 
 namespace {

@@ -14,12 +14,13 @@ using tokamak::cuda::check;
 RouteKernels plan_route_first() {
     RouteKernels kernels;
     check(load_route_rows(kernels), "loading the routing kernels");
-    return {launchable(kernels.single), launchable(kernels.many)};
+    return {launchable(kernels.in_registers), launchable(kernels.in_memory)};
 }
 
 void plan_name_experts() { check(prepare_name_experts(), "loading the kernel that names experts"); }
 
-void route_first(const FusedMoeState& state, const Workspace& workspace, Stream stream, DecodeArgs& kernel_args) {
+void route_first(const FusedMoeState& state, const Workspace& workspace, Stream stream, int row_warps,
+                 DecodeArgs& kernel_args) {
     RouteRowsArgs route;
     route.route = kernel_args.route;
     route.tokens = kernel_args.tokens;
@@ -29,9 +30,9 @@ void route_first(const FusedMoeState& state, const Workspace& workspace, Stream 
     route.ids = state.cuda.routed_ids.in(workspace);
     route.weights = state.cuda.routed_weights.in(workspace);
     route.room = score_room(route.experts);
-    const RouteRowsShape shape = route_rows_shape(route, state.options.max_sms);
+    const RouteRowsShape shape = route_rows_shape(route, state.options.max_sms, row_warps);
     void* parameters[] = {&route};
-    launch({.kernel = shape.single ? state.cuda.route_rows.single : state.cuda.route_rows.many,
+    launch({.kernel = shape.in_registers ? state.cuda.route_rows.in_registers : state.cuda.route_rows.in_memory,
             .ctas = shape.ctas,
             .threads = shape.threads,
             .shared_bytes = shape.shared_bytes,

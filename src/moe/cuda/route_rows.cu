@@ -16,16 +16,20 @@ __device__ __forceinline__ void store(const RouteRowsArgs& args, std::int64_t to
     args.weights[token * args.top_k + choice.slot] = choice.weight;
 }
 
-/// One token by a CTA of one warp. The kernel behind starts meanwhile, but on an SM only where both fit: the gathered
-/// one with 12 warps leaves 1024 registers (dsv3-tp8, 64 tokens: CTAs of two warps of 48 registers cost 3 us more).
+/// A token in registers by each warp. The kernel behind starts meanwhile, but on an SM only where both fit: the
+/// gathered one with 12 warps leaves 1024 registers (dsv3-tp8, 64 tokens: CTAs of two warps of 48 registers cost 3 us
+/// more).
 __global__ void __maxnreg__(32) route_row(const __grid_constant__ RouteRowsArgs args) {
-    __shared__ __align__(16) float scores[kLaneRoom];
+    extern __shared__ __align__(16) float rooms[];
     asm volatile("griddepcontrol.launch_dependents;");
-    const std::int64_t token = blockIdx.x;
-    if (token >= live_tokens(args.tokens, args.num_tokens)) return;
+    const int warp = static_cast<int>(threadIdx.x) / 32;
+    float* const scores = rooms + warp * kLaneRoom;
+    const int token = static_cast<int>(blockIdx.x * (blockDim.x / 32)) + warp;
     LaneScores logits;
-    logits.load(args.route, args.experts, token, scores);
-    store(args, token, logits.choose(args.route, args.top_k, scores));
+    // Without a branch on the warp, behind which every shuffle takes two instructions more.
+    logits.load(args.route, args.experts, min(token, static_cast<int>(args.tokens) - 1), scores);
+    const Choice choice = logits.choose(args.route, args.top_k, scores);
+    if (token < live_tokens(args.tokens, args.num_tokens)) store(args, token, choice);
 }
 
 /// A warp for each token.
@@ -47,9 +51,9 @@ __global__ void __launch_bounds__(kMostWarps * 32) route_rows(const __grid_const
 cudaError_t load_route_rows(RouteKernels& kernels) {
     kernels = {reinterpret_cast<const void*>(&route_row), reinterpret_cast<const void*>(&route_rows)};
     const cudaError_t status =
-        cudaFuncSetAttribute(kernels.many, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedLimit);
+        cudaFuncSetAttribute(kernels.in_memory, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedLimit);
     if (status != cudaSuccess) return status;
-    for (const void* kernel : {kernels.single, kernels.many}) {
+    for (const void* kernel : {kernels.in_registers, kernels.in_memory}) {
         const cudaError_t carved = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
                                                         cudaSharedmemCarveoutMaxShared);
         if (carved != cudaSuccess) return carved;
@@ -57,11 +61,14 @@ cudaError_t load_route_rows(RouteKernels& kernels) {
     return cudaSuccess;
 }
 
-RouteRowsShape route_rows_shape(const RouteRowsArgs& args, int max_ctas) {
+RouteRowsShape route_rows_shape(const RouteRowsArgs& args, int max_ctas, int row_warps) {
     constexpr std::int64_t few = 512;  // tokens that one or two warps of each CTA route
     const std::int64_t limit = max_ctas > 0 ? max_ctas : 0x7FFFFFFF;
     if (args.route.in_registers && args.tokens <= std::min(few, limit))
-        return {.single = true, .ctas = static_cast<unsigned>(args.tokens), .threads = 32};
+        return {.in_registers = true,
+                .ctas = static_cast<unsigned>((args.tokens + row_warps - 1) / row_warps),
+                .threads = static_cast<unsigned>(row_warps) * 32,
+                .shared_bytes = static_cast<unsigned>(row_warps * kLaneRoom) * 4};
     const int warps = args.tokens <= few ? 2 : kMostWarps;
     return {.ctas = static_cast<unsigned>(std::min((args.tokens + warps - 1) / warps, limit)),
             .threads = static_cast<unsigned>(warps) * 32,

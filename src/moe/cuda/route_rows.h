@@ -21,12 +21,13 @@ struct RouteRowsArgs {
 
 /// How it is launched; a kernel behind it that is launched programmatically may start at once.
 struct RouteRowsShape {
-    bool single = false;  ///< by the kernel for CTAs of one warp
+    bool in_registers = false;
     unsigned ctas = 0;
     unsigned threads = 0;
     unsigned shared_bytes = 0;  ///< dynamic
 };
-RouteRowsShape route_rows_shape(const RouteRowsArgs& args, int max_ctas);
+/// `row_warps`: of a CTA where tokens are routed in registers.
+RouteRowsShape route_rows_shape(const RouteRowsArgs& args, int max_ctas, int row_warps);
 
 /// The kernels, with their attributes set.
 cudaError_t load_route_rows(RouteKernels& kernels);

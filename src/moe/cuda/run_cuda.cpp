@@ -145,7 +145,8 @@ void run_fused_moe(const FusedMoeState& state, const FusedMoeArgs& args, const W
     DecodeArgs common = state.cuda.args;
     add_call(state, args, workspace, common);
     const DeviceGuard guard(state.device.index);
-    if (state.problem.route && kernel.takes_ids) route_first(state, workspace, stream, common);
+    if (state.problem.route && kernel.takes_ids)
+        route_first(state, workspace, stream, kernel.grouped != nullptr ? kCrowdedRowWarps : kFittingRowWarps, common);
     if (state.problem.batched_experts) name_experts_first(state, args.expert_rows, workspace, stream, common);
     if (kernel.decode != nullptr) return run_decode(state, *kernel.decode, common, stream);
     if (kernel.grouped != nullptr) return run_grouped(state, *kernel.grouped, common, workspace, stream);

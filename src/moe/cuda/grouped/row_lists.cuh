@@ -202,7 +202,8 @@ __device__ __forceinline__ void place_experts(const RowLists& lists, int* begins
 }
 
 /// Ids of a lane's routes, 32 apart, on their way together: nothing stands between the loads, and what they bring is
-/// looked at when it is needed. Few instructions: every launch meets them in a cold instruction cache.
+/// looked at when it is needed. Few instructions: every launch meets them in a cold instruction cache. A launch before
+/// may still write them: what waits for it stands right before the loads, behind what their addresses need.
 class SomeIds {
   public:
     static constexpr int kCount = 8;
@@ -240,12 +241,14 @@ class SomeIds {
         const Id* const ids = static_cast<const Id*>(args.ids.data);
         if (args.ids.stride == args.top_k) {
             const Id* const from = ids + first * args.top_k + route;
+            asm volatile("griddepcontrol.wait;" ::: "memory");
 #pragma unroll
             for (int i = 0; i < kCount; ++i) {
                 low_[i] = -1;
                 if (route + i * 32 < end) take(i, from[i * 32]);
             }
         } else {
+            asm volatile("griddepcontrol.wait;" ::: "memory");
 #pragma unroll
             for (int i = 0; i < kCount; ++i) {
                 const int at = route + i * 32;
