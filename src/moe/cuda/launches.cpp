@@ -173,9 +173,11 @@ void run_grouped(const FusedMoeState& state, const GroupedLaunch& choice, const 
     if (choice.gate_up_units > 0) cut_units(args, state.cuda.grid);
     cut_results(args, state.cuda.grid * (choice.threads / 32));
     const std::int64_t launch_tokens = choice.grid_lists ? args.pass_tokens : args.tokens;
+    // A pass waits for the launch before. A count on the device may be 0: then there is no pass.
+    const bool early = args.routed_before && !choice.grid_lists && args.num_tokens == nullptr;
     for (; args.first_token < args.tokens; args.first_token += launch_tokens)
         launch_grid(state, choice.kernel, choice.threads, choice.shared.bytes, &args, stream,
-                    {.ctas = state.cuda.grid, .early = args.routed_before && !choice.grid_lists});
+                    {.ctas = state.cuda.grid, .early = early});
 }
 
 namespace {
