@@ -40,6 +40,7 @@ struct DecodeLaunch {
 /// A variant of the grouped kernel, frozen for one problem.
 struct GroupedLaunch {
     const void* kernel = nullptr;
+    const void* waiting_kernel = nullptr;  ///< GroupedInstance says for what; only for problems with a `route`
     int threads = 0;
     int stages = 0;
     GroupedShared shared;

@@ -77,7 +77,16 @@ GroupedLaunch freeze(const GroupedVariant& variant, const DecodeArgs& args, cons
     const auto units = [&](const auto& matrix) {
         return instance.units != nullptr ? instance.units(matrix.strips, matrix.tiles) : 0;
     };
-    return {kernel,          instance.threads, variant.stages, variant.shared, instance.grid_lists, units(args.gate_up),
+    const void* const waiting = instance.waiting_kernel == nullptr ? nullptr
+                                                                   : load(instance.waiting_kernel, instance.threads,
+                                                                          variant.shared.bytes, instance.name, info);
+    return {kernel,
+            waiting,
+            instance.threads,
+            variant.stages,
+            variant.shared,
+            instance.grid_lists,
+            units(args.gate_up),
             units(args.down)};
 }
 
@@ -174,10 +183,10 @@ void run_grouped(const FusedMoeState& state, const GroupedLaunch& choice, const 
     cut_results(args, state.cuda.grid * (choice.threads / 32));
     const std::int64_t launch_tokens = choice.grid_lists ? args.pass_tokens : args.tokens;
     // A pass waits for the launch before. A count on the device may be 0: then there is no pass.
-    const bool early = args.routed_before && !choice.grid_lists && args.num_tokens == nullptr;
+    const bool early = args.routed_before && choice.waiting_kernel != nullptr && args.num_tokens == nullptr;
     for (; args.first_token < args.tokens; args.first_token += launch_tokens)
-        launch_grid(state, choice.kernel, choice.threads, choice.shared.bytes, &args, stream,
-                    {.ctas = state.cuda.grid, .early = early});
+        launch_grid(state, early ? choice.waiting_kernel : choice.kernel, choice.threads, choice.shared.bytes, &args,
+                    stream, {.ctas = state.cuda.grid, .early = early});
 }
 
 namespace {

@@ -86,7 +86,10 @@ void freeze_all(FusedMoeState& state, const LegalVariants& legal, const DeviceIn
     }
     for (const DecodeVariant& variant : legal.gather)
         cuda.launches.push_back(freeze(*gather_instance(p.weights, p.quantize_activations), variant, info));
-    for (const GroupedVariant& variant : legal.grouped) cuda.grouped.push_back(freeze(variant, cuda.args, info));
+    for (GroupedVariant variant : legal.grouped) {
+        if (!p.route) variant.instance.waiting_kernel = nullptr;
+        cuda.grouped.push_back(freeze(variant, cuda.args, info));
+    }
     for (const WideVariant& variant : legal.wide) cuda.wide.push_back(freeze(variant, cuda.atomic, info));
     for (const SingleVariant& variant : legal.single)
         cuda.single.push_back(freeze(*single_instance(p.weights, p.quantize_activations), variant, cuda.args, info));
@@ -145,8 +148,10 @@ void run_fused_moe(const FusedMoeState& state, const FusedMoeArgs& args, const W
     DecodeArgs common = state.cuda.args;
     add_call(state, args, workspace, common);
     const DeviceGuard guard(state.device.index);
-    if (state.problem.route && kernel.takes_ids)
-        route_first(state, workspace, stream, kernel.grouped != nullptr ? kCrowdedRowWarps : kFittingRowWarps, common);
+    if (state.problem.route && kernel.takes_ids) {
+        const bool crowded = kernel.grouped != nullptr && kernel.grouped->waiting_kernel != nullptr;
+        route_first(state, workspace, stream, crowded ? kCrowdedRowWarps : kFittingRowWarps, common);
+    }
     if (state.problem.batched_experts) name_experts_first(state, args.expert_rows, workspace, stream, common);
     if (kernel.decode != nullptr) return run_decode(state, *kernel.decode, common, stream);
     if (kernel.grouped != nullptr) return run_grouped(state, *kernel.grouped, common, workspace, stream);

@@ -117,7 +117,8 @@ struct GroupedArgs : DecodeArgs {
 /// A compiled kernel with what the host must know about it.
 struct GroupedInstance {
     const void* kernel = nullptr;
-    const char* name = nullptr;  ///< of the variant
+    const void* waiting_kernel = nullptr;  ///< the same where a launch before may still write ids; null: none
+    const char* name = nullptr;            ///< of the variant
     int threads = 0;
     int stage_bytes = 0;
     int tile_rows = 0;

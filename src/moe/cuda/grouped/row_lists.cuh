@@ -208,12 +208,13 @@ class SomeIds {
   public:
     static constexpr int kCount = 8;
 
-    /// From `route` on; of those before `end`.
+    /// From `route` on; of those before `end`. `Waits`: for the launch before, if it may still run.
+    template <bool Waits>
     __device__ __forceinline__ void load(const GroupedArgs& args, std::int64_t first, int route, int end) {
         if (args.ids.dtype == DType::i64)
-            load_from<int2>(args, first, route, end);
+            load_from<int2, Waits>(args, first, route, end);
         else
-            load_from<int>(args, first, route, end);
+            load_from<int, Waits>(args, first, route, end);
     }
     /// Ids become local experts, or -1. Reads nothing outside the map, whatever the ids.
     __device__ __forceinline__ void resolve(const GroupedArgs& args) {
@@ -236,19 +237,19 @@ class SomeIds {
     [[nodiscard]] __device__ __forceinline__ int expert(int i) const { return low_[i]; }
 
   private:
-    template <class Id>
+    template <class Id, bool Waits>
     __device__ __forceinline__ void load_from(const GroupedArgs& args, std::int64_t first, int route, int end) {
         const Id* const ids = static_cast<const Id*>(args.ids.data);
         if (args.ids.stride == args.top_k) {
             const Id* const from = ids + first * args.top_k + route;
-            asm volatile("griddepcontrol.wait;" ::: "memory");
+            if constexpr (Waits) asm volatile("griddepcontrol.wait;" ::: "memory");
 #pragma unroll
             for (int i = 0; i < kCount; ++i) {
                 low_[i] = -1;
                 if (route + i * 32 < end) take(i, from[i * 32]);
             }
         } else {
-            asm volatile("griddepcontrol.wait;" ::: "memory");
+            if constexpr (Waits) asm volatile("griddepcontrol.wait;" ::: "memory");
 #pragma unroll
             for (int i = 0; i < kCount; ++i) {
                 const int at = route + i * 32;
@@ -284,7 +285,7 @@ __device__ __forceinline__ int count_routes(const GroupedArgs& args, const RowLi
     int found = 0;
 #pragma unroll 1
     for (int begin = own.begin; begin < own.end; begin += SomeIds::kCount * 32) {
-        if (begin != own.begin) ids.load(args, first, begin + lane, own.end);
+        if (begin != own.begin) ids.load<false>(args, first, begin + lane, own.end);
         ids.resolve(args);
 #pragma unroll
         for (int i = 0; i < SomeIds::kCount; ++i) {
