@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the bf16 paths of write_kv and paged_gather share: a warp moves four rows at a time in chunks of eight values,
+// What the bf16 paths of write_kv and paged_gather share: a warp moves some rows at a time in chunks of eight values,
 // lane l takes chunks l and l + 32 of each row, so that every access of a warp is one run of bytes; the 128-byte bf16
 // tails of 656-byte rows make one access. All loads are on their way before the first value is looked at.
 #pragma once
