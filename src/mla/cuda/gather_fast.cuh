@@ -42,10 +42,10 @@ __device__ __forceinline__ uint4 row_scales(const std::uint8_t* scales) {
     return {bytes.x, bytes.y, 0, 0};
 }
 
-/// Rows of fp8 that a warp gathers, and warps of a block: more bytes on their way are not faster, and smaller blocks
+/// Rows that a warp gathers, and warps of a block: more bytes on their way are not faster, and smaller blocks
 /// leave earlier.
-inline constexpr int kCodeRows = 2;
-inline constexpr int kCodeWarps = 4;
+inline constexpr int kGatherRows = 2;
+inline constexpr int kGatherWarps = 4;
 
 /// Where some rows come from and go to: each of the first lanes finds one.
 struct Route {
@@ -68,11 +68,10 @@ __device__ __forceinline__ CacheRow row_of(const GatherParams& p, std::int64_t t
 
 /// Positions without gaps are asked for before the division that finds their token: what a call of few rows takes is
 /// this chain of loads.
-template <int Rows>
 __device__ __forceinline__ Route find_route(const GatherParams& p, std::int64_t first, std::int64_t items, int lane) {
     Route route;
     const std::int64_t item = first + lane;
-    if (lane >= Rows || item >= items) return route;
+    if (lane >= kGatherRows || item >= items) return route;
     const bool dense = p.position_stride == p.top_k;
     std::int32_t position = 0;
     if (dense) position = load4(p.positions + item);
@@ -95,22 +94,22 @@ __device__ __forceinline__ std::int64_t live_items(const GatherParams& p) {
 }
 
 template <KvFormat Format>
-__global__ void __launch_bounds__(32 * kCodeWarps) gather_fp8_rows(const __grid_constant__ GatherParams p) {
+__global__ void __launch_bounds__(32 * kGatherWarps) gather_fp8_rows(const __grid_constant__ GatherParams p) {
     constexpr bool in_lanes = kTailInLanes<Format>;
     const int lane = static_cast<int>(threadIdx.x % 32);
-    const std::int64_t first = (static_cast<std::int64_t>(blockIdx.x) * kCodeWarps + threadIdx.x / 32) * kCodeRows;
+    const std::int64_t first = (static_cast<std::int64_t>(blockIdx.x) * kGatherWarps + threadIdx.x / 32) * kGatherRows;
     const std::int64_t items = live_items(p);
     if (first >= items) return;
-    const Route own = find_route<kCodeRows>(p, first, items, lane);
-    uint2 codes[kCodeRows][2] = {};
-    uint4 scales[kCodeRows] = {};
-    uint4 tail[in_lanes ? kCodeRows : 1] = {};
+    const Route own = find_route(p, first, items, lane);
+    uint2 codes[kGatherRows][2] = {};
+    uint4 scales[kGatherRows] = {};
+    uint4 tail[in_lanes ? kGatherRows : 1] = {};
     const bool tail_lane = in_lanes && lane >= kCodeChunks<Format> - 32;
     const int tail_byte = kTailByte<Format> + (in_lanes ? 32 + lane - kCodeChunks<Format> : lane % 8) * 16;
-    const int tail_row = lane / 8 % kCodeRows;  // of the lanes that have a tail of a row of their own
-    const bool has_tail = !in_lanes && lane < kCodeRows * 8;
+    const int tail_row = lane / 8 % kGatherRows;  // of the lanes that have a tail of a row of their own
+    const bool has_tail = !in_lanes && lane < kGatherRows * 8;
 #pragma unroll
-    for (int r = 0; r < kCodeRows; ++r) {
+    for (int r = 0; r < kGatherRows; ++r) {
         const std::uint8_t* const values = from_lane(own.row.values, r);
         const std::uint8_t* const row_scale = from_lane(own.row.scales, r);
         if (values == nullptr) continue;
@@ -126,7 +125,7 @@ __global__ void __launch_bounds__(32 * kCodeWarps) gather_fp8_rows(const __grid_
         if (values != nullptr && has_tail) tail[0] = load16(values + tail_byte);
     }
 #pragma unroll
-    for (int r = 0; r < kCodeRows; ++r) {
+    for (int r = 0; r < kGatherRows; ++r) {
         std::uint8_t* const out = from_lane(own.out, r);
         if (out == nullptr) break;
         // Codes of an absent row are 0 and so is what they are worth, with scales of 0 bits.
@@ -140,24 +139,30 @@ __global__ void __launch_bounds__(32 * kCodeWarps) gather_fp8_rows(const __grid_
     }
 }
 
-__global__ void __launch_bounds__(32 * kWarps) gather_bf16_rows(const __grid_constant__ GatherParams p) {
+/// Three chunks of each row at a time: all of a row of up to 768 dimensions is on its way before the first store.
+__global__ void __launch_bounds__(32 * kGatherWarps) gather_bf16_rows(const __grid_constant__ GatherParams p) {
+    constexpr int most = 3;
     const int lane = static_cast<int>(threadIdx.x % 32);
-    const std::int64_t first = (static_cast<std::int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32) * kWarpRows;
+    const std::int64_t first = (static_cast<std::int64_t>(blockIdx.x) * kGatherWarps + threadIdx.x / 32) * kGatherRows;
     const std::int64_t items = live_items(p);
     if (first >= items) return;
-    const Route own = find_route<kWarpRows>(p, first, items, lane);
+    const Route own = find_route(p, first, items, lane);
     const int chunks = static_cast<int>(p.cache.dim) / codec::kChunk;
-    for (int chunk = lane; chunk - lane < chunks; chunk += 32) {
-        uint4 values[kWarpRows] = {};
+    for (int begin = lane; begin - lane < chunks; begin += most * 32) {
+        uint4 values[kGatherRows][most] = {};
 #pragma unroll
-        for (int r = 0; r < kWarpRows; ++r) {
+        for (int r = 0; r < kGatherRows; ++r) {
             const std::uint8_t* const from = from_lane(own.row.values, r);
-            if (from != nullptr && chunk < chunks) values[r] = load16(from + chunk * 16);
+#pragma unroll
+            for (int i = 0; i < most; ++i)
+                if (from != nullptr && begin + i * 32 < chunks) values[r][i] = load16(from + (begin + i * 32) * 16);
         }
 #pragma unroll
-        for (int r = 0; r < kWarpRows; ++r) {
+        for (int r = 0; r < kGatherRows; ++r) {
             std::uint8_t* const out = from_lane(own.out, r);
-            if (out != nullptr && chunk < chunks) store16(out + chunk * 16, values[r]);
+#pragma unroll
+            for (int i = 0; i < most; ++i)
+                if (out != nullptr && begin + i * 32 < chunks) store16(out + (begin + i * 32) * 16, values[r][i]);
         }
     }
 }

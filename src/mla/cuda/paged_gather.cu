@@ -51,38 +51,32 @@ __global__ void __launch_bounds__(kThreads) paged_gather(const __grid_constant__
     }
 }
 
-/// A kernel with the rows and warps of a block.
-struct Fast {
-    void (*kernel)(GatherParams) = nullptr;
-    int rows = fast::kRows;
-    int warps = fast::kWarps;
-};
+using Kernel = void (*)(GatherParams);
 
-/// The kernel for aligned rows into bf16, if there is one.
-Fast fast_kernel(const GatherParams& p) {
-    if (p.out_dtype != DType::bf16 || !p.vector_out || !p.cache.vector_values || !fast::small_pages(p.cache)) return {};
-    const auto of_codes = [](void (*kernel)(GatherParams)) {
-        return Fast{kernel, fast::kCodeRows * fast::kCodeWarps, fast::kCodeWarps};
-    };
+/// The kernel for aligned rows into bf16; null where there is none.
+Kernel fast_kernel(const GatherParams& p) {
+    if (p.out_dtype != DType::bf16 || !p.vector_out || !p.cache.vector_values || !fast::small_pages(p.cache))
+        return nullptr;
     const bool vector_scales =
         (reinterpret_cast<std::uintptr_t>(p.cache.scales) | static_cast<std::uintptr_t>(p.cache.scale_page_stride)) %
             8 ==
         0;
     switch (p.cache.format) {
-        case KvFormat::bf16: return p.cache.dim % codec::kChunk == 0 ? Fast{&fast::gather_bf16_rows} : Fast{};
-        case KvFormat::fp8_656: return of_codes(&fast::gather_fp8_rows<KvFormat::fp8_656>);
+        case KvFormat::bf16: return p.cache.dim % codec::kChunk == 0 ? &fast::gather_bf16_rows : nullptr;
+        case KvFormat::fp8_656: return &fast::gather_fp8_rows<KvFormat::fp8_656>;
         case KvFormat::fp8_584:
-        case KvFormat::fp8_split: return vector_scales ? of_codes(&fast::gather_fp8_rows<KvFormat::fp8_584>) : Fast{};
-        default: return {};
+        case KvFormat::fp8_split: return vector_scales ? &fast::gather_fp8_rows<KvFormat::fp8_584> : nullptr;
+        default: return nullptr;
     }
 }
 
 }  // namespace
 
 cudaError_t launch_gather(const GatherParams& params, cudaStream_t stream) {
-    if (const Fast fast = fast_kernel(params); fast.kernel != nullptr) {
-        const std::int64_t blocks = (params.tokens * params.top_k + fast.rows - 1) / fast.rows;
-        fast.kernel<<<static_cast<unsigned>(blocks), 32 * fast.warps, 0, stream>>>(params);
+    if (const Kernel kernel = fast_kernel(params)) {
+        constexpr int rows = fast::kGatherRows * fast::kGatherWarps;
+        const std::int64_t blocks = (params.tokens * params.top_k + rows - 1) / rows;
+        kernel<<<static_cast<unsigned>(blocks), 32 * fast::kGatherWarps, 0, stream>>>(params);
         return cudaGetLastError();
     }
     const std::int64_t blocks = (params.tokens * params.top_k + kRows - 1) / kRows;
