@@ -22,40 +22,38 @@ std::int64_t some_dim(KvFormat format) { return fixed_dim(format) != 0 ? fixed_d
 TEST(PagedGatherGpu, EveryFormatAsOnTheCpu) {
     TOKAMAK_REQUIRE_GPU();
     std::mt19937 random(std::random_device{}());
-    for (const KvFormat format : kFormats) {
-        for (const DType type : kTypes) {
-            for (const std::int64_t page : {1, 16, 53}) {
-                for (const bool table : {false, true}) {
-                    const std::int64_t dim = some_dim(format);
-                    SCOPED_TRACE(
-                        fmt::format("{} {} page {} table {}", to_string(format), to_string(type), page, table));
-                    PoolData pool({.format = format,
-                                   .page_size = page,
-                                   .top_k = 37,
-                                   .table = table,
-                                   .masked = 0.3,
-                                   .page_gap = page == 53 ? 8 : 0},
-                                  5, dim, false, page == 53, random);
-                    const std::int64_t gap = page == 16 ? 0 : 3;
-                    const auto make_out = [&] {
-                        return Argument(type, {7, 37, dim}, {37 * (dim + gap), dim + gap, 1});
-                    };
-                    Argument out[2] = {make_out(), make_out()};
-                    const mla::PagedGatherProblem problem = {5, 37, format, dim, page, table, type};
-                    for (const Device device : {Device::cpu(), Device::cuda()}) {
-                        const mla::KvPoolArgs on = pool.on(device);
-                        mla::paged_gather(
-                            problem,
-                            {5, {}, on.cache, on.indices, on.block_table, out[device.is_cuda() ? 1 : 0].on(device)},
-                            device);
+    for (const KvFormat format : kFormats)
+        for (const DType type : kTypes)
+            for (const std::int64_t page : {1, 16, 53})
+                for (const bool table : {false, true})
+                    for (const bool strided : {false, true}) {
+                        const std::int64_t dim = some_dim(format);
+                        SCOPED_TRACE(fmt::format("{} {} page {} table {} strided {}", to_string(format),
+                                                 to_string(type), page, table, strided));
+                        PoolData pool({.format = format,
+                                       .page_size = page,
+                                       .top_k = 37,
+                                       .table = table,
+                                       .masked = 0.3,
+                                       .page_gap = page == 53 ? 8 : 0},
+                                      5, dim, false, strided, random);
+                        const std::int64_t gap = page == 16 ? 0 : 3;
+                        const auto make_out = [&] {
+                            return Argument(type, {7, 37, dim}, {37 * (dim + gap), dim + gap, 1});
+                        };
+                        Argument out[2] = {make_out(), make_out()};
+                        const mla::PagedGatherProblem problem = {5, 37, format, dim, page, table, type};
+                        for (const Device device : {Device::cpu(), Device::cuda()}) {
+                            const mla::KvPoolArgs on = pool.on(device);
+                            mla::paged_gather(
+                                problem,
+                                {5, {}, on.cache, on.indices, on.block_table, out[device.is_cuda() ? 1 : 0].on(device)},
+                                device);
+                        }
+                        synchronize(Device::cuda());
+                        out[1].fetch();
+                        EXPECT_TRUE(out[1].bytes() == out[0].bytes());
                     }
-                    synchronize(Device::cuda());
-                    out[1].fetch();
-                    EXPECT_TRUE(out[1].bytes() == out[0].bytes());
-                }
-            }
-        }
-    }
 }
 
 /// A cache of 4 pages of 16 rows, poisoned, with a gap of `gap` elements after each page.

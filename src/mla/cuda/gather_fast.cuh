@@ -42,34 +42,47 @@ __device__ __forceinline__ uint4 row_scales(const std::uint8_t* scales) {
     return {bytes.x, bytes.y, 0, 0};
 }
 
-/// The slot of a position; negative if there is none.
-__device__ __forceinline__ std::int64_t find_slot(const GatherParams& p, std::int64_t token, std::int32_t position) {
-    if (position < 0 || p.block_table == nullptr) return position;
-    const auto size = static_cast<std::uint32_t>(p.cache.page_size);
-    const std::uint32_t logical = static_cast<std::uint32_t>(position) / size;
-    if (logical >= p.table_columns) return -1;
-    const std::int64_t page = p.block_table[token * p.table_stride + logical];
-    return page < 0 ? -1 : page * size + (static_cast<std::uint32_t>(position) - logical * size);
-}
+/// Rows that a warp gathers, and warps of a block: more bytes on their way are not faster, and smaller blocks
+/// leave earlier.
+inline constexpr int kGatherRows = 2;
+inline constexpr int kGatherWarps = 4;
 
-/// Where four rows come from and go to: lanes 0 to 3 find one each.
+/// Where some rows come from and go to: each of the first lanes finds one.
 struct Route {
     CacheRow row{};
     std::uint8_t* out = nullptr;  ///< null: past the last row
 };
 
+/// The row of a position: of its token's pages, if there is a table of them.
+__device__ __forceinline__ CacheRow row_of(const GatherParams& p, std::int64_t token, std::int32_t position) {
+    if (position < 0 || p.block_table == nullptr) return find_row(p.cache, position);
+    const auto size = static_cast<std::uint32_t>(p.cache.page_size);
+    const std::uint32_t logical = static_cast<std::uint32_t>(position) / size;
+    if (logical >= p.table_columns) return {};
+    const std::int64_t page = p.block_table[token * p.table_stride + logical];
+    if (page < 0 || page >= p.cache.pages) return {};
+    const std::int64_t row = static_cast<std::uint32_t>(position) - logical * size;
+    return {p.cache.values + page * p.cache.page_stride + row * p.cache.row_bytes,
+            p.cache.scales + page * p.cache.scale_page_stride + row * p.cache.scale_row_bytes};
+}
+
+/// Positions without gaps are asked for before the division that finds their token: what a call of few rows takes is
+/// this chain of loads.
 __device__ __forceinline__ Route find_route(const GatherParams& p, std::int64_t first, std::int64_t items, int lane) {
     Route route;
     const std::int64_t item = first + lane;
-    if (lane >= kWarpRows || item >= items) return route;
+    if (lane >= kGatherRows || item >= items) return route;
+    const bool dense = p.position_stride == p.top_k;
+    std::int32_t position = 0;
+    if (dense) position = load4(p.positions + item);
     std::int64_t token = 0;
     if (((item | p.top_k) >> 32) == 0)
         token = static_cast<std::uint32_t>(item) / static_cast<std::uint32_t>(p.top_k);
     else
         token = item / p.top_k;
     const std::int64_t column = item - token * p.top_k;
-    const std::int64_t slot = find_slot(p, token, p.positions[token * p.position_stride + column]);
-    route.row = find_row(p.cache, slot);
+    if (!dense) position = p.positions[token * p.position_stride + column];
+    route.row = row_of(p, token, position);
     route.out = static_cast<std::uint8_t*>(p.out) + (token * p.out_token_stride + column * p.out_row_stride) * 2;
     return route;
 }
@@ -81,66 +94,75 @@ __device__ __forceinline__ std::int64_t live_items(const GatherParams& p) {
 }
 
 template <KvFormat Format>
-__global__ void __launch_bounds__(32 * kWarps) gather_fp8_rows(const __grid_constant__ GatherParams p) {
+__global__ void __launch_bounds__(32 * kGatherWarps) gather_fp8_rows(const __grid_constant__ GatherParams p) {
+    constexpr bool in_lanes = kTailInLanes<Format>;
     const int lane = static_cast<int>(threadIdx.x % 32);
-    const std::int64_t first = (static_cast<std::int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32) * kWarpRows;
+    const std::int64_t first = (static_cast<std::int64_t>(blockIdx.x) * kGatherWarps + threadIdx.x / 32) * kGatherRows;
     const std::int64_t items = live_items(p);
     if (first >= items) return;
     const Route own = find_route(p, first, items, lane);
-    uint2 codes[kWarpRows][2] = {};
-    uint4 scales[kWarpRows] = {};
-    uint4 tail[kTailInLanes<Format> ? kWarpRows : 1] = {};
-    const bool tail_lane = kTailInLanes<Format> && lane >= kCodeChunks<Format> - 32;
-    const int tail_byte = kTailByte<Format> + (kTailInLanes<Format> ? 32 + lane - kCodeChunks<Format> : lane % 8) * 16;
+    uint2 codes[kGatherRows][2] = {};
+    uint4 scales[kGatherRows] = {};
+    uint4 tail[in_lanes ? kGatherRows : 1] = {};
+    const bool tail_lane = in_lanes && lane >= kCodeChunks<Format> - 32;
+    const int tail_byte = kTailByte<Format> + (in_lanes ? 32 + lane - kCodeChunks<Format> : lane % 8) * 16;
+    const int tail_row = lane / 8 % kGatherRows;  // of the lanes that have a tail of a row of their own
+    const bool has_tail = !in_lanes && lane < kGatherRows * 8;
 #pragma unroll
-    for (int r = 0; r < kWarpRows; ++r) {
+    for (int r = 0; r < kGatherRows; ++r) {
         const std::uint8_t* const values = from_lane(own.row.values, r);
         const std::uint8_t* const row_scale = from_lane(own.row.scales, r);
         if (values == nullptr) continue;
         codes[r][0] = load8(values + lane * 8);
         if (tail_lane)
-            tail[kTailInLanes<Format> ? r : 0] = load16(values + tail_byte);
+            tail[in_lanes ? r : 0] = load16(values + tail_byte);
         else
             codes[r][1] = load8(values + (32 + lane) * 8);
         scales[r] = row_scales<Format>(row_scale);
     }
-    if constexpr (!kTailInLanes<Format>) {
-        const std::uint8_t* const values = from_lane(own.row.values, lane / 8);
-        if (values != nullptr) tail[0] = load16(values + tail_byte);
+    if constexpr (!in_lanes) {
+        const std::uint8_t* const values = from_lane(own.row.values, tail_row);
+        if (values != nullptr && has_tail) tail[0] = load16(values + tail_byte);
     }
 #pragma unroll
-    for (int r = 0; r < kWarpRows; ++r) {
+    for (int r = 0; r < kGatherRows; ++r) {
         std::uint8_t* const out = from_lane(own.out, r);
         if (out == nullptr) break;
         // Codes of an absent row are 0 and so is what they are worth, with scales of 0 bits.
         store16(out + lane * 16, decoded(codes[r][0], chunk_scale<Format>(scales[r], lane)));
-        store16(out + (32 + lane) * 16, tail_lane ? tail[kTailInLanes<Format> ? r : 0]
-                                                  : decoded(codes[r][1], chunk_scale<Format>(scales[r], 32 + lane)));
+        store16(out + (32 + lane) * 16,
+                tail_lane ? tail[in_lanes ? r : 0] : decoded(codes[r][1], chunk_scale<Format>(scales[r], 32 + lane)));
     }
-    if constexpr (!kTailInLanes<Format>) {
-        std::uint8_t* const out = from_lane(own.out, lane / 8);
-        if (out != nullptr) store16(out + (64 + lane % 8) * 16, tail[0]);
+    if constexpr (!in_lanes) {
+        std::uint8_t* const out = from_lane(own.out, tail_row);
+        if (out != nullptr && has_tail) store16(out + (64 + lane % 8) * 16, tail[0]);
     }
 }
 
-__global__ void __launch_bounds__(32 * kWarps) gather_bf16_rows(const __grid_constant__ GatherParams p) {
+/// Three chunks of each row at a time: all of a row of up to 768 dimensions is on its way before the first store.
+__global__ void __launch_bounds__(32 * kGatherWarps) gather_bf16_rows(const __grid_constant__ GatherParams p) {
+    constexpr int most = 3;
     const int lane = static_cast<int>(threadIdx.x % 32);
-    const std::int64_t first = (static_cast<std::int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32) * kWarpRows;
+    const std::int64_t first = (static_cast<std::int64_t>(blockIdx.x) * kGatherWarps + threadIdx.x / 32) * kGatherRows;
     const std::int64_t items = live_items(p);
     if (first >= items) return;
     const Route own = find_route(p, first, items, lane);
     const int chunks = static_cast<int>(p.cache.dim) / codec::kChunk;
-    for (int chunk = lane; chunk - lane < chunks; chunk += 32) {
-        uint4 values[kWarpRows] = {};
+    for (int begin = lane; begin - lane < chunks; begin += most * 32) {
+        uint4 values[kGatherRows][most] = {};
 #pragma unroll
-        for (int r = 0; r < kWarpRows; ++r) {
+        for (int r = 0; r < kGatherRows; ++r) {
             const std::uint8_t* const from = from_lane(own.row.values, r);
-            if (from != nullptr && chunk < chunks) values[r] = load16(from + chunk * 16);
+#pragma unroll
+            for (int i = 0; i < most; ++i)
+                if (from != nullptr && begin + i * 32 < chunks) values[r][i] = load16(from + (begin + i * 32) * 16);
         }
 #pragma unroll
-        for (int r = 0; r < kWarpRows; ++r) {
+        for (int r = 0; r < kGatherRows; ++r) {
             std::uint8_t* const out = from_lane(own.out, r);
-            if (out != nullptr && chunk < chunks) store16(out + chunk * 16, values[r]);
+#pragma unroll
+            for (int i = 0; i < most; ++i)
+                if (out != nullptr && begin + i * 32 < chunks) store16(out + (begin + i * 32) * 16, values[r][i]);
         }
     }
 }

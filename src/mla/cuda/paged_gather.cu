@@ -74,8 +74,9 @@ Kernel fast_kernel(const GatherParams& p) {
 
 cudaError_t launch_gather(const GatherParams& params, cudaStream_t stream) {
     if (const Kernel kernel = fast_kernel(params)) {
-        const std::int64_t blocks = (params.tokens * params.top_k + fast::kRows - 1) / fast::kRows;
-        kernel<<<static_cast<unsigned>(blocks), 32 * fast::kWarps, 0, stream>>>(params);
+        constexpr int rows = fast::kGatherRows * fast::kGatherWarps;
+        const std::int64_t blocks = (params.tokens * params.top_k + rows - 1) / rows;
+        kernel<<<static_cast<unsigned>(blocks), 32 * fast::kGatherWarps, 0, stream>>>(params);
         return cudaGetLastError();
     }
     const std::int64_t blocks = (params.tokens * params.top_k + kRows - 1) / kRows;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the bf16 paths of write_kv and paged_gather share: a warp moves four rows at a time in chunks of eight values,
+// What the bf16 paths of write_kv and paged_gather share: a warp moves some rows at a time in chunks of eight values,
 // lane l takes chunks l and l + 32 of each row, so that every access of a warp is one run of bytes; the 128-byte bf16
-// tails of four 656-byte rows make one access. All loads are on their way before the first value is looked at.
+// tails of 656-byte rows make one access. All loads are on their way before the first value is looked at.
 #pragma once
 
 #include <cuda_fp8.h>
@@ -47,6 +47,11 @@ __device__ __forceinline__ T* from_lane(T* pointer, int lane) {
 __device__ __forceinline__ uint4 load16(const std::uint8_t* from) {
     uint4 v;
     asm("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(from));
+    return v;
+}
+__device__ __forceinline__ std::int32_t load4(const std::int32_t* from) {
+    std::int32_t v;
+    asm volatile("ld.global.s32 %0, [%1];" : "=r"(v) : "l"(from));
     return v;
 }
 __device__ __forceinline__ uint2 load8(const std::uint8_t* from) {

@@ -2,7 +2,8 @@
 // The atomic combine: warps without work clear the rows of `out` under the first phase (shared output, what is
 // accumulated on), then every unit of the second adds its weighted results to them. Rows of tokens with one route here
 // are not cleared (weights from shared memory, WideShape::kStoresAlone): results are stored there, which neither writes
-// zeros nor reads what they are added to.
+// zeros nor reads what they are added to. There, zeros that results are added to stay in the L2 until then: else they
+// are written to memory and read back while weights stream, 32 MB of 3.1 GB for 4096 tokens of 7168 columns.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -14,6 +15,15 @@
 #include "moe/cuda/wide/finish.cuh"
 
 namespace tokamak::moe::cuda {
+
+/// What the L2 does with a line: keeps it before all others until something else is done to it; evicts it first.
+inline constexpr std::uint64_t kKeptInL2 = 0x14F0000000000000;
+inline constexpr std::uint64_t kFirstOutOfL2 = 0x12F0000000000000;
+
+__device__ __forceinline__ void store_zeros(void* to, std::uint64_t policy) {
+    asm volatile("st.global.L2::cache_hint.v4.b32 [%0], {%1, %1, %1, %1}, %2;" ::"l"(to), "r"(0), "l"(policy)
+                 : "memory");
+}
 
 /// What rows of `out` hold before results are added, or that none are added to. By the idle warps of all CTAs.
 class WideClear {
@@ -30,7 +40,8 @@ class WideClear {
              token += static_cast<int>(gridDim.x) * kWideIdleWarps) {
             const int routes = all && !stores_alone ? 0 : routes_of<!Quantized>(token, stores_alone);
             if (stores_alone && routes == 1) continue;
-            if (all || (routes > 0) != bare) clear(args_.first_token + token);
+            if (!all && (routes > 0) == bare) continue;
+            clear(args_.first_token + token, !stores_alone ? 0 : routes > 0 ? kKeptInL2 : kFirstOutOfL2);
         }
     }
 
@@ -53,15 +64,20 @@ class WideClear {
         if (Marks && mark && routes == 1 && place >= 0) args_.list[place] = route | kWideAlone;
         return routes;
     }
-    __device__ void clear(std::int64_t row) const {
+    /// `policy`: of the L2, if there is one.
+    __device__ void clear(std::int64_t row, std::uint64_t policy) const {
         const int hidden = args_.gate_up.cols;
         const std::int64_t to = row * args_.out_stride;
         const int bytes = args_.out_dtype == DType::f32 ? 4 : 2;
         auto* const begin = static_cast<std::uint8_t*>(args_.out) + to * bytes;
         if (args_.shared_output.data == nullptr && reinterpret_cast<std::uintptr_t>(begin) % 16 == 0 &&
             hidden * bytes % 16 == 0) {
-            for (int at = lane_ * 16; at < hidden * bytes; at += 512)
-                *reinterpret_cast<uint4*>(begin + at) = {0, 0, 0, 0};
+            for (int at = lane_ * 16; at < hidden * bytes; at += 512) {
+                if (policy != 0)
+                    store_zeros(begin + at, policy);
+                else
+                    *reinterpret_cast<uint4*>(begin + at) = {0, 0, 0, 0};
+            }
             return;
         }
 #pragma unroll 4
