@@ -9,10 +9,16 @@
 
 namespace tokamak::moe::cuda {
 
+/// Strips of a unit that a warpgroup has at most.
+template <class Shape>
+__device__ __forceinline__ int warpgroup_share(int strips) {
+    return Shape::kWholeUnits ? Shape::kStripsEach : (strips + Shape::kWarpgroups - 1) / Shape::kWarpgroups;
+}
+
 /// Of a unit's strips those of a warpgroup.
 template <class Shape>
 __device__ __forceinline__ WideRange warpgroup_strips(const WideUnit& unit, const WideConsumer& me) {
-    const int each = (unit.strips + Shape::kWarpgroups - 1) / Shape::kWarpgroups;
+    const int each = warpgroup_share<Shape>(unit.strips);
     return {me.warpgroup * each, min(me.warpgroup * each + each, unit.strips)};
 }
 

@@ -97,10 +97,11 @@ class WidePrepare {
                 job.route = __ldcg(args_.list + job.place + lane_) & ~kWideAlone;
             return job;
         };
-        int number = jobs.take();
+        const bool one_round = counter == kWidePrepareJobs;  // where nobody waits for the number of another job
+        int number = one_round ? warp : jobs.take();
         Job job = job_of(number);
         while (number < total) {
-            number = jobs.take();
+            number = one_round ? number + warps : jobs.take();
             const Job next = job_of(number);
             prepare<Loads, Plain>(job);
             job = next;
@@ -125,8 +126,7 @@ class WidePrepare {
                 clear(TileRows(args_.intermediate, first, tile_rows, args_.down.padded_cols), job.place + i - first);
         }
         if (!wide_overlaps<false>(args_)) return;
-        ptx::fence_all_async();
-        __syncwarp();
+        __syncwarp();  // the copies' fence is the reader's
         if (job.route >= 0) WideCounts{{args_.tile_rows}}.add(tile.number, job.last - job.first);
     }
     template <int Loads, bool Plain>

@@ -14,6 +14,7 @@ constexpr int kLeastStages = 2;
 constexpr int kMostExperts = 4096;
 constexpr std::int64_t kMostCtaRoutes = 15360;
 constexpr std::int64_t kFactsBytes = 32;
+constexpr std::int64_t kMostStageCols = 256;  ///< of a ring's stage
 
 /// Experts whose converted weights have their slots at once.
 constexpr std::int64_t kSlotExperts = 4;
@@ -53,12 +54,20 @@ std::int64_t lay_out(std::int64_t experts, bool scaled, bool overlaps, WideVaria
     }
     if (variant.instance.quantized) shared.early = booking.take(8 * kWideTallBytes);
     if (variant.instance.converted) shared.slots = booking.take(kWideSlotBytes);
+    if (variant.instance.end_bytes > 0) shared.group = booking.take(kWideEnds * variant.instance.end_bytes);
     if (overlaps) shared.early = booking.take(std::int64_t{kWideIdleWarps} * kWideEarlyBytes);
     shared.deals = booking.take(std::int64_t{kWideDeals} * (kWideDealBytes + 8));
     shared.begins = booking.take((experts + 1) * 4);
     shared.tiles = booking.take((experts + 1) * 4);
     shared.bytes = static_cast<int>(booking.bytes);
     return booking.bytes;
+}
+
+/// Stages of a ring at most: fewer than four units have, where what their ends need is brought (WideUnitEnd).
+int most_stages(const FusedMoeProblem& problem, const WideInstance& instance) {
+    if (instance.end_bytes == 0) return kMostWideStages;
+    const std::int64_t least = (std::min(problem.hidden, problem.intermediate) + kMostStageCols - 1) / kMostStageCols;
+    return static_cast<int>(std::min<std::int64_t>(kMostWideStages, kWideEnds * least - 1));
 }
 
 }  // namespace
@@ -121,7 +130,7 @@ std::vector<WideVariant> wide_variants(const FusedMoeProblem& problem, std::size
     if (experts > kMostExperts) return variants;
     for (const WideInstance& instance : wide_instances(problem.weights, problem.quantize_activations)) {
         const bool overlaps = !instance.quantized && problem.intermediate >= kWideOverlapCols;
-        WideVariant variant{.instance = instance, .stages = kMostWideStages, .shared = {}};
+        WideVariant variant{.instance = instance, .stages = most_stages(problem, instance), .shared = {}};
         while (variant.stages >= kLeastStages && lay_out(experts, problem.quantize_activations, overlaps, variant) >
                                                      static_cast<std::int64_t>(shared_limit))
             --variant.stages;
