@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What becomes of the sums of a unit whose biases, factors and routes were brought into shared memory. Every instruction
-// here runs once in 40,000 cycles and takes six of them.
+// What becomes of the sums of a unit whose biases, factors and routes were brought into shared memory. Every
+// instruction here runs once in 40,000 cycles and takes six of them.
 #pragma once
 
 #include <cstdint>

@@ -317,7 +317,8 @@ WideInstance wide_instance(const char* name) {
             Shape::kQuantized,
             Shape::kPairs,
             Shape::kConverted,
-            Shape::kBringsEnds ? static_cast<int>(sizeof(WideUnitEnd<Shape>)) : 0};
+            Shape::kBringsEnds ? static_cast<int>(sizeof(WideUnitEnd<Shape>)) : 0,
+            Shape::kBlocks * 64};
 }
 
 }  // namespace tokamak::moe::cuda

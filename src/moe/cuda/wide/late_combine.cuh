@@ -50,8 +50,7 @@ class WideLateCombine {
                 slot = row_.slot_of(job.token, slots);
             }
 #pragma unroll
-            for (int piece = 0; piece < kPieces; ++piece)
-                row_.store(sums[piece], job.token, column(job, piece), Plain);
+            for (int piece = 0; piece < kPieces; ++piece) row_.store(sums[piece], job.token, column(job, piece), Plain);
         }
     }
     /// One row of results is on its way while one is added.

@@ -48,8 +48,8 @@ struct WideUnitEnd {
     int routes[Shape::kMostRows];    ///< down: -1 behind the last row
 
     /// Of a turn; in shared memory are those of four. When a unit's last stage is filled, consumers have given back the
-    /// one a ring before it: they are past the end of the unit four turns before, as the stages of four units are more
-    /// than a ring (wide_plan.cpp).
+    /// one a ring before it, which is one of the three turns before (wide_plan.cpp): they are past the end of the
+    /// fourth.
     __device__ static WideUnitEnd& of(const WideArgs& args, int turn) {
         extern __shared__ __align__(1024) std::uint8_t shared[];
         int first = args.lists.group;

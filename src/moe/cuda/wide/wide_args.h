@@ -127,6 +127,7 @@ struct WideInstance {
     bool pairs = false;                   ///< clusters of two CTAs
     bool converted = false;               ///< weights, by CTAs of their own
     int end_bytes = 0;                    ///< of WideUnitEnd, if it has that
+    int stage_cols = 0;                   ///< of a stage of the ring
     const void* atomic_kernel = nullptr;  ///< of the atomic combine, if that has its own
     const void* half_kernel = nullptr;    ///< which keeps rows of results in bf16 (launches.cpp says when), if any
 };

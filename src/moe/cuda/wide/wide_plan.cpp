@@ -14,7 +14,6 @@ constexpr int kLeastStages = 2;
 constexpr int kMostExperts = 4096;
 constexpr std::int64_t kMostCtaRoutes = 15360;
 constexpr std::int64_t kFactsBytes = 32;
-constexpr std::int64_t kMostStageCols = 256;  ///< of a ring's stage
 
 /// Experts whose converted weights have their slots at once.
 constexpr std::int64_t kSlotExperts = 4;
@@ -63,11 +62,13 @@ std::int64_t lay_out(std::int64_t experts, bool scaled, bool overlaps, WideVaria
     return booking.bytes;
 }
 
-/// Stages of a ring at most: fewer than four units have, where what their ends need is brought (WideUnitEnd).
+/// Stages of a ring at most, where what the ends of units need is brought (WideUnitEnd): fewer than the units of as
+/// many turns have, one of which may be the end of a phase.
 int most_stages(const FusedMoeProblem& problem, const WideInstance& instance) {
     if (instance.end_bytes == 0) return kMostWideStages;
-    const std::int64_t least = (std::min(problem.hidden, problem.intermediate) + kMostStageCols - 1) / kMostStageCols;
-    return static_cast<int>(std::min<std::int64_t>(kMostWideStages, kWideEnds * least - 1));
+    const std::int64_t least =
+        (std::min(problem.hidden, problem.intermediate) + instance.stage_cols - 1) / instance.stage_cols;
+    return static_cast<int>(std::min<std::int64_t>(kMostWideStages, (kWideEnds - 1) * least - 1));
 }
 
 }  // namespace
