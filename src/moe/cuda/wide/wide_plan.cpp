@@ -71,6 +71,11 @@ int most_stages(const FusedMoeProblem& problem, const WideInstance& instance) {
     return static_cast<int>(std::min<std::int64_t>(kMostWideStages, (kWideEnds - 1) * least - 1));
 }
 
+/// Bytes that building the lists takes at most: for each expert and for each route of a CTA's share.
+std::int64_t list_bytes(const FusedMoeProblem& problem, std::int64_t experts) {
+    return 12 * experts + 4 * std::min(kMostCtaRoutes, problem.max_tokens * problem.top_k);
+}
+
 }  // namespace
 
 std::vector<WideInstance> wide_instances(const WeightSpec& spec, bool quantized) {
@@ -135,6 +140,8 @@ std::vector<WideVariant> wide_variants(const FusedMoeProblem& problem, std::size
         while (variant.stages >= kLeastStages && lay_out(experts, problem.quantize_activations, overlaps, variant) >
                                                      static_cast<std::int64_t>(shared_limit))
             --variant.stages;
+        // Two stages of few rows are less than two of many.
+        if (instance.end_bytes > 0 && list_bytes(problem, experts) > variant.stages * instance.stage_bytes) continue;
         if (instance.converted && convert_bytes(problem) > variant.stages * instance.stage_bytes) continue;
         if (variant.stages >= kLeastStages) variants.push_back(variant);
     }
