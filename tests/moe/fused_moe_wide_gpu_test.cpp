@@ -89,7 +89,7 @@ TEST(FusedMoeWide, OddSizes) {
     const Format fp8(WeightSpec::fp8_block(), true);
     for (const Format& format :
          {Format(WeightSpec::bf16()), fp8, Format(WeightSpec::int4(32)), Format(WeightSpec::mxfp4()),
-          Format(WeightSpec::int4(32), true), Format(WeightSpec::mxfp4(), true)})
+          Format(WeightSpec::nvfp4()), Format(WeightSpec::int4(32), true), Format(WeightSpec::mxfp4(), true)})
         for (const std::pair<int, int>& size : {std::pair{2880, 704}, {704, 1408}, {96, 2880}, {8224, 32}}) {
             FusedMoeCase c = gpu_case(format, 70, size.first, size.second);
             c.problem.num_experts = c.problem.num_local_experts = 3;

@@ -11,6 +11,7 @@
 #include "moe/cuda/wide/beside_conversion.cuh"
 #include "moe/cuda/wide/combine_tokens.cuh"
 #include "moe/cuda/wide/convert.cuh"
+#include "moe/cuda/wide/copy_parts.cuh"
 #include "moe/cuda/wide/early_combine.cuh"
 #include "moe/cuda/wide/finish_rounded.cuh"
 #include "moe/cuda/wide/finish_tall.cuh"
@@ -164,7 +165,8 @@ __device__ __forceinline__ void consume_wide_phase(const WideArgs& args, const W
 template <class Shape>
 __device__ __forceinline__ void idle_wide(const WideArgs& args, const WideTables& tables, std::uint8_t* shared,
                                           int warp, int count) {
-    if constexpr (!Shape::kScaledRows) WidePrepare(args, tables, wide_x_rows<Shape>(args)).run_later(warp);
+    if constexpr (!Shape::kScaledRows)
+        WidePrepare(args, tables, wide_x_rows<Shape>(args), Shape::kFirstHalfUnits).run_later(warp);
     if (!Shape::atomic(args)) {
         const WideOwners owners(args, tables);
         if constexpr (Shape::kQuantized)
@@ -201,6 +203,10 @@ __device__ __forceinline__ void feed_wide(const WideArgs& args, std::uint8_t* sh
             const WideSlots slots{shared + args.lists.slots};
             copy_converted_weights<Shape>(feed, tables, deals, turn, args, slots, false);
             copy_converted_weights<Shape>(feed, tables, deals, turn, args, slots, true);
+        } else if constexpr (Shape::kParts) {
+            WidePartFeed<Shape> part_feed(StageRing<Shape>(shared, args));
+            copy_part_weights<Shape>(part_feed, tables, deals, turn, args.gate_up, false);
+            copy_part_weights<Shape>(part_feed, tables, deals, turn, args.down, true);
         } else {
             copy_wide_weights<Shape>(feed, tables, deals, turn, args.gate_up, false);
             copy_wide_weights<Shape>(feed, tables, deals, turn, args.down, true);
@@ -250,7 +256,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
         } else if constexpr (Shape::kRounded) {
             WideTokenRows<true>(args, tables, wide_x_rows<Shape>(args)).run(count);
         } else {
-            WidePrepare(args, tables, wide_x_rows<Shape>(args)).run_first();
+            WidePrepare(args, tables, wide_x_rows<Shape>(args), Shape::kFirstHalfUnits).run_first();
         }
         if (!wide_rows_overlap<Shape>(args)) {
             ptx::fence_all_async();

@@ -29,15 +29,14 @@ class WidePrepare {
     };
 
   public:
-    /// `to`: where the rows of x go.
-    __device__ WidePrepare(const WideArgs& args, const WideTables& tables, void* to)
+    /// `to`: where the rows of x go. Units: those of every CTA that the first rows are for, in halves.
+    __device__ WidePrepare(const WideArgs& args, const WideTables& tables, void* to, int half_units)
         : args_(args),
           tables_(tables),
           to_(to),
           eights_(args.gate_up.padded_cols / 8),
           lane_(static_cast<int>(threadIdx.x) % 32) {
-        // Experts that the first units of all CTAs are of, and half as many more.
-        const int units = static_cast<int>(gridDim.x) * 3 / 2;
+        const int units = static_cast<int>(gridDim.x) * half_units / 2;
         int low = 0;
         int high = args.local_experts;
         while (high - low > 1) {

@@ -46,6 +46,9 @@ struct WideShape {
     static constexpr bool kWholeStages = kMostRows <= 96;
     /// Up to 64 rows a stage is two parts of 128 columns (multiply_parts.cuh).
     static constexpr bool kParts = kMostRows <= 64;
+    /// Rows of x are prepared for so many units of each CTA before the first is multiplied, in halves: up to 64 rows a
+    /// unit is long enough for idle warps to prepare the others meanwhile.
+    static constexpr int kFirstHalfUnits = kParts ? 2 : 3;
     static_assert(kMostRows % kStepRows == 0 && kLeastRows % kStepRows == 0);
     static constexpr int kStrips = kWarpgroups * kStripsEach;
     /// What ends of units need is brought into shared memory (unit_end.cuh).
