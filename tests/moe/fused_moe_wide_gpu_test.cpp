@@ -3,6 +3,8 @@
 // are no multiple of a tile, weights at the input, launches in parts.
 #include <gtest/gtest.h>
 
+#include <array>
+
 #include "cuda/gpu.h"
 #include "moe/gpu_cases.h"
 
@@ -87,7 +89,7 @@ TEST(FusedMoeWide, OddSizes) {
     const Format fp8(WeightSpec::fp8_block(), true);
     for (const Format& format :
          {Format(WeightSpec::bf16()), fp8, Format(WeightSpec::int4(32)), Format(WeightSpec::mxfp4()),
-          Format(WeightSpec::int4(32), true), Format(WeightSpec::mxfp4(), true)})
+          Format(WeightSpec::nvfp4()), Format(WeightSpec::int4(32), true), Format(WeightSpec::mxfp4(), true)})
         for (const std::pair<int, int>& size : {std::pair{2880, 704}, {704, 1408}, {96, 2880}, {8224, 32}}) {
             FusedMoeCase c = gpu_case(format, 70, size.first, size.second);
             c.problem.num_experts = c.problem.num_local_experts = 3;
@@ -166,6 +168,57 @@ TEST(FusedMoeWide, LongIntermediates) {
         c.problem.out_dtype = DType::f32;
         c.problem.routing_weight = RoutingWeight::input;
         expect_wide(c, purpose++, {40});
+    }
+}
+
+/// Tokens are combined one by one as their experts are ready: in several parts of their columns, with more slots than a
+/// warp has lanes, and where `out` takes no vectors.
+TEST(FusedMoeWide, TokensCombinedWhileOthersMultiply) {
+    TOKAMAK_REQUIRE_GPU();
+    std::uint64_t purpose = 1910;
+    for (const Format& format :
+         {Format(WeightSpec::bf16()), Format(WeightSpec::mxfp4()), Format(WeightSpec::nvfp4())}) {
+        FusedMoeCase c = gpu_case(format, 130, 1120, 1536);
+        c.problem.top_k = 4;
+        c.gate_up_bias = c.down_bias = true;
+        expect_wide(c, purpose++, {1, 37, 130});
+        c = gpu_case(format, 30, 96, 1536);
+        c.problem.num_experts = 48;
+        c.problem.num_local_experts = 40;
+        c.problem.top_k = 36;
+        c.problem.out_dtype = purpose % 2 == 0 ? DType::bf16 : DType::f32;
+        expect_wide(c, purpose++, {1, 30});
+    }
+}
+
+/// Around the numbers of routes up to which every CTA counts all of them, and ids that are never counted so.
+TEST(FusedMoeWide, RoutesCountedByAllAndInShares) {
+    TOKAMAK_REQUIRE_GPU();
+    std::uint64_t purpose = 1920;
+    for (const Format& format : {Format(WeightSpec::int4(32)), Format(WeightSpec::mxfp4())}) {
+        FusedMoeCase c = gpu_case(format, 1030, 64, 32);
+        c.problem.num_experts = 12;
+        c.problem.num_local_experts = 9;
+        c.problem.top_k = 8;
+        expect_wide(c, purpose, {767, 768, 769, 1023, 1024, 1025, 1030});
+        Rng rng = rng_for(purpose++);
+        const FusedMoeData host = random_data(rng, c);
+        const FusedMoeData data = host.on(Device::cuda());
+        const std::int64_t slots = c.problem.top_k;
+        const OwnedTensor apart = OwnedTensor::allocate(DType::i32, {c.tokens, slots + 3});
+        const auto* from = static_cast<const std::int32_t*>(host.args().ids.data);
+        for (std::int64_t i = 0; i < c.tokens * slots; ++i) apart.as<std::int32_t>()[i / slots * 3 + i] = from[i];
+        const OwnedTensor ids = OwnedTensor::copy_of(apart, Device::cuda());
+        const std::array<std::int64_t, 2> shape = {c.tokens, slots};
+        const std::array<std::int64_t, 2> strides = {slots + 3, 1};
+        FusedMoeArgs strided = data.args();
+        strided.ids = Tensor::strided(ids.view().data, DType::i32, shape, strides, Device::cuda());
+        for (const std::string& variant : wide_variants(c.problem)) {
+            PlanOptions options;
+            options.variant = variant;
+            const FusedMoePlan plan = make_plan(c.problem, Device::cuda(), options);
+            EXPECT_EQ(bytes_of(run_guarded(plan, strided)), bytes_of(run_guarded(plan, data.args())));
+        }
     }
 }
 

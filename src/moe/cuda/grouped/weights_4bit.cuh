@@ -223,10 +223,18 @@ struct Nvfp4Weights : Tiles4Bit<64, 2304> {
         return 2048 + (slab * 8 + lane / 4) * 8 + lane % 4 * 2;
     }
     __device__ __forceinline__ static constexpr int scale_block_offset(int block) { return block * kTileBytes; }
-    /// The four lanes of a row decode the scales of a step each. NaN stays NaN.
+    /// The four lanes of a row decode the scales of a step each. NaN stays NaN. High: of two codes above these.
+    template <bool High = false>
     __device__ __forceinline__ static Scales prepared(Scales codes) {
         std::uint32_t halves;
-        asm("{\n .reg .b16 l, h;\n mov.b32 {l, h}, %1;\n cvt.rn.f16x2.e4m3x2 %0, l;\n}" : "=r"(halves) : "r"(codes));
+        if constexpr (High)
+            asm("{\n .reg .b16 l, h;\n mov.b32 {l, h}, %1;\n cvt.rn.f16x2.e4m3x2 %0, h;\n}"
+                : "=r"(halves)
+                : "r"(codes));
+        else
+            asm("{\n .reg .b16 l, h;\n mov.b32 {l, h}, %1;\n cvt.rn.f16x2.e4m3x2 %0, l;\n}"
+                : "=r"(halves)
+                : "r"(codes));
         const float2 both = __half22float2(*reinterpret_cast<const __half2*>(&halves));
         return multiply_pairs(bits_of(__floats2bfloat162_rn(both.x, both.y)), bits_of(__float2bfloat162_rn(0x1p100F)));
     }

@@ -101,8 +101,7 @@ struct WideCombineRow {
     }
 };
 
-/// What is left to combine when the consumers have nothing to multiply: up to kPieces times 16 bytes of each lane at
-/// once.
+/// The combine behind a barrier, by the consumers: up to kPieces times 16 bytes of each lane at once.
 template <bool Half>
 class WideCombine {
     using Row = WideCombineRow<Half>;
@@ -119,7 +118,7 @@ class WideCombine {
 
   public:
     /// When owners are known.
-    __device__ WideCombine(const WideArgs& args, const WideTables& tables) : row_(args), jobs_(args, tables, kCols) {}
+    __device__ explicit WideCombine(const WideArgs& args) : row_(args), jobs_(args, kCols) {}
 
     /// For the first jobs, by every consumer warp.
     __device__ __forceinline__ void ask() { job_ = next_job(); }
@@ -212,7 +211,7 @@ class WideCombine {
     }
 
     Row row_;
-    WideCombineJobs<true> jobs_;
+    WideCombineJobs jobs_;
     Job job_;
 };
 

@@ -31,7 +31,7 @@ class WideEarlyCombine {
 
   public:
     __device__ WideEarlyCombine(const WideArgs& args, const WideTables& tables, std::uint8_t* memory)
-        : row_(args), jobs_(args, tables, Row::kJobCols), memory_(memory) {
+        : row_(args), jobs_(args, tables, 1000), memory_(memory) {
         if (row_.lane == 0)
             for (int slot = 0; slot < kSlots; ++slot) ptx::barrier_init(barrier(slot), 1);
         ptx::fence_barrier_init();
@@ -82,6 +82,7 @@ class WideEarlyCombine {
                 if (job_.token < 0) return false;
                 col_ = job_.first;
                 own_ = row_.slot_of(job_.token, 0);
+                jobs_.await(job_);
                 ptx::fence_all_async();
             }
             left_ = __ballot_sync(0xFFFFFFFFU, own_.live);
@@ -117,7 +118,7 @@ class WideEarlyCombine {
     }
 
     Row row_;
-    WideCombineJobs<false> jobs_;
+    WideReadyJobs jobs_;
     std::uint8_t* memory_;
     WideCombineJob job_;
     typename Row::Slot own_;

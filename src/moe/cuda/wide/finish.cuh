@@ -54,11 +54,12 @@ struct WideActivation {
           limit(a.kind != ActivationKind::swiglu && a.limit > 0.0F ? a.limit : INFINITY),
           offset(a.kind == ActivationKind::gpt_oss ? 1.0F : 0.0F) {}
 
-    /// Comparisons let NaN through.
+    /// NaN stays NaN.
     __device__ __forceinline__ void limit_both(float& gate, float& up) const {
-        gate = gate > limit ? limit : gate;
-        up = up > limit ? limit : up;
-        up = (up < -limit ? -limit : up) + offset;
+        asm("min.NaN.f32 %0, %0, %1;" : "+f"(gate) : "f"(limit));
+        asm("min.NaN.f32 %0, %0, %1;" : "+f"(up) : "f"(limit));
+        asm("max.NaN.f32 %0, %0, %1;" : "+f"(up) : "f"(-limit));
+        up += offset;
     }
 };
 
@@ -101,9 +102,8 @@ __device__ __forceinline__ void store_turned(std::uint8_t* to, int left, const s
 }
 
 /// What most layers do not have, under one branch each: scales, biases, limits, an offset.
-template <class Shape, int Eights>
-__device__ __forceinline__ void prepare_gates(const WideArgs& args, const WideLaneRows<Shape, false>& rows,
-                                              float (&sums)[Eights][4]) {
+template <class Shape, class Rows, int Eights>
+__device__ __forceinline__ void prepare_gates(const WideArgs& args, const Rows& rows, float (&sums)[Eights][4]) {
     const WideActivation activation(args.activation);
     constexpr bool scaled = Shape::Weights::kGlobalScales || Shape::Weights::kSumScale != 1.0F;
     if (scaled || args.gate_up.bias.data != nullptr) {

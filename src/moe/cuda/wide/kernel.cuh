@@ -11,13 +11,15 @@
 #include "moe/cuda/wide/beside_conversion.cuh"
 #include "moe/cuda/wide/combine_tokens.cuh"
 #include "moe/cuda/wide/convert.cuh"
+#include "moe/cuda/wide/copy_parts.cuh"
 #include "moe/cuda/wide/early_combine.cuh"
 #include "moe/cuda/wide/finish_rounded.cuh"
 #include "moe/cuda/wide/finish_tall.cuh"
+#include "moe/cuda/wide/finish_unit.cuh"
+#include "moe/cuda/wide/late_combine.cuh"
 #include "moe/cuda/wide/multiply_e4m3.cuh"
 #include "moe/cuda/wide/multiply_parts.cuh"
 #include "moe/cuda/wide/row_scales.cuh"
-#include "moe/cuda/wide/scatter.cuh"
 
 namespace tokamak::moe::cuda {
 
@@ -34,81 +36,6 @@ __device__ __forceinline__ WideStages<Shape> consumer_stages(const WideArgs& arg
     const WidePair pair;
     return {ring, place, me.lane, wide_patch(args, me),
             me.lane < pair.size ? ptx::address_in(static_cast<std::uint32_t>(pair.rank ^ me.lane), ring.empty) : 0};
-}
-
-/// Biases and routes are asked for before what the warp had not told of the unit before is told, where registers allow.
-template <class Shape, int Strips, int Eights>
-__device__ __forceinline__ void finish_wide_gate_up(const WideArgs& args, const WideUnit& unit, int first, int last,
-                                                    const WideConsumer& me, std::uint8_t* patch,
-                                                    float (&sums)[Strips][Eights][4]) {
-    constexpr bool ahead = Shape::kWholeStages;
-    WideLaneRows<Shape, false> rows[Strips];
-#pragma unroll
-    for (int i = 0; ahead && i < Strips; ++i)
-        if (first + i < last) rows[i].load(args, unit.expert, unit.strip + first + i, me);
-    WidePending::tell(args, patch, me.lane, args.tile_parts);
-#pragma unroll
-    for (int i = 0; i < Strips; ++i) {
-        if (first + i >= last) break;
-        if (!ahead) rows[i].load(args, unit.expert, unit.strip + first + i, me);
-        finish_gate_up<Shape>(args, unit, unit.strip + first + i, me, patch, rows[i], sums[i]);
-    }
-    WidePending::put(patch, me.lane, unit.tile, max(0, min(first + Strips, last) - first), unit.strips * 4);
-}
-
-/// Results that are added, in bf16, or of tiles of many rows.
-template <class Shape, int Strips, int Eights>
-__device__ __forceinline__ void finish_wide_other(const WideArgs& args, const WideUnit& unit, int first, int last,
-                                                  const WideConsumer& me, std::uint8_t* patch,
-                                                  const float (&sums)[Strips][Eights][4]) {
-#pragma unroll
-    for (int i = 0; i < Strips; ++i) {
-        if (first + i >= last) break;
-        const int strip = unit.strip + first + i;
-        if (Shape::atomic(args))
-            finish_down_scatter<Shape>(args, unit, strip, me, patch, sums[i]);
-        else if constexpr (Shape::kHalfResults) {
-            WideRoutes<Eights> routes;
-            routes.template ask<false>(args, unit, me.lane);
-            finish_down_half<Shape>(args, unit, strip, me, patch, routes, sums[i]);
-        } else
-            finish_down_row<Shape>(args, unit, strip, me, sums[i]);
-    }
-}
-
-template <class Shape, int Strips, int Eights>
-__device__ __forceinline__ void finish_wide_down(const WideArgs& args, const WideUnit& unit, int first, int last,
-                                                 const WideConsumer& me, std::uint8_t* patch,
-                                                 const float (&sums)[Strips][Eights][4]) {
-    if (Shape::kHalfResults || !Shape::kWholeStages || Shape::atomic(args)) {
-        WidePending::tell(args, patch, me.lane, args.expert_results);
-        finish_wide_other<Shape>(args, unit, first, last, me, patch, sums);
-    } else {
-        WideLaneRows<Shape, true> rows[Strips];
-#pragma unroll
-        for (int i = 0; i < Strips; ++i)
-            if (first + i < last) rows[i].load(args, unit.expert, unit.strip + first + i, me);
-        const WideRowRoutes<Eights> routes(args, unit, me.lane);
-        WidePending::tell(args, patch, me.lane, args.expert_results);
-#pragma unroll
-        for (int i = 0; i < Strips; ++i)
-            if (first + i < last) finish_down<Shape>(args, unit.strip + first + i, me, routes, rows[i], sums[i]);
-    }
-    if (!Shape::atomic(args) && wide_overlaps<false>(args))
-        WidePending::put(patch, me.lane, unit.expert, max(0, min(first + Strips, last) - first) * 2, unit.strips * 8);
-}
-
-/// Results of quantised rows.
-template <class Shape, int Strips, int Eights>
-__device__ __forceinline__ void finish_wide_strips(const WideArgs& args, const WideUnit& unit, int first, int last,
-                                                   const WideConsumer& me, std::uint8_t* patch,
-                                                   const WideRoutes<Eights>& routes,
-                                                   const float (&sums)[Strips][Eights][4]) {
-#pragma unroll
-    for (int i = 0; i < Strips; ++i) {
-        if (first + i >= last) break;
-        finish_down_half<Shape>(args, unit, unit.strip + first + i, me, patch, routes, sums[i]);
-    }
 }
 
 /// Multiplies the strips of a unit from `first` on and finishes them. A warpgroup with fewer strips than it could have
@@ -142,7 +69,9 @@ __device__ __forceinline__ void consume_wide_unit(const WideArgs& args, const Wi
         const WideConsumer own = Shape::kFindsPlace ? WideConsumer::anew() : me;
         const WideRange strips = Shape::kFindsPlace ? warpgroup_strips<Shape>(unit, own) : WideRange{first, last};
         std::uint8_t* const patch = Shape::kFindsPlace ? wide_patch(args, own) : stages.patch;
-        if (down)
+        if constexpr (Shape::kBringsEnds)
+            finish_brought<Shape>(args, unit, down, strips, own, patch, sums);
+        else if (down)
             finish_wide_down<Shape>(args, unit, strips.first, strips.last, own, patch, sums);
         else if constexpr (Shape::kRounded)
             finish_rounded_gate_up<Shape>(args, unit, strips.first, strips.last, own, patch, sums);
@@ -219,7 +148,7 @@ __device__ __forceinline__ void consume_wide_phase(const WideArgs& args, const W
         const WideUnit& unit = *next;
         __syncwarp();  // those of a group finish it together
         const int strips = Shape::kScaledRows && !down ? Shape::kStrips : unit.strips;
-        const int each = (strips + Shape::kWarpgroups - 1) / Shape::kWarpgroups;
+        const int each = warpgroup_share<Shape>(strips);
         const int first = own.warpgroup * each;
         const bool together = Shape::kQuantized ? unit.strips > 0 : Shape::kRounded && !down;
         if (together || first < unit.strips)  // warpgroups that take turns have as many
@@ -236,7 +165,8 @@ __device__ __forceinline__ void consume_wide_phase(const WideArgs& args, const W
 template <class Shape>
 __device__ __forceinline__ void idle_wide(const WideArgs& args, const WideTables& tables, std::uint8_t* shared,
                                           int warp, int count) {
-    if constexpr (!Shape::kScaledRows) WidePrepare(args, tables, wide_x_rows<Shape>(args)).run_later(warp);
+    if constexpr (!Shape::kScaledRows)
+        WidePrepare(args, tables, wide_x_rows<Shape>(args), Shape::kFirstHalfUnits).run_later(warp);
     if (!Shape::atomic(args)) {
         const WideOwners owners(args, tables);
         if constexpr (Shape::kQuantized)
@@ -273,6 +203,10 @@ __device__ __forceinline__ void feed_wide(const WideArgs& args, std::uint8_t* sh
             const WideSlots slots{shared + args.lists.slots};
             copy_converted_weights<Shape>(feed, tables, deals, turn, args, slots, false);
             copy_converted_weights<Shape>(feed, tables, deals, turn, args, slots, true);
+        } else if constexpr (Shape::kParts) {
+            WidePartFeed<Shape> part_feed(StageRing<Shape>(shared, args));
+            copy_part_weights<Shape>(part_feed, tables, deals, turn, args.gate_up, false);
+            copy_part_weights<Shape>(part_feed, tables, deals, turn, args.down, true);
         } else {
             copy_wide_weights<Shape>(feed, tables, deals, turn, args.gate_up, false);
             copy_wide_weights<Shape>(feed, tables, deals, turn, args.down, true);
@@ -322,7 +256,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
         } else if constexpr (Shape::kRounded) {
             WideTokenRows<true>(args, tables, wide_x_rows<Shape>(args)).run(count);
         } else {
-            WidePrepare(args, tables, wide_x_rows<Shape>(args)).run_first();
+            WidePrepare(args, tables, wide_x_rows<Shape>(args), Shape::kFirstHalfUnits).run_first();
         }
         if (!wide_rows_overlap<Shape>(args)) {
             ptx::fence_all_async();
@@ -363,13 +297,15 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) moe_wide(const __grid_cons
                 grid.sync();
                 combine.run();
             } else {
-                if (wide_overlaps<false>(args))
+                if (wide_overlaps<false>(args)) {
                     WideCleared(args).await();
-                else
+                    WideLateCombine<Shape::kHalfResults>(args, tables).run();
+                } else {
                     grid.sync();
-                WideCombine<Shape::kHalfResults> combine(args, tables);
-                combine.ask();
-                combine.run();
+                    WideCombine<Shape::kHalfResults> combine(args);
+                    combine.ask();
+                    combine.run();
+                }
             }
         }
     }
@@ -386,7 +322,9 @@ WideInstance wide_instance(const char* name) {
             Shape::kMostRows,
             Shape::kQuantized,
             Shape::kPairs,
-            Shape::kConverted};
+            Shape::kConverted,
+            Shape::kBringsEnds ? static_cast<int>(sizeof(WideUnitEnd<Shape>)) : 0,
+            Shape::kBlocks * 64};
 }
 
 }  // namespace tokamak::moe::cuda

@@ -124,6 +124,48 @@ __device__ __forceinline__ void sum_counts(const WideArgs& args, int* rows, int*
     }
 }
 
+/// Whether every CTA counts all routes: where they are few, that takes less than the grid's barrier and the counts of
+/// the others.
+template <class Shape>
+__device__ __forceinline__ bool wide_counts_all(const WideArgs& args, int routes) {
+    constexpr int each = 16;  // routes of a thread
+    return !Shape::kQuantized && routes <= Shape::kThreads * each && args.ids.stride == args.top_k;
+}
+
+/// What count_share and sum_counts find, by the CTA alone; `ranks` [experts] is for those of its share.
+__device__ __forceinline__ void count_all(const WideArgs& args, int* rows, int* before, int* ranks, std::uint32_t* own,
+                                          int begin, int end, int routes) {
+    constexpr int batch = 8;  // ids of a thread on their way at once
+    const int threads = static_cast<int>(blockDim.x);
+    const int thread = static_cast<int>(threadIdx.x);
+    for (int expert = thread; expert < args.local_experts; expert += threads) {
+        rows[expert] = 0;
+        before[expert] = 0;
+        ranks[expert] = 0;
+    }
+    __syncthreads();
+    for (int first = thread; first < routes; first += threads * batch) {
+        int experts[batch];
+#pragma unroll
+        for (int i = 0; i < batch; ++i) {
+            const int route = first + i * threads;
+            experts[i] = route < routes ? wide_local_expert(args, args.first_token, route) : -1;
+        }
+#pragma unroll
+        for (int i = 0; i < batch; ++i) {
+            const int route = first + i * threads;
+            const bool here = route >= begin && route < end;
+            if (here) own[route - begin] = kNoRoute;
+            if (experts[i] < 0) continue;
+            atomicAdd(&rows[experts[i]], 1);
+            if (route < begin) atomicAdd(&before[experts[i]], 1);
+            if (here)
+                own[route - begin] = static_cast<std::uint32_t>(experts[i]) << 16 |
+                                     static_cast<std::uint32_t>(atomicAdd(&ranks[experts[i]], 1));
+        }
+    }
+}
+
 /// Into how many units a matrix's strips are cut for each row tile so that the CTA with the most of them is done first;
 /// pairs: an even number.
 template <class Shape>
@@ -215,11 +257,15 @@ __device__ inline void build_wide_lists(const WideArgs& args, const WideTables& 
     int* const rows = reinterpret_cast<int*>(scratch);
     int* const before = rows + experts;
     auto* const own = reinterpret_cast<std::uint32_t*>(before + experts);
-    count_share(args, rows, own, begin, end);
-    cooperative_groups::this_grid().sync();
-    for (int expert = thread; expert < 2 * experts; expert += threads) rows[expert] = 0;
-    __syncthreads();
-    sum_counts(args, rows, before);
+    if (wide_counts_all<Shape>(args, routes)) {
+        count_all(args, rows, before, reinterpret_cast<int*>(own + share), own, begin, end, routes);
+    } else {
+        count_share(args, rows, own, begin, end);
+        cooperative_groups::this_grid().sync();
+        for (int expert = thread; expert < 2 * experts; expert += threads) rows[expert] = 0;
+        __syncthreads();
+        sum_counts(args, rows, before);
+    }
     __syncthreads();
     if (thread < 32)
         place_wide_experts<Shape>(args, tables, rows);

@@ -216,6 +216,9 @@ class WideLaneStages {
     __device__ __forceinline__ void load(typename Weights::Part& part, int strip, int block) const {
         part.load(codes_, scales_, strip * kStripBytes + Weights::block_offset(block));
     }
+    /// Where the lane's first codes of the stage lie, and its scales.
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t codes() const { return codes_; }
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t scales() const { return scales_; }
     /// Descriptor of the rows, by the whole warp. What comes of a shuffle is in a uniform register, as are the
     /// descriptors made of it; in others each wgmma takes four more instructions. The word is known a stage before, so
     /// that conversions hide the shuffle.
@@ -269,7 +272,7 @@ class WideLaneStages {
 template <class Shape, int Strips, int Eights>
 __device__ __forceinline__ void multiply_unit_stages(WideStages<Shape>& stages, int first, int blocks,
                                                      const WideConsumer& me, float (&sums)[Strips][Eights][4]) {
-    static_assert(Shape::kBlocks == 2);
+    static_assert(Shape::kBlocks == 2 && Shape::Weights::Part::kOwnScales);
     constexpr int parts = 2 * Strips;
     WideLaneStages<Shape> lane(stages, first, me);
     std::uint32_t a[2][Strips][4][4];

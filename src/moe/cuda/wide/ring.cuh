@@ -11,11 +11,11 @@
 #include "cuda/ptx/copy.cuh"
 #include "cuda/ptx/copy_by_address.cuh"
 #include "cuda/ptx/gather.cuh"
-#include "cuda/ptx/prefetch.cuh"
 #include "moe/cuda/stage_ring.cuh"
 #include "moe/cuda/wide/codes.cuh"
 #include "moe/cuda/wide/pair.cuh"
 #include "moe/cuda/wide/rows.cuh"
+#include "moe/cuda/wide/unit_end.cuh"
 
 namespace tokamak::moe::cuda {
 
@@ -122,33 +122,6 @@ __device__ __forceinline__ void copy_wide_weights(WideFeed<Shape>& feed, const W
     }
 }
 
-/// Behind the tiles of a strip.
-template <class Weights>
-__device__ __forceinline__ const std::uint8_t* wide_strip_end(const DecodeMatrix& matrix, int expert, int strip) {
-    return matrix.packed + expert * matrix.expert_bytes + strip * matrix.strip_bytes +
-           static_cast<std::int64_t>(matrix.tiles) * Weights::kTileBytes;
-}
-
-/// What the end of a unit needs of its strips, into the L2: under the copies of weights the memory takes 3000 cycles to
-/// answer. By a whole warp.
-template <class Shape>
-__device__ __forceinline__ void prefetch_unit_end(const WideArgs& args, const WideUnit& unit, bool down) {
-    const DecodeMatrix& matrix = down ? args.down : args.gate_up;
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-    if (Shape::Weights::kGlobalScales && lane < unit.strips)
-        ptx::prefetch_l2(wide_strip_end<typename Shape::Weights>(matrix, unit.expert, unit.strip + lane));
-    const DecodeRows& bias = matrix.bias;
-    if (bias.data == nullptr) return;
-    constexpr int each = 8;  // columns of a lane: 16 bytes or 32
-    const int cols = down ? args.gate_up.cols : args.down.cols;
-    const int half = down ? 0 : lane / 16;  // columns of gates, then of up
-    const int col = unit.strip * (down ? 64 : 32) + (down ? lane : lane % 16) * each;
-    if (col >= cols || col >= (unit.strip + unit.strips) * (down ? 64 : 32)) return;
-    const int bytes = bias.dtype == DType::bf16 ? 2 : 4;
-    ptx::prefetch_l2(static_cast<const std::uint8_t*>(bias.data) +
-                     (unit.expert * bias.stride + half * cols + col) * bytes);
-}
-
 /// Copies the rows of a phase, stage by stage. A whole warp runs it.
 template <class Shape>
 __device__ __forceinline__ void copy_wide_rows(WideFeed<Shape>& feed, const WideDeals& deals, int& turn,
@@ -159,12 +132,14 @@ __device__ __forceinline__ void copy_wide_rows(WideFeed<Shape>& feed, const Wide
     const int blocks = matrix.padded_cols / 64;
     while (const WideUnit* const next = deals.await(++turn)) {
         const WideUnit unit = *next;
-        if constexpr (!Shape::Weights::kFromShared) prefetch_unit_end<Shape>(args, unit, down);
+        if constexpr (!Shape::kBringsEnds && !Shape::Weights::kFromShared) prefetch_unit_end<Shape>(args, unit, down);
         if (down)
             TileCounts{args.tile_parts}.await(unit.tile, wide_tile_parts<Shape>(args));
         else if (wide_rows_overlap<Shape>(args))
             TileCounts{args.tile_rows}.await(unit.tile, unit.rows * WidePrepare::parts(args));
         ptx::fence_all_async();
+        [[maybe_unused]] WideEndOnItsWay<Shape> end;
+        if constexpr (Shape::kBringsEnds) end.ask(args, unit, down);  // the fence would wait for the answers
         const TileRows rows(all, unit.first, unit.rows, matrix.padded_cols);
         const auto bytes = static_cast<std::uint32_t>(unit.rows) * 128;
         const bool both = Shape::kPairs && !unit.same_strips && pair.size == 2;
@@ -177,6 +152,8 @@ __device__ __forceinline__ void copy_wide_rows(WideFeed<Shape>& feed, const Wide
             const std::uint32_t to = feed.stage() + place;
             const int count = min(Shape::kBlocks, blocks - first);
             feed.await();
+            if constexpr (Shape::kBringsEnds)
+                if (first + Shape::kBlocks >= blocks) end.put(matrix.bias, WideUnitEnd<Shape>::of(args, turn));
             if (ptx::elect_lane()) {
                 ptx::barrier_arrive_expect(full, bytes * static_cast<std::uint32_t>(count));
 #pragma unroll

@@ -29,15 +29,14 @@ class WidePrepare {
     };
 
   public:
-    /// `to`: where the rows of x go.
-    __device__ WidePrepare(const WideArgs& args, const WideTables& tables, void* to)
+    /// `to`: where the rows of x go. Units: those of every CTA that the first rows are for, in halves.
+    __device__ WidePrepare(const WideArgs& args, const WideTables& tables, void* to, int half_units)
         : args_(args),
           tables_(tables),
           to_(to),
           eights_(args.gate_up.padded_cols / 8),
           lane_(static_cast<int>(threadIdx.x) % 32) {
-        // Experts that the first units of all CTAs are of, and half as many more.
-        const int units = static_cast<int>(gridDim.x) * 3 / 2;
+        const int units = static_cast<int>(gridDim.x) * half_units / 2;
         int low = 0;
         int high = args.local_experts;
         while (high - low > 1) {
@@ -97,10 +96,11 @@ class WidePrepare {
                 job.route = __ldcg(args_.list + job.place + lane_) & ~kWideAlone;
             return job;
         };
-        int number = jobs.take();
+        const bool one_round = counter == kWidePrepareJobs;  // where nobody waits for the number of another job
+        int number = one_round ? warp : jobs.take();
         Job job = job_of(number);
         while (number < total) {
-            number = jobs.take();
+            number = one_round ? number + warps : jobs.take();
             const Job next = job_of(number);
             prepare<Loads, Plain>(job);
             job = next;
@@ -125,8 +125,7 @@ class WidePrepare {
                 clear(TileRows(args_.intermediate, first, tile_rows, args_.down.padded_cols), job.place + i - first);
         }
         if (!wide_overlaps<false>(args_)) return;
-        ptx::fence_all_async();
-        __syncwarp();
+        __syncwarp();  // the copies' fence is the reader's
         if (job.route >= 0) WideCounts{{args_.tile_rows}}.add(tile.number, job.last - job.first);
     }
     template <int Loads, bool Plain>

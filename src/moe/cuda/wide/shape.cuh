@@ -46,8 +46,16 @@ struct WideShape {
     static constexpr bool kWholeStages = kMostRows <= 96;
     /// Up to 64 rows a stage is two parts of 128 columns (multiply_parts.cuh).
     static constexpr bool kParts = kMostRows <= 64;
+    /// Rows of x are prepared for so many units of each CTA before the first is multiplied, in halves: up to 64 rows a
+    /// unit is long enough for idle warps to prepare the others meanwhile.
+    static constexpr int kFirstHalfUnits = kParts ? 2 : 3;
     static_assert(kMostRows % kStepRows == 0 && kLeastRows % kStepRows == 0);
     static constexpr int kStrips = kWarpgroups * kStripsEach;
+    /// What ends of units need is brought into shared memory (unit_end.cuh).
+    static constexpr bool kBringsEnds = kParts && !Weights::kRounded && Combines_ == WideCombines::rows;
+    /// Units have all strips but the last one of a row tile, where a warpgroup may be without: with five strips they
+    /// take the time of six.
+    static constexpr bool kWholeUnits = kStrips == 6;
     static constexpr int kConsumerWarps = kWarpgroups * 4;
     /// Sums and operands of six strips leave no registers for what a unit's beginning and end need of the thread's
     /// place: kept in local memory that cost 3% (gpt-oss-120b, 1024 tokens).

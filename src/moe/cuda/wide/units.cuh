@@ -169,8 +169,13 @@ class WideWalk {
         unit.tile = tables_.tiles[expert_] + tile;
         unit.first = tables_.begins[expert_] + split.first(tile);
         unit.rows = split.rows_of(tile);
-        unit.strip = steps_ * part / units_ * step_;
-        unit.strips = min(steps_ * (part + 1) / units_ * step_, strips_) - unit.strip;
+        if constexpr (Shape::kWholeUnits) {
+            unit.strip = part * Shape::kStrips;
+            unit.strips = min(Shape::kStrips, strips_ - unit.strip);
+        } else {
+            unit.strip = steps_ * part / units_ * step_;
+            unit.strips = min(steps_ * (part + 1) / units_ * step_, strips_) - unit.strip;
+        }
         return unit;
     }
 

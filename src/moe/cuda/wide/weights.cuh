@@ -14,6 +14,7 @@
 #pragma once
 
 #include "moe/cuda/grouped/weights_4bit.cuh"
+#include "moe/cuda/wide/stage_scales.cuh"
 
 namespace tokamak::moe::cuda {
 
@@ -52,6 +53,8 @@ struct WideBf16 {
 /// What a lane holds of 128 columns of one strip.
 template <class Weights>
 struct WidePart {
+    static constexpr bool kOwnScales = true;
+    using StageScales = WideNoScales;
     typename Weights::Slab slabs[2];
 
     __device__ __forceinline__ static int scale_place(int slab, int lane) { return Weights::scale_place(slab, lane); }
@@ -60,52 +63,47 @@ struct WidePart {
         slabs[0].load(codes, scales, offset, 0);
         slabs[1].load(codes, scales, offset, 1);
     }
-    __device__ __forceinline__ void convert(std::uint32_t (&a)[2][4][4]) {
+    __device__ __forceinline__ void convert(const StageScales&, int, std::uint32_t (&a)[2][4][4]) {
         slabs[0].convert(a[0]);
         slabs[1].convert(a[1]);
     }
-    __device__ __forceinline__ void convert_first(std::uint32_t (&a)[4][4]) { slabs[0].convert(a); }
+    __device__ __forceinline__ void convert_first(const StageScales&, int, std::uint32_t (&a)[4][4]) {
+        slabs[0].convert(a);
+    }
 };
 
-/// mxfp4: each of the four lanes of a row makes the scales of 32 columns for all of them, 8 instructions instead of 14.
-struct WideMxfp4Part {
+/// The same where lanes take scales that others made.
+template <class Weights>
+struct WideScaledPart {
+    static constexpr bool kOwnScales = false;
+    using StageScales = WideStageScales<Weights>;
     uint4 words[2];
-    std::uint32_t codes;  ///< of rows g and g + 8, for columns 32t to 32t + 31
 
-    __device__ __forceinline__ static int scale_place(int slab, int lane) {
-        return Mxfp4Weights::scale_place(slab, lane) + lane % 4 / 2 * Mxfp4Weights::kTileBytes + lane % 2 * 2;
-    }
-    __device__ __forceinline__ void load(std::uint32_t from, std::uint32_t scales, int offset) {
+    __device__ __forceinline__ static int scale_place(int slab, int lane) { return StageScales::place(slab, lane); }
+    __device__ __forceinline__ void load(std::uint32_t codes, std::uint32_t, int offset) {
 #pragma unroll
         for (int block = 0; block < 2; ++block)
             asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
                          : "=r"(words[block].x), "=r"(words[block].y), "=r"(words[block].z), "=r"(words[block].w)
-                         : "r"(from + static_cast<std::uint32_t>(offset + block * Mxfp4Weights::kTileBytes))
+                         : "r"(codes + static_cast<std::uint32_t>(offset + block * Weights::kTileBytes))
                          : "memory");
-        asm volatile("{\n .reg .b16 h;\n ld.shared.b16 h, [%1];\n cvt.u32.u16 %0, h;\n}"
-                     : "=r"(codes)
-                     : "r"(scales + static_cast<std::uint32_t>(offset))
-                     : "memory");
     }
-    __device__ __forceinline__ void convert(std::uint32_t (&a)[2][4][4]) {
-        const std::uint32_t own = Mxfp4Weights::scale_set(codes, 0);
-        convert_block<0>(own, a[0]);
-        convert_block<1>(own, a[1]);
+    /// `number`: of the part, of a stage's two.
+    __device__ __forceinline__ void convert(const StageScales& scales, int number, std::uint32_t (&a)[2][4][4]) const {
+        convert_block(words[0], scales.of(number * 2), a[0]);
+        convert_block(words[1], scales.of(number * 2 + 1), a[1]);
     }
-    __device__ __forceinline__ void convert_first(std::uint32_t (&a)[4][4]) {
-        convert_block<0>(Mxfp4Weights::scale_set(codes, 0), a);
+    __device__ __forceinline__ void convert_first(const StageScales& scales, int number,
+                                                  std::uint32_t (&a)[4][4]) const {
+        convert_block(words[0], scales.of(number * 2), a);
     }
 
   private:
-    template <int Block>
-    __device__ __forceinline__ void convert_block(std::uint32_t own, std::uint32_t (&a)[4][4]) const {
-        const uint4& w = words[Block];
-        const std::uint32_t low = __shfl_sync(0xFFFFFFFFU, own, Block * 2, 4);
-        const std::uint32_t high = __shfl_sync(0xFFFFFFFFU, own, Block * 2 + 1, 4);
-        Mxfp4Weights::fragment(a[0], w.x, low);
-        Mxfp4Weights::fragment(a[1], w.y, low);
-        Mxfp4Weights::fragment(a[2], w.z, high);
-        Mxfp4Weights::fragment(a[3], w.w, high);
+    __device__ __forceinline__ static void convert_block(const uint4& w, const typename StageScales::Sets& sets,
+                                                         std::uint32_t (&a)[4][4]) {
+        const std::uint32_t all[4] = {w.x, w.y, w.z, w.w};
+#pragma unroll
+        for (int step = 0; step < 4; ++step) Weights::fragment(a[step], all[step], sets.of_step(step));
     }
 };
 
@@ -127,7 +125,7 @@ struct WideRounded4Bit : Wide4Bit<Weights> {
 };
 
 struct WideMxfp4 : Wide4Bit<Mxfp4Weights> {
-    using Part = WideMxfp4Part;
+    using Part = WideScaledPart<Mxfp4Weights>;
 };
 
 /// Stages of 256 columns.
@@ -142,6 +140,11 @@ struct WideNvfp4 : Nvfp4Weights {
     static constexpr bool kQuantized = false;
     static constexpr bool kConverted = false;
     static constexpr bool kRounded = false;
+};
+
+/// Up to 64 rows.
+struct WideNvfp4Parts : WideNvfp4 {
+    using Part = WideScaledPart<Nvfp4Weights>;
 };
 
 }  // namespace tokamak::moe::cuda

@@ -25,6 +25,9 @@ inline constexpr int kWideGroupRowBytes = 8;
 /// The same where rows are rounded to what e4m3 leaves.
 inline constexpr int kWideRoundRowBytes = kWideGroupRowBytes + 4;
 
+/// Units whose ends a CTA keeps what they need of (WideUnitEnd).
+inline constexpr int kWideEnds = 4;
+
 inline constexpr int kMostWideStages = 8;
 /// What is dealt to who asks: units of the phases, and jobs of what surrounds them.
 inline constexpr int kWideGateUpUnits = 0;
@@ -63,7 +66,8 @@ struct WideShared {
     int barriers = 0;  ///< [2, stages], one of no stage
     int facts = 0;     ///< WideFacts
     int patches = 0;   ///< [consumer warps, kWidePatchBytes]
-    int group = 0;     ///< WideGroupScratch, for quantised rows; WideRoundScratch for rounded ones
+    int group = 0;     ///< WideGroupScratch, for quantised rows; WideRoundScratch for rounded ones; [kWideEnds] of
+                       ///< WideUnitEnd where the warp that copies rows brings them
     int begins = 0;    ///< [local experts + 1]: first place of an expert in the list of routes
     int deals = 0;     ///< [kWideDeals] of WideDeal, then of what one CTA of a pair tells the other
     int tiles = 0;     ///< [local experts + 1]: row tiles before an expert
@@ -122,6 +126,8 @@ struct WideInstance {
     bool quantized = false;
     bool pairs = false;                   ///< clusters of two CTAs
     bool converted = false;               ///< weights, by CTAs of their own
+    int end_bytes = 0;                    ///< of WideUnitEnd, if it has that
+    int stage_cols = 0;                   ///< of a stage of the ring
     const void* atomic_kernel = nullptr;  ///< of the atomic combine, if that has its own
     const void* half_kernel = nullptr;    ///< which keeps rows of results in bf16 (launches.cpp says when), if any
 };

@@ -53,12 +53,27 @@ std::int64_t lay_out(std::int64_t experts, bool scaled, bool overlaps, WideVaria
     }
     if (variant.instance.quantized) shared.early = booking.take(8 * kWideTallBytes);
     if (variant.instance.converted) shared.slots = booking.take(kWideSlotBytes);
+    if (variant.instance.end_bytes > 0) shared.group = booking.take(kWideEnds * variant.instance.end_bytes);
     if (overlaps) shared.early = booking.take(std::int64_t{kWideIdleWarps} * kWideEarlyBytes);
     shared.deals = booking.take(std::int64_t{kWideDeals} * (kWideDealBytes + 8));
     shared.begins = booking.take((experts + 1) * 4);
     shared.tiles = booking.take((experts + 1) * 4);
     shared.bytes = static_cast<int>(booking.bytes);
     return booking.bytes;
+}
+
+/// Stages of a ring at most, where what the ends of units need is brought (WideUnitEnd): fewer than the units of as
+/// many turns have, one of which may be the end of a phase.
+int most_stages(const FusedMoeProblem& problem, const WideInstance& instance) {
+    if (instance.end_bytes == 0) return kMostWideStages;
+    const std::int64_t least =
+        (std::min(problem.hidden, problem.intermediate) + instance.stage_cols - 1) / instance.stage_cols;
+    return static_cast<int>(std::min<std::int64_t>(kMostWideStages, (kWideEnds - 1) * least - 1));
+}
+
+/// Bytes that building the lists takes at most: for each expert and for each route of a CTA's share.
+std::int64_t list_bytes(const FusedMoeProblem& problem, std::int64_t experts) {
+    return 12 * experts + 4 * std::min(kMostCtaRoutes, problem.max_tokens * problem.top_k);
 }
 
 }  // namespace
@@ -121,10 +136,12 @@ std::vector<WideVariant> wide_variants(const FusedMoeProblem& problem, std::size
     if (experts > kMostExperts) return variants;
     for (const WideInstance& instance : wide_instances(problem.weights, problem.quantize_activations)) {
         const bool overlaps = !instance.quantized && problem.intermediate >= kWideOverlapCols;
-        WideVariant variant{.instance = instance, .stages = kMostWideStages, .shared = {}};
+        WideVariant variant{.instance = instance, .stages = most_stages(problem, instance), .shared = {}};
         while (variant.stages >= kLeastStages && lay_out(experts, problem.quantize_activations, overlaps, variant) >
                                                      static_cast<std::int64_t>(shared_limit))
             --variant.stages;
+        // Two stages of few rows are less than two of many.
+        if (instance.end_bytes > 0 && list_bytes(problem, experts) > variant.stages * instance.stage_bytes) continue;
         if (instance.converted && convert_bytes(problem) > variant.stages * instance.stage_bytes) continue;
         if (variant.stages >= kLeastStages) variants.push_back(variant);
     }

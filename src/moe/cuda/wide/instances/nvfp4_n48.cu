@@ -4,7 +4,7 @@
 
 namespace tokamak::moe::cuda {
 WideInstance wide_nvfp4_n48() {
-    WideInstance instance = wide_instance<WideShape<WideNvfp4, 32, 8, 48, WideCombines::rows, 3, 2>>("wide_n48");
+    WideInstance instance = wide_instance<WideShape<WideNvfp4Parts, 32, 8, 48, WideCombines::rows, 3, 2>>("wide_n48");
     instance.atomic_kernel = wide_nvfp4_n48_atomic().kernel;
     return instance;
 }

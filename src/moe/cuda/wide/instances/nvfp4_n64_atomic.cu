@@ -4,6 +4,6 @@
 
 namespace tokamak::moe::cuda {
 WideInstance wide_nvfp4_n64_atomic() {
-    return wide_instance<WideShape<WideNvfp4, 32, 8, 64, WideCombines::atomic>>("wide_n64");
+    return wide_instance<WideShape<WideNvfp4Parts, 32, 8, 64, WideCombines::atomic>>("wide_n64");
 }
 }  // namespace tokamak::moe::cuda
