@@ -215,10 +215,17 @@ TEST(SparseAttentionChoice, SplitsThatAreNoClusterTakeAsManyTokensAsRunAtOnce) {
     EXPECT_EQ(grid_tokens(sixteen, 128, 31), 0);
     SparseAttentionProblem problem = problem_of(64, {2048});
     EXPECT_GT(predicted_us(sixteen, problem, 9, kMultiprocessors), predicted_us(sixteen, problem, 8, kMultiprocessors));
+    const auto reason = [&](const char* name) {
+        for (const auto& [variant, why] : refused_configs({}, problem, false))
+            if (variant == name) return why;
+        return std::string();
+    };
+    problem.pools[0].top_k = 2056;
+    EXPECT_EQ(reason("grid_decode_h64_s8"), "its shares would be longer than 256 rows");
+    EXPECT_TRUE(std::ranges::any_of(legal_configs(64, &anything_fits, problem),
+                                    [&](const SparseConfig& config) { return config == sixteen; }));
     problem.pools[0].format = KvFormat::bf16;
-    for (const auto& [variant, reason] : refused_configs({}, problem, false))
-        EXPECT_TRUE(variant != "grid_decode_h64_s8" || reason == "the grid form of 64 heads is for fp8 rows of 576")
-            << reason;
+    EXPECT_EQ(reason("grid_decode_h64_s8"), "the grid form of 64 heads is for fp8 rows of 576");
 }
 
 TEST(SparseAttentionChoice, FewTokensOfManyHeadsAndFp8RowsOf512TakeTheGrid) {

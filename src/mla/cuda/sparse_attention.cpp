@@ -30,7 +30,7 @@ namespace decode = sparse_decode;
 using tokamak::cuda::check;
 
 static_assert(kFewHeads == grid_decode::kGridHeads && kFewSplits == grid_decode::kGridSplits &&
-              kFewRows == grid_decode::kGridRows);
+              kFewRows == grid_decode::kGridRows && kGridRows == wide_decode::kMostShare);
 
 constexpr std::size_t kSharedBytes = 232448;  ///< of a Hopper multiprocessor, for one block
 
@@ -119,7 +119,9 @@ Kernel direct_kernel_of(const SparseConfig& config, const SparseAttentionProblem
 }
 
 Kernel grid_kernel_of(const SparseConfig& config, const SparseAttentionProblem& problem) {
-    const wide_decode::FewKernel few = config.heads == kFewHeads ? grid_decode::grid_512() : wide_decode::few_576();
+    const wide_decode::FewKernel few = config.heads == kFewHeads
+                                           ? grid_decode::grid_512()
+                                           : wide_decode::few_576(columns_of_split(problem, config.splits));
     Kernel kernel = single_layout(few.kernel, config, problem);
     kernel.shared.weights = few.kernel.weights;
     kernel.published_bytes = few.published_bytes;

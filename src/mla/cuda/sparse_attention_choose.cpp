@@ -112,6 +112,10 @@ std::int64_t selected_columns(const SparseAttentionProblem& problem) {
     return columns;
 }
 
+std::int64_t columns_of_split(const SparseAttentionProblem& problem, int splits) {
+    return ((selected_columns(problem) + splits - 1) / splits + 7) / 8 * 8;
+}
+
 std::string to_string(const SparseConfig& config) {
     if (config.rows > 0) return fmt::format("flat_decode_r{}_h{}_s{}", config.rows, config.heads, config.splits);
     const char* const form = config.direct ? "direct" : config.paired ? "paired" : config.grid ? "grid" : "sparse";
@@ -183,9 +187,9 @@ std::string pointless(const SparseConfig& config, const SparseAttentionProblem& 
     if (config.heads > 8 && config.heads / 2 >= problem.heads) return "half of its heads or more would be padding";
     // 24 heads are for 128, of which clusters of 16 blocks with 16 heads do not run at once.
     if (config.heads == 24 && problem.heads <= 96) return "other head counts divide the heads better";
-    // Shares are multiples of eight columns.
-    const std::int64_t share = ((selected_columns(problem) + config.splits - 1) / config.splits + 7) / 8 * 8;
-    const int most = config.grid && config.heads == kFewHeads ? kFewRows : config.rows;
+    const std::int64_t share = columns_of_split(problem, config.splits);
+    const int of_grid = config.heads == kFewHeads ? kFewRows : kGridRows;
+    const int most = config.grid ? of_grid : config.rows;
     if (most > 0 && share > most) return fmt::format("its shares would be longer than {} rows", most);
     if (config.rows > kFlatRows[0] && share <= config.rows / 2) return "its shares fit into fewer rows";
     if (config.rows == kFlatRows[2] && problem.dim != 576) return "so many rows fit only as fp8 rows of 576";

@@ -37,6 +37,7 @@ inline constexpr int kPairedHeads = 64;
 inline constexpr int kDirectSplits[] = {1, 2, 4, 8, 16};
 inline constexpr int kWideSplits[] = {1, 2, 4, 6, 8};
 inline constexpr int kGridSplits[] = {8, 16};  ///< of kWideHeads heads
+inline constexpr int kGridRows = 256;          ///< their longest share
 inline constexpr int kFewHeads = 32;           ///< of the grid form for fp8 rows of 512
 inline constexpr int kFewSplits = 8;
 inline constexpr int kFewRows = 80;  ///< its longest share
@@ -53,6 +54,9 @@ int sparse_splits(int splits);
 
 /// Selected rows of a token, by all pools together.
 std::int64_t selected_columns(const SparseAttentionProblem& problem);
+
+/// Those of a split: a multiple of eight.
+std::int64_t columns_of_split(const SparseAttentionProblem& problem, int splits);
 
 /// "sparse_decode_h16_s8", "flat_decode_r128_h32_s16", "direct_decode_h16_s2", "paired_decode_h64_s1",
 /// "grid_decode_h64_s16", "grid_decode_h32_s8".

@@ -11,8 +11,8 @@ namespace tokamak::mla::cuda::wide_decode {
 
 /// Where the first scales of a lane's rows are, rows 8 j + 2 (lane % 4) and the next of each tile j; further ones
 /// behind.
-__device__ __forceinline__ std::uint32_t scales_of_rows(std::uint32_t base, int stage, int lane) {
-    return base + FewLayout::kScales + (stage * kRowBlock + 2 * (lane & 3)) * FewLayout::kScaleBytes;
+__device__ __forceinline__ std::uint32_t scales_of_rows(std::uint32_t base, int block, int lane) {
+    return base + FewLayout::kScales + (block * kRowBlock + 2 * (lane & 3)) * FewLayout::kScaleBytes;
 }
 __device__ __forceinline__ float2 row_scales(std::uint32_t scales, int j) {
     float2 of;
@@ -28,18 +28,19 @@ class FewExactScores {
 
   public:
     /// `head`: the first of the lane's two.
-    __device__ __forceinline__ FewExactScores(std::uint32_t base, int stage, int head, int lane)
+    __device__ __forceinline__ FewExactScores(std::uint32_t base, int block, int head, int lane)
         : head_(exact_anew(head)),
           lane_(exact_anew(lane)),
-          stage_(stage),
+          block_(block),
           base_(exact_anew(base)),
-          rows_(exact_anew(base) + FewLayout::kRows + stage * FewLayout::kStageBytes) {}
+          rows_(exact_anew(base) + FewLayout::kRows + block * FewLayout::kBlockBytes),
+          rotary_(exact_anew(base) + FewLayout::kRotary + block % kRotaryPlaces * kSlabBytes) {}
 
     __device__ __forceinline__ void compute(float (&score)[kTiles][4]) const {
         clear(score);
 #pragma unroll 1
         for (int k = 0; k < 4; ++k) add_rotary(k, score);
-        std::uint32_t scales = scales_of_rows(base_, stage_, lane_);
+        std::uint32_t scales = scales_of_rows(base_, block_, lane_);
 #pragma unroll 1
         for (int g = 0; g < kCodeSlabs; ++g, scales += sizeof(float)) {
             float sums[kTiles][4];
@@ -84,7 +85,7 @@ class FewExactScores {
     __device__ __forceinline__ void add_rotary(int k, float (&sums)[kTiles][4]) const {
         const int chunk = 2 * k + lane_ % 4 / 2;
         const std::uint32_t of_heads = base_ + kRotaryQueries * kSlabBytes + swizzled(head_, chunk) + lane_ % 2 * 8;
-        const std::uint32_t of_rows = rows_ + kRotarySlab * kSlabBytes + swizzled(lane_ / 4, chunk) + lane_ % 2 * 8;
+        const std::uint32_t of_rows = rotary_ + swizzled(lane_ / 4, chunk) + lane_ % 2 * 8;
         const uint2 low = load_shared_8(of_heads);
         const uint2 high = load_shared_8(of_heads + 8 * 128);
         const std::uint32_t a[4] = {low.x, high.x, low.y, high.y};
@@ -95,8 +96,8 @@ class FewExactScores {
         }
     }
 
-    int head_, lane_, stage_;
-    std::uint32_t base_, rows_;
+    int head_, lane_, block_;
+    std::uint32_t base_, rows_, rotary_;
 };
 
 }  // namespace tokamak::mla::cuda::wide_decode

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The wide decode kernel for few tokens: so many splits that their blocks take the whole chip, which clusters do not.
 // All blocks run at once (a cooperative launch), and the splits exchange their sums by way of the caller's workspace.
-// Two warpgroups score a block of rows each, make weights together and add values; one brings rows, tells sums and
-// stores parts. See docs/kernels/sparse_mla_wide_few.md.
+// All rows of a split are in shared memory at once. Two warpgroups score every other block of them, make weights
+// together and add values; one brings rows, tells sums and exchanges the first half of the output. See
+// docs/kernels/sparse_mla_wide_few.md.
 #pragma once
 
 #include "mla/cuda/wide_decode/few_bring.cuh"
@@ -13,11 +14,15 @@ namespace tokamak::mla::cuda::wide_decode {
 
 __device__ __forceinline__ void init_few(FewControl& control) {
 #pragma unroll
-    for (int stage = 0; stage < kRing; ++stage) {
-        ptx::barrier_init(&control.full[stage], kFewBringers);
-        ptx::barrier_init(&control.counted[stage], kFewBringers / 32);
-        ptx::barrier_init(&control.settled[stage], kFewBringers / 32);
-        ptx::barrier_init(&control.read[stage], kFewMath / 32);
+    for (int block = 0; block < kFewBlocks; ++block) {
+        ptx::barrier_init(&control.full[block], kFewBringers);
+        ptx::barrier_init(&control.counted[block], kFewBringers / 32);
+        ptx::barrier_init(&control.settled[block], kFewBringers / 32);
+    }
+#pragma unroll
+    for (int place = 0; place < kRotaryPlaces; ++place) {
+        ptx::barrier_init(&control.rotary_full[place], kFewBringers);
+        ptx::barrier_init(&control.rotary_read[place], kFewMath / 2 / 32);
     }
     ptx::fence_barrier_init();
 }
@@ -30,19 +35,16 @@ __device__ __forceinline__ void keep_params(const Params& params, Params& kept, 
         reinterpret_cast<std::uint32_t*>(&kept)[word] = reinterpret_cast<const std::uint32_t*>(&params)[word];
 }
 
-/// What the bringing warps do when all weights are made: two see to the output, two have a head each thread.
-__device__ __forceinline__ void exchange_few(const Params& params, FewControl& control, std::uint32_t base,
-                                             const WidePlace& place, const Board& board, int warp, int lane) {
-    if (warp < 2) {
-        ptx::named_barrier(kFewStagedBarrier, kFewMath + 64);
-        board.store_staged(place.rank, OwnedRows(params, place.rank), base, warp, lane);
-        ptx::named_barrier(kFewStoredBarrier, kFewMath + 64);
-        if (warp != 0) return;
-        board.raise(place.rank, kOutFlag, params.splits, lane);
-        board.await(place.rank, kOutFlag, params.splits, lane);
-        ptx::named_barrier_arrive(kFewReadyBarrier, kFewMath + 96);
-        return;
-    }
+/// What parts are divided by, as an exponent of 2: weights are at most 1, values are below 2^15, a share has fewer rows
+/// than 2^(32 - leading zeros).
+__device__ __forceinline__ int part_shift(const Params& params) { return 32 - __clz(params.first.share + 8); }
+__device__ __forceinline__ float part_back(const Params& params) {
+    return power_of(kUnitExponent + part_shift(params));
+}
+
+/// Sums of heads; a thread has a head each.
+__device__ __forceinline__ void exchange_sums(const Params& params, FewControl& control, const WidePlace& place,
+                                              const Board& board, int warp, int lane) {
     const int h = warp * 32 - 64 + lane;
     const int head = place.first_head + h;
     const bool real = head < params.heads;
@@ -55,8 +57,30 @@ __device__ __forceinline__ void exchange_few(const Params& params, FewControl& c
     const float sink = real ? sink_of(params, head) : -kInfinity;
     ptx::named_barrier(kFewHeadsBarrier, 64);
     const HeadSums sums = merge_published(board, control, params.splits, h, sink);
-    ptx::named_barrier_arrive(kFewReadyBarrier, kFewMath + 96);
+    ptx::named_barrier_arrive(kFewReadyBarrier, kFewMath + 64);
     if (real && place.rank == 0) store_statistics(params, place.token, head, sums, sink);
+}
+
+/// What the bringing warps do when all weights are made: two have a head each thread, two see to the first half of the
+/// output, which all of them add up.
+__device__ __forceinline__ void exchange_few(const Params& params, FewControl& control, std::uint32_t base,
+                                             const WidePlace& place, const Board& board, int warp, int lane) {
+    const OwnedRows own(params, place.rank);
+    const std::uint32_t staged = base + FewLayout::kStaged;
+    if (warp < 2) {
+        ptx::named_barrier(kFewStagedBarrier, kFewMath + 64);
+        board.store_staged(place.rank, own, staged, warp, lane);
+        ptx::named_barrier(kFewFirstBarrier, 64);
+        if (warp == 0) {
+            board.raise(place.rank, kFirstFlag, params.splits, lane);
+            board.await(place.rank, kFirstFlag, params.splits, lane);
+        }
+    } else {
+        exchange_sums(params, control, place, board, warp, lane);
+    }
+    ptx::named_barrier(kFewMergedBarrier, kFewBringers);
+    const Gather gather = {params, control, board, place, part_back(params)};
+    gather.add_up_all<2>(0, own, staged + own.first * kRowBytes, warp, kFewBringers / 32, lane);
 }
 
 /// Whether the device count takes the block's token away.
@@ -68,13 +92,14 @@ __device__ __forceinline__ Board board_of(const Params& params, const Published&
     return {params, published, static_cast<int>(blockIdx.z * gridDim.y + blockIdx.y)};
 }
 
+template <int Pairs>
 __device__ __forceinline__ void bring_few(const Params& params, const Published& published, FewControl& control,
                                           std::uint32_t base, const WidePlace& place, int warp, int lane) {
-    FewBringer bringer(params, control, base, place.token, place.rank, warp, lane);
+    FewBringer<Pairs> bringer(params, control, base, place.token, place.rank, warp, lane);
     if (leaves(params, place)) return;
     ptx::named_barrier(kFewStartBarrier, kFewThreads);
-    bringer.ask_first();
-    bringer.run(bringer.blocks(params, place.rank));
+    bringer.ask();
+    bringer.settle_all();
     ptx::named_barrier(kFewSumsBarrier, kFewThreads);
     exchange_few(control.params, control, base, place, board_of(control.params, published), warp, lane_anew());
 }
@@ -103,17 +128,7 @@ __device__ __forceinline__ void settle_few_queries(const Params& params, FewCont
     ptx::fence_shared_async();
 }
 
-__device__ __forceinline__ Stage next_stage(Stage stage) {
-    stage.advance(kRing);
-    return stage;
-}
-
-/// What parts are divided by, as an exponent of 2: values are below 2^15, a share has fewer rows than 2^(32 - leading
-/// zeros).
-__device__ __forceinline__ int part_shift(const Params& params) {
-    return kPatienceBits + 32 - __clz(params.first.share + 8);
-}
-
+template <int Pairs>
 __device__ __forceinline__ void calculate_few(const Params& params, const Published& published, FewControl& control,
                                               std::uint32_t base, const WidePlace& place, int warp, int lane) {
     keep_params(params, control.params, warp, lane);
@@ -122,50 +137,40 @@ __device__ __forceinline__ void calculate_few(const Params& params, const Publis
     if (warp >= 4) copy_few_queries(params, base, place, warp, lane);
     ptx::named_barrier(kFewStartBarrier, kFewThreads);
     if (warp < 4) copy_few_queries(params, base, place, warp, lane);
-    const int blocks = __shfl_sync(~0U, few_blocks(params, place.rank, live_of(params, place.token)), 0);
     const Board board = board_of(params, published);
     settle_few_queries(params, control, base, warp, lane);
     ptx::named_barrier(kFewQueriesBarrier, kFewMath);
-    const int group = warp / 4;
-    FewScorer scorer(control, base, group, warp % 4);
-    HalfSums near = {};
-    HalfSums far = {};
+    FewScorer(control, base, warp / 4, warp % 4).template run<Pairs>();
+    ptx::named_barrier(kFewWeightsBarrier, kFewMath);
+    ptx::named_barrier_arrive(kFewSumsBarrier, kFewThreads);
     const float forth = power_of(kUnitExponent - part_shift(params));
-    Stage stage;
-#pragma unroll 1
-    for (int block = 0;; block += 2) {
-        const Stage own = group == 0 ? stage : next_stage(stage);
-        const bool last = block + 2 >= blocks;
-        if (scorer.run(own, block + group < blocks, last)) {
-            scale_half(near, control.correction, lane_anew());
-            scale_half(far, control.correction, lane_anew());
-        }
-        if (last) ptx::named_barrier_arrive(kFewSumsBarrier, kFewThreads);
-        const int other = block + 1 < blocks ? next_stage(stage).index : stage.index;
-        add_half(ValuePlace(control, base, warp, 0, lane_anew()), stage.index, other, near);
-        if (last) {
-            stage_half(near, forth, base + warp * (kHeads / 8 * kRowBytes) + lane_anew() * 16);
-            ptx::named_barrier_arrive(kFewStagedBarrier, kFewMath + 64);
-        }
-        add_half(ValuePlace(control, base, warp, 1, lane_anew()), stage.index, other, far);
-        if (last) break;
-        __syncwarp();
-        if (lane_anew() == 0) {
-            ptx::barrier_arrive(&control.read[stage.index]);
-            ptx::barrier_arrive(&control.read[other]);
-        }
-        stage = next_stage(next_stage(stage));
-    }
     const OwnedRows own(control.params, place.rank);
+    HalfSums sums;
+#pragma unroll 1
+    for (int half = 0; half < 2; ++half) {
+        clear_half(sums);
+        ValuePlace values(control, base, warp, half, lane_anew());
+#pragma unroll 1
+        for (int pair = 0; pair < Pairs; ++pair, values.next_pair()) add_pair(values, sums);
+        if (half == 1) break;
+        stage_half(sums, forth, base + FewLayout::kStaged + warp * (kHeads / 8 * kRowBytes) + lane_anew() * 16);
+        ptx::named_barrier_arrive(kFewStagedBarrier, kFewMath + 64);
+    }
+    const std::uint32_t kept = base + FewLayout::kKept;
 #pragma unroll
     for (int j = 0; j < kHeads / 8; ++j)
-        board.store(place.rank, own, base, kHalfRows + warp * (kHeads / 8) + j, packed(far, forth, j), lane_anew());
-    ptx::named_barrier_arrive(kFewStoredBarrier, kFewMath + 64);
-    const float back = power_of(kUnitExponent + part_shift(params));
-    gather_published(control.params, control, board, base, place, back, warp, lane_anew(),
-                     [] { ptx::named_barrier(kFewReadyBarrier, kFewMath + 96); });
+        board.store(place.rank, own, kept, warp * (kHeads / 8) + j, packed(sums, forth, j), lane_anew());
+    ptx::named_barrier(kFewStoredBarrier, kFewMath);
+    if (warp == 0) {
+        board.raise(place.rank, kSecondFlag, control.params.splits, lane_anew());
+        board.await(place.rank, kSecondFlag, control.params.splits, lane_anew());
+    }
+    ptx::named_barrier(kFewReadyBarrier, kFewMath + 64);
+    const Gather gather = {control.params, control, board, place, part_back(params)};
+    gather.add_up_all<1>(1, own, kept, warp, kFewMath / 32, lane_anew());
 }
 
+template <int Pairs>
 __global__ void __launch_bounds__(kFewThreads, 1)
     few_decode(const __grid_constant__ Params params, const __grid_constant__ Published published) {
     extern __shared__ __align__(1024) unsigned char shared[];
@@ -177,10 +182,10 @@ __global__ void __launch_bounds__(kFewThreads, 1)
     constexpr int kMathWarps = kFewMath / 32;
     if (warp >= kMathWarps) {
         ptx::set_registers<kFewThreads, kFewBringRegisters>();
-        bring_few(params, published, control, base, place, warp - kMathWarps, lane_anew());
+        bring_few<Pairs>(params, published, control, base, place, warp - kMathWarps, lane_anew());
     } else {
         ptx::set_registers<kFewThreads, kFewMathRegisters>();
-        calculate_few(params, published, control, base, place, warp, lane_anew());
+        calculate_few<Pairs>(params, published, control, base, place, warp, lane_anew());
     }
 }
 

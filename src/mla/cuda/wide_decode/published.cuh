@@ -15,7 +15,7 @@ inline constexpr int kRowBytes = 512;  ///< an item row: of each lane, four dime
 inline constexpr int kHalfRows =
     8 * kHeads / 8;  ///< item rows of half of a block's output: by part, then by pair of heads
 inline constexpr int kHalfBytes = kHalfRows * kRowBytes;
-enum : int { kOutFlag, kSumsFlag, kFlagKinds };
+enum : int { kFirstFlag, kSecondFlag, kSumsFlag, kFlagKinds };  ///< by half of the output; sums of heads
 inline constexpr int kFlagBytes = kFlagKinds * kMostPublished * static_cast<int>(sizeof(std::uint64_t));
 inline constexpr int kPublishedBytes = 2 * kHalfBytes + kHeads * static_cast<int>(sizeof(float2)) + kFlagBytes;
 
@@ -35,7 +35,7 @@ __device__ __forceinline__ uint4 load_published(const std::uint8_t* at, bool on)
     return v;
 }
 
-/// An item: a lane's sums of heads 8 j + 2 (lane % 4) and the next, four dimensions each, in f16.
+/// An item: a lane's sums of heads 8 j + 2 (lane % 4) and the next, two dimensions of both tiles each, in f16.
 __device__ __forceinline__ uint4 packed(const HalfSums& sums, float factor, int j) {
     const auto word = [&](int w) {
         return pack_f16(sums[w % 2][4 * j + w / 2] * factor, sums[w % 2][4 * j + 2 + w / 2] * factor);
@@ -49,13 +49,13 @@ __device__ __forceinline__ void stage_half(const HalfSums& sums, float factor, s
     for (int j = 0; j < kHeads / 8; ++j) store_shared(to + j * kRowBytes, packed(sums, factor, j));
 }
 
-/// Item rows that a split adds up. Its own parts of them stay in shared memory.
+/// Item rows of half of the output that a split adds up. Its own parts of them stay in shared memory.
 struct OwnedRows {
     int first, last;
     __device__ __forceinline__ OwnedRows(const Params& params, int rank) {
-        const int owned = over_splits(params, 2 * kHalfRows + params.splits - 1);
+        const int owned = over_splits(params, kHalfRows + params.splits - 1);
         first = rank * owned;
-        last = min(2 * kHalfRows, first + owned);
+        last = min(kHalfRows, first + owned);
     }
     [[nodiscard]] __device__ __forceinline__ bool has(int row) const { return row >= first && row < last; }
 };
@@ -77,14 +77,13 @@ class Board {
         return reinterpret_cast<std::uint64_t*>(sums(split) + kHeads) + kind * kMostPublished + reader;
     }
 
-    /// Item row `row`; into its place at `kept` if the split owns it.
+    /// Item row `row` of the second half; to its place at `kept` if the split owns it.
     __device__ __forceinline__ void store(int split, const OwnedRows& own, std::uint32_t kept, int row,
                                           const uint4& item, int lane) const {
-        const int at = row * kRowBytes + lane * 16;
         if (own.has(row))
-            store_shared(kept + at, item);
+            store_shared(kept + (row - own.first) * kRowBytes + lane * 16, item);
         else
-            store_published(items(split, 0) + at, item);
+            store_published(items(split, 1) + row * kRowBytes + lane * 16, item);
     }
 
     /// The first half, staged in shared memory, by two warps: the math warps' own stores would keep what they read then
@@ -153,79 +152,91 @@ __device__ __forceinline__ HeadSums merge_published(const Board& board, FewContr
     return all;
 }
 
-/// Adds up the item rows that this split owns and stores them; by the math warps. A lane has sixteen items in flight:
-/// of up to sixteen splits, or of up to eight, and of two rows. Sums are f16 as the parts are. `ready()` is awaited
-/// when addresses are known.
-template <typename Ready>
-__device__ __forceinline__ void gather_published(const Params& params, const FewControl& control, const Board& board,
-                                                 std::uint32_t kept, const WidePlace& place, float back, int warp,
-                                                 int lane, const Ready& ready) {
-    constexpr int kWarps = kFewMath / 32;
-    const int splits = params.splits;
-    const bool deep = splits > kMostPublished / 2;
-    const OwnedRows own(params, place.rank);
-    const auto half_of = [](const std::uint32_t& two) { return *reinterpret_cast<const __half2*>(&two); };
-    bool waited = false;
-#pragma unroll 1
-    for (int row = own.first + warp; row < own.last; row += deep ? kWarps : 2 * kWarps) {
-        const std::uint8_t* const from = board.items(0, 0) + row * kRowBytes + lane * 16;
-        const auto source_of = [&](int k) { return deep ? k : k % 8; };
-        const auto counts = [&](int k) {
-            return source_of(k) < splits && source_of(k) != place.rank && (deep || k < 8 || row + kWarps < own.last);
-        };
-        const auto head_of = [&](int set) { return (row + set * kWarps) % 8 * 8 + 2 * (lane & 3); };
-        const int heads[2] = {head_of(0), head_of(deep ? 0 : 1)};
-        std::int64_t to[2];
+/// Adds up item rows of all splits and stores them.
+struct Gather {
+    const Params& params;
+    const FewControl& control;
+    const Board& board;
+    const WidePlace& place;
+    float back;  ///< what parts were divided by
+
+    /// Rows `row` and, of two, `row + step` of half `half`; this split's part of a row is at `kept`, of the other
+    /// `step` rows further. `AtOnce`: splits whose items a lane has in flight.
+    template <int AtOnce, int Rows>
+    __device__ __forceinline__ void add_up(int half, int row, int step, int last, std::uint32_t kept, int lane) const {
+        __half2 sums[Rows][4] = {};
+        const std::uint8_t* const from = board.items(0, half) + row * kRowBytes + lane * 16;
+        uint4 v[Rows][AtOnce];
 #pragma unroll
-        for (int set = 0; set < 2; ++set) {
-            const int r = row + set * kWarps;
-            const int dim = r / 8 % 8 * 64 + r / kHalfRows * 32 + lane / 4 * 4;
-            to[set] =
-                place.token * params.out_token_stride + (place.first_head + heads[set]) * params.out_head_stride + dim;
-            asm volatile("" : "+l"(to[set]));  // found before the wait
+        for (int r = 0; r < Rows; ++r)
+#pragma unroll
+            for (int k = 0; k < AtOnce; ++k)
+                v[r][k] = load_published(from + r * step * kRowBytes + k * kPublishedBytes,
+                                         k < params.splits && k != place.rank && row + r * step < last);
+#pragma unroll
+        for (int r = 0; r < Rows; ++r) {
+            const int head = (row + r * step) % 8 * 8 + 2 * (lane & 3);
+            add(sums[r], place.rank, head, load_shared_16(kept + r * step * kRowBytes + lane * 16));
+#pragma unroll
+            for (int k = 0; k < AtOnce; ++k) add(sums[r], k, head, v[r][k]);
         }
-        if (!waited) ready();
-        waited = true;
-        uint4 v[kMostPublished];
 #pragma unroll
-        for (int k = 0; k < kMostPublished; ++k)
-            v[k] = load_published(from + source_of(k) * kPublishedBytes + (deep ? 0 : k / 8 * (kWarps * kRowBytes)),
-                                  counts(k));
-        __half2 sums[2][4] = {};
-        const auto add = [&](int set, int source, const uint4& item) {
-            const uint2 share = *reinterpret_cast<const uint2*>(&control.part_factor[source][heads[set]]);
-            sums[set][0] = __hfma2(half_of(item.x), half_of(share.x), sums[set][0]);
-            sums[set][1] = __hfma2(half_of(item.y), half_of(share.x), sums[set][1]);
-            sums[set][2] = __hfma2(half_of(item.z), half_of(share.y), sums[set][2]);
-            sums[set][3] = __hfma2(half_of(item.w), half_of(share.y), sums[set][3]);
-        };
-        const std::uint32_t own_item = kept + row * kRowBytes + lane * 16;
-        add(0, place.rank, load_shared_16(own_item));
-        if (!deep && row + kWarps < own.last) add(1, place.rank, load_shared_16(own_item + kWarps * kRowBytes));
-#pragma unroll
-        for (int k = 0; k < kMostPublished; ++k) add(k / 8, source_of(k), v[k]);
-#pragma unroll
-        for (int set = 0; set < 2; ++set) {
-            if (set == 1 && (deep || row + kWarps >= own.last)) break;
-            const int r = row + set * kWarps;
-            if (r / 8 % 8 * 64 + r / kHalfRows * 32 + lane / 4 * 4 >= params.value_dim) continue;
-#pragma unroll
-            for (int e = 0; e < 2; ++e) {
-                const float factor = control.factor[heads[set] + e] * back;
-                float out[4];
-#pragma unroll
-                for (int w = 0; w < 2; ++w) {
-                    const __half2 sum = deep ? __hadd2(sums[0][2 * e + w], sums[1][2 * e + w]) : sums[set][2 * e + w];
-                    const float2 two = __half22float2(sum);
-                    out[2 * w] = two.x * factor;
-                    out[2 * w + 1] = two.y * factor;
-                }
-                if (place.first_head + heads[set] + e < params.heads)
-                    sparse_decode::store_dims(params, to[set] + e * params.out_head_stride, out);
-            }
+        for (int r = 0; r < Rows; ++r)
+            if (row + r * step < last) store(sums[r], half, row + r * step, lane);
+    }
+    /// By all of `warps` warps.
+    template <int Rows>
+    __device__ __forceinline__ void add_up_all(int half, const OwnedRows& own, std::uint32_t kept, int warp, int warps,
+                                               int lane) const {
+        const bool deep = params.splits > kMostPublished / 2;
+#pragma unroll 1
+        for (int row = own.first + warp; row < own.last; row += deep ? warps : Rows * warps) {
+            const std::uint32_t at = kept + (row - own.first) * kRowBytes;
+            if (deep)
+                add_up<kMostPublished, 1>(half, row, warps, own.last, at, lane);
+            else
+                add_up<kMostPublished / 2, Rows>(half, row, warps, own.last, at, lane);
         }
     }
-    if (!waited) ready();
-}
+
+  private:
+    __device__ __forceinline__ void add(__half2 (&sums)[4], int source, int head, const uint4& item) const {
+        const uint2 share = *reinterpret_cast<const uint2*>(&control.part_factor[source][head]);
+        sums[0] = __hfma2(two(item.x), two(share.x), sums[0]);
+        sums[1] = __hfma2(two(item.y), two(share.x), sums[1]);
+        sums[2] = __hfma2(two(item.z), two(share.y), sums[2]);
+        sums[3] = __hfma2(two(item.w), two(share.y), sums[3]);
+    }
+    __device__ __forceinline__ void store(__half2 (&sums)[4], int half, int row, int lane) const {
+        // Lanes of neighbouring dimensions exchange tiles: four dimensions side by side each.
+        const bool odd = lane / 4 % 2 != 0;
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+            const std::uint32_t words[2] = {bits_of(sums[2 * e]), bits_of(sums[2 * e + 1])};
+            const std::uint32_t other = __shfl_xor_sync(~0U, odd ? words[0] : words[1], 4);
+            const std::uint32_t low = odd ? other : words[0];
+            const std::uint32_t high = odd ? words[1] : other;
+            sums[2 * e] = two(low);
+            sums[2 * e + 1] = two(high);
+        }
+        const int head = row % 8 * 8 + 2 * (lane & 3);
+        const int dim = row / 8 * 64 + half * 32 + lane / 4 % 2 * 16 + lane / 8 * 4;
+        if (dim >= params.value_dim) return;
+        const std::int64_t to =
+            place.token * params.out_token_stride + (place.first_head + head) * params.out_head_stride + dim;
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+            if (place.first_head + head + e >= params.heads) break;
+            const float factor = control.factor[head + e] * back;
+            const float2 low = __half22float2(sums[2 * e]);
+            const float2 high = __half22float2(sums[2 * e + 1]);
+            const float out[4] = {low.x * factor, low.y * factor, high.x * factor, high.y * factor};
+            sparse_decode::store_dims(params, to + e * params.out_head_stride, out);
+        }
+    }
+    __device__ __forceinline__ static __half2 two(const std::uint32_t& halves) {
+        return *reinterpret_cast<const __half2*>(&halves);
+    }
+};
 
 }  // namespace tokamak::mla::cuda::wide_decode

@@ -121,6 +121,8 @@ class ShareRows {
         return reinterpret_cast<const std::uint8_t*>(
             __shfl_sync(~0U, reinterpret_cast<unsigned long long>(own_.values), block % kBlocks * kPerWarp + r));
     }
+    /// Of the pair turned to last: bit 16 b + r, row r of its block b takes part.
+    [[nodiscard]] __device__ __forceinline__ unsigned all_valid() const { return valid_; }
     /// Bit r: row r of the block takes part.
     [[nodiscard]] __device__ __forceinline__ unsigned valid(int block) const {
         return valid_ >> block % kBlocks * kPerWarp & ((1U << kPerWarp) - 1);
