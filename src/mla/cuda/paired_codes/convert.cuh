@@ -25,7 +25,7 @@ class Converter {
           warp_(warp),
           lane_(lane),
           near_(base + Layout::kRaw + warp * (kRingUnits * kUnitBytes) + lane * 16),
-          to_(base + warp * (kPerWarp * 128) + swizzled(lane / 4, 2 * (lane & 3))) {}
+          to_(base + warp * (kPerWarp * 128) + swizzled(lane % 8, lane / 8)) {}
 
     /// Asks for the first units.
     __device__ __forceinline__ void start(Rows& rows) {
@@ -190,15 +190,15 @@ class Converter {
     __device__ __forceinline__ void store_rotary(std::uint32_t to, float inverse) const {
         const int lane = anew(lane_);
         const int row = lane / 8;
-        const std::uint32_t slab =
-            to + kRotarySlab * kSlabBytes - swizzled(lane / 4, 2 * (lane & 3)) + swizzled(row, lane & 7);
+        const int piece = lane & 7;
+        const std::uint32_t slab = to + kRotarySlab * kSlabBytes - swizzled(lane % 8, lane / 8) + piece / 2 * 4;
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
             const float factor = __shfl_sync(~0U, inverse, 16 * i + 4 * row);
-            const uint4& v = own_[i];
-            // Rows 4 to 7 of eight differ in the swizzle's upper bit.
-            store_shared((slab ^ (i * 64)) + i * 512, {scale_bf16(v.x, factor), scale_bf16(v.y, factor),
-                                                       scale_bf16(v.z, factor), scale_bf16(v.w, factor)});
+            const std::uint32_t words[4] = {own_[i].x, own_[i].y, own_[i].z, own_[i].w};
+#pragma unroll
+            for (int p = 0; p < 4; ++p)
+                store_shared_word(slab + swizzled(4 * i + row, piece % 2 * 4 + p), scale_bf16(words[p], factor));
         }
     }
 
@@ -210,8 +210,15 @@ class Converter {
         const std::uint32_t pair = pack_twice(__uint_as_float(exponent) * inverse);
         const __half2 ratio = *reinterpret_cast<const __half2*>(&pair);
         const std::uint32_t at = to + slab * kSlabBytes;
-        store_shared(at, scaled(codes.x, codes.y, ratio));
-        store_shared(at ^ 16U, scaled(codes.z, codes.w, ratio));
+        store_words(at, codes.x, codes.y, ratio);
+        store_words(at ^ 64U, codes.z, codes.w, ratio);
+    }
+    /// Four pairs of dimensions, one of each of four chunks of the tile.
+    __device__ __forceinline__ static void store_words(std::uint32_t at, std::uint32_t first, std::uint32_t second,
+                                                       __half2 ratio) {
+        const std::uint32_t four[4] = {scaled(first, false, ratio), scaled(first, true, ratio),
+                                       scaled(second, false, ratio), scaled(second, true, ratio)};
+        ptx::store_matrix_x4(at, four);
     }
     [[nodiscard]] __device__ __forceinline__ static std::uint32_t pack_twice(float v) { return pack_f16(v, v); }
 
@@ -225,12 +232,6 @@ class Converter {
         const __half2 product = __hmul2(*reinterpret_cast<const __half2*>(&v), ratio);
         return *reinterpret_cast<const std::uint32_t*>(&product);
     }
-    [[nodiscard]] __device__ __forceinline__ static uint4 scaled(std::uint32_t first, std::uint32_t second,
-                                                                 __half2 ratio) {
-        return {scaled(first, false, ratio), scaled(first, true, ratio), scaled(second, false, ratio),
-                scaled(second, true, ratio)};
-    }
-
     CodesControl& control_;
     int warp_, lane_;
     std::uint32_t near_, far_;  ///< places of the block's first three units, and of the next three

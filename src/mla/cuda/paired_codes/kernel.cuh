@@ -189,9 +189,8 @@ class CodesBlock {
             const int own = warp * 16 + lane_ / 4 + 8 * h;
             factor[h] = factor_of(sums_of(own), own_sink(own));
         }
-        WarpOutput<kHalfDims>{
-            params_, base_ + warp_ * kSlabBytes, token_, first_head_ + warp * 16, (1 - side) * kHalfDims, lane_}
-            .store(turns.out_, factor);
+        WarpOutput<kHalfDims>{params_, token_, first_head_ + warp * 16, (1 - side) * kHalfDims, lane_}.store(turns.out_,
+                                                                                                             factor);
     }
 
     __device__ __forceinline__ void merge(const Turns<Split>& turns, int side, int warp) {
@@ -207,9 +206,7 @@ class CodesBlock {
         ptx::cluster_arrive_relaxed();
         merging.add(kept);
         const int first_dim = (1 - side) * kHalfDims + rank_ * kKeptDims;
-        const std::uint32_t staging = base_ + Layout::slab(1, (1 - side) * kHalfSlabs) + warp * kSlabBytes;
-        WarpOutput<kKeptDims>{params_, staging, token_, first_head_ + warp * 16, first_dim, lane_}.store(kept,
-                                                                                                         {1.0F, 1.0F});
+        WarpOutput<kKeptDims>{params_, token_, first_head_ + warp * 16, first_dim, lane_}.store(kept, {1.0F, 1.0F});
         leave();
     }
     [[nodiscard]] __device__ __forceinline__ Merge merging() const {

@@ -27,6 +27,12 @@ inline constexpr int kPowerBits = 3;              ///< powers of rows are multip
 /// half of the output, side 1 the left one.
 enum Half : int { kRight = 0, kLeft = 1 };
 
+// In a slab, of rows and of queries, word t of chunk n are dimensions 16 t + 2 n and the next (t below 4, n below 8):
+// what a converting lane has of a row goes there by stmatrix, and a thread's sums are 16 dimensions side by side.
+__device__ __forceinline__ void store_shared_word(std::uint32_t address, std::uint32_t word) {
+    asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(word) : "memory");
+}
+
 /// Named barriers.
 enum : int {
     kPairedStart = 1,
