@@ -164,17 +164,17 @@ class CodesBlock {
             top = max_or_nan(top, __shfl_xor_sync(~0U, top, 2));
             if ((lane_ & 3) == 0) {
                 const int own = warp * 16 + lane_ / 4 + 8 * h;
-                control_.sum[side][own] = sum;
-                control_.top[side][own] = top;
+                control_.ended.sum[side][own] = sum;
+                control_.ended.top[side][own] = top;
                 if (side == 0) control_.reference[0][own] = turns.reference_[h];
             }
         }
     }
     [[nodiscard]] __device__ __forceinline__ HeadSums sums_of(int own) const {
         HeadSums all;
-        all.top = max_or_nan(control_.top[0][own], control_.top[1][own]);
+        all.top = max_or_nan(control_.ended.top[0][own], control_.ended.top[1][own]);
         all.reference = control_.reference[0][own];
-        all.sum = control_.sum[0][own] + control_.sum[1][own];
+        all.sum = control_.ended.sum[0][own] + control_.ended.sum[1][own];
         return all;
     }
     [[nodiscard]] __device__ __forceinline__ bool is_real(int own) const { return first_head_ + own < params_.heads; }

@@ -80,8 +80,14 @@ struct CodesControl {
     alignas(16) float reference[2][kHeads];  ///< what the weights of a buffer's block are relative to
     std::uint32_t touched[kParamLines];      ///< of the parameters; nobody reads it
     float head_factor[kHeads];               ///< what makes a score of f16 queries an exponent of 2
-    float sum[2][kHeads];                    ///< of a warpgroup's weights
-    float top[2][kHeads];                    ///< largest scores, if asked for
+    struct Ended {
+        float sum[2][kHeads];  ///< of a warpgroup's weights
+        float top[2][kHeads];  ///< largest scores, if asked for
+    };
+    union {
+        uint2 scales[kRowBlock / kPerWarp][2][kPerWarp];  ///< of the rows of a producer warp, of two blocks
+        Ended ended;                                      ///< when all rows have been converted
+    };
 };
 static_assert(offsetof(CodesControl, landed) == (CodesControl::kBarriers - 1) * sizeof(std::uint64_t));
 inline constexpr unsigned kMixed = 0xFF;
