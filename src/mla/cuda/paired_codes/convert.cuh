@@ -24,8 +24,9 @@ class Converter {
         : control_(control),
           warp_(warp),
           lane_(lane),
+          scales_(ptx::shared_address(&control.scales[warp][0][0])),
           near_(base + Layout::kRaw + warp * (kRingUnits * kUnitBytes) + lane * 16),
-          to_(base + warp * (kPerWarp * 128) + swizzled(lane / 4, 2 * (lane & 3))) {}
+          to_(base + warp * (kPerWarp * 128) + swizzled(lane % 8, lane / 8)) {}
 
     /// Asks for the first units.
     __device__ __forceinline__ void start(Rows& rows) {
@@ -67,12 +68,6 @@ class Converter {
     __device__ __forceinline__ void turn(Rows& rows, int block) {
         rows.turn(block);
         valid_ = rows.valid(block);
-        if (block % Rows::kBlocks == 0) {
-            const Row& row = rows.own();
-            scales_of_found_ = uint2{0, 0};
-            if (row.valid) scales_of_found_ = __ldg(reinterpret_cast<const uint2*>(row.scales));
-            found_ = row.valid;
-        }
     }
 
     /// Asks for unit `unit` of the block turned to, in place of unit `at` of the block that is converted. Masked rows
@@ -81,8 +76,10 @@ class Converter {
         const int lane = anew(lane_);
         if (unit < 2) {
             const int row = unit * 4 + lane / 8;
-            const std::uint8_t* const from = rows.values(block, row) + kRotaryByte + (lane & 7) * 16;
-            ptx::copy_16(place(at), from, (valid_ >> row & 1U) != 0);
+            const Row of = rows.row(block, row);
+            ptx::copy_16(place(at), of.values + kRotaryByte + (lane & 7) * 16, of.valid);
+            // With other bytes of their rows: a warp that asks 32 rows for theirs waits for as many pages.
+            if ((lane & 7) == 0 && of.valid) ptx::copy_small<8>(scales_of(block, row), of.scales, true);
         } else {
             if (unit == 2) from_ = rows.values(block, lane / 4) + (lane & 3) * 16;
             ptx::copy_16(place(at), from_ + slab_of(unit) * 64, (valid_ >> (lane / 4) & 1U) != 0);
@@ -94,12 +91,13 @@ class Converter {
         const int buffer = block & 1;
         const std::uint32_t phase = (block >> 1 & 1U) ^ 1U;
         const std::uint32_t to = to_ + buffer * Layout::kBlockBytes + Layout::kRows;
-        if (block % Rows::kBlocks == 0) settle_found();
-        const int owner = block % Rows::kBlocks * kPerWarp + anew(lane_) / 4;
-        const uint2 scales = {__shfl_sync(~0U, scales_of_found_.x, owner), __shfl_sync(~0U, scales_of_found_.y, owner)};
         ptx::copy_wait<kRingUnits - 2>();
+        __syncwarp();
+        const bool valid = (valid_ >> (anew(lane_) / 4) & 1U) != 0;
+        uint2 scales = {0, 0};
+        if (valid) scales = load_shared_8(scales_of(block, anew(lane_) / 4));
         own_[1] = load_shared_16(place(1));
-        const int eights = settle(block, scales);
+        const int eights = settle(block, valid ? eights_of(largest_scale(scales) - 5) : kMaskedRow);
         ask(rows, block, 6, 0);
         ask(rows, block, 7, 1);
         const float inverse = power_of(2 * kUnitExponent - (eights << kPowerBits));
@@ -128,10 +126,8 @@ class Converter {
         if (lane_ == 0) ptx::barrier_arrive(&control_.full[buffer][half]);
     }
 
-    /// Scales of the row that this lane found come with the power that they ask for, in eights; 0: masked.
-    __device__ __forceinline__ void settle_found() {
-        const unsigned eights = found_ ? static_cast<unsigned>(eights_of(largest_scale(scales_of_found_) - 5)) : 0U;
-        scales_of_found_.y = (scales_of_found_.y & 0x00FFFFFFU) | eights << 24;
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t scales_of(int block, int row) const {
+        return scales_ + static_cast<std::uint32_t>((block & 1) * kPerWarp + row) * 8;
     }
     [[nodiscard]] __device__ __forceinline__ static int eights_of(int power) {
         return max(kLeast, min(kMost, (power + 7) >> kPowerBits));
@@ -139,10 +135,9 @@ class Converter {
 
     /// The power, in eights, of the row of which this lane has codes; notes it. Rotary values may ask for more than the
     /// scales do.
-    [[nodiscard]] __device__ __forceinline__ int settle(int block, const uint2& scales) const {
+    [[nodiscard]] __device__ __forceinline__ int settle(int block, int eights) const {
         const unsigned first_top = top_of_eight(own_[0]);
         const unsigned second_top = top_of_eight(own_[1]);
-        int eights = static_cast<int>(scales.y >> 24);
         int first = __shfl_sync(~0U, eights, 0);
         // Codes reach 448: 2^5 times that is below 2^15. So are rotary values of 2^14.
         const bool small = max(first_top, second_top) < static_cast<unsigned>((first << kPowerBits) + 15) << 7;
@@ -190,15 +185,15 @@ class Converter {
     __device__ __forceinline__ void store_rotary(std::uint32_t to, float inverse) const {
         const int lane = anew(lane_);
         const int row = lane / 8;
-        const std::uint32_t slab =
-            to + kRotarySlab * kSlabBytes - swizzled(lane / 4, 2 * (lane & 3)) + swizzled(row, lane & 7);
+        const int piece = lane & 7;
+        const std::uint32_t slab = to + kRotarySlab * kSlabBytes - swizzled(lane % 8, lane / 8) + piece / 2 * 4;
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
             const float factor = __shfl_sync(~0U, inverse, 16 * i + 4 * row);
-            const uint4& v = own_[i];
-            // Rows 4 to 7 of eight differ in the swizzle's upper bit.
-            store_shared((slab ^ (i * 64)) + i * 512, {scale_bf16(v.x, factor), scale_bf16(v.y, factor),
-                                                       scale_bf16(v.z, factor), scale_bf16(v.w, factor)});
+            const std::uint32_t words[4] = {own_[i].x, own_[i].y, own_[i].z, own_[i].w};
+#pragma unroll
+            for (int p = 0; p < 4; ++p)
+                store_shared_word(slab + swizzled(4 * i + row, piece % 2 * 4 + p), scale_bf16(words[p], factor));
         }
     }
 
@@ -210,8 +205,15 @@ class Converter {
         const std::uint32_t pair = pack_twice(__uint_as_float(exponent) * inverse);
         const __half2 ratio = *reinterpret_cast<const __half2*>(&pair);
         const std::uint32_t at = to + slab * kSlabBytes;
-        store_shared(at, scaled(codes.x, codes.y, ratio));
-        store_shared(at ^ 16U, scaled(codes.z, codes.w, ratio));
+        store_words(at, codes.x, codes.y, ratio);
+        store_words(at ^ 64U, codes.z, codes.w, ratio);
+    }
+    /// Four pairs of dimensions, one of each of four chunks of the tile.
+    __device__ __forceinline__ static void store_words(std::uint32_t at, std::uint32_t first, std::uint32_t second,
+                                                       __half2 ratio) {
+        const std::uint32_t four[4] = {scaled(first, false, ratio), scaled(first, true, ratio),
+                                       scaled(second, false, ratio), scaled(second, true, ratio)};
+        ptx::store_matrix_x4(at, four);
     }
     [[nodiscard]] __device__ __forceinline__ static std::uint32_t pack_twice(float v) { return pack_f16(v, v); }
 
@@ -225,19 +227,12 @@ class Converter {
         const __half2 product = __hmul2(*reinterpret_cast<const __half2*>(&v), ratio);
         return *reinterpret_cast<const std::uint32_t*>(&product);
     }
-    [[nodiscard]] __device__ __forceinline__ static uint4 scaled(std::uint32_t first, std::uint32_t second,
-                                                                 __half2 ratio) {
-        return {scaled(first, false, ratio), scaled(first, true, ratio), scaled(second, false, ratio),
-                scaled(second, true, ratio)};
-    }
-
     CodesControl& control_;
     int warp_, lane_;
+    std::uint32_t scales_;
     std::uint32_t near_, far_;  ///< places of the block's first three units, and of the next three
     std::uint32_t to_;          ///< of this lane's codes in a slab
     unsigned valid_ = 0;        ///< rows of the block turned to
-    uint2 scales_of_found_ = {0, 0};
-    bool found_ = false;
     const std::uint8_t* from_;  ///< this lane's codes in the block turned to
     uint4 own_[2];
 };

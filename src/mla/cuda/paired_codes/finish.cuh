@@ -71,9 +71,12 @@ class Queries {
 #pragma unroll
         for (int slab = 0; slab < kSlabs; ++slab) {
             const uint4& v = own[slab];
-            store_shared(
-                base_ + slab * (kHeads * 128) + swizzled(row, thread_ & 7),
-                {scale_bf16(v.x, factor), scale_bf16(v.y, factor), scale_bf16(v.z, factor), scale_bf16(v.w, factor)});
+            const std::uint32_t words[4] = {v.x, v.y, v.z, v.w};
+            const int piece = thread_ & 7;
+#pragma unroll
+            for (int p = 0; p < 4; ++p)
+                store_shared_word(base_ + slab * (kHeads * 128) + swizzled(row, piece % 2 * 4 + p) + piece / 2 * 4,
+                                  scale_bf16(words[p], factor));
         }
         if ((thread_ & 7) == 0) control.head_factor[row] = params_.scale_log2 * power_of(power);
     }
@@ -84,57 +87,60 @@ class Queries {
     uint4 own_[kOwn][kSlabs];
 };
 
-/// Eight dimensions of a head, if the caller has these. `Eight`: uint4 or float[8].
-template <typename Eight>
-__device__ __forceinline__ void store_eight(const Params& params, int token, int head, int dim, const Eight& eight) {
-    if (head >= params.heads || dim >= params.value_dim) return;
-    sparse_decode::store_eight(params, token * params.out_token_stride + head * params.out_head_stride + dim, eight);
-}
-
-/// A warp's 16 heads by `Dims` dimensions, through shared memory of its own (32 bytes a dimension), all of a head
-/// together. `sums` are as products leave them, times `factor` of their heads.
+/// A warp's 16 heads by `Dims` dimensions, all of a head together. `sums` are as products leave them, times `factor` of
+/// their heads: a thread has 16 dimensions of each slab of two heads.
 template <int Dims>
 struct WarpOutput {
     const Params& params;
-    std::uint32_t staging;
     int token, first_head, first_dim, lane;
 
     __device__ __forceinline__ void store(const float (&sums)[Dims / 2], const float (&factor)[2]) const {
-        if (params.out_kind == OutKind::f32) return store_f32(sums, factor);
 #pragma unroll
-        for (int i = 0; i < Dims / 16; ++i) {
-            std::uint32_t four[4];
+        for (int h = 0; h < 2; ++h) {
+            const int head = first_head + lane / 4 + 8 * h;
+            const std::int64_t at = token * params.out_token_stride + head * params.out_head_stride + first_dim;
 #pragma unroll
-            for (int e = 0; e < 4; ++e) {
-                const float a = sums[8 * i + 2 * e] * factor[e % 2];
-                const float b = sums[8 * i + 2 * e + 1] * factor[e % 2];
-                four[e] = params.out_kind == OutKind::bf16 ? pack_bf16(a, b) : pack_f16(a, b);
+            for (int slab = 0; slab < Dims / kSlabDims; ++slab) {
+                const bool stored = head < params.heads && first_dim + slab * kSlabDims < params.value_dim;
+                if (params.out_kind == OutKind::f32)
+                    store_f32(sums, at + slab * kSlabDims, stored, slab, h, factor[h]);
+                else
+                    store_slab(sums, at + slab * kSlabDims, stored, slab, h, factor[h]);
             }
-            ptx::store_matrix_x4(place(lane % 16, 2 * i + lane / 16), four);
-        }
-        __syncwarp();
-        constexpr int kLanes = Dims / 8;  // that have a head
-#pragma unroll 4
-        for (int h = 0; h < 16; h += 32 / kLanes) {
-            const int head = h + lane / kLanes;
-            store_eight(params, token, first_head + head, first_dim + lane % kLanes * 8,
-                        load_shared_16(place(head, lane % kLanes)));
         }
     }
 
   private:
-    [[nodiscard]] __device__ __forceinline__ std::uint32_t place(int head, int chunk) const {
-        return staging + head * (Dims * 2) + ((chunk ^ (head & 7)) << 4);
+    [[nodiscard]] __device__ __forceinline__ static constexpr int sum_of(int slab, int h, int i) {
+        return (slab * 8 + i / 2) * 4 + 2 * h + i % 2;
     }
-    __device__ __forceinline__ void store_f32(const float (&sums)[Dims / 2], const float (&factor)[2]) const {
-        auto* const out = static_cast<float*>(params.out) + token * params.out_token_stride;
+    /// Neighbours exchange eight dimensions, so that two of them write 32 bytes side by side.
+    __device__ __forceinline__ void store_slab(const float (&sums)[Dims / 2], std::int64_t at, bool stored, int slab,
+                                               int h, float factor) const {
+        std::uint32_t eight[2][4];
 #pragma unroll
-        for (int i = 0; i < Dims / 2; ++i) {
-            const int head = first_head + lane / 4 + i / 2 % 2 * 8;
-            const int dim = first_dim + i / 4 * 8 + 2 * (lane & 3) + i % 2;
-            if (head < params.heads && dim < params.value_dim)
-                out[head * params.out_head_stride + dim] = sums[i] * factor[i / 2 % 2];
+        for (int p = 0; p < 8; ++p) {
+            const float a = sums[sum_of(slab, h, 2 * p)] * factor;
+            const float b = sums[sum_of(slab, h, 2 * p + 1)] * factor;
+            eight[p / 4][p % 4] = params.out_kind == OutKind::bf16 ? pack_bf16(a, b) : pack_f16(a, b);
         }
+        const bool odd = (lane & 1) != 0;
+#pragma unroll
+        for (int p = 0; p < 4; ++p) {
+            const std::uint32_t got = __shfl_xor_sync(~0U, odd ? eight[0][p] : eight[1][p], 1);
+            (odd ? eight[0][p] : eight[1][p]) = got;
+        }
+        if (!stored) return;
+        const int first = 16 * (lane & 2) + 8 * (lane & 1);
+        store_eight(params, at + first, uint4{eight[0][0], eight[0][1], eight[0][2], eight[0][3]});
+        store_eight(params, at + first + 16, uint4{eight[1][0], eight[1][1], eight[1][2], eight[1][3]});
+    }
+    __device__ __forceinline__ void store_f32(const float (&sums)[Dims / 2], std::int64_t at, bool stored, int slab,
+                                              int h, float factor) const {
+        if (!stored) return;
+        float* const out = static_cast<float*>(params.out) + at + 16 * (lane & 3);
+#pragma unroll
+        for (int i = 0; i < 16; ++i) out[i] = sums[sum_of(slab, h, i)] * factor;
     }
 };
 

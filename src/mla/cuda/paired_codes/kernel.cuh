@@ -164,17 +164,17 @@ class CodesBlock {
             top = max_or_nan(top, __shfl_xor_sync(~0U, top, 2));
             if ((lane_ & 3) == 0) {
                 const int own = warp * 16 + lane_ / 4 + 8 * h;
-                control_.sum[side][own] = sum;
-                control_.top[side][own] = top;
+                control_.ended.sum[side][own] = sum;
+                control_.ended.top[side][own] = top;
                 if (side == 0) control_.reference[0][own] = turns.reference_[h];
             }
         }
     }
     [[nodiscard]] __device__ __forceinline__ HeadSums sums_of(int own) const {
         HeadSums all;
-        all.top = max_or_nan(control_.top[0][own], control_.top[1][own]);
+        all.top = max_or_nan(control_.ended.top[0][own], control_.ended.top[1][own]);
         all.reference = control_.reference[0][own];
-        all.sum = control_.sum[0][own] + control_.sum[1][own];
+        all.sum = control_.ended.sum[0][own] + control_.ended.sum[1][own];
         return all;
     }
     [[nodiscard]] __device__ __forceinline__ bool is_real(int own) const { return first_head_ + own < params_.heads; }
@@ -189,9 +189,8 @@ class CodesBlock {
             const int own = warp * 16 + lane_ / 4 + 8 * h;
             factor[h] = factor_of(sums_of(own), own_sink(own));
         }
-        WarpOutput<kHalfDims>{
-            params_, base_ + warp_ * kSlabBytes, token_, first_head_ + warp * 16, (1 - side) * kHalfDims, lane_}
-            .store(turns.out_, factor);
+        WarpOutput<kHalfDims>{params_, token_, first_head_ + warp * 16, (1 - side) * kHalfDims, lane_}.store(turns.out_,
+                                                                                                             factor);
     }
 
     __device__ __forceinline__ void merge(const Turns<Split>& turns, int side, int warp) {
@@ -207,9 +206,7 @@ class CodesBlock {
         ptx::cluster_arrive_relaxed();
         merging.add(kept);
         const int first_dim = (1 - side) * kHalfDims + rank_ * kKeptDims;
-        const std::uint32_t staging = base_ + Layout::slab(1, (1 - side) * kHalfSlabs) + warp * kSlabBytes;
-        WarpOutput<kKeptDims>{params_, staging, token_, first_head_ + warp * 16, first_dim, lane_}.store(kept,
-                                                                                                         {1.0F, 1.0F});
+        WarpOutput<kKeptDims>{params_, token_, first_head_ + warp * 16, first_dim, lane_}.store(kept, {1.0F, 1.0F});
         leave();
     }
     [[nodiscard]] __device__ __forceinline__ Merge merging() const {

@@ -27,6 +27,12 @@ inline constexpr int kPowerBits = 3;              ///< powers of rows are multip
 /// half of the output, side 1 the left one.
 enum Half : int { kRight = 0, kLeft = 1 };
 
+// In a slab, of rows and of queries, word t of chunk n are dimensions 16 t + 2 n and the next (t below 4, n below 8):
+// what a converting lane has of a row goes there by stmatrix, and a thread's sums are 16 dimensions side by side.
+__device__ __forceinline__ void store_shared_word(std::uint32_t address, std::uint32_t word) {
+    asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(word) : "memory");
+}
+
 /// Named barriers.
 enum : int {
     kPairedStart = 1,
@@ -74,8 +80,14 @@ struct CodesControl {
     alignas(16) float reference[2][kHeads];  ///< what the weights of a buffer's block are relative to
     std::uint32_t touched[kParamLines];      ///< of the parameters; nobody reads it
     float head_factor[kHeads];               ///< what makes a score of f16 queries an exponent of 2
-    float sum[2][kHeads];                    ///< of a warpgroup's weights
-    float top[2][kHeads];                    ///< largest scores, if asked for
+    struct Ended {
+        float sum[2][kHeads];  ///< of a warpgroup's weights
+        float top[2][kHeads];  ///< largest scores, if asked for
+    };
+    union {
+        uint2 scales[kRowBlock / kPerWarp][2][kPerWarp];  ///< of the rows of a producer warp, of two blocks
+        Ended ended;                                      ///< when all rows have been converted
+    };
 };
 static_assert(offsetof(CodesControl, landed) == (CodesControl::kBarriers - 1) * sizeof(std::uint64_t));
 inline constexpr unsigned kMixed = 0xFF;
