@@ -225,7 +225,7 @@ TEST(SparseAttentionChoice, SplitsThatAreNoClusterTakeAsManyTokensAsRunAtOnce) {
     EXPECT_TRUE(std::ranges::any_of(legal_configs(64, &anything_fits, problem),
                                     [&](const SparseConfig& config) { return config == sixteen; }));
     problem.pools[0].format = KvFormat::bf16;
-    EXPECT_EQ(reason("grid_decode_h64_s8"), "the grid form of 64 heads is for fp8 rows of 576");
+    EXPECT_EQ(reason("grid_decode_h64_s8"), "the grid form of 64 heads is for fp8 rows");
 }
 
 TEST(SparseAttentionChoice, FewTokensOfManyHeadsAndFp8RowsOf512TakeTheGrid) {
@@ -238,13 +238,19 @@ TEST(SparseAttentionChoice, FewTokensOfManyHeadsAndFp8RowsOf512TakeTheGrid) {
     EXPECT_EQ(variant_at(table(problem_512(64, 512)), 8), "grid_decode_h32_s8");
     EXPECT_EQ(variant_at(table(problem_512(64, 512)), 1), "flat_decode_r64_h16_s16");
     EXPECT_EQ(variant_at(table(problem_512(64, 512)), 64), "paired_decode_h64_s2");
-    const auto reason = [](const SparseAttentionProblem& problem) {
+    EXPECT_EQ(variant_at(table(problem_512(128, 1024)), 8), "grid_decode_h64_s8");
+    EXPECT_EQ(variant_at(table(problem_512(128, 1024)), 1), "flat_decode_r128_h16_s9");
+    EXPECT_EQ(variant_at(table(problem_512(64, 512)), 16), "grid_decode_h64_s8");
+    const auto reason = [](const SparseAttentionProblem& problem, const char* refused) {
         for (const auto& [variant, why] : refused_configs({}, problem, true))
-            if (variant == "grid_decode_h32_s8") return why;
+            if (variant == refused) return why;
         return std::string();
     };
-    EXPECT_EQ(reason(problem_512(64, 520)), "its shares would be longer than 80 rows");
-    EXPECT_EQ(reason(problem_of(64, {512})), "the grid form of 32 heads is for fp8 rows of 512");
+    EXPECT_EQ(reason(problem_512(64, 520), "grid_decode_h32_s8"), "its shares would be longer than 80 rows");
+    EXPECT_EQ(reason(problem_512(128, 1032), "grid_decode_h64_s8"), "its shares would be longer than 144 rows");
+    EXPECT_EQ(reason(problem_512(128, 1024), "grid_decode_h64_s16"),
+              "the grid form of 64 heads has 8 splits for rows of 512");
+    EXPECT_EQ(reason(problem_of(64, {512}), "grid_decode_h32_s8"), "the grid form of 32 heads is for fp8 rows of 512");
     EXPECT_EQ(config_fields().set("grid_decode_h32_s8", "heads", 64), "direct_decode_h64_s8");
     EXPECT_EQ(config_fields().set("grid_decode_h64_s8", "heads", 32), "sparse_decode_h32_s8");
 }

@@ -19,6 +19,7 @@
 #include "mla/cuda/sparse_attention_args.h"
 #include "mla/cuda/sparse_attention_choose.h"
 #include "mla/cuda/sparse_decode/layout.h"
+#include "mla/cuda/whole_decode/instances.h"
 #include "mla/cuda/wide_decode/instances.h"
 #include "mla/problem_key.h"
 #include "mla/sparse_attention_state.h"
@@ -31,6 +32,7 @@ using tokamak::cuda::check;
 
 static_assert(kFewHeads == grid_decode::kGridHeads && kFewSplits == grid_decode::kGridSplits &&
               kFewRows == grid_decode::kGridRows && kGridRows == wide_decode::kMostShare);
+static_assert(kWholeSplits == whole_decode::kWholeSplits && kWholeRows == whole_decode::kWholeRows);
 
 constexpr std::size_t kSharedBytes = 232448;  ///< of a Hopper multiprocessor, for one block
 
@@ -119,8 +121,9 @@ Kernel direct_kernel_of(const SparseConfig& config, const SparseAttentionProblem
 }
 
 Kernel grid_kernel_of(const SparseConfig& config, const SparseAttentionProblem& problem) {
-    const wide_decode::FewKernel few = config.heads == kFewHeads
-                                           ? grid_decode::grid_512()
+    const wide_decode::FewKernel few = config.heads == kFewHeads ? grid_decode::grid_512()
+                                       : problem.dim == 512
+                                           ? whole_decode::whole_512()
                                            : wide_decode::few_576(columns_of_split(problem, config.splits));
     Kernel kernel = single_layout(few.kernel, config, problem);
     kernel.shared.weights = few.kernel.weights;

@@ -42,12 +42,18 @@ double wide_us(const SparseConfig& config, const SparseAttentionProblem& problem
     return 7.5 + 2.15 * static_cast<double>(blocks) + (config.splits == 1 ? 0.0 : 0.8);
 }
 
+/// The grid form that has all rows of a share at once, 64 heads a block.
+bool is_whole(const SparseConfig& config, const SparseAttentionProblem& problem) {
+    return config.grid && config.heads == kWideHeads && problem.dim == 512;
+}
+
 /// Of a launch of the grid form: all its splits of all its tokens.
 double grid_us(const SparseConfig& config, const SparseAttentionProblem& problem, std::int64_t tokens) {
     if (config.heads == kFewHeads) return 8.7 + 0.0047 * static_cast<double>(tokens * 8 * ((problem.heads + 31) / 32));
-    const std::int64_t blocks = ((selected_columns(problem) + config.splits - 1) / config.splits + 63) / 64;
     const std::int64_t groups = (problem.heads + config.heads - 1) / config.heads;
-    return 8.9 + 2.1 * static_cast<double>(blocks) + 0.0172 * static_cast<double>(tokens * groups * config.splits);
+    if (is_whole(config, problem)) return 11.9 + 0.0105 * static_cast<double>(tokens * groups * config.splits);
+    const std::int64_t blocks = ((selected_columns(problem) + config.splits - 1) / config.splits + 63) / 64;
+    return 7.5 + 2.0 * static_cast<double>(blocks) + 0.0117 * static_cast<double>(tokens * groups * config.splits);
 }
 
 /// Of a cluster of the direct form.
@@ -179,17 +185,21 @@ std::string pointless(const SparseConfig& config, const SparseAttentionProblem& 
     }
     for (const KvPool& pool : problem.pools) {
         if (!config.grid) continue;
-        if (config.heads == kWideHeads && pool.format != KvFormat::fp8_656)
-            return "the grid form of 64 heads is for fp8 rows of 576";
-        if (config.heads == kFewHeads && pool.format != KvFormat::fp8_584 && pool.format != KvFormat::fp8_split)
-            return "the grid form of 32 heads is for fp8 rows of 512";
+        const bool of_512 = pool.format == KvFormat::fp8_584 || pool.format == KvFormat::fp8_split;
+        if (config.heads == kFewHeads && !of_512) return "the grid form of 32 heads is for fp8 rows of 512";
+        if (config.heads == kWideHeads && !of_512 && pool.format != KvFormat::fp8_656)
+            return "the grid form of 64 heads is for fp8 rows";
+        if (is_whole(config, problem) && config.splits != kWholeSplits)
+            return fmt::format("the grid form of 64 heads has {} splits for rows of 512", kWholeSplits);
     }
     if (config.heads > 8 && config.heads / 2 >= problem.heads) return "half of its heads or more would be padding";
     // 24 heads are for 128, of which clusters of 16 blocks with 16 heads do not run at once.
     if (config.heads == 24 && problem.heads <= 96) return "other head counts divide the heads better";
     const std::int64_t share = columns_of_split(problem, config.splits);
-    const int of_grid = config.heads == kFewHeads ? kFewRows : kGridRows;
-    const int most = config.grid ? of_grid : config.rows;
+    const int most = !config.grid                ? config.rows
+                     : config.heads == kFewHeads ? kFewRows
+                     : is_whole(config, problem) ? kWholeRows
+                                                 : kGridRows;
     if (most > 0 && share > most) return fmt::format("its shares would be longer than {} rows", most);
     if (config.rows > kFlatRows[0] && share <= config.rows / 2) return "its shares fit into fewer rows";
     if (config.rows == kFlatRows[2] && problem.dim != 576) return "so many rows fit only as fp8 rows of 576";

@@ -21,8 +21,8 @@ struct SparseConfig {
     int rows = 0;
     bool direct = false;  ///< the direct form, for fp8 rows: no converted slabs
     bool paired = false;  ///< the paired form, for bf16 rows and fp8 rows of 512: two warpgroups score in turns
-    bool grid =
-        false;  ///< splits exchange through the workspace: kWideHeads by few_kernel.cuh, kFewHeads by grid_decode
+    bool grid = false;  ///< splits exchange through the workspace: kFewHeads by grid_decode, kWideHeads of rows of 576
+                        ///< by few_kernel.cuh, of 512 by whole_decode
     friend bool operator==(const SparseConfig&, const SparseConfig&) = default;
 };
 
@@ -40,7 +40,9 @@ inline constexpr int kGridSplits[] = {8, 16};  ///< of kWideHeads heads
 inline constexpr int kGridRows = 256;          ///< their longest share
 inline constexpr int kFewHeads = 32;           ///< of the grid form for fp8 rows of 512
 inline constexpr int kFewSplits = 8;
-inline constexpr int kFewRows = 80;  ///< its longest share
+inline constexpr int kFewRows = 80;     ///< its longest share
+inline constexpr int kWholeSplits = 8;  ///< of the grid form for kWideHeads heads and fp8 rows of 512
+inline constexpr int kWholeRows = 144;
 inline constexpr int kPairedSplits[] = {1, 2, 4, 6};
 
 /// All of them, by form, heads, splits.
