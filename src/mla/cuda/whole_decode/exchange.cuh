@@ -10,7 +10,7 @@
 namespace tokamak::mla::cuda::whole_decode {
 
 using wide_decode::Board;
-using wide_decode::kOutFlag;
+using wide_decode::kFirstFlag;  // of all of the output here
 using wide_decode::kSumsFlag;
 
 /// A lane has heads g and g + 8 of its warp (g = lane / 4), dimensions 8 j + 2 (lane % 4) and the next of tile j:

@@ -106,8 +106,8 @@ class WholeBlock {
         }
         if (helper == 2) {
             ptx::named_barrier(kStoredBarrier, kMathThreads + 32);
-            board_.raise(place_.rank, kOutFlag, kWholeSplits, lane_);
-            board_.await(place_.rank, kOutFlag, kWholeSplits, lane_);
+            board_.raise(place_.rank, kFirstFlag, kWholeSplits, lane_);
+            board_.await(place_.rank, kFirstFlag, kWholeSplits, lane_);
             ptx::named_barrier_arrive(kReadyBarrier, kMathThreads + 96);
             return;
         }
