@@ -42,29 +42,6 @@ __device__ __forceinline__ void publish(const WholeSums& sums, const Board& boar
     for (int k = 0; k < kWarpItems; ++k) wide_decode::store_published(to + k * kItemBytes, item(k));
 }
 
-/// A head's sums of all splits together. Leaves two f16 numbers by which a split's parts of a head are multiplied: an
-/// eighth of at most 1, so that sums of eight parts stay in range.
-__device__ __forceinline__ HeadSums merge(const Board& board, WholeControl& control, int h, float sink) {
-    float2 of[kWholeSplits];
-#pragma unroll
-    for (int r = 0; r < kWholeSplits; ++r)
-        asm volatile("ld.relaxed.gpu.global.v2.f32 {%0, %1}, [%2];"
-                     : "=f"(of[r].x), "=f"(of[r].y)
-                     : "l"(board.sums(r) + h)
-                     : "memory");
-    HeadSums all;
-#pragma unroll
-    for (int r = 0; r < kWholeSplits; ++r) all.reference = max_or_nan(all.reference, of[r].x);
-#pragma unroll
-    for (int r = 0; r < kWholeSplits; ++r) {
-        const float weight = of[r].x == kNoReference ? 0.0F : exp2_fast(of[r].x - all.reference);
-        all.sum = fmaf(of[r].y, weight, all.sum);
-        control.part_factor[r][h] = pack_f16(weight * 0.125F, weight * 0.125F);
-    }
-    control.factor[h] = factor_of(all, sink) * 8.0F;
-    return all;
-}
-
 /// Adds up an item row of this split and stores it. Sums are f16 as the parts are. `ready()` is awaited when addresses
 /// are known.
 template <typename Ready>

@@ -123,7 +123,7 @@ class WholeBlock {
             board_.await(place_.rank, kSumsFlag, kWholeSplits, lane_);
         }
         ptx::named_barrier(kHeadsBarrier, 64);
-        const HeadSums sums = merge(board_, control_, h, sink);
+        const HeadSums sums = wide_decode::merge_published<kWholeSplits>(board_, control_, kWholeSplits, h, sink);
         ptx::named_barrier_arrive(kReadyBarrier, kMathThreads + 96);
         if (real && place_.rank == 0) store_statistics(params_, place_.token, head, sums, sink);
     }

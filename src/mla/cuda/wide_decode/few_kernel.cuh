@@ -56,7 +56,7 @@ __device__ __forceinline__ void exchange_sums(const Params& params, FewControl& 
     }
     const float sink = real ? sink_of(params, head) : -kInfinity;
     ptx::named_barrier(kFewHeadsBarrier, 64);
-    const HeadSums sums = merge_published(board, control, params.splits, h, sink);
+    const HeadSums sums = merge_published<kMostPublished>(board, control, params.splits, h, sink);
     ptx::named_barrier_arrive(kFewReadyBarrier, kFewMath + 64);
     if (real && place.rank == 0) store_statistics(params, place.token, head, sums, sink);
 }

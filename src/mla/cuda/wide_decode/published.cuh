@@ -128,27 +128,29 @@ class Board {
     std::uint8_t* at_;
 };
 
-/// A head's sums of all splits together. Leaves two f16 numbers by which a split's parts of
-/// a head are multiplied: a 16th of at most 1, so that sums of sixteen parts stay in range.
-__device__ __forceinline__ HeadSums merge_published(const Board& board, FewControl& control, int count, int h,
+/// A head's sums of `count` splits together. Leaves two f16 numbers by which a split's parts of a head are multiplied:
+/// at most 1 / Most, so that sums of so many parts stay in range.
+template <int Most, class Control>
+__device__ __forceinline__ HeadSums merge_published(const Board& board, Control& control, int count, int h,
                                                     float sink) {
-    float2 of[kMostPublished];
+    constexpr float share = 1.0F / Most;
+    float2 of[Most];
 #pragma unroll
-    for (int r = 0; r < kMostPublished; ++r)
+    for (int r = 0; r < Most; ++r)
         asm volatile("ld.relaxed.gpu.global.v2.f32 {%0, %1}, [%2];"
                      : "=f"(of[r].x), "=f"(of[r].y)
                      : "l"(board.sums(min(r, count - 1)) + h)
                      : "memory");
     HeadSums all;
 #pragma unroll
-    for (int r = 0; r < kMostPublished; ++r) all.reference = max_or_nan(all.reference, of[r].x);
+    for (int r = 0; r < Most; ++r) all.reference = max_or_nan(all.reference, of[r].x);
 #pragma unroll
-    for (int r = 0; r < kMostPublished; ++r) {
+    for (int r = 0; r < Most; ++r) {
         const float weight = r >= count || of[r].x == kNoReference ? 0.0F : exp2_fast(of[r].x - all.reference);
         all.sum = fmaf(of[r].y, weight, all.sum);
-        control.part_factor[r][h] = pack_f16(weight * 0.0625F, weight * 0.0625F);
+        control.part_factor[r][h] = pack_f16(weight * share, weight * share);
     }
-    control.factor[h] = factor_of(all, sink) * 16.0F;
+    control.factor[h] = factor_of(all, sink) * Most;
     return all;
 }
 
