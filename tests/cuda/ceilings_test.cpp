@@ -22,10 +22,7 @@ TEST(Ceilings, ArePlausible) {
     EXPECT_GT(c.graph_node_us, 0.1);
     EXPECT_GT(c.grid_barrier_us, 0.1);
     ASSERT_FALSE(c.read_floors.empty());
-    for (std::size_t i = 1; i < c.read_floors.size(); ++i)
-        EXPECT_GT(c.read_floors[i].bytes, c.read_floors[i - 1].bytes);
-    // Neighbours may change places beside other programs.
-    EXPECT_GT(c.read_floors.back().us, c.read_floors.front().us);
+    for (std::size_t i = 1; i < c.read_floors.size(); ++i) EXPECT_GT(c.read_floors[i].us, c.read_floors[i - 1].us);
 }
 
 }  // namespace

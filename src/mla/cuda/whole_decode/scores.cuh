@@ -4,6 +4,7 @@
 #pragma once
 
 #include "cuda/ptx/wgmma_f16.cuh"
+#include "mla/cuda/sparse_decode/two_heads.cuh"
 #include "mla/cuda/whole_decode/shape.cuh"
 
 namespace tokamak::mla::cuda::whole_decode {
@@ -11,11 +12,6 @@ namespace tokamak::mla::cuda::whole_decode {
 /// A lane's scores: heads g and g + 8 of its warp (g = lane / 4), rows 8 j + 2 (lane % 4) and the next of tile j:
 /// [j][2 head + row].
 using WholeScores = float[kHalfRows / 8][4];
-
-/// A lane's two heads.
-struct TwoHeads {
-    float a, b;
-};
 
 class WholeScorer {
     using L = WholeLayout;
@@ -69,11 +65,7 @@ class WholeScorer {
             top.a = max_or_nan(top.a, max_or_nan(score[j][0], score[j][1]));
             top.b = max_or_nan(top.b, max_or_nan(score[j][2], score[j][3]));
         }
-#pragma unroll
-        for (int step = 1; step < 4; step *= 2) {
-            top.a = max_or_nan(top.a, __shfl_xor_sync(~0U, top.a, step));
-            top.b = max_or_nan(top.b, __shfl_xor_sync(~0U, top.b, step));
-        }
+        top = largest_of_quad(top);
         if (lane_ % 4 == 0) {
             control_.top[half_][head_] = top.a;
             control_.top[half_][head_ + 8] = top.b;
@@ -145,11 +137,7 @@ class WholeScorer {
     }
 
     __device__ __forceinline__ void finish(TwoHeads sum, const TwoHeads& above) const {
-#pragma unroll
-        for (int step = 1; step < 4; step *= 2) {
-            sum.a += __shfl_xor_sync(~0U, sum.a, step);
-            sum.b += __shfl_xor_sync(~0U, sum.b, step);
-        }
+        sum = sum_of_quad(sum);
         if (lane_ % 4 != 0) return;
         control_.sum[half_][head_] = sum.a;
         control_.sum[half_][head_ + 8] = sum.b;

@@ -5,6 +5,7 @@
 
 #include "cuda/ptx/wgmma_16bit.cuh"
 #include "cuda/ptx/wgmma_8bit.cuh"
+#include "mla/cuda/sparse_decode/two_heads.cuh"
 #include "mla/cuda/wide_decode/few_exact.cuh"
 
 namespace tokamak::mla::cuda::wide_decode {
@@ -78,11 +79,6 @@ class FewProducts {
     std::uint32_t queries_;
 };
 
-/// A lane's two heads.
-struct TwoHeads {
-    float a, b;
-};
-
 class FewScorer {
   public:
     /// `group`: of the two warpgroups; `warp`: of it.
@@ -114,11 +110,7 @@ class FewScorer {
         } else {
             multiply<Pairs>(head, lane, score, top);
         }
-#pragma unroll
-        for (int step = 1; step < 4; step *= 2) {
-            top.a = max_or_nan(top.a, __shfl_xor_sync(~0U, top.a, step));
-            top.b = max_or_nan(top.b, __shfl_xor_sync(~0U, top.b, step));
-        }
+        top = largest_of_quad(top);
         if (lane % 4 == 0) {
             control_.top[group_][head] = top.a;
             control_.top[group_][head + 8] = top.b;
@@ -225,11 +217,7 @@ class FewScorer {
 
     /// Leaves a head's sums; a barrier must follow.
     __device__ __forceinline__ void finish(int lane, int head, const TwoHeads& top, TwoHeads sum) const {
-#pragma unroll
-        for (int step = 1; step < 4; step *= 2) {
-            sum.a += __shfl_xor_sync(~0U, sum.a, step);
-            sum.b += __shfl_xor_sync(~0U, sum.b, step);
-        }
+        sum = sum_of_quad(sum);
         if (lane % 4 != 0) return;
         control_.sum[group_][head] = sum.a;
         control_.sum[group_][head + 8] = sum.b;

@@ -58,6 +58,10 @@ struct WideCombineRow {
     [[nodiscard]] __device__ __forceinline__ const float* address(std::int64_t element) const {
         return args.partials + (Half ? element / 2 : element);
     }
+    /// A lane's column of a piece of the columns from `first` on.
+    [[nodiscard]] __device__ __forceinline__ int column(int first, int piece) const {
+        return first + (piece * 32 + lane) * kVector;
+    }
     __device__ __forceinline__ static void add(Vector& sums, const uint4& bits, float weight) {
         const std::uint32_t words[4] = {bits.x, bits.y, bits.z, bits.w};
 #pragma unroll
@@ -178,7 +182,7 @@ class WideCombine {
             for (int slots = 32; slots < row_.args.top_k; slots += 32) add_more(sums, job.token, slots, first);
 #pragma unroll
             for (int piece = 0; piece < kPieces; ++piece)
-                row_.store(sums[piece], job.token, column(first, piece), Plain);
+                row_.store(sums[piece], job.token, row_.column(first, piece), Plain);
         }
     }
     /// Slots behind the first 32.
@@ -190,13 +194,10 @@ class WideCombine {
             add(sums, load_all(row_.row_of(token, slots + next), first), __shfl_sync(0xFFFFFFFFU, slot.weight, next));
         }
     }
-    [[nodiscard]] __device__ __forceinline__ int column(int first, int piece) const {
-        return first + (piece * 32 + row_.lane) * Row::kVector;
-    }
     [[nodiscard]] __device__ __forceinline__ Vectors load_all(std::int64_t from, int first) const {
         Vectors vectors;
 #pragma unroll
-        for (int piece = 0; piece < kPieces; ++piece) vectors.bits[piece] = load(from, column(first, piece));
+        for (int piece = 0; piece < kPieces; ++piece) vectors.bits[piece] = load(from, row_.column(first, piece));
         return vectors;
     }
     __device__ __forceinline__ static void add(typename Row::Vector (&sums)[kPieces], const Vectors& vectors,

@@ -121,17 +121,15 @@ class WideTokenCombine {
         if (job.token >= 0) pending_ = next_job();
         return begin(job);
     }
-    [[nodiscard]] __device__ __forceinline__ int column(const Job& job, int piece) const {
-        return job.first + (piece * 32 + row_.lane) * Row::kVector;
-    }
     [[nodiscard]] __device__ __forceinline__ Vectors load_row(const Job& job, int slot, bool live) const {
         const std::int64_t from = row_.row_of(job.token, slot);
         Vectors vectors{};
         if (!live) return vectors;
 #pragma unroll
         for (int piece = 0; piece < kPieces; ++piece)
-            if (column(job, piece) < row_.hidden)
-                vectors.bits[piece] = __ldcg(reinterpret_cast<const uint4*>(row_.address(from + column(job, piece))));
+            if (row_.column(job.first, piece) < row_.hidden)
+                vectors.bits[piece] =
+                    __ldcg(reinterpret_cast<const uint4*>(row_.address(from + row_.column(job.first, piece))));
         return vectors;
     }
     [[nodiscard]] __device__ __forceinline__ Vectors load(const Step& step) const {
@@ -159,7 +157,7 @@ class WideTokenCombine {
         }
 #pragma unroll
         for (int piece = 0; piece < kPieces; ++piece) {
-            row_.store(sums[piece], job.token, column(job, piece), Plain);
+            row_.store(sums[piece], job.token, row_.column(job.first, piece), Plain);
 #pragma unroll
             for (float& sum : sums[piece]) sum = 0.0F;
         }

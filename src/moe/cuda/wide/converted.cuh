@@ -92,12 +92,7 @@ __device__ __forceinline__ void copy_converted_weights(WideFeed<Shape>& feed, co
     const int ask_at = max(0, chunks - kWideAskAhead);
     int expert = 0;
     int rank = 0;  // of it among those with rows
-    for (;;) {
-        ++turn;
-        if (leader) walk.deal(turn);
-        __syncwarp();
-        const WideUnit* const next = deals.await(turn);
-        if (next == nullptr) return;
+    while (const WideUnit* const next = walk.deal_next(turn)) {
         const WideUnit unit = *next;
 #pragma unroll 1
         for (; expert < unit.expert; ++expert) rank += tables.tile_count(expert) > 0 ? 1 : 0;

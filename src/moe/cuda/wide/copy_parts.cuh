@@ -84,12 +84,7 @@ __device__ __forceinline__ void copy_part_weights(WidePartFeed<Shape>& feed, con
     WideWalk<Shape> walk(tables, deals, matrix, down);
     if (leader) walk.ask();
     const int ask_at = max(0, whole - kWideAskAhead);
-    for (;;) {
-        ++turn;
-        if (leader) walk.deal(turn);
-        __syncwarp();
-        const WideUnit* const next = deals.await(turn);
-        if (next == nullptr) return;
+    while (const WideUnit* const next = walk.deal_next(turn)) {
         const int strips = next->strips;
         const std::uint8_t* source =
             matrix.packed + next->expert * matrix.expert_bytes + next->strip * matrix.strip_bytes;

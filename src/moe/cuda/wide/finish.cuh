@@ -122,17 +122,11 @@ __device__ __forceinline__ void prepare_gates(const WideArgs& args, const Rows& 
         for (int odd = 0; odd < 2; ++odd) activation.limit_both(sums[n][odd], sums[n][odd + 2]);
 }
 
-/// By way of the warp's 512 bytes of `patch`, so that a lane stores eight columns of a row at once.
-template <class Shape, int Eights>
-__device__ __forceinline__ void finish_gate_up(const WideArgs& args, const WideUnit& unit, int strip,
-                                               const WideConsumer& me, std::uint8_t* patch,
-                                               const WideLaneRows<Shape, false>& rows, float (&sums)[Eights][4]) {
-    prepare_gates<Shape>(args, rows, sums);
-    const WideGate gate{WideActivation(args.activation).alpha * -1.44269504F};
-    const int col = strip * 32 + me.slab * 8;
-    const int left = args.down.cols - col;
-    const TileRows to(args.intermediate, unit.first, unit.rows, args.down.padded_cols);
-    const std::uint32_t own = ptx::shared_address(patch) + static_cast<std::uint32_t>(me.lane) * 16;
+/// Gates become results in bf16, by way of the warp's 512 bytes of shared memory, so that a lane stores eight columns
+/// of a row at once. `own`: the lane's place there; `store` gets the first of 32 rows.
+template <int Eights, typename Store>
+__device__ __forceinline__ void turn_results(const WideGate& gate, std::uint32_t own, const float (&sums)[Eights][4],
+                                             const Store& store) {
 #pragma unroll
     for (int four = 0; four < Eights; four += 4) {
         std::uint32_t pairs[4] = {};
@@ -146,9 +140,24 @@ __device__ __forceinline__ void finish_gate_up(const WideArgs& args, const WideU
         __syncwarp();
         ptx::store_matrix_transposed_x4(own, pairs);
         __syncwarp();
-        const int row = four * 8 + me.lane;
-        if (row < unit.rows) store_turned(to.place(row, col / 8), left, patch + me.lane * 16);
+        store(four * 8);
     }
+}
+
+template <class Shape, int Eights>
+__device__ __forceinline__ void finish_gate_up(const WideArgs& args, const WideUnit& unit, int strip,
+                                               const WideConsumer& me, std::uint8_t* patch,
+                                               const WideLaneRows<Shape, false>& rows, float (&sums)[Eights][4]) {
+    prepare_gates<Shape>(args, rows, sums);
+    const WideGate gate{WideActivation(args.activation).alpha * -1.44269504F};
+    const int col = strip * 32 + me.slab * 8;
+    const int left = args.down.cols - col;
+    const TileRows to(args.intermediate, unit.first, unit.rows, args.down.padded_cols);
+    const std::uint32_t own = ptx::shared_address(patch) + static_cast<std::uint32_t>(me.lane) * 16;
+    turn_results(gate, own, sums, [&](int first) {
+        const int row = first + me.lane;
+        if (row < unit.rows) store_turned(to.place(row, col / 8), left, patch + me.lane * 16);
+    });
 }
 
 /// Routes of a unit's rows: a lane has those of rows `lane` of each 32, -1 behind the last one.

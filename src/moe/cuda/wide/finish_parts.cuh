@@ -66,21 +66,7 @@ __device__ __forceinline__ void finish_brought_gate_up(const WideArgs& args, con
     prepare_gates<Shape>(args, rows, sums);
     const WideGate gate{WideActivation(args.activation).alpha * -1.44269504F};
     std::uint8_t* const own = patch + me.lane * 16;
-#pragma unroll
-    for (int four = 0; four < Eights; four += 4) {
-        std::uint32_t pairs[4] = {};
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            if (four + i >= Eights) break;
-            const float(&s)[4] = sums[four + i];
-            const __nv_bfloat162 pair = __floats2bfloat162_rn(gate(s[0], s[2]), gate(s[1], s[3]));
-            pairs[i] = *reinterpret_cast<const std::uint32_t*>(&pair);
-        }
-        __syncwarp();
-        ptx::store_matrix_transposed_x4(ptx::shared_address(own), pairs);
-        __syncwarp();
-        columns.store(four * 8, own);
-    }
+    turn_results(gate, ptx::shared_address(own), sums, [&](int first) { columns.store(first, own); });
 }
 
 /// Of all strips of a warpgroup, which lie together.

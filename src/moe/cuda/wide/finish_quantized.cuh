@@ -224,8 +224,26 @@ __device__ __forceinline__ void store_wide_codes(const WideGroupScratch<Rows>& s
     }
 }
 
-/// Gates become results, zeros behind the last column. Without a branch around an activation: with one they follow each
-/// other, 150 cycles each.
+/// What is there is of no column.
+template <int Eights>
+__device__ __forceinline__ void clear_strip(float (&sums)[Eights][4]) {
+#pragma unroll
+    for (int n = 0; n < Eights; ++n)
+#pragma unroll
+        for (float& sum : sums[n]) sum = 0.0F;
+}
+/// Gates of two strips become results. Without a branch around an activation: with one they follow each other, 150
+/// cycles each.
+template <int Eights>
+__device__ __forceinline__ void activate_strips(const WideQuickActivation& activation, float (&sums)[2][Eights][4]) {
+#pragma unroll
+    for (int n = 0; n < Eights; ++n)
+#pragma unroll
+        for (int odd = 0; odd < 2; ++odd)
+            activation(sums[0][n][odd], sums[0][n][odd + 2], sums[1][n][odd], sums[1][n][odd + 2]);
+}
+
+/// Gates become results, zeros behind the last column.
 template <class Shape, int Eights>
 __device__ __forceinline__ void activate_wide_group(const WideArgs& args, const WideUnit& unit, const WideConsumer& me,
                                                     float (&sums)[2][Eights][4]) {
@@ -252,16 +270,9 @@ __device__ __forceinline__ void activate_wide_group(const WideArgs& args, const 
 #pragma unroll
                 for (int odd = 0; odd < 2; ++odd) activation.limit_both(sums[i][n][odd], sums[i][n][odd + 2]);
         if (strip * 32 + me.slab * 8 + me.lane / 4 < args.down.cols) continue;
-#pragma unroll
-        for (int n = 0; n < Eights; ++n)
-#pragma unroll
-            for (float& sum : sums[i][n]) sum = 0.0F;  // what is there is of no column
+        clear_strip(sums[i]);
     }
-#pragma unroll
-    for (int n = 0; n < Eights; ++n)
-#pragma unroll
-        for (int odd = 0; odd < 2; ++odd)
-            activation(sums[0][n][odd], sums[0][n][odd + 2], sums[1][n][odd], sums[1][n][odd + 2]);
+    activate_strips(activation, sums);
 }
 
 /// Rows of a tile from `first` on. By all consumers of the CTA, also those without a strip. Columns behind the last are

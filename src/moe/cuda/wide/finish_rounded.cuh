@@ -24,7 +24,7 @@ __device__ __forceinline__ WideRoundScratch<Shape::kMostRows>& round_scratch(con
     return *reinterpret_cast<WideRoundScratch<Shape::kMostRows>*>(shared + args.lists.group);
 }
 
-/// Gates become results, zeros in strips that the matrix does not have. Without a branch around an activation.
+/// Gates become results, zeros in strips that the matrix does not have.
 template <class Shape, int Eights>
 __device__ __forceinline__ void activate_rounded(const WideArgs& args, const WideUnit& unit, int first,
                                                  const WideLaneRows<Shape, false> (&rows)[2],
@@ -34,16 +34,9 @@ __device__ __forceinline__ void activate_rounded(const WideArgs& args, const Wid
     for (int i = 0; i < 2; ++i) {
         prepare_gates<Shape>(args, rows[i], sums[i]);
         if ((unit.strip + first + i) * 32 < args.down.cols) continue;  // which are whole strips
-#pragma unroll
-        for (int n = 0; n < Eights; ++n)
-#pragma unroll
-            for (float& sum : sums[i][n]) sum = 0.0F;  // what is there is of no column
+        clear_strip(sums[i]);
     }
-#pragma unroll
-    for (int n = 0; n < Eights; ++n)
-#pragma unroll
-        for (int odd = 0; odd < 2; ++odd)
-            activation(sums[0][n][odd], sums[0][n][odd + 2], sums[1][n][odd], sums[1][n][odd + 2]);
+    activate_strips(activation, sums);
 }
 
 /// Results become e4m3 and what that is worth.

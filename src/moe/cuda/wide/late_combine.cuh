@@ -50,7 +50,8 @@ class WideLateCombine {
                 slot = row_.slot_of(job.token, slots);
             }
 #pragma unroll
-            for (int piece = 0; piece < kPieces; ++piece) row_.store(sums[piece], job.token, column(job, piece), Plain);
+            for (int piece = 0; piece < kPieces; ++piece)
+                row_.store(sums[piece], job.token, row_.column(job.first, piece), Plain);
         }
     }
     /// One row of results is on its way while one is added.
@@ -68,16 +69,14 @@ class WideLateCombine {
             for (int piece = 0; piece < kPieces; ++piece) Row::add(sums[piece], vectors.bits[piece], weight);
         }
     }
-    [[nodiscard]] __device__ __forceinline__ int column(const WideCombineJob& job, int piece) const {
-        return job.first + (piece * 32 + row_.lane) * Row::kVector;
-    }
     [[nodiscard]] __device__ __forceinline__ Vectors load_all(const WideCombineJob& job, int slot) const {
         const std::int64_t from = row_.row_of(job.token, slot);
         Vectors vectors{};
 #pragma unroll
         for (int piece = 0; piece < kPieces; ++piece)
-            if (column(job, piece) < row_.hidden)
-                vectors.bits[piece] = __ldcg(reinterpret_cast<const uint4*>(row_.address(from + column(job, piece))));
+            if (row_.column(job.first, piece) < row_.hidden)
+                vectors.bits[piece] =
+                    __ldcg(reinterpret_cast<const uint4*>(row_.address(from + row_.column(job.first, piece))));
         return vectors;
     }
 

@@ -89,12 +89,7 @@ __device__ __forceinline__ void copy_wide_weights(WideFeed<Shape>& feed, const W
     WideWalk<Shape> walk(tables, deals, matrix, down);
     if (leader) walk.ask();
     const int ask_at = max(0, chunks - kWideAskAhead);
-    for (;;) {
-        ++turn;
-        if (leader) walk.deal(turn);
-        __syncwarp();
-        const WideUnit* const next = deals.await(turn);
-        if (next == nullptr) return;
+    while (const WideUnit* const next = walk.deal_next(turn)) {
         const WideUnit unit = *next;
         const bool both = Shape::kPairs && unit.same_strips && pair.size == 2;
         const WideRange share = pair.share(both, unit.strips);

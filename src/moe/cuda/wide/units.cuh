@@ -151,6 +151,13 @@ class WideWalk {
         if (pair_.rank == 0 && pair_.size == 2) deals_.tell(turn, number);
         deals_.put(turn, unit_of(number));
     }
+    /// That for the turn after `turn`, by a whole warp, whose first lane asks and deals; null behind the last unit.
+    [[nodiscard]] __device__ __forceinline__ const WideUnit* deal_next(int& turn) {
+        ++turn;
+        if (threadIdx.x % 32 == 0) deal(turn);
+        __syncwarp();
+        return deals_.await(turn);
+    }
 
   private:
     /// Of no expert behind the last one.
