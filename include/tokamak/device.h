@@ -23,7 +23,7 @@ struct Device {
     friend constexpr bool operator==(const Device&, const Device&) = default;
 };
 
-/// "cpu" or "cuda:0".
+/// "cpu" (there is one) or "cuda:0".
 std::string to_string(Device device);
 
 /// A CUDA stream of the caller, or the default stream. The CPU backend ignores it. Never owned; a plain value.

@@ -135,6 +135,23 @@ void no_overlap(const Tensor& output, const char* output_name, const Tensor& inp
         invalid("{}: `{}` {} overlaps `{}` {}", op, output_name, to_string(output), input_name, to_string(input));
 }
 
+void disjoint(const char* op, const NamedTensor& output, std::initializer_list<NamedTensor> inputs,
+              const Workspace& workspace, WorkspaceSize used) {
+    const auto begin = reinterpret_cast<std::uintptr_t>(workspace.data);
+    const Extent used_extent{begin, begin + used.bytes};
+    const Extent out_extent = extent(output.tensor);
+    const auto scratch = [&] {
+        return Tensor(workspace.data, DType::u8, {static_cast<std::int64_t>(used.bytes)}, workspace.device);
+    };
+    if (out_extent.meets(used_extent)) no_overlap(output.tensor, output.name, scratch(), "workspace", op);
+    for (const NamedTensor& input : inputs) {
+        if (!input.tensor.present) continue;
+        const Extent of_input = extent(input.tensor);
+        if (of_input.meets(out_extent)) no_overlap(output.tensor, output.name, input.tensor, input.name, op);
+        if (of_input.meets(used_extent)) no_overlap(scratch(), "workspace", input.tensor, input.name, op);
+    }
+}
+
 std::int64_t effective_tokens(std::int64_t tokens, const Tensor& num_tokens) noexcept {
     if (!num_tokens.present) return tokens;
     return std::clamp<std::int64_t>(*num_tokens.as<std::int32_t>(), 0, tokens);

@@ -7,6 +7,7 @@
 #include <set>
 #include <utility>
 
+#include "core/check.h"
 #include "core/environment.h"
 #include "core/log.h"
 #include "core/throw.h"
@@ -253,6 +254,7 @@ void choose_into(detail::PlanState& state, const char* op, Device device, std::i
                  const PlanOptions& options, const std::string& fields, std::vector<std::string> legal,
                  std::function<std::string(std::int64_t)> heuristic, const char* override_name,
                  OverrideFields override_fields) {
+    check::range(op, "max_sms", options.max_sms, 0, std::numeric_limits<int>::max());
     const auto tuned = ConfigStore::user();
     const DeviceInfo& info = device_info(device);
     ChooseRequest request{.op = op,
@@ -282,9 +284,9 @@ void choose_into(detail::PlanState& state, const char* op, Device device, std::i
     }
 }
 
-void choose_cpu(detail::PlanState& state, const char* op, std::int64_t max_tokens, const PlanOptions& options,
-                const std::string& fields) {
-    choose_into(state, op, Device::cpu(), max_tokens, options, fields, {kCpuF32, kCpuF64},
+void choose_cpu(detail::PlanState& state, const char* op, Device device, std::int64_t max_tokens,
+                const PlanOptions& options, const std::string& fields) {
+    choose_into(state, op, device, max_tokens, options, fields, {kCpuF32, kCpuF64},
                 [](std::int64_t) { return std::string(kCpuF32); });
 }
 

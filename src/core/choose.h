@@ -64,7 +64,8 @@ inline std::vector<PlanRow> choose_table(const ChooseRequest& request) {
 }
 
 /// Fills op, device, max_tokens, options, key, table and variant indices of a plan, with the real environment and
-/// stores. `fields` names the problem in the stores; `override_name` may be null: the operator has no override.
+/// stores. Throws `invalid_argument` for options that no plan can have, and what choose_table throws. `fields` names
+/// the problem in the stores; `override_name` may be null: the operator has no override.
 void choose_into(detail::PlanState& state, const char* op, Device device, std::int64_t max_tokens,
                  const PlanOptions& options, const std::string& fields, std::vector<std::string> legal,
                  std::function<std::string(std::int64_t)> heuristic, const char* override_name = nullptr,
@@ -74,9 +75,9 @@ void choose_into(detail::PlanState& state, const char* op, Device device, std::i
 inline constexpr const char* kCpuF32 = "cpu_f32";
 inline constexpr const char* kCpuF64 = "cpu_f64";
 
-/// choose_into for a CPU operator: cpu_f32 unless pinned otherwise.
-void choose_cpu(detail::PlanState& state, const char* op, std::int64_t max_tokens, const PlanOptions& options,
-                const std::string& fields = {});
+/// choose_into for a CPU operator: cpu_f32 unless pinned otherwise. Throws `unsupported` for a CPU other than the one.
+void choose_cpu(detail::PlanState& state, const char* op, Device device, std::int64_t max_tokens,
+                const PlanOptions& options, const std::string& fields = {});
 /// Whether a call of `tokens` tokens runs the oracle variant of a plan made by choose_cpu.
 bool is_oracle(const detail::PlanState& state, std::int64_t tokens) noexcept;
 

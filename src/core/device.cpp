@@ -38,7 +38,8 @@ const std::vector<DeviceInfo>& cached_devices() {
 }  // namespace
 
 std::string to_string(Device device) {
-    return device.is_cuda() ? "cuda:" + std::to_string(device.index) : std::string("cpu");
+    if (!device.is_cuda() && device.index == 0) return "cpu";
+    return (device.is_cuda() ? "cuda:" : "cpu:") + std::to_string(device.index);
 }
 
 std::vector<DeviceInfo> list_devices() { return cached_devices(); }

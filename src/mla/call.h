@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the five operators share around a call: capability answers, buffers that the caller left out, thread slots.
+// What the five operators share around a call: capability answers, scratch of threads.
 #pragma once
 
 #include <omp.h>
@@ -8,39 +8,19 @@
 #include <cstdint>
 
 #include "core/choose.h"
+#include "core/operator_call.h"
 #include "core/throw.h"
 #include "mla/cuda/backend.h"
 #include "tokamak/plan.h"
-#include "tokamak/tensor.h"
 
 namespace tokamak::mla {
 
 /// Answer of `supports`: a malformed problem is refused with the text that make_plan would throw.
 template <class Problem>
 Support support_of(const Problem& problem, Device device, void (*validate)(const Problem&)) {
-    try {
-        validate(problem);
-    } catch (const Error& error) {
-        return Support::no(error.what());
-    }
-    return device.is_cuda() ? cuda::supports(problem, device) : Support::yes();
-}
-
-/// Gives `argument` a new tensor if the caller left it out, and says who owns it.
-inline OwnedTensor caller_or_new(Tensor& argument, DType dtype, std::initializer_list<std::int64_t> shape,
-                                 Device device) {
-    if (argument.present) return OwnedTensor::borrow(argument);
-    OwnedTensor owned = OwnedTensor::allocate(dtype, shape, device);
-    argument = owned.view();
-    return owned;
-}
-
-/// Runs with the caller's workspace, or with one for this call if none is given.
-template <class AnyPlan, class Args>
-void run_with_workspace(const AnyPlan& plan, const Args& args, const Workspace& workspace, Stream stream) {
-    if (workspace.data != nullptr) return run(plan, args, workspace, stream);
-    const OwnedWorkspace own(plan.workspace(), plan.device(), stream);
-    run(plan, args, own, stream);
+    if (Support well_formed = tokamak::support_of([&] { validate(problem); }); !well_formed) return well_formed;
+    if (device.is_cuda()) return cuda::supports(problem, device);
+    return tokamak::support_of([&] { (void)device_info(device); });  // refuses a CPU other than the one
 }
 
 /// Books scratch for as many threads as OpenMP would start now, but not more than there is work for, and fewer where

@@ -48,7 +48,7 @@ void validate_inputs(const IndexerProblem& problem, const IndexerArgs& args, Dev
                 to_string(args.row_starts));
 }
 
-void validate(const IndexerPlan& plan, const IndexerArgs& args) {
+void validate(const IndexerPlan& plan, const IndexerArgs& args, const Workspace& workspace) {
     const IndexerProblem& problem = plan.problem();
     const Device device = plan.device();
     check::tokens(kOp, args.tokens, plan.max_tokens());
@@ -68,14 +68,16 @@ void validate(const IndexerPlan& plan, const IndexerArgs& args) {
                                  .device = device,
                                  .leading_rows = true,
                                  .written = true});
-    for (const auto& [output, name] : {std::pair{&args.logits, "logits"}, {&args.indices, "indices"}}) {
-        check::no_overlap(*output, name, args.q, "q", kOp);
-        check::no_overlap(*output, name, args.k, "k", kOp);
-        check::no_overlap(*output, name, args.weights, "weights", kOp);
-        check::no_overlap(*output, name, args.lengths, "lengths", kOp);
-        check::no_overlap(*output, name, args.row_starts, "row_starts", kOp);
-        check::no_overlap(*output, name, args.num_tokens, "num_tokens", kOp);
-    }
+    plan.layout().check(workspace, device, kOp);
+    for (const auto& [output, name] : {std::pair{&args.logits, "logits"}, {&args.indices, "indices"}})
+        check::disjoint(kOp, {name, *output},
+                        {{"q", args.q},
+                         {"k", args.k},
+                         {"weights", args.weights},
+                         {"lengths", args.lengths},
+                         {"row_starts", args.row_starts},
+                         {"num_tokens", args.num_tokens}},
+                        workspace, plan.workspace());
     check::no_overlap(args.logits, "logits", args.indices, "indices", kOp);
 }
 
@@ -90,14 +92,13 @@ IndexerPlan make_plan(const IndexerProblem& problem, Device device, const PlanOp
     if (device.is_cuda()) return cuda::make_plan(problem, device, options);
     auto state = std::make_shared<IndexerState>();
     state->problem = problem;
-    choose_cpu(*state, kOp, problem.max_tokens, options);
+    choose_cpu(*state, kOp, device, problem.max_tokens, options);
     cpu::book_scratch(*state);
     return detail::to_plan<IndexerProblem>(std::shared_ptr<const IndexerState>(std::move(state)));
 }
 
 void run(const IndexerPlan& plan, const IndexerArgs& args, const Workspace& workspace, Stream stream) {
-    validate(plan, args);
-    plan.layout().check(workspace, plan.device(), kOp);
+    validate(plan, args, workspace);
     if (plan.device().is_cuda()) return cuda::run(plan, args, workspace, stream);
     cpu::indexer(detail::state_of<IndexerState>(plan), args, workspace);
 }
@@ -106,9 +107,9 @@ IndexerResult indexer(const IndexerPlan& plan, IndexerArgs args, const Workspace
     check::tokens(kOp, args.tokens, plan.max_tokens());
     const IndexerProblem& problem = plan.problem();
     IndexerResult result;
-    result.logits = caller_or_new(args.logits, DType::f32, {args.tokens, problem.keys}, plan.device());
-    result.indices = caller_or_new(args.indices, DType::i32, {args.tokens, problem.top_k}, plan.device());
-    run_with_workspace(plan, args, workspace, stream);
+    result.logits = output_for(args.logits, DType::f32, {args.tokens, problem.keys}, plan.device());
+    result.indices = output_for(args.indices, DType::i32, {args.tokens, problem.top_k}, plan.device());
+    run(plan, args, CallWorkspace(plan, workspace, stream).view(), stream);
     return result;
 }
 

@@ -86,7 +86,7 @@ MergeStatePlan make_plan(const MergeStateProblem& problem, Device device, const 
     if (device.is_cuda()) return cuda::make_plan(problem, device, options);
     auto state = std::make_shared<State>();
     state->problem = problem;
-    choose_cpu(*state, kOp, problem.max_tokens, options);
+    choose_cpu(*state, kOp, device, problem.max_tokens, options);
     return detail::to_plan<MergeStateProblem>(std::shared_ptr<const State>(std::move(state)));
 }
 
@@ -102,9 +102,9 @@ MergeStateResult merge_state(const MergeStatePlan& plan, MergeStateArgs args, co
     check::tokens(kOp, args.tokens, plan.max_tokens());
     const MergeStateProblem& problem = plan.problem();
     MergeStateResult result;
-    result.out = caller_or_new(args.out, problem.dtype, {args.tokens, problem.heads, problem.dim}, plan.device());
-    result.lse = caller_or_new(args.lse, DType::f32, {args.tokens, problem.heads}, plan.device());
-    run_with_workspace(plan, args, workspace, stream);
+    result.out = output_for(args.out, problem.dtype, {args.tokens, problem.heads, problem.dim}, plan.device());
+    result.lse = output_for(args.lse, DType::f32, {args.tokens, problem.heads}, plan.device());
+    run(plan, args, CallWorkspace(plan, workspace, stream).view(), stream);
     return result;
 }
 

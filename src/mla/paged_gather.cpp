@@ -23,7 +23,7 @@ void validate(const PagedGatherProblem& problem) {
     check::dtype(kOp, "out_dtype", problem.out_dtype, {DType::bf16, DType::f16, DType::f32});
 }
 
-void validate(const PagedGatherPlan& plan, const PagedGatherArgs& args) {
+void validate(const PagedGatherPlan& plan, const PagedGatherArgs& args, const Workspace& workspace) {
     const PagedGatherProblem& problem = plan.problem();
     const Device device = plan.device();
     check::tokens(kOp, args.tokens, plan.max_tokens());
@@ -50,11 +50,14 @@ void validate(const PagedGatherPlan& plan, const PagedGatherArgs& args) {
                              .leading_rows = true,
                              .contiguous_from = 2,
                              .written = true});
-    check::no_overlap(args.out, "out", args.cache.values, kCache.values, kOp);
-    check::no_overlap(args.out, "out", args.cache.scales, kCache.scales, kOp);
-    check::no_overlap(args.out, "out", args.positions, "positions", kOp);
-    check::no_overlap(args.out, "out", args.block_table, "block_table", kOp);
-    check::no_overlap(args.out, "out", args.num_tokens, "num_tokens", kOp);
+    plan.layout().check(workspace, device, kOp);
+    check::disjoint(kOp, {"out", args.out},
+                    {{kCache.values, args.cache.values},
+                     {kCache.scales, args.cache.scales},
+                     {"positions", args.positions},
+                     {"block_table", args.block_table},
+                     {"num_tokens", args.num_tokens}},
+                    workspace, plan.workspace());
 }
 
 }  // namespace
@@ -68,14 +71,13 @@ PagedGatherPlan make_plan(const PagedGatherProblem& problem, Device device, cons
     if (device.is_cuda()) return cuda::make_plan(problem, device, options);
     auto state = std::make_shared<PagedGatherState>();
     state->problem = problem;
-    choose_cpu(*state, kOp, problem.max_tokens, options);
+    choose_cpu(*state, kOp, device, problem.max_tokens, options);
     book_rows(*state, work_items(problem.max_tokens, problem.top_k));
     return detail::to_plan<PagedGatherProblem>(std::shared_ptr<const PagedGatherState>(std::move(state)));
 }
 
 void run(const PagedGatherPlan& plan, const PagedGatherArgs& args, const Workspace& workspace, Stream stream) {
-    validate(plan, args);
-    plan.layout().check(workspace, plan.device(), kOp);
+    validate(plan, args, workspace);
     if (plan.device().is_cuda()) return cuda::run(plan, args, workspace, stream);
     const auto& state = detail::state_of<PagedGatherState>(plan);
     if (state.options.check_ids) cpu::refuse_bad_positions(state, args);
@@ -85,9 +87,8 @@ void run(const PagedGatherPlan& plan, const PagedGatherArgs& args, const Workspa
 OwnedTensor paged_gather(const PagedGatherPlan& plan, PagedGatherArgs args, const Workspace& workspace, Stream stream) {
     check::tokens(kOp, args.tokens, plan.max_tokens());
     const PagedGatherProblem& problem = plan.problem();
-    OwnedTensor out =
-        caller_or_new(args.out, problem.out_dtype, {args.tokens, problem.top_k, problem.dim}, plan.device());
-    run_with_workspace(plan, args, workspace, stream);
+    OwnedTensor out = output_for(args.out, problem.out_dtype, {args.tokens, problem.top_k, problem.dim}, plan.device());
+    run(plan, args, CallWorkspace(plan, workspace, stream).view(), stream);
     return out;
 }
 

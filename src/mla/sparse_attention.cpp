@@ -18,7 +18,7 @@ SparseAttentionPlan make_plan(const SparseAttentionProblem& problem, Device devi
     if (device.is_cuda()) return cuda::make_plan(problem, device, options);
     auto state = std::make_shared<SparseAttentionState>();
     state->problem = problem;
-    choose_cpu(*state, kSparseAttention, problem.max_tokens, options, problem_key(problem));
+    choose_cpu(*state, kSparseAttention, device, problem.max_tokens, options, problem_key(problem));
     if (problem.out_dtype == DType::f64 && !all_oracle(*state))
         invalid("{}: `out_dtype` is f64, which only the variant {} writes", kSparseAttention, kCpuF64);
     cpu::book_scratch(*state);
@@ -26,8 +26,7 @@ SparseAttentionPlan make_plan(const SparseAttentionProblem& problem, Device devi
 }
 
 void run(const SparseAttentionPlan& plan, const SparseAttentionArgs& args, const Workspace& workspace, Stream stream) {
-    validate(plan, args);
-    plan.layout().check(workspace, plan.device(), kSparseAttention);
+    validate(plan, args, workspace);
     if (plan.device().is_cuda()) return cuda::run(plan, args, workspace, stream);
     const auto& state = detail::state_of<SparseAttentionState>(plan);
     if (state.options.check_ids) cpu::refuse_bad_indices(state, args);
@@ -40,10 +39,10 @@ SparseAttentionResult sparse_attention(const SparseAttentionPlan& plan, SparseAt
     const SparseAttentionProblem& problem = plan.problem();
     SparseAttentionResult result;
     result.out =
-        caller_or_new(args.out, problem.out_dtype, {args.tokens, problem.heads, problem.value_dim}, plan.device());
-    result.lse = caller_or_new(args.lse, DType::f32, {args.tokens, problem.heads}, plan.device());
-    result.max_logits = caller_or_new(args.max_logits, DType::f32, {args.tokens, problem.heads}, plan.device());
-    run_with_workspace(plan, args, workspace, stream);
+        output_for(args.out, problem.out_dtype, {args.tokens, problem.heads, problem.value_dim}, plan.device());
+    result.lse = output_for(args.lse, DType::f32, {args.tokens, problem.heads}, plan.device());
+    result.max_logits = output_for(args.max_logits, DType::f32, {args.tokens, problem.heads}, plan.device());
+    run(plan, args, CallWorkspace(plan, workspace, stream).view(), stream);
     return result;
 }
 

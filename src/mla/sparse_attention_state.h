@@ -12,8 +12,8 @@ inline constexpr const char* kSparseAttention = "sparse_attention";
 
 /// Throws `invalid_argument` unless every field lies in the documented range.
 void validate(const SparseAttentionProblem& problem);
-/// Throws `invalid_argument` unless the arguments of a call fit the plan. Allocates only to throw.
-void validate(const SparseAttentionPlan& plan, const SparseAttentionArgs& args);
+/// Throws `invalid_argument` unless arguments and workspace of a call fit the plan. Allocates only to throw.
+void validate(const SparseAttentionPlan& plan, const SparseAttentionArgs& args, const Workspace& workspace);
 
 /// Scratch of the CPU backend, one part per thread. Bytes, because the variant decides between float and double.
 struct SparseAttentionScratch {

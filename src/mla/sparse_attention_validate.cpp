@@ -99,23 +99,24 @@ void validate_outputs(const SparseAttentionProblem& problem, const SparseAttenti
     statistic(args.max_logits, "max_logits");
 }
 
-void refuse_overlap(const SparseAttentionArgs& args) {
-    const auto against_inputs = [&](const Tensor& output, const char* name) {
-        check::no_overlap(output, name, args.num_tokens, "num_tokens", kOp);
-        check::no_overlap(output, name, args.q, "q", kOp);
-        check::no_overlap(output, name, args.sink, "sink", kOp);
+void refuse_overlap(const SparseAttentionPlan& plan, const SparseAttentionArgs& args, const Workspace& workspace) {
+    const WorkspaceSize used = plan.workspace();
+    for (const auto& [output, name] :
+         {std::pair{&args.out, "out"}, {&args.lse, "lse"}, {&args.max_logits, "max_logits"}}) {
+        check::disjoint(kOp, {name, *output}, {{"num_tokens", args.num_tokens}, {"q", args.q}, {"sink", args.sink}},
+                        workspace, used);
         for (std::size_t p = 0; p < args.pools.size(); ++p) {
             const KvPoolArgs& pool = args.pools[p];
-            check::no_overlap(output, name, pool.cache.values, kPools[p].cache.values, kOp);
-            check::no_overlap(output, name, pool.cache.scales, kPools[p].cache.scales, kOp);
-            check::no_overlap(output, name, pool.indices, kPools[p].indices, kOp);
-            check::no_overlap(output, name, pool.lengths, kPools[p].lengths, kOp);
-            check::no_overlap(output, name, pool.block_table, kPools[p].block_table, kOp);
+            const PoolNames& names = kPools[p];
+            check::disjoint(kOp, {name, *output},
+                            {{names.cache.values, pool.cache.values},
+                             {names.cache.scales, pool.cache.scales},
+                             {names.indices, pool.indices},
+                             {names.lengths, pool.lengths},
+                             {names.block_table, pool.block_table}},
+                            workspace, used);
         }
-    };
-    against_inputs(args.out, "out");
-    against_inputs(args.lse, "lse");
-    against_inputs(args.max_logits, "max_logits");
+    }
     check::no_overlap(args.out, "out", args.lse, "lse", kOp);
     check::no_overlap(args.out, "out", args.max_logits, "max_logits", kOp);
     check::no_overlap(args.lse, "lse", args.max_logits, "max_logits", kOp);
@@ -134,7 +135,7 @@ void validate(const SparseAttentionProblem& problem) {
     for (std::size_t p = 0; p < problem.pools.size(); ++p) validate_pool(problem.pools[p], problem.dim, kPools[p]);
 }
 
-void validate(const SparseAttentionPlan& plan, const SparseAttentionArgs& args) {
+void validate(const SparseAttentionPlan& plan, const SparseAttentionArgs& args, const Workspace& workspace) {
     const SparseAttentionProblem& problem = plan.problem();
     const Device device = plan.device();
     check::tokens(kOp, args.tokens, plan.max_tokens());
@@ -154,7 +155,8 @@ void validate(const SparseAttentionPlan& plan, const SparseAttentionArgs& args) 
     check::optional_tensor(
         args.sink, {.op = kOp, .name = "sink", .dtypes = {DType::f32}, .shape = {problem.heads}, .device = device});
     validate_outputs(problem, args, device);
-    refuse_overlap(args);
+    plan.layout().check(workspace, device, kOp);
+    refuse_overlap(plan, args, workspace);
 }
 
 }  // namespace tokamak::mla

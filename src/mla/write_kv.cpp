@@ -25,7 +25,7 @@ void validate(const WriteKvProblem& problem) {
                 to_string(problem.format));
 }
 
-void validate(const WriteKvPlan& plan, const WriteKvArgs& args) {
+void validate(const WriteKvPlan& plan, const WriteKvArgs& args, const Workspace& workspace) {
     const WriteKvProblem& problem = plan.problem();
     const Device device = plan.device();
     check::tokens(kOp, args.tokens, plan.max_tokens());
@@ -37,12 +37,11 @@ void validate(const WriteKvPlan& plan, const WriteKvArgs& args) {
         args.slots,
         {.op = kOp, .name = "slots", .dtypes = {DType::i32, DType::i64}, .shape = {args.tokens}, .device = device});
     kv::check_cache(args.cache, {problem.format, problem.dim, problem.page_size, device, /*written=*/true}, kCache);
+    plan.layout().check(workspace, device, kOp);
     for (const auto& [output, name] :
-         {std::pair{&args.cache.values, kCache.values}, {&args.cache.scales, kCache.scales}}) {
-        check::no_overlap(*output, name, args.kv, "kv", kOp);
-        check::no_overlap(*output, name, args.slots, "slots", kOp);
-        check::no_overlap(*output, name, args.num_tokens, "num_tokens", kOp);
-    }
+         {std::pair{&args.cache.values, kCache.values}, {&args.cache.scales, kCache.scales}})
+        check::disjoint(kOp, {name, *output}, {{"kv", args.kv}, {"slots", args.slots}, {"num_tokens", args.num_tokens}},
+                        workspace, plan.workspace());
 }
 
 }  // namespace
@@ -56,14 +55,13 @@ WriteKvPlan make_plan(const WriteKvProblem& problem, Device device, const PlanOp
     if (device.is_cuda()) return cuda::make_plan(problem, device, options);
     auto state = std::make_shared<WriteKvState>();
     state->problem = problem;
-    choose_cpu(*state, kOp, problem.max_tokens, options);
+    choose_cpu(*state, kOp, device, problem.max_tokens, options);
     book_rows(*state, problem.max_tokens);
     return detail::to_plan<WriteKvProblem>(std::shared_ptr<const WriteKvState>(std::move(state)));
 }
 
 void run(const WriteKvPlan& plan, const WriteKvArgs& args, const Workspace& workspace, Stream stream) {
-    validate(plan, args);
-    plan.layout().check(workspace, plan.device(), kOp);
+    validate(plan, args, workspace);
     if (plan.device().is_cuda()) return cuda::run(plan, args, workspace, stream);
     const auto& state = detail::state_of<WriteKvState>(plan);
     if (state.options.check_ids) cpu::refuse_bad_slots(args);
@@ -72,7 +70,8 @@ void run(const WriteKvPlan& plan, const WriteKvArgs& args, const Workspace& work
 
 void write_kv(const WriteKvProblem& problem, const WriteKvArgs& args, Device device, const Workspace& workspace,
               Stream stream) {
-    run_with_workspace(make_plan(problem, device), args, workspace, stream);
+    const WriteKvPlan plan = make_plan(problem, device);
+    run(plan, args, CallWorkspace(plan, workspace, stream).view(), stream);
 }
 
 }  // namespace tokamak::mla

@@ -5,9 +5,9 @@
 
 #include "core/check.h"
 #include "core/choose.h"
+#include "core/operator_call.h"
 #include "moe/cpu/align.h"
 #include "moe/cuda/small/small_operators.h"
-#include "moe/owning.h"
 #include "moe/problem_checks.h"
 #include "moe/routing_args.h"
 
@@ -90,15 +90,16 @@ void check_outputs(const AlignState& state, const AlignArgs& args, const Workspa
     output("expert_ids", args.expert_ids, sizes.max_blocks);
     output("num_tokens_post_padded", args.num_tokens_post_padded, 1);
     state.layout.check(workspace, state.device, kOp);
-    const NamedArg ids{"ids", args.ids};
-    const NamedArg map{"expert_map", args.expert_map};
-    const NamedArg count{"num_tokens", args.num_tokens};
-    const NamedArg experts{"expert_ids", args.expert_ids};
-    const NamedArg post{"num_tokens_post_padded", args.num_tokens_post_padded};
+    const check::NamedTensor ids{"ids", args.ids};
+    const check::NamedTensor map{"expert_map", args.expert_map};
+    const check::NamedTensor count{"num_tokens", args.num_tokens};
+    const check::NamedTensor experts{"expert_ids", args.expert_ids};
+    const check::NamedTensor post{"num_tokens_post_padded", args.num_tokens_post_padded};
     const WorkspaceSize used = state.layout.size();
-    check_disjoint(kOp, {"sorted_token_ids", args.sorted_token_ids}, {ids, map, count, experts, post}, workspace, used);
-    check_disjoint(kOp, experts, {ids, map, count, post}, workspace, used);
-    check_disjoint(kOp, post, {ids, map, count}, workspace, used);
+    check::disjoint(kOp, {"sorted_token_ids", args.sorted_token_ids}, {ids, map, count, experts, post}, workspace,
+                    used);
+    check::disjoint(kOp, experts, {ids, map, count, post}, workspace, used);
+    check::disjoint(kOp, post, {ids, map, count}, workspace, used);
 }
 
 }  // namespace
@@ -119,7 +120,6 @@ Support supports(const AlignProblem& problem, Device device) {
 
 AlignPlan make_plan(const AlignProblem& problem, Device device, const PlanOptions& options) {
     check_problem(problem, device);
-    check_options(kOp, options);
     auto state = std::make_shared<AlignState>();
     state->problem = problem;
     state->global_experts = global_experts(problem);
@@ -129,7 +129,7 @@ AlignPlan make_plan(const AlignProblem& problem, Device device, const PlanOption
     }
     state->ends = state->layout.add<std::int64_t>("ends", static_cast<std::size_t>(bins(problem)));
     check_workspace_limit(kOp, options, state->layout.size());
-    choose_cpu(*state, kOp, problem.max_tokens, options);
+    choose_cpu(*state, kOp, device, problem.max_tokens, options);
     return detail::to_plan<AlignProblem>(std::shared_ptr<const AlignState>(std::move(state)));
 }
 

@@ -6,12 +6,12 @@
 
 #include "core/check.h"
 #include "core/choose.h"
+#include "core/operator_call.h"
 #include "moe/cpu/expert_rows.h"
 #include "moe/cpu/fused_moe.h"
 #include "moe/cpu/plan_cpu.h"
 #include "moe/cpu/route.h"
 #include "moe/fused_moe_state.h"
-#include "moe/owning.h"
 #include "moe/problem_checks.h"
 #include "moe/problem_key.h"
 #include "moe/routing_args.h"
@@ -169,21 +169,21 @@ void check_args(const FusedMoeState& state, const FusedMoeArgs& args, const Work
     check_weights(state, args);
     check_rows(state, args);
     state.layout.check(workspace, state.device, kOp);
-    check_disjoint(kOp, {"out", args.out},
-                   {{"num_tokens", args.num_tokens},
-                    {"x", args.x},
-                    {"ids", args.ids},
-                    {"weights", args.weights},
-                    {"logits", args.logits},
-                    {"correction_bias", args.correction_bias},
-                    {"gate_up", args.gate_up},
-                    {"down", args.down},
-                    {"gate_up_bias", args.gate_up_bias},
-                    {"down_bias", args.down_bias},
-                    {"expert_map", args.expert_map},
-                    {"expert_rows", args.expert_rows},
-                    {"shared_output", args.shared_output}},
-                   workspace, state.layout.size());
+    check::disjoint(kOp, {"out", args.out},
+                    {{"num_tokens", args.num_tokens},
+                     {"x", args.x},
+                     {"ids", args.ids},
+                     {"weights", args.weights},
+                     {"logits", args.logits},
+                     {"correction_bias", args.correction_bias},
+                     {"gate_up", args.gate_up},
+                     {"down", args.down},
+                     {"gate_up_bias", args.gate_up_bias},
+                     {"down_bias", args.down_bias},
+                     {"expert_map", args.expert_map},
+                     {"expert_rows", args.expert_rows},
+                     {"shared_output", args.shared_output}},
+                    workspace, state.layout.size());
 }
 
 }  // namespace
@@ -202,7 +202,6 @@ Support supports(const FusedMoeProblem& problem, Device device) {
 
 FusedMoePlan make_plan(const FusedMoeProblem& problem, Device device, const PlanOptions& options) {
     check_problem(problem, device);
-    check_options(kOp, options);
     auto state = std::make_shared<FusedMoeState>();
     state->problem = problem;
     state->local_experts = resolve_local_experts(problem.num_experts, problem.num_local_experts);

@@ -33,10 +33,6 @@ void check_finite(const char* op, const char* name, float value) {
     if (!std::isfinite(value)) invalid("{}: `{}` is {}, expected a finite number", op, name, value);
 }
 
-void check_options(const char* op, const PlanOptions& options) {
-    check::range(op, "max_sms", options.max_sms, 0, std::numeric_limits<int>::max());
-}
-
 void check_workspace_limit(const char* op, const PlanOptions& options, WorkspaceSize needed) {
     if (options.max_workspace_bytes != 0 && needed.bytes > options.max_workspace_bytes)
         invalid("{}: `max_workspace_bytes` is {}, the smallest workable limit is {}", op, options.max_workspace_bytes,

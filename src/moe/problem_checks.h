@@ -22,25 +22,11 @@ void check_product(const char* op, const char* what, std::initializer_list<std::
 
 void check_finite(const char* op, const char* name, float value);
 
-/// The options that every operator reads; `variant` is checked where it is chosen.
-void check_options(const char* op, const PlanOptions& options);
-
 /// For operators whose workspace cannot be traded for more launches.
 void check_workspace_limit(const char* op, const PlanOptions& options, WorkspaceSize needed);
 
 /// Throws `unsupported` unless the operator has a backend for the device: where a CUDA backend is added, its operator
 /// stops calling this for CUDA devices.
 void require_cpu(const char* op, Device device);
-
-/// `supports` in terms of the check that `make_plan` runs: one reason, told in two ways.
-template <class Check>
-Support support_of(const Check& check) {
-    try {
-        check();
-    } catch (const Error& error) {
-        return Support::no(error.what());
-    }
-    return Support::yes();
-}
 
 }  // namespace tokamak::moe

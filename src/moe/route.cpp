@@ -3,10 +3,10 @@
 
 #include "core/check.h"
 #include "core/choose.h"
+#include "core/operator_call.h"
 #include "moe/cpu/parallel.h"
 #include "moe/cpu/route.h"
 #include "moe/cuda/small/small_operators.h"
-#include "moe/owning.h"
 #include "moe/problem_checks.h"
 #include "moe/routing_args.h"
 
@@ -70,11 +70,11 @@ void check_args(const RouteState& state, const RouteArgs& args, const Workspace&
     output("weights", args.weights, p.weights_dtype);
     output("ids", args.ids, p.ids_dtype);
     state.layout.check(workspace, state.device, kOp);
-    const NamedArg logits{"logits", args.logits};
-    const NamedArg bias{"correction_bias", args.correction_bias};
-    const NamedArg count{"num_tokens", args.num_tokens};
-    check_disjoint(kOp, {"weights", args.weights}, {logits, bias, count, {"ids", args.ids}}, workspace, {});
-    check_disjoint(kOp, {"ids", args.ids}, {logits, bias, count}, workspace, {});
+    const check::NamedTensor logits{"logits", args.logits};
+    const check::NamedTensor bias{"correction_bias", args.correction_bias};
+    const check::NamedTensor count{"num_tokens", args.num_tokens};
+    check::disjoint(kOp, {"weights", args.weights}, {logits, bias, count, {"ids", args.ids}}, workspace, {});
+    check::disjoint(kOp, {"ids", args.ids}, {logits, bias, count}, workspace, {});
 }
 
 }  // namespace
@@ -85,7 +85,6 @@ Support supports(const RouteProblem& problem, Device device) {
 
 RoutePlan make_plan(const RouteProblem& problem, Device device, const PlanOptions& options) {
     check_problem(problem, device);
-    check_options(kOp, options);
     auto state = std::make_shared<RouteState>();
     state->problem = problem;
     if (device.is_cuda()) {
@@ -93,7 +92,7 @@ RoutePlan make_plan(const RouteProblem& problem, Device device, const PlanOption
         return detail::to_plan<RouteProblem>(std::shared_ptr<const RouteState>(std::move(state)));
     }
     state->threads = cpu::thread_limit();
-    choose_cpu(*state, kOp, problem.max_tokens, options);
+    choose_cpu(*state, kOp, device, problem.max_tokens, options);
     return detail::to_plan<RouteProblem>(std::shared_ptr<const RouteState>(std::move(state)));
 }
 

@@ -6,9 +6,9 @@
 
 #include "core/check.h"
 #include "core/choose.h"
+#include "core/operator_call.h"
 #include "moe/cpu/plan_cpu.h"
 #include "moe/cpu/routed_gemm.h"
-#include "moe/owning.h"
 #include "moe/problem_checks.h"
 #include "moe/routed_gemm_state.h"
 #include "moe/routing_args.h"
@@ -66,14 +66,14 @@ void check_args(const RoutedGemmState& state, const RoutedGemmArgs& args, const 
                        {args.tokens, args.num_tokens, args.ids, args.weights, args.expert_map, args.first_expert});
     check_tensors(state, args);
     state.layout.check(workspace, state.device, kOp);
-    check_disjoint(kOp, {"out", args.out},
-                   {{"num_tokens", args.num_tokens},
-                    {"x", args.x},
-                    {"ids", args.ids},
-                    {"weights", args.weights},
-                    {"matrix", args.matrix},
-                    {"expert_map", args.expert_map}},
-                   workspace, state.layout.size());
+    check::disjoint(kOp, {"out", args.out},
+                    {{"num_tokens", args.num_tokens},
+                     {"x", args.x},
+                     {"ids", args.ids},
+                     {"weights", args.weights},
+                     {"matrix", args.matrix},
+                     {"expert_map", args.expert_map}},
+                    workspace, state.layout.size());
 }
 
 }  // namespace
@@ -88,7 +88,6 @@ Support supports(const RoutedGemmProblem& problem, Device device) {
 
 RoutedGemmPlan make_plan(const RoutedGemmProblem& problem, Device device, const PlanOptions& options) {
     check_problem(problem, device);
-    check_options(kOp, options);
     auto state = std::make_shared<RoutedGemmState>();
     state->problem = problem;
     state->local_experts = resolve_local_experts(problem.num_experts, problem.num_local_experts);

@@ -84,21 +84,4 @@ void check_ids(const char* op, const Tensor& ids, std::int64_t tokens, int num_e
         }
 }
 
-void check_disjoint(const char* op, const NamedArg& output, std::initializer_list<NamedArg> inputs,
-                    const Workspace& workspace, WorkspaceSize used) {
-    const auto begin = reinterpret_cast<std::uintptr_t>(workspace.data);
-    const check::Extent used_extent{begin, begin + used.bytes};
-    const check::Extent out_extent = check::extent(output.tensor);
-    const auto scratch = [&] {
-        return Tensor(workspace.data, DType::u8, {static_cast<std::int64_t>(used.bytes)}, workspace.device);
-    };
-    if (out_extent.meets(used_extent)) check::no_overlap(output.tensor, output.name, scratch(), "workspace", op);
-    for (const NamedArg& input : inputs) {
-        if (!input.tensor.present) continue;
-        const check::Extent extent = check::extent(input.tensor);
-        if (extent.meets(out_extent)) check::no_overlap(output.tensor, output.name, input.tensor, input.name, op);
-        if (extent.meets(used_extent)) check::no_overlap(scratch(), "workspace", input.tensor, input.name, op);
-    }
-}
-
 }  // namespace tokamak::moe

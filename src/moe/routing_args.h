@@ -4,10 +4,8 @@
 #pragma once
 
 #include <cstdint>
-#include <initializer_list>
 
 #include "tokamak/moe/route.h"
-#include "tokamak/plan.h"
 #include "tokamak/tensor.h"
 
 namespace tokamak::moe {
@@ -56,14 +54,5 @@ void check_scores(const char* op, Device device, const RouteProblem& problem, co
 
 /// PlanOptions::check_ids on the CPU: throws for the first id outside [0, num_experts), naming token, slot and id.
 void check_ids(const char* op, const Tensor& ids, std::int64_t tokens, int num_experts);
-
-/// A tensor with its name, for check_disjoint.
-struct NamedArg {
-    const char* name;
-    const Tensor& tensor;
-};
-/// `output` may share no byte with the inputs, and neither may the part of the workspace that the plan uses.
-void check_disjoint(const char* op, const NamedArg& output, std::initializer_list<NamedArg> inputs,
-                    const Workspace& workspace, WorkspaceSize used);
 
 }  // namespace tokamak::moe

@@ -5,10 +5,10 @@
 
 #include "core/check.h"
 #include "core/choose.h"
+#include "core/operator_call.h"
 #include "moe/cpu/parallel.h"
 #include "moe/cpu/sum_reduce.h"
 #include "moe/cuda/small/small_operators.h"
-#include "moe/owning.h"
 #include "moe/problem_checks.h"
 #include "moe/routing_args.h"
 
@@ -57,8 +57,8 @@ void check_args(const SumReduceState& state, const SumReduceArgs& args, const Wo
                              .leading_rows = true,
                              .written = true});
     state.layout.check(workspace, state.device, kOp);
-    check_disjoint(kOp, {"out", args.out}, {{"y", args.y}, {"weights", args.weights}, {"num_tokens", args.num_tokens}},
-                   workspace, {});
+    check::disjoint(kOp, {"out", args.out}, {{"y", args.y}, {"weights", args.weights}, {"num_tokens", args.num_tokens}},
+                    workspace, {});
 }
 
 }  // namespace
@@ -69,7 +69,6 @@ Support supports(const SumReduceProblem& problem, Device device) {
 
 SumReducePlan make_plan(const SumReduceProblem& problem, Device device, const PlanOptions& options) {
     check_problem(problem, device);
-    check_options(kOp, options);
     auto state = std::make_shared<SumReduceState>();
     state->problem = problem;
     if (device.is_cuda()) {
@@ -77,7 +76,7 @@ SumReducePlan make_plan(const SumReduceProblem& problem, Device device, const Pl
         return detail::to_plan<SumReduceProblem>(std::shared_ptr<const SumReduceState>(std::move(state)));
     }
     state->threads = cpu::thread_limit();
-    choose_cpu(*state, kOp, problem.max_tokens, options);
+    choose_cpu(*state, kOp, device, problem.max_tokens, options);
     return detail::to_plan<SumReduceProblem>(std::shared_ptr<const SumReduceState>(std::move(state)));
 }
 

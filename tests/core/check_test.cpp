@@ -189,5 +189,26 @@ TEST_F(Check, OverlapOfOutputAndInput) {
     EXPECT_FALSE(overlaps(strided({3}, {10}), part(21, 1)));
 }
 
+TEST_F(Check, NothingSharesBytesWithOutputOrWorkspace) {
+    const auto part = [&](std::int64_t first, std::int64_t count) {
+        return Tensor(memory.data() + first, DType::f32, {count});
+    };
+    const Workspace workspace{memory.data() + 512, 512 * sizeof(float), Device::cpu()};
+    const WorkspaceSize used{64 * sizeof(float), 256};
+    const auto check = [&](const Tensor& out, const Tensor& first, const Tensor& second) {
+        check::disjoint("toy", {"out", out}, {{"first", first}, {"second", second}}, workspace, used);
+    };
+    EXPECT_NO_THROW(check(part(0, 8), part(8, 8), part(16, 8)));
+    EXPECT_NO_THROW(check(part(0, 8), Tensor(), part(8, 8)));
+    EXPECT_NO_THROW(check(Tensor(), part(0, 8), part(0, 8)));                  // inputs may be the same
+    EXPECT_NO_THROW(check(part(512 + 64, 8), part(8, 8), part(512 + 72, 8)));  // of the workspace, but not used
+    const auto refuses = [&](const Tensor& out, const Tensor& first, const Tensor& second, const char* text) {
+        test::expect_error([&] { check(out, first, second); }, ErrorCode::invalid_argument, {"toy: ", text});
+    };
+    refuses(part(0, 8), part(8, 8), part(7, 8), "overlaps `second`");
+    refuses(part(512 + 63, 8), part(8, 8), part(16, 8), "overlaps `workspace`");
+    refuses(part(0, 8), part(512, 1), part(16, 8), "`workspace` u8[256] overlaps `first`");
+}
+
 }  // namespace
 }  // namespace tokamak

@@ -349,5 +349,20 @@ TEST(Choose, IntoAPlanReadsEnvironmentAndStore) {
     EXPECT_EQ(made(nullptr), "tuned b 1");
 }
 
+TEST(Choose, OptionsAndDevicesThatNoPlanCanHaveAreRefused) {
+    const auto made = [](const PlanOptions& options, Device device) {
+        detail::PlanState state;
+        choose_cpu(state, "toy", device, 4, options);
+    };
+    EXPECT_NO_THROW(made({.max_sms = 0}, Device::cpu()));
+    test::expect_error([&] { made({.max_sms = -1}, Device::cpu()); }, ErrorCode::invalid_argument,
+                       {"toy: `max_sms` is -1", "expected 0 to"});
+    test::expect_error(
+        [&] {
+            made({}, {DeviceType::cpu, 1});
+        },
+        ErrorCode::unsupported, {"device cpu:1 does not exist"});
+}
+
 }  // namespace
 }  // namespace tokamak

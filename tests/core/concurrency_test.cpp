@@ -34,7 +34,7 @@ struct ToyProblem {
 
 PlanOf<ToyProblem> toy_plan(std::int64_t max_tokens) {
     auto state = std::make_shared<detail::TypedState<ToyProblem>>();
-    choose_cpu(*state, "toy", max_tokens, {});
+    choose_cpu(*state, "toy", Device::cpu(), max_tokens, {});
     state->layout.add<float>("rows", static_cast<std::size_t>(max_tokens));
     return detail::to_plan<ToyProblem, detail::TypedState<ToyProblem>>(std::move(state));
 }

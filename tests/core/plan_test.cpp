@@ -34,7 +34,7 @@ PlanOptions pinned(const char* variant) {
 ToyPlan toy_plan(std::int64_t max_tokens, int width = 3, const PlanOptions& options = {}) {
     auto state = std::make_shared<ToyState>();
     state->problem = {max_tokens, width};
-    choose_cpu(*state, "toy", max_tokens, options);
+    choose_cpu(*state, "toy", Device::cpu(), max_tokens, options);
     state->rows = state->layout.add<float>("rows", static_cast<std::size_t>(max_tokens * width));
     return detail::to_plan<ToyProblem, ToyState>(std::move(state));
 }

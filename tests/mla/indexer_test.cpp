@@ -291,6 +291,8 @@ TEST(Indexer, MisuseIsRefusedAndNothingWritten) {
     refuse([](auto& a) { a.indices = a.indices.first_rows(2); }, {"`indices`", "[2, 4]", ">= 3"});
     refuse([](auto& a) { a.indices.data = a.logits.data; }, {"`logits`", "`indices`"});
     refuse([](auto& a) { a.logits.data = a.k.data; }, {"`logits`", "`k`"});
+    refuse([&](auto& a) { a.indices.data = workspace.view().data; }, {"`indices`", "overlaps `workspace`"});
+    refuse([&](auto& a) { a.q.data = workspace.view().data; }, {"`workspace`", "overlaps `q`"});
     expect_refused([&] { mla::run(plan, index.args(), {}); }, {"workspace"});
 }
 

@@ -189,6 +189,8 @@ TEST(PagedGather, MisuseIsRefusedAndNothingWritten) {
     refuse([](auto& a) { a.out.shape[1] = 2; }, {"`out`", "[2, 2, 64]"});
     refuse([](auto& a) { a.out = a.cache.values.reshape({32, 3, 64}); }, {"`out`", "`cache.values`"});
     refuse([](auto& a) { a.out.device = Device::cuda(); }, {"`out`", "cuda:0"});
+    refuse([&](auto& a) { a.out.data = workspace.view().data; }, {"`out`", "overlaps `workspace`"});
+    refuse([&](auto& a) { a.positions.data = workspace.view().data; }, {"`workspace`", "overlaps `positions`"});
     const auto physical =
         mla::make_plan({.max_tokens = 2, .top_k = 3, .dim = 64, .page_size = 16, .has_table = false}, Device::cpu());
     expect_refused([&] { mla::run(physical, gather.args(), workspace); }, {"`block_table`", "has_table"});

@@ -258,6 +258,32 @@ TEST(SparseAttentionContract, UnfitWorkspacesAreRefused) {
     refuse([](auto& w) { w.data = nullptr; }, {"null"});
     refuse([](auto& w) { w.data = static_cast<std::byte*>(w.data) + 16; }, {"alignment"});
     refuse([](auto& w) { w.device = Device::cuda(); }, {"cuda:0"});
+    // Bytes without memory are a mistake, not a workspace that was left out.
+    Workspace nowhere = good;
+    nowhere.data = nullptr;
+    expect_refused([&] { mla::sparse_attention(plan, data.args(Device::cpu()), nowhere); }, {"`workspace`", "null"});
+}
+
+TEST(SparseAttentionContract, ArgumentsInTheWorkspaceAreRefused) {
+    AttentionData data(two_pool_case());
+    const auto plan = mla::make_plan(data.problem(), Device::cpu());
+    // Room behind what the plan needs: whoever lies there is not in the way.
+    const OwnedWorkspace workspace({plan.workspace().bytes + (1 << 20), 256}, Device::cpu());
+    auto* const begin = static_cast<std::byte*>(workspace.view().data);
+    const auto with = [&](Tensor mla::SparseAttentionArgs::*argument, std::byte* at) {
+        mla::SparseAttentionArgs args = data.args(Device::cpu());
+        (args.*argument).data = at;
+        mla::run(plan, args, workspace);
+    };
+    using Args = mla::SparseAttentionArgs;
+    expect_refused([&] { with(&Args::out, begin); }, {"`out`", "overlaps `workspace`"});
+    expect_refused([&] { with(&Args::lse, begin + 256); }, {"`lse`", "overlaps `workspace`"});
+    expect_refused([&] { with(&Args::q, begin); }, {"`workspace`", "overlaps `q`"});
+    mla::SparseAttentionArgs args = data.args(Device::cpu());
+    args.pools[1].indices.data = begin;
+    expect_refused([&] { mla::run(plan, args, workspace); }, {"`workspace`", "overlaps `pools[1].indices`"});
+    data.fetch(0);
+    EXPECT_NO_THROW(with(&Args::out, begin + (plan.workspace().bytes + 255) / 256 * 256));
 }
 
 TEST(SparseAttentionContract, MalformedProblemsAreRefused) {

@@ -201,6 +201,8 @@ TEST(WriteKv, MisuseIsRefusedAndNothingWritten) {
     refuse([](auto& a) { a.cache.values.strides[0] = 0; }, {"`cache.values`", "overlap"});
     refuse([](auto& a) { a.kv.data = a.cache.values.data; }, {"`cache.values`", "`kv`"});
     refuse([](auto& a) { a.cache.scales.shape[2] = 7; }, {"`cache.scales`", "[2, 4, 7]"});
+    refuse([&](auto& a) { a.kv.data = workspace.view().data; }, {"`workspace`", "overlaps `kv`"});
+    refuse([&](auto& a) { a.cache.scales.data = workspace.view().data; }, {"`cache.scales`", "overlaps `workspace`"});
     expect_refused([&] { mla::run(plan, write.args(), {}); }, {"workspace"});
 }
 

@@ -1,15 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the convenience calls allocate when the caller leaves it out.
+// What the calls of all operators have in common: the answer of `supports`, and what a convenience call allocates.
 #pragma once
 
 #include <initializer_list>
 
+#include "tokamak/error.h"
 #include "tokamak/plan.h"
 #include "tokamak/tensor.h"
 
-namespace tokamak::moe {
+namespace tokamak {
 
-/// The caller's workspace, or one that lives as long as the call.
+/// `supports` in terms of the check that `make_plan` runs: one reason, told in two ways.
+template <class Check>
+Support support_of(const Check& check) {
+    try {
+        check();
+    } catch (const Error& error) {
+        return Support::no(error.what());
+    }
+    return Support::yes();
+}
+
+/// The caller's workspace, or one that lives as long as the call if none was given.
 class CallWorkspace {
   public:
     CallWorkspace(const Plan& plan, const Workspace& given, Stream stream) : view_(given) {
@@ -32,4 +44,4 @@ inline OwnedTensor output_for(Tensor& argument, DType dtype, std::initializer_li
     return owned;
 }
 
-}  // namespace tokamak::moe
+}  // namespace tokamak
