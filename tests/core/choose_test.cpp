@@ -57,6 +57,7 @@ TEST(Choose, CountsOfTheTablesGetRowsBesideTheBuckets) {
     EXPECT_EQ(s.row(7).variant, "from_tuned");
     EXPECT_EQ(s.row(64).variant, "from_tuned_64");
     s.request.legal = {"from_heuristic"};
+    const CapturedLog log;  // the tables name other variants
     EXPECT_EQ(s.row(5).source, "heuristic");
     s.request.max_tokens = 0;
     EXPECT_EQ(choose_table(s.request).size(), 1U);

@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "moe/cuda/decode_logits.h"
+#include "moe/cuda/shared_booking.h"
 #include "moe/routing_args.h"
 
 namespace tokamak::moe::cuda {
@@ -32,17 +33,6 @@ std::int64_t row_bytes(const DecodeInstance& instance, std::int64_t cols, int ro
 std::int64_t group_bytes(const DecodeInstance& instance, std::int64_t cols) {
     return instance.token_groups ? padded_cols(instance, cols) / instance.group * kPassTokens * 4 : 0;
 }
-
-/// Hands out pieces of shared memory, each aligned to 16 bytes. Offsets are meaningless once they pass 2^31, but then
-/// the sum says so.
-struct Booking {
-    std::int64_t bytes = 0;
-    int take(std::int64_t size) {
-        const std::int64_t offset = bytes;
-        bytes += round_up(size, 16);
-        return static_cast<int>(std::min<std::int64_t>(offset, 0x7FFFFFF0));
-    }
-};
 
 std::int64_t bias_bytes(int teams) { return std::int64_t{teams} * kBuffers * 64 * 4; }
 

@@ -3,22 +3,13 @@
 
 #include <algorithm>
 
+#include "moe/cuda/shared_booking.h"
 #include "moe/routing_args.h"
 
 namespace tokamak::moe::cuda {
 namespace {
 
 constexpr int kLeastStages = 2;
-
-/// Hands out pieces of shared memory, each aligned to 16 bytes.
-struct Booking {
-    std::int64_t bytes = 0;
-    int take(std::int64_t size) {
-        const std::int64_t offset = bytes;
-        bytes += (size + 15) / 16 * 16;
-        return static_cast<int>(offset);
-    }
-};
 
 /// The layout and its size.
 std::int64_t lay_out(const FusedMoeProblem& p, std::int64_t pass_tokens, GroupedVariant& variant) {

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <initializer_list>
 
+#include "moe/cuda/shared_booking.h"
+
 namespace tokamak::moe::cuda {
 namespace {
 
@@ -26,16 +28,6 @@ struct Runs {
 
 /// Most parts that a run of `run` things touches when parts have `part` things.
 std::int64_t touched(std::int64_t run, std::int64_t part) { return (run + part - 2) / part + 1; }
-
-/// Hands out pieces of shared memory, each aligned to 16 bytes.
-struct Booking {
-    std::int64_t bytes = 0;
-    int take(std::int64_t size) {
-        const std::int64_t offset = bytes;
-        bytes += ceil_div(size, 16) * 16;
-        return static_cast<int>(std::min<std::int64_t>(offset, 0x7FFFFFF0));
-    }
-};
 
 std::int64_t padded(const PackedLayout& layout) {
     return static_cast<std::int64_t>(layout.tiles) * static_cast<std::int64_t>(layout.tile_cols);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "moe/cuda/shared_booking.h"
 #include "moe/routing_args.h"
 
 namespace tokamak::moe::cuda {
@@ -28,16 +29,6 @@ constexpr double kRowWork = 0.33;
 std::int64_t convert_bytes(const FusedMoeProblem& problem) {
     return (std::max(problem.hidden, problem.intermediate) + 63) / 64 * 512 + 34 * 1024;
 }
-
-/// Hands out pieces of shared memory, each aligned to 16 bytes.
-struct Booking {
-    std::int64_t bytes = 0;
-    int take(std::int64_t size) {
-        const std::int64_t offset = bytes;
-        bytes += (size + 15) / 16 * 16;
-        return static_cast<int>(offset);
-    }
-};
 
 /// The layout and its size. Scaled: the consumers of a unit find scales of rows together.
 std::int64_t lay_out(std::int64_t experts, bool scaled, bool overlaps, WideVariant& variant) {
