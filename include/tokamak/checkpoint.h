@@ -39,15 +39,18 @@ class SafetensorsFile {
     std::shared_ptr<const Impl> impl_;
 };
 
-/// Writes safetensors. Tensors keep the order given; data is written through, so a file larger than memory can be made
-/// by giving views of mapped memory. The file appears under its name only when complete (atomic rename). Its data
-/// section starts at a multiple of 128 bytes; each tensor follows the one before it without a gap, as the format
-/// demands, so give those with the largest elements first if views into the file shall be aligned. u4x2 is written as
-/// U8.
+/// A tensor to write.
 struct NamedTensor {
     std::string name;
     Tensor tensor;  ///< contiguous, on the CPU
 };
+
+/// Writes safetensors. Tensors keep the order given; data is written through, so a file larger than memory can be made
+/// by giving views of mapped memory. The file appears under its name only when complete (atomic rename). Its data
+/// section starts at a multiple of 128 bytes; each tensor follows the one before it without a gap, as the format
+/// demands, so give those with the largest elements first if views into the file shall be aligned. u4x2 is written as
+/// U8. Throws `invalid_argument` for tensors that are absent, strided, on a GPU or of one name, `io` if the file cannot
+/// be written.
 void write_safetensors(const std::string& path, std::span<const NamedTensor> tensors,
                        const std::map<std::string, std::string>& metadata = {});
 
@@ -85,7 +88,7 @@ struct PackedExperts {
     OwnedTensor router_bias;    ///< router bias or correction bias as stored [experts]; absent if none
 };
 
-/// Which layout layer `layer` of the file has, if any is recognised.
+/// Which layout layer `layer` of the file has, if any is recognised: by names and types of its tensors.
 std::optional<CheckpointLayout> recognise_layer(const SafetensorsFile& file, int layer);
 
 /// How a GPTQ checkpoint stores a zero point z; only its configuration tells ("checkpoint_format").
@@ -95,8 +98,9 @@ enum class GptqZeros : std::uint8_t {
 };
 
 /// Reads and packs experts [first, first + count) of a layer (count -1: all), in parallel over experts.
-/// Throws `parse` naming the first tensor that is missing, has another dtype or shape than the layout says, or holds
-/// weights that the packed format cannot hold exactly (int4 with zero points that reach beyond -8 to 7).
+/// Throws `invalid_argument` for a layer or experts that no file can have, `parse` naming the first tensor that is
+/// missing, has another dtype or shape than the layout says, or holds weights that the packed format cannot hold
+/// exactly (int4 with zero points that reach beyond -8 to 7).
 PackedExperts load_experts(const SafetensorsFile& file, int layer, std::int64_t first = 0, std::int64_t count = -1,
                            GptqZeros zeros = GptqZeros::minus_one);
 

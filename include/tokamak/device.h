@@ -58,10 +58,10 @@ bool built_with_cuda() noexcept;
 void copy_bytes(void* destination, Device destination_device, const void* source, Device source_device,
                 std::size_t bytes, Stream stream = {});
 
-/// Sets `bytes` bytes to `value` in stream order.
+/// Sets `bytes` bytes to `value` in stream order. Throws as copy_bytes.
 void fill_bytes(void* destination, Device device, std::uint8_t value, std::size_t bytes, Stream stream = {});
 
-/// Waits for everything in `stream` of `device`. Nothing to wait for on the CPU.
+/// Waits for everything in `stream` of `device`; on the CPU for nothing. Throws `device`, for kernels before it too.
 void synchronize(Device device, Stream stream = {});
 
 }  // namespace tokamak

@@ -55,15 +55,17 @@ struct KvCache {
     [[nodiscard]] std::int64_t rows() const noexcept { return pages() * page_size; }
 };
 
-/// Shape that `values` (and `scales`) must have; empty for an absent tensor.
+/// What a row of `values` (and of `scales`) must be.
 struct KvCacheShape {
     DType values_dtype = DType::u8;
     std::int64_t values_row_bytes = 0;  ///< bytes of `values` per row (584 for the footer format, amortised)
     std::int64_t scales_row_bytes = 0;  ///< 0 if there is no second tensor
 };
+/// Pure. Throws `invalid_argument` for a dim that the format does not have.
 KvCacheShape kv_cache_shape(KvFormat format, std::int64_t dim);
 
-/// Throws `invalid_argument` naming what is wrong with the cache: dtype, shape, stride, alignment, null data.
+/// Throws `invalid_argument` naming what is wrong with the cache, in words of `argument`: dtype, shape, stride,
+/// alignment, null data. Reads no row.
 void validate(const KvCache& cache, const char* argument);
 
 /// Decodes row `slot` (page * page_size + offset) of a cache in host memory into `dim` floats. Exact (or the infinity

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sparse MLA operators. Each has a Problem, Args and Plan, and supports / make_plan / run.
+// Sparse MLA operators. What their calls have in common: plan.h; what they compute: docs/operators/mla.md.
 #pragma once
 
 #include "tokamak/mla/indexer.h"           // IWYU pragma: export

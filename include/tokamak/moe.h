@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Mixture-of-experts operators. Each has a Problem, Args and Plan, and supports / make_plan / run.
+// Mixture-of-experts operators. What their calls have in common: plan.h; what they compute: docs/operators/moe.md.
 #pragma once
 
 #include "tokamak/moe/align.h"        // IWYU pragma: export

@@ -100,3 +100,24 @@ noexcept {
 }
 
 }  // namespace tokamak
+
+// What the operators have in common. Each has a Problem (what fixes sizes and the choice of a kernel; no pointers),
+// Args (the tensors of one call), a plan, and four calls, of which the operators' headers say only what is not said
+// here:
+//
+// - supports(problem, device): whether make_plan would make a plan with default options, and if not, why: the text that
+//   it would throw. Throws no Error; allocates and touches no device memory.
+// - make_plan(problem, device, options): decides everything, once for all calls of a shape. Before serving: it reads
+//   the environment and allocates host memory. It allocates no device memory and does not synchronise. Throws
+//   `invalid_argument` for a malformed problem or impossible options, `unsupported` for what has no kernel on the
+//   device, `parse` for a bad override in the environment, `device` for an error of the CUDA runtime.
+// - run(plan, args, workspace, stream): allocates nothing, synchronises nothing, takes no lock, reads no environment;
+//   legal in capture. On the CPU the results are there when it returns, on CUDA in stream order: tensors and workspace
+//   have to live until then. Whatever can be checked without reading device data is checked before the first write;
+//   throws `invalid_argument` naming the argument, `device` if a launch fails. `workspace` has plan.workspace() bytes
+//   at least, of any content; where that is nothing, {} will do.
+// - The convenience calls, of the operator's name, with a problem or a plan: run with a plan made where none is given,
+//   and outputs and workspace allocated where they are absent. The same bits. Not legal in capture. Throw what
+//   make_plan and run throw, and `out_of_memory`.
+//
+// All are thread-safe, as long as no two runs at a time share an output or a workspace.

@@ -60,7 +60,7 @@ struct Tensor {
     Tensor(const void* data, DType dtype, std::span<const std::int64_t> shape, Device device = {});
     Tensor(const void* data, DType dtype, std::initializer_list<std::int64_t> shape, Device device = {});
 
-    /// View with given strides (elements; zero repeats, negative is refused).
+    /// View with given strides (elements; zero repeats). Throws as above, and on a negative or a missing stride.
     static Tensor strided(const void* data, DType dtype, std::span<const std::int64_t> shape,
                           std::span<const std::int64_t> strides, Device device = {});
 
@@ -79,7 +79,7 @@ struct Tensor {
     [[nodiscard]] Tensor first_rows(std::int64_t rows) const;
     /// The sub-tensor at `index` of dimension 0. Throws if out of range.
     [[nodiscard]] Tensor at(std::int64_t index) const;
-    /// Same elements, another shape; present, contiguous tensors only.
+    /// Same elements, another shape. Throws unless the tensor is present and contiguous and the counts agree.
     [[nodiscard]] Tensor reshape(std::initializer_list<std::int64_t> shape) const;
 
     template <class T>
@@ -110,7 +110,7 @@ class OwnedTensor {
     static OwnedTensor allocate(DType dtype, std::initializer_list<std::int64_t> shape, Device device = {});
     /// Wraps a caller's view; owns nothing.
     static OwnedTensor borrow(const Tensor& view);
-    /// A copy on `device` of a contiguous tensor; absent if `source` is. Synchronises.
+    /// A copy on `device` of a contiguous tensor (else: throws); absent if `source` is. Allocates, synchronises.
     static OwnedTensor copy_of(const Tensor& source, Device device = {});
 
     [[nodiscard]] const Tensor& view() const noexcept { return view_; }

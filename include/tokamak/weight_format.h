@@ -99,26 +99,26 @@ struct PackedLayout {
 /// padding rows and columns are written as zero weights. `order` says how gate and up rows lie in `source`.
 /// Thread-safe on different destinations. Throws `invalid_argument` naming what does not match.
 void pack(const PackedLayout& layout, const WeightMatrix& source, RowOrder order, std::span<std::byte> destination);
-/// Gate and up given as two matrices of `rows / 2` rows each.
+/// Gate and up given as two matrices of `rows / 2` rows each. Otherwise as pack.
 void pack_gate_up(const PackedLayout& layout, const WeightMatrix& gate, const WeightMatrix& up,
                   std::span<std::byte> destination);
 /// Inverse of pack: bit for bit what `pack` read (fp8_block scales of blocks, int4 words, mxfp4 bytes). Only an mxfp4
 /// group whose scale code is 0xFF, which is worth zero, comes back as zero codes with scale code 0. Global scales of
-/// gate and up that differ need a `global_scale` of two in `destination`.
+/// gate and up that differ need a `global_scale` of two in `destination`. Threads and errors as for pack.
 void unpack(const PackedLayout& layout, std::span<const std::byte> packed, RowOrder order,
             const WeightMatrix& destination);
 
-/// Gate and up into two matrices of `rows / 2` rows each: inverse of pack_gate_up.
+/// Gate and up into two matrices of `rows / 2` rows each: inverse of pack_gate_up, errors as there.
 void unpack_gate_up(const PackedLayout& layout, std::span<const std::byte> packed, const WeightMatrix& gate,
                     const WeightMatrix& up);
 
 /// Decodes `count` weights of packed row `row` (index in *packed* order, 0 .. strips*64-1) from column `col` on.
 /// float: code times scale in f32 (nvfp4: then times the global scale, rounded). The exact value for every other format
-/// whose product fits in f32.
+/// whose product fits in f32. Throws `invalid_argument` for a row, column or size that is not the layout's.
 void decode_packed_row(const PackedLayout& layout, std::span<const std::byte> packed, std::int64_t row,
                        std::int64_t col, std::int64_t count, float* out);
 
-/// Position of checkpoint row `row` (gate rows 0..I-1, then up rows I..2I-1 if gate_up) in packed order.
+/// Position of checkpoint row `row` (gate rows 0..I-1, then up rows I..2I-1 if gate_up) in packed order. Pure.
 std::int64_t packed_row(const PackedLayout& layout, std::int64_t row) noexcept;
 
 }  // namespace tokamak

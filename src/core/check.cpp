@@ -135,7 +135,7 @@ void no_overlap(const Tensor& output, const char* output_name, const Tensor& inp
         invalid("{}: `{}` {} overlaps `{}` {}", op, output_name, to_string(output), input_name, to_string(input));
 }
 
-void disjoint(const char* op, const NamedTensor& output, std::initializer_list<NamedTensor> inputs,
+void disjoint(const char* op, const NamedArg& output, std::initializer_list<NamedArg> inputs,
               const Workspace& workspace, WorkspaceSize used) {
     const auto begin = reinterpret_cast<std::uintptr_t>(workspace.data);
     const Extent used_extent{begin, begin + used.bytes};
@@ -144,7 +144,7 @@ void disjoint(const char* op, const NamedTensor& output, std::initializer_list<N
         return Tensor(workspace.data, DType::u8, {static_cast<std::int64_t>(used.bytes)}, workspace.device);
     };
     if (out_extent.meets(used_extent)) no_overlap(output.tensor, output.name, scratch(), "workspace", op);
-    for (const NamedTensor& input : inputs) {
+    for (const NamedArg& input : inputs) {
         if (!input.tensor.present) continue;
         const Extent of_input = extent(input.tensor);
         if (of_input.meets(out_extent)) no_overlap(output.tensor, output.name, input.tensor, input.name, op);

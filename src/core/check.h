@@ -62,13 +62,13 @@ void no_overlap(const Tensor& output, const char* output_name, const Tensor& inp
                 const char* op);
 
 /// A tensor with its name, for `disjoint`.
-struct NamedTensor {
+struct NamedArg {
     const char* name;
     const Tensor& tensor;
 };
 /// Throws if `output` shares a byte with one of the inputs (absent ones share none), or if it or an input does with the
 /// part of the workspace that the plan uses.
-void disjoint(const char* op, const NamedTensor& output, std::initializer_list<NamedTensor> inputs,
+void disjoint(const char* op, const NamedArg& output, std::initializer_list<NamedArg> inputs,
               const Workspace& workspace, WorkspaceSize used);
 
 /// Token count of a CPU call: `tokens` lowered by the optional count tensor (below 0 counts as 0).

@@ -90,11 +90,11 @@ void check_outputs(const AlignState& state, const AlignArgs& args, const Workspa
     output("expert_ids", args.expert_ids, sizes.max_blocks);
     output("num_tokens_post_padded", args.num_tokens_post_padded, 1);
     state.layout.check(workspace, state.device, kOp);
-    const check::NamedTensor ids{"ids", args.ids};
-    const check::NamedTensor map{"expert_map", args.expert_map};
-    const check::NamedTensor count{"num_tokens", args.num_tokens};
-    const check::NamedTensor experts{"expert_ids", args.expert_ids};
-    const check::NamedTensor post{"num_tokens_post_padded", args.num_tokens_post_padded};
+    const check::NamedArg ids{"ids", args.ids};
+    const check::NamedArg map{"expert_map", args.expert_map};
+    const check::NamedArg count{"num_tokens", args.num_tokens};
+    const check::NamedArg experts{"expert_ids", args.expert_ids};
+    const check::NamedArg post{"num_tokens_post_padded", args.num_tokens_post_padded};
     const WorkspaceSize used = state.layout.size();
     check::disjoint(kOp, {"sorted_token_ids", args.sorted_token_ids}, {ids, map, count, experts, post}, workspace,
                     used);

@@ -70,9 +70,9 @@ void check_args(const RouteState& state, const RouteArgs& args, const Workspace&
     output("weights", args.weights, p.weights_dtype);
     output("ids", args.ids, p.ids_dtype);
     state.layout.check(workspace, state.device, kOp);
-    const check::NamedTensor logits{"logits", args.logits};
-    const check::NamedTensor bias{"correction_bias", args.correction_bias};
-    const check::NamedTensor count{"num_tokens", args.num_tokens};
+    const check::NamedArg logits{"logits", args.logits};
+    const check::NamedArg bias{"correction_bias", args.correction_bias};
+    const check::NamedArg count{"num_tokens", args.num_tokens};
     check::disjoint(kOp, {"weights", args.weights}, {logits, bias, count, {"ids", args.ids}}, workspace, {});
     check::disjoint(kOp, {"ids", args.ids}, {logits, bias, count}, workspace, {});
 }

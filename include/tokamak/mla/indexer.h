@@ -33,6 +33,7 @@ struct IndexerArgs {
 
 using IndexerPlan = PlanOf<IndexerProblem>;
 
+// The contract of the calls: end of plan.h.
 Support supports(const IndexerProblem& problem, Device device);
 IndexerPlan make_plan(const IndexerProblem& problem, Device device, const PlanOptions& options = {});
 /// Allocates nothing, synchronises nothing, legal in capture.

@@ -29,6 +29,7 @@ struct MergeStateArgs {
 
 using MergeStatePlan = PlanOf<MergeStateProblem>;
 
+// The contract of the calls: end of plan.h.
 Support supports(const MergeStateProblem& problem, Device device);
 MergeStatePlan make_plan(const MergeStateProblem& problem, Device device, const PlanOptions& options = {});
 /// Allocates nothing, synchronises nothing, legal in capture.

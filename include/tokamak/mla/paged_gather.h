@@ -30,6 +30,7 @@ struct PagedGatherArgs {
 
 using PagedGatherPlan = PlanOf<PagedGatherProblem>;
 
+// The contract of the calls: end of plan.h.
 Support supports(const PagedGatherProblem& problem, Device device);
 PagedGatherPlan make_plan(const PagedGatherProblem& problem, Device device, const PlanOptions& options = {});
 /// Allocates nothing, synchronises nothing, legal in capture.

@@ -21,9 +21,9 @@ struct KvPool {
 
 /// Token-level sparse attention over a latent cache shared by all heads (MQA): one softmax over the selected rows of
 /// one or two pools. value = first value_dim elements of the same row. Scores and sums f32, one rounding of the result.
-/// (CUDA, variants direct_decode_h64: scores of more than 63 live rows have errors of 2e-4 of their deviation, rms.)
-/// deviation.) A NaN score makes everything of its token and head NaN; a score of +inf all but max_logits. A row with
-/// only scores of -inf counts as empty.
+/// (CUDA, variants direct_decode_h64 and grid_decode_h64 but for rows of 512: scores of more than 63 live rows have
+/// errors of 2e-4 of their deviation, rms.) A NaN score makes everything of its token and head NaN; a score of +inf all
+/// but max_logits. A row with only scores of -inf counts as empty.
 struct SparseAttentionProblem {
     std::int64_t max_tokens = 0;
     int heads = 0;                  ///< 1 to 128
@@ -67,10 +67,11 @@ struct SparseAttentionArgs {
 
 using SparseAttentionPlan = PlanOf<SparseAttentionProblem>;
 
+// The contract of the calls: end of plan.h.
 Support supports(const SparseAttentionProblem& problem, Device device);
 SparseAttentionPlan make_plan(const SparseAttentionProblem& problem, Device device, const PlanOptions& options = {});
 /// Allocates nothing, synchronises nothing, legal in capture. Duplicated indices count as often as they stand.
-/// `workspace`: of at least plan.workspace(), which may be nothing on CUDA; any content.
+/// Few variants need a workspace on CUDA.
 void run(const SparseAttentionPlan& plan, const SparseAttentionArgs& args, const Workspace& workspace,
          Stream stream = {});
 

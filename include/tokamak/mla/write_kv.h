@@ -28,6 +28,7 @@ struct WriteKvArgs {
 
 using WriteKvPlan = PlanOf<WriteKvProblem>;
 
+// The contract of the calls: end of plan.h.
 Support supports(const WriteKvProblem& problem, Device device);
 WriteKvPlan make_plan(const WriteKvProblem& problem, Device device, const PlanOptions& options = {});
 /// Allocates nothing, synchronises nothing, legal in capture. Touches only the named slots.

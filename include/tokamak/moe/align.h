@@ -24,12 +24,14 @@ struct AlignProblem {
     DType ids_dtype = DType::i32;  ///< i32 or i64
 };
 
-/// Shapes for a call of `tokens` tokens.
+/// Lengths of the outputs of a call, see align_sizes.
 struct AlignSizes {
     std::int64_t pad_id = 0;      ///< tokens * top_k: stands in the padding
     std::int64_t max_padded = 0;  ///< slots + (experts + 1) * (block_size - 1), experts + 1 if ghost
     std::int64_t max_blocks = 0;  ///< ceil(max_padded / block_size)
 };
+/// Of a call of `tokens` tokens. Pure. Throws `invalid_argument` for a malformed problem and for tokens below 0 or
+/// above its maximum.
 AlignSizes align_sizes(const AlignProblem& problem, std::int64_t tokens);
 
 struct AlignArgs {
@@ -45,9 +47,10 @@ struct AlignArgs {
 
 using AlignPlan = PlanOf<AlignProblem>;
 
+// The contract of the calls: end of plan.h.
 Support supports(const AlignProblem& problem, Device device);
 AlignPlan make_plan(const AlignProblem& problem, Device device, const PlanOptions& options = {});
-/// Fixed shapes, no host synchronisation, legal in capture. Stable: slots ascend inside an expert.
+/// Fixed shapes; allocates nothing, synchronises nothing, legal in capture. Stable: slots ascend inside an expert.
 void run(const AlignPlan& plan, const AlignArgs& args, const Workspace& workspace, Stream stream = {});
 
 struct AlignResult {

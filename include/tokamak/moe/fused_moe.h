@@ -83,7 +83,7 @@ struct FusedMoeArgs {
 
 using FusedMoePlan = PlanOf<FusedMoeProblem>;
 
-/// Layouts of the packed weights that a problem takes.
+/// Layouts of the packed weights that a problem takes. Throw what PackedLayout::make throws.
 PackedLayout gate_up_layout(const FusedMoeProblem& problem);
 PackedLayout down_layout(const FusedMoeProblem& problem);
 
@@ -92,7 +92,7 @@ Support supports(const FusedMoeProblem& problem, Device device);
 /// matrix units' operands are, but for quantised x), "cpu_f64" (the oracle: f64 sums, neither those weights nor the
 /// intermediate rounded). `max_workspace_bytes` makes a call work in chunks of tokens; the results are the same bits.
 FusedMoePlan make_plan(const FusedMoeProblem& problem, Device device, const PlanOptions& options = {});
-/// Allocates nothing, synchronises nothing, legal in capture. Checks everything before the first write.
+/// Allocates nothing, synchronises nothing, legal in capture: the contract of all calls is at the end of plan.h.
 void run(const FusedMoePlan& plan, const FusedMoeArgs& args, const Workspace& workspace, Stream stream = {});
 
 /// Allocates `out` if absent and the workspace if none is given, then runs. Not for capture.

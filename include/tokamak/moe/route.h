@@ -52,7 +52,7 @@ struct RouteArgs {
 using RoutePlan = PlanOf<RouteProblem>;
 
 Support supports(const RouteProblem& problem, Device device);
-/// Allocates host memory only; no synchronisation. Throws `invalid_argument` or `unsupported`.
+/// The contract of all calls is at the end of plan.h.
 RoutePlan make_plan(const RouteProblem& problem, Device device, const PlanOptions& options = {});
 /// Allocates nothing, synchronises nothing, legal in capture. A NaN score makes its row NaN weights, ids 0, 1, ...
 void run(const RoutePlan& plan, const RouteArgs& args, const Workspace& workspace, Stream stream = {});

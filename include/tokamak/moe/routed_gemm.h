@@ -35,7 +35,10 @@ struct RoutedGemmArgs {
 
 using RoutedGemmPlan = PlanOf<RoutedGemmProblem>;
 
+/// Layout of the packed weights that a problem takes. Throws what PackedLayout::make throws.
 PackedLayout matrix_layout(const RoutedGemmProblem& problem);
+
+// The contract of the calls: end of plan.h.
 Support supports(const RoutedGemmProblem& problem, Device device);
 /// Variants, rounding of int4 weights and `max_workspace_bytes` as for fused_moe.
 RoutedGemmPlan make_plan(const RoutedGemmProblem& problem, Device device, const PlanOptions& options = {});

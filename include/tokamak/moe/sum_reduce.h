@@ -25,6 +25,7 @@ struct SumReduceArgs {
 
 using SumReducePlan = PlanOf<SumReduceProblem>;
 
+// The contract of the calls: end of plan.h.
 Support supports(const SumReduceProblem& problem, Device device);
 SumReducePlan make_plan(const SumReduceProblem& problem, Device device, const PlanOptions& options = {});
 /// Allocates nothing, synchronises nothing, legal in capture.

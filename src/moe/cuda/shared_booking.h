@@ -6,8 +6,8 @@
 
 namespace tokamak::moe::cuda {
 
-/// Hands out pieces of a CTA's shared memory, each aligned to 16 bytes. Offsets are meaningless once they pass 2^31, but
-/// then the sum says so.
+/// Hands out pieces of a CTA's shared memory, each aligned to 16 bytes. Offsets are meaningless once they pass 2^31,
+/// but then the sum says so.
 struct Booking {
     std::int64_t bytes = 0;
     int take(std::int64_t size) {
