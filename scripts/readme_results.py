@@ -3,6 +3,7 @@
 
     scripts/readme_results.py README.md results/h200/moe_decode.json results/h200/mla_decode.json
     scripts/readme_results.py README.md results/h200/moe_prefill.json
+    scripts/readme_results.py --check README.md FILE...     only says whether the tables are those of the files
 """
 import sys
 
@@ -44,9 +45,10 @@ def replaced(text, kind, lines):
 
 
 def main():
-    readme, *paths = sys.argv[1:]
+    check = sys.argv[1] == "--check"
+    readme, *paths = sys.argv[1 + check:]
     with open(readme, encoding="utf-8") as file:
-        text = file.read()
+        before = text = file.read()
     results = [decode_results.load(path) for path in paths]
     for kind in ("decode", "prefill"):
         lines = []
@@ -55,8 +57,11 @@ def main():
                 lines += table(result) + [""]
         if lines:
             text = replaced(text, kind, lines)
-    with open(readme, "w", encoding="utf-8") as file:
-        file.write(text)
+    if check and text != before:
+        raise SystemExit(f"{readme}: its tables are not those of {' '.join(paths)}")
+    if not check:
+        with open(readme, "w", encoding="utf-8") as file:
+            file.write(text)
 
 
 if __name__ == "__main__":
