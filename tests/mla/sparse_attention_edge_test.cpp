@@ -8,6 +8,7 @@
 #include "mla/contract.h"
 #include "mla/mla_cases.h"
 #include "mla/random_tensor.h"
+#include "mla/special_rows.h"
 #include "tokamak/mla/merge_state.h"
 
 namespace tokamak::test {
@@ -117,6 +118,25 @@ TEST(SparseAttentionEdge, ScoresOfMinusInfinityWeighNothingAndOnlySuchScoresGive
         expect_right(data);
         EXPECT_EQ(std::isinf(data.lse.at<float>(0, 1)), all);
         EXPECT_FALSE(std::isnan(data.out.at<float>(0, 1, 5)));
+    }
+}
+
+TEST(SparseAttentionEdge, WhatIsNoNumberReachesOnlyWhoSelectsIt) {
+    for (const KvFormat format : {KvFormat::bf16, KvFormat::fp8_656, KvFormat::fp8_584, KvFormat::fp8_split}) {
+        const bool long_rows = format == KvFormat::bf16 || format == KvFormat::fp8_656;
+        const AttentionCase c = {.name = to_string(format),
+                                 .tokens = 2,
+                                 .heads = 40,
+                                 .dim = long_rows ? 576 : 512,
+                                 .value_dim = long_rows ? 512 : 448,
+                                 .pools = {{.format = format, .top_k = 70}}};
+        for (const SpecialCase& special : special_cases()) {
+            if (special.fp8_only && format == KvFormat::bf16) continue;
+            SCOPED_TRACE(special.name);
+            AttentionData data(c);
+            special.spoil(data);
+            check_attention(data, Device::cpu(), {}, Accumulation::f32);
+        }
     }
 }
 
@@ -236,7 +256,7 @@ TEST(SparseAttentionEdge, TwoPoolsEqualOnePoolWithTheColumnsOfBoth) {
     args.pools = {args.pools[0], args.pools[0]};
     args.pools[0].indices = columns(0, 13);
     args.pools[1].indices = columns(13, 27);
-    std::memset(args.out.data, 0, args.out.bytes());
+    for (const Tensor& output : {args.out, args.lse, args.max_logits}) std::memset(output.data, 0, output.bytes());
     mla::sparse_attention(problem, args);
     EXPECT_EQ(results(whole), bits);
 }

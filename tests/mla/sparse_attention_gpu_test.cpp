@@ -11,6 +11,7 @@
 #include "formats/scalar.h"
 #include "mla/cuda/sparse_attention_choose.h"
 #include "mla/mla_cases.h"
+#include "mla/special_rows.h"
 
 namespace tokamak::test {
 namespace {
@@ -231,15 +232,16 @@ TEST_P(SparseAttentionGpu, FewLiveRowsMatchTheDefinition) {
     if (ran == 0) GTEST_SKIP() << "no problem is legal for " << GetParam();
 }
 
+AttentionCase small(const char* name, std::int64_t dim, PoolCase pool) {
+    pool.pages = 5;
+    pool.page_size = 64;
+    pool.top_k = 200;
+    return {.name = name, .tokens = 1, .heads = 70, .dim = dim, .pools = {pool}};
+}
+
 /// A few blocks of rows of every kind: what compute-sanitizer follows in seconds.
 TEST_P(SparseAttentionGpu, SmallCasesMatchTheDefinition) {
     TOKAMAK_REQUIRE_GPU();
-    const auto small = [](const char* name, std::int64_t dim, PoolCase pool) {
-        pool.pages = 5;
-        pool.page_size = 64;
-        pool.top_k = 200;
-        return AttentionCase{.name = name, .tokens = 1, .heads = 70, .dim = dim, .pools = {pool}};
-    };
     AttentionCase of_flat_656 = small("of_flat_656", 576, {.format = KvFormat::fp8_656, .odd_scales = true});
     of_flat_656.pools[0].top_k = 1100;  // shares of 65 to 256 rows, depending on the splits
     of_flat_656.heads = 100;            // as many as 24 heads a block are for
@@ -254,6 +256,30 @@ TEST_P(SparseAttentionGpu, SmallCasesMatchTheDefinition) {
         for (const bool max_logits : {true, false})
             check_attention(c, Device::cuda(), {.variant = GetParam()}, Accumulation::tensor, max_logits);
         if (HasFatalFailure()) return;
+        ++ran;
+    }
+    if (ran == 0) GTEST_SKIP() << "no problem is legal for " << GetParam();
+}
+
+TEST_P(SparseAttentionGpu, WhatIsNoNumberReachesOnlyWhoSelectsIt) {
+    TOKAMAK_REQUIRE_GPU();
+    int ran = 0;
+    for (AttentionCase c :
+         {small("fp8_656", 576, {.format = KvFormat::fp8_656}), small("fp8_584", 512, {.format = KvFormat::fp8_584}),
+          small("bf16", 576, {}), small("bf16_512", 512, {})}) {
+        c.tokens = 2;
+        if (c.dim == 512) c.value_dim = 448;  // the last element of a row is no value
+        if (!is_legal(c, GetParam())) continue;
+        for (const SpecialCase& special : special_cases()) {
+            if (special.fp8_only && c.pools[0].format == KvFormat::bf16) continue;
+            for (const bool max_logits : {true, false}) {
+                SCOPED_TRACE(special.name);
+                AttentionData data(c);
+                special.spoil(data);
+                check_attention(data, Device::cuda(), {.variant = GetParam()}, Accumulation::tensor, max_logits);
+                if (HasFatalFailure()) return;
+            }
+        }
         ++ran;
     }
     if (ran == 0) GTEST_SKIP() << "no problem is legal for " << GetParam();
