@@ -56,6 +56,63 @@ TEST(PagedGatherGpu, EveryFormatAsOnTheCpu) {
                     }
 }
 
+/// The same elements, bit for bit or both NaN, in the first `rows` rows.
+void expect_same(Argument& got, const Argument& want, std::int64_t rows) {
+    got.fetch();
+    got.expect_untouched_past(rows);
+    const Tensor g = got.host().first_rows(rows);
+    const Tensor w = want.host().first_rows(rows);
+    int different = 0;
+    for (std::int64_t i = 0; i < rows * w.shape[1] * w.shape[2]; ++i) {
+        const std::int64_t at =
+            i / (w.shape[1] * w.shape[2]) * w.strides[0] + i / w.shape[2] % w.shape[1] * w.strides[1] + i % w.shape[2];
+        const double have = naive::element(g, at);
+        const double expected = naive::element(w, at);
+        if (have == expected || (std::isnan(have) && std::isnan(expected))) continue;
+        if (++different <= 3) ADD_FAILURE() << "element " << i << " is " << have << ", on the CPU " << expected;
+    }
+}
+
+void fill_with_random_bytes(const Tensor& tensor, std::mt19937& random) {
+    auto* const bytes = tensor.as<std::uint8_t>();
+    for (std::size_t i = 0; tensor.present && i < tensor.bytes(); ++i) bytes[i] = static_cast<std::uint8_t>(random());
+}
+
+/// All codes, all scales: 0, 255 and NaN among them. A count on the device cuts the call short.
+TEST(PagedGatherGpu, EveryByteAsOnTheCpu) {
+    TOKAMAK_REQUIRE_GPU();
+    std::mt19937 random(std::random_device{}());
+    constexpr std::int64_t kSequences = 9;
+    constexpr int kTopK = 61;
+    for (const KvFormat format : kFormats)
+        for (const DType type : kTypes)
+            for (const std::int32_t live : {9, 4, 0, -3}) {
+                SCOPED_TRACE(fmt::format("{} {} {}", to_string(format), to_string(type), live));
+                const std::int64_t dim = some_dim(format);
+                PoolData pool({.format = format, .page_size = 16, .top_k = kTopK, .masked = 0.1}, kSequences, dim,
+                              false, false, random);
+                fill_with_random_bytes(pool.values.host(), random);
+                fill_with_random_bytes(pool.scales.host(), random);
+                Argument count(DType::i32, {1});
+                count.at<std::int32_t>(0) = live;
+                Argument out[2] = {Argument(type, {kSequences, kTopK, dim}), Argument(type, {kSequences, kTopK, dim})};
+                const mla::PagedGatherProblem problem = {kSequences, kTopK, format, dim, 16, false, type};
+                for (const Device device : {Device::cpu(), Device::cuda()}) {
+                    const mla::KvPoolArgs on = pool.on(device);
+                    mla::paged_gather(problem,
+                                      {kSequences,
+                                       count.on(device),
+                                       on.cache,
+                                       on.indices,
+                                       {},
+                                       out[device.is_cuda() ? 1 : 0].on(device)},
+                                      device);
+                }
+                synchronize(Device::cuda());
+                expect_same(out[1], out[0], std::max(live, 0));
+            }
+}
+
 /// A cache of 4 pages of 16 rows, poisoned, with a gap of `gap` elements after each page.
 struct CacheArguments {
     Argument values, scales;
@@ -140,52 +197,78 @@ TEST(WriteKvGpu, EveryFormatAsOnTheCpu) {
     }
 }
 
+/// Two partial attentions of six tokens and six heads: every pair of statistics that there is to tell apart. What an
+/// empty side holds is NaN.
+struct Partials {
+    Partials(DType type, std::int64_t dim, std::mt19937& random)
+        : a(type, {6, 6, dim}), b(type, {6, 6, dim}), lse_a(DType::f32, {6, 6}), lse_b(DType::f32, {6, 6}) {
+        constexpr float kInfinity = std::numeric_limits<float>::infinity();
+        constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+        constexpr float kLse[] = {-kInfinity, kInfinity, kNan, -3.5F, 0.25F, 4.0F};
+        for (Argument* side : {&a, &b}) fill_uniform(side->host(), random, -1, 1);
+        for (std::int64_t t = 0; t < 6; ++t)
+            for (std::int64_t h = 0; h < 6; ++h) {
+                lse_a.at<float>(t, h) = kLse[t];
+                lse_b.at<float>(t, h) = kLse[h];
+                if (t == 0) set_element(a.host(), (t * 6 + h) * dim + dim / 2, naive::kNan);
+                if (h == 0) set_element(b.host(), (t * 6 + h) * dim + dim - 1, naive::kNan);
+            }
+    }
+    /// `out` and `lse` are left to the caller.
+    [[nodiscard]] mla::MergeStateArgs on(Device device, const Tensor& count) {
+        return {6, count, a.on(device), lse_a.on(device), b.on(device), lse_b.on(device), {}, {}};
+    }
+    Argument a, b, lse_a, lse_b;
+};
+
+std::vector<double> elements(const Tensor& t, std::int64_t rows) {
+    std::vector<double> list;
+    for (std::int64_t i = 0; i < rows * t.strides[0]; ++i) list.push_back(naive::element(t, i));
+    return list;
+}
+
+void expect_merged_as_on_the_cpu(DType type, std::int64_t dim, std::int32_t live, std::mt19937& random) {
+    SCOPED_TRACE(fmt::format("{} {} {}", to_string(type), dim, live));
+    const mla::MergeStateProblem problem = {6, 6, dim, type};
+    Partials partials(type, dim, random);
+    Argument count(DType::i32, {1});
+    count.at<std::int32_t>(0) = live;
+    Argument out[2] = {Argument(type, {8, 6, dim}), Argument(type, {8, 6, dim})};
+    Argument lse[2] = {Argument(DType::f32, {8, 6}), Argument(DType::f32, {8, 6})};
+    for (const Device device : {Device::cpu(), Device::cuda()}) {
+        const int i = device.is_cuda() ? 1 : 0;
+        mla::MergeStateArgs args = partials.on(device, count.on(device));
+        args.out = out[i].on(device);
+        args.lse = lse[i].on(device);
+        mla::merge_state(problem, args, device);
+    }
+    synchronize(Device::cuda());
+    const std::int64_t rows = std::clamp(live, 0, 6);
+    const Tolerance of_out = Tolerance{1e-6, 1e-6} + rounding(type) + rounding(type);
+    for (Argument* result : {&out[1], &lse[1]}) {
+        result->fetch();
+        result->expect_untouched_past(rows);
+    }
+    expect_close(out[1].host(), elements(out[0].host(), rows), of_out, "out");
+    expect_close(lse[1].host(), elements(lse[0].host(), rows), {1e-6, 1e-6}, "lse");
+    // Over an input.
+    mla::MergeStateArgs args = partials.on(Device::cuda(), count.on(Device::cuda()));
+    args.out = args.out_b;
+    args.lse = args.lse_a;
+    mla::merge_state(problem, args, Device::cuda());
+    synchronize(Device::cuda());
+    partials.b.fetch();
+    partials.lse_a.fetch();
+    expect_close(partials.b.host(), elements(out[0].host(), rows), of_out, "out over out_b");
+    expect_close(partials.lse_a.host(), elements(lse[0].host(), rows), {1e-6, 1e-6}, "lse over lse_a");
+}
+
 TEST(MergeStateGpu, AsOnTheCpu) {
     TOKAMAK_REQUIRE_GPU();
     std::mt19937 random(std::random_device{}());
-    constexpr double kInfinity = std::numeric_limits<double>::infinity();
-    for (const DType type : kTypes) {
-        for (const std::int64_t dim : {37, 512}) {
-            SCOPED_TRACE(fmt::format("{} {}", to_string(type), dim));
-            Argument a(type, {6, 5, dim});
-            Argument b(type, {6, 5, dim});
-            Argument lse_a(DType::f32, {6, 5});
-            Argument lse_b(DType::f32, {6, 5});
-            for (Argument* side : {&a, &b}) fill_uniform(side->host(), random, -1, 1);
-            for (Argument* side : {&lse_a, &lse_b}) fill_uniform(side->host(), random, -4, 4);
-            lse_a.at<float>(0, 0) = lse_b.at<float>(1, 1) = lse_a.at<float>(2, 2) = lse_b.at<float>(2, 2) =
-                -static_cast<float>(kInfinity);
-            const mla::MergeStateProblem problem = {6, 5, dim, type};
-            Argument out[2] = {Argument(type, {8, 5, dim}), Argument(type, {8, 5, dim})};
-            Argument lse[2] = {Argument(DType::f32, {8, 5}), Argument(DType::f32, {8, 5})};
-            for (const Device device : {Device::cpu(), Device::cuda()}) {
-                const int i = device.is_cuda() ? 1 : 0;
-                mla::merge_state(problem,
-                                 {6,
-                                  {},
-                                  a.on(device),
-                                  lse_a.on(device),
-                                  b.on(device),
-                                  lse_b.on(device),
-                                  out[i].on(device),
-                                  lse[i].on(device)},
-                                 device);
-            }
-            synchronize(Device::cuda());
-            for (Argument* side : {&out[1], &lse[1]}) {
-                side->fetch();
-                side->expect_untouched_past(6);
-            }
-            const auto values = [](const Tensor& t, std::int64_t rows) {
-                std::vector<double> list;
-                for (std::int64_t i = 0; i < rows * t.strides[0]; ++i) list.push_back(naive::element(t, i));
-                return list;
-            };
-            expect_close(out[1].host(), values(out[0].host(), 6),
-                         Tolerance{1e-6, 1e-6} + rounding(type) + rounding(type), "out");
-            expect_close(lse[1].host(), values(lse[0].host(), 6), {1e-6, 1e-6}, "lse");
-        }
-    }
+    for (const DType type : kTypes)
+        for (const std::int64_t dim : {37, 512})
+            for (const std::int32_t live : {6, 3, -1, 100}) expect_merged_as_on_the_cpu(type, dim, live, random);
 }
 
 }  // namespace
