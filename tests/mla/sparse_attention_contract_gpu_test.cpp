@@ -200,6 +200,53 @@ TEST(SparseAttentionGpuContract, MoreTokensThanAGridHasRows) {
     expect_more_tokens(KvFormat::bf16, "paired_decode_h64_s2");
 }
 
+/// A cache, and the same one behind so many pages that offsets into it need more than 32 bits: the same bits.
+void expect_same_bits_past_4_gib(const AttentionCase& c) {
+    const PoolCase& pool = c.pools[0];
+    AttentionData data(c);
+    mla::SparseAttentionProblem problem = data.problem();
+    mla::SparseAttentionArgs args = data.args(Device::cuda());
+    const Tensor cache = args.pools[0].cache.values;
+    const std::int64_t before = (std::int64_t{5} << 30) / static_cast<std::int64_t>(cache.at(0).bytes());
+    std::vector<std::int64_t> shape(cache.shape.begin(), cache.shape.begin() + cache.rank);
+    shape[0] += before;
+    const OwnedTensor far_cache = OwnedTensor::allocate(cache.dtype, shape, Device::cuda());
+    copy_bytes(far_cache.view().at(before).data, Device::cuda(), cache.data, Device::cuda(), cache.bytes());
+    Argument& indices = data.pools[0].indices;
+    const OwnedTensor near_indices = OwnedTensor::copy_of(indices.host(), Device::cuda());
+    for (std::int64_t t = 0; t < c.tokens; ++t)
+        for (std::int64_t j = 0; j < pool.top_k; ++j)
+            indices.at<std::int32_t>(t, j) += static_cast<std::int32_t>(before * pool.page_size);
+    const OwnedTensor far_indices = OwnedTensor::copy_of(indices.host(), Device::cuda());
+    const auto run = [&](const std::string& variant, bool far) {
+        problem.pools[0].rows = (shape[0] - (far ? 0 : before)) * pool.page_size;
+        args.pools[0].cache.values = far ? far_cache.view() : cache;
+        args.pools[0].indices = far ? far_indices : near_indices;
+        poison_outputs(args);
+        const auto plan = mla::make_plan(problem, Device::cuda(), {.variant = variant});
+        mla::run(plan, args, poisoned_workspace(plan.workspace(), Device::cuda(), 0xFF));
+        synchronize(Device::cuda());
+        return OwnedTensor::copy_of(args.out);
+    };
+    for (const std::string& variant : variants(c)) {
+        const OwnedTensor near = run(variant, false);
+        const OwnedTensor far = run(variant, true);
+        EXPECT_EQ(std::memcmp(far.view().data, near.view().data, near.view().bytes()), 0) << c.name << " " << variant;
+    }
+}
+
+TEST(SparseAttentionGpuContract, PoolsPast4GiB) {
+    TOKAMAK_REQUIRE_GPU();
+    const PoolCase pool = {.pages = 5, .page_size = 64, .top_k = 200, .masked = 0.0};
+    for (const auto& [name, dim, format] : {std::tuple("far_bf16", 576, KvFormat::bf16),
+                                            {"far_fp8_656", 576, KvFormat::fp8_656},
+                                            {"far_fp8_584", 512, KvFormat::fp8_584}}) {
+        AttentionCase c = {.name = name, .tokens = 2, .heads = 70, .dim = dim, .pools = {pool}};
+        c.pools[0].format = format;
+        expect_same_bits_past_4_gib(c);
+    }
+}
+
 TEST(SparseAttentionGpuContract, RefusesWithTheReason) {
     TOKAMAK_REQUIRE_GPU();
     mla::SparseAttentionProblem problem = AttentionData(serving_case(1)).problem();
