@@ -168,50 +168,122 @@ TEST(FusedMoeGpuContract, AccumulationIsAskedForByName) {
         ASSERT_NEAR(got[i], plain[i] + held[i], 4e-7 * (1 + std::fabs(plain[i]) + std::fabs(held[i])));
 }
 
-/// One capture serves other ids, another map and fewer tokens, whatever `out` and the workspace hold.
+/// One capture of `plan` serves other ids, another map and fewer tokens, whatever `out` and the workspace hold: the
+/// bits of eager calls of `same`, which has the captured call's variant at every count.
+void expect_graph_follows_data(const Fixture& f, const FusedMoePlan& plan, const FusedMoePlan& same) {
+    const std::int64_t tokens = f.data.c.tokens;
+    const cuda::OwnedStream stream;
+    const GuardedBuffer workspace(plan.workspace().bytes, kGpu);
+    const GuardedBuffer out((static_cast<std::size_t>(tokens) + 4) * Fixture::row_bytes(), kGpu);
+    const OwnedTensor count = OwnedTensor::copy_of(tensor_of(DType::i32, {1}, {0}), kGpu);
+    const OwnedTensor ids = OwnedTensor::copy_of(f.data.routing.ids, kGpu);
+    const OwnedTensor map = OwnedTensor::copy_of(f.data.routing.expert_map, kGpu);
+    FusedMoeArgs args = f.data.args();
+    args.ids = ids;
+    args.expert_map = map;
+    args.num_tokens = count;
+    args.out = out.tensor(DType::bf16, {tokens + 4, kHidden});
+    const cuda::CapturedGraph graph(stream, [&] { run(plan, args, workspace.workspace(), stream.stream()); });
+    if (plan.options().variant.empty()) {
+        EXPECT_EQ(graph.nodes(), 1U);
+    }
+    Rng rng = rng_for(11);
+    for (const std::int64_t live : {tokens, std::int64_t{1}, std::int64_t{-3}, std::int64_t{3}, tokens + 50}) {
+        const Routing fresh = random_routing(
+            rng, {tokens, 11, 9, 4, Placement::scattered, DType::i32, DType::f32, live == 3 ? 1.0 : 0.1});
+        copy_bytes(ids.view().data, kGpu, fresh.ids.view().data, Device::cpu(), ids.view().bytes());
+        copy_bytes(map.view().data, kGpu, fresh.expert_map.view().data, Device::cpu(), map.view().bytes());
+        const auto number = static_cast<std::int32_t>(live);
+        copy_bytes(count.view().data, kGpu, &number, Device::cpu(), 4);
+        workspace.fill_random(rng);
+        out.fill(0x6B);
+        synchronize(kGpu);
+        graph.replay();
+        synchronize(kGpu, stream.stream());
+        const std::int64_t rows = std::clamp<std::int64_t>(live, 0, tokens);
+        FusedMoeArgs plain = f.data.args(rows);
+        plain.ids = leading(ids, rows);
+        plain.expert_map = map;
+        Bytes want = bytes_of(run_guarded(same, plain));
+        want.resize(out.bytes(), std::byte{0x6B});
+        EXPECT_EQ(out.contents(), want) << "live tokens " << live << " of " << tokens;
+    }
+    EXPECT_TRUE(workspace.guards_intact());
+    EXPECT_TRUE(out.guards_intact());
+}
+
+FusedMoePlan pinned(const Fixture& f, const std::string& variant) {
+    PlanOptions options;
+    options.variant = variant;
+    return make_plan(f.data.c.problem, kGpu, options);
+}
+
 TEST(FusedMoeGpuContract, CapturedGraphFollowsDeviceData) {
     TOKAMAK_REQUIRE_GPU();
     for (const std::int64_t tokens : {8, 13}) {
         const Fixture f(tokens, 10);
-        PlanOptions captured;  // the graph keeps the variant of its own token count
-        captured.variant = f.plan->row_for(tokens).variant;
-        const FusedMoePlan same = make_plan(f.data.c.problem, kGpu, captured);
-        const cuda::OwnedStream stream;
-        const GuardedBuffer workspace(f.plan->workspace().bytes, kGpu);
-        const GuardedBuffer out((static_cast<std::size_t>(tokens) + 4) * Fixture::row_bytes(), kGpu);
-        const OwnedTensor count = OwnedTensor::copy_of(tensor_of(DType::i32, {1}, {0}), kGpu);
-        const OwnedTensor ids = OwnedTensor::copy_of(f.data.routing.ids, kGpu);
-        const OwnedTensor map = OwnedTensor::copy_of(f.data.routing.expert_map, kGpu);
-        FusedMoeArgs args = f.data.args();
-        args.ids = ids;
-        args.expert_map = map;
-        args.num_tokens = count;
-        args.out = out.tensor(DType::bf16, {tokens + 4, kHidden});
-        const cuda::CapturedGraph graph(stream, [&] { run(*f.plan, args, workspace.workspace(), stream.stream()); });
-        EXPECT_EQ(graph.nodes(), 1U);
-        Rng rng = rng_for(11);
-        for (const std::int64_t live : {tokens, std::int64_t{1}, std::int64_t{-3}, std::int64_t{3}, tokens + 50}) {
-            const Routing fresh = random_routing(
-                rng, {tokens, 11, 9, 4, Placement::scattered, DType::i32, DType::f32, live == 3 ? 1.0 : 0.1});
-            copy_bytes(ids.view().data, kGpu, fresh.ids.view().data, Device::cpu(), ids.view().bytes());
-            copy_bytes(map.view().data, kGpu, fresh.expert_map.view().data, Device::cpu(), map.view().bytes());
-            const auto number = static_cast<std::int32_t>(live);
-            copy_bytes(count.view().data, kGpu, &number, Device::cpu(), 4);
-            workspace.fill_random(rng);
-            out.fill(0x6B);
-            synchronize(kGpu);
-            graph.replay();
-            synchronize(kGpu, stream.stream());
-            const std::int64_t rows = std::clamp<std::int64_t>(live, 0, tokens);
-            FusedMoeArgs plain = f.data.args(rows);
-            plain.ids = leading(ids, rows);
-            plain.expert_map = map;
-            Bytes want = bytes_of(run_guarded(same, plain));
-            want.resize(out.bytes(), std::byte{0x6B});
-            EXPECT_EQ(out.contents(), want) << "live tokens " << live << " of " << tokens;
+        expect_graph_follows_data(f, *f.plan, pinned(f, f.plan->row_for(tokens).variant));
+    }
+}
+
+TEST(FusedMoeGpuContract, GraphsOfEveryVariantFollowDeviceData) {
+    TOKAMAK_REQUIRE_GPU();
+    for (const WeightSpec& spec :
+         {WeightSpec::int4(32), WeightSpec::bf16(), WeightSpec::fp8_block(), WeightSpec::nvfp4()}) {
+        const Fixture f(13, 14, spec);
+        for (const std::string& variant : f.plan->state().variants) {
+            SCOPED_TRACE(to_string(spec) + " " + variant);
+            const FusedMoePlan plan = pinned(f, variant);
+            expect_graph_follows_data(f, plan, plan);
         }
-        EXPECT_TRUE(workspace.guards_intact());
-        EXPECT_TRUE(out.guards_intact());
+    }
+}
+
+/// Rows of `dense` so far apart that offsets into them need more than 32 bits. The memory between them is not touched.
+struct FarRows {
+    FarRows(const Tensor& dense, std::int64_t gap_bytes) {
+        const std::int64_t bytes = dense.size(1) * static_cast<std::int64_t>(size_of(dense.dtype)) + gap_bytes;
+        memory = OwnedTensor::allocate(DType::u8, {dense.size(0), bytes}, kGpu);
+        const std::array<std::int64_t, 2> shape = {dense.size(0), dense.size(1)};
+        const std::array<std::int64_t, 2> strides = {bytes / static_cast<std::int64_t>(size_of(dense.dtype)), 1};
+        view = Tensor::strided(memory.view().data, dense.dtype, shape, strides, kGpu);
+        for (std::int64_t row = 0; row < dense.size(0); ++row)
+            copy_bytes(view.at(row).data, kGpu, dense.at(row).data, kGpu, dense.at(row).bytes());
+    }
+    OwnedTensor memory;
+    Tensor view;
+};
+
+TEST(FusedMoeGpuContract, RowsAndExpertsPast4GiB) {
+    TOKAMAK_REQUIRE_GPU();
+    constexpr std::int64_t gap = std::int64_t{1} << 29;  // of 13 rows, nine experts
+    for (const WeightSpec& spec : {WeightSpec::int4(32), WeightSpec::bf16(), WeightSpec::fp8_block()}) {
+        const Fixture f(13, 15, spec);
+        FusedMoeArgs args = f.data.args();
+        const FarRows x(args.x, gap);
+        const FarRows gate_up(args.gate_up, gap);
+        const FarRows down(args.down, gap);
+        const OwnedTensor dense_out = OwnedTensor::allocate(DType::bf16, {13, kHidden}, kGpu);
+        const FarRows out(dense_out, gap);
+        args.x = x.view;
+        args.gate_up = gate_up.view;
+        args.down = down.view;
+        args.out = out.view;
+        for (const std::string& variant : f.plan->state().variants) {
+            const FusedMoePlan plan = pinned(f, variant);
+            const Bytes want = bytes_of(run_guarded(plan, f.data.args()));
+            for (std::int64_t row = 0; row < 13; ++row)
+                fill_bytes(out.view.at(row).data, kGpu, 0x6B, out.view.at(row).bytes());
+            const OwnedWorkspace workspace(plan.workspace(), kGpu);
+            run(plan, args, workspace);
+            synchronize(kGpu);
+            Bytes got;
+            for (std::int64_t row = 0; row < 13; ++row) {
+                const Bytes bytes = bytes_of(to_host(out.view.at(row)));
+                got.insert(got.end(), bytes.begin(), bytes.end());
+            }
+            EXPECT_EQ(got, want) << to_string(spec) << " " << variant;
+        }
     }
 }
 
