@@ -21,6 +21,12 @@ struct ExpertGroups {
         return begins[static_cast<std::size_t>(expert)];
     }
     [[nodiscard]] std::int64_t end(std::int64_t expert) const noexcept { return begin(expert + 1); }
+    /// Calls work(expert, begin, end) for every expert that has routes.
+    template <class Work>
+    void for_each(const Work& work) const {
+        for (std::int64_t expert = 0; expert < experts(); ++expert)
+            if (begin(expert) != end(expert)) work(expert, begin(expert), end(expert));
+    }
     /// Routes that are kept.
     [[nodiscard]] std::int64_t routes() const noexcept { return begins.back(); }
 };

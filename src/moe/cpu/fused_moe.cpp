@@ -66,13 +66,10 @@ void make_intermediate(const FusedMoeState& state, const FusedMoeArgs& args, con
     parallel_for(blocks, scratch.threads, block_cost(chunk, state.gate_up), [&](std::int64_t block, int thread) {
         auto* const weights = scratch.of_thread<Acc>(scratch.weights, chunk.workspace, thread);
         auto* const sums = scratch.of_thread<Acc>(scratch.sums, chunk.workspace, thread);
-        for (std::int64_t expert = 0; expert < chunk.groups.experts(); ++expert) {
-            const std::int64_t begin = chunk.groups.begin(expert);
-            const std::int64_t end = chunk.groups.end(expert);
-            if (begin == end) continue;
+        chunk.groups.for_each([&](std::int64_t expert, std::int64_t begin, std::int64_t end) {
             multiply_block(matrices, expert, block * kBlockRows, x, begin, end, weights, sums);
             activate_block(state.problem, args.gate_up_bias, expert, block * kGateRows, begin, end, sums, intermediate);
-        }
+        });
     });
     if (!state.problem.quantize_activations) return;
     parallel_for(chunk.groups.routes(), scratch.threads, state.problem.intermediate, [&](std::int64_t position, int) {

@@ -69,14 +69,11 @@ void project_and_combine(const Chunk& chunk, const Rows<Acc>& x, const ExpertMat
         const Columns columns{block * kBlockRows, std::min<std::int64_t>(kBlockRows, rows - block * kBlockRows)};
         auto* const weights = scratch.of_thread<Acc>(scratch.weights, chunk.workspace, thread);
         auto* const sums = scratch.of_thread<Acc>(scratch.sums, chunk.workspace, thread);
-        for (std::int64_t expert = 0; expert < chunk.groups.experts(); ++expert) {
-            const std::int64_t begin = chunk.groups.begin(expert);
-            const std::int64_t end = chunk.groups.end(expert);
-            if (begin == end) continue;
+        chunk.groups.for_each([&](std::int64_t expert, std::int64_t begin, std::int64_t end) {
             Acc* const expert_sums = sums + begin * kBlockRows;
             multiply_block(matrices, expert, columns.begin, x, begin, end, weights, expert_sums);
             add_bias(combine.bias, expert, columns, end - begin, expert_sums);
-        }
+        });
         for (std::int64_t token = 0; token < chunk.tokens; ++token) combine_token(chunk, combine, token, columns, sums);
     });
 }
