@@ -128,20 +128,9 @@ void measure(const Job& job, nlohmann::json& rows) {
                     stream.stream());
         });
         const cuda::Quantiles us = cuda::time_graph(stream, graph, 3, 25);
-        rows.push_back({{"op", "fused_moe"},
-                        {"shape", job.shape.name},
-                        {"format", format_name(job.shape)},
-                        {"tokens", job.tokens},
-                        {"routing", "uniform"},
-                        {"mode", "graph"},
-                        {"variant", variant},
-                        {"default", variant == chosen},
-                        {"us_median", us.median / kLayers},
-                        {"us_p10", us.p10 / kLayers},
-                        {"us_p90", us.p90 / kLayers},
-                        {"bytes", bytes},
-                        {"floor_us", floor_us},
-                        {"ceiling_share", floor_us * kLayers / us.median}});
+        rows.push_back(timed_row(job, variant, variant == chosen, us, kLayers));
+        rows.back().update(
+            {{"bytes", bytes}, {"floor_us", floor_us}, {"ceiling_share", floor_us * kLayers / us.median}});
         fmt::print("{:14} {:13} M={:<3} {:22}{} {:7.1f} us  floor {:6.1f}  share {:5.1f}%\n", job.shape.name,
                    format_name(job.shape), job.tokens, variant, variant == chosen ? '*' : ' ', us.median / kLayers,
                    floor_us, 100.0 * floor_us * kLayers / us.median);

@@ -172,6 +172,14 @@ moe::FusedMoeArgs layer_args(const Shape& shape, const moe::FusedMoeProblem& pro
     return args;
 }
 
+nlohmann::json timed_row(const Job& job, const std::string& variant, bool is_default, const cuda::Quantiles& us,
+                         int layers) {
+    return {{"op", "fused_moe"},         {"shape", job.shape.name},  {"format", format_name(job.shape)},
+            {"tokens", job.tokens},      {"routing", "uniform"},     {"mode", "graph"},
+            {"variant", variant},        {"default", is_default},    {"us_median", us.median / layers},
+            {"us_p10", us.p10 / layers}, {"us_p90", us.p90 / layers}};
+}
+
 int run_program(const Program& program, int argc, char** argv) {
     if (argc < 2) {
         fmt::print(stderr, "usage: {} OUT.json [SHAPE or all [FORMAT or all [TOKENS...]]]\n", program.name);

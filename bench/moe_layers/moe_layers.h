@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "cuda/graph.h"
 #include "tokamak/moe.h"
 
 namespace tokamak::moe_layers {
@@ -61,6 +62,9 @@ struct Job {
     double read_gbps;  ///< ceiling
     std::int64_t tokens;
 };
+/// A variant's row of the output: times are of one of `layers` layers, from those of a graph of them.
+nlohmann::json timed_row(const Job& job, const std::string& variant, bool is_default, const cuda::Quantiles& us,
+                         int layers);
 using Measure = std::function<void(const Job& job, nlohmann::json& rows)>;
 
 struct Program {

@@ -2,8 +2,8 @@
 // moe_prefill_bench OUT.json [SHAPE or all [FORMAT or all [TOKENS...]]]: fused_moe for many tokens, every variant that
 // is made for them, on layers that do not fit the L2, from a captured graph. Every layer of the graph has its own ids
 // and, as far as memory allows, its own weights. The floor is the larger of reading the active experts once at the read
-// ceiling of the same process and of the arithmetic at the sustained rates of docs and issues. The recorded benchmark
-// is `tokamak bench moe --preset prefill`; this one compares variants.
+// ceiling of the same process and of the arithmetic at the recorded sustained rates. The recorded benchmark is `tokamak
+// bench moe --preset prefill`; this one compares variants.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -18,8 +18,9 @@ namespace {
 using namespace tokamak;
 using namespace tokamak::moe_layers;
 
-constexpr double kMatrixTflops = 680.0;
-constexpr double kFp8Tflops = 1250.0;
+// Sustained, results/h200/ceilings.json.
+constexpr double kMatrixTflops = 689.0;
+constexpr double kFp8Tflops = 1312.0;
 
 std::vector<Shape> shapes() {
     const auto swiglu = moe::Activation::swiglu();
@@ -80,21 +81,11 @@ void measure(const Job& job, nlohmann::json& rows) {
         });
         const cuda::Quantiles us = cuda::time_graph(stream, graph, 2, samples);
         const double tflops = flops * layers / us.median * 1e-6;
-        rows.push_back({{"op", "fused_moe"},
-                        {"shape", job.shape.name},
-                        {"format", format_name(job.shape)},
-                        {"tokens", job.tokens},
-                        {"routing", "uniform"},
-                        {"mode", "graph"},
-                        {"variant", variant},
-                        {"default", variant == chosen},
-                        {"us_median", us.median / layers},
-                        {"us_p10", us.p10 / layers},
-                        {"us_p90", us.p90 / layers},
-                        {"bytes", bytes},
-                        {"tflops", tflops},
-                        {"floor_us", floor_us},
-                        {"floor_share", floor_us * layers / us.median}});
+        rows.push_back(timed_row(job, variant, variant == chosen, us, layers));
+        rows.back().update({{"bytes", bytes},
+                            {"tflops", tflops},
+                            {"floor_us", floor_us},
+                            {"floor_share", floor_us * layers / us.median}});
         fmt::print("{:13} {:9} M={:<5} {:16}{} {:7.1f} us  floor {:6.1f}  share {:5.1f}%  {:5.0f} TFLOP/s\n",
                    job.shape.name, format_name(job.shape), job.tokens, variant, variant == chosen ? '*' : ' ',
                    us.median / layers, floor_us, 100.0 * floor_us * layers / us.median, tflops);
