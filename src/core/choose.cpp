@@ -285,13 +285,21 @@ void choose_into(detail::PlanState& state, const char* op, Device device, std::i
 }
 
 void choose_cpu(detail::PlanState& state, const char* op, Device device, std::int64_t max_tokens,
-                const PlanOptions& options, const std::string& fields) {
+                const PlanOptions& options, const std::string& fields, DType out_dtype) {
+    const bool exact = out_dtype == DType::f64;
     choose_into(state, op, device, max_tokens, options, fields, {kCpuF32, kCpuF64},
-                [](std::int64_t) { return std::string(kCpuF32); });
+                [exact](std::int64_t) { return std::string(exact ? kCpuF64 : kCpuF32); });
+    for (const PlanRow& row : state.table)
+        if (exact && row.variant != kCpuF64)
+            invalid("{}: `out_dtype` is f64 with variant \"{}\", expected variant \"{}\"", op, row.variant, kCpuF64);
 }
 
 bool is_oracle(const detail::PlanState& state, std::int64_t tokens) noexcept {
     return state.row_variants[state.row_index(tokens)] == 1;
+}
+
+bool any_oracle(const detail::PlanState& state) noexcept {
+    return std::find(state.row_variants.begin(), state.row_variants.end(), std::size_t{1}) != state.row_variants.end();
 }
 
 }  // namespace tokamak

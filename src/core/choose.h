@@ -12,6 +12,7 @@
 
 #include "core/config_store.h"
 #include "core/plan_state.h"
+#include "tokamak/tensor.h"
 
 namespace tokamak {
 
@@ -75,10 +76,14 @@ void choose_into(detail::PlanState& state, const char* op, Device device, std::i
 inline constexpr const char* kCpuF32 = "cpu_f32";
 inline constexpr const char* kCpuF64 = "cpu_f64";
 
-/// choose_into for a CPU operator: cpu_f32 unless pinned otherwise. Throws `unsupported` for a CPU other than the one.
+/// choose_into for a CPU operator: cpu_f32, or the oracle for an f64 output, unless pinned otherwise. Throws also
+/// `unsupported` for a CPU other than the one, `invalid_argument` where an f64 output meets cpu_f32.
 void choose_cpu(detail::PlanState& state, const char* op, Device device, std::int64_t max_tokens,
-                const PlanOptions& options, const std::string& fields = {});
+                const PlanOptions& options, const std::string& fields = {}, DType out_dtype = DType::f32);
 /// Whether a call of `tokens` tokens runs the oracle variant of a plan made by choose_cpu.
 bool is_oracle(const detail::PlanState& state, std::int64_t tokens) noexcept;
+/// Whether a call of any number of tokens does: a tuned store may mix the variants, and scratch is sized for the
+/// widest.
+bool any_oracle(const detail::PlanState& state) noexcept;
 
 }  // namespace tokamak

@@ -47,12 +47,4 @@ inline std::int64_t work_items(std::int64_t tokens, std::int64_t per_token) noex
     return std::min(tokens, plenty) * std::min(per_token, plenty);
 }
 
-/// Whether a row of the plan's table runs the float64 variant: scratch is sized for the widest.
-inline bool any_oracle(const detail::PlanState& state) noexcept {
-    return std::any_of(state.row_variants.begin(), state.row_variants.end(), [](std::size_t v) { return v == 1; });
-}
-inline bool all_oracle(const detail::PlanState& state) noexcept {
-    return std::all_of(state.row_variants.begin(), state.row_variants.end(), [](std::size_t v) { return v == 1; });
-}
-
 }  // namespace tokamak::mla

@@ -18,9 +18,7 @@ SparseAttentionPlan make_plan(const SparseAttentionProblem& problem, Device devi
     if (device.is_cuda()) return cuda::make_plan(problem, device, options);
     auto state = std::make_shared<SparseAttentionState>();
     state->problem = problem;
-    choose_cpu(*state, kSparseAttention, device, problem.max_tokens, options, problem_key(problem));
-    if (problem.out_dtype == DType::f64 && !all_oracle(*state))
-        invalid("{}: `out_dtype` is f64, which only the variant {} writes", kSparseAttention, kCpuF64);
+    choose_cpu(*state, kSparseAttention, device, problem.max_tokens, options, problem_key(problem), problem.out_dtype);
     cpu::book_scratch(*state);
     return detail::to_plan<SparseAttentionProblem>(std::shared_ptr<const SparseAttentionState>(std::move(state)));
 }

@@ -212,7 +212,7 @@ FusedMoePlan make_plan(const FusedMoeProblem& problem, Device device, const Plan
         cuda::plan_fused_moe(*state, options);
         return detail::to_plan<FusedMoeProblem>(std::shared_ptr<const FusedMoeState>(std::move(state)));
     }
-    cpu::choose(*state, kOp, problem.max_tokens, options, problem.out_dtype, problem_key(problem));
+    choose_cpu(*state, kOp, device, problem.max_tokens, options, problem_key(problem), problem.out_dtype);
     const auto routes = static_cast<std::size_t>(problem.max_tokens * problem.top_k);
     if (problem.route || problem.batched_experts)
         state->routed_ids = state->layout.add<std::int32_t>("routed_ids", routes);

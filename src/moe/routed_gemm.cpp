@@ -96,7 +96,7 @@ RoutedGemmPlan make_plan(const RoutedGemmProblem& problem, Device device, const 
         cuda::plan_routed_gemm(*state, device, options);
         return detail::to_plan<RoutedGemmProblem>(std::shared_ptr<const RoutedGemmState>(std::move(state)));
     }
-    cpu::choose(*state, kOp, problem.max_tokens, options, problem.out_dtype);
+    choose_cpu(*state, kOp, device, problem.max_tokens, options, {}, problem.out_dtype);
     state->scratch =
         cpu::lay_out(*state, {.top_k = problem.top_k, .local_experts = state->local_experts, .x_cols = problem.cols});
     return detail::to_plan<RoutedGemmProblem>(std::shared_ptr<const RoutedGemmState>(std::move(state)));

@@ -319,8 +319,10 @@ TEST(SparseAttentionContract, VariantsAndDoubleOutput) {
     EXPECT_NE(plan.explain().find("scores"), std::string::npos);
     expect_refused([&] { mla::make_plan(problem, Device::cpu(), {.variant = "cuda_x"}); }, {"cuda_x", kCpuF64});
     problem.out_dtype = DType::f64;
-    expect_refused([&] { mla::make_plan(problem, Device::cpu()); }, {"out_dtype", "f64", kCpuF64});
+    EXPECT_EQ(mla::make_plan(problem, Device::cpu()).row_for(64).variant, kCpuF64);
     EXPECT_EQ(mla::make_plan(problem, Device::cpu(), {.variant = kCpuF64}).row_for(64).variant, kCpuF64);
+    expect_refused([&] { mla::make_plan(problem, Device::cpu(), {.variant = kCpuF32}); },
+                   {"`out_dtype` is f64", kCpuF32, kCpuF64});
 }
 
 TEST(SparseAttentionContract, CudaIsRefusedWithTheReason) {

@@ -5,7 +5,11 @@
 #include <array>
 #include <thread>
 
+#include "core/choose.h"
+#include "core/environment.h"
 #include "moe/moe_cases.h"
+#include "support/scoped.h"
+#include "support/temporary_folder.h"
 #include "tokamak/tune.h"
 
 #ifdef _OPENMP
@@ -264,6 +268,24 @@ TEST(FusedMoeContract, WorkspaceIsExactAndNeverShrinks) {
             ASSERT_EQ(end, plan.workspace().bytes);
         }
     }
+}
+
+/// A user's table may give the oracle to small calls only: the workspace has room for its doubles.
+TEST(FusedMoeContract, TablesThatMixBothVariantsHaveRoomForTheWiderOne) {
+    const Fixture f(8, 15);
+    PlanOptions exact;
+    exact.variant = kCpuF64;
+    const Bytes want = bytes_of(run_guarded(make_plan(f.data.c.problem, Device::cpu(), exact), f.data.args(7)));
+    const tokamak::test::TemporaryFolder folder;
+    ConfigStore store;
+    store.set("cpu", f.plan->state().problem_key, {{7, kCpuF64}, {8, kCpuF32}});
+    store.save(folder.file("store.json"));
+    const tokamak::test::ScopedVariable variable(environment::kConfigStore, folder.file("store.json"));
+    const FusedMoePlan mixed = make_plan(f.data.c.problem, Device::cpu());
+    ASSERT_EQ(mixed.row_for(7).variant, kCpuF64);
+    ASSERT_EQ(mixed.row_for(8).variant, kCpuF32);
+    EXPECT_EQ(bytes_of(run_guarded(mixed, f.data.args(7))), want);
+    EXPECT_EQ(bytes_of(run_guarded(mixed, f.data.args())), f.want);
 }
 
 TEST(FusedMoeContract, EmptyBatchesDoNothing) {

@@ -31,7 +31,7 @@ struct SparseAttentionProblem {
     std::int64_t value_dim = 0;     ///< 1 to dim (CUDA: 448 and 512)
     std::vector<KvPool> pools;      ///< one or two
     DType q_dtype = DType::bf16;    ///< bf16, f16 or f32 (CUDA: bf16)
-    DType out_dtype = DType::bf16;  ///< bf16, f16, f32; f64 in the oracle variant
+    DType out_dtype = DType::bf16;  ///< bf16, f16, f32; f64: the CPU's oracle variant
 };
 
 enum class LseBase : std::uint8_t { natural, two };
