@@ -107,10 +107,11 @@ noexcept {
 //
 // - supports(problem, device): whether make_plan would make a plan with default options, and if not, why: the text that
 //   it would throw. Throws no Error; allocates and touches no device memory.
-// - make_plan(problem, device, options): decides everything, once for all calls of a shape. Before serving: it reads
-//   the environment and allocates host memory. It allocates no device memory and does not synchronise. Throws
-//   `invalid_argument` for a malformed problem or impossible options, `unsupported` for what has no kernel on the
-//   device, `parse` for a bad override in the environment, `device` for an error of the CUDA runtime.
+// - make_plan(problem, device, options): decides everything, once for all calls of a shape. Before serving, not in
+//   a capture: it reads the environment, allocates host memory and loads kernels. It allocates no device memory and
+//   does not synchronise. Throws `invalid_argument` for a malformed problem or impossible options, `unsupported` for
+//   what has no kernel on the device, `parse` for a bad override in the environment, `device` for an error of the CUDA
+//   runtime.
 // - run(plan, args, workspace, stream): allocates nothing, synchronises nothing, takes no lock, reads no environment;
 //   legal in capture. On the CPU the results are there when it returns, on CUDA in stream order: tensors and workspace
 //   have to live until then. Whatever can be checked without reading device data is checked before the first write;

@@ -177,7 +177,7 @@ template <class Args>
 struct Calls {
     /// Arguments, with `out`, of a call of exactly `tokens` tokens on data set `set`, 0 <= set < calls(tokens). The
     /// sets shall touch different weights or rows, together several times the L2 cache: then every call finds it cold,
-    /// as one layer after another does.
+    /// as one layer after another does. `out` is contiguous, or `compare` is set.
     std::function<Args(std::int64_t tokens, int set)> args;
     /// Sets, and calls of one replay of a graph; at least 1.
     std::function<int(std::int64_t tokens)> calls;

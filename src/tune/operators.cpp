@@ -67,6 +67,8 @@ class OperatorRunner : public Runner {
         if constexpr (requires(Args args) { args.accumulate_into_out; })
             if (calls_.args(tokens, 0).accumulate_into_out)
                 invalid("tune: `accumulate_into_out` is set, expected calls whose result is theirs alone");
+        if (!calls_.compare && !out().contiguous())
+            invalid("tune: `out` is {}, expected a contiguous tensor where `compare` is empty", to_string(out()));
         WorkspaceSize size = plan_of(default_of(tokens)).workspace();
         for (const std::string& variant : variants) {
             try {

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstdlib>
 
@@ -164,6 +165,26 @@ TEST(TuneOperators, CallsThatAddToTheirOutputAreSkippedWithTheReason) {
     EXPECT_TRUE(tuning.rows.empty());
     ASSERT_FALSE(tuning.skipped.empty());
     EXPECT_NE(tuning.skipped.front().reason.find("`accumulate_into_out` is set"), std::string::npos);
+}
+
+TEST(TuneOperators, StridedOutputsNeedAComparisonOfTheCallers) {
+    MoeCalls data(8, Device::cpu());
+    const std::int64_t hidden = data.problem.hidden;
+    const OwnedTensor wide = OwnedTensor::allocate(data.problem.out_dtype, {8, hidden + 8});
+    data.calls.args = [&, args = data.calls.args](std::int64_t tokens, int set) {
+        moe::FusedMoeArgs strided = args(tokens, set);
+        strided.out = Tensor::strided(wide.view().data, data.problem.out_dtype, std::array{std::int64_t{8}, hidden},
+                                      std::array{hidden + 8, std::int64_t{1}});
+        return strided;
+    };
+    const Tuning refused = tune(data.problem, Device::cpu(), data.calls, quick());
+    EXPECT_EQ(refused.rows.size(), 1U) << "a single row has no gaps";
+    ASSERT_FALSE(refused.skipped.empty());
+    EXPECT_NE(refused.skipped.back().reason.find("expected a contiguous tensor where `compare` is empty"),
+              std::string::npos)
+        << refused.skipped.back().reason;
+    data.calls.compare = [](std::int64_t) {};
+    EXPECT_FALSE(tune(data.problem, Device::cpu(), data.calls, quick()).rows.empty());
 }
 
 TEST(TuneOperators, RequestsThatMakeNoSenseAreRefused) {
