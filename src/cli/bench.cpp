@@ -11,6 +11,7 @@
 #include "cli/bench/preset.h"
 #include "cli/commands.h"
 #include "cli/common.h"
+#include "cli/number_check.h"
 #include "cli/tuning/command.h"
 #include "core/throw.h"
 
@@ -64,14 +65,14 @@ void add_layer_options(CLI::App& command, Options& options) {
     const auto add = [&](const char* name, auto& value, const char* text) {
         return command.add_option(name, value, text)->needs(file)->group(group);
     };
-    add("--layer", options.layer, "Layer of the file")->check(CLI::NonNegativeNumber)->capture_default_str();
-    add("--experts", layer.experts, "Only the first experts")->check(CLI::PositiveNumber);
+    add("--layer", options.layer, "Layer of the file")->check(nonnegative_number())->capture_default_str();
+    add("--experts", layer.experts, "Only the first experts")->check(positive_number());
     add("--activation", layer.activation, "swiglu, swiglu_clamped or gpt_oss; default: by the file's layout");
     add("--limit", layer.limit, "Clamp of the activation");
     add("--routing", layer.routing, "softmax or sigmoid_grouped; default: by the file's layout");
-    add("--top-k", layer.top_k, "Experts per token")->check(CLI::PositiveNumber);
-    add("--groups", layer.groups, "Expert groups of sigmoid_grouped")->check(CLI::PositiveNumber);
-    add("--top-groups", layer.top_groups, "Groups kept")->check(CLI::PositiveNumber);
+    add("--top-k", layer.top_k, "Experts per token")->check(positive_number());
+    add("--groups", layer.groups, "Expert groups of sigmoid_grouped")->check(positive_number());
+    add("--top-groups", layer.top_groups, "Groups kept")->check(positive_number());
     add("--scaling", layer.scaling, "Factor of the routing weights");
     add("--renormalize", layer.renormalize, "Whether the chosen weights are divided by their sum (true, false)");
 }

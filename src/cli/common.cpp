@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <nlohmann/json.hpp>
@@ -48,6 +49,9 @@ std::string printable(std::string_view text) {
 }
 
 std::string read_text(const std::string& path) {
+    std::error_code error;
+    if (std::filesystem::is_directory(path, error))
+        fail(ErrorCode::io, "{}: is a folder, expected a file", printable(path));
     std::ifstream file(path, std::ios::binary);
     if (!file) fail(ErrorCode::io, "{}: cannot be opened", printable(path));
     std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};

@@ -9,6 +9,7 @@
 
 #include "cli/commands.h"
 #include "cli/common.h"
+#include "cli/number_check.h"
 #include "cli/shapes.h"
 #include "core/plan_state.h"
 #include "core/throw.h"
@@ -263,7 +264,7 @@ void add_sizes(CLI::App& command, Options& options) {
         {"keys", "Keys of the indexer"}};
     for (const auto& [name, text] : texts) {
         std::int64_t& value = options.sizes.emplace(name, kUnset).first->second;
-        command.add_option("--" + name, value, text)->check(CLI::NonNegativeNumber)->group("Sizes");
+        command.add_option("--" + name, value, text)->check(nonnegative_number())->group("Sizes");
     }
 }
 
@@ -282,15 +283,15 @@ void add_explain(CLI::App& app, int& status) {
     command->add_option("--format", options->format, "Weight or KV format; default: the model's own");
     command->add_option("--device", options->device, "cpu, cuda or cuda:N")->capture_default_str();
     command->add_option("--max-tokens", options->max_tokens, "Largest call of the plan")
-        ->check(CLI::NonNegativeNumber)
+        ->check(nonnegative_number())
         ->capture_default_str();
     command->add_option("--tokens", options->tokens, "Say which row a call of this many tokens takes")
-        ->check(CLI::NonNegativeNumber);
+        ->check(nonnegative_number());
     command->add_option("--variant", options->variant, "Pin one variant by name");
     command->add_option("--max-sms", options->max_sms, "Leave the other SMs alone; 0: use all")
         ->check(CLI::Range(0, 1 << 20));
     command->add_option("--max-workspace-bytes", options->max_workspace_bytes, "Limit of the workspace; 0: none")
-        ->check(CLI::NonNegativeNumber);
+        ->check(nonnegative_number());
     add_sizes(*command, *options);
     command->callback([options, &status] {
         explain(*options);

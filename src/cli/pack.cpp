@@ -13,6 +13,7 @@
 
 #include "cli/commands.h"
 #include "cli/common.h"
+#include "cli/number_check.h"
 #include "cli/progress_bar.h"
 #include "core/throw.h"
 #include "tokamak/packed_file.h"
@@ -133,7 +134,7 @@ void add_pack(CLI::App& app, int& status) {
                      "How a GPTQ checkpoint stores zero points; as its configuration says if absent")
         ->check(CLI::IsMember({"minus-one", "plain"}));
     command->add_option("--threads", request.threads, "Experts packed at a time; 0: as many as there are processors")
-        ->check(CLI::NonNegativeNumber);
+        ->check(nonnegative_number());
     command->add_flag("--verify", request.verify, "Read every expert back, unpack it and compare it with the source");
     command->add_flag("--verify-only", options->verify_only, "Only compare an existing OUTPUT with SOURCE");
     command->add_flag("--overwrite", request.overwrite, "Replace an existing OUTPUT");

@@ -13,6 +13,7 @@
 
 #include "cli/commands.h"
 #include "cli/common.h"
+#include "cli/number_check.h"
 #include "cli/tuning/command.h"
 #include "core/build_info.h"
 #include "core/config_store.h"
@@ -100,7 +101,7 @@ void add_store_commands(CLI::App& tune, const std::shared_ptr<Options>& options,
 void add_max_tokens(CLI::App& command, Options& options) {
     command.add_option("--max-tokens", options.max_tokens, "Largest token count of a call")
         ->required()
-        ->check(CLI::PositiveNumber);
+        ->check(positive_number());
 }
 
 }  // namespace
@@ -123,7 +124,7 @@ void add_tune(CLI::App& app, int& status) {
 
     CLI::App* map = tune->add_subcommand("map", "Print the bucket that each token count falls into, on one line");
     add_max_tokens(*map, *options);
-    map->add_option("COUNT", options->counts, "Token counts")->required()->check(CLI::NonNegativeNumber);
+    map->add_option("COUNT", options->counts, "Token counts")->required()->check(nonnegative_number());
     map->callback([options, &status] {
         print_map(*options);
         status = 0;

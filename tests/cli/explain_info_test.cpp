@@ -93,6 +93,11 @@ TEST(Explain, refuses_what_it_cannot_explain) {
         {{"explain", "moe", "--format", "mxfp4"}, "--hidden"},
         {{"explain", "moe", "--shape", "kimi-k2-e48", "--variant", "nonesuch"}, "nonesuch"},
         {{"explain", "moe", "--shape", "kimi-k2-e48", "--device", "cuda:99"}, "cuda:99"},
+        {{"explain", "moe", "--shape", "kimi-k2-e48", "--max-tokens", "-3"},
+         "--max-tokens: is -3, expected a number of at least 0"},
+        {{"explain", "moe", "--shape", "kimi-k2-e48", "--max-tokens", "many"},
+         "--max-tokens: is many, expected a number of at least 0"},
+        {{"tune", "buckets", "--max-tokens", "0"}, "--max-tokens: is 0, expected a number above 0"},
         {{"explain", "mla", "--shape", "v32-h16", "--max-tokens", "8", "--tokens", "9"}, "9"}};
     for (const auto& [call, part] : calls) {
         const ToolResult result = run_tool(call);

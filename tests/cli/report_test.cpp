@@ -295,6 +295,9 @@ TEST(ReportTool, WritesThePageOrSaysWhyNot) {
         EXPECT_EQ(bad.status, 2);
         EXPECT_EQ(bad.error.rfind("tokamak: ", 0), 0U) << bad.error;
     }
+    const test::ToolResult of_folder = test::run_tool({"report", folder.file(".")});
+    EXPECT_EQ(of_folder.status, 2);
+    EXPECT_NE(of_folder.error.find("is a folder, expected a file"), std::string::npos) << of_folder.error;
 }
 
 TEST(ReportTool, TakesEveryRecordedResult) {

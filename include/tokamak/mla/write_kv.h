@@ -8,7 +8,8 @@
 namespace tokamak::mla {
 
 /// Quantises new KV rows and writes them into a paged cache: row t goes to physical slot slots[t] = page * page_size +
-/// offset. A slot that is negative or past the cache is skipped. Equal slots in one call: the last row wins on the CPU.
+/// offset. A slot that is negative or past the cache is skipped. Equal slots in one call: the last row wins on the CPU;
+/// on CUDA the slot then holds bytes of any of their rows.
 struct WriteKvProblem {
     std::int64_t max_tokens = 0;
     KvFormat format = KvFormat::bf16;

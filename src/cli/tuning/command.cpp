@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "cli/common.h"
+#include "cli/number_check.h"
 #include "cli/tuning/bench.h"
 #include "cli/tuning/run.h"
 #include "core/throw.h"
@@ -54,7 +55,7 @@ int run(Parsed parsed) {
 
 void add_sizes(CLI::App& command, TuneOptions& options, const std::map<std::string, std::string>& texts) {
     for (const auto& [name, text] : texts)
-        command.add_option("--" + name, options.sizes[name], text)->check(CLI::PositiveNumber)->group("Sizes");
+        command.add_option("--" + name, options.sizes[name], text)->check(positive_number())->group("Sizes");
 }
 
 CLI::App& add_command(CLI::App& tune, const char* op, const char* text, Parsed& parsed) {
@@ -68,24 +69,23 @@ CLI::App& add_command(CLI::App& tune, const char* op, const char* text, Parsed& 
     command
         .add_option("--max-tokens", options.max_tokens,
                     "Largest call: all its buckets are tuned; default: 256, without --shapes as benchmarks have them")
-        ->check(CLI::PositiveNumber);
+        ->check(positive_number());
     command.add_option("--tokens", options.tokens, "These token counts instead of all buckets")
         ->delimiter(',')
-        ->check(CLI::PositiveNumber);
+        ->check(positive_number());
     command.add_option("--device", parsed.device, "cuda, cuda:N or cpu")->capture_default_str();
     command.add_option("--store", parsed.outputs.store, "Merge the winners into this store");
     command.add_option("--out,--json", parsed.outputs.json, "Write all measurements to this file");
     command.add_option("--report", parsed.outputs.report, "Write a page with plots to this file");
-    command.add_option("--seconds", options.seconds, "Time budget of each shape; 0: none")
-        ->check(CLI::NonNegativeNumber);
+    command.add_option("--seconds", options.seconds, "Time budget of each shape; 0: none")->check(nonnegative_number());
     command.add_option("--budget", parsed.outputs.seconds, "Time budget in seconds of all shapes together; 0: none")
-        ->check(CLI::NonNegativeNumber);
+        ->check(nonnegative_number());
     command
         .add_option("--candidate-seconds", options.candidate_seconds, "A candidate that takes longer for a step hangs")
-        ->check(CLI::PositiveNumber)
+        ->check(positive_number())
         ->capture_default_str();
     command.add_option("--memory", options.memory_bytes, "Bytes for random weights or caches; 0: by the device")
-        ->check(CLI::NonNegativeNumber);
+        ->check(nonnegative_number());
     command.add_flag("--retry-failed", options.retry_failed, "Also what the store lists as failed for this build");
     command.add_flag("--no-isolation", parsed.shared_process, "No process of their own for first contact");
     command.add_option("--probe", parsed.probe, "Journal of a process that runs candidates first")->group("");
@@ -124,7 +124,7 @@ void add_commands(CLI::App& tune, int& status) {
     auto moe = std::make_shared<Parsed>();
     CLI::App& moe_command = add_command(tune, "moe", "Tune the whole MoE layer", *moe);
     moe_command.add_option("--ep", moe->options.ep, "Ranks over which the experts are spread")
-        ->check(CLI::PositiveNumber)
+        ->check(positive_number())
         ->capture_default_str();
     add_routing(moe_command, moe->options);
     CLI::Option* checkpoint = moe_command.add_option(
@@ -132,7 +132,7 @@ void add_commands(CLI::App& tune, int& status) {
         "Layers of this checkpoint: a safetensors file, an index or a folder, beside config.json");
     moe_command.add_option("--layer", moe->options.layer, "Layer of the checkpoint; default: every different one")
         ->needs(checkpoint)
-        ->check(CLI::NonNegativeNumber);
+        ->check(nonnegative_number());
     add_sizes(moe_command, moe->options,
               {{"hidden", "Hidden size"},
                {"intermediate", "Intermediate size of one expert"},
@@ -165,17 +165,17 @@ void add_bench_command(CLI::App& bench, int& status) {
     command.add_option("--shapes", common.shapes, "Shapes by model name; default: all, with one of --ops")
         ->delimiter(',');
     command.add_option("--formats", common.formats, "Formats; default: the model's own")->delimiter(',');
-    command.add_option("--max-tokens", common.max_tokens, "Largest call")->check(CLI::PositiveNumber);
+    command.add_option("--max-tokens", common.max_tokens, "Largest call")->check(positive_number());
     add_routing(command, common);
     parsed->options.seconds = kAllSeconds;
     command.add_option("--budget", parsed->options.seconds, "Time budget in seconds of everything; 0: none")
-        ->check(CLI::NonNegativeNumber)
+        ->check(nonnegative_number())
         ->capture_default_str();
     command.add_option("--tokens", common.tokens, "These token counts instead of all buckets")
         ->delimiter(',')
-        ->check(CLI::PositiveNumber);
+        ->check(positive_number());
     command.add_option("--tunings", parsed->options.tunings, "How often to tune first; 0: what plans take already")
-        ->check(CLI::NonNegativeNumber)
+        ->check(nonnegative_number())
         ->capture_default_str();
     command.add_option("--rounds", parsed->options.rounds, "Of the exhaustive measurement")
         ->check(CLI::Range(1, 1000))
