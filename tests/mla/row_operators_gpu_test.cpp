@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "cuda/gpu.h"
+#include "cuda/graph.h"
 #include "formats/kv_cache_fixture.h"
 #include "mla/attention_data.h"
 #include "mla/random_tensor.h"
@@ -177,6 +178,111 @@ void expect_written_as_on_the_cpu(const mla::WriteKvProblem& problem, std::int64
     caches[1].scales.fetch();
     EXPECT_TRUE(caches[1].values.bytes() == caches[0].values.bytes());
     EXPECT_TRUE(caches[1].scales.bytes() == caches[0].scales.bytes());
+}
+
+/// Of many rows of 576 bytes whole lines are read: rows that begin at lines, in the middle of lines and elsewhere.
+TEST(PagedGatherGpu, ManyRowsAsOnTheCpu) {
+    TOKAMAK_REQUIRE_GPU();
+    constexpr int kTopK = 245;
+    constexpr std::int64_t kTokens = 71;
+    std::mt19937 random(std::random_device{}());
+    for (const KvFormat format : {KvFormat::fp8_584, KvFormat::fp8_split, KvFormat::fp8_656, KvFormat::bf16})
+        for (const std::int64_t page : {64, 2, 54})
+            for (const bool table : {false, true}) {
+                SCOPED_TRACE(fmt::format("{} page {} table {}", to_string(format), page, table));
+                const std::int64_t dim = some_dim(format);
+                PoolData pool({.format = format,
+                               .pages = 30,
+                               .page_size = page,
+                               .top_k = kTopK,
+                               .table = table,
+                               .masked = 0.1,
+                               .page_gap = page == 2 ? 16 : 0},
+                              kTokens, dim, false, false, random);
+                Argument count(DType::i32, {1});
+                count.at<std::int32_t>(0) = kTokens - 1;
+                const auto make_out = [&] {
+                    return Argument(DType::bf16, {kTokens, kTopK, dim}, {kTopK * (dim + 8), dim + 8, 1});
+                };
+                Argument out[2] = {make_out(), make_out()};
+                const mla::PagedGatherProblem problem = {kTokens, kTopK, format, dim, page, table, DType::bf16};
+                for (const Device device : {Device::cpu(), Device::cuda()}) {
+                    const mla::KvPoolArgs on = pool.on(device);
+                    mla::paged_gather(problem,
+                                      {kTokens, count.on(device), on.cache, on.indices, on.block_table,
+                                       out[device.is_cuda() ? 1 : 0].on(device)},
+                                      device);
+                }
+                synchronize(Device::cuda());
+                out[1].fetch();
+                EXPECT_TRUE(out[1].bytes() == out[0].bytes());
+            }
+}
+
+/// Each gather reads what the launch before it wrote, and the second of two into the same place is the one that stays:
+/// one after another in a stream, by themselves and as a graph, as with a wait behind each.
+TEST(PagedGatherGpu, CallsBehindOneAnother) {
+    TOKAMAK_REQUIRE_GPU();
+    constexpr int kRounds = 6;
+    constexpr int kTopK = 256;
+    constexpr std::int64_t kTokens = 80;
+    constexpr std::int64_t kSlots = 64 * 64;
+    const Device gpu = Device::cuda();
+    std::mt19937 random(std::random_device{}());
+    for (const KvFormat format : {KvFormat::fp8_584, KvFormat::fp8_656, KvFormat::bf16}) {
+        SCOPED_TRACE(to_string(format));
+        const std::int64_t dim = some_dim(format);
+        PoolData pool({.format = format, .pages = 64, .page_size = 64, .top_k = kTopK, .masked = 0.0}, 2 * kTokens, dim,
+                      false, false, random);
+        const mla::KvPoolArgs on = pool.on(gpu);
+        Argument kv(DType::bf16, {kRounds, kSlots, dim});
+        fill_uniform(kv.host(), random, -3, 3);
+        Argument slots(DType::i32, {kSlots});
+        for (std::int64_t i = 0; i < kSlots; ++i) slots.at<std::int32_t>(i) = static_cast<std::int32_t>(i);
+        Argument out(DType::bf16, {kRounds * kTokens, kTopK, dim});
+        const Tensor rows = kv.on(gpu);
+        const Tensor all_slots = slots.on(gpu);
+        const Tensor gathered = out.on(gpu);
+        const auto write = mla::make_plan(
+            mla::WriteKvProblem{.max_tokens = kSlots, .format = format, .dim = dim, .page_size = 64}, gpu);
+        const auto gather = mla::make_plan(mla::PagedGatherProblem{.max_tokens = kTokens,
+                                                                   .top_k = kTopK,
+                                                                   .format = format,
+                                                                   .dim = dim,
+                                                                   .page_size = 64,
+                                                                   .has_table = false},
+                                           gpu);
+        const cuda::OwnedStream stream;
+        const auto calls = [&](bool waits) {
+            for (int round = 0; round < kRounds; ++round) {
+                mla::run(write, {kSlots, {}, rows.at(round), all_slots, on.cache}, {}, stream.stream());
+                if (waits) synchronize(gpu, stream.stream());
+                for (const std::int64_t first : {std::int64_t{0}, kTokens}) {
+                    const Tensor positions(on.indices.as<std::int32_t>() + first * kTopK, DType::i32, {kTokens, kTopK},
+                                           gpu);
+                    const Tensor to(gathered.as<std::uint16_t>() + round * kTokens * kTopK * dim, DType::bf16,
+                                    {kTokens, kTopK, dim}, gpu);
+                    mla::run(gather, {kTokens, {}, on.cache, positions, {}, to}, {}, stream.stream());
+                    if (waits) synchronize(gpu, stream.stream());
+                }
+            }
+        };
+        calls(true);
+        out.fetch();
+        const std::vector<std::byte> want = out.bytes();
+        const cuda::CapturedGraph graph(stream, [&] { calls(false); });
+        for (int repeat = 0; repeat < 4; ++repeat) {
+            fill_bytes(gathered.data, gpu, 0xFF, gathered.bytes());
+            synchronize(gpu);
+            if (repeat % 2 == 0)
+                calls(false);
+            else
+                graph.replay();
+            synchronize(gpu, stream.stream());
+            out.fetch();
+            EXPECT_TRUE(out.bytes() == want);
+        }
+    }
 }
 
 TEST(WriteKvGpu, EveryFormatAsOnTheCpu) {

@@ -47,6 +47,22 @@ __device__ __forceinline__ uint4 row_scales(const std::uint8_t* scales) {
 inline constexpr int kGatherRows = 2;
 inline constexpr int kGatherWarps = 4;
 
+/// Behind a launch that lets the next one in (as these kernels do), the blocks of this one are there when it ends, and
+/// what leads to their rows, positions and a token's table, is on its way to the L2. Nothing is read before.
+/// Every block waits, also one without rows: its end says that all before it is done.
+__device__ __forceinline__ void await_launch_before(const GatherParams& p, std::int64_t first, int lane) {
+    asm volatile("griddepcontrol.launch_dependents;");
+    if (first < p.tokens * p.top_k && p.position_stride == p.top_k && (first + p.top_k) >> 32 == 0) {
+        constexpr int entries = 32;  // of a table in a line of 128 bytes
+        const std::uint32_t token = static_cast<std::uint32_t>(first) / static_cast<std::uint32_t>(p.top_k);
+        const std::int64_t piece = (first - token * static_cast<std::int64_t>(p.top_k)) / kGatherRows * entries;
+        const std::int32_t* line = p.positions + first;
+        if (lane == 1) line = piece < p.table_columns ? p.block_table + token * p.table_stride + piece : nullptr;
+        if (lane < 2 && line != nullptr) asm volatile("prefetch.global.L2 [%0];" ::"l"(line));
+    }
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+
 /// Where some rows come from and go to: each of the first lanes finds one.
 struct Route {
     CacheRow row{};
@@ -98,6 +114,7 @@ __global__ void __launch_bounds__(32 * kGatherWarps) gather_fp8_rows(const __gri
     constexpr bool in_lanes = kTailInLanes<Format>;
     const int lane = static_cast<int>(threadIdx.x % 32);
     const std::int64_t first = (static_cast<std::int64_t>(blockIdx.x) * kGatherWarps + threadIdx.x / 32) * kGatherRows;
+    await_launch_before(p, first, lane);
     const std::int64_t items = live_items(p);
     if (first >= items) return;
     const Route own = find_route(p, first, items, lane);
@@ -144,6 +161,7 @@ __global__ void __launch_bounds__(32 * kGatherWarps) gather_bf16_rows(const __gr
     constexpr int most = 3;
     const int lane = static_cast<int>(threadIdx.x % 32);
     const std::int64_t first = (static_cast<std::int64_t>(blockIdx.x) * kGatherWarps + threadIdx.x / 32) * kGatherRows;
+    await_launch_before(p, first, lane);
     const std::int64_t items = live_items(p);
     if (first >= items) return;
     const Route own = find_route(p, first, items, lane);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Selected rows of a paged cache, decoded. A block resolves a tile of rows, then its threads take chunks of eight
 // values wherever they lie, so that row widths need not fit a warp.
-#include "mla/cuda/gather_fast.cuh"
+#include "mla/cuda/gather_lines.cuh"
 
 namespace tokamak::mla::cuda {
 namespace {
@@ -53,6 +53,9 @@ __global__ void __launch_bounds__(kThreads) paged_gather(const __grid_constant__
 
 using Kernel = void (*)(GatherParams);
 
+/// Rows from which on whole lines are the faster (16384 rows: 8.0 us, 8.15 without; 2048 rows: 3.4 and 2.9).
+constexpr std::int64_t kManyRows = 16384;
+
 /// The kernel for aligned rows into bf16; null where there is none.
 Kernel fast_kernel(const GatherParams& p) {
     if (p.out_dtype != DType::bf16 || !p.vector_out || !p.cache.vector_values || !fast::small_pages(p.cache))
@@ -65,7 +68,9 @@ Kernel fast_kernel(const GatherParams& p) {
         case KvFormat::bf16: return p.cache.dim % codec::kChunk == 0 ? &fast::gather_bf16_rows : nullptr;
         case KvFormat::fp8_656: return &fast::gather_fp8_rows<KvFormat::fp8_656>;
         case KvFormat::fp8_584:
-        case KvFormat::fp8_split: return vector_scales ? &fast::gather_fp8_rows<KvFormat::fp8_584> : nullptr;
+        case KvFormat::fp8_split:
+            if (!vector_scales) return nullptr;
+            return p.tokens * p.top_k < kManyRows ? &fast::gather_fp8_rows<KvFormat::fp8_584> : &fast::gather_fp8_lines;
         default: return nullptr;
     }
 }
@@ -76,8 +81,16 @@ cudaError_t launch_gather(const GatherParams& params, cudaStream_t stream) {
     if (const Kernel kernel = fast_kernel(params)) {
         constexpr int rows = fast::kGatherRows * fast::kGatherWarps;
         const std::int64_t blocks = (params.tokens * params.top_k + rows - 1) / rows;
-        kernel<<<static_cast<unsigned>(blocks), 32 * fast::kGatherWarps, 0, stream>>>(params);
-        return cudaGetLastError();
+        cudaLaunchAttribute attribute{};
+        attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        attribute.val.programmaticStreamSerializationAllowed = 1;
+        cudaLaunchConfig_t config{};
+        config.gridDim = dim3(static_cast<unsigned>(blocks));
+        config.blockDim = dim3(32 * fast::kGatherWarps);
+        config.stream = stream;
+        config.attrs = &attribute;
+        config.numAttrs = 1;
+        return cudaLaunchKernelEx(&config, kernel, params);
     }
     const std::int64_t blocks = (params.tokens * params.top_k + kRows - 1) / kRows;
     paged_gather<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(params);
