@@ -23,9 +23,12 @@ struct Rows {
     bool mixed = false;  ///< and a pool of bf16 rows, for which there is a kernel of its own
 };
 
-const Rows kRows[] = {{"fp8_656", 576, KvFormat::fp8_656},        {"odd_scales", 576, KvFormat::fp8_656, true},
-                      {"bf16_576", 576, KvFormat::bf16},          {"mixed_576", 576, KvFormat::fp8_656, false, true},
-                      {"fp8_584", 512, KvFormat::fp8_584},        {"bf16_512", 512, KvFormat::bf16},
+const Rows kRows[] = {{"fp8_656", 576, KvFormat::fp8_656},
+                      {"odd_scales", 576, KvFormat::fp8_656, true},
+                      {"bf16_576", 576, KvFormat::bf16},
+                      {"mixed_576", 576, KvFormat::fp8_656, false, true},
+                      {"fp8_584", 512, KvFormat::fp8_584},
+                      {"bf16_512", 512, KvFormat::bf16},
                       {"mixed_512", 512, KvFormat::fp8_584, false, true}};
 
 /// Rows of a split: several blocks of 64 with a last one that is not full, so that rings go round, or as many as the
@@ -93,9 +96,8 @@ TEST_P(SparseAttentionSmall, CallMatchesTheDefinition) {
     check_attention(c, Device::cuda(), {.variant = variant}, Accumulation::tensor, max_logits);
 }
 
-INSTANTIATE_TEST_SUITE_P(Mla, SparseAttentionSmall, testing::ValuesIn(small_calls()), [](const auto& info) {
-    return to_string(info.param.config) + "_" + info.param.rows.name;
-});
+INSTANTIATE_TEST_SUITE_P(Mla, SparseAttentionSmall, testing::ValuesIn(small_calls()),
+                         [](const auto& info) { return to_string(info.param.config) + "_" + info.param.rows.name; });
 
 }  // namespace
 }  // namespace tokamak::test
