@@ -42,7 +42,7 @@ run_tests() {
   fi
 }
 
-# Every kernel form on small problems: a hundred runs of at most a minute.
+# One small call by every kernel form: some 270 runs of a few seconds each.
 run_sanitizer() {
   TOKAMAK_BIN=bin ./sanitize.sh "$out/sanitize" 60 8 >"$out/sanitize.txt" || { failed=1; echo "FAILED: sanitize"; }
   cat "$out/sanitize.txt"

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // merge_state, paged_gather and write_kv on the GPU against the CPU, bit for bit where one rounding is all there is.
+#include <cuda_runtime_api.h>
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
@@ -253,18 +254,43 @@ TEST(PagedGatherGpu, CallsBehindOneAnother) {
                                                                    .has_table = false},
                                            gpu);
         const cuda::OwnedStream stream;
+        OwnedTensor copied = OwnedTensor::allocate(DType::i32, {kTokens, kTopK}, gpu);
+        const cuda::OwnedStream side;
+        cudaEvent_t forked = nullptr;
+        cudaEvent_t joined = nullptr;
+        ASSERT_EQ(cudaEventCreateWithFlags(&forked, cudaEventDisableTiming), cudaSuccess);
+        ASSERT_EQ(cudaEventCreateWithFlags(&joined, cudaEventDisableTiming), cudaSuccess);
+        // Before a gather: a kernel on another stream and a copy, only the copy, another gather.
         const auto calls = [&](bool waits) {
-            for (int round = 0; round < kRounds; ++round) {
-                mla::run(write, {kSlots, {}, rows.at(round), all_slots, on.cache}, {}, stream.stream());
+            const auto wait = [&] {
                 if (waits) synchronize(gpu, stream.stream());
-                for (const std::int64_t first : {std::int64_t{0}, kTokens}) {
-                    const Tensor positions(on.indices.as<std::int32_t>() + first * kTopK, DType::i32, {kTokens, kTopK},
-                                           gpu);
+            };
+            for (int round = 0; round < kRounds; ++round) {
+                const cuda::OwnedStream& writer = round % 2 == 0 ? stream : side;
+                EXPECT_EQ(cudaEventRecord(forked, stream.handle()), cudaSuccess);
+                EXPECT_EQ(cudaStreamWaitEvent(writer.handle(), forked), cudaSuccess);
+                mla::run(write, {kSlots, {}, rows.at(round), all_slots, on.cache}, {}, writer.stream());
+                EXPECT_EQ(cudaEventRecord(joined, writer.handle()), cudaSuccess);
+                const auto copy = [&] {
+                    EXPECT_EQ(cudaMemcpyAsync(copied.view().data, on.indices.data, copied.view().bytes(),
+                                              cudaMemcpyDeviceToDevice, stream.handle()),
+                              cudaSuccess);
+                };
+                if (round % 3 != 0) copy();
+                EXPECT_EQ(cudaStreamWaitEvent(stream.handle(), joined), cudaSuccess);
+                if (round % 3 == 0) copy();
+                wait();
+                for (const bool second : {false, true}) {
+                    const Tensor positions(
+                        second ? on.indices.as<std::int32_t>() + kTokens * kTopK : copied.as<std::int32_t>(),
+                        DType::i32, {kTokens, kTopK}, gpu);
                     const Tensor to(gathered.as<std::uint16_t>() + round * kTokens * kTopK * dim, DType::bf16,
                                     {kTokens, kTopK, dim}, gpu);
                     mla::run(gather, {kTokens, {}, on.cache, positions, {}, to}, {}, stream.stream());
-                    if (waits) synchronize(gpu, stream.stream());
+                    wait();
                 }
+                EXPECT_EQ(cudaMemsetAsync(copied.view().data, 0xFF, copied.view().bytes(), stream.handle()),
+                          cudaSuccess);
             }
         };
         calls(true);
@@ -282,6 +308,8 @@ TEST(PagedGatherGpu, CallsBehindOneAnother) {
             out.fetch();
             EXPECT_TRUE(out.bytes() == want);
         }
+        cudaEventDestroy(forked);
+        cudaEventDestroy(joined);
     }
 }
 

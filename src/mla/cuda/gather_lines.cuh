@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// paged_gather of many fp8 rows of 576 bytes into bf16: a row in two accesses, each of which asks for whole lines of 128
-// bytes. A row begins at the beginning of a line or in its middle: the lanes take sixteen bytes each of its four whole
-// lines, and four lanes the half line that is left, with that of the warp's other row. What a lane stores comes from
-// others by shuffles.
+// paged_gather of many fp8 rows of 576 bytes into bf16: a row in two accesses, each of which asks for whole lines of
+// 128 bytes. A row begins at the beginning of a line or in its middle: the lanes take sixteen bytes each of its four
+// whole lines, and four lanes the half line that is left, with that of the warp's other row. What a lane stores comes
+// from others by shuffles.
 #pragma once
 
 #include "mla/cuda/gather_fast.cuh"
@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(32 * kGatherWarps, 12) gather_fp8_lines(const 
         half = load16(other + (other_late ? 0 : whole) + lane % ends * 16);
     uint2 own_scales = {};
     if (lane < kGatherRows && own.row.values != nullptr) own_scales = load8(own.row.scales);
-    // Sixteen bytes number i of a row are lane i's, of a late one lane i - 4's, but for those of the half line.
+        // Sixteen bytes number i of a row are lane i's, of a late one lane i - 4's, but for those of the half line.
 #pragma unroll
     for (int r = 0; r < kGatherRows; ++r) {
         std::uint8_t* const out = from_lane(own.out, r);
