@@ -33,14 +33,11 @@ class WideScorer : public Scorer<Dim, kHeads, true, false, kWideBuffers> {
         const int first = score_few(blocks);
         if (first == blocks) return this->finish();
         for (int block = first; block < blocks; ++block) {
-            Partial partial[2];
-            start_block(partial[0]);
-            if (block > first) weigh_rows(block - 1);
-            multiply(block, partial);
+            multiply(block);
             if constexpr (Dim == 576) ptx::barrier_wait(&wide_.settled[stage_.index], stage_.phase);
             if (block + 1 < blocks) stage_.advance(kRing);
+            weigh_rows(block);
         }
-        weigh_rows(blocks - 1);
         return this->finish();
     }
 
@@ -68,13 +65,6 @@ class WideScorer : public Scorer<Dim, kHeads, true, false, kWideBuffers> {
         const uint2 low = load_shared_8(at);
         const uint2 high = load_shared_8(at + 8 * Layout<Dim>::kScaleBytes);
         return {{low.x, low.y, 0, 0}, {high.x, high.y, 0, 0}};
-    }
-
-    /// Starts the first products of a block whose rows have come; ordered behind their copies by the fence.
-    __device__ __forceinline__ void start_block(Partial& sums) {
-        ptx::barrier_wait(&control_.full[stage_.index], stage_.phase);
-        ptx::fence_shared_async();
-        multiply_group(block_rows(), 0, sums);
     }
 
     [[nodiscard]] __device__ __forceinline__ std::uint32_t block_rows() const {
@@ -113,10 +103,16 @@ class WideScorer : public Scorer<Dim, kHeads, true, false, kWideBuffers> {
         return block;
     }
 
-    /// Scores of a block. Its first products are under way already in partial[0].
-    __device__ __forceinline__ void multiply(int block, Partial (&partial)[2]) {
+    /// Scores of a block, as soon as its rows have come; ordered behind their copies by the fence. (Its first products
+    /// are not issued before the weights of the block before: a warp is held until its products have started, which
+    /// they do late while values are added.)
+    __device__ __forceinline__ void multiply(int block) {
         constexpr int kGroups = kSums + 1;
+        ptx::barrier_wait(&control_.full[stage_.index], stage_.phase);
+        ptx::fence_shared_async();
         const std::uint32_t rows = block_rows();
+        Partial partial[2];
+        multiply_group(rows, 0, partial[0]);
         multiply_group(rows, 1, partial[1]);
         const Scales of_row = scales();
 #pragma unroll
