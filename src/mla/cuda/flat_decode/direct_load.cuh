@@ -91,6 +91,12 @@ __device__ __forceinline__ int largest_value(const uint2& scales, std::uint32_t 
     return max(static_cast<int>(top), of_rotary) << 23;
 }
 
+/// What is added to the scores of a row with these scales, whose products are relative to 2^exponent.
+__device__ __forceinline__ float power_of_row(const uint2& scales, int exponent, bool valid) {
+    if (!valid) return -kInfinity;
+    return has_nan_scale(scales) ? __uint_as_float(kNanBits) : static_cast<float>(exponent - kUnitExponent);
+}
+
 /// Says what weighing needs to know of a row; by a lane for each row, when these have arrived.
 template <int Dim, int Rows, int Heads>
 __device__ __forceinline__ void describe_row(DirectControl<Dim, Rows, Heads>& control, std::uint32_t base, int row,
@@ -103,15 +109,17 @@ __device__ __forceinline__ void describe_row(DirectControl<Dim, Rows, Heads>& co
     const auto settle = [&](int top) {
         const int exponent = max(kLeast, min(kMost, top >> 23));
         inverse = power_of(2 * kUnitExponent - exponent);
-        control.power[row] = {valid ? static_cast<float>(exponent - kUnitExponent) : -kInfinity, inverse};
+        return exponent;
     };
     if constexpr (Dim == 576) {
         const float4 scale = load_float4(tail);
-        settle(largest_scale(scale));
+        const int exponent = settle(largest_scale(scale));
+        control.power[row] = {valid ? static_cast<float>(exponent - kUnitExponent) : -kInfinity, inverse};
         control.ratio[row] = {scale.x * inverse, scale.y * inverse, scale.z * inverse, scale.w * inverse};
     } else {
         const uint2 scales = load_shared_8(tail);
-        settle(largest_value(scales, tail));
+        const int exponent = settle(largest_value(scales, tail));
+        control.power[row] = {power_of_row(scales, exponent, valid), inverse};
         const auto two = [&](unsigned codes) {
             return pack_f16(power_scale(codes & 0xFFU) * inverse, power_scale(codes >> 8 & 0xFFU) * inverse);
         };

@@ -82,7 +82,7 @@ __device__ __forceinline__ void describe(GridControl& control, std::uint32_t bas
     const int exponent = max(kLeast, min(kMost, largest_value(scales, tail) >> 23));
     const float inverse = power_of(2 * kUnitExponent - exponent);
     const unsigned eight = own.turn * 2 + own.half;
-    control.power[eight][own.column] = {valid ? static_cast<float>(exponent - kUnitExponent) : -kInfinity, inverse};
+    control.power[eight][own.column] = {power_of_row(scales, exponent, valid), inverse};
 #pragma unroll
     for (int g = 0; g < 7; ++g) {
         const unsigned code = (g < 4 ? scales.x : scales.y) >> (g % 4 * 8) & 0xFFU;

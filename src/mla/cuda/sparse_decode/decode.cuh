@@ -55,6 +55,13 @@ __device__ __forceinline__ uint4 round_codes(std::uint32_t first, std::uint32_t 
 __device__ __forceinline__ float power_scale(std::uint32_t code) {
     return __uint_as_float(code == 0 ? 0x00400000U : code << 23);
 }
+/// Whether one of a row's seven exponents is 255, which is NaN: then no score of the row is a number. Asked once for a
+/// row, so that power_scale need not ask for every product.
+__device__ __forceinline__ bool has_nan_scale(const uint2& scales) {
+    const auto has_255 = [](std::uint32_t v) { return ((~v - 0x01010101U) & v & 0x80808080U) != 0; };
+    return has_255(scales.x) || has_255(scales.y & 0x00FFFFFFU);
+}
+inline constexpr std::uint32_t kNanBits = 0x7FC00000U;
 
 template <int Bytes>
 __device__ __forceinline__ void load_unaligned(const std::uint8_t* from, std::uint32_t (&words)[Bytes / 4]) {

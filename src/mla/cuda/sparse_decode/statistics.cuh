@@ -84,6 +84,8 @@ __device__ __forceinline__ HeadSums merge_sums(SplitSums<N>* splits, int count, 
         weight[r] = of[r].x == kNoReference ? 0.0F : exp2_fast(of[r].x - all.reference);
         all.sum = fmaf(of[r].y, weight[r], all.sum);
     }
+    // A split whose last rows are masked may take the infinity below these for a reference in place of NaN.
+    if (isnan(all.sum)) all.reference = all.sum;
     const float factor = factor_of(all, sink);
 #pragma unroll
     for (int r = 0; r < kMaxSplits; ++r)

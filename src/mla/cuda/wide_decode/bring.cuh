@@ -145,7 +145,9 @@ class Bringer {
 #pragma unroll
             for (int g = 0; g < Raw::kScales; ++g)
                 ratio[g][row] = static_cast<std::uint16_t>(words[g / 2] >> (g % 2 * 16));
-            convert_rotary(rotary, power_of(2 * kUnitExponent - exponent));
+            // A scale that is NaN makes every score of the row NaN, by way of its rotary values.
+            const float factor = power_of(2 * kUnitExponent - exponent);
+            convert_rotary(rotary, has_nan_scale(eight) ? __uint_as_float(kNanBits) : factor);
         }
         control_.exponent[block % kNoteDepth][row] = (valid >> lane_ % kOwnRows & 1U) != 0 ? exponent : kMaskedRow;
         ptx::fence_shared_async();
