@@ -282,7 +282,8 @@ void expect_same_by_both_combines(const FusedMoeCase& c, const FusedMoeData& dat
 TEST(FusedMoeWide, OneResultAddedToZerosIsTheResult) {
     TOKAMAK_REQUIRE_GPU();
     std::uint64_t purpose = 1830;
-    for (const Format& format : {Format(WeightSpec::int4(32)), Format(WeightSpec::bf16())})
+    for (const Format& format : {Format(WeightSpec::int4(32)), Format(WeightSpec::bf16()),
+                                 Format(WeightSpec::int4(32), true), Format(WeightSpec::mxfp4(), true)})
         for (const DType out : {DType::bf16, DType::f16})
             for (const int hidden : {160, 224, 288}) {
                 FusedMoeCase c = gpu_case(format, 150, hidden, 96);

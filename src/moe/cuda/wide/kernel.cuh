@@ -161,6 +161,13 @@ __device__ __forceinline__ void consume_wide_phase(const WideArgs& args, const W
         WidePending::tell(args, stages.patch, me.lane, down ? args.expert_results : args.tile_parts);
 }
 
+/// By an idle warp, until two fifths of gate/up's units are dealt: of zeros that are stored later more are still in the
+/// L2 when results are added to them. Warps that prepare rows before they clear are late anyway.
+__device__ __forceinline__ void await_gate_up(const WideArgs& args, const WideTables& tables) {
+    const int enough = tables.facts->tiles * tables.facts->gate_up_units * 2 / 5;
+    while (WideCounts{{args.dealt}}.peek(kWideGateUpUnits) < enough) __nanosleep(5000);
+}
+
 /// What warps that copy nothing do under the multiplications.
 template <class Shape>
 __device__ __forceinline__ void idle_wide(const WideArgs& args, const WideTables& tables, std::uint8_t* shared,
@@ -174,7 +181,12 @@ __device__ __forceinline__ void idle_wide(const WideArgs& args, const WideTables
         else
             owners.find(warp);
     }
-    WideClear(args).template run<Shape::kQuantized, Shape::kStoresAlone>(count, warp, !Shape::atomic(args));
+    if constexpr (Shape::kRounded)
+        if (Shape::atomic(args)) await_gate_up(args, tables);
+    // Converting weights takes a CTA's time: there others clear.
+    if (!Shape::kConverted || wide_works(args))
+        WideClear(args).template run<Shape::kQuantized, Shape::kStoresAlone>(
+            count, warp, Shape::kConverted ? wide_workers(args) : static_cast<int>(gridDim.x), !Shape::atomic(args));
     WideCleared(args).add();
     if constexpr (Shape::kQuantized) {
         if (warp == 0 && wide_works(args)) WideTelling<Shape>{args, group_scratch<Shape>(args)}.run();

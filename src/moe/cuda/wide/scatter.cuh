@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The atomic combine: warps without work clear the rows of `out` under the first phase (shared output, what is
 // accumulated on), then every unit of the second adds its weighted results to them. Rows of tokens with one route here
-// are not cleared (weights from shared memory, WideShape::kStoresAlone): results are stored there, which neither writes
-// zeros nor reads what they are added to. There, zeros that results are added to stay in the L2 until then: else they
-// are written to memory and read back while weights stream, 32 MB of 3.1 GB for 4096 tokens of 7168 columns.
+// are not cleared (weights from shared memory, rounded rows: WideShape::kStoresAlone): results are stored there, which
+// neither writes zeros nor reads what they are added to. There, zeros that results are added to stay in the L2 until
+// then: else they are written to memory and read back while weights stream, 32 MB of 3.1 GB for 4096 tokens of 7168
+// columns.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -25,19 +26,19 @@ __device__ __forceinline__ void store_zeros(void* to, std::uint64_t policy) {
                  : "memory");
 }
 
-/// What rows of `out` hold before results are added, or that none are added to. By the idle warps of all CTAs.
+/// What rows of `out` hold before results are added, or that none are added to. By idle warps.
 class WideClear {
   public:
     __device__ explicit WideClear(const WideArgs& args) : args_(args), lane_(static_cast<int>(threadIdx.x) % 32) {}
 
-    /// `warp` of the CTA's; `bare`: only tokens that none of the experts here takes.
+    /// `warp` of the CTA's, of the first `ctas`; `bare`: only tokens that none of the experts here takes.
     template <bool Quantized, bool StoresAlone>
-    __device__ void run(int count, int warp, bool bare) const {
+    __device__ void run(int count, int warp, int ctas, bool bare) const {
         if ((args_.accumulate && args_.shared_output.data == nullptr) || (bare && args_.live_rows_only)) return;
         const bool stores_alone = StoresAlone && !bare && wide_stores_alone(args_);
         const bool all = !bare && !args_.live_rows_only;
         for (int token = static_cast<int>(blockIdx.x) * kWideIdleWarps + warp; token < count;
-             token += static_cast<int>(gridDim.x) * kWideIdleWarps) {
+             token += ctas * kWideIdleWarps) {
             const int routes = all && !stores_alone ? 0 : routes_of<!Quantized>(token, stores_alone);
             if (stores_alone && routes == 1) continue;
             if (!all && (routes > 0) == bare) continue;

@@ -37,8 +37,9 @@ struct WideShape {
     static constexpr int kExtraRows = Weights::kQuantized ? 16 : 0;
     static constexpr int kTallRows = MostRows_;
     static constexpr int kMostRows = kTallRows + kExtraRows;
-    static constexpr bool kPairs = Weights::kFromShared;        ///< CTAs share what they copy (WidePair)
-    static constexpr bool kStoresAlone = Weights::kFromShared;  ///< rows of `out` with one result are not added to
+    static constexpr bool kPairs = Weights::kFromShared;  ///< CTAs share what they copy (WidePair)
+    /// Rows of `out` with one result are not added to.
+    static constexpr bool kStoresAlone = Weights::kFromShared || Weights::kRounded;
     /// Quantised: tiles of more rows have them as the first operand, 128 of them.
     static constexpr int kNarrowRows = Weights::kQuantized ? 80 : kMostRows;
     /// Converted weights are multiplied by whole stages, with a set of registers for each strip and block of them; more
