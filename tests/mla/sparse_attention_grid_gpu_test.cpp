@@ -89,6 +89,35 @@ TEST_P(SparseAttentionGrid, AnyWorkspaceAnyTokensTheSameBits) {
     }
 }
 
+/// Calls with other data in turn, in one workspace: what one left is never taken for what another awaits.
+TEST_P(SparseAttentionGrid, WhatAnotherCallLeftIsNotRead) {
+    TOKAMAK_REQUIRE_GPU();
+    const AttentionCase c = grid_case(8, GetParam());
+    for (const std::string& variant : grid_variants(c)) {
+        SCOPED_TRACE(variant);
+        AttentionData data[] = {AttentionData(c), AttentionData(c)};
+        const auto plan = mla::make_plan(data[0].problem(), Device::cuda(), {.variant = variant});
+        const mla::SparseAttentionArgs args[] = {grid_args(data[0]), grid_args(data[1])};
+        OwnedTensor alone[2];
+        for (int i = 0; i < 2; ++i) {
+            const OwnedWorkspace workspace = poisoned_workspace(plan.workspace(), Device::cuda(), 0xFF);
+            synchronize(Device::cuda());
+            mla::run(plan, args[i], workspace);
+            synchronize(Device::cuda());
+            alone[i] = OwnedTensor::copy_of(args[i].out);
+        }
+        const OwnedWorkspace workspace = poisoned_workspace(plan.workspace(), Device::cuda(), 0xFF);
+        synchronize(Device::cuda());
+        for (int call = 0; call < 400; ++call) mla::run(plan, args[call % 2], workspace);
+        synchronize(Device::cuda());
+        for (int i = 0; i < 2; ++i) {
+            const OwnedTensor out = OwnedTensor::copy_of(args[i].out);
+            EXPECT_EQ(std::memcmp(alone[i].view().data, out.view().data, out.view().bytes()), 0);
+            expect_right(data[i]);
+        }
+    }
+}
+
 /// Flags of 64 heads are put back by those who read them: what a launch leaves keeps no later one from waiting.
 TEST_P(SparseAttentionGrid, LeavesNoFlagRaised) {
     TOKAMAK_REQUIRE_GPU();

@@ -38,15 +38,13 @@ class WholeBlock {
             const WholeScorer scorer(control_, base_, warp_ / 4, warp_ % 4, lane_);
             scorer.multiply(score);
             scorer.weigh(score);
-            ptx::named_barrier_arrive(kSumsBarrier, kScoreThreads + 64);
+            ptx::named_barrier_arrive(kSumsBarrier, kSumsThreads);
         }
-        ptx::named_barrier(kWeightsBarrier, kMathThreads + 32);
+        ptx::named_barrier(kWeightsBarrier, kWeightsThreads);
         WholeSums sums;
         add_values(sums);
         publish(sums, board_, base_, place_.rank, warp_, lane_);
-        ptx::named_barrier_arrive(kStoredBarrier, kMathThreads + 32);
-        gather(control_.params, control_, board_, base_, place_, warp_, lane_,
-               [] { ptx::named_barrier(kReadyBarrier, kMathThreads + 96); });
+        gather(control_.params, control_, board_, base_, place_, warp_, lane_);
     }
 
   private:
@@ -65,12 +63,14 @@ class WholeBlock {
         if (warp_ >= kUnits) return true;
         Unit unit(base_, unit_of(warp_), lane_);
         const flat_decode::Finder<512, true> finder(params_, place_.token, place_.rank, unit.row(), true);
-        unit.load(finder.locate());
+        const auto found = finder.locate();
+        unit.load(found);
         if (asks) {
             second.settle(params_, place_, control_);
             ptx::named_barrier_arrive(kFirstHalfBarrier, kFirstHalfThreads);
         }
         unit.convert(control_);
+        if (warp_ >= kMathWarps) ptx::named_barrier_arrive(kMarkBarrier, kMarkThreads);
         // Those who multiply wait, and order these ordinary stores before the tensor cores' reads.
         if (warp_ >= 4 && unit.row() < kHalfRows) ptx::named_barrier_arrive(kFirstHalfBarrier, kFirstHalfThreads);
         if (unit.row() >= kHalfRows) ptx::named_barrier_arrive(kSecondHalfBarrier, kSecondHalfThreads);
@@ -96,35 +96,42 @@ class WholeBlock {
         ptx::wgmma_wait<0>();
     }
 
-    /// Two warps have a head each thread, one sees to the flags of the output.
+    /// Two warps have a head each thread, one marks this split's places and waits for the others' marks.
     __device__ __forceinline__ void help() const {
         const int helper = warp_ - kMathWarps;
         if (helper == 3) {
             if (lane_ == 0) control_.params = params_;  // one by one: indexed loads of constants hold everybody up
-            ptx::named_barrier_arrive(kWeightsBarrier, kMathThreads + 32);
+            ptx::named_barrier_arrive(kWeightsBarrier, kWeightsThreads);
             return;
         }
         if (helper == 2) {
-            ptx::named_barrier(kStoredBarrier, kMathThreads + 32);
+            if (lane_ == 0) {
+                ptx::barrier_init(&control_.merged, 2);
+                ptx::barrier_init(&control_.marked, 1);
+            }
+            ptx::named_barrier(kMarkBarrier, kMarkThreads);
+            mark(board_, place_.rank, lane_);
+            __syncwarp();
+            ptx::named_barrier_arrive(kWeightsBarrier, kWeightsThreads);
             board_.raise(place_.rank, kFirstFlag, kWholeSplits, lane_);
             board_.await(place_.rank, kFirstFlag, kWholeSplits, lane_);
-            ptx::named_barrier_arrive(kReadyBarrier, kMathThreads + 96);
+            ptx::named_barrier_arrive(kHeadsBarrier, kHeadsThreads);
+            if (lane_ == 0) ptx::barrier_arrive(&control_.marked);
             return;
         }
         const int h = helper * 32 + lane_;
         const int head = place_.first_head + h;
         const bool real = head < params_.heads;
         const float sink = real ? sink_of(params_, head) : -kInfinity;
-        ptx::named_barrier(kSumsBarrier, kScoreThreads + 64);
-        board_.store_sums(place_.rank, h, control_.reference[h], control_.sum[0][h] + control_.sum[1][h]);
-        ptx::named_barrier(kHeadsBarrier, 64);
-        if (helper == 0) {
-            board_.raise(place_.rank, kSumsFlag, kWholeSplits, lane_);
-            board_.await(place_.rank, kSumsFlag, kWholeSplits, lane_);
-        }
-        ptx::named_barrier(kHeadsBarrier, 64);
-        const HeadSums sums = wide_decode::merge_published<kWholeSplits>(board_, control_, kWholeSplits, h, sink);
-        ptx::named_barrier_arrive(kReadyBarrier, kMathThreads + 96);
+        ptx::named_barrier(kSumsBarrier, kSumsThreads);
+        ptx::named_barrier(kHeadsBarrier, kHeadsThreads);  // marks come first
+        const float both = max_or_nan(control_.above[0][h], control_.above[1][h]);
+        board_.store_sums(
+            place_.rank, h, both == -kInfinity ? kNoReference : both,
+            control_.sum[0][h] * control_.half_factor(0, h) + control_.sum[1][h] * control_.half_factor(1, h));
+        const HeadSums sums = merge_heads(board_, control_, h, sink);
+        __syncwarp();
+        if (lane_ == 0) ptx::barrier_arrive(&control_.merged);
         if (real && place_.rank == 0) store_statistics(params_, place_.token, head, sums, sink);
     }
 

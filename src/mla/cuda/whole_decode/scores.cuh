@@ -46,9 +46,65 @@ class WholeScorer {
         ptx::wgmma_wait<0>();
     }
 
-    /// By both warpgroups. Leaves weights, and of each head the sum of its half and the reference.
+    /// By both warpgroups. Leaves weights, and of each head the sum of its half and the reference. A half's weights are
+    /// made as soon as it is scored, relative to its own reference; these are integers, so that what brings weights to
+    /// the reference of both is a power of two.
     __device__ __forceinline__ void weigh(WholeScores& score) const {
+        constexpr int kHalfUnits = kUnits / kHalves;
+        int special = lane_ < kHalfUnits ? control_.special[half_ * kHalfUnits + lane_] : 0;
         const TwoHeads factor = {control_.head_factor[head_], control_.head_factor[head_ + 8]};
+        special |= factor.a > 0.0F && factor.b > 0.0F ? 0 : kOddPower;
+        special = __reduce_or_sync(~0U, special);
+        Words words;
+        if ((special & kOddPower) == 0)
+            weigh_plain(score, {factor.a * power_of(kPlainExponent), factor.b * power_of(kPlainExponent)}, special,
+                        words);
+        else
+            weigh_any(score, factor, special, words);
+        ptx::named_barrier(kTopsBarrier, kScoreThreads);
+        const std::uint32_t a = to_both(head_);
+        const std::uint32_t b = to_both(head_ + 8);
+#pragma unroll
+        for (int j = 0; j < kTiles; ++j) {
+            words[j][0] = times(words[j][0], a);
+            words[j][1] = times(words[j][1], b);
+        }
+        store(words);
+        ptx::fence_shared_async();
+    }
+
+  private:
+    using Words = std::uint32_t[kTiles][2];
+
+    /// References are so much above the largest score that sums of values, below 2^15 times weights of 144 rows, stay
+    /// in the range of f16.
+    static constexpr float kAbove = 8.0F;
+
+    /// Of rows that have one power.
+    __device__ __forceinline__ void weigh_plain(WholeScores& score, const TwoHeads& factor, int special,
+                                                Words& words) const {
+        constexpr float kShift = static_cast<float>(kPlainExponent - kUnitExponent);
+        if (special != 0) mask(score);
+        const TwoHeads top = largest(score);
+        const TwoHeads above = refer({fmaf(top.a, factor.a, kShift), fmaf(top.b, factor.b, kShift)});
+        const TwoHeads less = {kShift - above.a, kShift - above.b};
+        TwoHeads sum = {0.0F, 0.0F};
+#pragma unroll
+        for (int j = 0; j < kTiles; ++j) {
+            const float a = exp2_fast(fmaf(score[j][0], factor.a, less.a));
+            const float b = exp2_fast(fmaf(score[j][1], factor.a, less.a));
+            const float c = exp2_fast(fmaf(score[j][2], factor.b, less.b));
+            const float d = exp2_fast(fmaf(score[j][3], factor.b, less.b));
+            sum.a += a + b;
+            sum.b += c + d;
+            words[j][0] = pack_f16(a, b);
+            words[j][1] = pack_f16(c, d);
+        }
+        constexpr int inverse_power = 2 * kUnitExponent - kPlainExponent;
+        tell({sum.a * power_of(inverse_power), sum.b * power_of(inverse_power)});
+    }
+    __device__ __forceinline__ void weigh_any(WholeScores& score, const TwoHeads& factor, int special,
+                                              Words& words) const {
 #pragma unroll
         for (int j = 0; j < kTiles; ++j) {
             const float4 note = two_notes(j);
@@ -57,23 +113,9 @@ class WholeScorer {
             score[j][2] = fmaf(score[j][2] * note.y, factor.b, note.x);
             score[j][3] = fmaf(score[j][3] * note.w, factor.b, note.z);
         }
-        constexpr int kHalfUnits = kUnits / kHalves;
-        if (__any_sync(~0U, lane_ < kHalfUnits && control_.masked[half_ * kHalfUnits + lane_] != 0)) mask(score);
-        TwoHeads top = {-kInfinity, -kInfinity};
-#pragma unroll
-        for (int j = 0; j < kTiles; ++j) {
-            top.a = max_or_nan(top.a, max_or_nan(score[j][0], score[j][1]));
-            top.b = max_or_nan(top.b, max_or_nan(score[j][2], score[j][3]));
-        }
-        top = largest_of_quad(top);
-        if (lane_ % 4 == 0) {
-            control_.top[half_][head_] = top.a;
-            control_.top[half_][head_ + 8] = top.b;
-        }
-        ptx::named_barrier(kTopsBarrier, kScoreThreads);
-        const TwoHeads above = {of_both(head_), of_both(head_ + 8)};
+        if ((special & kMasked) != 0) mask(score);
+        const TwoHeads above = refer(largest(score));
         TwoHeads sum = {0.0F, 0.0F};
-        std::uint32_t words[kTiles][2];
 #pragma unroll
         for (int j = 0; j < kTiles; ++j) {
             const float4 note = two_notes(j);
@@ -88,15 +130,42 @@ class WholeScorer {
             words[j][0] = pack_f16(a, b);
             words[j][1] = pack_f16(c, d);
         }
-        store(words);
-        finish(sum, above);
-        ptx::fence_shared_async();
+        tell(sum);
     }
 
-  private:
-    /// References are so much above the largest score that sums of values, below 2^15 times weights of 144 rows, stay
-    /// in the range of f16.
-    static constexpr float kAbove = 8.0F;
+    /// The largest scores, over the lanes that have a head's.
+    [[nodiscard]] __device__ __forceinline__ static TwoHeads largest(const WholeScores& score) {
+        TwoHeads top = {-kInfinity, -kInfinity};
+#pragma unroll
+        for (int j = 0; j < kTiles; ++j) {
+            top.a = max_or_nan(top.a, max_or_nan(score[j][0], score[j][1]));
+            top.b = max_or_nan(top.b, max_or_nan(score[j][2], score[j][3]));
+        }
+        return largest_of_quad(top);
+    }
+    /// Leaves the references of the half, -infinity where no row counts; what is subtracted from scores is 0 then.
+    [[nodiscard]] __device__ __forceinline__ TwoHeads refer(const TwoHeads& top) const {
+        const TwoHeads above = {ceilf(top.a) + kAbove, ceilf(top.b) + kAbove};
+        if (lane_ % 4 == 0) {
+            control_.above[half_][head_] = above.a;
+            control_.above[half_][head_ + 8] = above.b;
+        }
+        return {above.a == -kInfinity ? 0.0F : above.a, above.b == -kInfinity ? 0.0F : above.b};
+    }
+    __device__ __forceinline__ void tell(TwoHeads sum) const {
+        sum = sum_of_quad(sum);
+        if (lane_ % 4 != 0) return;
+        control_.sum[half_][head_] = sum.a;
+        control_.sum[half_][head_ + 8] = sum.b;
+    }
+    /// What brings weights of this half to the reference of both, two f16 numbers.
+    [[nodiscard]] __device__ __forceinline__ std::uint32_t to_both(int head) const {
+        const float factor = control_.half_factor(half_, head);
+        return pack_f16(factor, factor);
+    }
+    [[nodiscard]] __device__ __forceinline__ static std::uint32_t times(std::uint32_t two, std::uint32_t factors) {
+        return bits_of(__hmul2(*reinterpret_cast<const __half2*>(&two), *reinterpret_cast<const __half2*>(&factors)));
+    }
 
     [[nodiscard]] __device__ __forceinline__ float4 two_notes(int j) const {
         return *reinterpret_cast<const float4*>(notes_ + 8 * j);
@@ -113,12 +182,6 @@ class WholeScorer {
             if (note.z == -kInfinity) score[j][1] = score[j][3] = -kInfinity;
         }
     }
-    /// A head's reference, 0 where there is none.
-    [[nodiscard]] __device__ __forceinline__ float of_both(int head) const {
-        const float top = max_or_nan(control_.top[0][head], control_.top[1][head]);
-        return top == -kInfinity ? 0.0F : top + kAbove;
-    }
-
     __device__ __forceinline__ void store(const std::uint32_t (&words)[kTiles][2]) const {
         const int row = head_ / 16 * 16 + lane_ / 8 % 2 * 8 + lane_ % 8;
         const auto at = [&](int tile) {
@@ -134,20 +197,6 @@ class WholeScorer {
         asm volatile("stmatrix.sync.aligned.m8n8.x2.shared.b16 [%0], {%1, %2};" ::"r"(last), "r"(words[kTiles - 1][0]),
                      "r"(words[kTiles - 1][1])
                      : "memory");
-    }
-
-    __device__ __forceinline__ void finish(TwoHeads sum, const TwoHeads& above) const {
-        sum = sum_of_quad(sum);
-        if (lane_ % 4 != 0) return;
-        control_.sum[half_][head_] = sum.a;
-        control_.sum[half_][head_ + 8] = sum.b;
-        if (half_ != 0) return;
-        const auto known = [&](int head, float reference) {
-            const bool none = control_.top[0][head] == -kInfinity && control_.top[1][head] == -kInfinity;
-            return none ? kNoReference : reference;
-        };
-        control_.reference[head_] = known(head_, above.a);
-        control_.reference[head_ + 8] = known(head_ + 8, above.b);
     }
 
     WholeControl& control_;

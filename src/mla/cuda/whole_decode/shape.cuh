@@ -37,14 +37,21 @@ enum : int {
     kSumsBarrier = 2,
     kWeightsBarrier = 3,
     kHeadsBarrier = 5,
-    kStoredBarrier = 6,
-    kReadyBarrier = 7,
+    kMarkBarrier = 6,
     kTurnBarrier = 8,  ///< and two more
     kSecondHalfBarrier = 11
 };
 
 /// Of the first warpgroup, of the other warps that bring the first half of the rows and of those that settle queries.
 inline constexpr int kFirstHalfThreads = 32 * (kUnits / kHalves + kQueryWarps);
+/// Of the helping warps that bring rows, whose rows come first, and of the one that marks then.
+inline constexpr int kMarkThreads = 96;
+/// Of the two warps that have a head each thread, and of the one that has seen all splits' marks.
+inline constexpr int kHeadsThreads = 96;
+/// Of those who score, and of the two warps.
+inline constexpr int kSumsThreads = kScoreThreads + 64;
+/// Of those who add values, of the warp that has marked, and of the one that copies parameters.
+inline constexpr int kWeightsThreads = kMathThreads + 64;
 /// Of the second warpgroup and those that bring the second half.
 inline constexpr int kSecondHalfThreads = 128 + 32 * (kUnits / kHalves);
 
@@ -53,15 +60,26 @@ struct RowNote {
     float shift, power;
 };
 
+/// Rows whose scales are near this one, as they mostly are, are kept divided by one power. (It is a small one: beside
+/// rows of a much larger power, weights of the others would lie below the normal numbers of f16.)
+inline constexpr int kPlainExponent = 116;
+enum : int { kMasked = 1, kOddPower = 2 };
+
 struct WholeControl {
-    int masked[kUnits];  ///< whether some rows of a warp are
+    std::uint64_t marked;  ///< places of parts of all splits
+    std::uint64_t merged;  ///< what parts are multiplied by
+    int special[kUnits];   ///< of the rows of a warp
     alignas(16) RowNote note[kWholeRows];
-    alignas(16) float head_factor[kHeads];  ///< what makes a head's score an exponent of 2
-    alignas(16) float top[kHalves][kHeads];
+    alignas(16) float head_factor[kHeads];     ///< what makes a head's score an exponent of 2
+    alignas(16) float above[kHalves][kHeads];  ///< references of the halves; -infinity: no row counts
     alignas(16) float sum[kHalves][kHeads];
-    alignas(16) float reference[kHeads];
     alignas(16) float factor[kHeads];                             ///< of the splits' sums; 0: head is empty
     alignas(16) std::uint32_t part_factor[kWholeSplits][kHeads];  ///< two f16 numbers
+    /// What brings weights of a half to the reference of both, a power of two.
+    [[nodiscard]] __device__ __forceinline__ float half_factor(int half, int head) const {
+        const float both = max_or_nan(above[0][head], above[1][head]);
+        return both == -kInfinity ? 1.0F : exp2_fast(above[half][head] - both);
+    }
     alignas(16) Params params;  ///< as in the constant bank, of which every line is 250 cycles away
 };
 
