@@ -124,7 +124,9 @@ TEST(SparseAttentionChoice, ThePairedFormTakesManyTokensOfFp8RowsOf512) {
     problem = problem_of(128, {128, 1024});
     problem.dim = 512;
     for (const std::int64_t tokens : {64, 128, 256})
-        EXPECT_EQ(variant_at(table(problem, {}, 256), tokens), "paired_decode_h64_s1");
+        EXPECT_EQ(variant_at(table(problem, {}, 256), tokens), "paired_decode_h128_s1");
+    EXPECT_EQ(config_fields().set("paired_decode_h128_s1", "splits", 2), "sparse_decode_h128_s2");
+    EXPECT_EQ(config_fields().set("paired_decode_h128_s1", "heads", 64), "paired_decode_h64_s1");
     for (const SparseConfig& config : legal_configs(128, &anything_fits, problem))
         EXPECT_TRUE(!config.paired || config.splits <= 2) << "fp8 rows have two splits at most";
 }
@@ -187,6 +189,8 @@ TEST(SparseAttentionChoice, ThePairedFormIsForBf16RowsAndFp8RowsOf512) {
     EXPECT_EQ(variant_at(table(problem, R"({"splits": 4})", 256), 128), "paired_decode_h64_s4");
     EXPECT_EQ(config_fields().set("paired_decode_h64_s2", "splits", 8), "sparse_decode_h64_s8");
     EXPECT_EQ(variant_at(table(problem, R"({"variant": "paired_decode_h64_s1"})"), 64), paired);
+    for (const auto& [variant, reason] : refused_configs(legal_configs(128, &anything_fits, problem), problem, false))
+        EXPECT_TRUE(variant != "paired_decode_h128_s1" || reason == "the paired form of 128 heads is for fp8 rows");
     problem.heads = 32;
     EXPECT_FALSE(is_legal(problem)) << "half of its heads would be padding";
 }

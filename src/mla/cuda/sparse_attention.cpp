@@ -136,7 +136,9 @@ Kernel paired_kernel_of(const SparseConfig& config, const SparseAttentionProblem
     const auto find = all_fp8(problem)     ? &paired_codes::codes_512
                       : problem.dim == 576 ? &paired_decode::paired_576
                                            : &paired_decode::paired_512;
-    Kernel kernel = single_layout(find(config.splits > 1), config, problem);
+    const bool shared = config.heads == kPairHeads;
+    Kernel kernel = single_layout(shared ? paired_codes::shared_codes_512() : find(config.splits > 1), config, problem);
+    kernel.pair = shared ? 2 : 1;
     kernel.paired = !all_fp8(problem);
     return kernel;
 }

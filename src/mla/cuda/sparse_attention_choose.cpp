@@ -68,6 +68,7 @@ double paired_us(const SparseConfig& config, const SparseAttentionProblem& probl
     const std::int64_t rows = (selected_columns(problem) + config.splits - 1) / config.splits;
     if (problem.pools[0].format != KvFormat::bf16) {
         const auto all = static_cast<double>((rows + 63) / 64);
+        if (config.heads == kPairHeads) return 11.0 + 1.9 * all;
         return config.splits == 1 ? 11.5 + 2.0 * all : 9.0 + 2.2 * all;
     }
     const double blocks = static_cast<double>((rows + 127) / 128 * 2);
@@ -100,6 +101,7 @@ std::vector<SparseConfig> all_configs() {
     configs.push_back({.heads = kFewHeads, .splits = kFewSplits, .rows = 0, .grid = true});
     for (const int splits : kPairedSplits)
         configs.push_back({.heads = kPairedHeads, .splits = splits, .rows = 0, .paired = true});
+    configs.push_back({.heads = kPairHeads, .splits = 1, .rows = 0, .paired = true});
     return configs;
 }
 
@@ -183,6 +185,7 @@ std::string pointless(const SparseConfig& config, const SparseAttentionProblem& 
             return "the paired form is for bf16 rows, and for fp8 rows of 512";
         if (config.splits > 2) return "the paired form of fp8 rows has two splits at most";
     }
+    if (config.paired && bf16 && config.heads == kPairHeads) return "the paired form of 128 heads is for fp8 rows";
     for (const KvPool& pool : problem.pools) {
         if (!config.grid) continue;
         const bool of_512 = pool.format == KvFormat::fp8_584 || pool.format == KvFormat::fp8_split;

@@ -20,7 +20,8 @@ struct SparseConfig {
     int splits = 0;
     int rows = 0;
     bool direct = false;  ///< the direct form, for fp8 rows: no converted slabs
-    bool paired = false;  ///< the paired form, for bf16 rows and fp8 rows of 512: two warpgroups score in turns
+    bool paired = false;  ///< the paired form, for bf16 rows and fp8 rows of 512: two warpgroups score in turns; of
+                          ///< 128 heads two blocks share the conversion of fp8 rows
     bool grid = false;  ///< splits exchange through the workspace: kFewHeads by grid_decode, kWideHeads of rows of 576
                         ///< by few_kernel.cuh, of 512 by whole_decode
     friend bool operator==(const SparseConfig&, const SparseConfig&) = default;
@@ -43,7 +44,7 @@ inline constexpr int kFewSplits = 8;
 inline constexpr int kFewRows = 80;     ///< its longest share
 inline constexpr int kWholeSplits = 8;  ///< of the grid form for kWideHeads heads and fp8 rows of 512
 inline constexpr int kWholeRows = 144;
-inline constexpr int kPairedSplits[] = {1, 2, 4, 6};
+inline constexpr int kPairedSplits[] = {1, 2, 4, 6};  ///< of kPairedHeads; of kPairHeads one
 
 /// All of them, by form, heads, splits.
 std::vector<SparseConfig> all_configs();

@@ -5,9 +5,7 @@
 // more: a row is divided by a power of its own.
 #pragma once
 
-#include <cuda_fp16.h>
-
-#include "mla/cuda/paired_codes/shape.cuh"
+#include "mla/cuda/paired_codes/row_values.cuh"
 
 namespace tokamak::mla::cuda::paired_codes {
 
@@ -15,8 +13,6 @@ namespace tokamak::mla::cuda::paired_codes {
 /// 1, 2, 3. Lanes have 16 bytes: of codes four lanes the 64 of a row, of rotary values eight.
 class Converter {
     static constexpr int kUnits = 9;
-    static constexpr int kRotarySlab = kSlabs - 1;
-    static constexpr int kRotaryByte = 448;
     using Rows = RowStream<kPerWarp>;
 
   public:
@@ -59,12 +55,6 @@ class Converter {
     [[nodiscard]] __device__ __forceinline__ std::uint32_t place(int unit) const {
         return (unit / 3 % 2 == 0 ? near_ : far_) + unit % 3 * kUnitBytes;
     }
-    /// A number that is computed here and not kept in a register from where it was computed before.
-    [[nodiscard]] __device__ __forceinline__ static int anew(int value) {
-        asm volatile("" : "+r"(value));
-        return value;
-    }
-
     __device__ __forceinline__ void turn(Rows& rows, int block) {
         rows.turn(block);
         valid_ = rows.valid(block);
@@ -110,7 +100,7 @@ class Converter {
             ptx::copy_wait<kRingUnits - 2>();
             own_[(unit + 1) % 2] = load_shared_16(place(unit + 1));
             if (unit == 5) ptx::barrier_wait(&control_.empty[buffer][kLeft][warp_ / 2], phase);
-            store_codes(to, unit, scales, inverse);
+            store_codes(to + slab_of(unit) * kSlabBytes, own_[unit % 2], slab_of(unit), scales, inverse);
             if (unit == 3) turn(rows, block + 1);
             if (unit + kRingUnits < kUnits)
                 ask(rows, block, unit + kRingUnits, unit);
@@ -129,10 +119,6 @@ class Converter {
     [[nodiscard]] __device__ __forceinline__ std::uint32_t scales_of(int block, int row) const {
         return scales_ + static_cast<std::uint32_t>((block & 1) * kPerWarp + row) * 8;
     }
-    [[nodiscard]] __device__ __forceinline__ static int eights_of(int power) {
-        return max(kLeast, min(kMost, (power + 7) >> kPowerBits));
-    }
-
     /// The power, in eights, of the row of which this lane has codes; notes it. Rotary values may ask for more than the
     /// scales do.
     [[nodiscard]] __device__ __forceinline__ int settle(int block, int eights) const {
@@ -161,26 +147,6 @@ class Converter {
         return eights;
     }
 
-    /// Powers of rows of one token differ by so little that weights relative to one reference stay in f32's range.
-    static constexpr int kLeast = (kUnitExponent + 1 - 64) >> kPowerBits;
-    static constexpr int kMost = (kUnitExponent + 1 + 64) >> kPowerBits;
-
-    /// Largest magnitude of eight bf16 values.
-    [[nodiscard]] __device__ __forceinline__ static unsigned top_of_eight(const uint4& v) {
-        const unsigned both =
-            __vmaxu2(__vmaxu2(v.x & 0x7FFF7FFFU, v.y & 0x7FFF7FFFU), __vmaxu2(v.z & 0x7FFF7FFFU, v.w & 0x7FFF7FFFU));
-        return max(both & 0xFFFFU, both >> 16);
-    }
-    /// Of seven scale bytes; 255 is infinity, for which no power is large enough.
-    [[nodiscard]] __device__ __forceinline__ static int largest_scale(const uint2& scales) {
-        const auto finite = [](unsigned two) {  // 255 to 0
-            return two & ~(((two + 0x00010001U) >> 8 & 0x00010001U) * 0xFFU);
-        };
-        const unsigned both = __vmaxu2(__vmaxu2(finite(scales.x & 0x00FF00FFU), finite(scales.x >> 8 & 0x00FF00FFU)),
-                                       __vmaxu2(finite(scales.y & 0x00FF00FFU), finite(scales.y >> 8 & 0x000000FFU)));
-        return static_cast<int>(max(both & 0xFFFFU, both >> 16));
-    }
-
     /// Rotary values of eight rows, four in each unit.
     __device__ __forceinline__ void store_rotary(std::uint32_t to, float inverse) const {
         const int lane = anew(lane_);
@@ -197,36 +163,6 @@ class Converter {
         }
     }
 
-    __device__ __forceinline__ void store_codes(std::uint32_t to, int unit, const uint2& scales, float inverse) const {
-        const int slab = slab_of(unit);
-        const uint4& codes = own_[unit % 2];
-        // A scale byte as the exponent of a float; 255 is infinity.
-        const std::uint32_t exponent = __byte_perm(slab < 4 ? scales.x : scales.y, 0, (slab % 4) << 12 | 0x0444) >> 1;
-        const std::uint32_t pair = pack_twice(__uint_as_float(exponent) * inverse);
-        const __half2 ratio = *reinterpret_cast<const __half2*>(&pair);
-        const std::uint32_t at = to + slab * kSlabBytes;
-        store_words(at, codes.x, codes.y, ratio);
-        store_words(at ^ 64U, codes.z, codes.w, ratio);
-    }
-    /// Four pairs of dimensions, one of each of four chunks of the tile.
-    __device__ __forceinline__ static void store_words(std::uint32_t at, std::uint32_t first, std::uint32_t second,
-                                                       __half2 ratio) {
-        const std::uint32_t four[4] = {scaled(first, false, ratio), scaled(first, true, ratio),
-                                       scaled(second, false, ratio), scaled(second, true, ratio)};
-        ptx::store_matrix_x4(at, four);
-    }
-    [[nodiscard]] __device__ __forceinline__ static std::uint32_t pack_twice(float v) { return pack_f16(v, v); }
-
-    [[nodiscard]] __device__ __forceinline__ static std::uint32_t scaled(std::uint32_t four, bool upper,
-                                                                         __half2 ratio) {
-        std::uint32_t v;
-        if (upper)
-            asm("{\n .reg .b16 l, h;\n mov.b32 {l, h}, %1;\n cvt.rn.f16x2.e4m3x2 %0, h;\n}" : "=r"(v) : "r"(four));
-        else
-            asm("{\n .reg .b16 l, h;\n mov.b32 {l, h}, %1;\n cvt.rn.f16x2.e4m3x2 %0, l;\n}" : "=r"(v) : "r"(four));
-        const __half2 product = __hmul2(*reinterpret_cast<const __half2*>(&v), ratio);
-        return *reinterpret_cast<const std::uint32_t*>(&product);
-    }
     CodesControl& control_;
     int warp_, lane_;
     std::uint32_t scales_;

@@ -10,8 +10,10 @@
 
 namespace tokamak::mla::cuda::paired_codes {
 
-/// Queries as K-major slabs; eight threads have 128 bytes of a head in each slab, two heads. Heads past the last are
-/// zero. A head is divided by a power of two of its own, so that no thread waits for others.
+/// Queries as K-major slabs, or as rows lie if they are shared; eight threads have 128 bytes of a head in each slab,
+/// two heads. Heads past the last are zero. A head is divided by a power of two of its own, so that no thread waits for
+/// others.
+template <bool Shared>
 class Queries {
     static constexpr int kOwn = kHeads * 8 / kTurnThreads;  ///< heads
 
@@ -75,8 +77,9 @@ class Queries {
             const int piece = thread_ & 7;
 #pragma unroll
             for (int p = 0; p < 4; ++p)
-                store_shared_word(base_ + slab * (kHeads * 128) + swizzled(row, piece % 2 * 4 + p) + piece / 2 * 4,
-                                  scale_bf16(words[p], factor));
+                store_shared_word(
+                    base_ + Tiles<Shared>::slab(slab) + Tiles<Shared>::at(row, piece % 2 * 4 + p) + piece / 2 * 4,
+                    scale_bf16(words[p], factor));
         }
         if ((thread_ & 7) == 0) control.head_factor[row] = params_.scale_log2 * power_of(power);
     }

@@ -6,9 +6,9 @@
 
 namespace tokamak::mla::cuda::paired_codes {
 
-template <bool Split>
+template <bool Split, bool Shared>
 paired_decode::PairedKernel describe() {
-    return {reinterpret_cast<const void*>(&paired_codes<Split>), kThreads, kCodesBytes};
+    return {reinterpret_cast<const void*>(&paired_codes<Split, Shared>), kThreads, kCodesBytes};
 }
 
 }  // namespace tokamak::mla::cuda::paired_codes

@@ -6,6 +6,7 @@
 
 #include "mla/cuda/paired_codes/convert.cuh"
 #include "mla/cuda/paired_codes/merge.cuh"
+#include "mla/cuda/paired_codes/share.cuh"
 #include "mla/cuda/sparse_decode/first_read.cuh"
 
 namespace tokamak::mla::cuda::paired_codes {
@@ -29,8 +30,9 @@ __device__ __forceinline__ Columns live_share(const Params& params, int token, i
 inline constexpr int kTurnRegisters = 208;
 inline constexpr int kConvertRegisters = 48;
 
-/// Everything about one block. `Split`: of a cluster.
-template <bool Split>
+/// Everything about one block. `Split`: of a cluster. `Shared`: of a cluster of two with 64 heads each of a token,
+/// which share the conversion of its rows.
+template <bool Split, bool Shared>
 class CodesBlock {
   public:
     __device__ __forceinline__ CodesBlock(const Params& params, unsigned char* shared, int item)
@@ -38,9 +40,11 @@ class CodesBlock {
           shared_(shared),
           control_(*reinterpret_cast<CodesControl*>(shared + Layout::kControl)),
           base_(ptx::shared_address(shared)),
-          rank_(static_cast<int>(blockIdx.x) - item * params.splits),
+          rank_(Shared ? 0 : static_cast<int>(blockIdx.x) - item * params.splits),
           token_(item / params.head_groups),
-          first_head_(item % params.head_groups * kHeads),
+          first_head_(
+              (item % params.head_groups * (Shared ? 2 : 1) + (Shared ? static_cast<int>(blockIdx.x & 1U) : 0)) *
+              kHeads),
           warp_(__shfl_sync(~0U, static_cast<int>(threadIdx.x) / 32, 0)),  // uniform, and known to be
           lane_(static_cast<int>(threadIdx.x) % 32) {}
 
@@ -62,7 +66,7 @@ class CodesBlock {
         if (lane_ == 0) {
 #pragma unroll 1
             for (int i = warp_; i < kAll; i += kTurnThreads / 32)
-                ptx::barrier_init(&control_.full[0][0] + i, CodesControl::arrivals(i));
+                ptx::barrier_init(&control_.full[0][0] + i, CodesControl::arrivals<Shared>(i));
             if (Split && warp_ == CodesControl::kTold % (kTurnThreads / 32))
                 ptx::barrier_arrive_expect(&control_.told, Merge::kToldBytes);
             if (Split && warp_ == (CodesControl::kTold + 1) % (kTurnThreads / 32))
@@ -82,7 +86,7 @@ class CodesBlock {
         Columns columns = full_share(params_, rank_);
         RowStream<kPerWarp> rows;
         const int warp = warp_ - kTurnThreads / 32;
-        const int row = warp * kPerWarp + lane_ % kPerWarp;
+        const int row = (Shared ? eight_of(warp, blockIdx.x & 1U) : warp) * kPerWarp + lane_ % kPerWarp;
         rows.start(params_, columns, token_, row, lane_);
         const Columns known = live_share(params_, token_, rank_);
         if (known.first != columns.first || known.last != columns.last ||
@@ -91,19 +95,35 @@ class CodesBlock {
             rows.start(params_, columns, token_, row, lane_);
         }
         rows.begin();
-        Converter converter(control_, base_, warp, lane_);
-        converter.start(rows);
-        ptx::named_barrier(kPairedStart, kThreads);
-        converter.run(rows, columns.blocks());
+        if constexpr (Shared) {
+            if (((warp ^ warp >> 2) & 1) == 0)  // both kinds on each scheduler
+                share<true>(rows, warp / 2, columns.blocks());
+            else
+                share<false>(rows, warp / 2, columns.blocks());
+        } else {
+            Converter converter(control_, base_, warp, lane_);
+            converter.start(rows);
+            ptx::named_barrier(kPairedStart, kThreads);
+            converter.run(rows, columns.blocks());
+        }
         ptx::copy_wait<0>();
         __syncwarp();
         end(warp * 32 + lane_);
     }
 
+    template <bool Rotary>
+    __device__ __forceinline__ void share(RowStream<kPerWarp>& rows, int eight, int blocks) {
+        SharingConverter<Rotary> converter(control_, base_, eight, lane_);
+        ptx::cluster_arrive_relaxed();
+        converter.start(rows);
+        ptx::cluster_wait();  // barriers of both blocks are made
+        converter.run(rows, blocks);
+    }
+
     /// The producers see to the sums, as they have nothing else to do while outputs are stored or brought to their
     /// owners.
     __device__ __forceinline__ void end(int thread) {
-        if constexpr (Split) ptx::cluster_arrive_relaxed();
+        if constexpr (Split || Shared) ptx::cluster_arrive_relaxed();
         ptx::named_barrier(kSummedBarrier, kThreads);
         if constexpr (Split) ptx::cluster_wait();
         if (thread < kHeads) {
@@ -111,6 +131,7 @@ class CodesBlock {
             const HeadSums all = Split ? told_sums(thread, sink) : sums_of(thread);
             if (rank_ == 0 && is_real(thread)) store_statistics(params_, token_, first_head_ + thread, all, sink);
         }
+        if constexpr (Shared) leave();
         if constexpr (!Split) return;
         __syncwarp();
         ptx::cluster_arrive_relaxed();
@@ -135,15 +156,22 @@ class CodesBlock {
         const int warp = warp_ % 4;
         if (warp_ == 5) touch_params();
         make_barriers();  // these warps see them behind the barrier of the queries
-        ptx::named_barrier_arrive(kPairedStart, kThreads);
-        Queries queries(params_, base_, token_, first_head_, warp_ * 32 + lane_);
+        if constexpr (Shared) {
+            __syncwarp();
+            ptx::cluster_arrive_relaxed();
+        } else {
+            ptx::named_barrier_arrive(kPairedStart, kThreads);
+        }
+        Queries<Shared> queries(params_, base_, token_, first_head_, warp_ * 32 + lane_);
         queries.load(kHalfSlabs);
         const int blocks = live_share(params_, token_, rank_).blocks();
         queries.load(0);
         queries.store(control_);
-        Turns<Split> turns(params_, control_, base_, side, warp, lane_);
+        if constexpr (Shared) ptx::cluster_wait();
+        Turns<Split, Shared> turns(params_, control_, base_, side, warp, lane_);
         turns.run(blocks);
         __syncwarp();
+        if constexpr (Shared) ptx::cluster_arrive();
         leave_sums(turns, side, warp);
         ptx::named_barrier_arrive(kSummedBarrier, kThreads);
         if constexpr (Split) {
@@ -151,11 +179,12 @@ class CodesBlock {
         } else {
             ptx::named_barrier(kTurnBarrier, kTurnThreads);
             store(turns, side, warp);
+            if constexpr (Shared) leave();
         }
     }
 
     /// A warpgroup's sums and largest scores of each head, and the references that both have in the end.
-    __device__ __forceinline__ void leave_sums(const Turns<Split>& turns, int side, int warp) {
+    __device__ __forceinline__ void leave_sums(const Turns<Split, Shared>& turns, int side, int warp) {
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
             float sum = turns.sum_[h] + __shfl_xor_sync(~0U, turns.sum_[h], 1);
@@ -182,7 +211,7 @@ class CodesBlock {
         return is_real(own) ? sink_of(params_, first_head_ + own) : -kInfinity;
     }
 
-    __device__ __forceinline__ void store(const Turns<Split>& turns, int side, int warp) {
+    __device__ __forceinline__ void store(const Turns<Split, Shared>& turns, int side, int warp) {
         float factor[2];
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
@@ -193,7 +222,7 @@ class CodesBlock {
                                                                                                              factor);
     }
 
-    __device__ __forceinline__ void merge(const Turns<Split>& turns, int side, int warp) {
+    __device__ __forceinline__ void merge(const Turns<Split, Shared>& turns, int side, int warp) {
         const Merge merging = this->merging();
         ptx::named_barrier(kSideBarrier + side, 128);  // this side is done with rows
         ptx::cluster_wait();                           // and nobody needs queries any more
@@ -220,11 +249,11 @@ class CodesBlock {
     int rank_, token_, first_head_, warp_, lane_;
 };
 
-template <bool Split>
+template <bool Split, bool Shared>
 __global__ void __launch_bounds__(kThreads, 1) paired_codes(const __grid_constant__ Params params) {
     extern __shared__ __align__(1024) unsigned char shared[];
-    const int item = over_splits(params, static_cast<int>(blockIdx.x));
-    CodesBlock<Split>(params, shared, item).run();
+    const int item = Shared ? static_cast<int>(blockIdx.x / 2) : over_splits(params, static_cast<int>(blockIdx.x));
+    CodesBlock<Split, Shared>(params, shared, item).run();
 }
 
 }  // namespace tokamak::mla::cuda::paired_codes

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "cuda/ptx/named_arrive.cuh"
+#include "cuda/ptx/peer.cuh"
 #include "mla/cuda/sparse_decode/rows.cuh"
 
 namespace tokamak::mla::cuda::paired_codes {
@@ -33,13 +34,35 @@ __device__ __forceinline__ void store_shared_word(std::uint32_t address, std::ui
     asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(word) : "memory");
 }
 
+/// Where rows and queries lie in 64 of them: tiles of eight by 128 bytes, those of a slab side by side, or, if rows are
+/// shared, those of the same eight in a half of the dimensions, so that what is sent is in one piece.
+template <bool Shared>
+struct Tiles {
+    static constexpr std::uint32_t kTileBytes = 8 * 128;
+    static constexpr std::uint32_t kSlab = Shared ? kTileBytes : kSlabBytes;  ///< to the next slab of a half
+    static constexpr std::uint32_t kEight = Shared ? kHalfSlabs * kTileBytes : kTileBytes;  ///< to the next eight
+    static constexpr std::uint32_t kHalf = kHalfSlabs * kSlabBytes;
+    [[nodiscard]] __device__ static constexpr std::uint32_t slab(int slab) {
+        return slab / kHalfSlabs * kHalf + slab % kHalfSlabs * kSlab;
+    }
+    [[nodiscard]] __device__ static std::uint32_t at(int row, int chunk) {
+        return Shared ? row / 8 * kEight + swizzled(row % 8, chunk) : swizzled(row, chunk);
+    }
+};
+
+/// From an address in this block's shared memory to the same one, in the cluster window, in that of the other block.
+__device__ __forceinline__ std::uint32_t other_block(std::uint32_t base) {
+    return ptx::address_in(ptx::cluster_rank() ^ 1U, base) - base;
+}
+
 /// Named barriers.
 enum : int {
     kPairedStart = 1,
     kTurnBarrier = 2,
     kSummedBarrier = 4,
     kFactorsBarrier = 5,
-    kSideBarrier = 6 /* and 7 */
+    kSideBarrier = 6 /* and 7 */,
+    kEightBarrier = 8 /* to 11 */
 };
 
 struct Layout {
@@ -70,8 +93,11 @@ struct CodesControl {
     std::uint64_t landed;            ///< its part of what this split owns
     static constexpr int kBarriers = 25;
     static constexpr int kTold = kBarriers - 2;
-    /// Of barrier number i, in their order.
+    static constexpr int kEmpties = 4 * kReleases;
+    /// Of barrier number i, in their order. `Shared`: rows are let go by the warps of two blocks.
+    template <bool Shared>
     [[nodiscard]] __device__ static constexpr std::uint32_t arrivals(int i) {
+        if (Shared && i >= 4 && i < 4 + kEmpties) return 8;
         return i < 4 ? kRowBlock / kPerWarp : i < kTold ? 4 : 1;
     }
     alignas(16) std::uint8_t power[kNoteDepth][kRowBlock];  ///< of a block's rows, in eights; 0: masked
@@ -88,6 +114,8 @@ struct CodesControl {
         uint2 scales[kRowBlock / kPerWarp][2][kPerWarp];  ///< of the rows of a producer warp, of two blocks
         Ended ended;                                      ///< when all rows have been converted
     };
+    /// common_power, of eight rows each, if rows are shared: a word can be sent.
+    alignas(16) std::uint32_t shared_power[kNoteDepth][kRowBlock / kPerWarp];
 };
 static_assert(offsetof(CodesControl, landed) == (CodesControl::kBarriers - 1) * sizeof(std::uint64_t));
 inline constexpr unsigned kMixed = 0xFF;

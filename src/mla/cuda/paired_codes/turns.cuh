@@ -4,17 +4,18 @@
 // the same two. Both run the same instructions: as two copies these did not stay where a multiprocessor keeps them.
 #pragma once
 
-#include "cuda/ptx/cluster.cuh"
+#include "cuda/ptx/peer.cuh"
 #include "cuda/ptx/wgmma_16bit.cuh"
 #include "mla/cuda/paired_codes/wide_products.cuh"
 
 namespace tokamak::mla::cuda::paired_codes {
 
-/// Side 0 scores even blocks and has the right half of the output, side 1 odd blocks and the left half.
-template <bool Split>
+/// Side 0 scores even blocks and has the right half of the output, side 1 odd blocks and the left half. `Shared`: half
+/// of the rows come from the other block of the cluster, and rows are let go for both.
+template <bool Split, bool Shared>
 class Turns {
-    static constexpr std::uint32_t kSlabWords = kSlabBytes / 16;  ///< as descriptors count
-    static constexpr std::uint32_t kBlockWords = Layout::kBlockBytes / 16;
+    using Tile = Tiles<Shared>;
+    static constexpr std::uint32_t kBlockWords = Layout::kBlockBytes / 16;  ///< as descriptors count
 
   public:
     /// `warp`: of its side.
@@ -26,7 +27,8 @@ class Turns {
           word_(ptx::wgmma_tile_word(base)),
           side_(side),
           warp_(warp),
-          lane_(lane) {
+          lane_(lane),
+          to_other_(Shared && lane == 1 ? other_block(base) : 0) {
 #pragma unroll
         for (float& v : out_) v = 0.0F;
     }
@@ -83,13 +85,13 @@ class Turns {
         for (int position = 0; position < kSlabs; ++position) {
             if (position % kHalfSlabs == 0) {  // a fence costs 100 cycles and more
                 if (!nothing) ptx::barrier_wait(&control_.full[side_][position / kHalfSlabs], pair & 1U);
-                ptx::fence_shared_async();
+                if (!Shared) ptx::fence_shared_async();  // shared rows were fenced to be sent
                 ptx::wgmma_fence();
             }
-            const std::uint32_t slab = word_ + (position + kHalfSlabs) % kSlabs * kSlabWords;
+            const std::uint32_t slab = word_ + Tile::slab((position + kHalfSlabs) % kSlabs) / 16;
 #pragma unroll
             for (int k = 0; k < 4; ++k)
-                ptx::wgmma_16bit<true, false>(score_, ptx::wgmma_step(slab, k), ptx::wgmma_step(slab + rows, k),
+                ptx::wgmma_16bit<true, false>(score_, tile_step<Shared>(slab, k), tile_step<Shared>(slab + rows, k),
                                               position + k > 0);
             ptx::wgmma_commit();
         }
@@ -100,22 +102,37 @@ class Turns {
 
     /// Lets rows of a half go, sixteen at a time, as the four products that were started last end.
     __device__ __forceinline__ void release_as_done(int buffer, Half half, bool read) const {
-        const bool lets_go = read && lane_ == 0;
+        const bool lets_go = read && (Shared ? lane_ < 2 : lane_ == 0);
         std::uint64_t* const empty = control_.empty[buffer][half];
         ptx::wgmma_wait<3>();
-        if (lets_go) ptx::barrier_arrive(&empty[0]);
+        if (lets_go) let_go(&empty[0]);
         ptx::wgmma_wait<2>();
-        if (lets_go) ptx::barrier_arrive(&empty[1]);
+        if (lets_go) let_go(&empty[1]);
         ptx::wgmma_wait<1>();
-        if (lets_go) ptx::barrier_arrive(&empty[2]);
+        if (lets_go) let_go(&empty[2]);
         ptx::wgmma_wait<0>();
-        if (lets_go) ptx::barrier_arrive(&empty[3]);
+        if (lets_go) let_go(&empty[3]);
+    }
+    __device__ __forceinline__ void let_go(std::uint64_t* empty) const {
+        if constexpr (Shared)
+            ptx::barrier_arrive_in(ptx::shared_address(empty) + to_other_);
+        else
+            ptx::barrier_arrive(empty);
     }
 
     /// Scores to weights relative to this side's references, which move if they must. A row's weight carries the power
     /// that its values were divided by: so it is what references compare, and sums of weights take it out again.
     __device__ __forceinline__ void weigh(int block) {
         const float factor[2] = {control_.head_factor[own_head()], control_.head_factor[own_head() + 8]};
+        if constexpr (Shared) {
+            moved_ = false;
+            std::uint32_t power;
+            if (have_one_power(block, power) && params_.scale_log2 > 0.0F)
+                weigh_alike(static_cast<int>(power) << kPowerBits, factor);
+            else
+                weigh_each(block, factor);
+            return;
+        }
         const auto* const noted = reinterpret_cast<const volatile std::uint32_t*>(control_.common_power[block % 4]);
         const std::uint32_t common = noted[0];
         moved_ = false;
@@ -123,6 +140,16 @@ class Turns {
             weigh_alike(static_cast<int>(common & 0xFFU) << kPowerBits, factor);
         else
             weigh_each(block, factor);
+    }
+    /// Whether all rows of a block have one power.
+    [[nodiscard]] __device__ __forceinline__ bool have_one_power(int block, std::uint32_t& power) const {
+        const std::uint32_t at = ptx::shared_address(control_.shared_power[block % 4]);
+        const uint4 a = load_shared_16(at);
+        const uint4 b = load_shared_16(at + 16);
+        power = a.x;
+        const std::uint32_t differ =
+            (a.x ^ a.y) | (a.x ^ a.z) | (a.x ^ a.w) | (a.x ^ b.x) | (a.x ^ b.y) | (a.x ^ b.z) | (a.x ^ b.w);
+        return differ == 0 && power != kMixed;
     }
     /// Of rows with one power, none of them masked.
     __device__ __forceinline__ void weigh_alike(int power, const float (&head_factor)[2]) {
@@ -258,13 +285,13 @@ class Turns {
 
     /// Offset of the half of a buffer that this side multiplies, sixteen rows.
     [[nodiscard]] __device__ __forceinline__ std::uint32_t values(std::uint32_t buffer, int k) const {
-        return Layout::kRows / 16 + buffer * kBlockWords + (1 - side_) * (kHalfSlabs * kSlabWords) + 128 * k;
+        return Layout::kRows / 16 + buffer * kBlockWords + (1 - side_) * (Tile::kHalf / 16) + 2 * Tile::kEight / 16 * k;
     }
     __device__ __forceinline__ void add_own() {
         ptx::wgmma_fence();
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
-            wide_product(out_, weight_[k], word_, values(side_, k));
+            wide_product<Shared>(out_, weight_[k], word_, values(side_, k));
             ptx::wgmma_commit();
         }
     }
@@ -272,7 +299,7 @@ class Turns {
         ptx::wgmma_fence();
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
-            wide_product(out_, ptx::wgmma_step(word_ + Layout::kWeights / 16, k), word_, values(1 - side_, k));
+            wide_product<Shared>(out_, ptx::wgmma_step(word_ + Layout::kWeights / 16, k), word_, values(1 - side_, k));
             ptx::wgmma_commit();
         }
     }
@@ -281,6 +308,7 @@ class Turns {
     CodesControl& control_;
     std::uint32_t base_, word_;
     int side_, warp_, lane_;
+    std::uint32_t to_other_;  ///< from an address here to the same one in the block that this lane lets rows go for
     float score_[32];
     std::uint32_t weight_[4][4];
     float factor_[2] = {1.0F, 1.0F};

@@ -40,19 +40,29 @@ __device__ __forceinline__ void part_product(float (&d)[128], std::uint64_t a, s
 #undef TOKAMAK_SIXTEEN
 #undef TOKAMAK_SUMS_64
 
-/// Descriptor of two slabs side by side, rows as the K side: 64 columns every kSlabBytes, 8 rows every 1024 bytes. It
-/// lies `further` times 16 bytes behind the K-major tile with that word.
+/// ptx::wgmma_step for rows and queries as they lie.
+template <bool Shared>
+__device__ __forceinline__ std::uint64_t tile_step(std::uint32_t word, int step) {
+    constexpr std::uint32_t high = Tiles<Shared>::kEight / 16 | 1U << 30;
+    std::uint64_t descriptor;
+    asm("mov.b64 %0, {%1, %2};" : "=l"(descriptor) : "r"(word + static_cast<std::uint32_t>(step) * 2), "r"(high));
+    return descriptor;
+}
+
+/// Descriptor of two slabs side by side, rows as the K side: 64 columns every Tiles::kSlab bytes, 8 rows every
+/// Tiles::kEight. It lies `further` times 16 bytes behind the K-major tile with that word.
+template <bool Shared>
 __device__ __forceinline__ std::uint64_t wide_descriptor(std::uint32_t tile_word, std::uint32_t further) {
-    constexpr std::uint32_t leading = kSlabBytes / 16 - 1;  // the tile's is 1
-    return ptx::wgmma_step(tile_word + further + (leading << 16), 0);
+    constexpr std::uint32_t leading = Tiles<Shared>::kSlab / 16 - 1;  // the tile's is 1
+    return tile_step<Shared>(tile_word + further + (leading << 16), 0);
 }
 
 /// All columns; `b`: the tile word of the first.
-template <typename Weights>
+template <bool Shared, typename Weights>
 __device__ __forceinline__ void wide_product(float (&d)[128], const Weights& a, std::uint32_t b,
                                              std::uint32_t further) {
-    part_product<0>(d, a, wide_descriptor(b, further));
-    part_product<1>(d, a, wide_descriptor(b, further + 2 * kSlabBytes / 16));
+    part_product<0>(d, a, wide_descriptor<Shared>(b, further));
+    part_product<1>(d, a, wide_descriptor<Shared>(b, further + 2 * Tiles<Shared>::kSlab / 16));
 }
 
 }  // namespace tokamak::mla::cuda::paired_codes
