@@ -100,7 +100,10 @@ TEST(DefaultVariant, RowTilesAreAsWideAsExpertsHaveRows) {
     EXPECT_EQ(name(kGptOss, 1152), "wide_n64") << "36 rows of an expert";
     EXPECT_EQ(name(kNvfp4, 128), "wide_n48");
     EXPECT_EQ(name(kNvfp4, 144), "wide_n64");
-    EXPECT_EQ(name(kKimi, 432), "wide_n128") << "72";
+    EXPECT_EQ(name(kKimi, 16384), "wide_n96") << "scales of 32 columns";
+    EXPECT_EQ(name(kNvfp4, 16384), "wide_n96") << "of 16";
+    EXPECT_EQ(name(kGptOss, 2303), "wide_n96");
+    EXPECT_EQ(name(kGptOss, 2304), "wide_n128") << "72";
     EXPECT_EQ(name(problem_of(WeightSpec::int4(128), 48, 7168, 2048, 8), 288), "wide_n128") << "there is no other";
 }
 

@@ -89,14 +89,23 @@ bool prefers_wide(const FusedMoeProblem& p, std::int64_t tokens, const LegalVari
 /// 777 and 1291 / 1288, gpt-oss-120b with 256 and 512 3701 / 3031 and 5212 / 5835).
 constexpr std::int64_t kLeastConvertedRows = 320;
 
+/// Whether tiles of 96 rows beat those of 128 however many rows experts have: scales of 32 or 16 columns leave the
+/// latter too few registers (wide_n96 / wide_n128, us, dsv3-ep8 with 128, 256 and 512 rows, moe_wide_rounded.txt:
+/// int4_g32 701 / 754, 1197 / 1245, 2287 / 2315, nvfp4 726 / 801, 1219 / 1303, 2326 / 2396; and the tuner's choice at
+/// 1024).
+bool prefers_tiles_of_96(const WeightSpec& weights) {
+    return weights == WeightSpec::int4(32) || weights.format == WeightFormat::nvfp4;
+}
+
 /// The narrowest row tiles that hold nearly all experts (dsv3-ep8 int4_g32, 32 / 64 / 128 rows: wide_n64 394 / 623 /
 /// 1028 us, wide_n96 432 / 475 / 899, wide_n128 438 / 521 / 862).
 const WideVariant& choose_wide(const FusedMoeProblem& p, const LegalVariants& legal, std::int64_t tokens) {
     const WideVariant* best = &legal.wide.front();
     for (const WideVariant& variant : legal.wide) {
         const std::int64_t few = variant.instance.most_rows - variant.instance.most_rows / 4;
-        if (variant.instance.most_rows < best->instance.most_rows &&
-            !has_rows(p, tokens, best->instance.converted ? kLeastConvertedRows : few))
+        const bool narrower = variant.instance.most_rows < best->instance.most_rows;
+        if (narrower && (!has_rows(p, tokens, best->instance.converted ? kLeastConvertedRows : few) ||
+                         (variant.instance.most_rows == 96 && prefers_tiles_of_96(p.weights))))
             best = &variant;
     }
     return *best;
