@@ -66,14 +66,20 @@ bool may_fit(const SparseConfig& config, const mla::SparseAttentionProblem& prob
     return config.heads != mla::cuda::kPairHeads || (fp8 && problem.dim == 512 && config.splits <= 4);
 }
 
-/// Those that an H200 runs: what its memory and clusters allow is asked in the test.
+/// Those that an H200 runs: what its memory and clusters allow is asked in the test. Every start of the program makes
+/// this list, so there are no data of each call here.
 std::vector<SmallCall> small_calls() {
     std::vector<SmallCall> calls;
-    for (const SparseConfig& config : mla::cuda::all_configs()) {
-        const bool pipelined = config == SparseConfig{config.heads, config.splits};
-        for (const Rows& rows : kRows) {
+    for (const Rows& rows : kRows) {
+        const std::vector<SparseConfig> configs = mla::cuda::all_configs();
+        mla::SparseAttentionProblem problem = AttentionData(small_call(configs.front(), rows), 1).problem();
+        for (const SparseConfig& config : configs) {
+            const bool pipelined = config == SparseConfig{config.heads, config.splits};
             if (rows.mixed && !pipelined) continue;  // all other forms hand such calls to the pipelined one
-            const auto problem = AttentionData(small_call(config, rows), 1).problem();
+            const AttentionCase c = small_call(config, rows);
+            problem.max_tokens = c.tokens;
+            problem.heads = c.heads;
+            for (std::size_t i = 0; i < c.pools.size(); ++i) problem.pools[i].top_k = c.pools[i].top_k;
             const auto legal = mla::cuda::legal_configs(problem.heads, &may_fit, problem);
             if (std::find(legal.begin(), legal.end(), config) != legal.end()) calls.push_back({config, rows});
         }
