@@ -109,15 +109,22 @@ __device__ __forceinline__ std::int64_t live_items(const GatherParams& p) {
     return tokens * p.top_k;
 }
 
+/// How every one of these kernels begins: the rows of the warp, behind the launch before; false: it has none.
+__device__ __forceinline__ bool find_rows(const GatherParams& p, int lane, Route& own) {
+    const std::int64_t first = (static_cast<std::int64_t>(blockIdx.x) * kGatherWarps + threadIdx.x / 32) * kGatherRows;
+    await_launch_before(p, first, lane);
+    const std::int64_t items = live_items(p);
+    if (first >= items) return false;
+    own = find_route(p, first, items, lane);
+    return true;
+}
+
 template <KvFormat Format>
 __global__ void __launch_bounds__(32 * kGatherWarps) gather_fp8_rows(const __grid_constant__ GatherParams p) {
     constexpr bool in_lanes = kTailInLanes<Format>;
     const int lane = static_cast<int>(threadIdx.x % 32);
-    const std::int64_t first = (static_cast<std::int64_t>(blockIdx.x) * kGatherWarps + threadIdx.x / 32) * kGatherRows;
-    await_launch_before(p, first, lane);
-    const std::int64_t items = live_items(p);
-    if (first >= items) return;
-    const Route own = find_route(p, first, items, lane);
+    Route own;
+    if (!find_rows(p, lane, own)) return;
     uint2 codes[kGatherRows][2] = {};
     uint4 scales[kGatherRows] = {};
     uint4 tail[in_lanes ? kGatherRows : 1] = {};
@@ -160,11 +167,8 @@ __global__ void __launch_bounds__(32 * kGatherWarps) gather_fp8_rows(const __gri
 __global__ void __launch_bounds__(32 * kGatherWarps) gather_bf16_rows(const __grid_constant__ GatherParams p) {
     constexpr int most = 3;
     const int lane = static_cast<int>(threadIdx.x % 32);
-    const std::int64_t first = (static_cast<std::int64_t>(blockIdx.x) * kGatherWarps + threadIdx.x / 32) * kGatherRows;
-    await_launch_before(p, first, lane);
-    const std::int64_t items = live_items(p);
-    if (first >= items) return;
-    const Route own = find_route(p, first, items, lane);
+    Route own;
+    if (!find_rows(p, lane, own)) return;
     const int chunks = static_cast<int>(p.cache.dim) / codec::kChunk;
     for (int begin = lane; begin - lane < chunks; begin += most * 32) {
         uint4 values[kGatherRows][most] = {};

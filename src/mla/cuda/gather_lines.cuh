@@ -23,11 +23,8 @@ __global__ void __launch_bounds__(32 * kGatherWarps, 12) gather_fp8_lines(const 
     constexpr int tail_lanes = kCodeChunks<format> - 32;  ///< from this lane on second chunks are of the tail
     static_assert(kGatherRows == 2);
     const int lane = static_cast<int>(threadIdx.x % 32);
-    const std::int64_t first = (static_cast<std::int64_t>(blockIdx.x) * kGatherWarps + threadIdx.x / 32) * kGatherRows;
-    await_launch_before(p, first, lane);
-    const std::int64_t items = live_items(p);
-    if (first >= items) return;
-    const Route own = find_route(p, first, items, lane);
+    Route own;
+    if (!find_rows(p, lane, own)) return;
     const std::uint8_t* values[kGatherRows];
     bool late[kGatherRows];  ///< begins in the middle of a line
     uint4 lines[kGatherRows] = {};
@@ -44,9 +41,9 @@ __global__ void __launch_bounds__(32 * kGatherWarps, 12) gather_fp8_lines(const 
         half = load16(other + (other_late ? 0 : whole) + lane % ends * 16);
     uint2 own_scales = {};
     if (lane < kGatherRows && own.row.values != nullptr) own_scales = load8(own.row.scales);
-        // Sixteen bytes number i of a row are lane i's, of a late one lane i - 4's, but for those of the half line.
 #pragma unroll
     for (int r = 0; r < kGatherRows; ++r) {
+        // Sixteen bytes number i of a row are lane i's, of a late one lane i - 4's, but for those of the half line.
         std::uint8_t* const out = from_lane(own.out, r);
         if (out == nullptr) break;
         const uint4 scales = {__shfl_sync(~0U, own_scales.x, r), __shfl_sync(~0U, own_scales.y, r), 0, 0};
