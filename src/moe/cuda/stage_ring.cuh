@@ -23,6 +23,14 @@ struct RingPlace {
     }
 };
 
+/// To the next stage, without a branch. A place is eight times its slot, `end` that of no slot.
+__device__ __forceinline__ void advance_place(std::uint32_t& place, std::uint32_t& parity, std::uint32_t end) {
+    asm volatile(
+        "{\n .reg .pred p;\n add.u32 %0, %0, 8;\n setp.eq.u32 p, %0, %2;\n @p mov.u32 %0, 0;\n @p xor.b32 %1, %1, 1;\n}"
+        : "+r"(place), "+r"(parity)
+        : "r"(end));
+}
+
 /// Shape says kStageBytes, kFullArrivals (of all that fill a stage) and kConsumerWarps, which arrive once each; where
 /// CTAs of a cluster share what fills stages, those of all of them do.
 template <class Shape>

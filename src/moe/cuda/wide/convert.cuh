@@ -22,8 +22,6 @@ struct WideConvertScratch {
     alignas(16)
         std::uint8_t levels[16];  ///< of groups: [strips, tiles, slabs, 8][columns 0 to 31 of g, of g + 8, the rest]
 };
-/// Bytes of levels for each tile of 64 columns of four strips.
-inline constexpr int kConvertTileLevels = kWideSlotStrips * 128;
 
 class WideConvert {
     static constexpr int kThreads = kConvertWarps * 32;

@@ -26,13 +26,7 @@ class WidePartFeed {
     [[nodiscard]] __device__ __forceinline__ std::uint32_t stage() const {
         return memory_ + place_ * (Shape::kStageBytes / 8);
     }
-    __device__ __forceinline__ void advance() {
-        asm volatile(
-            "{\n .reg .pred p;\n add.u32 %0, %0, 8;\n setp.eq.u32 p, %0, %2;\n @p mov.u32 %0, 0;\n @p xor.b32 %1, %1, "
-            "1;\n}"
-            : "+r"(place_), "+r"(parity_)
-            : "r"(end_));
-    }
+    __device__ __forceinline__ void advance() { advance_place(place_, parity_, end_); }
 
   private:
     std::uint32_t memory_;

@@ -233,11 +233,7 @@ class WideLaneStages {
         if (empty_ != 0) ptx::barrier_arrive_in(empty_ + place);
     }
     __device__ __forceinline__ void advance() {
-        asm volatile(
-            "{\n .reg .pred p;\n add.u32 %0, %0, 8;\n setp.eq.u32 p, %0, %2;\n @p mov.u32 %0, 0;\n @p xor.b32 %1, %1, "
-            "1;\n}"
-            : "+r"(place_), "+r"(parity_)
-            : "r"(end_));
+        advance_place(place_, parity_, end_);
         find_stage();
     }
     __device__ __forceinline__ void store(RingPlace& place) const {
